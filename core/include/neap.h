@@ -1,0 +1,291 @@
+/*
+ * neap.h: the public interface of the Neap engine, and its only public header.
+ *
+ * Conventions, valid for every function unless its comment says otherwise:
+ *   - int results are a neap_status; on failure neap_error_message() tells operation, value,
+ *     allowed range and place, and no output has been written;
+ *   - open gives a handle that the caller closes; close(NULL) does nothing; a child keeps its
+ *     parent alive, so the order of closing does not matter;
+ *   - sizes and token counts are int64_t; ids (rank, node, expert, slot) are int32_t from 0;
+ *   - "collective" functions are called by every rank of the communicator, in the same order;
+ *     all others are local;
+ *   - buffers that the caller passes stay the caller's and are not kept past the call, except
+ *     by asynchronous functions, which use them until their request has been waited for.
+ *
+ * The Lua binding's cdef is this file run through the preprocessor: declarations only.
+ */
+#ifndef NEAP_H
+#define NEAP_H
+
+#ifdef NEAP_CDEF /* for LuaJIT, which knows the fixed-size integers by itself */
+#define NEAP_API
+#else
+#include <stdint.h>
+#define NEAP_API __attribute__((visibility("default")))
+#endif
+
+/* ---- status ------------------------------------------------------------------------------ */
+
+#define NEAP_STATUS_LIST(X)                                                                        \
+  X(OK)       /* done */                                                                           \
+  X(ARGUMENT) /* an argument is out of its range */                                                \
+  X(SHAPE)    /* shapes or types of the arguments do not fit together */                           \
+  X(MEMORY)   /* not enough memory */                                                              \
+  X(SYSTEM)   /* the operating system refused */                                                   \
+  X(LAYOUT)   /* a layout is not valid for its topology */                                         \
+  X(SPLIT)    /* a split does not conserve tokens or leaves the layout */                          \
+  X(FORMAT)   /* a file is damaged, truncated or of another format */                              \
+  X(COMM)     /* a transport failed, or ranks disagree */                                          \
+  X(POLICY)   /* a policy failed: error, crash, deadline, invalid answer */                        \
+  X(ABSENT)   /* this build or machine lacks what was asked for */
+
+#define NEAP_STATUS_ENUM(name) NEAP_##name,
+typedef enum { NEAP_STATUS_LIST(NEAP_STATUS_ENUM) NEAP_STATUS_COUNT } neap_status;
+
+/* Increased when a declaration in this file changes its meaning; the Lua binding checks it. */
+enum { NEAP_ABI = 1 };
+
+NEAP_API int neap_abi(void);
+/* "0.1.0 (release, avx2, openblas …)": version, build type and what was found at build time. */
+NEAP_API const char *neap_version(void);
+/* Name of a status ("ARGUMENT"), or "?" for a number that is none. */
+NEAP_API const char *neap_status_name(int status);
+/* Message of this thread's last failure; valid until the thread's next failure. */
+NEAP_API const char *neap_error_message(void);
+/* Seconds of a monotonic clock. */
+NEAP_API double neap_clock(void);
+
+/* ---- random: counter-based, so that a value depends on its key and not on who draws it ----- */
+
+/* 64 random bits of (seed, stream, index). Source: SplitMix64 finaliser over a keyed counter. */
+NEAP_API uint64_t neap_random_bits(uint64_t seed, uint64_t stream, uint64_t index);
+/* Uniform in [0, 1), 53 bits. */
+NEAP_API double neap_random_uniform(uint64_t seed, uint64_t stream, uint64_t index);
+/* Standard normal (Box-Muller over two uniforms of the same key). */
+NEAP_API double neap_random_normal(uint64_t seed, uint64_t stream, uint64_t index);
+
+/* ---- topology: ranks, nodes, slots, experts ------------------------------------------------ */
+
+/* Immutable. Slots are numbered 0..S-1 over all ranks, rank by rank. */
+typedef struct neap_topology neap_topology;
+
+/* node_of[ranks]: node of each rank, from 0, never decreasing, without gaps; NULL: one node.
+ * slots_of[ranks]: expert slots of each rank, >= 1.
+ * cost[experts]: work of one token of an expert, > 0, relative; NULL: all 1.
+ * speed[ranks]: relative speed of each rank, > 0; NULL: all 1.
+ * Errors: ARGUMENT (ranges; more experts than slots). */
+NEAP_API int neap_topology_open(int32_t ranks, int32_t experts, const int32_t *node_of,
+                                const int32_t *slots_of, const double *cost, const double *speed,
+                                neap_topology **out);
+NEAP_API void neap_topology_close(neap_topology *topology);
+NEAP_API int32_t neap_topology_ranks(const neap_topology *topology);
+NEAP_API int32_t neap_topology_nodes(const neap_topology *topology);
+NEAP_API int32_t neap_topology_experts(const neap_topology *topology);
+/* S, the slots of all ranks together. */
+NEAP_API int32_t neap_topology_slots(const neap_topology *topology);
+/* node_of[ranks]; first_slot[ranks + 1], the last being S; first_rank[nodes + 1];
+ * cost[experts]; speed[ranks]. Owned by the topology. */
+NEAP_API const int32_t *neap_topology_node_of(const neap_topology *topology);
+NEAP_API const int32_t *neap_topology_first_slot(const neap_topology *topology);
+NEAP_API const int32_t *neap_topology_first_rank(const neap_topology *topology);
+NEAP_API const double *neap_topology_cost(const neap_topology *topology);
+NEAP_API const double *neap_topology_speed(const neap_topology *topology);
+
+/* ---- layout: which expert is in which slot -------------------------------------------------- */
+
+typedef struct neap_layout neap_layout;
+
+/* A layout of the topology, at first empty (every slot -1, not valid). */
+NEAP_API int neap_layout_open(neap_topology *topology, neap_layout **out);
+NEAP_API void neap_layout_close(neap_layout *layout);
+/* Takes over expert_of[S] after checking it: ids in range, every expert somewhere.
+ * Errors: LAYOUT, naming rank, slot and expert; the layout then keeps its old content. */
+NEAP_API int neap_layout_set(neap_layout *layout, const int32_t *expert_of);
+NEAP_API int neap_layout_copy(neap_layout *to, const neap_layout *from);
+/* expert_of[S]. Owned by the layout. */
+NEAP_API const int32_t *neap_layout_experts(const neap_layout *layout);
+/* Slots that hold an expert, ascending; returns how many. Owned by the layout. */
+NEAP_API int32_t neap_layout_replicas(const neap_layout *layout, int32_t expert,
+                                      const int32_t **slots);
+NEAP_API neap_topology *neap_layout_topology(const neap_layout *layout);
+/* Equal layouts have equal hashes, on every rank and machine. */
+NEAP_API uint64_t neap_layout_hash(const neap_layout *layout);
+/* Slots whose expert differs between two layouts of one topology. */
+NEAP_API int32_t neap_layout_changed(const neap_layout *a, const neap_layout *b);
+
+/* ---- planners: pure functions from topology and load to a layout ---------------------------- */
+
+/* A planner is an algorithm, its parameters and its scratch memory; it keeps nothing from one
+ * plan to the next that changes a result. Not for use by two threads at once. */
+typedef struct neap_planner neap_planner;
+
+/* Names: neap_planner_name(0..count-1). Errors: ARGUMENT (unknown name; lists the known ones). */
+NEAP_API int neap_planner_open(neap_topology *topology, const char *name, neap_planner **out);
+NEAP_API void neap_planner_close(neap_planner *planner);
+NEAP_API int32_t neap_planner_count(void);
+NEAP_API const char *neap_planner_name(int32_t index);
+/* Parameters of a planner: name (NULL past the last), meaning, default. */
+NEAP_API const char *neap_planner_parameter(const neap_planner *planner, int32_t index,
+                                            const char **doc, double *value);
+/* Errors: ARGUMENT (no such parameter, or value out of its range). */
+NEAP_API int neap_planner_set(neap_planner *planner, const char *parameter, double value);
+/* load[ranks][experts]: expected tokens, row-major, >= 0, finite, any scale.
+ * previous: layout in force, or NULL; what a planner may start from.
+ * seed: of planners that draw at random; others ignore it.
+ * No allocation after a planner's first plan. */
+NEAP_API int neap_planner_plan(neap_planner *planner, const double *load,
+                               const neap_layout *previous, uint64_t seed, neap_layout *out);
+
+/* ---- splits: from layout and exact counts to tokens a replica -------------------------------- */
+
+/* A split says for every source rank and slot how many of the source's tokens go there. It holds
+ * its result until the next compute, and scratch memory so that later computes allocate nothing. */
+typedef struct neap_split neap_split;
+
+/* Rules, by name ("lite", "even", "local", "minimax"):
+ *   lite     evenly over the replicas on the source's node if there are any, else over all (LAER);
+ *   even     evenly over all replicas (EPLB);
+ *   local    least max load of each node for its own tokens; experts the node lacks as in minimax;
+ *   minimax  least max load over ranks (work: tokens x cost / speed) that whole tokens allow; among
+ *            those splits, few tokens across nodes.
+ * All are deterministic and conserve every token. */
+NEAP_API int neap_split_open(neap_topology *topology, const char *rule, neap_split **out);
+NEAP_API void neap_split_close(neap_split *split);
+NEAP_API int32_t neap_split_rule_count(void);
+NEAP_API const char *neap_split_rule_name(int32_t index);
+/* load[ranks][experts]: exact tokens. Computes what is common to all ranks. */
+NEAP_API int neap_split_compute(neap_split *split, const neap_layout *layout, const int64_t *load);
+/* Takes a given split instead: amount[ranks][S]. Errors: SPLIT, naming rank, expert and slot, when
+ * tokens are not conserved, negative, or on a slot that does not hold the expert. */
+NEAP_API int neap_split_set(neap_split *split, const neap_layout *layout, const int64_t *load,
+                            const int64_t *amount);
+/* amount[S]: tokens of the source to every slot. */
+NEAP_API int neap_split_row(const neap_split *split, int32_t source, int64_t *amount);
+/* amount[ranks][slots of rank]: tokens that a rank's slots get from every source. */
+NEAP_API int neap_split_column(const neap_split *split, int32_t rank, int64_t *amount);
+/* tokens[S]: tokens of every slot from all sources together. */
+NEAP_API int neap_split_slot_tokens(const neap_split *split, int64_t *tokens);
+
+/* What a split costs. */
+typedef struct {
+  double max_work;    /* largest work of a rank: sum of tokens x cost, / speed */
+  double mean_work;   /* total work / total speed: the ideal */
+  double imbalance;   /* max_work / mean_work; 1 when there are no tokens */
+  double std_percent; /* standard deviation of the ranks' work, % of the mean */
+  int64_t tokens;     /* routed tokens */
+  int64_t inter_node; /* of them, computed on another node than their source's */
+  int64_t remote;     /* of them, computed on another rank than their source */
+} neap_balance;
+NEAP_API int neap_split_balance(const neap_split *split, neap_balance *out);
+
+/* ---- communicators ----------------------------------------------------------------------------
+ */
+
+/* A group of ranks. Operations of one communicator run in the order in which they were started;
+ * those of different communicators run side by side, and progress while the caller computes. */
+typedef struct neap_comm neap_comm;
+typedef struct neap_request neap_request;
+/* Meeting point of the ranks of a local (threads) communicator. */
+typedef struct neap_world neap_world;
+
+typedef enum { NEAP_F32, NEAP_F64, NEAP_I32, NEAP_I64, NEAP_BF16, NEAP_U8 } neap_dtype;
+typedef enum { NEAP_SUM, NEAP_MAX, NEAP_MIN } neap_reduction;
+
+/* One piece of an exchange: bytes at data, to or from peer. */
+typedef struct {
+  void *data;
+  int64_t bytes;
+  int32_t peer;
+} neap_message;
+
+/* Bytes of one element, or 0 for a number that is no dtype. */
+NEAP_API int64_t neap_dtype_size(int dtype);
+
+NEAP_API int neap_world_open(int32_t ranks, neap_world **out);
+NEAP_API void neap_world_close(neap_world *world);
+/* Makes every pending and later operation of the world fail with COMM: for a rank that died. */
+NEAP_API void neap_world_abort(neap_world *world, const char *why);
+/* Collective over the threads of the world. */
+NEAP_API int neap_comm_open_local(neap_world *world, int32_t rank, neap_comm **out);
+/* Collective over MPI_COMM_WORLD; starts MPI (thread support multiple) if it is not started. */
+NEAP_API int neap_comm_open_mpi(neap_comm **out);
+/* Collective: a communicator of the same ranks with an order of its own. */
+NEAP_API int neap_comm_duplicate(neap_comm *comm, neap_comm **out);
+/* Collective: ranks that pass the same colour form a communicator, in their old order. */
+NEAP_API int neap_comm_split(neap_comm *comm, int32_t colour, neap_comm **out);
+/* Collective over the ranks of comm. Waits for what was started. */
+NEAP_API void neap_comm_close(neap_comm *comm);
+NEAP_API int32_t neap_comm_rank(const neap_comm *comm);
+NEAP_API int32_t neap_comm_size(const neap_comm *comm);
+/* "local" or "mpi". */
+NEAP_API const char *neap_comm_transport(const neap_comm *comm);
+/* Bytes that this rank has sent to other ranks over comm, and seconds that its callers have
+ * waited in wait and in blocking operations, since it was opened. */
+NEAP_API int64_t neap_comm_bytes_sent(const neap_comm *comm);
+NEAP_API double neap_comm_seconds_waited(const neap_comm *comm);
+
+/* Collective. Each has an asynchronous form: it returns at once with a request that must be waited
+ * for. Results are the same to the bit under every transport: reductions add in rank order. */
+NEAP_API int neap_comm_barrier(neap_comm *comm);
+NEAP_API int neap_comm_broadcast(neap_comm *comm, void *data, int64_t bytes, int32_t root);
+/* data[count], in place. dtype: F32, F64, I32, I64. */
+NEAP_API int neap_comm_all_reduce(neap_comm *comm, void *data, int64_t count, int dtype, int op);
+/* Rank r contributes counts[r] elements at send; recv gets all, in rank order. */
+NEAP_API int neap_comm_all_gather(neap_comm *comm, const void *send, void *recv,
+                                  const int64_t *counts, int dtype);
+/* send: sum of counts elements; rank r gets the reduction of its counts[r] elements in recv. */
+NEAP_API int neap_comm_reduce_scatter(neap_comm *comm, const void *send, void *recv,
+                                      const int64_t *counts, int dtype, int op);
+/* Elements for rank r: send_counts[r], packed in rank order; likewise for recv. */
+NEAP_API int neap_comm_all_to_all(neap_comm *comm, const void *send, const int64_t *send_counts,
+                                  void *recv, const int64_t *recv_counts, int dtype);
+/* Grouped sends and receives: the i-th message to p pairs with p's i-th message from this rank and
+ * has the same bytes. The lists are copied; what they point to is not. */
+NEAP_API int neap_comm_exchange(neap_comm *comm, const neap_message *send, int64_t sends,
+                                const neap_message *recv, int64_t recvs);
+NEAP_API int neap_comm_barrier_start(neap_comm *comm, neap_request **out);
+NEAP_API int neap_comm_broadcast_start(neap_comm *comm, void *data, int64_t bytes, int32_t root,
+                                       neap_request **out);
+NEAP_API int neap_comm_all_reduce_start(neap_comm *comm, void *data, int64_t count, int dtype,
+                                        int op, neap_request **out);
+NEAP_API int neap_comm_all_gather_start(neap_comm *comm, const void *send, void *recv,
+                                        const int64_t *counts, int dtype, neap_request **out);
+NEAP_API int neap_comm_reduce_scatter_start(neap_comm *comm, const void *send, void *recv,
+                                            const int64_t *counts, int dtype, int op,
+                                            neap_request **out);
+NEAP_API int neap_comm_all_to_all_start(neap_comm *comm, const void *send,
+                                        const int64_t *send_counts, void *recv,
+                                        const int64_t *recv_counts, int dtype, neap_request **out);
+NEAP_API int neap_comm_exchange_start(neap_comm *comm, const neap_message *send, int64_t sends,
+                                      const neap_message *recv, int64_t recvs, neap_request **out);
+/* Blocks until the operation is done, frees the request and returns the operation's status. */
+NEAP_API int neap_request_wait(neap_request *request);
+/* 1 if a wait would not block. */
+NEAP_API int neap_request_done(const neap_request *request);
+
+/* ---- tensors ------------------------------------------------------------------------------------
+ */
+
+/* Dense, row-major, on the host. Ops check dtype and shape. */
+typedef struct neap_tensor neap_tensor;
+
+/* dims[ndim], 1 <= ndim <= 4, each >= 0; content undefined. */
+NEAP_API int neap_tensor_open(int dtype, int32_t ndim, const int64_t *dims, neap_tensor **out);
+/* A tensor of the same dtype over parent's memory from element offset on; keeps parent alive. */
+NEAP_API int neap_tensor_view(neap_tensor *parent, int64_t offset, int32_t ndim,
+                              const int64_t *dims, neap_tensor **out);
+NEAP_API void neap_tensor_close(neap_tensor *tensor);
+NEAP_API void *neap_tensor_data(const neap_tensor *tensor);
+NEAP_API int neap_tensor_dtype(const neap_tensor *tensor);
+NEAP_API int32_t neap_tensor_ndim(const neap_tensor *tensor);
+NEAP_API int64_t neap_tensor_dim(const neap_tensor *tensor, int32_t axis);
+NEAP_API int64_t neap_tensor_count(const neap_tensor *tensor);
+NEAP_API int neap_tensor_fill(neap_tensor *tensor, double value);
+/* Element i (flat index) becomes scale x normal(seed, stream, first + i). */
+NEAP_API int neap_tensor_normal(neap_tensor *tensor, uint64_t seed, uint64_t stream, int64_t first,
+                                double scale);
+/* Copies count elements between tensors of any float dtype, from and to flat offsets. */
+NEAP_API int neap_tensor_copy(neap_tensor *to, int64_t to_offset, const neap_tensor *from,
+                              int64_t from_offset, int64_t count);
+
+#endif

@@ -1,0 +1,37 @@
+/* What a planner is made of. A new planner is one file that defines a neapi_planner_kind and one
+ * line in planner.c's list. */
+#ifndef NEAP_PLANNER_H
+#define NEAP_PLANNER_H
+
+#include "layout.h"
+
+enum { NEAPI_PARAMETERS = 8 };
+
+typedef struct {
+  const char *name, *doc;
+  double value, low, high; /* default and allowed range */
+} neapi_parameter;
+
+/* What a plan function gets. */
+typedef struct {
+  const neap_topology *topology;
+  const double *load;          /* [ranks][experts], checked: finite, >= 0 */
+  const neap_layout *previous; /* may be NULL */
+  const double *parameter;     /* values, in the order of the kind's list */
+  uint64_t seed;
+  void *scratch; /* what the kind's open made, or NULL */
+} neapi_plan_input;
+
+typedef struct {
+  const char *name;
+  neapi_parameter parameters[NEAPI_PARAMETERS]; /* up to the first without a name */
+  /* Scratch memory for a topology; both may be NULL. */
+  int (*open)(const neap_topology *topology, void **scratch);
+  void (*close)(void *scratch);
+  /* Writes expert_of[slots]. */
+  int (*plan)(const neapi_plan_input *input, int32_t *expert_of);
+} neapi_planner_kind;
+
+extern const neapi_planner_kind neapi_plan_static, neapi_plan_laer;
+
+#endif
