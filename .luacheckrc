@@ -1,0 +1,5 @@
+std = 'luajit'
+max_line_length = 100
+files['tests/spec'] = { std = 'luajit+busted' }
+files['tests/cli'] = { std = 'luajit+busted' }
+exclude_files = { 'build*' }

@@ -1,0 +1,204 @@
+/*
+ * The program: hosts LuaJIT, and starts the threads of virtual ranks.
+ *
+ *   neap lua FILE [ARG…]   runs a Lua file with the engine's modules in reach
+ *   neap COMMAND …         everything else is lua/neap/cli.lua's
+ *
+ * Threads of virtual ranks are started from Lua through the module "neap.launcher":
+ * launcher.run_ranks(n, FILE, {ARG…}) runs FILE once a thread, each in a state of its own, with
+ * (rank, ranks, world as lightuserdata, ARG…), and returns the highest exit status.
+ */
+#include "neap.h"
+
+#include <lauxlib.h>
+#include <lualib.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { EXIT_FAILED = 1, EXIT_USAGE = 2, PATH_BYTES = 4096 };
+
+typedef struct {
+  int rank, ranks, argc, status;
+  const char *file, **argv;
+  neap_world *world;
+} rank_thread;
+
+static int run_ranks(lua_State *L);
+
+/* Root of the Lua sources: NEAP_HOME of the environment, else where the program was built from. */
+static const char *home(void)
+{
+  const char *set = getenv("NEAP_HOME");
+  return set && *set ? set : NEAP_HOME;
+}
+
+/* Folder of the running program, where libneap.so and neap.cdef lie beside it. */
+static const char *program_folder(char *path)
+{
+  ssize_t length = readlink("/proc/self/exe", path, PATH_BYTES - 1);
+  path[length > 0 ? length : 0] = 0;
+  char *slash = strrchr(path, '/');
+  if (slash)
+    *slash = 0;
+  return path;
+}
+
+static int open_launcher(lua_State *L)
+{
+  static const luaL_Reg functions[] = {{"run_ranks", run_ranks}, {NULL, NULL}};
+  char folder[PATH_BYTES];
+  lua_newtable(L);
+  luaL_register(L, NULL, functions);
+  lua_pushstring(L, home());
+  lua_setfield(L, -2, "home");
+  lua_pushstring(L, program_folder(folder));
+  lua_setfield(L, -2, "folder");
+  return 1;
+}
+
+static lua_State *open_state(void)
+{
+  lua_State *L = luaL_newstate();
+  if (!L)
+    return NULL;
+  luaL_openlibs(L);
+  lua_getglobal(L, "package");
+  lua_getfield(L, -1, "preload");
+  lua_pushcfunction(L, open_launcher);
+  lua_setfield(L, -2, "neap.launcher");
+  lua_pop(L, 1);
+  lua_getfield(L, -1, "path");
+  lua_pushfstring(L,
+                  "%s/lua/?.lua;%s/lua/?/init.lua;%s/experiments/?.lua;"
+                  "/usr/share/lua/5.1/?.lua;/usr/share/lua/5.1/?/init.lua;%s",
+                  home(), home(), home(), lua_tostring(L, -1));
+  lua_setfield(L, -3, "path");
+  lua_pop(L, 2);
+  return L;
+}
+
+/* Turns an error value into text with a traceback, unless it is a table: those are Neap's own
+ * errors, which rank.lua and cli.lua know how to show. */
+static int on_error(lua_State *L)
+{
+  if (lua_istable(L, 1) && luaL_callmeta(L, 1, "__tostring"))
+    return 1;
+  if (lua_isstring(L, 1))
+    luaL_traceback(L, L, lua_tostring(L, 1), 1);
+  return 1;
+}
+
+/* Runs a file with count arguments on top of the stack; an integer that it returns is the exit
+ * status. */
+static int run_file(lua_State *L, const char *file, int count)
+{
+  lua_pushcfunction(L, on_error);
+  lua_insert(L, -1 - count);
+  int handler = lua_gettop(L) - count;
+  int failed = luaL_loadfile(L, file);
+  if (!failed) {
+    lua_insert(L, handler + 1);
+    failed = lua_pcall(L, count, 1, handler);
+  }
+  if (failed) {
+    fprintf(stderr, "neap: %s\n", lua_tostring(L, -1));
+    return EXIT_FAILED;
+  }
+  return lua_isnumber(L, -1) ? (int)lua_tointeger(L, -1) : 0;
+}
+
+static void push_arguments(lua_State *L, int argc, const char **argv)
+{
+  luaL_checkstack(L, argc, "arguments");
+  for (int i = 0; i < argc; i++)
+    lua_pushstring(L, argv[i]);
+}
+
+static void *rank_main(void *argument)
+{
+  rank_thread *self = argument;
+  lua_State *L = open_state();
+  if (!L) {
+    self->status = EXIT_FAILED;
+    neap_world_abort(self->world, "no memory for a Lua state");
+    return NULL;
+  }
+  lua_pushinteger(L, self->rank);
+  lua_pushinteger(L, self->ranks);
+  lua_pushlightuserdata(L, self->world);
+  push_arguments(L, self->argc, self->argv);
+  self->status = run_file(L, self->file, self->argc + 3);
+  if (self->status)
+    neap_world_abort(self->world, "another rank failed");
+  lua_close(L);
+  return NULL;
+}
+
+/* Starts the threads and joins them; returns the highest exit status. */
+static int join_ranks(rank_thread *threads, int ranks)
+{
+  pthread_t *ids = calloc((size_t)ranks, sizeof *ids);
+  int started = 0, status = 0;
+  for (; ids && started < ranks; started++)
+    if (pthread_create(&ids[started], NULL, rank_main, &threads[started])) {
+      neap_world_abort(threads[0].world, "no thread could be started");
+      break;
+    }
+  status = started < ranks ? EXIT_FAILED : 0;
+  for (int r = 0; r < started; r++) {
+    pthread_join(ids[r], NULL);
+    if (threads[r].status > status)
+      status = threads[r].status;
+  }
+  free(ids);
+  return status;
+}
+
+static int run_ranks(lua_State *L)
+{
+  int ranks = luaL_checkint(L, 1);
+  const char *file = luaL_checkstring(L, 2);
+  luaL_checktype(L, 3, LUA_TTABLE);
+  int argc = (int)lua_objlen(L, 3);
+  luaL_checkstack(L, argc, "arguments");
+  neap_world *world = NULL;
+  if (neap_world_open(ranks, &world))
+    return luaL_error(L, "%s", neap_error_message());
+  const char **argv = lua_newuserdata(L, (size_t)(argc + 1) * sizeof *argv);
+  for (int i = 0; i < argc; i++) {
+    lua_rawgeti(L, 3, i + 1);
+    argv[i] = luaL_checkstring(L, -1);
+  }
+  rank_thread *threads = lua_newuserdata(L, (size_t)ranks * sizeof *threads);
+  for (int r = 0; r < ranks; r++)
+    threads[r] = (rank_thread){r, ranks, argc, 0, file, argv, world};
+  int status = join_ranks(threads, ranks);
+  neap_world_close(world);
+  lua_pushinteger(L, status);
+  return 1;
+}
+
+int main(int argc, char **argv)
+{
+  lua_State *L = open_state();
+  if (!L) {
+    fprintf(stderr, "neap: no memory for a Lua state\n");
+    return EXIT_FAILED;
+  }
+  bool plain = argc > 1 && !strcmp(argv[1], "lua");
+  if (plain && argc < 3) {
+    fprintf(stderr, "usage: neap lua FILE [ARG…]\n");
+    return EXIT_USAGE;
+  }
+  char path[PATH_BYTES];
+  snprintf(path, sizeof path, "%s/lua/neap/cli.lua", home());
+  int skip = plain ? 3 : 1;
+  push_arguments(L, argc - skip, (const char **)argv + skip);
+  int status = run_file(L, plain ? argv[2] : path, argc - skip);
+  lua_close(L);
+  return status;
+}

@@ -1,0 +1,109 @@
+--- The one door to the engine: declarations, the library, errors and handles.
+-- No other file calls ffi.cdef or ffi.load.
+
+local ffi = require 'ffi'
+local launcher = require 'neap.launcher'
+
+local lib = { ffi = ffi, home = launcher.home }
+
+local ABI = 1
+
+local function read(path)
+  local file, why = io.open(path, 'r')
+  if not file then
+    error(('neap: %s; build the engine first: ./neap --help does it'):format(why), 0)
+  end
+  local text = file:read '*a'
+  file:close()
+  return text
+end
+
+ffi.cdef(read(launcher.folder .. '/neap.cdef'))
+lib.C = ffi.load(launcher.folder .. '/libneap.so')
+if lib.C.neap_abi() ~= ABI then
+  error(('neap: the Lua files are for ABI %d, libneap.so has %d; rebuild'):format(
+    ABI, lib.C.neap_abi()), 0)
+end
+lib.version = ffi.string(lib.C.neap_version())
+
+--- Error values of the engine: code ('LAYOUT'), message, where ('file:line: ' of the caller).
+local Error = {}
+Error.__index = Error
+function Error:__tostring()
+  return self.where .. self.message
+end
+lib.Error = Error
+
+--- Raises an engine error; level as in error().
+function lib.raise(code, message, level)
+  local info = debug.getinfo((level or 1) + 1, 'Sl')
+  local where = info and info.currentline > 0
+    and ('%s:%d: '):format(info.short_src, info.currentline) or ''
+  error(setmetatable({ code = code, message = message, where = where }, Error), 0)
+end
+
+--- Raises an error unless status is OK.
+function lib.check(status, level)
+  if status ~= 0 then
+    lib.raise(ffi.string(lib.C.neap_status_name(status)), ffi.string(lib.C.neap_error_message()),
+      (level or 1) + 1)
+  end
+end
+
+local Closed = {
+  __index = function(_, key)
+    lib.raise('ARGUMENT', ("use of a closed object (field or method '%s')"):format(tostring(key)), 2)
+  end,
+}
+
+--- Makes a Lua object of class around a C handle; the collector closes it if nobody else does.
+-- close must be a local (not collective) C function.
+function lib.handle(class, ptr, close)
+  return setmetatable({ ptr = ffi.gc(ptr, close), close_ptr = close }, class)
+end
+
+--- Closes a handle now; later use of the object is a clear error.
+function lib.close(object)
+  local ptr, close = object.ptr, object.close_ptr
+  ffi.gc(ptr, nil)
+  close(ptr)
+  object.ptr, object.close_ptr = nil, nil
+  setmetatable(object, Closed)
+end
+
+--- Levenshtein distance.
+local function edit_distance(a, b)
+  local row = {}
+  for j = 0, #b do row[j] = j end
+  for i = 1, #a do
+    local diagonal = row[0]
+    row[0] = i
+    for j = 1, #b do
+      local cost = a:byte(i) == b:byte(j) and 0 or 1
+      diagonal, row[j] = row[j], math.min(row[j] + 1, row[j - 1] + 1, diagonal + cost)
+    end
+  end
+  return row[#b]
+end
+
+--- " (did you mean 'x'?)" for a name that is close to an allowed one, else ''.
+function lib.hint(name, allowed)
+  local best, distance = nil, 3
+  for _, candidate in ipairs(allowed) do
+    local d = edit_distance(name, candidate)
+    if d < distance then
+      best, distance = candidate, d
+    end
+  end
+  return best and (" (did you mean '%s'?)"):format(best) or ''
+end
+
+--- Keys of a table, sorted: pairs() has another order in every process.
+function lib.sorted_keys(t)
+  local keys = {}
+  for key in pairs(t) do keys[#keys + 1] = key end
+  table.sort(keys)
+  return keys
+end
+
+return lib
