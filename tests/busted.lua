@@ -1,3 +1,3 @@
 --- Runs busted specs inside the engine's program: neap lua tests/busted.lua [OPTION…] SPEC…
-_G.arg = { [0] = 'tests/busted.lua', ... }
+rawset(_G, 'arg', { [0] = 'tests/busted.lua', ... })
 require 'busted.runner' { standalone = false }
