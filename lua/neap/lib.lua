@@ -52,7 +52,7 @@ end
 
 local Closed = {
   __index = function(_, key)
-    lib.raise('ARGUMENT', ("use of a closed object (field or method '%s')"):format(tostring(key)), 2)
+    lib.raise('ARGUMENT', ('use of a closed object (%s)'):format(tostring(key)), 2)
   end,
 }
 

@@ -1,0 +1,85 @@
+--- Series of measurements and the figures that Neap's tables show of them.
+--
+-- The metrics, defined once for every command:
+--   imbalance      largest work of a rank / mean work (tokens x cost / speed), a layer and step
+--   std %          standard deviation of the ranks' work, in % of the mean
+--   inter-node %   routed tokens computed on another node than their source's, in % of all
+--   exposed %      time in which a rank's compute waits for communication, in % of the step
+--   share of ideal step time with perfect balance and nothing exposed / step time
+
+local metrics = {}
+
+local Series = {}
+Series.__index = Series
+
+--- An empty series of numbers.
+function metrics.series()
+  return setmetatable({ count = 0, sum = 0 }, Series)
+end
+
+function Series:add(value)
+  self.count = self.count + 1
+  self.sum = self.sum + value
+  self[self.count] = value
+end
+
+--- Mean, or 0 of an empty series.
+function Series:mean()
+  return self.count > 0 and self.sum / self.count or 0
+end
+
+--- Quantile q in [0, 1], linear between neighbours; 0 of an empty series.
+function Series:quantile(q)
+  if self.count == 0 then
+    return 0
+  end
+  local sorted = {}
+  for i = 1, self.count do sorted[i] = self[i] end
+  table.sort(sorted)
+  local place = 1 + q * (self.count - 1)
+  local low = math.floor(place)
+  local high = math.min(low + 1, self.count)
+  return sorted[low] + (place - low) * (sorted[high] - sorted[low])
+end
+
+--- Mean of the last n values.
+function Series:recent(n)
+  local first = math.max(1, self.count - n + 1)
+  local sum = 0
+  for i = first, self.count do sum = sum + self[i] end
+  return self.count > 0 and sum / (self.count - first + 1) or 0
+end
+
+--- What a policy did to the balance of a run: feed it the balance of every layer and step.
+local Balance = {}
+Balance.__index = Balance
+
+function metrics.balance()
+  return setmetatable({
+    imbalance = metrics.series(), std = metrics.series(), tokens = 0, inter_node = 0, remote = 0,
+  }, Balance)
+end
+
+--- balance: what split:balance() returns.
+function Balance:add(balance)
+  self.imbalance:add(balance.imbalance)
+  self.std:add(balance.std_percent)
+  self.tokens = self.tokens + balance.tokens
+  self.inter_node = self.inter_node + balance.inter_node
+  self.remote = self.remote + balance.remote
+end
+
+--- The figures of design by name, ready for a table or for JSON.
+function Balance:summary()
+  local imbalance = self.imbalance
+  return {
+    imbalance = {
+      mean = imbalance:mean(), p50 = imbalance:quantile(0.5), p95 = imbalance:quantile(0.95),
+      max = imbalance:quantile(1),
+    },
+    std_percent = self.std:mean(),
+    inter_node_share = self.tokens > 0 and self.inter_node / self.tokens or 0,
+  }
+end
+
+return metrics
