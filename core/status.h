@@ -11,6 +11,9 @@ int neapi_fail(int status, const char *format, ...) __attribute__((format(printf
 /* Puts "prefix: " before this thread's message: adds place where the caller knows more. */
 void neapi_fail_prefix(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* "f32", or "?" for a number that is no dtype. */
+const char *neapi_dtype_name(int dtype);
+
 /* Memory aligned to 64 bytes, released with free(); at least one byte, so that NULL means failure.
  * On failure reports MEMORY for what and returns NULL. */
 void *neapi_alloc(int64_t bytes, const char *what);
