@@ -288,4 +288,110 @@ NEAP_API int neap_tensor_normal(neap_tensor *tensor, uint64_t seed, uint64_t str
 NEAP_API int neap_tensor_copy(neap_tensor *to, int64_t to_offset, const neap_tensor *from,
                               int64_t from_offset, int64_t count);
 
+/* ---- operations over tensors -----------------------------------------------------------------
+ */
+
+/* All are local and block; results are written only if shapes fit. T: tokens (rows), reals: F32 or
+ * F64, the same for all tensors of a call. Errors: SHAPE, naming operation and argument, what it
+ * is and what was expected; ARGUMENT. Outputs and inputs must not overlap, unless said otherwise.
+ * Forward results and input gradients of a token do not depend on the other tokens of a call. */
+
+/* y = x w. x (T, K), w (K, N), y (T, N). */
+NEAP_API int neap_op_linear(const neap_tensor *x, const neap_tensor *w, neap_tensor *y);
+/* dx = dy w^T, or dx += with accumulate. */
+NEAP_API int neap_op_linear_input_grad(const neap_tensor *dy, const neap_tensor *w, neap_tensor *dx,
+                                       int accumulate);
+/* dw = x^T dy, or dw += with accumulate: the sum over tokens, by the BLAS. */
+NEAP_API int neap_op_linear_weight_grad(const neap_tensor *x, const neap_tensor *dy,
+                                        neap_tensor *dw, int accumulate);
+
+/* y[t] = table[ids[t]]. ids I32 (T), table (V, H), y (T, H). Errors: ARGUMENT, an id that is not in
+ * 0..V-1. */
+NEAP_API int neap_op_embedding(const neap_tensor *ids, const neap_tensor *table, neap_tensor *y);
+/* dtable[ids[t]] += dy[t], in the order of t. */
+NEAP_API int neap_op_embedding_grad(const neap_tensor *ids, const neap_tensor *dy,
+                                    neap_tensor *dtable);
+
+/* y = x * rstd * gain, rstd = 1 / sqrt(mean of x^2 + eps) of each row (Zhang and Sennrich 2019).
+ * x, y (T, H), gain (H), rstd (T). */
+NEAP_API int neap_op_rmsnorm(const neap_tensor *x, const neap_tensor *gain, double eps,
+                             neap_tensor *y, neap_tensor *rstd);
+/* Writes dx; adds the sum over tokens to dgain unless that is NULL. */
+NEAP_API int neap_op_rmsnorm_grad(const neap_tensor *x, const neap_tensor *gain,
+                                  const neap_tensor *rstd, const neap_tensor *dy, neap_tensor *dx,
+                                  neap_tensor *dgain);
+/* terms (T, H): what the gradient of gain sums over tokens, for neap_exact_column_sum. */
+NEAP_API int neap_op_rmsnorm_gain_terms(const neap_tensor *x, const neap_tensor *rstd,
+                                        const neap_tensor *dy, neap_tensor *terms);
+
+/* table (S, D): cosines, then sines, of the positions 0..S-1; D even (Su et al. 2021). */
+NEAP_API int neap_op_rotary_table(double base, neap_tensor *table);
+/* Turns the first heads x D columns of each row of x (T, >= heads x D) in place; row t stands at
+ * position t mod S. inverse: turns back, which is the gradient. */
+NEAP_API int neap_op_rotary(neap_tensor *x, int32_t heads, const neap_tensor *table, int inverse);
+
+/* Causal attention within each sequence of `sequence` rows, scaled by 1 / sqrt(D).
+ * qkv (T, (heads + 2 kv_heads) x D): queries, keys, values; kv_heads divides heads, sequence
+ * divides T. out (T, heads x D), lse (T, heads): log-sum-exp of the scores, for the gradient. */
+NEAP_API int neap_op_attention(const neap_tensor *qkv, int32_t heads, int32_t kv_heads,
+                               int64_t sequence, neap_tensor *out, neap_tensor *lse);
+NEAP_API int neap_op_attention_grad(const neap_tensor *qkv, const neap_tensor *out,
+                                    const neap_tensor *lse, const neap_tensor *dout, int32_t heads,
+                                    int32_t kv_heads, int64_t sequence, neap_tensor *dqkv);
+
+/* loss = log-sum-exp(logits) - logits[target]; dlogits = factor x its gradient. logits, dlogits
+ * (T, V), target I32 (T), loss (T). A target below 0 does not count: loss and gradient are 0.
+ * loss or dlogits may be NULL; dlogits may be logits. */
+NEAP_API int neap_op_cross_entropy(const neap_tensor *logits, const neap_tensor *target,
+                                   double factor, neap_tensor *loss, neap_tensor *dlogits);
+
+/* Elementwise, on tensors of any equal count; out may be an input. */
+NEAP_API int neap_op_add(const neap_tensor *a, const neap_tensor *b, neap_tensor *out);
+NEAP_API int neap_op_scale(double factor, const neap_tensor *x, neap_tensor *out);
+/* y += factor x. */
+NEAP_API int neap_op_axpy(double factor, const neap_tensor *x, neap_tensor *y);
+
+/* Sum of x^2 in double, in an order that only the count decides. */
+NEAP_API int neap_op_sum_squares(const neap_tensor *x, double *out);
+
+/* One step of AdamW (Loshchilov and Hutter 2019); step counts from 1. The gradient is first
+ * multiplied by grad_scale, which is where clipping goes. */
+typedef struct {
+  double rate, beta1, beta2, eps, decay, grad_scale;
+  int64_t step;
+} neap_adamw;
+/* All of one count: gradient, parameters, first and second moment. */
+NEAP_API int neap_op_adamw(const neap_adamw *settings, const neap_tensor *grad, neap_tensor *param,
+                           neap_tensor *m, neap_tensor *v);
+
+/* ---- exact sums over the tokens of all ranks ---------------------------------------------------
+ */
+
+/* Collective. Sums that come out the same to the bit however the tokens are cut over ranks and
+ * ordered: every summand is rounded to a multiple of a power of two that all ranks agree on (from
+ * the largest magnitude of its column over all ranks), with so few bits that every partial sum is
+ * exact in double. Sources: Demmel and Nguyen 2013 (reproducible summation), Ozaki et al. 2012
+ * (products by splitting). The double sums hold this rank's tokens; summing them over ranks, in any
+ * order, is exact too, and rounding to F32 (neap_tensor_copy) then happens once. That holds for
+ * sums that start at 0 and get one call: two calls have two grids.
+ * comm NULL: this rank is alone. total: tokens (or elements) of all ranks together, the same number
+ * on every rank, at most 2^36; a rank may have none. Precision: a summand keeps 53 - log2(total)
+ * bits of its column's maximum; of a product, either factor keeps half of them.
+ * Not-finite input gives NaN. Errors: SHAPE, ARGUMENT (total), COMM. */
+
+/* sum (K, N) F64 += x^T dy. x (T, K), dy (T, N). */
+NEAP_API int neap_exact_weight_grad(neap_comm *comm, const neap_tensor *x, const neap_tensor *dy,
+                                    int64_t total, neap_tensor *sum);
+/* sum (H) F64 += the rows of x (T, H). */
+NEAP_API int neap_exact_column_sum(neap_comm *comm, const neap_tensor *x, int64_t total,
+                                   neap_tensor *sum);
+/* table (V, H) F64: table[ids[t]] += dy[t]. ids I32 (T), dy (T, H). */
+NEAP_API int neap_exact_scatter_add(neap_comm *comm, const neap_tensor *ids, const neap_tensor *dy,
+                                    int64_t total, neap_tensor *table);
+/* Sum of x^2 over all elements of all ranks' x: the result on every rank. */
+NEAP_API int neap_exact_sum_squares(neap_comm *comm, const neap_tensor *x, int64_t total,
+                                    double *out);
+/* Sum of all elements of all ranks' x (losses, for instance): the result on every rank. */
+NEAP_API int neap_exact_sum(neap_comm *comm, const neap_tensor *x, int64_t total, double *out);
+
 #endif
