@@ -1,0 +1,256 @@
+/*
+ * kernels.h: one launcher an operation, as a table of function pointers for each real type.
+ *
+ * Kernels know shapes and numbers, nothing of ranks, layouts or tensors. Valid for every launcher
+ * unless its comment says otherwise:
+ *   - matrices are row-major and dense; where a leading dimension (ldx) is given, row i starts at
+ *     element i * ldx. "real" is the table's type; other types are written out;
+ *   - sizes are int64_t and may be 0; indices are int32_t and are trusted: the caller checks them;
+ *   - an output that is not said to be added to is overwritten whatever it held, NaN included;
+ *   - inputs and outputs do not overlap, except that elementwise operations may work in place;
+ *   - the last argument is the stream; the CPU's launchers ignore it and are done on return;
+ *   - the result is 0 or a neapi_kernel_status. Any number of threads may call at once.
+ *
+ * What results depend on. Where the leading dimension of an output is T (tokens), a row is a
+ * function of that token's inputs alone (in attention: of its sequence's up to it), to the bit the
+ * same at any row, for any T, on any thread.
+ * Sums over a row have a fixed order that only the row's length decides. Sums over tokens (gemm_tn,
+ * gain gradient, scatter_add) depend on order and number of tokens; the exact_ operations do not.
+ */
+#ifndef NEAPI_KERNELS_H
+#define NEAPI_KERNELS_H
+
+#include <stdint.h>
+
+typedef enum {
+  NEAPI_KERNEL_OK,
+  NEAPI_KERNEL_MEMORY, /* no room for a thread's scratch memory */
+  NEAPI_KERNEL_DEVICE  /* the device refused */
+} neapi_kernel_status;
+
+/* One step of AdamW (Loshchilov and Hutter 2019), for element g of the gradient:
+ *   g *= grad_scale; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2
+ *   param -= rate * ((m / correction1) / (sqrt(v / correction2) + eps) + decay * param)
+ * with correction_i = 1 - beta_i^step, which the caller computes. */
+typedef struct {
+  double rate, beta1, beta2, eps, decay, correction1, correction2, grad_scale;
+} neapi_adamw;
+
+typedef struct neapi_kernels {
+  const char *name; /* "f32", "f64" */
+  int64_t size;     /* bytes of a real */
+
+  /* ---- products ------------------------------------------------------------------------------ */
+
+  /* c = op(a) op(b), or c += op(a) op(b) with accumulate. Each element is summed over K in one
+   * order, wherever it stands in c and whatever M and N are. */
+  int (*gemm)(int64_t m, int64_t n, int64_t k,                     //
+              const void *a, int64_t lda, int trans_a,             // (M, K); trans_a: (K, M)
+              const void *b, int64_t ldb, int trans_b,             // (K, N); trans_b: (N, K)
+              void *c, int64_t ldc, int accumulate, void *stream); // (M, N)
+
+  /* c = a^T b, or c += a^T b with accumulate: a weight gradient, by the vendor's BLAS. */
+  int (*gemm_tn)(int64_t t, int64_t k, int64_t n,                     //
+                 const void *a, int64_t lda,                          // (T, K)
+                 const void *b, int64_t ldb,                          // (T, N)
+                 void *c, int64_t ldc, int accumulate, void *stream); // (K, N)
+
+  /* ---- rows: embedding, dispatch, combine ---------------------------------------------------- */
+
+  /* out[i] = x[index[i]]. Embedding forward; permutation of tokens. */
+  int (*gather)(int64_t n, int64_t h, const int32_t *index, // (N)
+                const void *x,                              // (any, H)
+                void *out, void *stream);                   // (N, H)
+
+  /* out[index[i]] = x[i]; no index twice; rows of out that no index names stay. */
+  int (*scatter)(int64_t n, int64_t h, const int32_t *index, // (N)
+                 const void *x,                              // (N, H)
+                 void *out, void *stream);                   // (any, H)
+
+  /* out[index[i]] += x[i], in the order of i. Embedding backward. */
+  int (*scatter_add)(int64_t n, int64_t h, const int32_t *index, // (N)
+                     const void *x,                              // (N, H)
+                     void *out, void *stream);                   // (any, H)
+
+  /* y[t] = sum over k, ascending, of weights[t,k] * x[position[t,k]]; all weights 1 if NULL.
+   * With weights: combine forward. Without: the backward of a dispatch by gather. */
+  int (*combine)(int64_t t, int64_t k, int64_t h, //
+                 const void *weights,             // (T, K) or NULL
+                 const int32_t *position,         // (T, K) row of x
+                 const void *x,                   // (any, H)
+                 void *y, void *stream);          // (T, H)
+
+  /* Backward of combine with weights: dx[position[t,k]] = weights[t,k] * dy[t] and
+   * dweights[t,k] = sum over h of dy[t] * x[position[t,k]]. No position twice. */
+  int (*combine_backward)(int64_t t, int64_t k, int64_t h, //
+                          const void *weights,             // (T, K)
+                          const int32_t *position,         // (T, K)
+                          const void *x,                   // (any, H)
+                          const void *dy,                  // (T, H)
+                          void *dx,                        // (any, H)
+                          void *dweights, void *stream);   // (T, K)
+
+  /* ---- normalisation, rotation, attention ---------------------------------------------------- */
+
+  /* y = x * rstd * gain, rstd = 1 / sqrt(mean of x^2 + eps). Zhang and Sennrich 2019. */
+  int (*rmsnorm)(int64_t t, int64_t h, const void *x, // (T, H)
+                 const void *gain, double eps,        // (H)
+                 void *y,                             // (T, H)
+                 void *rstd, void *stream);           // (T)
+
+  /* dx written; dgain, if not NULL, gets the sum over tokens added, in their order. */
+  int (*rmsnorm_backward)(int64_t t, int64_t h, const void *x, // (T, H)
+                          const void *gain,                    // (H)
+                          const void *rstd,                    // (T)
+                          const void *dy,                      // (T, H)
+                          void *dx,                            // (T, H)
+                          void *dgain, void *stream);          // (H) or NULL
+
+  /* terms = dy * x * rstd: what rmsnorm_backward sums over tokens, for an exact sum. */
+  int (*rmsnorm_gain_terms)(int64_t t, int64_t h, const void *x, // (T, H)
+                            const void *rstd,                    // (T)
+                            const void *dy,                      // (T, H)
+                            void *terms, void *stream);          // (T, H)
+
+  /* table[s] = cos, then sin, of s * base^(-2i / D), i < D/2; D even. Su et al. 2021. */
+  int (*rotary_table)(int64_t s, int64_t d, double base, //
+                      void *table, void *stream);        // (S, D)
+
+  /* Turns, in place, the pairs (i, i + D/2) of each of the first `heads` heads of a row; token t
+   * stands at position t mod S. inverse: the other way round, which is the backward. */
+  int (*rotary)(int64_t t, int64_t s, int64_t heads, int64_t d, int inverse, //
+                const void *table,                                           // (S, D)
+                void *x, int64_t ldx, void *stream);                         // (T, >= heads * D)
+
+  /* Causal attention within each sequence: heads query heads over kv_heads key and value heads
+   * (kv_heads divides heads; query head i uses i / (heads / kv_heads)), scaled by 1 / sqrt(D).
+   * A row of qkv: queries, keys, values. lse: log-sum-exp of each row of scores, for backward. */
+  int (*attention)(int64_t sequences, int64_t s, int64_t heads, int64_t kv_heads, int64_t d,
+                   const void *qkv,          // (sequences * S, (heads + 2 kv_heads) * D)
+                   void *out,                // (sequences * S, heads * D)
+                   void *lse, void *stream); // (sequences * S, heads)
+
+  int (*attention_backward)(int64_t sequences, int64_t s, int64_t heads, int64_t kv_heads,
+                            int64_t d,                 //
+                            const void *qkv,           // (sequences * S, (heads + 2 kv_heads) * D)
+                            const void *out,           // (sequences * S, heads * D)
+                            const void *lse,           // (sequences * S, heads)
+                            const void *dout,          // (sequences * S, heads * D)
+                            void *dqkv, void *stream); // (sequences * S, (heads + 2 kv_heads) * D)
+
+  /* ---- elementwise --------------------------------------------------------------------------- */
+
+  int (*fill)(int64_t n, double value, void *x, void *stream);                    // (N)
+  int (*scale)(int64_t n, double factor, const void *x, void *out, void *stream); // (N)
+  int (*add)(int64_t n, const void *a, const void *b, void *out, void *stream);   // (N)
+  int (*axpy)(int64_t n, double factor, const void *x, void *y, void *stream); // (N), y += factor x
+
+  /* out[i] = sum over parts, in their order, of parts[p][i]. out may be parts[0]. */
+  int (*sum)(int64_t n, int64_t count, const void *const *parts, void *out, void *stream);
+  /* The same of double arrays. */
+  int (*sum_double)(int64_t n, int64_t count, const double *const *parts, double *out,
+                    void *stream);
+
+  /* h = silu(g) * u, silu(g) = g / (1 + exp(-g)). Shazeer 2020. */
+  int (*swiglu)(int64_t t, int64_t f, const void *gu,          // (T, 2F) gate columns, then up
+                void *h, void *stream);                        // (T, F)
+  int (*swiglu_backward)(int64_t t, int64_t f, const void *gu, // (T, 2F)
+                         const void *dh,                       // (T, F)
+                         void *dgu, void *stream);             // (T, 2F), may be gu
+
+  int (*adamw)(int64_t n, const neapi_adamw *step, const void *grad, // (N)
+               void *param, void *m, void *v, void *stream);         // (N)
+
+  /* ---- loss and router ----------------------------------------------------------------------- */
+
+  /* loss = log-sum-exp(logits) - logits[target]; dlogits = factor * (softmax - onehot(target)).
+   * A target below 0 does not count: loss and gradient are 0. loss or dlogits may be NULL;
+   * dlogits may be logits. */
+  int (*cross_entropy)(int64_t t, int64_t v, double factor, const void *logits, // (T, V)
+                       const int32_t *target,                                   // (T)
+                       void *loss,                                              // (T) or NULL
+                       void *dlogits, void *stream);                            // (T, V) or NULL
+
+  /* Softmax, then the K most probable experts of each token, most probable first, of equal ones
+   * the lower id. weights: their probabilities, with renormalise divided by their sum.
+   * bad: the first token whose logits have a NaN or no finite maximum, or -1; all outputs of such
+   * tokens are NaN, their ids 0 to K-1. 1 <= K <= E. */
+  int (*router)(int64_t t, int64_t e, int64_t k, int renormalise, //
+                const void *logits,                               // (T, E)
+                void *probs,                                      // (T, E)
+                int32_t *ids,                                     // (T, K)
+                void *weights,                                    // (T, K)
+                int64_t *bad, void *stream);                      // (1)
+
+  /* dprobs: gradient of probs from elsewhere, such as an auxiliary loss. */
+  int (*router_backward)(int64_t t, int64_t e, int64_t k, int renormalise, //
+                         const void *probs,                                // (T, E)
+                         const int32_t *ids,                               // (T, K)
+                         const void *weights,                              // (T, K)
+                         const void *dweights,                             // (T, K)
+                         const void *dprobs,                               // (T, E) or NULL
+                         void *dlogits, void *stream);                     // (T, E)
+
+  /* ---- plain reductions ---------------------------------------------------------------------- */
+
+  /* out = sum of x^2, in double, in an order that only N decides. */
+  int (*square_sum)(int64_t n, const void *x, double *out, void *stream); // (N) -> (1)
+  /* out = largest |x|; 0 for N = 0; infinity if an element is not finite. */
+  int (*max_abs)(int64_t n, const void *x, double *out, void *stream);     // (N) -> (1)
+  int (*to_double)(int64_t n, const void *x, double *out, void *stream);   // (N)
+  int (*from_double)(int64_t n, const double *x, void *out, void *stream); // (N), rounded once
+
+  /* ---- exact sums ----------------------------------------------------------------------------
+   * Sums over tokens that come out the same to the bit in any order and any partition: each
+   * element is first rounded to a multiple of a power of two (its grid), so few bits that every
+   * partial sum is exact in double (splitting after Ozaki et al. 2012, reproducible summation after
+   * Demmel and Nguyen 2013). How: the maxima over all tokens of all ranks (exact_column_max, then
+   * an all-reduce with max), grids from them (exact_grid), the partial sums on each rank, their sum
+   * over ranks in double, from_double. All partial sums that are added up must use the same grids.
+   * Not-finite input gives NaN. */
+
+  /* max[h] = largest |x[:,h]|, infinity if one is not finite; with accumulate also of what max
+   * held. 0 if T is 0. */
+  int (*exact_column_max)(int64_t t, int64_t h, const void *x, int64_t ldx, // (T, H)
+                          int accumulate, double *max, void *stream);       // (H)
+
+  /* grid[i]: a power of two with |x| <= 2^bits grid[i] for all |x| <= max[i], and 0 for max 0. */
+  int (*exact_grid)(int64_t n, int bits, const double *max, // (N)
+                    double *grid, void *stream);            // (N)
+
+  /* q = x / grid, rounded to the nearest integer; 0 where the grid is 0. |q| <= 2^bits. */
+  int (*exact_quantise)(int64_t t, int64_t h, const void *x, int64_t ldx, // (T, H)
+                        const double *grid,                               // (H)
+                        double *q, void *stream);                         // (T, H)
+
+  /* sum[k,n] += (a^T b)[k,n] * grid_a[k] * grid_b[n], a and b from exact_quantise. Exact if
+   * bits of a + bits of b + log2(tokens of all partial sums together) <= 53. */
+  int (*exact_gemm_tn)(int64_t t, int64_t k, int64_t n, const double *a, // (T, K)
+                       const double *grid_a,                             // (K)
+                       const double *b,                                  // (T, N)
+                       const double *grid_b,                             // (N)
+                       double *sum, void *stream);                       // (K, N)
+
+  /* sum[h] += sum over t of x[t,h] rounded to grid[h]. Exact if bits + log2(all tokens) <= 53. */
+  int (*exact_column_sum)(int64_t t, int64_t h, const void *x, int64_t ldx, // (T, H)
+                          const double *grid,                               // (H)
+                          double *sum, void *stream);                       // (H)
+
+  /* sum[index[i],h] += x[i,h] rounded to grid[h]. Exact under the same condition. */
+  int (*exact_scatter_add)(int64_t n, int64_t h, const int32_t *index, // (N)
+                           const void *x,                              // (N, H)
+                           const double *grid,                         // (H)
+                           double *sum, void *stream);                 // (any, H)
+
+  /* sum[0] + sum[1] += sum of x^2, where max is at least every |x| of all partial sums and total
+   * their number of elements, below 2^40. sum[0] holds the high bits and sum[1] the low ones; each
+   * is exact, so partial sums may be added in any order; add the two at the very end. */
+  int (*exact_square_sum)(int64_t n, const void *x, double max, int64_t total, //
+                          double *sum, void *stream);                          // (2)
+} neapi_kernels;
+
+/* The CPU's tables. */
+const neapi_kernels *neapi_kernels_f32(void);
+const neapi_kernels *neapi_kernels_f64(void);
+
+#endif
