@@ -7,19 +7,26 @@
  * Threads of virtual ranks are started from Lua through the module "neap.launcher":
  * launcher.run_ranks(n, FILE, {ARG…}) runs FILE once a thread, each in a state of its own, with
  * (rank, ranks, world as lightuserdata, ARG…), and returns the highest exit status.
+ * launcher.first_failure() is true for the first caller of the process, so that one rank tells what
+ * went wrong; launcher.leave(STATUS) ends the process at once, without the farewells of libraries
+ * that would wait for other processes; launcher.sleep(SECONDS); terminal(FD) tells whether FD
+ * is a terminal.
  */
 #include "neap.h"
 
 #include <lauxlib.h>
 #include <lualib.h>
 #include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { EXIT_FAILED = 1, EXIT_USAGE = 2, PATH_BYTES = 4096 };
+enum { EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130, PATH_BYTES = 4096 };
 
 typedef struct {
   int rank, ranks, argc, status;
@@ -47,9 +54,49 @@ static const char *program_folder(char *path)
   return path;
 }
 
+static int first_failure(lua_State *L)
+{
+  static atomic_flag failed = ATOMIC_FLAG_INIT;
+  lua_pushboolean(L, !atomic_flag_test_and_set(&failed));
+  return 1;
+}
+
+static int leave(lua_State *L)
+{
+  int status = luaL_checkint(L, 1);
+  fflush(NULL);
+  _exit(status);
+}
+
+static int sleep_seconds(lua_State *L)
+{
+  double seconds = luaL_checknumber(L, 1);
+  struct timespec time = {(time_t)seconds, (long)(1e9 * (seconds - (double)(time_t)seconds))};
+  nanosleep(&time, NULL);
+  return 0;
+}
+
+static int terminal(lua_State *L)
+{
+  lua_pushboolean(L, isatty(luaL_checkint(L, 1)));
+  return 1;
+}
+
+static void on_interrupt(int signal)
+{
+  (void)signal;
+  static const char text[] = "\nneap: interrupted\n";
+  if (write(STDERR_FILENO, text, sizeof text - 1) < 0) {
+    /* nobody reads it */
+  }
+  _exit(EXIT_INTERRUPTED);
+}
+
 static int open_launcher(lua_State *L)
 {
-  static const luaL_Reg functions[] = {{"run_ranks", run_ranks}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"run_ranks", run_ranks}, {"first_failure", first_failure},
+                                       {"leave", leave},         {"sleep", sleep_seconds},
+                                       {"terminal", terminal},   {NULL, NULL}};
   char folder[PATH_BYTES];
   lua_newtable(L);
   luaL_register(L, NULL, functions);
@@ -184,6 +231,7 @@ static int run_ranks(lua_State *L)
 
 int main(int argc, char **argv)
 {
+  signal(SIGINT, on_interrupt);
   lua_State *L = open_state();
   if (!L) {
     fprintf(stderr, "neap: no memory for a Lua state\n");

@@ -1,0 +1,94 @@
+--- The command line. A command is a module { doc=, options=function(command), run=function(args,
+-- arguments) }; run returns the exit status (nil: 0) and raises errors as failure.lua describes.
+
+local argparse = require 'argparse'
+local failure = require 'neap.failure'
+local launcher = require 'neap.launcher'
+local lib = require 'neap.lib'
+
+-- In the order of the help text.
+local COMMANDS = {
+  { 'run', 'neap.cli.run' },
+  { 'replay', 'neap.replay' },
+  { 'bench', 'neap.cli.bench' },
+  { 'trace', 'neap.cli.trace' },
+  { 'policy', 'neap.cli.policy' },
+  { 'doctor', 'neap.cli.doctor' },
+}
+
+local EPILOG = [[
+neap lua FILE [ARG…] runs a Lua file with Neap's modules in reach; neap test runs the tests.
+Results go to stdout, progress to stderr. Exit status: 0 done, 1 failed, 2 wrong usage,
+3 a policy failed under --strict, 5 corrupt input, 130 interrupted.]]
+
+local function build_parser()
+  local parser = argparse('neap', 'Load-adaptive expert layouts for Mixture-of-Experts training.',
+    EPILOG)
+  parser:flag('--version', 'Print the version.'):action(function()
+    print('neap ' .. lib.version)
+    os.exit(0)
+  end)
+  parser:command_target 'command'
+  return parser
+end
+
+--- argparse's message in Neap's form: with the hint in brackets, on one line.
+local function usage_message(parser, text)
+  local message = text:gsub('\n?Did you mean .*$', '')
+  local kind, name = message:match "^unknown (%a+) '(.*)'$"
+  local names = {}
+  if kind == 'command' then
+    for _, command in ipairs(COMMANDS) do names[#names + 1] = command[1] end
+  elseif kind == 'option' then
+    for _, option in ipairs(parser._options) do
+      for _, alias in ipairs(option._aliases) do names[#names + 1] = alias end
+    end
+  end
+  return ('%s%s; %s --help tells more'):format(message, name and lib.hint(name, names) or '',
+    parser:_get_fullname())
+end
+
+--- Adds all commands to the parser; the named one with its options. Returns its module, the
+-- arguments as it wants them parsed, and its parser (nil, arguments and root for an unknown name).
+local function add_commands(root, name, arguments)
+  local chosen, parser = nil, root
+  for _, entry in ipairs(COMMANDS) do
+    local module = package.searchpath(entry[2], package.path) and require(entry[2]) or { doc = '' }
+    local command = root:command(entry[1], module.doc)
+    if entry[1] == name then
+      chosen, parser = module, command
+      arguments = module.options(command, arguments) or arguments
+    end
+  end
+  return chosen, arguments, parser
+end
+
+local function main(arguments)
+  if #arguments == 0 then arguments = { '--help' } end
+  local root = build_parser()
+  local chosen, rewritten, command = add_commands(root, arguments[1], arguments)
+  local message
+  local ok, args = xpcall(function()
+    return root:_parse(rewritten, function(_, text)
+      message = usage_message(command, text)
+      error(message, 0)
+    end)
+  end, function(err) return message and err or failure.handler(err) end)
+  if message then failure.usage('%s', message) end
+  if not ok then error(args, 0) end
+  return chosen.run(args) or 0
+end
+
+--- Under mpirun every process sees the same mistake; only rank 0 tells it.
+local function speaks()
+  return (tonumber(os.getenv 'OMPI_COMM_WORLD_RANK' or os.getenv 'PMIX_RANK'
+    or os.getenv 'PMI_RANK') or 0) == 0
+end
+
+local ok, status = xpcall(main, failure.handler, { ... })
+if ok then
+  io.stdout:flush()
+  return status
+end
+if speaks() and launcher.first_failure() then failure.tell(status) end
+return failure.status(status)

@@ -1,0 +1,59 @@
+--- neap bench NAME: measures; each bench is a module of lua/neap/bench.
+-- A bench is { doc=, options=, run=function(args) }: options is a table of parameters as params.lua
+-- describes, whose values run gets as args.params, or a function(command) over argparse.
+
+local launcher = require 'neap.launcher'
+local lib = require 'neap.lib'
+local failure = require 'neap.failure'
+local params = require 'neap.params'
+
+local bench = { doc = 'Measure one part of the engine.' }
+
+--- Names of the benches, sorted.
+local function names()
+  local list = {}
+  local pipe = io.popen(("ls '%s/lua/neap/bench' 2>/dev/null"):format(launcher.home))
+  for file in pipe:lines() do
+    list[#list + 1] = file:match '^(.*)%.lua$'
+  end
+  pipe:close()
+  return list
+end
+
+local function add_options(command, module)
+  if type(module.options) == 'function' then
+    module.options(command)
+  elseif module.options then
+    params.check(module.options, 'bench')
+    params.add(command, module.options, 'Parameters')
+  end
+end
+
+function bench.options(command, arguments)
+  local known = names()
+  command:argument('name', 'one of: ' .. table.concat(known, ', ')):argname '<name>'
+  command:flag('--json', 'results as JSON')
+  command:option('--device', 'where to compute'):choices({ 'cpu' }):default 'cpu'
+  local name = arguments[2]
+  if not name or name:sub(1, 1) == '-' then return arguments end
+  for _, candidate in ipairs(known) do
+    if candidate == name then
+      bench.chosen = require('neap.bench.' .. name)
+      command:description(bench.chosen.doc)
+      add_options(command, bench.chosen)
+      local specs = type(bench.chosen.options) == 'table' and bench.chosen.options or {}
+      return params.normalize(arguments, specs)
+    end
+  end
+  failure.usage("unknown bench '%s'%s; there are: %s", name, lib.hint(name, known),
+    table.concat(known, ', '))
+end
+
+function bench.run(args)
+  if type(bench.chosen.options) == 'table' then
+    args.params = params.values(bench.chosen.options, args.params or {})
+  end
+  return bench.chosen.run(args)
+end
+
+return bench

@@ -1,0 +1,85 @@
+--- neap run: loads the recipe, validates its parameters and starts the ranks.
+
+local json = require 'dkjson'
+local failure = require 'neap.failure'
+local launcher = require 'neap.launcher'
+local params = require 'neap.params'
+local recipe = require 'neap.recipe'
+
+local run = { doc = 'Run a recipe on ranks that are threads, or on the processes of mpirun.' }
+
+-- Options of run itself that take a value: what the search for the recipe's name must skip.
+local WITH_VALUE = { ['-n'] = true, ['--ranks'] = true, ['--node-size'] = true, ['--device'] = true }
+
+local MAX_RANKS = 4096
+
+--- The recipe's file: the first argument that is no option and not the value of one of run's own.
+-- A recipe's parameters become known only by loading it, so before it they are --name=value.
+local function find_recipe(arguments)
+  local i = 2
+  while i <= #arguments do
+    if arguments[i]:sub(1, 1) ~= '-' then return arguments[i] end
+    i = i + (WITH_VALUE[arguments[i]] and 2 or 1)
+  end
+end
+
+local function whole(name, low, high)
+  return function(text)
+    local value = tonumber(text)
+    if not value or value % 1 ~= 0 or value < low or value > high then
+      return nil, ("%s is '%s'; it must be a whole number from %d to %d"):format(name, text, low,
+        high)
+    end
+    return value
+  end
+end
+
+--- Adds run's options and, if a recipe is named, the recipe's; returns normalized arguments.
+function run.options(command, arguments)
+  command:argument('recipe', 'Lua file that returns recipe.define{…}'):argname '<recipe.lua>'
+  command:option('-n --ranks', 'ranks to run on (default: the recipe\'s); under mpirun, its -n')
+    :argname('<ranks>'):convert(whole('-n', 1, MAX_RANKS))
+  command:option('--node-size', 'ranks a node (default: by host, else the recipe\'s)')
+    :argname('<ranks>'):convert(whole('--node-size', 1, MAX_RANKS))
+  command:option('--device', 'where to compute'):choices({ 'cpu' }):default 'cpu'
+  command:flag('--strict', 'stop with status 3 at the first fault of a policy')
+  command:flag('--in-process', 'run policies inside the rank, for debuggers and profilers')
+  command:flag('--json', 'results as JSON')
+  local path = find_recipe(arguments)
+  if not path then return arguments end
+  local script = recipe.load(path)
+  command:description(('%s: %s'):format(script.name, script.doc or ''))
+  params.add(command, script.params, 'Parameters of ' .. script.name)
+  return params.normalize(arguments, script.params)
+end
+
+--- Rank and number of processes under mpirun; nil without it.
+local function mpi_place()
+  local rank = os.getenv 'OMPI_COMM_WORLD_RANK' or os.getenv 'PMI_RANK'
+  local size = os.getenv 'OMPI_COMM_WORLD_SIZE' or os.getenv 'PMI_SIZE'
+  if rank and size then
+    return tonumber(rank), tonumber(size)
+  end
+end
+
+function run.run(args)
+  local script = recipe.load(args.recipe)
+  local texts = args.params or {}
+  params.values(script.params, texts)
+  local order = json.encode({
+    recipe = args.recipe, node_size = args.node_size, device = args.device, strict = args.strict,
+    in_process = args.in_process, json = args.json,
+    params = setmetatable(texts, { __jsontype = 'object' }),
+  })
+  local file = launcher.home .. '/lua/neap/rank.lua'
+  local rank, size = mpi_place()
+  if not rank then
+    return launcher.run_ranks(args.ranks or script.ranks, file, { order })
+  end
+  if args.ranks and args.ranks ~= size then
+    failure.usage('-n %d, but mpirun started %d processes; leave -n out', args.ranks, size)
+  end
+  return assert(loadfile(file))(rank, size, nil, order)
+end
+
+return run

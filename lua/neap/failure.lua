@@ -1,0 +1,48 @@
+--- What the program does with an error: who sees it, and which exit status it gives.
+
+local lib = require 'neap.lib'
+
+local failure = {}
+
+local STATUS = { USAGE = 2, POLICY = 3, FORMAT = 5 }
+
+--- Raises an error in how the program was called: one line, exit status 2.
+function failure.usage(message, ...)
+  error(setmetatable({ code = 'USAGE', message = message:format(...), where = '' }, lib.Error), 0)
+end
+
+--- Raises an error that is nobody's bug: one line, exit status 1.
+function failure.plain(message, ...)
+  error(setmetatable({ code = 'FAILED', message = message:format(...), where = '' }, lib.Error), 0)
+end
+
+--- Exit status of an error value.
+function failure.status(err)
+  return type(err) == 'table' and STATUS[err.code] or 1
+end
+
+--- Handler for xpcall: an error with a code is expected and stays as it is, any other is a bug in
+-- a script or in Neap, and shows where it happened.
+function failure.handler(err)
+  if type(err) == 'table' and err.code then
+    return err
+  end
+  return debug.traceback(tostring(err), 2)
+end
+
+--- Text for people. The place in a script helps only who wrote the script: not after USAGE, and not
+-- after FORMAT, whose message names the damaged file.
+function failure.text(err)
+  if type(err) == 'table' and (err.code == 'USAGE' or err.code == 'FORMAT') then
+    return err.message
+  end
+  return tostring(err)
+end
+
+--- Tells the error on stderr; prefix names a rank, or is ''.
+function failure.tell(err, prefix)
+  io.stdout:flush()
+  io.stderr:write(('neap: %s%s\n'):format(prefix or '', failure.text(err)))
+end
+
+return failure

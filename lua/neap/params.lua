@@ -1,0 +1,179 @@
+--- Parameters as tables of default and doc, the way recipes and benches declare them:
+--   params = { steps = { default = 100, min = 1, integer = true, doc = 'optimizer steps' },
+--              text  = { default = 'english', choices = { 'english', 'go' }, doc = '…' },
+--              exact = { default = false, doc = '…' },
+--              sizes = { default = { 64, 128 }, doc = 'a list: --sizes=64,128' } }
+-- A parameter has the type of its default: number, string, boolean, or list of the type of its
+-- first element. On the command line: --steps=50 or --steps 50; --exact, --no-exact.
+
+local lib = require 'neap.lib'
+local failure = require 'neap.failure'
+
+local params = {}
+
+local FIELDS = { choices = true, default = true, doc = true, integer = true, max = true, min = true }
+local TYPES = { number = true, string = true, boolean = true, table = true }
+
+--- Raises a plain error, at the definition's place, if a declaration makes no sense.
+function params.check(specs, owner, level)
+  level = (level or 1) + 1
+  for _, name in ipairs(lib.sorted_keys(specs)) do
+    local spec = specs[name]
+    local place = ("%s: parameter '%s'"):format(owner, name)
+    if not name:match '^%a[%w_]*$' then
+      error(place .. ': a name is letters, digits and _', level)
+    end
+    if type(spec) ~= 'table' or not TYPES[type(spec.default)] then
+      error(place .. ': needs a table with a default (number, string, boolean or list)', level)
+    end
+    for _, field in ipairs(lib.sorted_keys(spec)) do
+      if not FIELDS[field] then
+        error(("%s: unknown field '%s'%s"):format(place, field,
+          lib.hint(field, lib.sorted_keys(FIELDS))), level)
+      end
+    end
+  end
+end
+
+local function option_name(name)
+  return '--' .. name:gsub('_', '-')
+end
+
+--- A default as it would be typed.
+function params.show(value)
+  if type(value) ~= 'table' then
+    return tostring(value)
+  end
+  local items = {}
+  for i, item in ipairs(value) do items[i] = tostring(item) end
+  return table.concat(items, ',')
+end
+
+local function check_range(name, spec, value)
+  if spec.integer and value % 1 ~= 0 then
+    failure.usage('%s is %s; it must be a whole number', option_name(name), value)
+  end
+  if value < (spec.min or -math.huge) or value > (spec.max or math.huge) then
+    failure.usage('%s is %s; allowed: %s to %s', option_name(name), value,
+      spec.min or '-inf', spec.max or 'inf')
+  end
+  return value
+end
+
+local convert = {}
+
+function convert.number(name, spec, text)
+  local value = tonumber(text)
+  if not value or value ~= value then
+    failure.usage("%s is '%s'; it must be a number", option_name(name), text)
+  end
+  return check_range(name, spec, value)
+end
+
+function convert.string(name, spec, text)
+  for _, choice in ipairs(spec.choices or {}) do
+    if text == choice then return text end
+  end
+  if spec.choices then
+    failure.usage("%s is '%s'; allowed: %s%s", option_name(name), text,
+      table.concat(spec.choices, ', '), lib.hint(text, spec.choices))
+  end
+  return text
+end
+
+function convert.boolean(name, _, text)
+  if text ~= 'true' and text ~= 'false' then
+    failure.usage("%s is '%s'; it must be true or false", option_name(name), text)
+  end
+  return text == 'true'
+end
+
+function convert.table(name, spec, text)
+  local item_type = type(spec.default[1] or '')
+  local list = {}
+  for item in text:gmatch '[^,]+' do
+    list[#list + 1] = convert[item_type](name, spec, item)
+  end
+  return list
+end
+
+local Values = {
+  __index = function(_, name)
+    error(("unknown parameter '%s'"):format(tostring(name)), 2)
+  end,
+}
+
+--- Typed values: texts[name] where it is given, else the default. Reading a name that is not
+-- declared is an error.
+function params.values(specs, texts)
+  for _, name in ipairs(lib.sorted_keys(texts)) do
+    if not specs[name] then
+      failure.usage("unknown parameter '%s'%s", name, lib.hint(name, lib.sorted_keys(specs)))
+    end
+  end
+  local values = {}
+  for _, name in ipairs(lib.sorted_keys(specs)) do
+    local spec, text = specs[name], texts[name]
+    values[name] = spec.default
+    if text ~= nil then
+      values[name] = convert[type(spec.default)](name, spec, text)
+    end
+  end
+  return setmetatable(values, Values)
+end
+
+local function description(spec)
+  local text = spec.doc or ''
+  if spec.choices then
+    text = ('%s: %s'):format(text, table.concat(spec.choices, ', '))
+  end
+  return ('%s (default: %s)'):format(text, params.show(spec.default))
+end
+
+--- Action of an option that keeps its text, or a fixed one, in args.params.
+local function store(name, fixed)
+  return function(result, _, given)
+    result.params = result.params or {}
+    result.params[name] = fixed or given
+  end
+end
+
+--- Adds an option for every parameter to an argparse command, as a group of its help; their texts
+-- arrive in args.params.
+function params.add(command, specs, title)
+  local group = {}
+  for _, name in ipairs(lib.sorted_keys(specs)) do
+    local spec, option = specs[name], nil
+    local kind = type(spec.default) == 'table' and 'list' or type(spec.default)
+    if kind == 'boolean' then
+      option = command:flag(option_name(name)):action(store(name, 'true'))
+      command:flag('--no-' .. option_name(name):sub(3)):action(store(name, 'false')):hidden(true)
+    else
+      option = command:option(option_name(name)):action(store(name)):argname(('<%s>'):format(kind))
+    end
+    group[#group + 1] = option:description(description(spec))
+  end
+  if #group > 0 then command:group(title, unpack(group)) end
+end
+
+--- Arguments with --flag=true and --flag=false written as --flag and --no-flag, and --some_name as
+-- --some-name, for the options of specs; others as they are.
+function params.normalize(arguments, specs)
+  local out = {}
+  for i, argument in ipairs(arguments) do
+    local name, rest = argument:match '^%-%-([%w_-]+)(.*)$'
+    local spec = name and specs[(name:gsub('-', '_'))]
+    if spec and name:find '_' then
+      argument = option_name(name) .. rest
+    end
+    if spec and type(spec.default) == 'boolean' and rest == '=true' then
+      argument = option_name(name)
+    elseif spec and type(spec.default) == 'boolean' and rest == '=false' then
+      argument = '--no-' .. option_name(name):sub(3)
+    end
+    out[i] = argument
+  end
+  return out
+end
+
+return params

@@ -1,0 +1,135 @@
+--- One rank of a run: a thread of `neap run -n N`, or a process under mpirun.
+-- Called as a file with (rank, ranks, world or nil, ORDER); ORDER is the JSON text that cli/run.lua
+-- makes. Returns the exit status of the rank.
+--
+-- The recipe's run gets a job:
+--   comm, rank, ranks     the communicator of all ranks (closed after run), and the place in it
+--   node_size             ranks a node (of the largest node where they differ)
+--   node_of               int32_t[ranks], node of every rank, as neap_topology_open takes it
+--   params                typed parameters of the recipe
+--   device                'cpu'
+--   strict, in_process    whether a policy's fault stops the run; whether policies run in the rank
+--   json                  results are wanted as JSON
+--   job:print(text)       writes a line to stdout, on rank 0 only
+--   job:progress(n, name) progress line of n steps on stderr, on rank 0 only
+
+local json = require 'dkjson'
+local launcher = require 'neap.launcher'
+local lib = require 'neap.lib'
+local comm = require 'neap.comm'
+local failure = require 'neap.failure'
+local params = require 'neap.params'
+local progress = require 'neap.progress'
+local recipe = require 'neap.recipe'
+
+local ffi = lib.ffi
+
+-- Seconds that a rank other than 0 waits before it tells its error under mpirun: if rank 0 has the
+-- same one, the job ends first and the error is told once.
+local COURTESY = 0.5
+
+local Job = {}
+Job.__index = Job
+
+function Job:print(text)
+  if self.rank == 0 then
+    io.stdout:write(text, '\n')
+  end
+end
+
+function Job:progress(total, label)
+  return progress.open(total, label, self.rank ~= 0)
+end
+
+--- Hash of this host's name.
+local function host_hash()
+  local file = io.open '/proc/sys/kernel/hostname'
+  local name = file and file:read '*l' or ''
+  if file then file:close() end
+  local hash = 0
+  for i = 1, #name do
+    hash = (hash * 257 + name:byte(i)) % 2 ^ 45
+  end
+  return hash
+end
+
+--- Nodes by host: node_of[ranks] and how many nodes. Collective.
+local function nodes_by_host(world, ranks)
+  local mine, all = ffi.new('int64_t[1]', host_hash()), ffi.new('int64_t[?]', ranks)
+  local counts = ffi.new('int64_t[?]', ranks)
+  for r = 0, ranks - 1 do counts[r] = 1 end
+  lib.check(lib.C.neap_comm_all_gather(world.ptr, mine, all, counts, lib.C.NEAP_I64))
+  local node_of, node, seen = ffi.new('int32_t[?]', ranks), 0, { [tonumber(all[0])] = true }
+  for r = 1, ranks - 1 do
+    if all[r] ~= all[r - 1] then
+      if seen[tonumber(all[r])] then
+        failure.usage('rank %d is on the host of an earlier node: ranks of a host must follow each '
+          .. 'other (mpirun --map-by slot)', r)
+      end
+      seen[tonumber(all[r])] = true
+      node = node + 1
+    end
+    node_of[r] = node
+  end
+  return node_of, node + 1
+end
+
+local function nodes_by_size(size, ranks)
+  local node_of = ffi.new('int32_t[?]', ranks)
+  for r = 0, ranks - 1 do node_of[r] = math.floor(r / size) end
+  return node_of
+end
+
+local function largest_node(node_of, ranks)
+  local count, largest = {}, 0
+  for r = 0, ranks - 1 do
+    local node = node_of[r]
+    count[node] = (count[node] or 0) + 1
+    largest = math.max(largest, count[node])
+  end
+  return largest
+end
+
+--- The nodes: --node-size, else the hosts where there are several, else the recipe's node size, else
+-- one node.
+local function find_nodes(world, ranks, asked, default)
+  if not asked then
+    local node_of, nodes = nodes_by_host(world, ranks)
+    if nodes > 1 then return node_of end
+  end
+  return nodes_by_size(asked or default or ranks, ranks)
+end
+
+local function run(rank, ranks, world, order)
+  local script = recipe.load(order.recipe)
+  local channel = world and comm.open_local(world, rank) or comm.open_mpi()
+  local node_of = find_nodes(channel, ranks, order.node_size, script.node_size)
+  script:run(setmetatable({
+    comm = channel, rank = rank, ranks = ranks,
+    node_of = node_of, node_size = largest_node(node_of, ranks),
+    params = params.values(script.params, order.params),
+    device = order.device, strict = order.strict, in_process = order.in_process, json = order.json,
+  }, Job))
+  channel:close()
+end
+
+local function fail(rank, world, err)
+  if not world and rank > 0 then
+    launcher.sleep(COURTESY)
+  end
+  if launcher.first_failure() then
+    failure.tell(err, ('rank %d: '):format(rank))
+  end
+  local status = failure.status(err)
+  if not world then launcher.leave(status) end
+  lib.C.neap_world_abort(world, ('rank %d failed'):format(rank))
+  return status
+end
+
+local function main(rank, ranks, world, text)
+  world = world and ffi.cast('neap_world *', world)
+  local ok, err = xpcall(run, failure.handler, rank, ranks, world, json.decode(text))
+  return ok and 0 or fail(rank, world, err)
+end
+
+return main(...)

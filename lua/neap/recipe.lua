@@ -1,0 +1,71 @@
+--- Recipes: Lua modules that say what the ranks do.
+--
+--   local recipe = require 'neap.recipe'
+--   return recipe.define {
+--     name = 'hello', doc = 'Greets.', ranks = 8, node_size = 4,
+--     params = { times = { default = 3, doc = 'how often' } },
+--     run = function(self, job)
+--       for _ = 1, job.params.times do job:print('hello from rank ' .. job.rank) end
+--     end,
+--   }
+--
+-- Every rank loads the recipe and calls run; job is described in rank.lua.
+
+local lib = require 'neap.lib'
+local failure = require 'neap.failure'
+local params = require 'neap.params'
+
+local recipe = {}
+
+local Recipe = {}
+Recipe.__index = Recipe
+
+local FIELDS = {
+  name = 'string', doc = 'string', ranks = 'number', node_size = 'number', params = 'table',
+  run = 'function',
+}
+
+--- Makes a recipe of its definition. Default: 1 rank; node_size nil means that all ranks of a host
+-- are one node. Raises an error for an unknown field or a wrong type.
+function recipe.define(definition)
+  for _, field in ipairs(lib.sorted_keys(definition)) do
+    if not FIELDS[field] then
+      error(("recipe: unknown field '%s'%s"):format(field,
+        lib.hint(field, lib.sorted_keys(FIELDS))), 2)
+    end
+    if type(definition[field]) ~= FIELDS[field] then
+      error(('recipe: %s is a %s; it must be a %s'):format(field, type(definition[field]),
+        FIELDS[field]), 2)
+    end
+  end
+  if not definition.name or not definition.run then
+    error('recipe: needs at least name and run', 2)
+  end
+  definition.ranks = definition.ranks or 1
+  definition.params = definition.params or {}
+  params.check(definition.params, 'recipe ' .. definition.name, 2)
+  return setmetatable(definition, Recipe)
+end
+
+--- The recipe of a file; modules beside the file can be required.
+function recipe.load(path)
+  local chunk, why = loadfile(path)
+  if not chunk then
+    local file = io.open(path)
+    if not file then failure.usage('%s: no such recipe; usage: neap run RECIPE.lua --name=value …', path) end
+    file:close()
+    failure.plain('%s', why)
+  end
+  local folder = path:match '^(.*)/[^/]*$' or '.'
+  local pattern = folder .. '/?.lua;'
+  if package.path:sub(1, #pattern) ~= pattern then
+    package.path = pattern .. package.path
+  end
+  local loaded = chunk()
+  if getmetatable(loaded) ~= Recipe then
+    failure.usage('%s: is no recipe: it must return recipe.define{…}', path)
+  end
+  return loaded
+end
+
+return recipe
