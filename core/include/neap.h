@@ -394,4 +394,162 @@ NEAP_API int neap_exact_sum_squares(neap_comm *comm, const neap_tensor *x, int64
 /* Sum of all elements of all ranks' x (losses, for instance): the result on every rank. */
 NEAP_API int neap_exact_sum(neap_comm *comm, const neap_tensor *x, int64_t total, double *out);
 
+/* ---- shards: the parameters of one layer's experts, cut over the ranks (FSEP) ------------------
+ */
+
+/* Each expert is one array of parameters, which differ in size from expert to expert. Its master
+ * parameters, AdamW moments and gradient are cut over all ranks in contiguous ranges of
+ * ceil(size / ranks) elements, of which the last ones may be shorter or empty. The working
+ * parameters, which unshard sends, are cut in the same way over each shard group: a run of ranks,
+ * so that unshard stays within it. Refresh brings them up to date with the master.
+ * Source: LAER-MoE's fully sharded expert parallelism (arXiv 2602.11686); shard groups follow
+ * ZeRO++ (arXiv 2306.10209). */
+typedef struct neap_shards neap_shards;
+/* An unshard, reduce or refresh under way. */
+typedef struct neap_transfer neap_transfer;
+
+/* Shard groups besides "so many consecutive ranks, the last group perhaps fewer". */
+enum { NEAP_GROUP_ALL = 0, NEAP_GROUP_NODE = -1 };
+typedef enum {
+  NEAP_SHARD_PARAMETER,
+  NEAP_SHARD_MOMENT1,
+  NEAP_SHARD_MOMENT2,
+  NEAP_SHARD_GRADIENT
+} neap_shard_part;
+
+/* Bytes that this rank has sent to other ranks, and of them to other nodes. */
+typedef struct {
+  int64_t unshard, unshard_inter;
+  int64_t reduce, reduce_inter;
+  int64_t refresh, refresh_inter;
+} neap_shard_traffic;
+
+/* Every rank passes the same, comm's own rank apart. Everything is zero at first.
+ * comm: of the topology's ranks; used in the order of calls, so that whatever should run beside it
+ * needs a communicator of its own; not closed before the last collective call.
+ * dtype: F32 or F64. exact: gradients to reduce are F64, added in double and rounded once.
+ * sizes[experts]: elements of each expert, >= 1. group: ranks of a shard group, or see above.
+ * Errors: ARGUMENT. */
+NEAP_API int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int exact,
+                              const int64_t *sizes, int32_t group, neap_shards **out);
+/* Local; waits for transfers under way. */
+NEAP_API void neap_shards_close(neap_shards *shards);
+/* Elements of the largest expert: what a slot takes in buffers. */
+NEAP_API int64_t neap_shards_slot_size(const neap_shards *shards);
+/* Elements of all experts together. */
+NEAP_API int64_t neap_shards_count(const neap_shards *shards);
+
+/* Elements first to first + count - 1 of an expert's master parameters become scale x
+ * normal(seed, stream, 0 to count - 1), whatever the number of ranks. Local; a refresh follows. */
+NEAP_API int neap_shards_normal(neap_shards *shards, int32_t expert, int64_t first, int64_t count,
+                                uint64_t seed, uint64_t stream, double scale);
+/* value: the whole expert, (size) of dtype. set is local, each rank taking its range; a refresh
+ * follows a set of parameters. get is collective and gives every rank the whole. */
+NEAP_API int neap_shards_set(neap_shards *shards, int part, int32_t expert,
+                             const neap_tensor *value);
+NEAP_API int neap_shards_get(neap_shards *shards, int part, int32_t expert, neap_tensor *value);
+
+/* Brings the experts of the layout to their slots. buffer: (slots of this rank, slot size) of
+ * dtype; row i becomes the parameters of slot i's expert, elements past its size stay. Of an
+ * expert that a rank holds twice one copy travels. Collective. */
+NEAP_API int neap_shards_unshard_start(neap_shards *shards, const neap_layout *layout,
+                                       neap_tensor *buffer, neap_transfer **out);
+/* The way back of gradients: every owner adds what the replicas of an expert hold for its range,
+ * in the order of slots, and puts the sum into its gradient, or with accumulate adds it to that.
+ * gradients: as buffer of unshard, but F64 if exact. slot_tokens[S]: the same on all ranks; slots
+ * without tokens are left out, and their rows may hold anything. Collective. */
+NEAP_API int neap_shards_reduce_start(neap_shards *shards, const neap_layout *layout,
+                                      const neap_tensor *gradients, const int64_t *slot_tokens,
+                                      int accumulate, neap_transfer **out);
+/* Makes the working parameters those of the master; nothing moves where the shard group is all
+ * ranks. Collective. */
+NEAP_API int neap_shards_refresh_start(neap_shards *shards, neap_transfer **out);
+/* Blocks until the transfer is done, and frees it. */
+NEAP_API int neap_transfer_wait(neap_transfer *transfer);
+
+/* Local parts of the gradient's norm over all ranks and layers: the sum of squares in double, in a
+ * fixed order that depends on the number of ranks; or, exactly, the largest |g|, and with the
+ * largest of all ranks as max and total elements overall (below 2^40) what is added to the two
+ * numbers of sum, which may be added up over ranks in any order (see exact sums in kernels.h). */
+NEAP_API int neap_shards_square_sum(neap_shards *shards, double *sum);
+NEAP_API int neap_shards_gradient_max(neap_shards *shards, double *max);
+NEAP_API int neap_shards_exact_square_sum(neap_shards *shards, double max, int64_t total,
+                                          double *sum);
+/* One step of AdamW on this rank's master shards. Local; a refresh follows. */
+NEAP_API int neap_shards_adamw(neap_shards *shards, const neap_adamw *settings);
+NEAP_API int neap_shards_traffic(const neap_shards *shards, neap_shard_traffic *out);
+
+/* ---- moe: one Mixture-of-Experts layer over the ranks ------------------------------------------
+ */
+
+/* y = sum over a token's K experts of weight x W2 (silu(x W1 gate) * (x W1 up)). Parameters of
+ * expert e with F = ffn[e]: W1 (H, 2F), gate columns first, then up; W2 (F, H); in one array.
+ * The phases of a step, each collective, so that a recipe can start transfers between them:
+ *   route, [split], dispatch, forward, backward_dispatch, backward
+ * A training step calls all, an evaluation stops after forward. T, the tokens of this rank, may be
+ * 0 and differ from rank to rank. What a token's outputs and input gradients are does not depend on
+ * where it is computed, to the bit. */
+typedef struct neap_moe neap_moe;
+
+typedef struct {
+  int64_t hidden;      /* H */
+  int32_t top_k;       /* K, 1 to the number of experts */
+  int32_t dtype;       /* F32 or F64 */
+  int32_t renormalise; /* the weights of a token's K experts add up to 1 */
+  int32_t exact;       /* weight gradients do not depend on layout, split or number of ranks */
+  int32_t chunks;      /* exchanges that tokens travel in, so that some are computed meanwhile; 1 */
+  double aux_loss;     /* coefficient of the load-balance loss; 0: none */
+} neap_moe_options;
+
+/* What this rank has spent since the layer was opened. */
+typedef struct {
+  double route;       /* seconds in router, permutation and combine */
+  double experts;     /* seconds in the experts' products */
+  double waited;      /* seconds spent waiting for counts or tokens: exposed communication */
+  double flops;       /* operations of the experts' products */
+  int64_t rows;       /* tokens computed here, forward */
+  int64_t sent;       /* bytes of tokens sent to other ranks, both ways, forward and backward */
+  int64_t sent_inter; /* of them, to other nodes */
+} neap_moe_costs;
+
+/* ffn[experts]: F of each expert, >= 1. comm: as for neap_shards_open, but not the same one.
+ * Errors: ARGUMENT. */
+NEAP_API int neap_moe_open(neap_comm *comm, neap_topology *topology,
+                           const neap_moe_options *options, const int64_t *ffn, neap_moe **out);
+/* Local; waits for an exchange under way. */
+NEAP_API void neap_moe_close(neap_moe *moe);
+
+/* Chooses experts: softmax of x (T, H) times router (H, E), the K most probable, of equal ones the
+ * lower id. Gathers the counts of all ranks. Errors: ARGUMENT, on all ranks, if a rank's logits are
+ * not finite: names rank and token. */
+NEAP_API int neap_moe_route(neap_moe *moe, const neap_tensor *x, const neap_tensor *router);
+/* load[N][E]: tokens of every rank to every expert, since the last route. Owned by the layer. */
+NEAP_API const int64_t *neap_moe_load(const neap_moe *moe);
+/* ids[T][K]: the experts of this rank's tokens, most probable first. Owned by the layer. */
+NEAP_API const int32_t *neap_moe_choices(const neap_moe *moe);
+/* coefficient * E * sum over e of f_e P_e, with f_e the share of e in the choices of all tokens of
+ * all ranks and P_e its mean probability: the coefficient itself where both are uniform (Fedus et
+ * al. 2021). Its gradient, with f constant, is part of backward. */
+NEAP_API double neap_moe_aux_loss(const neap_moe *moe);
+/* Starts to send each token to the slots that the split says: of a rank's tokens for an expert, in
+ * their order, the first go to the expert's first slot and so on. The split must be of the layout
+ * and of the load. Errors: SPLIT, if it does not place this rank's tokens. */
+NEAP_API int neap_moe_dispatch(neap_moe *moe, const neap_tensor *x, const neap_layout *layout,
+                               const neap_split *split);
+/* slot_tokens[S], since the last dispatch. Owned by the layer. */
+NEAP_API const int64_t *neap_moe_slot_tokens(const neap_moe *moe);
+/* weights: (slots of this rank, largest expert), as neap_shards_unshard_start leaves it.
+ * y: (T, H). */
+NEAP_API int neap_moe_forward(neap_moe *moe, const neap_tensor *weights, neap_tensor *y);
+/* dy: (T, H). Starts to send what the experts' backward needs. */
+NEAP_API int neap_moe_backward_dispatch(neap_moe *moe, const neap_tensor *dy);
+/* x, router: as in route; weights: as in forward. gradients: as weights, F64 if exact; a slot with
+ * tokens gets its expert's gradient from them, one without is left alone. dx: (T, H), written.
+ * drouter: (H, E), F64 if exact; this rank's part is added. Exact parts may be added up over ranks
+ * in any order in double; each product is accurate to about (53 - log2 of all tokens) / 2 bits. */
+NEAP_API int neap_moe_backward(neap_moe *moe, const neap_tensor *x, const neap_tensor *router,
+                               const neap_tensor *weights, neap_tensor *gradients, neap_tensor *dx,
+                               neap_tensor *drouter);
+NEAP_API int neap_moe_cost(const neap_moe *moe, neap_moe_costs *out);
+
 #endif
