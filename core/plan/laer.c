@@ -1,0 +1,127 @@
+/* LAER-MoE's planner (arXiv 2602.11686): replicas by a heap, or the same number each; heaviest
+ * first to the node with the fewest of the expert, there to the least loaded rank; the cheaper of
+ * the two by predicted time wins. For any number of ranks and any nodes. */
+#include "place.h"
+#include "price.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { NO_EVEN, NO_PQ, DOUBLES, TOKEN_BYTES, NEAR_GBS, FAR_GBS, TOKEN_US, RECOMPUTE };
+
+typedef struct {
+  void *place;
+  neapi_price *price;
+  int32_t *candidate; /* [slots] */
+} scratch;
+
+static void close_scratch(void *memory)
+{
+  scratch *s = memory;
+  if (!s)
+    return;
+  neapi_place_close(s->place);
+  neapi_price_close(s->price);
+  free(s->candidate);
+  free(s);
+}
+
+static int open_scratch(const neap_topology *t, void **out)
+{
+  scratch *s = neapi_alloc_zero(sizeof *s, "planner laer");
+  if (!s)
+    return NEAP_MEMORY;
+  s->candidate = neapi_alloc(t->slots * 4ll, "planner laer");
+  int status = s->candidate ? neapi_place_open(t, &s->place) : NEAP_MEMORY;
+  if (!status)
+    status = neapi_price_open(t, &s->price);
+  if (status) {
+    close_scratch(s);
+    return status;
+  }
+  *out = s;
+  return NEAP_OK;
+}
+
+/* Places count[] replicas of every expert, heaviest first. */
+static void relocate(neapi_place *p, bool doubles, int32_t *expert_of)
+{
+  const neap_topology *t = p->topology;
+  neapi_place_sort(p, NULL, t->experts);
+  neapi_place_begin(p, expert_of);
+  neapi_place_areas(p, t->first_rank, t->nodes);
+  for (int32_t i = 0; i < t->experts; i++) {
+    int32_t e = p->order[i];
+    neapi_place_spread(p, e, p->count[e], p->work[e] / p->count[e], doubles);
+  }
+  neapi_place_fill(p);
+}
+
+/* Replicas by priority queue: one a node to begin with, if that fits. */
+static void by_load(neapi_place *p, bool doubles)
+{
+  const neap_topology *t = p->topology;
+  int32_t start = (int64_t)t->experts * t->nodes <= t->slots ? t->nodes : 1;
+  neapi_place_replicate(p, NULL, t->experts, t->slots, start, t->nodes,
+                        doubles ? t->slots : t->ranks);
+}
+
+/* The same number of replicas for every expert. */
+static void alike(neapi_place *p)
+{
+  const neap_topology *t = p->topology;
+  for (int32_t e = 0; e < t->experts; e++)
+    p->count[e] = t->slots / t->experts;
+}
+
+/* Predicted time in microseconds: four token exchanges, summed over ranks, and the compute of the
+ * slowest rank, forward and backward. */
+static double time_of(const neapi_plan_input *in, neapi_price *price, const int32_t *expert_of)
+{
+  const double *v = in->parameter;
+  neapi_cost c = neapi_price_layout(price, expert_of);
+  double exchange =
+      v[TOKEN_BYTES] * 1e-3 * (c.near_tokens / v[NEAR_GBS] + c.far_tokens / v[FAR_GBS]);
+  return 4 * exchange + (3 + v[RECOMPUTE]) * v[TOKEN_US] * c.max_work;
+}
+
+static int plan(const neapi_plan_input *in, int32_t *expert_of)
+{
+  const neap_topology *t = in->topology;
+  scratch *s = in->scratch;
+  bool doubles = in->parameter[DOUBLES] != 0, divides = t->slots % t->experts == 0;
+  bool even = divides && (!in->parameter[NO_EVEN] || in->parameter[NO_PQ]);
+  bool queue = !even || !in->parameter[NO_PQ];
+  neapi_place_weigh(s->place, in->load);
+  if (queue) {
+    by_load(s->place, doubles);
+    relocate(s->place, doubles, expert_of);
+  }
+  if (even) {
+    alike(s->place);
+    relocate(s->place, doubles, queue ? s->candidate : expert_of);
+  }
+  if (!queue || !even)
+    return NEAP_OK;
+  neapi_price_load(s->price, in->load);
+  if (time_of(in, s->price, s->candidate) < time_of(in, s->price, expert_of))
+    memcpy(expert_of, s->candidate, t->slots * 4ul);
+  return NEAP_OK;
+}
+
+const neapi_planner_kind neapi_plan_laer = {
+    .name = "laer",
+    .parameters =
+        {
+            {"no_even", "1: leave out the candidate with the same replicas for all", 0, 0, 1},
+            {"no_pq", "1: leave out the candidate with replicas by load", 0, 0, 1},
+            {"doubles", "1: a rank may get an expert twice, as in the published code", 1, 0, 1},
+            {"token_bytes", "bytes of a token", 8192, 1, 1e9},
+            {"near_gbs", "GB/s between ranks of a node", 216.27, 1e-6, 1e9},
+            {"far_gbs", "GB/s between nodes", 88.95, 1e-6, 1e9},
+            {"token_us", "microseconds of a token's expert forward", 1.63809, 1e-9, 1e9},
+            {"recompute", "1: the forward is computed again in backward", 1, 0, 1},
+        },
+    .open = open_scratch,
+    .close = close_scratch,
+    .plan = plan};
