@@ -1,0 +1,124 @@
+--- Operations over tensors, as neap.h describes them: they check shapes, write to their outputs and
+-- block. Outputs come last.
+
+local lib = require 'neap.lib'
+
+local ffi, C, check = lib.ffi, lib.C, lib.check
+
+local ops = {}
+
+local function pointer(t)
+  return t and t.ptr
+end
+
+local function flag(value)
+  return value and 1 or 0
+end
+
+--- y = x w.
+function ops.linear(x, w, y)
+  check(C.neap_op_linear(x.ptr, w.ptr, y.ptr), 2)
+  return y
+end
+
+--- dx = dy w^T; with accumulate it is added.
+function ops.linear_input_grad(dy, w, dx, accumulate)
+  check(C.neap_op_linear_input_grad(dy.ptr, w.ptr, dx.ptr, flag(accumulate)), 2)
+  return dx
+end
+
+--- dw = x^T dy; with accumulate it is added.
+function ops.linear_weight_grad(x, dy, dw, accumulate)
+  check(C.neap_op_linear_weight_grad(x.ptr, dy.ptr, dw.ptr, flag(accumulate)), 2)
+  return dw
+end
+
+--- y[t] = table[ids[t]].
+function ops.embedding(ids, table, y)
+  check(C.neap_op_embedding(ids.ptr, table.ptr, y.ptr), 2)
+  return y
+end
+
+--- Adds dy[t] to dtable[ids[t]].
+function ops.embedding_grad(ids, dy, dtable)
+  check(C.neap_op_embedding_grad(ids.ptr, dy.ptr, dtable.ptr), 2)
+  return dtable
+end
+
+function ops.rmsnorm(x, gain, eps, y, rstd)
+  check(C.neap_op_rmsnorm(x.ptr, gain.ptr, eps, y.ptr, rstd.ptr), 2)
+  return y
+end
+
+--- Writes dx; adds to dgain, which may be nil.
+function ops.rmsnorm_grad(x, gain, rstd, dy, dx, dgain)
+  check(C.neap_op_rmsnorm_grad(x.ptr, gain.ptr, rstd.ptr, dy.ptr, dx.ptr, pointer(dgain)), 2)
+  return dx
+end
+
+--- What the gradient of gain sums over tokens.
+function ops.rmsnorm_gain_terms(x, rstd, dy, terms)
+  check(C.neap_op_rmsnorm_gain_terms(x.ptr, rstd.ptr, dy.ptr, terms.ptr), 2)
+  return terms
+end
+
+function ops.rotary_table(base, table)
+  check(C.neap_op_rotary_table(base, table.ptr), 2)
+  return table
+end
+
+--- Turns the first heads of each row in place; inverse turns back.
+function ops.rotary(x, heads, table, inverse)
+  check(C.neap_op_rotary(x.ptr, heads, table.ptr, flag(inverse)), 2)
+  return x
+end
+
+--- Causal attention within sequences; qkv: queries, keys and values side by side.
+function ops.attention(qkv, heads, kv_heads, sequence, y, lse)
+  check(C.neap_op_attention(qkv.ptr, heads, kv_heads, sequence, y.ptr, lse.ptr), 2)
+  return y
+end
+
+function ops.attention_grad(qkv, y, lse, dy, heads, kv_heads, sequence, dqkv)
+  check(C.neap_op_attention_grad(qkv.ptr, y.ptr, lse.ptr, dy.ptr, heads, kv_heads, sequence,
+    dqkv.ptr), 2)
+  return dqkv
+end
+
+--- Loss of each token, and factor x its gradient; either may be nil, dlogits may be logits.
+function ops.cross_entropy(logits, target, factor, loss, dlogits)
+  check(C.neap_op_cross_entropy(logits.ptr, target.ptr, factor, pointer(loss), pointer(dlogits)), 2)
+end
+
+--- y = a + b; y may be a or b.
+function ops.add(a, b, y)
+  check(C.neap_op_add(a.ptr, b.ptr, y.ptr), 2)
+  return y
+end
+
+--- y = factor x; y may be x.
+function ops.scale(factor, x, y)
+  check(C.neap_op_scale(factor, x.ptr, y.ptr), 2)
+  return y
+end
+
+--- y += factor x.
+function ops.axpy(factor, x, y)
+  check(C.neap_op_axpy(factor, x.ptr, y.ptr), 2)
+  return y
+end
+
+local result = ffi.new 'double[1]'
+
+--- Sum of squares, in double.
+function ops.sum_squares(x)
+  check(C.neap_op_sum_squares(x.ptr, result), 2)
+  return result[0]
+end
+
+--- One step of AdamW; settings: a neap_adamw.
+function ops.adamw(settings, grad, param, m, v)
+  check(C.neap_op_adamw(settings, grad.ptr, param.ptr, m.ptr, v.ptr), 2)
+end
+
+return ops
