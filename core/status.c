@@ -65,8 +65,10 @@ void neapi_fail_prefix(const char *format, ...)
   va_start(args, format);
   int used = vsnprintf(message, sizeof message, format, args);
   va_end(args);
-  if (used >= 0 && used < MESSAGE_BYTES)
-    snprintf(message + used, sizeof message - (size_t)used, ": %s", old);
+  if (used < 0 || used > MESSAGE_BYTES - 3)
+    return;
+  memcpy(message + used, ": ", 3);
+  strncat(message, old, sizeof message - (size_t)used - 3);
 }
 
 void *neapi_alloc(int64_t bytes, const char *what)
