@@ -1,0 +1,227 @@
+/* The collectives, on grouped messages: the same for every transport, and so the same bits. */
+#include "comm.h"
+
+#include <string.h>
+
+enum {
+  SMALL_REDUCE = 8192,    /* bytes up to which all ranks send all to all and add for themselves */
+  SMALL_BROADCAST = 65536 /* bytes up to which the root sends all to all */
+};
+
+static int exchange(neap_comm *comm, const neapi_call *call, const neap_message *send,
+                    int64_t sends, const neap_message *recv, int64_t recvs)
+{
+  int64_t bytes = 0;
+  for (int64_t i = 0; i < sends; i++)
+    bytes += send[i].bytes;
+  __atomic_add_fetch(&comm->bytes_sent, bytes, __ATOMIC_RELAXED);
+  return comm->transport->exchange(comm->link, call, send, sends, recv, recvs);
+}
+
+/* Scratch memory of at least so many bytes, kept for later operations; NULL: reported. */
+static void *scratch(neap_comm *comm, int64_t bytes)
+{
+  if (bytes > comm->scratch_bytes || !comm->scratch) {
+    comm->transport->memory->release(comm->scratch);
+    comm->scratch_bytes = 0;
+    comm->scratch = comm->transport->memory->allocate(bytes, "comm: scratch");
+    if (comm->scratch)
+      comm->scratch_bytes = bytes;
+  }
+  return comm->scratch;
+}
+
+/* Start of chunk i when count is cut into parts chunks that differ by at most one. */
+static int64_t chunk(int64_t count, int32_t parts, int32_t i)
+{
+  int64_t more = count % parts;
+  return count / parts * i + (i < more ? i : more);
+}
+
+/* What the list-based operations do: all_gather, all_to_all, exchange. */
+static int run_messages(neap_request *request)
+{
+  neap_comm *comm = request->comm;
+  for (int64_t i = 0; i < request->own_sends; i++)
+    comm->transport->memory->copy(request->own_recv[i].data, request->own_send[i].data,
+                                  request->own_send[i].bytes);
+  return exchange(comm, &request->call, request->send, request->sends, request->recv,
+                  request->recvs);
+}
+
+/* Every rank but except sends its chunk of data[bytes] to all, which puts the whole together. */
+static int gather_chunks(neap_comm *comm, const neapi_call *call, char *data, int64_t count,
+                         int64_t size, int32_t except)
+{
+  int64_t sends = 0, recvs = 0;
+  int64_t begin = chunk(count, comm->size, comm->rank);
+  int64_t end = chunk(count, comm->size, comm->rank + 1);
+  for (int32_t r = 0; r < comm->size; r++) {
+    if (r == comm->rank)
+      continue;
+    int64_t from = chunk(count, comm->size, r), to = chunk(count, comm->size, r + 1);
+    if (end > begin && r != except)
+      comm->send[sends++] = (neap_message){data + begin * size, (end - begin) * size, r};
+    if (to > from && comm->rank != except)
+      comm->recv[recvs++] = (neap_message){data + from * size, (to - from) * size, r};
+  }
+  return exchange(comm, call, comm->send, sends, comm->recv, recvs);
+}
+
+/* The root sends every rank a piece: all of data, or only the rank's chunk of it. */
+static int send_from_root(neap_comm *comm, const neapi_call *call, char *data, int64_t bytes,
+                          bool chunks)
+{
+  int32_t root = call->detail;
+  int64_t sends = 0, recvs = 0;
+  for (int32_t r = 0; r < comm->size; r++) {
+    int64_t from = chunks ? chunk(bytes, comm->size, r) : 0;
+    int64_t to = chunks ? chunk(bytes, comm->size, r + 1) : bytes;
+    if (comm->rank == root && r != root)
+      comm->send[sends++] = (neap_message){data + from, to - from, r};
+    if (comm->rank == r && r != root)
+      comm->recv[recvs++] = (neap_message){data + from, to - from, root};
+  }
+  return exchange(comm, call, comm->send, sends, comm->recv, recvs);
+}
+
+/* Large data: scatter, then all-gather, so that the root's sending is shared by all (van de Geijn;
+ * Thakur, Rabenseifner & Gropp 2005, section 4.3). */
+static int run_broadcast(neap_request *request)
+{
+  neap_comm *comm = request->comm;
+  int64_t bytes = request->call.bytes;
+  bool chunks = bytes > SMALL_BROADCAST && comm->size > 2;
+  int status = send_from_root(comm, &request->call, request->data, bytes, chunks);
+  if (!status && chunks)
+    status = gather_chunks(comm, &request->call, request->data, bytes, 1, request->call.detail);
+  return status;
+}
+
+/* Every rank r gets everybody's elements [from, to) of its chunk, then folds them in rank order.
+ * first[r] and first[r + 1] bound chunk r when counts is given, else chunks are even. */
+static int reduce_chunks(neap_request *request, const char *input, char *output, int64_t size)
+{
+  neap_comm *comm = request->comm;
+  int64_t mine = 0, mine_from = 0, from = 0, sends = 0, recvs = 0;
+  for (int32_t r = 0; r < comm->size; r++) {
+    int64_t count = request->counts ? request->counts[r]
+                                    : chunk(request->count, comm->size, r + 1) -
+                                          chunk(request->count, comm->size, r);
+    if (r == comm->rank) {
+      mine = count;
+      mine_from = from;
+    } else if (count)
+      comm->send[sends++] = (neap_message){(char *)input + from * size, count * size, r};
+    from += count;
+  }
+  char *parts = scratch(comm, comm->size * mine * size);
+  if (!parts)
+    return NEAP_MEMORY;
+  for (int32_t r = 0; r < comm->size; r++) {
+    comm->sources[r] = r == comm->rank ? input + mine_from * size : parts + r * mine * size;
+    if (mine && r != comm->rank)
+      comm->recv[recvs++] = (neap_message){(void *)comm->sources[r], mine * size, r};
+  }
+  int status = exchange(comm, &request->call, comm->send, sends, comm->recv, recvs);
+  if (!status)
+    comm->transport->memory->fold(output ? output : (char *)input + mine_from * size, comm->sources,
+                                  comm->size, mine, request->call.dtype, request->call.detail);
+  return status;
+}
+
+static int run_reduce_scatter(neap_request *request)
+{
+  return reduce_chunks(request, request->input, request->data,
+                       neap_dtype_size(request->call.dtype));
+}
+
+/* Everybody gets everything and folds it: one exchange instead of two. */
+static int reduce_small(neap_request *request, int64_t bytes)
+{
+  neap_comm *comm = request->comm;
+  char *parts = scratch(comm, comm->size * bytes);
+  if (!parts)
+    return NEAP_MEMORY;
+  int64_t messages = 0;
+  for (int32_t r = 0; r < comm->size; r++) {
+    comm->sources[r] = r == comm->rank ? request->data : parts + r * bytes;
+    if (r == comm->rank || !bytes)
+      continue;
+    comm->send[messages] = (neap_message){request->data, bytes, r};
+    comm->recv[messages++] = (neap_message){parts + r * bytes, bytes, r};
+  }
+  int status = exchange(comm, &request->call, comm->send, messages, comm->recv, messages);
+  if (!status)
+    comm->transport->memory->fold(request->data, comm->sources, comm->size, request->count,
+                                  request->call.dtype, request->call.detail);
+  return status;
+}
+
+/* Large data: reduce-scatter, then all-gather (Thakur, Rabenseifner & Gropp 2005, section 4.5). */
+static int run_all_reduce(neap_request *request)
+{
+  int64_t bytes = request->call.bytes, size = neap_dtype_size(request->call.dtype);
+  if (bytes <= SMALL_REDUCE)
+    return reduce_small(request, bytes);
+  int status = reduce_chunks(request, request->data, NULL, size);
+  if (!status)
+    status = gather_chunks(request->comm, &request->call, request->data, request->count, size, -1);
+  return status;
+}
+
+/* colours[size]: what every rank passes as its colour. */
+static int gather_colours(neap_request *request, int32_t *colours)
+{
+  neap_comm *comm = request->comm;
+  int32_t colour = (int32_t)request->count;
+  char *all = scratch(comm, comm->size * 4ll);
+  if (!all)
+    return NEAP_MEMORY;
+  comm->transport->memory->copy(all + comm->rank * 4ll, &colour, 4);
+  int status = gather_chunks(comm, &request->call, all, comm->size, 4, -1);
+  if (!status)
+    comm->transport->memory->copy(colours, all, comm->size * 4ll);
+  return status;
+}
+
+/* The colours tell who belongs together; the transport links them. */
+static int run_split(neap_request *request)
+{
+  neap_comm *comm = request->comm;
+  int32_t *colours = (int32_t *)request->counts, *members = colours + comm->size;
+  int status = gather_colours(request, colours);
+  if (status)
+    return status;
+  int32_t size = 0;
+  for (int32_t r = 0; r < comm->size; r++)
+    if (colours[r] == colours[comm->rank]) {
+      if (r == comm->rank)
+        request->new_rank = size;
+      members[size++] = r;
+    }
+  request->new_size = size;
+  return comm->transport->split(comm->link, &request->call, members, request->new_rank, size,
+                                request->data);
+}
+
+int neapi_collective_run(neap_request *request)
+{
+  neap_comm *comm = request->comm;
+  request->call.number = comm->operations++;
+  switch (request->call.kind) {
+  case NEAPI_BARRIER:
+    return comm->transport->barrier(comm->link, &request->call);
+  case NEAPI_BROADCAST:
+    return run_broadcast(request);
+  case NEAPI_ALL_REDUCE:
+    return run_all_reduce(request);
+  case NEAPI_REDUCE_SCATTER:
+    return run_reduce_scatter(request);
+  case NEAPI_SPLIT:
+  case NEAPI_DUPLICATE:
+    return run_split(request);
+  default:
+    return run_messages(request);
+  }
+}

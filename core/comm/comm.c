@@ -1,0 +1,287 @@
+/*
+ * Communicators and requests: operations queue up and run one after the other, either in the thread
+ * that waits for them or in the communicator's progress thread, which exists from the first
+ * asynchronous operation on.
+ */
+#include "comm.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- requests ------------------------------------------------------------------------------ */
+
+neap_request *neapi_request_open(neap_comm *comm, const neapi_call *call, int64_t sends,
+                                 int64_t recvs, bool counted)
+{
+  int64_t room = sends + recvs, each = (int64_t)sizeof(neap_message);
+  int64_t counts = counted ? comm->size * 8ll : 0;
+  neap_request *request =
+      neapi_alloc((int64_t)sizeof *request + 2 * room * each + counts, "comm: request");
+  if (!request)
+    return NULL;
+  memset(request, 0, sizeof *request);
+  request->comm = comm;
+  request->call = *call;
+  request->send = (neap_message *)(request + 1);
+  request->recv = request->send + sends;
+  request->own_send = request->recv + recvs;
+  request->own_recv = request->own_send + sends;
+  request->counts = counted ? (int64_t *)(request->own_recv + recvs) : NULL;
+  __atomic_add_fetch(&comm->references, 1, __ATOMIC_RELAXED);
+  return request;
+}
+
+static void release(neap_comm *comm)
+{
+  if (__atomic_sub_fetch(&comm->references, 1, __ATOMIC_ACQ_REL))
+    return;
+  pthread_mutex_destroy(&comm->lock);
+  pthread_cond_destroy(&comm->work);
+  pthread_cond_destroy(&comm->changed);
+  free(comm->send);
+  free(comm->recv);
+  free(comm->sources);
+  free(comm);
+}
+
+void neapi_request_free(neap_request *request)
+{
+  if (!request)
+    return;
+  release(request->comm);
+  free(request);
+}
+
+void neapi_request_send(neap_request *request, const void *data, int64_t bytes, int32_t peer)
+{
+  neap_message message = {(void *)data, bytes, peer};
+  if (peer == request->comm->rank)
+    request->own_send[request->own_sends++] = message;
+  else
+    request->send[request->sends++] = message;
+}
+
+void neapi_request_recv(neap_request *request, void *data, int64_t bytes, int32_t peer)
+{
+  neap_message message = {data, bytes, peer};
+  if (peer == request->comm->rank)
+    request->own_recv[request->own_recvs++] = message;
+  else
+    request->recv[request->recvs++] = message;
+}
+
+/* ---- the queue ------------------------------------------------------------------------------ */
+
+static void push(neap_comm *comm, neap_request *request)
+{
+  if (comm->head)
+    comm->tail->next = request;
+  else
+    comm->head = request;
+  comm->tail = request;
+}
+
+/* Runs the first operation of the queue. The lock is held before and after, not during. */
+static void run_head(neap_comm *comm)
+{
+  neap_request *request = comm->head;
+  comm->head = request->next;
+  comm->busy = true;
+  pthread_mutex_unlock(&comm->lock);
+  request->status = neapi_collective_run(request);
+  if (request->status)
+    snprintf(request->error, sizeof request->error, "%s", neap_error_message());
+  pthread_mutex_lock(&comm->lock);
+  comm->busy = false;
+  __atomic_store_n(&request->done, true, __ATOMIC_RELEASE);
+  pthread_cond_broadcast(&comm->changed);
+  if (comm->head && comm->threaded)
+    pthread_cond_signal(&comm->work);
+}
+
+static void *progress(void *argument)
+{
+  neap_comm *comm = argument;
+  pthread_mutex_lock(&comm->lock);
+  while (comm->head || !comm->closing)
+    if (comm->head && !comm->busy)
+      run_head(comm);
+    else
+      pthread_cond_wait(&comm->work, &comm->lock);
+  pthread_mutex_unlock(&comm->lock);
+  return NULL;
+}
+
+/* The progress thread takes no signals: they are the program's business. */
+static int start_thread(neap_comm *comm)
+{
+  if (comm->threaded)
+    return NEAP_OK;
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  int error = pthread_create(&comm->thread, NULL, progress, comm);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (error)
+    return neapi_fail(NEAP_SYSTEM, "comm: cannot start a progress thread: %s", strerror(error));
+  comm->threaded = true;
+  return NEAP_OK;
+}
+
+int neapi_request_submit(neap_request *request, neap_request **out)
+{
+  neap_comm *comm = request->comm;
+  pthread_mutex_lock(&comm->lock);
+  int status = out ? start_thread(comm) : NEAP_OK;
+  if (!status)
+    push(comm, request);
+  if (!status && out)
+    pthread_cond_signal(&comm->work);
+  pthread_mutex_unlock(&comm->lock);
+  if (status)
+    neapi_request_free(request);
+  else if (out)
+    *out = request;
+  return status || out ? status : neap_request_wait(request);
+}
+
+/* The waiting thread runs the operation itself if it is the next and nobody has begun it. */
+static void await(neap_request *request)
+{
+  neap_comm *comm = request->comm;
+  double begin = neap_clock();
+  pthread_mutex_lock(&comm->lock);
+  while (!request->done)
+    if (comm->head == request && !comm->busy)
+      run_head(comm);
+    else
+      pthread_cond_wait(&comm->changed, &comm->lock);
+  comm->seconds_waited += neap_clock() - begin;
+  pthread_mutex_unlock(&comm->lock);
+}
+
+int neap_request_wait(neap_request *request)
+{
+  if (!request)
+    return neapi_fail(NEAP_ARGUMENT, "request_wait: no request");
+  await(request);
+  int status = request->status;
+  if (status)
+    neapi_fail(status, "%s", request->error);
+  neapi_request_free(request);
+  return status;
+}
+
+int neap_request_done(const neap_request *request)
+{
+  return !request || __atomic_load_n(&request->done, __ATOMIC_ACQUIRE);
+}
+
+/* ---- communicators -------------------------------------------------------------------------- */
+
+int neapi_comm_open(const neapi_transport *transport, neapi_link *link, int32_t rank, int32_t size,
+                    neap_comm **out)
+{
+  neap_comm *comm = neapi_alloc_zero(sizeof *comm, "comm");
+  if (!comm) {
+    transport->close(link);
+    return NEAP_MEMORY;
+  }
+  comm->transport = transport;
+  comm->link = link;
+  comm->rank = rank;
+  comm->size = size;
+  comm->references = 1;
+  pthread_mutex_init(&comm->lock, NULL);
+  pthread_cond_init(&comm->work, NULL);
+  pthread_cond_init(&comm->changed, NULL);
+  comm->send = neapi_alloc(size * (int64_t)sizeof *comm->send, "comm: messages");
+  comm->recv = neapi_alloc(size * (int64_t)sizeof *comm->recv, "comm: messages");
+  comm->sources = neapi_alloc(size * (int64_t)sizeof *comm->sources, "comm: messages");
+  if (!comm->send || !comm->recv || !comm->sources) {
+    neap_comm_close(comm);
+    return NEAP_MEMORY;
+  }
+  *out = comm;
+  return NEAP_OK;
+}
+
+static int derive(neap_comm *comm, int32_t kind, int32_t colour, neap_comm **out)
+{
+  if (!comm)
+    return neapi_fail(NEAP_ARGUMENT, "comm_%s: no communicator", neapi_kind_name(kind));
+  neapi_call call = {kind, -1, 0, 0, 0};
+  neap_request *request = neapi_request_open(comm, &call, 0, 0, true);
+  if (!request)
+    return NEAP_MEMORY;
+  neapi_link *link = NULL;
+  request->data = &link;
+  request->count = colour;
+  pthread_mutex_lock(&comm->lock);
+  push(comm, request);
+  pthread_mutex_unlock(&comm->lock);
+  await(request);
+  int status = request->status;
+  if (status)
+    neapi_fail(status, "%s", request->error);
+  else
+    status = neapi_comm_open(comm->transport, link, request->new_rank, request->new_size, out);
+  neapi_request_free(request);
+  return status;
+}
+
+int neap_comm_duplicate(neap_comm *comm, neap_comm **out)
+{
+  return derive(comm, NEAPI_DUPLICATE, 0, out);
+}
+
+int neap_comm_split(neap_comm *comm, int32_t colour, neap_comm **out)
+{
+  return derive(comm, NEAPI_SPLIT, colour, out);
+}
+
+void neap_comm_close(neap_comm *comm)
+{
+  if (!comm)
+    return;
+  pthread_mutex_lock(&comm->lock);
+  comm->closing = true;
+  pthread_cond_signal(&comm->work);
+  pthread_mutex_unlock(&comm->lock);
+  if (comm->threaded)
+    pthread_join(comm->thread, NULL);
+  comm->transport->close(comm->link);
+  comm->transport->memory->release(comm->scratch);
+  release(comm);
+}
+
+int32_t neap_comm_rank(const neap_comm *comm)
+{
+  return comm->rank;
+}
+
+int32_t neap_comm_size(const neap_comm *comm)
+{
+  return comm->size;
+}
+
+const char *neap_comm_transport(const neap_comm *comm)
+{
+  return comm->transport->name;
+}
+
+int64_t neap_comm_bytes_sent(const neap_comm *comm)
+{
+  return __atomic_load_n(&comm->bytes_sent, __ATOMIC_RELAXED);
+}
+
+double neap_comm_seconds_waited(const neap_comm *comm)
+{
+  neap_comm *c = (neap_comm *)comm;
+  pthread_mutex_lock(&c->lock);
+  double seconds = c->seconds_waited;
+  pthread_mutex_unlock(&c->lock);
+  return seconds;
+}

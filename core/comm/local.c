@@ -1,0 +1,505 @@
+/*
+ * Transport between threads of one process. The ranks of a group meet exchange by exchange: each
+ * posts its messages at its station; when all ranks that it exchanges with have posted the same
+ * exchange, it copies what is for it straight from the senders' buffers, and it leaves once its own
+ * messages have been copied. A rank sleeps at most twice an exchange, and whoever posts second
+ * compares both ranks' calls and messages, so that ranks that disagree fail instead of hanging.
+ */
+#include "transport.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { HISTORY = 16, FAILURE_TEXT = 512 };
+
+/* Messages of one exchange, found by peer. */
+typedef struct {
+  const neap_message *messages;
+  int64_t *first; /* [size + 1] where a peer's messages start in order */
+  int64_t *order; /* message numbers, by peer */
+  int64_t room;   /* of order */
+} mailbag;
+
+/* Where a rank shows what it is doing. */
+typedef struct {
+  pthread_cond_t wake;
+  bool open;
+  bool gone;        /* it has closed its end */
+  bool active;      /* it is inside exchange `sequence` */
+  bool copying;     /* it reads senders' buffers */
+  int64_t sequence; /* exchanges begun */
+  int64_t missing;  /* ranks that it exchanges with and that have not posted yet */
+  int64_t uncopied; /* its messages that receivers have not copied yet; empty ones do not count */
+  mailbag send, recv;
+  neapi_call calls[HISTORY]; /* of exchange s at s % HISTORY */
+} station;
+
+/* The ranks of one communicator. */
+typedef struct group {
+  neap_world *world;
+  struct group *next; /* of the world's groups */
+  int32_t size;
+  int32_t members; /* ends that are still to be closed */
+  pthread_mutex_t lock;
+  bool failed;
+  int32_t copiers;
+  char failure[FAILURE_TEXT];
+  station stations[]; /* [size] */
+} group;
+
+struct neap_world {
+  pthread_mutex_t lock; /* taken before that of a group */
+  int32_t references;   /* the handle and the links */
+  bool aborted;
+  char reason[FAILURE_TEXT / 2];
+  group *groups;
+  group *root;
+};
+
+struct neapi_link {
+  group *group;
+  int32_t rank;
+  neap_message empty[]; /* [size - 1] one to every other rank */
+};
+
+/* ---- groups --------------------------------------------------------------------------------- */
+
+static void group_free(group *g)
+{
+  for (int32_t r = 0; r < g->size; r++) {
+    station *s = &g->stations[r];
+    pthread_cond_destroy(&s->wake);
+    free(s->send.first);
+    free(s->send.order);
+    free(s->recv.first);
+    free(s->recv.order);
+  }
+  pthread_mutex_destroy(&g->lock);
+  free(g);
+}
+
+/* The group fails: all its ranks wake up, and every later exchange reports the same. */
+static void group_fail(group *g, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void group_fail(group *g, const char *format, ...)
+{
+  if (g->failed)
+    return;
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(g->failure, sizeof g->failure, format, arguments);
+  va_end(arguments);
+  g->failed = true;
+  for (int32_t r = 0; r < g->size; r++)
+    pthread_cond_signal(&g->stations[r].wake);
+}
+
+/* A group of the world, which is locked. */
+static group *group_open(neap_world *world, int32_t size)
+{
+  group *g = neapi_alloc_zero((int64_t)sizeof *g + size * (int64_t)sizeof(station), "comm: ranks");
+  if (!g)
+    return NULL;
+  g->world = world;
+  g->size = g->members = size;
+  pthread_mutex_init(&g->lock, NULL);
+  bool whole = true;
+  for (int32_t r = 0; r < size; r++) {
+    station *s = &g->stations[r];
+    pthread_cond_init(&s->wake, NULL);
+    s->send.first = neapi_alloc(size * 8ll + 8, "comm: ranks");
+    s->recv.first = neapi_alloc(size * 8ll + 8, "comm: ranks");
+    whole = whole && s->send.first && s->recv.first;
+  }
+  if (!whole) {
+    group_free(g);
+    return NULL;
+  }
+  if (world->aborted)
+    group_fail(g, "comm: the run was ended: %s", world->reason);
+  g->next = world->groups;
+  world->groups = g;
+  return g;
+}
+
+/* ---- worlds --------------------------------------------------------------------------------- */
+
+int neap_world_open(int32_t ranks, neap_world **out)
+{
+  if (ranks < 1 || ranks > 4096)
+    return neapi_fail(NEAP_ARGUMENT, "world: %d ranks; allowed are 1 to 4096", ranks);
+  neap_world *world = neapi_alloc_zero(sizeof *world, "world");
+  if (!world)
+    return NEAP_MEMORY;
+  world->references = 1;
+  pthread_mutex_init(&world->lock, NULL);
+  world->root = group_open(world, ranks);
+  if (!world->root) {
+    neap_world_close(world);
+    return NEAP_MEMORY;
+  }
+  *out = world;
+  return NEAP_OK;
+}
+
+void neap_world_close(neap_world *world)
+{
+  if (!world || __atomic_sub_fetch(&world->references, 1, __ATOMIC_ACQ_REL))
+    return;
+  for (group *g = world->groups, *next; g; g = next) {
+    next = g->next;
+    group_free(g);
+  }
+  pthread_mutex_destroy(&world->lock);
+  free(world);
+}
+
+void neap_world_abort(neap_world *world, const char *why)
+{
+  if (!world)
+    return;
+  pthread_mutex_lock(&world->lock);
+  if (!world->aborted) {
+    world->aborted = true;
+    snprintf(world->reason, sizeof world->reason, "%s", why ? why : "no reason given");
+  }
+  for (group *g = world->groups; g; g = g->next) {
+    pthread_mutex_lock(&g->lock);
+    group_fail(g, "comm: the run was ended: %s", world->reason);
+    pthread_mutex_unlock(&g->lock);
+  }
+  pthread_mutex_unlock(&world->lock);
+}
+
+/* ---- meeting -------------------------------------------------------------------------------- */
+
+static int64_t held(const mailbag *bag, int32_t peer)
+{
+  return bag->first[peer + 1] - bag->first[peer];
+}
+
+static const neap_message *message(const mailbag *bag, int32_t peer, int64_t i)
+{
+  return &bag->messages[bag->order[bag->first[peer] + i]];
+}
+
+/* Sorts the messages by peer, keeping their order. */
+static int fill(mailbag *bag, int32_t size, const neap_message *messages, int64_t count)
+{
+  if (count > bag->room) {
+    free(bag->order);
+    bag->room = 0;
+    bag->order = neapi_alloc(count * 8, "comm: messages");
+    if (!bag->order)
+      return NEAP_MEMORY;
+    bag->room = count;
+  }
+  bag->messages = messages;
+  memset(bag->first, 0, (size_t)(size + 1) * sizeof *bag->first);
+  for (int64_t i = 0; i < count; i++)
+    bag->first[messages[i].peer + 1]++;
+  for (int32_t p = 0; p < size; p++)
+    bag->first[p + 1] += bag->first[p];
+  for (int64_t i = 0; i < count; i++)
+    bag->order[bag->first[messages[i].peer]++] = i;
+  for (int32_t p = size; p > 0; p--)
+    bag->first[p] = bag->first[p - 1];
+  bag->first[0] = 0;
+  return NEAP_OK;
+}
+
+static bool related(const station *s, int32_t peer)
+{
+  return held(&s->send, peer) || held(&s->recv, peer);
+}
+
+/* Fails the group if what from sends does not fit what to receives. */
+static void check_way(group *g, int32_t from, int32_t to, const neapi_call *call)
+{
+  const mailbag *send = &g->stations[from].send, *recv = &g->stations[to].recv;
+  int64_t sends = held(send, to), recvs = held(recv, from);
+  const char *name = neapi_kind_name(call->kind);
+  if (sends != recvs) {
+    group_fail(g,
+               "comm: operation %" PRId64 ", %s: rank %d sends %" PRId64
+               " messages to rank %d, which receives %" PRId64 " from it",
+               call->number, name, from, sends, to, recvs);
+    return;
+  }
+  for (int64_t i = 0; i < sends; i++) {
+    int64_t sent = message(send, to, i)->bytes, received = message(recv, from, i)->bytes;
+    if (sent != received) {
+      group_fail(g,
+                 "comm: operation %" PRId64 ", %s: rank %d sends %" PRId64
+                 " bytes to rank %d, which receives %" PRId64 " bytes",
+                 call->number, name, from, sent, to, received);
+      return;
+    }
+  }
+}
+
+static void disagree(group *g, int32_t a, const neapi_call *call_a, int32_t b,
+                     const neapi_call *call_b)
+{
+  char text_a[NEAPI_CALL_TEXT], text_b[NEAPI_CALL_TEXT];
+  group_fail(g,
+             "comm: ranks disagree: rank %d calls %s (its operation %" PRId64
+             ") while rank %d calls %s (its operation %" PRId64 ")",
+             a, neapi_call_text(call_a, text_a), call_a->number, b, neapi_call_text(call_b, text_b),
+             call_b->number);
+}
+
+/* Both ranks are in the same exchange. */
+static void check_pair(group *g, int32_t a, int32_t b, int64_t sequence)
+{
+  const neapi_call *call_a = &g->stations[a].calls[sequence % HISTORY];
+  const neapi_call *call_b = &g->stations[b].calls[sequence % HISTORY];
+  if (!neapi_call_agrees(call_a, call_b)) {
+    disagree(g, a < b ? a : b, a < b ? call_a : call_b, a < b ? b : a, a < b ? call_b : call_a);
+    return;
+  }
+  check_way(g, a, b, call_a);
+  check_way(g, b, a, call_a);
+}
+
+/* Rank expects to meet peer, which has already left this exchange. */
+static void fail_passed(group *g, int32_t rank, int32_t peer, int64_t sequence)
+{
+  const station *other = &g->stations[peer];
+  const neapi_call *call = &g->stations[rank].calls[sequence % HISTORY];
+  if (other->sequence - sequence < HISTORY) {
+    disagree(g, rank, call, peer, &other->calls[sequence % HISTORY]);
+    return;
+  }
+  char text[NEAPI_CALL_TEXT];
+  group_fail(g,
+             "comm: ranks disagree: rank %d calls %s (its operation %" PRId64
+             ") with rank %d, which has gone on without it",
+             rank, neapi_call_text(call, text), call->number, peer);
+}
+
+static void fail_gone(group *g, int32_t rank, int32_t peer)
+{
+  const station *self = &g->stations[rank];
+  char text[NEAPI_CALL_TEXT];
+  group_fail(g, "comm: rank %d has closed the communicator while rank %d calls %s", peer, rank,
+             neapi_call_text(&self->calls[self->sequence % HISTORY], text));
+}
+
+/* Shows this rank's messages to the others and meets those that are here already. */
+static void post(group *g, int32_t rank)
+{
+  station *self = &g->stations[rank];
+  for (int32_t p = 0; p < g->size && !g->failed; p++) {
+    station *other = &g->stations[p];
+    if (p == rank)
+      continue;
+    if (other->active && other->sequence == self->sequence) {
+      check_pair(g, rank, p, self->sequence);
+      if (!g->failed && related(other, rank) && !--other->missing)
+        pthread_cond_signal(&other->wake);
+    } else if (!related(self, p))
+      continue;
+    else if (other->sequence >= self->sequence)
+      fail_passed(g, rank, p, self->sequence);
+    else if (other->gone)
+      fail_gone(g, rank, p);
+    else
+      self->missing++;
+  }
+}
+
+/* Copies what the others have for this rank; they stay until that is done. */
+static void copy_all(group *g, int32_t rank)
+{
+  const station *self = &g->stations[rank];
+  for (int32_t step = 1; step < g->size; step++) {
+    int32_t p = (rank + step) % g->size; /* not all from the same rank at once */
+    for (int64_t i = 0; i < held(&self->recv, p); i++) {
+      const neap_message *to = message(&self->recv, p, i);
+      if (to->bytes)
+        memcpy(to->data, message(&g->stations[p].send, rank, i)->data, (size_t)to->bytes);
+    }
+  }
+}
+
+static void mark_copied(group *g, int32_t rank)
+{
+  const station *self = &g->stations[rank];
+  for (int32_t p = 0; p < g->size; p++) {
+    int64_t copied = 0;
+    for (int64_t i = 0; i < held(&self->recv, p); i++)
+      copied += message(&self->recv, p, i)->bytes > 0;
+    station *other = &g->stations[p];
+    other->uncopied -= copied;
+    if (copied && !other->uncopied)
+      pthread_cond_signal(&other->wake);
+  }
+}
+
+/* Between post and leave: waits, copies, waits. The group is locked. */
+static void meet(group *g, int32_t rank)
+{
+  station *self = &g->stations[rank];
+  while (self->missing && !g->failed)
+    pthread_cond_wait(&self->wake, &g->lock);
+  if (g->failed)
+    return;
+  g->copiers++;
+  pthread_mutex_unlock(&g->lock);
+  copy_all(g, rank);
+  pthread_mutex_lock(&g->lock);
+  g->copiers--;
+  mark_copied(g, rank);
+  while (self->uncopied && !g->failed)
+    pthread_cond_wait(&self->wake, &g->lock);
+}
+
+/* A failed group's ranks may free their buffers only when nobody reads them any more. */
+static void await_copiers(group *g, int32_t rank)
+{
+  if (!g->copiers)
+    for (int32_t r = 0; r < g->size; r++)
+      pthread_cond_signal(&g->stations[r].wake);
+  while (g->copiers)
+    pthread_cond_wait(&g->stations[rank].wake, &g->lock);
+}
+
+static int exchange(neapi_link *link, const neapi_call *call, const neap_message *send,
+                    int64_t sends, const neap_message *recv, int64_t recvs)
+{
+  group *g = link->group;
+  station *self = &g->stations[link->rank];
+  /* Others look at the mailbags only while this rank is active. */
+  int status = fill(&self->send, g->size, send, sends);
+  if (!status)
+    status = fill(&self->recv, g->size, recv, recvs);
+  if (status)
+    return status;
+  pthread_mutex_lock(&g->lock);
+  if (!g->failed) {
+    self->sequence++;
+    self->calls[self->sequence % HISTORY] = *call;
+    self->active = true;
+    self->missing = self->uncopied = 0;
+    for (int64_t i = 0; i < sends; i++)
+      self->uncopied += send[i].bytes > 0;
+    post(g, link->rank);
+    meet(g, link->rank);
+    self->active = false;
+  }
+  if (g->failed) {
+    await_copiers(g, link->rank);
+    status = neapi_fail(NEAP_COMM, "%s", g->failure);
+  }
+  pthread_mutex_unlock(&g->lock);
+  return status;
+}
+
+/* An exchange of an empty message with every other rank. */
+static int barrier(neapi_link *link, const neapi_call *call)
+{
+  int32_t others = link->group->size - 1;
+  return exchange(link, call, link->empty, others, link->empty, others);
+}
+
+/* ---- links ---------------------------------------------------------------------------------- */
+
+static void link_close(neapi_link *link)
+{
+  group *g = link->group;
+  neap_world *world = g->world;
+  pthread_mutex_lock(&world->lock);
+  pthread_mutex_lock(&g->lock);
+  station *self = &g->stations[link->rank];
+  self->open = false;
+  self->gone = true;
+  for (int32_t r = 0; r < g->size; r++) {
+    const station *other = &g->stations[r];
+    if (other->active && other->sequence > self->sequence && related(other, link->rank))
+      fail_gone(g, r, link->rank);
+  }
+  bool last = !--g->members && g != world->root;
+  pthread_mutex_unlock(&g->lock);
+  if (last) {
+    group **at = &world->groups;
+    while (*at != g)
+      at = &(*at)->next;
+    *at = g->next;
+    group_free(g);
+  }
+  pthread_mutex_unlock(&world->lock);
+  free(link);
+  neap_world_close(world);
+}
+
+/* Takes the place of rank in the group. */
+static int link_open(group *g, int32_t rank, neapi_link **out)
+{
+  neapi_link *link =
+      neapi_alloc((int64_t)sizeof *link + g->size * (int64_t)sizeof *link->empty, "comm: link");
+  if (!link)
+    return NEAP_MEMORY;
+  link->group = g;
+  link->rank = rank;
+  for (int32_t i = 0; i < g->size - 1; i++)
+    link->empty[i] = (neap_message){NULL, 0, i + (i >= rank)};
+  pthread_mutex_lock(&g->lock);
+  bool taken = g->stations[rank].open;
+  if (!taken) {
+    g->stations[rank].open = true;
+    g->stations[rank].gone = false;
+  }
+  pthread_mutex_unlock(&g->lock);
+  if (taken) {
+    free(link);
+    return neapi_fail(NEAP_ARGUMENT, "comm: rank %d of this world is open already; close it first",
+                      rank);
+  }
+  __atomic_add_fetch(&g->world->references, 1, __ATOMIC_RELAXED);
+  *out = link;
+  return NEAP_OK;
+}
+
+/* The first member makes the group and sends its address to the others. */
+static int split(neapi_link *link, const neapi_call *call, const int32_t *members, int32_t rank,
+                 int32_t size, neapi_link **out)
+{
+  neap_world *world = link->group->world;
+  group *g = NULL;
+  int64_t count = rank ? 1 : size - 1;
+  neap_message *messages = neapi_alloc(count * (int64_t)sizeof *messages, "comm: split");
+  if (!messages)
+    return NEAP_MEMORY;
+  if (!rank) {
+    pthread_mutex_lock(&world->lock);
+    g = group_open(world, size);
+    pthread_mutex_unlock(&world->lock);
+  }
+  for (int64_t i = 0; i < count; i++)
+    messages[i] = (neap_message){&g, sizeof g, rank ? members[0] : members[i + 1]};
+  int status = exchange(link, call, messages, rank ? 0 : count, messages, rank ? count : 0);
+  free(messages);
+  if (!status && !g)
+    status = neapi_fail(NEAP_MEMORY, "comm: no memory for a group of %d ranks", size);
+  return status ? status : link_open(g, rank, out);
+}
+
+static const neapi_transport local = {"local", &neapi_host_memory, exchange, barrier,
+                                      split,   link_close};
+
+int neap_comm_open_local(neap_world *world, int32_t rank, neap_comm **out)
+{
+  if (!world)
+    return neapi_fail(NEAP_ARGUMENT, "comm_open_local: no world");
+  int32_t size = world->root->size;
+  if (rank < 0 || rank >= size)
+    return neapi_fail(NEAP_ARGUMENT, "comm_open_local: rank %d; allowed are 0 to %d", rank,
+                      size - 1);
+  neapi_link *link;
+  int status = link_open(world->root, rank, &link);
+  return status ? status : neapi_comm_open(&local, link, rank, size, out);
+}

@@ -1,0 +1,80 @@
+/*
+ * What a transport gives to communicators: grouped point-to-point messages and a barrier. All
+ * collectives are written once, in collective.c, on top of these, so that every transport gives the
+ * same bits. The messages map to grouped sends and receives of NCCL as they do to those of MPI, and
+ * buffers are touched through neapi_memory only, so that they may live on a device.
+ */
+#ifndef NEAP_TRANSPORT_H
+#define NEAP_TRANSPORT_H
+
+#include "status.h"
+
+#include <stdbool.h>
+
+typedef enum {
+  NEAPI_BARRIER,
+  NEAPI_BROADCAST,
+  NEAPI_ALL_REDUCE,
+  NEAPI_ALL_GATHER,
+  NEAPI_REDUCE_SCATTER,
+  NEAPI_ALL_TO_ALL,
+  NEAPI_EXCHANGE,
+  NEAPI_SPLIT,
+  NEAPI_DUPLICATE,
+  NEAPI_KINDS
+} neapi_kind;
+
+/* What a rank calls: transports compare it between ranks and name it in errors. */
+typedef struct {
+  int32_t kind;
+  int32_t dtype;  /* -1: plain bytes */
+  int32_t detail; /* root of a broadcast, operation of a reduction, else 0 */
+  int64_t bytes;  /* of the whole operation; of all-to-all and exchange: what this rank sends */
+  int64_t number; /* operations of this communicator before this one */
+} neapi_call;
+
+/* True if two ranks may make these calls at the same time. */
+bool neapi_call_agrees(const neapi_call *a, const neapi_call *b);
+/* "broadcast of 400 bytes from root 0"; text[NEAPI_CALL_TEXT]. Returns text. */
+enum { NEAPI_CALL_TEXT = 96 };
+const char *neapi_call_text(const neapi_call *call, char *text);
+/* "all_reduce" */
+const char *neapi_kind_name(int32_t kind);
+
+/* Where the buffers of a transport live. */
+typedef struct {
+  void *(*allocate)(int64_t bytes, const char *what);
+  void (*release)(void *memory);
+  void (*copy)(void *to, const void *from, int64_t bytes);
+  /* out[count] = sources[0] op sources[1] op …, in this order; out may be one of the sources. */
+  void (*fold)(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,
+               int op);
+} neapi_memory;
+
+extern const neapi_memory neapi_host_memory;
+
+/* A transport's end of one communicator at one rank. Its functions are called by one thread at a
+ * time, in the order of the communicator's operations. */
+typedef struct neapi_link neapi_link;
+
+typedef struct {
+  const char *name;
+  const neapi_memory *memory;
+  /* Sends and receives all the messages, none of them to this rank itself; returns when the
+   * buffers are free to use. The i-th message to p pairs with p's i-th from here. Blocks, but not
+   * by spinning for long: there may be more ranks than cores. */
+  int (*exchange)(neapi_link *link, const neapi_call *call, const neap_message *send, int64_t sends,
+                  const neap_message *recv, int64_t recvs);
+  int (*barrier)(neapi_link *link, const neapi_call *call);
+  /* Collective. A link among members[size], ascending ranks of link that all pass this list;
+   * this rank is members[rank]. */
+  int (*split)(neapi_link *link, const neapi_call *call, const int32_t *members, int32_t rank,
+               int32_t size, neapi_link **out);
+  void (*close)(neapi_link *link);
+} neapi_transport;
+
+/* Makes a communicator of a link, which it then owns; on failure the link is closed. */
+int neapi_comm_open(const neapi_transport *transport, neapi_link *link, int32_t rank, int32_t size,
+                    neap_comm **out);
+
+#endif

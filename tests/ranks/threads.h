@@ -1,0 +1,65 @@
+/* Runs a test's body once a rank: over threads of a world of its own, or over MPI. */
+#ifndef NEAP_TEST_THREADS_H
+#define NEAP_TEST_THREADS_H
+
+#include "check.h"
+#include "neap.h"
+
+#include <pthread.h>
+
+enum { MOST = 8 }; /* ranks */
+
+/* world is NULL over MPI. */
+typedef void rank_body(neap_comm *comm, neap_world *world, int which);
+
+typedef struct {
+  neap_world *world;
+  rank_body *body;
+  int rank, which;
+} rank_thread;
+
+static void *run_thread(void *argument)
+{
+  rank_thread *t = argument;
+  neap_comm *comm;
+  if (check(!neap_comm_open_local(t->world, t->rank, &comm), "%s", neap_error_message())) {
+    t->body(comm, t->world, t->which);
+    neap_comm_close(comm);
+  }
+  return NULL;
+}
+
+static void run_threads(int ranks, rank_body *body, int which)
+{
+  neap_world *world;
+  pthread_t ids[MOST];
+  rank_thread threads[MOST];
+  if (!check(!neap_world_open(ranks, &world), "%s", neap_error_message()))
+    return;
+  for (int r = 0; r < ranks; r++) {
+    threads[r] = (rank_thread){world, body, r, which};
+    pthread_create(&ids[r], NULL, run_thread, &threads[r]);
+  }
+  for (int r = 0; r < ranks; r++)
+    pthread_join(ids[r], NULL);
+  neap_world_close(world);
+}
+
+/* Runs the body over the processes of mpirun and counts the checks of all ranks together. Returns
+ * this process's rank, or -1 if MPI cannot be had. */
+__attribute__((unused)) static int run_mpi(rank_body *body, int which)
+{
+  neap_comm *comm;
+  if (!check(!neap_comm_open_mpi(&comm), "%s", neap_error_message()))
+    return -1;
+  body(comm, NULL, which);
+  int64_t counts[2] = {check_passed, check_failed};
+  check(!neap_comm_all_reduce(comm, counts, 2, NEAP_I64, NEAP_SUM), "%s", neap_error_message());
+  int rank = neap_comm_rank(comm);
+  neap_comm_close(comm);
+  check_passed = (int)counts[0];
+  check_failed = (int)counts[1];
+  return rank;
+}
+
+#endif
