@@ -44,6 +44,8 @@ static void multiply_tile(int64_t kc, const real *a, const real *b, int64_t ldb,
                           int64_t ldc, int accumulate)
 {
   vector tile[MR][NV] = {0};
+  for (int i = 0; i < MR; i++)
+    __builtin_prefetch(c + i * ldc, 1);
   for (int64_t p = 0; p < kc; p++, a += MR, b += ldb) {
     vector row[NV];
 #pragma GCC unroll 8
@@ -79,31 +81,82 @@ static void multiply_edge(int64_t mr, int64_t nr, int64_t kc, const real *a, con
       c[i * ldc + j] = accumulate ? c[i * ldc + j] + full[i * NR + j] : full[i * NR + j];
 }
 
-/* packed[p * width + i] = x[i * ldx + p] for i < rows; 0 for rows <= i < width. */
-static void pack_rows(int64_t rows, int64_t width, int64_t kc, const real *x, int64_t ldx,
-                      real *packed)
-{
-  if (rows < width)
-    memset(packed, 0, (size_t)(kc * width) * sizeof(real));
-  for (int64_t i = 0; i < rows; i++)
-    for (int64_t p = 0; p < kc; p++)
-      packed[p * width + i] = x[i * ldx + p];
-}
+/* The packers below are inlined, so that width is a constant. */
+#define INLINE static inline __attribute__((always_inline))
 
-/* packed[p * width + i] = x[p * ldx + i] for i < columns; 0 for columns <= i < width. */
-static void pack_columns(int64_t columns, int64_t width, int64_t kc, const real *x, int64_t ldx,
-                         real *packed)
+/* Transposes a (LANES, LANES) square: log2(LANES) times, row i and row i + LANES / 2 are
+ * interleaved into rows 2i and 2i + 1. */
+INLINE void transpose(vector *square)
 {
-  for (int64_t p = 0; p < kc; p++) {
-    memcpy(packed + p * width, x + p * ldx, (size_t)columns * sizeof(real));
-    for (int64_t i = columns; i < width; i++)
-      packed[p * width + i] = 0;
+  typedef real_bits mask __attribute__((vector_size(VECTOR_BYTES)));
+  mask low, high;
+#pragma GCC unroll 16
+  for (int l = 0; l < LANES; l++) {
+    low[l] = l / 2 + l % 2 * LANES;
+    high[l] = low[l] + LANES / 2;
+  }
+#pragma GCC unroll 4
+  for (int step = 1; step < LANES; step *= 2) {
+    vector next[LANES];
+#pragma GCC unroll 8
+    for (int i = 0; i < LANES / 2; i++) {
+      next[2 * i] = __builtin_shuffle(square[i], square[i + LANES / 2], low);
+      next[2 * i + 1] = __builtin_shuffle(square[i], square[i + LANES / 2], high);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++)
+      square[i] = next[i];
   }
 }
 
-/* A block of op(a) (size, kc) as panels of width; by_rows if k runs along the rows of a's storage.
- */
-static void pack(int64_t size, int64_t width, int64_t kc, const real *x, int64_t ldx, int by_rows,
+/* LANES rows of x into columns of a panel: packed[p * width + i] = x[i * ldx + p]. */
+INLINE void pack_square(int64_t width, int64_t kc, const real *x, int64_t ldx, real *packed)
+{
+  int64_t p = 0;
+  for (; p + LANES <= kc; p += LANES) {
+    vector square[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++)
+      square[i] = *(const vector *)(x + i * ldx + p);
+    transpose(square);
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++)
+      *(vector *)(packed + (p + i) * width) = square[i];
+  }
+  for (; p < kc; p++)
+    for (int64_t i = 0; i < LANES; i++)
+      packed[p * width + i] = x[i * ldx + p];
+}
+
+/* packed[p * width + i] = x[i * ldx + p] for i < rows; 0 for rows <= i < width. */
+INLINE void pack_rows(int64_t rows, int64_t width, int64_t kc, const real *x, int64_t ldx,
+                      real *packed)
+{
+  int64_t i = 0;
+  for (; i + LANES <= rows; i += LANES)
+    pack_square(width, kc, x + i * ldx, ldx, packed + i);
+  for (; i < rows; i++)
+    for (int64_t p = 0; p < kc; p++)
+      packed[p * width + i] = x[i * ldx + p];
+  for (; i < width; i++)
+    for (int64_t p = 0; p < kc; p++)
+      packed[p * width + i] = 0;
+}
+
+/* packed[p * width + i] = x[p * ldx + i] for i < columns; 0 for columns <= i < width. */
+INLINE void pack_columns(int64_t columns, int64_t width, int64_t kc, const real *x, int64_t ldx,
+                         real *packed)
+{
+  for (int64_t p = 0; p < kc; p++, x += ldx, packed += width)
+    if (columns == width)
+      memcpy(packed, x, (size_t)width * sizeof(real));
+    else
+      for (int64_t i = 0; i < width; i++)
+        packed[i] = i < columns ? x[i] : 0;
+}
+
+/* A block (size, kc) as panels of width; by_rows if k runs along the rows of its storage. */
+INLINE void pack(int64_t size, int64_t width, int64_t kc, const real *x, int64_t ldx, int by_rows,
                  real *packed)
 {
   for (int64_t i = 0; i < size; i += width, packed += width * kc) {
