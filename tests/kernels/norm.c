@@ -1,0 +1,105 @@
+/* Normalisation and rotary embedding. */
+#include "kernel_test.h"
+
+enum { T = 23 };
+static const double EPS = 1e-5;
+
+typedef struct {
+  int64_t h;
+  double *x, *gain, *y, *rstd, *weight;
+} normed;
+
+static double norm_value(void *context)
+{
+  normed *c = context;
+  neapi_kernels_f64()->rmsnorm(T, c->h, c->x, c->gain, EPS, c->y, c->rstd, NULL);
+  return weighted(T * c->h, c->y, c->weight);
+}
+
+static void test_norm_gradient(void)
+{
+  kernels *k = neapi_kernels_f64();
+  for (int s = 0; s < ODD_SIZES; s++) {
+    int64_t h = odd_sizes[s];
+    normed c = {h,           normals(k, T * h, 1), normals(k, h, 2), reals(k, T * h),
+                reals(k, T), normals(k, T * h, 3)};
+    double *dx = reals(k, T * h), *dgain = reals(k, h), *terms = reals(k, T * h);
+    k->fill(h, 0, dgain, NULL);
+    norm_value(&c);
+    k->rmsnorm_backward(T, h, c.x, c.gain, c.rstd, c.weight, dx, dgain, NULL);
+    k->rmsnorm_gain_terms(T, h, c.x, c.rstd, c.weight, terms, NULL);
+    for (int64_t j = 0; j < h; j++) {
+      double sum = 0;
+      for (int64_t t = 0; t < T; t++)
+        sum += terms[t * h + j];
+      check_close(sum, dgain[j], 1e-14, "rmsnorm gain terms");
+    }
+    check_gradient("rmsnorm dx", norm_value, &c, c.x, T * h, dx, 60);
+    check_gradient("rmsnorm dgain", norm_value, &c, c.gain, h, dgain, 30);
+  }
+  release_all();
+}
+
+/* f32 against f64, and tokens alone. */
+static void test_norm(kernels *k)
+{
+  kernels *f64 = neapi_kernels_f64();
+  for (int s = 0; s < ODD_SIZES; s++) {
+    int64_t h = odd_sizes[s];
+    void *y[2], *rstd[2], *dx[2];
+    for (int i = 0; i < 2; i++) {
+      kernels *of = i ? f64 : k;
+      void *x = normals(of, T * h, 1), *gain = normals(of, h, 2), *dy = normals(of, T * h, 3);
+      y[i] = reals(of, T * h), rstd[i] = reals(of, T), dx[i] = reals(of, T * h);
+      of->rmsnorm(T, h, x, gain, EPS, y[i], rstd[i], NULL);
+      of->rmsnorm_backward(T, h, x, gain, rstd[i], dy, dx[i], NULL, NULL);
+    }
+    check_near(k, y[0], f64, y[1], T * h, 1e-6, "rmsnorm");
+    check_near(k, rstd[0], f64, rstd[1], T, 1e-6, "rmsnorm rstd");
+    check_near(k, dx[0], f64, dx[1], T * h, 1e-5, "rmsnorm dx");
+    void *x = normals(k, T * h, 1), *gain = normals(k, h, 2), *dy = normals(k, T * h, 3);
+    void *one = reals(k, h), *scale = reals(k, 1), *slope = reals(k, h);
+    for (int64_t t = 0; t < T; t++) {
+      k->rmsnorm(1, h, at(k, x, t * h), gain, EPS, one, scale, NULL);
+      check_same(one, at(k, y[0], t * h), h * k->size, "%s rmsnorm: row alone", k->name);
+      k->rmsnorm_backward(1, h, at(k, x, t * h), gain, scale, at(k, dy, t * h), slope, NULL, NULL);
+      check_same(slope, at(k, dx[0], t * h), h * k->size, "%s rmsnorm dx: row alone", k->name);
+    }
+  }
+}
+
+/* Turning and turning back, and the definition. */
+static void test_rotary(kernels *k)
+{
+  enum { S = 9, HEADS = 3, D = 10, LD = HEADS * D + 7 };
+  void *table = reals(k, S * D), *x = normals(k, T * LD, 1);
+  void *turned = copy_of(x, T * LD * k->size);
+  k->rotary_table(S, D, 100, table, NULL);
+  k->rotary(T, S, HEADS, D, 0, table, turned, LD, NULL);
+  double worst = 0;
+  for (int64_t t = 0; t < T; t++)
+    for (int64_t i = 0; i < HEADS * D / 2; i++) {
+      int64_t a = t * LD + i / (D / 2) * D + i % (D / 2), b = a + D / 2;
+      double angle = (double)(t % S) * pow(100, -2.0 * (double)(i % (D / 2)) / D);
+      double xa = get(k, x, a), xb = get(k, x, b);
+      worst = fmax(worst, fabs(get(k, turned, a) - (xa * cos(angle) - xb * sin(angle))));
+      worst = fmax(worst, fabs(get(k, turned, b) - (xb * cos(angle) + xa * sin(angle))));
+    }
+  check(worst < (k->size == 8 ? 1e-14 : 1e-6), "%s rotary: off by %g", k->name, worst);
+  for (int64_t t = 0; t < T; t++)
+    check_same(at(k, turned, t * LD + HEADS * D), at(k, x, t * LD + HEADS * D), 7 * k->size,
+               "rotary: columns after the heads have changed");
+  void *late = copy_of(at(k, x, S * LD), S * LD * k->size);
+  k->rotary(S, S, HEADS, D, 0, table, late, LD, NULL);
+  check_same(late, at(k, turned, S * LD), S * LD * k->size, "%s rotary: rows alone", k->name);
+  k->rotary(T, S, HEADS, D, 1, table, turned, LD, NULL);
+  check_near(k, turned, k, x, T * LD, k->size == 8 ? 1e-15 : 1e-6, "rotary there and back");
+}
+
+int main(void)
+{
+  test_norm_gradient();
+  FOR_BOTH(test_norm);
+  FOR_BOTH(test_rotary);
+  return check_done();
+}

@@ -1,0 +1,187 @@
+/* Cross-entropy and router. */
+#include "kernel_test.h"
+
+enum { T = 29 };
+
+typedef struct {
+  int64_t v, k;
+  int renormalise;
+  int32_t *ids;
+  double *logits, *loss, *probs, *weights, *slope, *slope_probs;
+} softened;
+
+static double loss_value(void *context)
+{
+  softened *c = context;
+  neapi_kernels_f64()->cross_entropy(T, c->v, 0, c->logits, c->ids, c->loss, NULL, NULL);
+  double sum = 0;
+  for (int t = 0; t < T; t++)
+    sum += c->loss[t];
+  return sum;
+}
+
+static void test_loss_gradient(void)
+{
+  kernels *k = neapi_kernels_f64();
+  for (int s = 0; s < ODD_SIZES; s++) {
+    int64_t v = odd_sizes[s];
+    softened c = {.v = v, .ids = random_ids(T, v, 3), .logits = normals(k, T * v, 1)};
+    c.ids[4] = -1;
+    c.loss = reals(k, T);
+    double *dlogits = reals(k, T * v);
+    k->cross_entropy(T, v, 1, c.logits, c.ids, NULL, dlogits, NULL);
+    check_gradient("cross-entropy dlogits", loss_value, &c, c.logits, T * v, dlogits, 60);
+  }
+  release_all();
+}
+
+static void test_loss(kernels *k)
+{
+  static const int64_t sizes[] = {1, 3, 17, 256, 1000};
+  for (int s = 0; s < 5; s++) {
+    int64_t v = sizes[s];
+    int32_t *target = random_ids(T, v, 3);
+    target[2] = -1;
+    void *logits = normals(k, T * v, 1), *loss = reals(k, T), *slope = reals(k, T * v);
+    k->scale(T * v, 8, logits, logits, NULL);
+    k->cross_entropy(T, v, 0.5, logits, target, loss, slope, NULL);
+    for (int64_t t = 0; t < T; t++) {
+      double sum = 0;
+      for (int64_t i = 0; i < v; i++)
+        sum += exp(get(k, logits, t * v + i));
+      double expected = t == 2 ? 0 : log(sum) - get(k, logits, t * v + target[t]);
+      check_close(get(k, loss, t), expected, k->size == 8 ? 1e-13 : 1e-6, "cross-entropy");
+      for (int64_t i = 0; i < v; i++) {
+        double p = exp(get(k, logits, t * v + i)) / sum - (i == target[t]);
+        double apart = fabs(get(k, slope, t * v + i) - (t == 2 ? 0 : 0.5 * p));
+        if (!(apart < (k->size == 8 ? 1e-14 : 5e-7)))
+          check(false, "%s cross-entropy dlogits: off by %g", k->name, apart);
+      }
+      void *one = copy_of(at(k, logits, t * v), v * k->size), *alone = reals(k, 1);
+      k->cross_entropy(1, v, 0.5, one, target + t, alone, one, NULL);
+      check_same(one, at(k, slope, t * v), v * k->size, "%s dlogits: in place, alone", k->name);
+      check_same(alone, at(k, loss, t), k->size, "%s cross-entropy: row alone", k->name);
+    }
+  }
+}
+
+/* Weights by the definition; ids by a count of what is larger. */
+static void check_routed(kernels *k, int64_t e, int64_t top, int renormalise, const void *logits,
+                         const void *probs, const int32_t *ids, const void *weights)
+{
+  double sum = 0, selected = 0, eps = k->size == 8 ? 1e-14 : 1e-6;
+  for (int64_t i = 0; i < e; i++)
+    sum += exp(get(k, logits, i));
+  for (int64_t i = 0; i < e; i++)
+    check_close(get(k, probs, i), exp(get(k, logits, i)) / sum, eps, "router probability");
+  for (int64_t c = 0; c < top; c++) {
+    int64_t before = 0;
+    for (int64_t i = 0; i < e; i++) {
+      double p = get(k, probs, i), chosen = get(k, probs, ids[c]);
+      before += p > chosen || (p == chosen && i < ids[c]);
+    }
+    check(before == c, "%s router: choice %d is %d, behind %d others", k->name, (int)c, ids[c],
+          (int)before);
+    selected += get(k, probs, ids[c]);
+  }
+  for (int64_t c = 0; c < top; c++)
+    check_close(get(k, weights, c), get(k, probs, ids[c]) / (renormalise ? selected : 1), eps,
+                "router weight");
+}
+
+static void test_router(kernels *k)
+{
+  static const int64_t experts[] = {1, 3, 17, 64, 129}, tops[] = {1, 2, 4, 6, 8};
+  for (int s = 0; s < 10; s++) {
+    int64_t e = experts[s / 2], top = tops[s / 2] < e ? tops[s / 2] : e, bad;
+    void *logits = normals(k, T * e, 1), *probs = reals(k, T * e), *weights = reals(k, T * top);
+    int32_t *ids = poisoned(T * top * 4);
+    for (int64_t i = 0; i < T * e; i += 2) /* many ties */
+      put(k, logits, i, floor(get(k, logits, i)));
+    k->router(T, e, top, s % 2, logits, probs, ids, weights, &bad, NULL);
+    check(bad == -1, "%s router: token %d called bad", k->name, (int)bad);
+    void *p = reals(k, e), *w = reals(k, top);
+    int32_t *id = poisoned(top * 4);
+    for (int64_t t = 0; t < T; t++) {
+      check_routed(k, e, top, s % 2, at(k, logits, t * e), at(k, probs, t * e), ids + t * top,
+                   at(k, weights, t * top));
+      k->router(1, e, top, s % 2, at(k, logits, t * e), p, id, w, &bad, NULL);
+      check_same(p, at(k, probs, t * e), e * k->size, "%s router: probs alone", k->name);
+      check_same(w, at(k, weights, t * top), top * k->size, "%s router: weights alone", k->name);
+      check_same(id, ids + t * top, top * 4, "%s router: ids alone", k->name);
+    }
+  }
+}
+
+static void test_router_bad(kernels *k)
+{
+  enum { E = 5, TOP = 2 };
+  static const double poison[] = {NAN, INFINITY, -INFINITY};
+  for (int what = 0; what < 3; what++) {
+    void *logits = normals(k, T * E, 1), *probs = reals(k, T * E), *weights = reals(k, T * TOP);
+    int32_t *ids = poisoned(T * TOP * 4);
+    int64_t bad;
+    for (int64_t i = 0; i < E; i++) { /* -infinity is bad only if all are */
+      if (what == 2 || i == 3)
+        put(k, logits, 7 * E + i, poison[what]);
+      if (i == 1)
+        put(k, logits, 9 * E + i, -INFINITY);
+    }
+    put(k, logits, 20 * E, NAN);
+    k->router(T, E, TOP, 1, logits, probs, ids, weights, &bad, NULL);
+    check(bad == 7, "router: first bad token is %d, not 7", (int)bad);
+    check(ids[14] == 0 && ids[15] == 1 && ids[40] == 0 && ids[41] == 1, "ids of a bad token");
+    check(isnan(get(k, weights, 14)) && isnan(get(k, probs, 7 * E)), "weights of a bad token");
+    check(get(k, probs, 9 * E + 1) == 0, "probability of a logit of -infinity");
+  }
+}
+
+static double router_value(void *context)
+{
+  softened *c = context;
+  int64_t bad;
+  neapi_kernels_f64()->router(T, c->v, c->k, c->renormalise, c->logits, c->probs, c->ids,
+                              c->weights, &bad, NULL);
+  double auxiliary = c->slope_probs ? weighted(T * c->v, c->probs, c->slope_probs) : 0;
+  return weighted(T * c->k, c->weights, c->slope) + auxiliary;
+}
+
+static void test_router_gradient(void)
+{
+  kernels *k = neapi_kernels_f64();
+  for (int s = 0; s < 4 * ODD_SIZES; s++) {
+    int64_t e = odd_sizes[s / 4], top = e < 4 ? e : 4;
+    softened c = {e,
+                  top,
+                  s % 2,
+                  poisoned(T * top * 4),
+                  normals(k, T * e, 1),
+                  NULL,
+                  reals(k, T * e),
+                  reals(k, T * top),
+                  normals(k, T * top, 2),
+                  s % 4 < 2 ? NULL : normals(k, T * e, 3)};
+    double *dlogits = reals(k, T * e), *alone = reals(k, e);
+    router_value(&c);
+    k->router_backward(T, e, top, s % 2, c.probs, c.ids, c.weights, c.slope, c.slope_probs, dlogits,
+                       NULL);
+    for (int64_t t = 0; t < T; t++) {
+      k->router_backward(1, e, top, s % 2, c.probs + t * e, c.ids + t * top, c.weights + t * top,
+                         c.slope + t * top, c.slope_probs ? c.slope_probs + t * e : NULL, alone,
+                         NULL);
+      check_same(alone, dlogits + t * e, e * 8, "router dlogits: row alone");
+    }
+    check_gradient("router dlogits", router_value, &c, c.logits, T * e, dlogits, 60);
+  }
+  release_all();
+}
+
+int main(void)
+{
+  test_loss_gradient();
+  FOR_BOTH(test_loss);
+  FOR_BOTH(test_router);
+  FOR_BOTH(test_router_bad);
+  test_router_gradient();
+  return check_done();
+}
