@@ -54,6 +54,10 @@ NEAP_API const char *neap_status_name(int status);
 NEAP_API const char *neap_error_message(void);
 /* Seconds of a monotonic clock. */
 NEAP_API double neap_clock(void);
+/* Seconds of processor time that the calling thread has used. */
+NEAP_API double neap_thread_seconds(void);
+/* Processors that this process may run on. */
+NEAP_API int32_t neap_processors(void);
 
 /* ---- random: counter-based, so that a value depends on its key and not on who draws it ----- */
 
