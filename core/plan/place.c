@@ -252,3 +252,49 @@ int32_t neapi_place_home(const neap_topology *t, int32_t rank)
 {
   return (int32_t)((int64_t)t->first_slot[rank] * t->experts / t->slots);
 }
+
+int32_t neapi_place_home_of(const neap_topology *t, int32_t expert)
+{
+  int32_t low = 0, high = t->ranks - 1;
+  while (low < high) { /* the last rank whose experts start at or before this one */
+    int32_t middle = (low + high + 1) / 2;
+    if (neapi_place_home(t, middle) <= expert)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return low;
+}
+
+void neapi_place_begin_home(neapi_place *p, int32_t *expert_of)
+{
+  neapi_place_begin(p, expert_of);
+  for (int32_t r = 0; r < p->topology->ranks; r++)
+    for (int32_t e = neapi_place_home(p->topology, r); e < neapi_place_home(p->topology, r + 1);
+         e++)
+      neapi_place_put(p, r, e, p->work[e]);
+}
+
+double neapi_place_ideal(const neapi_place *p)
+{
+  double work = 0, speed = 0;
+  for (int32_t e = 0; e < p->topology->experts; e++)
+    work += p->work[e];
+  for (int32_t r = 0; r < p->topology->ranks; r++)
+    speed += p->topology->speed[r];
+  return work / speed;
+}
+
+double neapi_place_slack(const neapi_place *p, int32_t rank, double ideal)
+{
+  return ideal * p->topology->speed[rank] - p->rank_work[rank];
+}
+
+void neapi_place_move(neapi_place *p, int32_t expert, int32_t from, int32_t to, double work)
+{
+  p->rank_work[from] -= work;
+  if (neapi_place_holds(p, to, expert))
+    p->rank_work[to] += work;
+  else
+    neapi_place_put(p, to, expert, work);
+}

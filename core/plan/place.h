@@ -5,6 +5,8 @@
 #include "heap.h"
 #include "planner.h"
 
+#include <stddef.h>
+
 /* Scratch memory of a planner for one topology. An area is a range of ranks; replicas of an expert
  * are spread over areas first (LAER: the nodes; EPLB: one area of all ranks). */
 typedef struct {
@@ -66,7 +68,24 @@ void neapi_place_fill(neapi_place *place);
  * without a use for the slots does. */
 void neapi_place_fill_next(neapi_place *place);
 
-/* Experts at home: rank r's are [first, next), at most its slots, every expert on one rank. */
+/* Experts at home, for planners that move load away from there: rank r's are those from home(r) up
+ * to, not including, home(r + 1); at most its slots, every expert on one rank. */
 int32_t neapi_place_home(const neap_topology *topology, int32_t rank);
+
+/* The rank that an expert is at home on. */
+int32_t neapi_place_home_of(const neap_topology *topology, int32_t expert);
+
+/* Starts a placement with every expert at home, with all of its work. */
+void neapi_place_begin_home(neapi_place *place, int32_t *expert_of);
+
+/* The rank's even share of all work, by speed, less what it has: below 0 if it has too much.
+ * ideal: neapi_place_ideal. */
+double neapi_place_slack(const neapi_place *place, int32_t rank, double ideal);
+
+/* Work over all experts divided by the speed of all ranks. */
+double neapi_place_ideal(const neapi_place *place);
+
+/* Moves an expert's work between ranks; to gets a replica if it has none (and must have room). */
+void neapi_place_move(neapi_place *place, int32_t expert, int32_t from, int32_t to, double work);
 
 #endif

@@ -32,6 +32,8 @@ typedef struct {
   int (*plan)(const neapi_plan_input *input, int32_t *expert_of);
 } neapi_planner_kind;
 
-extern const neapi_planner_kind neapi_plan_static, neapi_plan_laer;
+extern const neapi_planner_kind neapi_plan_static, neapi_plan_random, neapi_plan_eplb,
+    neapi_plan_flexmoe, neapi_plan_laer, neapi_plan_llep, neapi_plan_moonep, neapi_plan_ultraep,
+    neapi_plan_fastermoe;
 
 #endif

@@ -10,6 +10,8 @@
 static const neapi_split_rule *const rules[] = {
     &neapi_split_lite,
     &neapi_split_even,
+    &neapi_split_local,
+    &neapi_split_minimax,
 };
 
 enum { RULES = sizeof rules / sizeof *rules };

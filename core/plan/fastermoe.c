@@ -1,0 +1,74 @@
+/* FasterMoE (He et al., 2022): shadows an expert, that is puts it on every rank so that sources
+ * compute their own tokens of it, as long as that saves more compute on the slowest rank than
+ * sending its weights costs; heaviest expert first. Slots left over hold the experts next to the
+ * rank's own. */
+#include "place.h"
+
+#include <string.h>
+
+enum { PRICE };
+
+static double slowest(const neapi_place *p)
+{
+  double most = 0;
+  for (int32_t r = 0; r < p->topology->ranks; r++) {
+    double work = p->rank_work[r] / p->topology->speed[r];
+    most = work > most ? work : most;
+  }
+  return most;
+}
+
+/* Moves an expert's work from its home to its sources (sign 1), or back (-1). */
+static void move_to_sources(neapi_place *p, const double *load, int32_t expert, double sign)
+{
+  const neap_topology *t = p->topology;
+  int32_t home = neapi_place_home_of(t, expert);
+  for (int32_t r = 0; r < t->ranks; r++) {
+    double work = sign * load[(int64_t)r * t->experts + expert] * t->cost[expert];
+    if (!p->room[r])
+      continue;
+    p->rank_work[home] -= work;
+    p->rank_work[r] += work;
+  }
+}
+
+static void put_everywhere(neapi_place *p, int32_t expert)
+{
+  for (int32_t r = 0; r < p->topology->ranks; r++)
+    if (p->room[r] && !neapi_place_holds(p, r, expert))
+      neapi_place_put(p, r, expert, 0);
+}
+
+static int plan(const neapi_plan_input *in, int32_t *expert_of)
+{
+  const neap_topology *t = in->topology;
+  neapi_place *p = in->scratch;
+  neapi_place_weigh(p, in->load);
+  memset(p->count, 0, 4ul * t->experts); /* sorted by all of their work */
+  neapi_place_sort(p, NULL, t->experts);
+  neapi_place_begin_home(p, expert_of);
+  double now = slowest(p);
+  for (int32_t i = 0; i < t->experts; i++) {
+    int32_t e = p->order[i];
+    move_to_sources(p, in->load, e, 1);
+    double then = slowest(p);
+    if (now - then <= in->parameter[PRICE] * t->cost[e]) {
+      move_to_sources(p, in->load, e, -1);
+      break;
+    }
+    now = then;
+    put_everywhere(p, e);
+  }
+  neapi_place_fill_next(p);
+  return NEAP_OK;
+}
+
+const neapi_planner_kind neapi_plan_fastermoe = {
+    .name = "fastermoe",
+    .parameters = {{"price",
+                    "tokens, in the unit of the load, that could be computed while an "
+                    "expert's weights are sent",
+                    2400, 0, 1e12}},
+    .open = neapi_place_open,
+    .close = neapi_place_close,
+    .plan = plan};

@@ -1,0 +1,137 @@
+/* FlexMoE (Nie et al., 2023): from the layout in force, each round gives the expert with the most
+ * load a replica one more and takes one from that with the least, in every node; a round is kept if
+ * balance improves, and the first that does not ends the search. */
+#include "place.h"
+#include "price.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { ROUNDS };
+
+typedef struct {
+  void *place;
+  neapi_price *price;
+  int32_t *candidate; /* [slots] */
+} scratch;
+
+static void close_scratch(void *memory)
+{
+  scratch *s = memory;
+  if (!s)
+    return;
+  neapi_place_close(s->place);
+  neapi_price_close(s->price);
+  free(s->candidate);
+  free(s);
+}
+
+static int open_scratch(const neap_topology *t, void **out)
+{
+  scratch *s = neapi_alloc_zero(sizeof *s, "planner flexmoe");
+  if (!s)
+    return NEAP_MEMORY;
+  s->candidate = neapi_alloc(t->slots * 4ll, "planner flexmoe");
+  int status = s->candidate ? neapi_place_open(t, &s->place) : NEAP_MEMORY;
+  if (!status)
+    status = neapi_price_open(t, &s->price);
+  if (status) {
+    close_scratch(s);
+    return status;
+  }
+  *out = s;
+  return NEAP_OK;
+}
+
+/* Work of one replica of an expert on a node, as priced last; of one more, if the node has none. */
+static double share(const neapi_price *price, int32_t node, int32_t expert)
+{
+  const neap_topology *t = price->topology;
+  int64_t cell = (int64_t)node * t->experts + expert;
+  double pool = price->pool[expert] / price->replicas[expert];
+  int32_t here = price->on_node[cell] ? price->on_node[cell] : 1;
+  return t->cost[expert] * (price->node_load[cell] / here + pool);
+}
+
+static int32_t hottest(const neapi_price *price, int32_t node)
+{
+  int32_t best = 0;
+  for (int32_t e = 1; e < price->topology->experts; e++)
+    if (share(price, node, e) > share(price, node, best))
+      best = e;
+  return best;
+}
+
+static bool rank_holds(const neap_topology *t, const int32_t *expert_of, int32_t rank, int32_t e)
+{
+  bool found = false;
+  for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1]; s++)
+    found |= expert_of[s] == e;
+  return found;
+}
+
+/* The slot of the node that hot should take over: of the coldest expert that keeps another replica,
+ * there on the rank with the least work, which lacks hot; -1 if there is none. */
+static int32_t coldest_slot(const neapi_price *price, int32_t node, int32_t hot,
+                            const int32_t *expert_of)
+{
+  const neap_topology *t = price->topology;
+  int32_t best = -1;
+  for (int32_t r = t->first_rank[node]; r < t->first_rank[node + 1]; r++) {
+    if (rank_holds(t, expert_of, r, hot))
+      continue;
+    for (int32_t s = t->first_slot[r]; s < t->first_slot[r + 1]; s++) {
+      int32_t e = expert_of[s], than = best < 0 ? e : expert_of[best];
+      double here = share(price, node, e), there = share(price, node, than);
+      bool lighter = best < 0 || here < there ||
+                     (e == than && price->rank_work[r] < price->rank_work[t->rank_of[best]]);
+      if (price->replicas[e] > 1 && lighter)
+        best = s;
+    }
+  }
+  return best;
+}
+
+/* One change in every node; replicas counts what is left of each expert while it goes on. */
+static void change(neapi_price *price, int32_t *expert_of)
+{
+  for (int32_t n = 0; n < price->topology->nodes; n++) {
+    int32_t hot = hottest(price, n), slot = coldest_slot(price, n, hot, expert_of);
+    if (slot < 0 || share(price, n, expert_of[slot]) >= share(price, n, hot))
+      continue;
+    price->replicas[expert_of[slot]]--;
+    price->replicas[hot]++;
+    expert_of[slot] = hot;
+  }
+}
+
+static int plan(const neapi_plan_input *in, int32_t *expert_of)
+{
+  scratch *s = in->scratch;
+  size_t bytes = 4ul * in->topology->slots;
+  neapi_plan_input begin = *in;
+  begin.scratch = s->place;
+  if (in->previous)
+    memcpy(expert_of, in->previous->expert_of, bytes);
+  else
+    neapi_plan_static.plan(&begin, expert_of);
+  neapi_price_load(s->price, in->load);
+  double best = neapi_price_layout(s->price, expert_of).max_work;
+  for (int32_t round = 0; round < (int32_t)in->parameter[ROUNDS]; round++) {
+    memcpy(s->candidate, expert_of, bytes);
+    change(s->price, s->candidate);
+    double work = neapi_price_layout(s->price, s->candidate).max_work;
+    if (work >= best)
+      break;
+    best = work;
+    memcpy(expert_of, s->candidate, bytes);
+  }
+  return NEAP_OK;
+}
+
+const neapi_planner_kind neapi_plan_flexmoe = {
+    .name = "flexmoe",
+    .parameters = {{"rounds", "changes of one slot a node, at most", 10, 0, 10000}},
+    .open = open_scratch,
+    .close = close_scratch,
+    .plan = plan};
