@@ -64,7 +64,8 @@ describe('tensor', function()
   it('fills every type, and refuses what does not fit', function()
     assert.are.same({ 255 }, tensor.new('u8', 1):fill(255):tolist())
     assert.are.same({ -5, -5 }, tensor.new('i64', 2):fill(-5):tolist())
-    assert.matches('256 does not fit into u8', failure(function() tensor.new('u8', 1):fill(256) end))
+    assert.matches('256 does not fit into u8', failure(tensor.new('u8', 1).fill,
+      tensor.new('u8', 1), 256))
   end)
 
   it('draws normals by key, whatever the shape and cut', function()

@@ -1,0 +1,30 @@
+--- The loss: cross-entropy in nats, averaged over the tokens of all ranks.
+
+local tensor = require 'neap.tensor'
+local ops = require 'neap.ops'
+local exact = require 'neap.exact'
+
+local CrossEntropy = {}
+CrossEntropy.__index = CrossEntropy
+
+function CrossEntropy.new(parameters)
+  return setmetatable({ parameters = parameters }, CrossEntropy)
+end
+
+--- logits (T, V), targets I32 (T); a target below 0 adds no loss, but counts as a token. Returns
+-- the mean over parameters.total tokens of all ranks, the same on every rank, summed exactly.
+-- Collective. The logits are overwritten by their gradient.
+function CrossEntropy:forward(logits, targets)
+  local parameters = self.parameters
+  self.loss = tensor.reuse(self.loss, parameters.dtype, targets.count)
+  self.grad_input = logits
+  ops.cross_entropy(logits, targets, 1 / parameters.total, self.loss, logits)
+  return exact.sum(parameters.comm, self.loss, parameters.total) / parameters.total
+end
+
+--- The gradient of the logits; forward has made it already.
+function CrossEntropy:backward()
+  return self.grad_input
+end
+
+return CrossEntropy

@@ -1,0 +1,133 @@
+--- All dense parameters of a model: views of one flat tensor, and their gradients of another.
+--
+-- Modules declare what they need; allocate then makes both tensors. Parameters that weight decay
+-- applies to (matrices) come first, so that an optimizer needs no list. Initial values depend on
+-- seed and name alone. This is also the one place where gradients are summed over tokens: plainly,
+-- or exactly (neap.exact), then into F64.
+
+local lib = require 'neap.lib'
+local tensor = require 'neap.tensor'
+local ops = require 'neap.ops'
+local exact = require 'neap.exact'
+
+local Parameters = {}
+Parameters.__index = Parameters
+
+local OPTIONS = { comm = true, dtype = true, exact = true, seed = true }
+local ALIGNMENT = 16 -- elements; parameters start on cache lines
+
+--- dtype: 'f32' (default) or 'f64'. seed: of initial values. exact: gradients are sums that do not
+-- depend on the order of tokens and their cut over ranks. comm: the communicator of the ranks (nil:
+-- alone). total, a field, must hold the tokens of all ranks before a loss or exact gradients.
+function Parameters.new(options)
+  for _, name in ipairs(lib.sorted_keys(options)) do
+    if not OPTIONS[name] then
+      lib.raise('ARGUMENT', ("parameters: unknown option '%s'%s"):format(name,
+        lib.hint(name, lib.sorted_keys(OPTIONS))), 2)
+    end
+  end
+  return setmetatable({
+    dtype = options.dtype or 'f32',
+    seed = options.seed or 0,
+    exact = options.exact or false,
+    comm = options.comm,
+    list = {},
+    named = {},
+  }, Parameters)
+end
+
+--- Declares a parameter; the result gets its tensors, value and grad, in allocate.
+-- dims: list. init: { scale = s } for normals of that standard deviation, { value = v } for a
+-- constant. Matrices decay, vectors do not.
+function Parameters:declare(name, dims, init)
+  if self.values then
+    lib.raise('ARGUMENT', ("parameters: '%s' is declared after allocate"):format(name), 2)
+  end
+  if self.named[name] then
+    lib.raise('ARGUMENT', ("parameters: '%s' is declared twice"):format(name), 2)
+  end
+  local count = 1
+  for _, dim in ipairs(dims) do count = count * dim end
+  local param = { name = name, dims = dims, count = count, init = init, decay = #dims > 1 }
+  self.named[name] = param
+  self.list[#self.list + 1] = param
+  return param
+end
+
+--- FNV-1a hash of a name, as the stream of its random numbers.
+local function stream_of(name)
+  local hash = 0xcbf29ce484222325ULL
+  for i = 1, #name do
+    hash = bit.bxor(hash, name:byte(i) + 0ULL) * 0x100000001b3ULL
+  end
+  return hash
+end
+Parameters.stream_of = stream_of
+
+--- Gives every parameter of a kind its offset; returns the end.
+local function place(list, decay, offset)
+  for _, param in ipairs(list) do
+    if param.decay == decay then
+      param.offset = offset
+      offset = offset + math.ceil(param.count / ALIGNMENT) * ALIGNMENT
+    end
+  end
+  return offset
+end
+
+--- Makes values and gradients, the flat tensors, and initialises all parameters. decayed: how many
+-- elements, from the start, weight decay applies to.
+function Parameters:allocate()
+  self.decayed = place(self.list, true, 0)
+  local count = place(self.list, false, self.decayed)
+  self.values = tensor.zeros(self.dtype, count)
+  self.gradients = tensor.zeros(self.exact and 'f64' or self.dtype, count)
+  for _, param in ipairs(self.list) do
+    param.value = self.values:view(param.offset, unpack(param.dims))
+    param.grad = self.gradients:view(param.offset, unpack(param.dims))
+    if param.init.value then
+      param.value:fill(param.init.value)
+    else
+      param.value:normal(self.seed, stream_of(param.name), 0, param.init.scale)
+    end
+  end
+  return self
+end
+
+function Parameters:get(name)
+  local param = self.named[name]
+  if not param then
+    lib.raise('ARGUMENT', ("parameters: no '%s'%s"):format(name,
+      lib.hint(name, lib.sorted_keys(self.named))), 2)
+  end
+  return param
+end
+
+function Parameters:zero_grad()
+  self.gradients:fill(0)
+end
+
+--- Adds x^T dy to the gradient of a matrix.
+function Parameters:add_product(param, x, dy)
+  if self.exact then
+    exact.weight_grad(self.comm, x, dy, self.total, param.grad)
+  else
+    ops.linear_weight_grad(x, dy, param.grad, true)
+  end
+end
+
+--- Adds the rows of dy to the rows that ids name of a table's gradient.
+function Parameters:add_rows(param, ids, dy)
+  if self.exact then
+    exact.scatter_add(self.comm, ids, dy, self.total, param.grad)
+  else
+    ops.embedding_grad(ids, dy, param.grad)
+  end
+end
+
+--- Adds the sum of all rows of terms to the gradient of a vector. Only for exact gradients.
+function Parameters:add_columns(param, terms)
+  exact.column_sum(self.comm, terms, self.total, param.grad)
+end
+
+return Parameters

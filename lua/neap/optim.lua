@@ -1,0 +1,161 @@
+--- AdamW over all parameters of a model: the flat dense ones, cut over the ranks (ZeRO), and the
+-- experts' shards, which are cut over the ranks anyway.
+--
+-- A step: the gradients are summed over ranks and each rank gets its range of the sums; their norm
+-- over everything is clipped; every rank updates its range; the parameters are gathered again.
+-- With exact parameters all of it gives the same bits on any number of ranks: gradients and norm
+-- are exact sums, the update is elementwise.
+
+local lib = require 'neap.lib'
+local tensor = require 'neap.tensor'
+local ops = require 'neap.ops'
+local exact = require 'neap.exact'
+
+local ffi, C, check = lib.ffi, lib.C, lib.check
+
+local optim = {}
+
+--- The learning rate of a step (from 1): linear warm-up, then half a cosine down to floor x peak at
+-- the last step.
+function optim.cosine(step, peak, warmup, steps, floor)
+  if step < warmup then
+    return peak * step / warmup
+  end
+  local done = math.min(1, (step - warmup) / math.max(1, steps - warmup))
+  floor = floor or 0
+  return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
+end
+
+local AdamW = {}
+AdamW.__index = AdamW
+optim.AdamW = AdamW
+
+local DEFAULTS = {
+  rate = 1e-3, warmup = 0, steps = math.huge, floor = 0.1, beta1 = 0.9, beta2 = 0.95, eps = 1e-8,
+  decay = 0.1, clip = 1,
+}
+local GRANULE = 16 -- elements; ranges start on cache lines
+
+--- The ranges of the ranks: counts, and where this rank's starts.
+local function cut(count, rank, ranks)
+  local each = math.ceil(count / ranks / GRANULE) * GRANULE
+  local counts = ffi.new('int64_t[?]', ranks)
+  for r = 0, ranks - 1 do
+    counts[r] = math.max(0, math.min(each, count - r * each))
+  end
+  return counts, math.min(rank * each, count)
+end
+
+--- parameters: nn.Parameters, allocated. options, with the defaults above: rate, the peak; warmup
+-- and steps of the schedule; floor, the last rate / rate; beta1, beta2, eps, decay (of matrices);
+-- clip, the largest norm of all gradients together, or 0 for no clipping; comm (nil: alone);
+-- shards, a list of the experts' stores. Collective.
+function AdamW.new(parameters, options)
+  local self = setmetatable({ parameters = parameters, comm = options.comm, done = 0 }, AdamW)
+  self.shards = options.shards or {}
+  for _, name in ipairs(lib.sorted_keys(options)) do
+    if not DEFAULTS[name] and name ~= 'comm' and name ~= 'shards' then
+      lib.raise('ARGUMENT', ("adamw: unknown option '%s'%s"):format(name,
+        lib.hint(name, lib.sorted_keys(DEFAULTS))), 2)
+    end
+  end
+  for name, default in pairs(DEFAULTS) do
+    self[name] = options[name] or default
+  end
+  self.settings = ffi.new('neap_adamw', { beta1 = self.beta1, beta2 = self.beta2, eps = self.eps })
+  self:allocate()
+  return self
+end
+
+--- This rank's range: its gradient, parameters and moments, each cut where decay ends.
+function AdamW:allocate()
+  local values = self.parameters.values
+  local rank = self.comm and C.neap_comm_rank(self.comm.ptr) or 0
+  self.ranks = self.comm and C.neap_comm_size(self.comm.ptr) or 1
+  self.counts, self.first = cut(values.count, rank, self.ranks)
+  local count = tonumber(self.counts[rank])
+  local function make(dtype) return tensor.zeros(dtype or values.dtype, count) end
+  self.range = { grad = make(), param = make(), m = make(), v = make() }
+  self.range.param:copy(values, count, 0, self.first)
+  self.sum = self.parameters.exact and make 'f64' or self.range.grad
+  local decayed = math.max(0, math.min(count, self.parameters.decayed - self.first))
+  self.parts = { self:part(0, decayed), self:part(decayed, count - decayed) }
+end
+
+function AdamW:part(offset, count)
+  local part = { count = count }
+  for name, whole in pairs(self.range) do
+    part[name] = whole:view(offset, count)
+  end
+  return part
+end
+
+--- Sums the gradients over ranks; this rank's range of the sums goes to range.grad.
+function AdamW:reduce()
+  local gradients = self.parameters.gradients
+  if self.ranks > 1 then
+    check(C.neap_comm_reduce_scatter(self.comm.ptr, gradients:data(), self.sum:data(), self.counts,
+      C.neap_tensor_dtype(gradients.ptr), C.NEAP_SUM))
+  else
+    self.sum:copy(gradients)
+  end
+  if self.sum ~= self.range.grad then
+    self.range.grad:copy(self.sum) -- the one rounding of exact gradients
+  end
+end
+
+--- The norm of all gradients, the same on every rank.
+function AdamW:norm()
+  local total = ffi.new('double[1]')
+  if self.parameters.exact then
+    total[0] = exact.sum_squares(self.comm, self.range.grad, self.parameters.values.count)
+  else
+    total[0] = ops.sum_squares(self.range.grad)
+    if self.comm then
+      check(C.neap_comm_all_reduce(self.comm.ptr, total, 1, C.NEAP_F64, C.NEAP_SUM))
+    end
+  end
+  return math.sqrt(total[0])
+end
+
+--- The rate of the next step.
+function AdamW:next_rate()
+  return optim.cosine(self.done + 1, self.rate, self.warmup, self.steps, self.floor)
+end
+
+function AdamW:update(scale)
+  local settings = self.settings
+  settings.step, settings.rate, settings.grad_scale = self.done + 1, self:next_rate(), scale
+  for i, part in ipairs(self.parts) do
+    settings.decay = i == 1 and self.decay or 0
+    ops.adamw(settings, part.grad, part.param, part.m, part.v)
+  end
+end
+
+--- Gives every rank the parameters of all ranges.
+function AdamW:gather()
+  local values, range = self.parameters.values, self.range
+  if self.ranks > 1 then
+    check(C.neap_comm_all_gather(self.comm.ptr, range.param:data(), values:data(), self.counts,
+      C.neap_tensor_dtype(values.ptr)))
+  else
+    values:copy(range.param)
+  end
+end
+
+--- One step; the gradients stay as they were. Returns their norm. Collective. Raises an error, on
+-- every rank, if the norm is not finite; nothing has been changed then.
+function AdamW:step()
+  self:reduce()
+  local norm = self:norm()
+  if norm ~= norm or norm == math.huge then
+    lib.raise('ARGUMENT', ('adamw: the gradient norm of step %d is %g; a lower rate or longer '
+      .. 'warm-up may help'):format(self.done + 1, norm), 2)
+  end
+  self:update(self.clip > 0 and norm > self.clip and self.clip / norm or 1)
+  self:gather()
+  self.done = self.done + 1
+  return norm
+end
+
+return optim
