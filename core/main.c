@@ -152,7 +152,8 @@ static int run_file(lua_State *L, const char *file, int count)
     failed = lua_pcall(L, count, 1, handler);
   }
   if (failed) {
-    fprintf(stderr, "neap: %s\n", lua_tostring(L, -1));
+    if (lua_isstring(L, -1)) /* error() without a message: whoever raised it has told why */
+      fprintf(stderr, "neap: %s\n", lua_tostring(L, -1));
     return EXIT_FAILED;
   }
   return lua_isnumber(L, -1) ? (int)lua_tointeger(L, -1) : 0;

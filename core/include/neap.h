@@ -555,5 +555,71 @@ NEAP_API int neap_moe_backward(neap_moe *moe, const neap_tensor *x, const neap_t
                                const neap_tensor *weights, neap_tensor *gradients, neap_tensor *dx,
                                neap_tensor *drouter);
 NEAP_API int neap_moe_cost(const neap_moe *moe, neap_moe_costs *out);
+/* ---- trace: recorded loads --------------------------------------------------------------------
+ */
+
+/* The load matrix of every step and layer, with metadata (pairs of strings). On disk a safetensors
+ * file: one tensor "load", I32 (steps, layers, ranks, experts), metadata in the header with a
+ * CRC-32 over data, shape and metadata. */
+typedef struct neap_trace neap_trace;
+typedef struct neap_trace_writer neap_trace_writer;
+
+/* Reads and checks a whole file into memory: safetensors as the writer makes it, safetensors
+ * without any metadata (then there is no checksum to check), or CSV "step,layer,rank,e0,e1,…",
+ * plain or gzipped, rows in any order. What it is shows in its content, not in its name.
+ * Errors: SYSTEM (cannot be read), FORMAT (names the file and the byte or line). */
+NEAP_API int neap_trace_open(const char *path, neap_trace **out);
+NEAP_API void neap_trace_close(neap_trace *trace);
+/* shape[4]: steps, layers, ranks, experts. */
+NEAP_API void neap_trace_shape(const neap_trace *trace, int64_t *shape);
+/* load[ranks][experts] of a step and layer. Errors: ARGUMENT. */
+NEAP_API int neap_trace_load(const neap_trace *trace, int64_t step, int64_t layer, int64_t *load);
+/* Key of the index-th pair of the metadata and its value, or NULL past the last. Both are owned by
+ * the trace. A CSV has no metadata. */
+NEAP_API const char *neap_trace_metadata(const neap_trace *trace, int64_t index,
+                                         const char **value);
+
+/* Creates the file, with no steps. shape[3]: layers, ranks, experts, each >= 1. keys[pairs] and
+ * values[pairs]: UTF-8; the keys "format", "version" and "crc32" are the writer's own.
+ * Errors: ARGUMENT, SYSTEM. */
+NEAP_API int neap_trace_writer_open(const char *path, const int64_t *shape,
+                                    const char *const *keys, const char *const *values,
+                                    int64_t pairs, neap_trace_writer **out);
+/* Takes load[ranks][experts] of a layer; layers 0, 1, … of step 0, then of step 1, and so on. The
+ * file grows with a step's last layer and is valid between steps, whatever becomes of the process.
+ * Errors: ARGUMENT (out of order; a load below 0 or above 2^31 - 1), SYSTEM. */
+NEAP_API int neap_trace_writer_append(neap_trace_writer *writer, int64_t step, int64_t layer,
+                                      const int64_t *load);
+/* Drops a step that is not complete. */
+NEAP_API void neap_trace_writer_close(neap_trace_writer *writer);
+
+/* ---- text: real text as training data --------------------------------------------------------
+ */
+
+/* A corpus: bytes of files that Debian packages install, the same on every machine that has the
+ * same package. Held once a process; opening it again shares the memory. */
+typedef struct neap_text neap_text;
+
+/* Names (neap_text_name): "english" (dict-gcide, a dictionary), "go" (golang-1.19-src), "french"
+ * and "russian" (manpages-fr and manpages-ru, troff source). root: folder that stands for "/", or
+ * NULL for the environment's NEAP_TEXT_ROOT, else "/". limit: bytes to take, spread evenly over
+ * the files, which are taken in the order of their names' bytes.
+ * Errors: ARGUMENT (unknown name), ABSENT (package is missing: tells the command that installs it),
+ * FORMAT (damaged file). */
+NEAP_API int neap_text_open(const char *name, const char *root, int64_t limit, neap_text **out);
+NEAP_API void neap_text_close(neap_text *text);
+NEAP_API int32_t neap_text_count(void);
+NEAP_API const char *neap_text_name(int32_t index);
+/* Debian package of a corpus. */
+NEAP_API const char *neap_text_package(int32_t index);
+/* bytes[size of text]. Owned by the text. */
+NEAP_API const uint8_t *neap_text_bytes(const neap_text *text);
+NEAP_API int64_t neap_text_size(const neap_text *text);
+/* A sequence: ids[length] bytes from a position, targets[length] the byte after each. The position
+ * depends on (seed, step, sequence) alone, so that a batch does not depend on who draws it.
+ * held_out: 0 draws from the first 95 % of the text, 1 from the rest.
+ * Errors: ARGUMENT (length is below 1 or too long for the part). */
+NEAP_API int neap_text_sample(const neap_text *text, uint64_t seed, int64_t step, int64_t sequence,
+                              int64_t length, int held_out, int32_t *ids, int32_t *targets);
 
 #endif

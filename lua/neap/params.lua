@@ -11,7 +11,9 @@ local failure = require 'neap.failure'
 
 local params = {}
 
-local FIELDS = { choices = true, default = true, doc = true, integer = true, max = true, min = true }
+local FIELDS = {
+  choices = true, default = true, doc = true, integer = true, max = true, min = true,
+}
 local TYPES = { number = true, string = true, boolean = true, table = true }
 
 --- Raises a plain error, at the definition's place, if a declaration makes no sense.
@@ -143,7 +145,7 @@ end
 function params.add(command, specs, title)
   local group = {}
   for _, name in ipairs(lib.sorted_keys(specs)) do
-    local spec, option = specs[name], nil
+    local spec, option = specs[name]
     local kind = type(spec.default) == 'table' and 'list' or type(spec.default)
     if kind == 'boolean' then
       option = command:flag(option_name(name)):action(store(name, 'true'))

@@ -90,8 +90,8 @@ local function largest_node(node_of, ranks)
   return largest
 end
 
---- The nodes: --node-size, else the hosts where there are several, else the recipe's node size, else
--- one node.
+--- The nodes: --node-size, else the hosts where there are several, else the recipe's node size,
+-- else one node.
 local function find_nodes(world, ranks, asked, default)
   if not asked then
     local node_of, nodes = nodes_by_host(world, ranks)

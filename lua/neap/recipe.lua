@@ -52,7 +52,9 @@ function recipe.load(path)
   local chunk, why = loadfile(path)
   if not chunk then
     local file = io.open(path)
-    if not file then failure.usage('%s: no such recipe; usage: neap run RECIPE.lua --name=value …', path) end
+    if not file then
+      failure.usage('%s: no such recipe; usage: neap run RECIPE.lua --name=value …', path)
+    end
     file:close()
     failure.plain('%s', why)
   end

@@ -9,7 +9,9 @@ local recipe = require 'neap.recipe'
 local run = { doc = 'Run a recipe on ranks that are threads, or on the processes of mpirun.' }
 
 -- Options of run itself that take a value: what the search for the recipe's name must skip.
-local WITH_VALUE = { ['-n'] = true, ['--ranks'] = true, ['--node-size'] = true, ['--device'] = true }
+local WITH_VALUE = {
+  ['-n'] = true, ['--ranks'] = true, ['--node-size'] = true, ['--device'] = true,
+}
 
 local MAX_RANKS = 4096
 

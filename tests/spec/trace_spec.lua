@@ -1,0 +1,315 @@
+local json = require 'dkjson'
+local lib = require 'neap.lib'
+local trace = require 'neap.trace'
+
+local ffi = lib.ffi
+
+local function write(path, text)
+  local file = assert(io.open(path, 'wb'))
+  file:write(text)
+  file:close()
+end
+
+local function read(path)
+  local file = assert(io.open(path, 'rb'))
+  local text = file:read '*a'
+  file:close()
+  return text
+end
+
+--- Value of (step, layer, i) in the traces of this spec.
+local function value(step, layer, i)
+  return tonumber(lib.C.neap_random_bits(7, step * 100 + layer, i) % 50000)
+end
+
+local function load_of(step, layer, count)
+  local load = ffi.new('int64_t[?]', count)
+  for i = 0, count - 1 do load[i] = value(step, layer, i) end
+  return load
+end
+
+local SHAPE = { layers = 2, ranks = 3, experts = 5,
+  metadata = { seed = 42, model = 'tiny "é"\n', policy = 'laer' } }
+
+local function write_trace(path, steps)
+  local w = trace.writer(path, SHAPE)
+  for step = 0, steps - 1 do
+    for layer = 0, 1 do w:append(step, layer, load_of(step, layer, 15)) end
+  end
+  return w
+end
+
+local function same_content(t, steps)
+  if t.steps ~= steps or t.layers ~= 2 or t.ranks ~= 3 or t.experts ~= 5 then return false end
+  for step = 0, steps - 1 do
+    for layer = 0, 1 do
+      local load = t:load(step, layer)
+      for i = 0, 14 do
+        if load[i] ~= value(step, layer, i) then return false end
+      end
+    end
+  end
+  local m = t.metadata
+  return m.seed == '42' and m.model == 'tiny "é"\n' and m.policy == 'laer'
+end
+
+--- Expects FORMAT with a message that matches.
+local function check_damaged(path, pattern)
+  local ok, err = pcall(trace.open, path)
+  assert.is_false(ok, path .. ' was read')
+  assert.are.equal('FORMAT', err.code, err.message)
+  assert.matches(path, err.message, 1, true)
+  assert.matches(pattern, err.message)
+end
+
+describe('trace', function()
+  local path
+
+  before_each(function() path = os.tmpname() end)
+  after_each(function() os.remove(path) end)
+
+  it('reads what it wrote, metadata included', function()
+    write_trace(path, 4):close()
+    local t = trace.open(path)
+    assert.is_true(same_content(t, 4))
+    assert.are.same({ 'format', 'version', 'crc32', 'model', 'policy', 'seed' }, t.metadata_keys)
+    t:close()
+  end)
+
+  it('writes safetensors as the format is defined', function()
+    write_trace(path, 4):close()
+    local text = read(path)
+    local length = 0
+    for i = 8, 1, -1 do length = length * 256 + text:byte(i) end
+    local header = json.decode(text:sub(9, 8 + length))
+    assert.are.equal('I32', header.load.dtype)
+    assert.are.same({ 4, 2, 3, 5 }, header.load.shape)
+    assert.are.same({ 0, 4 * 2 * 3 * 5 * 4 }, header.load.data_offsets)
+    assert.are.equal(#text, 8 + length + header.load.data_offsets[2])
+    assert.are.equal(0, (8 + length) % 8)
+    assert.are.equal('tiny "é"\n', header.__metadata__.model)
+    local data = ffi.cast('const int32_t *', ffi.cast('const char *', text) + 8 + length)
+    assert.are.equal(value(3, 1, 14), data[119])
+  end)
+
+  it('is complete after every step, closed or not', function()
+    local w = write_trace(path, 2)
+    assert.is_true(same_content(trace.open(path), 2))
+    w:append(2, 0, load_of(2, 0, 15))
+    assert.is_true(same_content(trace.open(path), 2))
+    w:append(2, 1, load_of(2, 1, 15))
+    assert.is_true(same_content(trace.open(path), 3))
+    w:close()
+    assert.is_true(same_content(trace.open(path), 3))
+  end)
+
+  it('has no steps before the first', function()
+    trace.writer(path, SHAPE):close()
+    assert.are.equal(0, trace.open(path).steps)
+  end)
+
+  it('refuses steps out of order and loads out of range', function()
+    local w = write_trace(path, 1)
+    local load = load_of(1, 0, 15)
+    assert.has_error(function() w:append(1, 1, load) end)
+    assert.has_error(function() w:append(0, 0, load) end)
+    load[7] = -1
+    local ok, err = pcall(w.append, w, 1, 0, load)
+    assert.is_false(ok)
+    assert.matches('step 1, layer 0, rank 1, expert 2: load is %-1', err.message)
+    load[7] = 2 ^ 31
+    assert.has_error(function() w:append(1, 0, load) end)
+    w:close()
+    assert.is_true(same_content(trace.open(path), 1))
+  end)
+
+  it('refuses metadata of its own and impossible shapes', function()
+    for _, shape in ipairs {
+      { layers = 1, ranks = 1, experts = 1, metadata = { crc32 = 'x' } },
+      { layers = 0, ranks = 1, experts = 1 },
+      { layers = 2 ^ 30, ranks = 2 ^ 30, experts = 2 ^ 30 },
+    } do
+      local ok, err = pcall(trace.writer, path, shape)
+      assert.is_false(ok)
+      assert.are.equal('ARGUMENT', err.code)
+    end
+  end)
+
+  it('reports every truncation', function()
+    write_trace(path, 3):close()
+    local text = read(path)
+    for length = 0, #text - 1, 7 do
+      write(path, text:sub(1, length))
+      check_damaged(path, length == 0 and 'empty' or '')
+    end
+    write(path, text .. 'x')
+    check_damaged(path, ('byte %d: bytes after'):format(#text))
+  end)
+
+  it('reports every changed byte that changes the content', function()
+    write_trace(path, 3):close()
+    local text = read(path)
+    for at = 1, #text do
+      for _, flip in ipairs { 1, 32, 128 } do
+        local byte = string.char(bit.bxor(text:byte(at), flip))
+        write(path, text:sub(1, at - 1) .. byte .. text:sub(at + 1))
+        local ok, result = pcall(trace.open, path)
+        if ok then
+          assert.is_true(same_content(result, 3), ('byte %d, flip %d'):format(at - 1, flip))
+          result:close()
+        else
+          assert.are.equal('FORMAT', result.code)
+        end
+      end
+    end
+  end)
+
+  local function raw(header, data)
+    local length = {}
+    for i = 0, 7 do length[i + 1] = string.char(math.floor(#header / 256 ^ i) % 256) end
+    write(path, table.concat(length) .. header .. (data or ''))
+  end
+
+  it('takes a file without metadata as it is', function()
+    raw('{"load":{"dtype":"I32","shape":[1,1,1,2],"data_offsets":[0,8]}}  ',
+      '\1\0\0\0\2\1\0\0')
+    local t = trace.open(path)
+    assert.are.equal(258, tonumber(t:load(0, 0)[1]))
+  end)
+
+  it('refuses hostile headers', function()
+    local eight = ('\0'):rep(8)
+    for header, pattern in pairs {
+      ['{"load":{"dtype":"I32","shape":[1,1,1,2],"data_offsets":[0,4]}}'] = 'do not fit together',
+      ['{"load":{"dtype":"I32","shape":[1,1,1,2],"data_offsets":[8,0]}}'] = 'ascending',
+      ['{"load":{"dtype":"I64","shape":[1,1,1,1],"data_offsets":[0,8]}}'] = 'must be I32',
+      ['{"load":{"dtype":"I32","shape":[1,1,2],"data_offsets":[0,8]}}'] = '4 dimensions',
+      ['{"load":{"dtype":"I32","shape":[4294967296,4294967296,4294967296,1],'
+        .. '"data_offsets":[0,8]}}'] = 'do not fit together',
+      ['{"load":{"dtype":"I32","shape":[99999999999999999999],"data_offsets":[0,8]}}'] =
+        'too large',
+      ['{"load":{"dtype":"I32","shape":[1,1,1,200],"data_offsets":[0,800]}}'] = 'truncated',
+      ['{"load":{"dtype":"I32","shape":[0,1,0,2],"data_offsets":[0,0]}}'] = 'dimension',
+      ['{"loaf":{"dtype":"I32","shape":[1,1,1,2],"data_offsets":[0,8]}}'] = 'not a trace',
+      ['{"load":{"dtype":"I32","shape":[1,1,1,2]}}'] = 'without dtype',
+      ['{"load":{"dtype":"I32","shape":[1,1,1,2],"shape":[1],"data_offsets":[0,8]}}'] = 'twice',
+      ['{"load":{"dtype":"I32","shape":[1,1,1,-2],"data_offsets":[0,8]}}'] = 'whole number',
+      ['{"__metadata__":{"seed":"1"},"load":{"dtype":"I32","shape":[1,1,1,2],'
+        .. '"data_offsets":[0,8]}}'] = 'without format',
+      ['{}'] = 'not a trace',
+      ['{"load'] = 'does not end',
+      ['{"lo\\u00zzad":{}}'] = 'escape',
+      ['{"load":{"dtype":"I32","shape":[1,1,1,2],"data_offsets":[0,8]}} x'] = 'after its end',
+    } do
+      raw(header, eight)
+      check_damaged(path, pattern)
+    end
+    write(path, ('\255'):rep(8) .. '{}')
+    check_damaged(path, 'byte 0: header of')
+  end)
+
+  it('names a negative load and its place', function()
+    local header = '{"load":{"dtype":"I32","shape":[1,1,1,2],"data_offsets":[0,8]}}'
+    raw(header, '\1\0\0\0\255\255\255\255')
+    check_damaged(path, ('byte %d: load is %%-1'):format(8 + #header + 4))
+  end)
+
+  it('tells a file that is not there from a damaged one', function()
+    local ok, err = pcall(trace.open, '/nonexistent/x.safetensors')
+    assert.is_false(ok)
+    assert.are.equal('SYSTEM', err.code)
+    ok, err = pcall(trace.open, '/tmp')
+    assert.is_false(ok)
+    assert.are.equal('SYSTEM', err.code)
+  end)
+end)
+
+describe('trace from CSV', function()
+  local path
+
+  before_each(function() path = os.tmpname() end)
+  after_each(function() os.remove(path) end)
+
+  local HEAD = 'step,layer,rank,e0,e1\n'
+
+  it('takes rows in any order, plain or gzipped', function()
+    local rows = {}
+    for step = 0, 3 do
+      for layer = 0, 1 do
+        for rank = 0, 2 do
+          rows[#rows + 1] = ('%d,%d,%d,%d,%d\n'):format(step, layer, rank,
+            value(step, layer, 2 * rank), value(step, layer, 2 * rank + 1))
+        end
+      end
+    end
+    for i = #rows, 2, -1 do
+      local j = 1 + tonumber(lib.C.neap_random_bits(1, 2, i) % i)
+      rows[i], rows[j] = rows[j], rows[i]
+    end
+    write(path, HEAD .. table.concat(rows))
+    assert.are.equal(0, os.execute(('gzip -kf %s'):format(path)))
+    for _, name in ipairs { path, path .. '.gz' } do
+      local t = trace.open(name)
+      assert.are.same({ 4, 2, 3, 2 }, { t.steps, t.layers, t.ranks, t.experts })
+      for step = 0, 3 do
+        for i = 0, 5 do
+          assert.are.equal(value(step, 1, i), tonumber(t:load(step, 1)[i]))
+        end
+      end
+    end
+    os.remove(path .. '.gz')
+  end)
+
+  it('takes line ends of both kinds', function()
+    write(path, 'step,layer,rank,e0\r\n0,0,0,5\r\n')
+    assert.are.equal(5, tonumber(trace.open(path):load(0, 0)[0]))
+  end)
+
+  it('names the line of what is wrong', function()
+    local cases = {
+      { '', 'byte 0: the file is empty' },
+      { 'hello\n', 'line 1: neither' },
+      { 'step,layer,rank,e0,e2\n0,0,0,1,2\n', 'line 1: column 5 must be e1' },
+      { 'step,layer,rank,e0,e1 \n0,0,0,1,2\n', 'line 1: text after' },
+      { HEAD, 'no row' },
+      { HEAD .. '0,0,0,1,2\n0,0,1,1\n', 'line 3: 4 columns; the heading has 5' },
+      { HEAD .. '0,0,0,1,2,3\n', 'line 2: more than the 5 columns' },
+      { HEAD .. '0,0,0,1,-2\n', "line 2, column 5: '%-2'" },
+      { HEAD .. '0,0,0,1.5,2\n', "line 2, column 4: '1.5'" },
+      { HEAD .. '0,0,0,,2\n', "line 2, column 4: ''" },
+      { HEAD .. '0,0,0,nan,2\n', "line 2, column 4: 'nan'" },
+      { HEAD .. '0,0,0,1,2147483648\n', "line 2, column 5: '2147483648'" },
+      { HEAD .. '0,0,0,1,99999999999999999999999\n', 'line 2, column 5' },
+      { HEAD .. '0,0,0,1,2\n\n', 'line 3: 0 columns' },
+      { HEAD .. '0,0,0,1,2\n0,0,0,3,4\n',
+        'line 3: step 0, layer 0, rank 0 again; first in line 2' },
+      { HEAD .. '0,0,0,1,2\n0,0,2,3,4\n', 'without a row for step 0, layer 0, rank 1' },
+      { HEAD .. '1,0,0,1,2\n', 'without a row for step 0, layer 0, rank 0' },
+      { HEAD .. '2147483647,0,2147483647,1,2\n', 'without a row for step 0, layer 0, rank 0' },
+      { HEAD .. '2147483647,2147483647,2147483647,1,2\n', 'too large' },
+      { HEAD .. '0,0,0,1,2', 'line 2: the file ends within the line' },
+      { HEAD .. '0,0,0,1', 'line 2: the file ends within the line' },
+      { HEAD .. '0,0,0,1,\0\n', 'line 2, column 5' },
+    }
+    for _, case in ipairs(cases) do
+      write(path, case[1])
+      check_damaged(path, case[2])
+    end
+  end)
+
+  it('reports a truncated and a damaged gzip file', function()
+    local rows = {}
+    for rank = 0, 999 do rows[rank + 1] = ('0,0,%d,%d,2\n'):format(rank, value(0, 0, rank)) end
+    write(path, HEAD .. table.concat(rows))
+    os.execute(('gzip -f %s'):format(path))
+    local packed = read(path .. '.gz')
+    os.remove(path .. '.gz')
+    local half = math.floor(#packed / 2)
+    for _, length in ipairs { 5, 30, half, #packed - 9, #packed - 4, #packed - 1 } do
+      write(path, packed:sub(1, length))
+      check_damaged(path, '')
+    end
+    write(path, packed:sub(1, half) .. ('\170'):rep(20) .. packed:sub(half + 21))
+    check_damaged(path, '')
+  end)
+end)
