@@ -582,9 +582,9 @@ NEAP_API const char *neap_trace_metadata(const neap_trace *trace, int64_t index,
 /* Creates the file, with no steps. shape[3]: layers, ranks, experts, each >= 1. keys[pairs] and
  * values[pairs]: UTF-8; the keys "format", "version" and "crc32" are the writer's own.
  * Errors: ARGUMENT, SYSTEM. */
-NEAP_API int neap_trace_writer_open(const char *path, const int64_t *shape,
-                                    const char *const *keys, const char *const *values,
-                                    int64_t pairs, neap_trace_writer **out);
+NEAP_API int neap_trace_writer_open(const char *path, const int64_t *shape, const char *const *keys,
+                                    const char *const *values, int64_t pairs,
+                                    neap_trace_writer **out);
 /* Takes load[ranks][experts] of a layer; layers 0, 1, … of step 0, then of step 1, and so on. The
  * file grows with a step's last layer and is valid between steps, whatever becomes of the process.
  * Errors: ARGUMENT (out of order; a load below 0 or above 2^31 - 1), SYSTEM. */
