@@ -180,9 +180,11 @@ static void *rank_main(void *argument)
   lua_pushlightuserdata(L, self->world);
   push_arguments(L, self->argc, self->argv);
   self->status = run_file(L, self->file, self->argc + 3);
+  /* A failed rank's memory stays: operations that it has started may still be using it. */
   if (self->status)
     neap_world_abort(self->world, "another rank failed");
-  lua_close(L);
+  else
+    lua_close(L);
   return NULL;
 }
 
