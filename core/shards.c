@@ -1,0 +1,289 @@
+/* The FSEP store: every expert's parameters, moments and gradient, cut over the ranks. */
+#include "shards.h"
+
+#include "tensor.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- ranges -------------------------------------------------------------------------------- */
+
+/* The index-th of parts contiguous ranges of ceil(size / parts) elements. */
+static neapi_range cut(int64_t size, int32_t parts, int32_t index)
+{
+  int64_t each = (size + parts - 1) / parts, begin = each * index, end = begin + each;
+  return (neapi_range){begin < size ? begin : size, end < size ? end : size};
+}
+
+neapi_range neapi_shards_master(const neap_shards *s, int32_t expert, int32_t rank)
+{
+  return cut(s->sizes[expert], s->ranks, rank);
+}
+
+neapi_range neapi_shards_working(const neap_shards *s, int32_t expert, int32_t rank)
+{
+  return cut(s->sizes[expert], s->group_size[rank], rank - s->group_first[rank]);
+}
+
+/* ---- life ---------------------------------------------------------------------------------- */
+
+static int check(const neap_comm *comm, const neap_topology *topology, int dtype,
+                 const int64_t *sizes, int32_t group)
+{
+  if (!comm || !topology || !sizes)
+    return neapi_fail(NEAP_ARGUMENT, "shards: communicator, topology or sizes are NULL");
+  if (neap_comm_size(comm) != topology->ranks)
+    return neapi_fail(NEAP_ARGUMENT, "shards: the communicator has %d ranks, the topology %d",
+                      neap_comm_size(comm), topology->ranks);
+  if (dtype != NEAP_F32 && dtype != NEAP_F64)
+    return neapi_fail(NEAP_ARGUMENT, "shards: dtype is %s; allowed are f32 and f64",
+                      neapi_dtype_name(dtype));
+  if (group < NEAP_GROUP_NODE)
+    return neapi_fail(NEAP_ARGUMENT,
+                      "shards: shard group is %d; allowed are ranks a group, %d (all), %d (node)",
+                      group, NEAP_GROUP_ALL, NEAP_GROUP_NODE);
+  for (int32_t e = 0; e < topology->experts; e++)
+    if (sizes[e] < 1 || sizes[e] > INT64_MAX >> 8)
+      return neapi_fail(NEAP_ARGUMENT, "shards: expert %d has %lld parameters; it needs 1 or more",
+                        e, (long long)sizes[e]);
+  return NEAP_OK;
+}
+
+static void set_groups(neap_shards *s, int32_t group)
+{
+  const neap_topology *t = s->topology;
+  for (int32_t r = 0; r < s->ranks; r++) {
+    int32_t first = 0, end = s->ranks;
+    if (group == NEAP_GROUP_NODE) {
+      first = t->first_rank[t->node_of[r]];
+      end = t->first_rank[t->node_of[r] + 1];
+    } else if (group > 0 && group < s->ranks) {
+      first = r / group * group;
+      end = first + group < s->ranks ? first + group : s->ranks;
+    }
+    s->group_first[r] = first;
+    s->group_size[r] = end - first;
+  }
+}
+
+static void set_ranges(neap_shards *s, const int64_t *sizes)
+{
+  for (int32_t e = 0; e < s->experts; e++) {
+    s->sizes[e] = sizes[e];
+    s->count += sizes[e];
+    s->slot_size = sizes[e] > s->slot_size ? sizes[e] : s->slot_size;
+    neapi_range master = neapi_shards_master(s, e, s->rank);
+    neapi_range working = neapi_shards_working(s, e, s->rank);
+    s->master_at[e + 1] = s->master_at[e] + master.end - master.begin;
+    s->working_at[e + 1] = s->working_at[e] + working.end - working.begin;
+  }
+  s->owned = s->master_at[s->experts];
+  s->largest_range = (s->slot_size + s->ranks - 1) / s->ranks;
+}
+
+static int allocate_lists(neap_shards *s)
+{
+  s->group_first = neapi_alloc(s->ranks * 4ll, "shards");
+  s->group_size = neapi_alloc(s->ranks * 4ll, "shards");
+  s->sizes = neapi_alloc(s->experts * 8ll, "shards");
+  s->master_at = neapi_alloc_zero(s->experts * 8ll + 8, "shards");
+  s->working_at = neapi_alloc_zero(s->experts * 8ll + 8, "shards");
+  bool whole = s->group_first && s->group_size && s->sizes && s->master_at && s->working_at;
+  return whole ? NEAP_OK : NEAP_MEMORY;
+}
+
+static int allocate_parts(neap_shards *s)
+{
+  for (int i = 0; i < 4; i++) {
+    s->part[i] = neapi_alloc_zero(s->owned * s->element, "shards");
+    if (!s->part[i])
+      return NEAP_MEMORY;
+  }
+  if (s->group_size[s->rank] == s->ranks)
+    s->working = s->part[NEAP_SHARD_PARAMETER];
+  else
+    s->working = neapi_alloc_zero(s->working_at[s->experts] * s->element, "shards");
+  return s->working ? NEAP_OK : NEAP_MEMORY;
+}
+
+int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int exact,
+                     const int64_t *sizes, int32_t group, neap_shards **out)
+{
+  int status = check(comm, topology, dtype, sizes, group);
+  if (status)
+    return status;
+  neap_shards *s = neapi_alloc_zero(sizeof *s, "shards");
+  if (!s)
+    return NEAP_MEMORY;
+  s->comm = comm;
+  s->topology = neapi_topology_share(topology);
+  s->kernels = dtype == NEAP_F64 ? neapi_kernels_f64() : neapi_kernels_f32();
+  s->dtype = dtype;
+  s->exact = exact;
+  s->element = s->kernels->size;
+  s->rank = neap_comm_rank(comm);
+  s->ranks = topology->ranks;
+  s->experts = topology->experts;
+  s->slots = topology->first_slot[s->rank + 1] - topology->first_slot[s->rank];
+  status = allocate_lists(s);
+  if (!status) {
+    set_groups(s, group);
+    set_ranges(s, sizes);
+    status = allocate_parts(s);
+  }
+  if (status)
+    neap_shards_close(s);
+  else
+    *out = s;
+  return status;
+}
+
+void neap_shards_close(neap_shards *s)
+{
+  if (!s)
+    return;
+  neapi_transfers_close(s);
+  if (s->working != s->part[NEAP_SHARD_PARAMETER])
+    free(s->working);
+  for (int i = 0; i < 4; i++)
+    free(s->part[i]);
+  neapi_buffer_free(&s->scratch);
+  free(s->group_first);
+  free(s->group_size);
+  free(s->sizes);
+  free(s->master_at);
+  free(s->working_at);
+  neap_topology_close(s->topology);
+  free(s);
+}
+
+int64_t neap_shards_slot_size(const neap_shards *s)
+{
+  return s->slot_size;
+}
+
+int64_t neap_shards_count(const neap_shards *s)
+{
+  return s->count;
+}
+
+int neap_shards_traffic(const neap_shards *s, neap_shard_traffic *out)
+{
+  *out = s->traffic;
+  return NEAP_OK;
+}
+
+/* ---- content ------------------------------------------------------------------------------- */
+
+static int check_expert(const neap_shards *s, int32_t expert)
+{
+  if (expert >= 0 && expert < s->experts)
+    return NEAP_OK;
+  return neapi_fail(NEAP_ARGUMENT, "shards: expert %d; allowed are 0 to %d", expert,
+                    s->experts - 1);
+}
+
+static int check_part(const neap_shards *s, int part, int32_t expert, const neap_tensor *value)
+{
+  if (part < NEAP_SHARD_PARAMETER || part > NEAP_SHARD_GRADIENT)
+    return neapi_fail(NEAP_ARGUMENT, "shards: part %d; allowed are %d to %d", part,
+                      NEAP_SHARD_PARAMETER, NEAP_SHARD_GRADIENT);
+  int status = check_expert(s, expert);
+  if (!status)
+    status = neapi_tensor_elements("shards", "value", value, s->dtype, s->sizes[expert]);
+  return status;
+}
+
+int neap_shards_normal(neap_shards *s, int32_t expert, int64_t first, int64_t count, uint64_t seed,
+                       uint64_t stream, double scale)
+{
+  int status = check_expert(s, expert);
+  if (status)
+    return status;
+  if (first < 0 || count < 0 || first > s->sizes[expert] || count > s->sizes[expert] - first)
+    return neapi_fail(NEAP_ARGUMENT, "shards: %lld elements from %lld of expert %d, which has %lld",
+                      (long long)count, (long long)first, expert, (long long)s->sizes[expert]);
+  neapi_range own = neapi_shards_master(s, expert, s->rank);
+  char *data = s->part[NEAP_SHARD_PARAMETER] + s->master_at[expert] * s->element;
+  int64_t begin = own.begin > first ? own.begin : first;
+  int64_t end = own.end < first + count ? own.end : first + count;
+  for (int64_t i = begin; i < end; i++) {
+    double value = scale * neap_random_normal(seed, stream, (uint64_t)(i - first));
+    if (s->dtype == NEAP_F32)
+      ((float *)data)[i - own.begin] = (float)value;
+    else
+      ((double *)data)[i - own.begin] = value;
+  }
+  return NEAP_OK;
+}
+
+int neap_shards_set(neap_shards *s, int part, int32_t expert, const neap_tensor *value)
+{
+  int status = check_part(s, part, expert, value);
+  if (status)
+    return status;
+  neapi_range own = neapi_shards_master(s, expert, s->rank);
+  memcpy(s->part[part] + s->master_at[expert] * s->element,
+         (char *)neap_tensor_data(value) + own.begin * s->element,
+         (size_t)((own.end - own.begin) * s->element));
+  return NEAP_OK;
+}
+
+int neap_shards_get(neap_shards *s, int part, int32_t expert, neap_tensor *value)
+{
+  int status = check_part(s, part, expert, value);
+  if (!status)
+    status = neapi_buffer_reserve(&s->scratch, s->ranks * 8ll, "shards get");
+  if (status)
+    return status;
+  int64_t *counts = s->scratch.data;
+  for (int32_t r = 0; r < s->ranks; r++) {
+    neapi_range range = neapi_shards_master(s, expert, r);
+    counts[r] = range.end - range.begin;
+  }
+  return neap_comm_all_gather(s->comm, s->part[part] + s->master_at[expert] * s->element,
+                              neap_tensor_data(value), counts, s->dtype);
+}
+
+/* ---- optimiser ----------------------------------------------------------------------------- */
+
+int neap_shards_square_sum(neap_shards *s, double *sum)
+{
+  return neapi_kernel_status_of(
+      "shards", s->kernels->square_sum(s->owned, s->part[NEAP_SHARD_GRADIENT], sum, NULL));
+}
+
+int neap_shards_gradient_max(neap_shards *s, double *max)
+{
+  return neapi_kernel_status_of(
+      "shards", s->kernels->max_abs(s->owned, s->part[NEAP_SHARD_GRADIENT], max, NULL));
+}
+
+int neap_shards_exact_square_sum(neap_shards *s, double max, int64_t total, double *sum)
+{
+  if (total < s->owned || total >= 1ll << 40)
+    return neapi_fail(NEAP_ARGUMENT, "shards: %lld elements overall; allowed are %lld to 2^40",
+                      (long long)total, (long long)s->owned);
+  return neapi_kernel_status_of(
+      "shards",
+      s->kernels->exact_square_sum(s->owned, s->part[NEAP_SHARD_GRADIENT], max, total, sum, NULL));
+}
+
+int neap_shards_adamw(neap_shards *s, const neap_adamw *settings)
+{
+  if (settings->step < 1)
+    return neapi_fail(NEAP_ARGUMENT, "shards adamw: step %lld; steps count from 1",
+                      (long long)settings->step);
+  neapi_adamw step = {.rate = settings->rate,
+                      .beta1 = settings->beta1,
+                      .beta2 = settings->beta2,
+                      .eps = settings->eps,
+                      .decay = settings->decay,
+                      .correction1 = 1.0 - pow(settings->beta1, (double)settings->step),
+                      .correction2 = 1.0 - pow(settings->beta2, (double)settings->step),
+                      .grad_scale = settings->grad_scale};
+  return neapi_kernel_status_of(
+      "shards adamw", s->kernels->adamw(s->owned, &step, s->part[NEAP_SHARD_GRADIENT],
+                                        s->part[NEAP_SHARD_PARAMETER], s->part[NEAP_SHARD_MOMENT1],
+                                        s->part[NEAP_SHARD_MOMENT2], NULL));
+}

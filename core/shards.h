@@ -1,0 +1,44 @@
+/* The inside of a shard store, shared by the store (shards.c) and its transfers (transfer.c). */
+#ifndef NEAP_SHARDS_H
+#define NEAP_SHARDS_H
+
+#include "buffer.h"
+#include "topology.h"
+
+#include <kernels.h>
+#include <stdbool.h>
+
+/* Elements begin to end - 1 of an expert. */
+typedef struct {
+  int64_t begin, end;
+} neapi_range;
+
+struct neap_shards {
+  neap_comm *comm;
+  neap_topology *topology;
+  const neapi_kernels *kernels;
+  int dtype;
+  bool exact;
+  int64_t element;                     /* bytes of a parameter */
+  int32_t rank, ranks, experts, slots; /* slots: of this rank */
+  int32_t *group_first;                /* [ranks] first rank of a rank's shard group */
+  int32_t *group_size;                 /* [ranks] */
+  int64_t *sizes;                      /* [experts] */
+  int64_t slot_size, count, owned, largest_range;
+  int64_t *master_at;   /* [experts + 1] where an expert's range starts in the master's arrays */
+  int64_t *working_at;  /* [experts + 1] the same of working */
+  char *part[4];        /* by neap_shard_part: [owned] of dtype */
+  char *working;        /* part[NEAP_SHARD_PARAMETER] where the group is all ranks */
+  neapi_buffer scratch; /* of get and of finishing a reduce */
+  neap_transfer *active, *idle;
+  neap_shard_traffic traffic;
+};
+
+/* Which elements of an expert a rank owns, and which it sends to its shard group. */
+neapi_range neapi_shards_master(const neap_shards *shards, int32_t expert, int32_t rank);
+neapi_range neapi_shards_working(const neap_shards *shards, int32_t expert, int32_t rank);
+
+/* Waits for what is under way and frees all transfers. */
+void neapi_transfers_close(neap_shards *shards);
+
+#endif

@@ -1,0 +1,425 @@
+/*
+ * Transfers of a shard store: unshard, reduce and refresh, each one grouped exchange.
+ *
+ * Both sides list their messages by the same nesting (slots ascending, or experts ascending), which
+ * is what pairs the i-th message to a rank with the i-th from it.
+ */
+#include "layout.h"
+#include "shards.h"
+#include "tensor.h"
+
+#include <string.h>
+
+/* A growing list of messages. */
+typedef struct {
+  neapi_buffer buffer;
+  int64_t count;
+} messages;
+
+struct neap_transfer {
+  neap_shards *shards;
+  neap_transfer *next;
+  neap_request *request; /* NULL: nothing has to move */
+  messages send, recv;
+  neapi_range *copies; /* [slots] after unshard: row begin is copied to row end */
+  int32_t copy_count;
+  char *rows; /* of unshard: the slots' buffer */
+  bool reduces, accumulates;
+  neapi_buffer parts;   /* [S] const void *: what an expert's range is the sum of, by expert */
+  int32_t *part_first;  /* [experts + 1] */
+  neapi_buffer staging; /* what has come from other ranks */
+};
+
+/* ---- life ---------------------------------------------------------------------------------- */
+
+static void free_transfer(neap_transfer *t)
+{
+  if (!t)
+    return;
+  neapi_buffer_free(&t->send.buffer);
+  neapi_buffer_free(&t->recv.buffer);
+  neapi_buffer_free(&t->parts);
+  neapi_buffer_free(&t->staging);
+  free(t->copies);
+  free(t->part_first);
+  free(t);
+}
+
+static neap_transfer *make_transfer(neap_shards *s)
+{
+  neap_transfer *t = neapi_alloc_zero(sizeof *t, "shards: transfer");
+  if (!t)
+    return NULL;
+  t->shards = s;
+  t->copies = neapi_alloc(s->slots * (int64_t)sizeof *t->copies, "shards: transfer");
+  t->part_first = neapi_alloc(s->experts * 4ll + 4, "shards: transfer");
+  int64_t parts = s->topology->slots * (int64_t)sizeof(void *);
+  if (!t->copies || !t->part_first || neapi_buffer_reserve(&t->parts, parts, "shards: transfer")) {
+    free_transfer(t);
+    return NULL;
+  }
+  return t;
+}
+
+/* A transfer from the idle ones, or a new one. */
+static neap_transfer *take(neap_shards *s)
+{
+  neap_transfer *t = s->idle;
+  if (t)
+    s->idle = t->next;
+  else
+    t = make_transfer(s);
+  if (!t)
+    return NULL;
+  t->next = s->active;
+  s->active = t;
+  t->request = NULL;
+  t->send.count = t->recv.count = 0;
+  t->copy_count = 0;
+  t->reduces = false;
+  return t;
+}
+
+static void give_back(neap_transfer *t)
+{
+  neap_shards *s = t->shards;
+  neap_transfer **at = &s->active;
+  while (*at != t)
+    at = &(*at)->next;
+  *at = t->next;
+  t->next = s->idle;
+  s->idle = t;
+}
+
+void neapi_transfers_close(neap_shards *s)
+{
+  while (s->active) {
+    if (s->active->request)
+      neap_request_wait(s->active->request);
+    give_back(s->active);
+  }
+  while (s->idle) {
+    neap_transfer *next = s->idle->next;
+    free_transfer(s->idle);
+    s->idle = next;
+  }
+}
+
+/* ---- messages ------------------------------------------------------------------------------ */
+
+static int room(messages *list, int64_t count)
+{
+  list->count = 0;
+  return neapi_buffer_reserve(&list->buffer, count * (int64_t)sizeof(neap_message),
+                              "shards: messages");
+}
+
+static void add(messages *list, void *data, int64_t bytes, int32_t peer)
+{
+  if (bytes)
+    ((neap_message *)list->buffer.data)[list->count++] = (neap_message){data, bytes, peer};
+}
+
+/* Starts the exchange, or gives the transfer back; counts what is sent in total and inter. */
+static int start(neap_transfer *t, int64_t *total, int64_t *inter, neap_transfer **out)
+{
+  neap_shards *s = t->shards;
+  const int32_t *node_of = s->topology->node_of;
+  const neap_message *send = t->send.buffer.data;
+  int status = neap_comm_exchange_start(s->comm, send, t->send.count, t->recv.buffer.data,
+                                        t->recv.count, &t->request);
+  if (status) {
+    t->request = NULL;
+    give_back(t);
+    return status;
+  }
+  for (int64_t i = 0; i < t->send.count; i++) {
+    *total += send[i].bytes;
+    if (node_of[send[i].peer] != node_of[s->rank])
+      *inter += send[i].bytes;
+  }
+  *out = t;
+  return NEAP_OK;
+}
+
+/* ---- unshard ------------------------------------------------------------------------------- */
+
+/* The first slot of the same rank that holds the same expert. */
+static int32_t first_copy(const neap_topology *t, const int32_t *expert_of, int32_t slot)
+{
+  int32_t first = t->first_slot[t->rank_of[slot]];
+  while (expert_of[first] != expert_of[slot])
+    first++;
+  return first;
+}
+
+/* This rank's working range of each expert that the other ranks of its group need. */
+static void list_outgoing(neap_transfer *t, const int32_t *expert_of)
+{
+  const neap_shards *s = t->shards;
+  const neap_topology *topology = s->topology;
+  int32_t first = s->group_first[s->rank], end = first + s->group_size[s->rank];
+  for (int32_t slot = topology->first_slot[first]; slot < topology->first_slot[end]; slot++) {
+    int32_t e = expert_of[slot], peer = topology->rank_of[slot];
+    int64_t bytes = (s->working_at[e + 1] - s->working_at[e]) * s->element;
+    if (peer != s->rank && first_copy(topology, expert_of, slot) == slot)
+      add(&t->send, s->working + s->working_at[e] * s->element, bytes, peer);
+  }
+}
+
+/* The ranges of one slot from the whole group; this rank's own is copied. */
+static void list_slot(neap_transfer *t, int32_t expert, char *row)
+{
+  const neap_shards *s = t->shards;
+  int32_t first = s->group_first[s->rank];
+  for (int32_t peer = first; peer < first + s->group_size[s->rank]; peer++) {
+    neapi_range range = neapi_shards_working(s, expert, peer);
+    char *place = row + range.begin * s->element;
+    int64_t bytes = (range.end - range.begin) * s->element;
+    if (peer == s->rank)
+      memcpy(place, s->working + s->working_at[expert] * s->element, (size_t)bytes);
+    else
+      add(&t->recv, place, bytes, peer);
+  }
+}
+
+static void list_incoming(neap_transfer *t, const int32_t *expert_of)
+{
+  const neap_shards *s = t->shards;
+  int32_t first = s->topology->first_slot[s->rank];
+  for (int32_t i = 0; i < s->slots; i++) {
+    int32_t source = first_copy(s->topology, expert_of, first + i) - first;
+    if (source == i)
+      list_slot(t, expert_of[first + i], t->rows + i * s->slot_size * s->element);
+    else
+      t->copies[t->copy_count++] = (neapi_range){source, i};
+  }
+}
+
+int neap_shards_unshard_start(neap_shards *s, const neap_layout *layout, neap_tensor *buffer,
+                              neap_transfer **out)
+{
+  int status = neapi_layout_require(layout, s->topology, "unshard");
+  if (!status)
+    status = neapi_tensor_matrix("unshard", "buffer", buffer, s->dtype, s->slots, s->slot_size);
+  if (status)
+    return status;
+  neap_transfer *t = take(s);
+  if (!t)
+    return NEAP_MEMORY;
+  int32_t first = s->group_first[s->rank], end = first + s->group_size[s->rank];
+  status = room(&t->send, s->topology->first_slot[end] - s->topology->first_slot[first]);
+  if (!status)
+    status = room(&t->recv, (int64_t)s->slots * (end - first));
+  if (status) {
+    give_back(t);
+    return status;
+  }
+  t->rows = neap_tensor_data(buffer);
+  list_outgoing(t, layout->expert_of);
+  list_incoming(t, layout->expert_of);
+  return start(t, &s->traffic.unshard, &s->traffic.unshard_inter, out);
+}
+
+static void finish_unshard(neap_transfer *t)
+{
+  const neap_shards *s = t->shards;
+  int64_t bytes = s->slot_size * s->element;
+  for (int32_t i = 0; i < t->copy_count; i++)
+    memcpy(t->rows + t->copies[i].end * bytes, t->rows + t->copies[i].begin * bytes, (size_t)bytes);
+}
+
+/* ---- reduce -------------------------------------------------------------------------------- */
+
+/* Every owner's range of each slot of this rank that had tokens. */
+static void list_gradients(neap_transfer *t, const int32_t *expert_of, const int64_t *slot_tokens,
+                           char *rows, int64_t element)
+{
+  const neap_shards *s = t->shards;
+  int32_t first = s->topology->first_slot[s->rank];
+  for (int32_t i = 0; i < s->slots; i++) {
+    char *row = rows + i * s->slot_size * element;
+    for (int32_t peer = 0; slot_tokens[first + i] && peer < s->ranks; peer++) {
+      neapi_range range = neapi_shards_master(s, expert_of[first + i], peer);
+      if (peer != s->rank)
+        add(&t->send, row + range.begin * element, (range.end - range.begin) * element, peer);
+    }
+  }
+}
+
+/* For every slot with tokens, by expert and slot: where this rank's range of its gradient is or
+ * will be. Experts are gone through slot by slot, as the senders do. */
+static void list_parts(neap_transfer *t, const neap_layout *layout, const int64_t *slot_tokens,
+                       char *rows, int64_t element)
+{
+  const neap_shards *s = t->shards;
+  const neap_topology *topology = s->topology;
+  const void **parts = t->parts.data;
+  char *stage = t->staging.data;
+  int32_t *used = t->part_first + 1; /* ends of the lists so far; later the starts of the next */
+  memset(t->part_first, 0, (size_t)s->experts * 4 + 4);
+  for (int32_t slot = 0; slot < topology->slots; slot++)
+    if (slot_tokens[slot])
+      used[layout->expert_of[slot]]++;
+  for (int32_t e = 0, at = 0; e < s->experts; e++) {
+    int32_t count = used[e];
+    used[e] = at;
+    at += count;
+  }
+  for (int32_t slot = 0; slot < topology->slots; slot++) {
+    int32_t e = layout->expert_of[slot], peer = topology->rank_of[slot];
+    neapi_range range = neapi_shards_master(s, e, s->rank);
+    int64_t bytes = (range.end - range.begin) * element;
+    if (!slot_tokens[slot])
+      continue;
+    int64_t row = (slot - topology->first_slot[s->rank]) * s->slot_size;
+    parts[used[e]++] = peer == s->rank ? rows + (row + range.begin) * element : stage;
+    if (peer == s->rank)
+      continue;
+    add(&t->recv, stage, bytes, peer);
+    stage += bytes;
+  }
+}
+
+/* Bytes that other ranks send to this one. */
+static int64_t staging_bytes(const neap_shards *s, const int32_t *expert_of,
+                             const int64_t *slot_tokens, int64_t element)
+{
+  int64_t bytes = 0;
+  for (int32_t slot = 0; slot < s->topology->slots; slot++)
+    if (slot_tokens[slot] && s->topology->rank_of[slot] != s->rank)
+      bytes += (s->master_at[expert_of[slot] + 1] - s->master_at[expert_of[slot]]) * element;
+  return bytes;
+}
+
+int neap_shards_reduce_start(neap_shards *s, const neap_layout *layout,
+                             const neap_tensor *gradients, const int64_t *slot_tokens,
+                             int accumulate, neap_transfer **out)
+{
+  int dtype = s->exact ? NEAP_F64 : s->dtype;
+  int64_t element = neap_dtype_size(dtype);
+  int status = neapi_layout_require(layout, s->topology, "reduce");
+  if (!status)
+    status = neapi_tensor_matrix("reduce", "gradients", gradients, dtype, s->slots, s->slot_size);
+  if (status)
+    return status;
+  neap_transfer *t = take(s);
+  if (!t)
+    return NEAP_MEMORY;
+  status = room(&t->send, (int64_t)s->slots * s->ranks);
+  if (!status)
+    status = room(&t->recv, s->topology->slots);
+  if (!status)
+    status = neapi_buffer_reserve(
+        &t->staging, staging_bytes(s, layout->expert_of, slot_tokens, element), "reduce");
+  if (status) {
+    give_back(t);
+    return status;
+  }
+  char *rows = neap_tensor_data(gradients);
+  t->reduces = true;
+  t->accumulates = accumulate;
+  list_gradients(t, layout->expert_of, slot_tokens, rows, element);
+  list_parts(t, layout, slot_tokens, rows, element);
+  return start(t, &s->traffic.reduce, &s->traffic.reduce_inter, out);
+}
+
+/* target[n] = the sum of the parts, in double and rounded once if exact. sum: [n] double. */
+static int add_parts(const neap_shards *s, int64_t n, int64_t count, const void *const *parts,
+                     double *sum, void *target)
+{
+  const neapi_kernels *k = s->kernels;
+  if (!count)
+    return k->fill(n, 0.0, target, NULL);
+  if (!s->exact)
+    return k->sum(n, count, parts, target, NULL);
+  int status = k->sum_double(n, count, (const double *const *)parts, sum, NULL);
+  return status ? status : k->from_double(n, sum, target, NULL);
+}
+
+static int finish_reduce(neap_transfer *t)
+{
+  neap_shards *s = t->shards;
+  int status = neapi_buffer_reserve(&s->scratch, s->largest_range * 16, "reduce");
+  if (status)
+    return status;
+  double *sum = s->scratch.data;
+  int32_t from = 0;
+  for (int32_t e = 0; !status && e < s->experts; e++) {
+    int64_t n = s->master_at[e + 1] - s->master_at[e];
+    const void *const *parts = (const void *const *)t->parts.data + from;
+    char *gradient = s->part[NEAP_SHARD_GRADIENT] + s->master_at[e] * s->element;
+    void *target = t->accumulates ? (void *)(sum + n) : gradient;
+    status = add_parts(s, n, t->part_first[e + 1] - from, parts, sum, target);
+    if (!status && t->accumulates)
+      status = s->kernels->add(n, gradient, target, gradient, NULL);
+    from = t->part_first[e + 1];
+  }
+  return neapi_kernel_status_of("reduce", status);
+}
+
+/* ---- refresh ------------------------------------------------------------------------------- */
+
+static neapi_range intersect(neapi_range a, neapi_range b)
+{
+  int64_t begin = a.begin > b.begin ? a.begin : b.begin, end = a.end < b.end ? a.end : b.end;
+  return (neapi_range){begin, end > begin ? end : begin};
+}
+
+/* Of one expert: this rank's master range to all whose working range it meets, and back. */
+static void list_refresh(neap_transfer *t, int32_t e)
+{
+  const neap_shards *s = t->shards;
+  neapi_range master = neapi_shards_master(s, e, s->rank);
+  neapi_range working = neapi_shards_working(s, e, s->rank);
+  char *from = s->part[NEAP_SHARD_PARAMETER] + (s->master_at[e] - master.begin) * s->element;
+  char *to = s->working + (s->working_at[e] - working.begin) * s->element;
+  for (int32_t peer = 0; peer < s->ranks; peer++) {
+    neapi_range out = intersect(master, neapi_shards_working(s, e, peer));
+    neapi_range in = intersect(neapi_shards_master(s, e, peer), working);
+    if (peer == s->rank) {
+      memcpy(to + in.begin * s->element, from + in.begin * s->element,
+             (size_t)((in.end - in.begin) * s->element));
+      continue;
+    }
+    add(&t->send, from + out.begin * s->element, (out.end - out.begin) * s->element, peer);
+    add(&t->recv, to + in.begin * s->element, (in.end - in.begin) * s->element, peer);
+  }
+}
+
+int neap_shards_refresh_start(neap_shards *s, neap_transfer **out)
+{
+  neap_transfer *t = take(s);
+  if (!t)
+    return NEAP_MEMORY;
+  int64_t most = (int64_t)s->experts * s->ranks;
+  int status = room(&t->send, most);
+  if (!status)
+    status = room(&t->recv, most);
+  if (status) {
+    give_back(t);
+    return status;
+  }
+  for (int32_t e = 0; s->group_size[0] != s->ranks && e < s->experts; e++)
+    list_refresh(t, e);
+  if (s->group_size[0] != s->ranks)
+    return start(t, &s->traffic.refresh, &s->traffic.refresh_inter, out);
+  *out = t;
+  return NEAP_OK;
+}
+
+/* ---- waiting ------------------------------------------------------------------------------- */
+
+int neap_transfer_wait(neap_transfer *t)
+{
+  if (!t)
+    return neapi_fail(NEAP_ARGUMENT, "transfer wait: no transfer");
+  int status = t->request ? neap_request_wait(t->request) : NEAP_OK;
+  t->request = NULL;
+  if (!status && t->reduces)
+    status = finish_reduce(t);
+  else if (!status)
+    finish_unshard(t);
+  give_back(t);
+  return status;
+}
