@@ -1,0 +1,178 @@
+/* Routing: router product, choices, and the rows that tokens are sent to. */
+#include "route.h"
+
+#include "tensor.h"
+
+#include <string.h>
+
+int neapi_route_open(neapi_route *r, const neapi_kernels *kernels, int64_t hidden, int32_t experts,
+                     int32_t top_k, bool renormalise)
+{
+  *r = (neapi_route){.kernels = kernels,
+                     .hidden = hidden,
+                     .experts = experts,
+                     .top_k = top_k,
+                     .renormalise = renormalise};
+  r->counts = neapi_alloc_zero(experts * 8ll, "route");
+  r->left = neapi_alloc_zero(experts * 8ll, "route");
+  r->turn = neapi_alloc_zero(experts * 4ll, "route");
+  return r->counts && r->left && r->turn ? NEAP_OK : NEAP_MEMORY;
+}
+
+void neapi_route_close(neapi_route *r)
+{
+  neapi_buffer *buffers[] = {&r->logits,   &r->probs,    &r->dprobs, &r->ids,     &r->weights,
+                             &r->dweights, &r->position, &r->source, &r->cursors, &r->grid};
+  for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
+    neapi_buffer_free(buffers[i]);
+  free(r->counts);
+  free(r->left);
+  free(r->turn);
+}
+
+static int reserve(neapi_route *r)
+{
+  int64_t wide = r->tokens * r->experts * r->kernels->size;
+  int64_t narrow = r->tokens * r->top_k * r->kernels->size, ids = r->tokens * r->top_k * 4;
+  const struct {
+    neapi_buffer *buffer;
+    int64_t bytes;
+  } needs[] = {{&r->logits, wide},     {&r->probs, wide},   {&r->ids, ids},   {&r->weights, narrow},
+               {&r->dweights, narrow}, {&r->position, ids}, {&r->source, ids}};
+  for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)
+    if (neapi_buffer_reserve(needs[i].buffer, needs[i].bytes, "route"))
+      return NEAP_MEMORY;
+  return NEAP_OK;
+}
+
+int neapi_route_choose(neapi_route *r, int64_t tokens, const void *x, const void *router,
+                       int64_t *bad)
+{
+  const neapi_kernels *k = r->kernels;
+  r->tokens = tokens;
+  if (reserve(r))
+    return NEAP_MEMORY;
+  int result = k->gemm(tokens, r->experts, r->hidden, x, r->hidden, 0, router, r->experts, 0,
+                       r->logits.data, r->experts, 0, NULL);
+  if (!result)
+    result = k->router(tokens, r->experts, r->top_k, r->renormalise, r->logits.data, r->probs.data,
+                       r->ids.data, r->weights.data, bad, NULL);
+  memset(r->counts, 0, (size_t)r->experts * 8);
+  const int32_t *ids = r->ids.data;
+  for (int64_t i = 0; !result && i < tokens * r->top_k; i++)
+    r->counts[ids[i]]++;
+  return neapi_kernel_status_of("moe route", result);
+}
+
+/* ---- places -------------------------------------------------------------------------------- */
+
+static int check_amounts(const neapi_route *r, const neap_layout *layout, const int64_t *amount)
+{
+  for (int32_t e = 0; e < r->experts; e++) {
+    int64_t sum = 0;
+    for (int32_t i = layout->first[e]; i < layout->first[e + 1]; i++) {
+      int64_t tokens = amount[layout->by_expert[i]];
+      if (tokens < 0)
+        return neapi_fail(NEAP_SPLIT, "moe dispatch: the split gives slot %d %lld tokens",
+                          layout->by_expert[i], (long long)tokens);
+      sum += tokens;
+    }
+    if (sum != r->counts[e])
+      return neapi_fail(NEAP_SPLIT,
+                        "moe dispatch: the split places %lld tokens for expert %d; this rank has "
+                        "%lld; compute it from the load of this step",
+                        (long long)sum, e, (long long)r->counts[e]);
+  }
+  return NEAP_OK;
+}
+
+/* Where each slot's next choice goes: row of this rank, and place in source. */
+typedef struct {
+  int64_t row, choice;
+} cursor;
+
+static int set_cursors(neapi_route *r, const neap_layout *layout, const int64_t *amount,
+                       const int64_t *start)
+{
+  int32_t slots = layout->topology->slots;
+  if (neapi_buffer_reserve(&r->cursors, slots * (int64_t)sizeof(cursor), "route"))
+    return NEAP_MEMORY;
+  cursor *cursors = r->cursors.data;
+  for (int32_t slot = 0, choice = 0; slot < slots; choice += (int32_t)amount[slot++])
+    cursors[slot] = (cursor){start[slot], choice};
+  for (int32_t e = 0; e < r->experts; e++) {
+    r->turn[e] = layout->first[e];
+    r->left[e] = amount[layout->by_expert[r->turn[e]]];
+  }
+  return NEAP_OK;
+}
+
+int neapi_route_place(neapi_route *r, const neap_layout *layout, const int64_t *amount,
+                      const int64_t *start)
+{
+  int status = check_amounts(r, layout, amount);
+  if (!status)
+    status = set_cursors(r, layout, amount, start);
+  if (status)
+    return status;
+  const int32_t *ids = r->ids.data;
+  int32_t *position = r->position.data, *source = r->source.data;
+  cursor *cursors = r->cursors.data;
+  for (int64_t i = 0; i < r->tokens * r->top_k; i++) {
+    int32_t e = ids[i];
+    while (!r->left[e])
+      r->left[e] = amount[layout->by_expert[++r->turn[e]]];
+    r->left[e]--;
+    cursor *at = &cursors[layout->by_expert[r->turn[e]]];
+    position[i] = (int32_t)at->row++;
+    source[at->choice++] = (int32_t)(i / r->top_k);
+  }
+  return NEAP_OK;
+}
+
+/* ---- gradients ----------------------------------------------------------------------------- */
+
+int neapi_route_probability(neapi_route *r, int64_t total, double *sums)
+{
+  const neapi_kernels *k = r->kernels;
+  int bits = 53;
+  while (total > 1ll << (53 - bits))
+    bits--;
+  if (neapi_buffer_reserve(&r->grid, r->experts * 8ll, "route"))
+    return NEAP_MEMORY;
+  double *grid = r->grid.data;
+  for (int32_t e = 0; e < r->experts; e++) {
+    grid[e] = 1.0; /* no probability is larger */
+    sums[e] = 0;
+  }
+  int result = k->exact_grid(r->experts, bits, grid, grid, NULL);
+  if (!result)
+    result =
+        k->exact_column_sum(r->tokens, r->experts, r->probs.data, r->experts, grid, sums, NULL);
+  return neapi_kernel_status_of("moe route", result);
+}
+
+/* dprobs[t] = slope for every token. */
+static int fill_dprobs(neapi_route *r, const double *slope)
+{
+  int64_t row = r->experts * r->kernels->size;
+  if (neapi_buffer_reserve(&r->dprobs, r->tokens * row, "route"))
+    return NEAP_MEMORY;
+  char *rows = r->dprobs.data;
+  int result = r->tokens ? r->kernels->from_double(r->experts, slope, rows, NULL) : 0;
+  for (int64_t t = 1; t < r->tokens; t++)
+    memcpy(rows + t * row, rows, (size_t)row);
+  return neapi_kernel_status_of("moe backward", result);
+}
+
+int neapi_route_backward(neapi_route *r, const double *slope)
+{
+  int status = slope ? fill_dprobs(r, slope) : NEAP_OK;
+  if (status)
+    return status;
+  return neapi_kernel_status_of(
+      "moe backward",
+      r->kernels->router_backward(r->tokens, r->experts, r->top_k, r->renormalise, r->probs.data,
+                                  r->ids.data, r->weights.data, r->dweights.data,
+                                  slope ? r->dprobs.data : NULL, r->logits.data, NULL));
+}

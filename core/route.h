@@ -1,0 +1,53 @@
+/* Routing of one rank's tokens: which experts, with which weights, and where they are sent. */
+#ifndef NEAP_ROUTE_H
+#define NEAP_ROUTE_H
+
+#include "buffer.h"
+#include "layout.h"
+
+#include <kernels.h>
+
+typedef struct {
+  const neapi_kernels *kernels;
+  int64_t tokens, hidden; /* T, H */
+  int32_t experts, top_k; /* E, K */
+  bool renormalise;
+  int64_t *counts;       /* [E] choices of this rank's tokens */
+  int64_t *left;         /* [E] of place: tokens still to go to the expert's present slot */
+  int32_t *turn;         /* [E] of place: which replica that is */
+  neapi_buffer logits;   /* (T, E), from backward on their gradient */
+  neapi_buffer probs;    /* (T, E) */
+  neapi_buffer dprobs;   /* (T, E) of an auxiliary loss */
+  neapi_buffer ids;      /* (T, K) int32_t, most probable first */
+  neapi_buffer weights;  /* (T, K) */
+  neapi_buffer dweights; /* (T, K), filled by who computes it, before backward */
+  neapi_buffer position; /* (T, K) int32_t: row that the choice was given by place */
+  neapi_buffer source;   /* (T K) int32_t: token of each choice, by slot and token */
+  neapi_buffer cursors;  /* of place */
+  neapi_buffer grid;     /* [E] of probability */
+} neapi_route;
+
+int neapi_route_open(neapi_route *route, const neapi_kernels *kernels, int64_t hidden,
+                     int32_t experts, int32_t top_k, bool renormalise);
+void neapi_route_close(neapi_route *route);
+
+/* Fills probs, ids, weights and counts. x (T, H), router (H, E). bad: the first token whose logits
+ * are not finite, or -1. */
+int neapi_route_choose(neapi_route *route, int64_t tokens, const void *x, const void *router,
+                       int64_t *bad);
+
+/* Gives every choice a row: of the tokens for an expert the first amount[s] go to the rows from
+ * start[s] on of the expert's first slot s, and so on; fills position and source. amount[S] and
+ * start[S] for this rank. Errors: SPLIT if amount does not place exactly the counts. */
+int neapi_route_place(neapi_route *route, const neap_layout *layout, const int64_t *amount,
+                      const int64_t *start);
+
+/* sums[E] = sum of each expert's probability over this rank's tokens, rounded so that sums over up
+ * to total tokens are exact. */
+int neapi_route_probability(neapi_route *route, int64_t total, double *sums);
+
+/* Makes logits the gradient of logits, from dweights and, unless NULL, the gradient slope[E] of
+ * every token's probs. */
+int neapi_route_backward(neapi_route *route, const double *slope);
+
+#endif
