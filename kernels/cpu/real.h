@@ -32,17 +32,16 @@ enum { ROW_LANES = 128 / sizeof(real) };
 #define STREAM __attribute__((unused)) void *stream
 
 /* Every launcher, declared with its type in the table. */
+/* clang-format off */
 #define LAUNCHERS(X)                                                                               \
-  X(gemm)                                                                                          \
-  X(gemm_tn)                                                                                       \
-  X(gather)                                                                                        \
-  X(scatter) X(scatter_add) X(combine) X(combine_backward) X(rmsnorm) X(rmsnorm_backward)          \
-      X(rmsnorm_gain_terms) X(rotary_table) X(rotary) X(attention) X(attention_backward) X(fill)   \
-          X(scale) X(add) X(axpy) X(sum) X(sum_double) X(swiglu) X(swiglu_backward) X(adamw)       \
-              X(cross_entropy) X(router) X(router_backward) X(square_sum) X(max_abs) X(to_double)  \
-                  X(from_double) X(exact_column_max) X(exact_grid) X(exact_quantise)               \
-                      X(exact_gemm_tn) X(exact_column_sum) X(exact_scatter_add)                    \
-                          X(exact_square_sum)
+  X(gemm) X(gemm_tn) X(gather) X(scatter) X(scatter_add) X(combine) X(combine_backward)            \
+  X(rmsnorm) X(rmsnorm_backward) X(rmsnorm_gain_terms) X(rotary_table) X(rotary)                   \
+  X(attention) X(attention_backward) X(fill) X(scale) X(add) X(axpy) X(sum) X(sum_double)          \
+  X(swiglu) X(swiglu_backward) X(adamw) X(cross_entropy) X(router) X(router_backward)              \
+  X(square_sum) X(max_abs) X(to_double) X(from_double)                                             \
+  X(exact_column_max) X(exact_grid) X(exact_quantise) X(exact_gemm_tn)                             \
+  X(exact_column_sum) X(exact_scatter_add) X(exact_square_sum)
+/* clang-format on */
 #define DECLARE(op) __typeof__(*((neapi_kernels *)0)->op) NAME(op);
 LAUNCHERS(DECLARE)
 #undef DECLARE

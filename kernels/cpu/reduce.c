@@ -22,27 +22,27 @@ int NAME(square_sum)(int64_t n, const void *x_, double *out, STREAM)
 }
 
 /* |x|, infinity if x is not finite. */
-static inline double magnitude(real x)
+static inline real magnitude(real x)
 {
-  double size = fabs((double)x);
-  return size <= (double)REAL_MAX ? size : (double)INFINITY;
+  real size = x < 0 ? -x : x;
+  return size <= REAL_MAX ? size : (real)INFINITY;
 }
 
 int NAME(max_abs)(int64_t n, const void *x_, double *out, STREAM)
 {
   const real *x = x_;
-  double lane[DOUBLES] = {0};
+  real lane[ROW_LANES] = {0}, max = 0;
   int64_t i = 0;
-  for (; i + DOUBLES <= n; i += DOUBLES)
-    for (int l = 0; l < DOUBLES; l++) {
-      double size = magnitude(x[i + l]);
+  for (; i + ROW_LANES <= n; i += ROW_LANES)
+    for (int l = 0; l < ROW_LANES; l++) {
+      real size = magnitude(x[i + l]);
       lane[l] = size > lane[l] ? size : lane[l];
     }
-  for (; i < n; i++)
-    lane[0] = fmax(lane[0], magnitude(x[i]));
-  for (int l = 1; l < DOUBLES; l++)
-    lane[0] = fmax(lane[0], lane[l]);
-  *out = lane[0];
+  for (int l = 0; i < n; i++, l++)
+    lane[l] = magnitude(x[i]) > lane[l] ? magnitude(x[i]) : lane[l];
+  for (int l = 0; l < ROW_LANES; l++)
+    max = lane[l] > max ? lane[l] : max;
+  *out = (double)max;
   return NEAPI_KERNEL_OK;
 }
 
@@ -54,7 +54,7 @@ int NAME(exact_column_max)(int64_t t, int64_t h, const void *x_, int64_t ldx, in
   for (int64_t i = 0; i < t; i++) {
     const real *x = (const real *)x_ + i * ldx;
     for (int64_t j = 0; j < h; j++) {
-      double size = magnitude(x[j]);
+      double size = (double)magnitude(x[j]);
       max[j] = size > max[j] ? size : max[j];
     }
   }

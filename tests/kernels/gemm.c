@@ -1,6 +1,8 @@
 /* The matrix products: right, free of a row's position and of the number of rows, to the bit. */
 #include "kernel_test.h"
 
+#include <pthread.h>
+
 typedef struct {
   int64_t m, n, k, lda, ldb, ldc;
   int trans_a, trans_b, accumulate;
@@ -127,10 +129,45 @@ static void test_gemm_tn(kernels *k)
   }
 }
 
+enum { THREADS = 4, SIDE = 130 };
+
+typedef struct {
+  kernels *k;
+  const void *a, *b;
+  void *c;
+} job;
+
+static void *multiply(void *of_thread)
+{
+  job *j = of_thread;
+  for (int round = 0; round < 5; round++)
+    j->k->gemm(SIDE, SIDE, SIDE, j->a, SIDE, 0, j->b, SIDE, 0, j->c, SIDE, 0, NULL);
+  return NULL;
+}
+
+/* Threads do not disturb each other's scratch memory, and give it back. */
+static void test_threads(kernels *k)
+{
+  void *a = normals(k, SIDE * SIDE, 1), *b = normals(k, SIDE * SIDE, 2);
+  job jobs[THREADS];
+  pthread_t threads[THREADS];
+  for (int i = 0; i < THREADS; i++)
+    jobs[i] = (job){k, a, b, reals(k, SIDE * SIDE)};
+  for (int i = 1; i < THREADS; i++)
+    if (pthread_create(&threads[i], NULL, multiply, &jobs[i]))
+      exit(1);
+  multiply(&jobs[0]);
+  for (int i = 1; i < THREADS; i++) {
+    pthread_join(threads[i], NULL);
+    check_same(jobs[i].c, jobs[0].c, SIDE * SIDE * k->size, "%s: thread %d differs", k->name, i);
+  }
+}
+
 int main(void)
 {
   FOR_BOTH(test_product);
   FOR_BOTH(test_position);
   FOR_BOTH(test_gemm_tn);
+  FOR_BOTH(test_threads);
   return check_done();
 }
