@@ -54,6 +54,9 @@ NEAP_API const char *neap_status_name(int status);
 NEAP_API const char *neap_error_message(void);
 /* Seconds of a monotonic clock. */
 NEAP_API double neap_clock(void);
+/* Facts about this machine: name of the index-th ("processor", "processors", "memory", "blas",
+ * "mpi") and its value, or NULL past the last. */
+NEAP_API const char *neap_machine(int32_t index, const char **value);
 /* Seconds of processor time that the calling thread has used. */
 NEAP_API double neap_thread_seconds(void);
 /* Processors that this process may run on. */

@@ -37,11 +37,9 @@ local function usage_message(parser, text)
   local message = text:gsub('\n?Did you mean .*$', '')
   local kind, name = message:match "^unknown (%a+) '(.*)'$"
   local names = {}
-  if kind == 'command' then
-    for _, command in ipairs(COMMANDS) do names[#names + 1] = command[1] end
-  elseif kind == 'option' then
-    for _, option in ipairs(parser._options) do
-      for _, alias in ipairs(option._aliases) do names[#names + 1] = alias end
+  for _, element in ipairs(kind == 'command' and parser._commands or parser._options) do
+    for _, alias in ipairs(element._aliases) do
+      if #alias > 2 then names[#names + 1] = alias end
     end
   end
   return ('%s%s; %s --help tells more'):format(message, name and lib.hint(name, names) or '',

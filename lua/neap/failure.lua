@@ -30,13 +30,12 @@ function failure.handler(err)
   return debug.traceback(tostring(err), 2)
 end
 
---- Text for people. The place in a script helps only who wrote the script: not after USAGE, and not
--- after FORMAT, whose message names the damaged file.
+-- Errors that lie outside of any script, so that a place in one would only distract.
+local PLACELESS = { USAGE = true, FAILED = true, FORMAT = true, SYSTEM = true, ABSENT = true }
+
+--- Text for people.
 function failure.text(err)
-  if type(err) == 'table' and (err.code == 'USAGE' or err.code == 'FORMAT') then
-    return err.message
-  end
-  return tostring(err)
+  return type(err) == 'table' and PLACELESS[err.code] and err.message or tostring(err)
 end
 
 --- Tells the error on stderr; prefix names a rank, or is ''.

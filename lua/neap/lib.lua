@@ -71,19 +71,22 @@ function lib.close(object)
   setmetatable(object, Closed)
 end
 
---- Levenshtein distance.
+--- Edits that turn a into b: insert, delete, replace or swap neighbours (optimal string alignment).
 local function edit_distance(a, b)
-  local row = {}
-  for j = 0, #b do row[j] = j end
+  local before, last, row = {}, {}, {}
+  for j = 0, #b do last[j] = j end
   for i = 1, #a do
-    local diagonal = row[0]
     row[0] = i
     for j = 1, #b do
       local cost = a:byte(i) == b:byte(j) and 0 or 1
-      diagonal, row[j] = row[j], math.min(row[j] + 1, row[j - 1] + 1, diagonal + cost)
+      row[j] = math.min(last[j] + 1, row[j - 1] + 1, last[j - 1] + cost)
+      if i > 1 and j > 1 and a:byte(i) == b:byte(j - 1) and a:byte(i - 1) == b:byte(j) then
+        row[j] = math.min(row[j], before[j - 2] + 1)
+      end
     end
+    before, last, row = last, row, before
   end
-  return row[#b]
+  return last[#b]
 end
 
 --- " (did you mean 'x'?)" for a name that is close to an allowed one, else ''.

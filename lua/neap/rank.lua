@@ -13,7 +13,7 @@
 --   job:print(text)       writes a line to stdout, on rank 0 only
 --   job:progress(n, name) progress line of n steps on stderr, on rank 0 only
 
-local json = require 'dkjson'
+local json = require 'neap.json'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.lib'
 local comm = require 'neap.comm'

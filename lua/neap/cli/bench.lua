@@ -12,7 +12,7 @@ local bench = { doc = 'Measure one part of the engine.' }
 --- Names of the benches, sorted.
 local function names()
   local list = {}
-  local pipe = io.popen(("ls '%s/lua/neap/bench' 2>/dev/null"):format(launcher.home))
+  local pipe = io.popen(("LC_ALL=C ls '%s/lua/neap/bench' 2>/dev/null"):format(launcher.home))
   for file in pipe:lines() do
     list[#list + 1] = file:match '^(.*)%.lua$'
   end

@@ -1,6 +1,6 @@
 --- neap run: loads the recipe, validates its parameters and starts the ranks.
 
-local json = require 'dkjson'
+local json = require 'neap.json'
 local failure = require 'neap.failure'
 local launcher = require 'neap.launcher'
 local params = require 'neap.params'

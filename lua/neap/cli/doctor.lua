@@ -1,0 +1,41 @@
+--- neap doctor: what this machine and build have, for people and for reports of trouble.
+
+local json = require 'neap.json'
+local lib = require 'neap.lib'
+local text = require 'neap.text'
+
+local command = { doc = 'Show what this machine and build have.' }
+
+function command.options(parser)
+  parser:flag('--json', 'results as JSON')
+end
+
+local function facts()
+  local list, value = { { 'neap', lib.version } }, lib.ffi.new 'const char *[1]'
+  for i = 0, math.huge do
+    local name = lib.C.neap_machine(i, value)
+    if name == nil then break end
+    list[#list + 1] = { lib.ffi.string(name), lib.ffi.string(value[0]) }
+  end
+  list[#list + 1] = { 'lua', jit.version .. (jit.status() and '' or ', compiler off') }
+  local names, packages = text.names()
+  for _, name in ipairs(names) do
+    local ok, found = pcall(text.open, name)
+    local state = ok and ('%s, %.1f MB'):format(packages[name], found.size / 2 ^ 20)
+      or found.message
+    list[#list + 1] = { 'text ' .. name, state }
+    if ok then found:close() end
+  end
+  return list
+end
+
+function command.run(args)
+  local document, order = {}, {}
+  for i, fact in ipairs(facts()) do
+    document[fact[1]], order[i] = fact[2], fact[1]
+    if not args.json then print(('%-14s %s'):format(fact[1], fact[2])) end
+  end
+  if args.json then print(json.encode(document, order)) end
+end
+
+return command

@@ -1,0 +1,75 @@
+local params = require 'neap.params'
+local recipe = require 'neap.recipe'
+
+local SPECS = {
+  steps = { default = 5, min = 1, integer = true, doc = 'steps' },
+  names = { default = { 'a', 'b' }, doc = 'names' },
+  exact = { default = false, doc = 'exact' },
+  some_name = { default = 'x', doc = 'text' },
+}
+
+describe('params', function()
+  it('has the type of the default', function()
+    local values = params.values(SPECS, { steps = '7', names = 'c', exact = 'true' })
+    assert.are.equal(7, values.steps)
+    assert.are.same({ 'c' }, values.names)
+    assert.is_true(values.exact)
+    assert.are.equal('x', values.some_name)
+    assert.are.same({}, params.values(SPECS, { names = '' }).names)
+  end)
+
+  it('makes reading an undeclared parameter an error', function()
+    assert.has_error(function() return params.values(SPECS, {}).stepz end,
+      "unknown parameter 'stepz'")
+  end)
+
+  it('hints at a parameter that is close', function()
+    local ok, err = pcall(params.values, SPECS, { stpes = '1' })
+    assert.is_false(ok)
+    assert.are.equal('USAGE', err.code)
+    assert.are.equal("unknown parameter 'stpes' (did you mean 'steps'?)", err.message)
+  end)
+
+  it('refuses declarations that make no sense', function()
+    for message, specs in pairs {
+      ["x: parameter 'a': needs a table"] = { a = 5 },
+      ["x: parameter 'b': needs a table with a default"] = { b = { doc = 'nothing' } },
+      ["unknown field 'defualt' %(did you mean 'default'%?%)"] =
+        { a = { default = 1, defualt = 2 } },
+      ["x: parameter 'a%-b'"] = { ['a-b'] = { default = 1 } },
+    } do
+      local ok, err = pcall(params.check, specs, 'x')
+      assert.is_false(ok)
+      assert.matches(message, err)
+    end
+  end)
+
+  it('writes flags and names in one form', function()
+    assert.are.same({ '--exact', '--no-exact', '--some-name=3', '--other_name=true', '-n' },
+      params.normalize({ '--exact=true', '--exact=false', '--some_name=3', '--other_name=true',
+        '-n' }, SPECS))
+  end)
+end)
+
+describe('recipe', function()
+  local function run() end
+
+  it('has defaults', function()
+    local r = recipe.define { name = 'x', run = run }
+    assert.are.equal(1, r.ranks)
+    assert.are.same({}, r.params)
+  end)
+
+  it('refuses unknown fields and wrong types', function()
+    for message, definition in pairs {
+      ["unknown field 'node_sise' %(did you mean 'node_size'%?%)"] =
+        { name = 'x', run = run, node_sise = 4 },
+      ['ranks is a string; it must be a number'] = { name = 'x', run = run, ranks = '8' },
+      ['needs at least name and run'] = { name = 'x' },
+    } do
+      local ok, err = pcall(recipe.define, definition)
+      assert.is_false(ok)
+      assert.matches(message, err)
+    end
+  end)
+end)
