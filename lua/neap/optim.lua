@@ -11,7 +11,7 @@ local tensor = require 'neap.tensor'
 local ops = require 'neap.ops'
 local exact = require 'neap.exact'
 
-local ffi, C, check = lib.ffi, lib.C, lib.check
+local ffi = lib.ffi
 
 local optim = {}
 
@@ -70,8 +70,8 @@ end
 --- This rank's range: its gradient, parameters and moments, each cut where decay ends.
 function AdamW:allocate()
   local values = self.parameters.values
-  local rank = self.comm and C.neap_comm_rank(self.comm.ptr) or 0
-  self.ranks = self.comm and C.neap_comm_size(self.comm.ptr) or 1
+  local rank = self.comm and self.comm:rank() or 0
+  self.ranks = self.comm and self.comm:size() or 1
   self.counts, self.first = cut(values.count, rank, self.ranks)
   local count = tonumber(self.counts[rank])
   local function make(dtype) return tensor.zeros(dtype or values.dtype, count) end
@@ -94,8 +94,7 @@ end
 function AdamW:reduce()
   local gradients = self.parameters.gradients
   if self.ranks > 1 then
-    check(C.neap_comm_reduce_scatter(self.comm.ptr, gradients:data(), self.sum:data(), self.counts,
-      C.neap_tensor_dtype(gradients.ptr), C.NEAP_SUM))
+    self.comm:reduce_scatter(gradients, self.sum, self.counts)
   else
     self.sum:copy(gradients)
   end
@@ -112,7 +111,7 @@ function AdamW:norm()
   else
     total[0] = ops.sum_squares(self.range.grad)
     if self.comm then
-      check(C.neap_comm_all_reduce(self.comm.ptr, total, 1, C.NEAP_F64, C.NEAP_SUM))
+      self.comm:all_reduce(total, 1, 'f64')
     end
   end
   return math.sqrt(total[0])
@@ -136,8 +135,7 @@ end
 function AdamW:gather()
   local values, range = self.parameters.values, self.range
   if self.ranks > 1 then
-    check(C.neap_comm_all_gather(self.comm.ptr, range.param:data(), values:data(), self.counts,
-      C.neap_tensor_dtype(values.ptr)))
+    self.comm:all_gather(range.param, values, self.counts)
   else
     values:copy(range.param)
   end

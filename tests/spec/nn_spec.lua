@@ -1,8 +1,7 @@
 local lib = require 'neap.lib'
 local nn = require 'neap.nn'
-local tensor = require 'neap.tensor'
-local ops = require 'neap.ops'
 local gradients = dofile(lib.home .. '/tests/gradients.lua')
+local small_model = dofile(lib.home .. '/tests/small_model.lua')
 
 local random, dot = gradients.random, gradients.dot
 
@@ -25,32 +24,6 @@ local function check_module(parameters, module, x, width, tolerance)
     checked[#checked + 1] = { param.value, param.grad }
   end
   gradients.check(loss, checked, tolerance)
-end
-
---- A whole dense model: embedding, a block of attention, normalisation, head, loss.
-local function small_model(parameters, options)
-  local model = { parameters = parameters }
-  local embed = nn.Embedding.new(parameters, 'embed', 11, 8)
-  local norm = nn.RMSNorm.new(parameters, 'norm', 8)
-  local attention = nn.Attention.new(parameters, 'attention', options)
-  local last = nn.RMSNorm.new(parameters, 'last', 8)
-  local head = nn.Linear.new(parameters, 'head', 8, 11)
-  local criterion = nn.CrossEntropy.new(parameters)
-  local sum
-
-  function model.forward(ids, targets)
-    local x = embed:forward(ids)
-    sum = tensor.reuse(sum, parameters.dtype, x:dims())
-    ops.add(x, attention:forward(norm:forward(x)), sum)
-    return criterion:forward(head:forward(last:forward(sum)), targets)
-  end
-
-  function model.backward()
-    local dx = last:backward(head:backward(criterion:backward()))
-    ops.add(dx, norm:backward(attention:backward(dx)), dx)
-    embed:backward(dx)
-  end
-  return model
 end
 
 local ATTENTION = { hidden = 8, heads = 4, kv_heads = 2, sequence = 5, base = 50 }
@@ -79,7 +52,7 @@ describe('nn', function()
 
     it('a whole model, from ids to loss' .. mode, function()
       local parameters = parameters_of(options)
-      local model = small_model(parameters, ATTENTION)
+      local model = small_model(parameters, 5)
       parameters:allocate()
       local ids, targets = gradients.random_ids(10, 11), gradients.random_ids(10, 11)
       local function loss() return model.forward(ids, targets) end

@@ -1,3 +1,4 @@
+local launcher = require 'neap.launcher'
 local lib = require 'neap.lib'
 local nn = require 'neap.nn'
 local optim = require 'neap.optim'
@@ -51,6 +52,20 @@ local function follow(parameters, optimizer, o, steps)
   return worst
 end
 
+--- Losses, norms and parameters after some steps on so many ranks.
+local function train(ranks, mode)
+  local path = os.tmpname()
+  local status = launcher.run_ranks(ranks, lib.home .. '/tests/ranks/dense_steps.lua',
+    { mode, path })
+  assert.are.equal(0, status)
+  local numbers = {}
+  for line in io.lines(path) do
+    for number in line:gmatch '%S+' do numbers[#numbers + 1] = number end
+  end
+  os.remove(path)
+  return numbers
+end
+
 describe('optim', function()
   local o = { rate = 0.01, beta1 = 0.8, beta2 = 0.9, eps = 1e-6, decay = 0.3, clip = 2 }
 
@@ -72,6 +87,24 @@ describe('optim', function()
     local parameters = model { dtype = 'f32', seed = 5, exact = true }
     assert.are.equal('f64', parameters.gradients.dtype)
     assert.is_true(follow(parameters, optim.AdamW.new(parameters, o), o, 5) < 1e-6)
+  end)
+
+  it('gives the same bits on any number of ranks with exact gradients', function()
+    local alone = train(1, 'exact')
+    assert.is_true(#alone > 400)
+    for _, ranks in ipairs { 2, 3, 4, 6 } do
+      assert.are.same(alone, train(ranks, 'exact'))
+    end
+  end)
+
+  it('gives nearly the same numbers on any number of ranks without', function()
+    local alone, exact = train(1, 'plain'), train(1, 'exact')
+    for _, other in ipairs { train(3, 'plain'), train(4, 'plain'), exact } do
+      for i, number in ipairs(alone) do
+        assert.is_true(math.abs(tonumber(number) - tonumber(other[i])) < 1e-4)
+      end
+    end
+    assert.are.same(train(4, 'plain'), train(4, 'plain'))
   end)
 
   it('warms up, then follows a cosine', function()
