@@ -1,0 +1,112 @@
+--- Planners: built-in algorithms from loads to layouts.
+--
+--   local planner = plan.open('laer', topology, { no_even = true })
+--   local layout = planner:plan(load, previous, seed)
+--   plan.names()              { 'static', 'random', … }
+--   plan.parameters 'laer'    { { name = 'no_even', doc = '…', default = 0 }, … }
+-- In a policy, plan.NAME(ctx, options) gives a draft of the answer (ctx:plan does the work).
+
+local lib = require 'neap.lib'
+local counts = require 'neap.counts'
+local layouts = require 'neap.layout'
+local topologies = require 'neap.topology'
+
+local ffi, C = lib.ffi, lib.C
+
+local plan = {}
+
+local Planner = {}
+Planner.__index = Planner
+
+--- Names of the built-in planners.
+function plan.names()
+  local names = {}
+  for i = 0, C.neap_planner_count() - 1 do
+    names[i + 1] = ffi.string(C.neap_planner_name(i))
+  end
+  return names
+end
+
+local function is_name(name)
+  for _, known in ipairs(plan.names()) do
+    if known == name then return true end
+  end
+end
+
+local function open(name, topology, level)
+  if not is_name(name) then
+    lib.raise('ARGUMENT', ("plan: no planner is called '%s'%s; known are %s"):format(tostring(name),
+      lib.hint(tostring(name), plan.names()), table.concat(plan.names(), ', ')), level + 1)
+  end
+  local out = ffi.new 'neap_planner *[1]'
+  lib.check(C.neap_planner_open(topology.ptr, name, out), level + 1)
+  return lib.handle(Planner, out[0], C.neap_planner_close)
+end
+
+--- The planner's parameters: list of { name=, doc=, default= }.
+function Planner:parameters()
+  local list, doc, value = {}, ffi.new 'const char *[1]', ffi.new 'double[1]'
+  for i = 0, math.huge do
+    local name = C.neap_planner_parameter(self.ptr, i, doc, value)
+    if name == nil then return list end
+    list[i + 1] = { name = ffi.string(name), doc = ffi.string(doc[0]), default = value[0] }
+  end
+end
+
+--- The same, by the planner's name.
+function plan.parameters(name)
+  return open(name, topologies.open { ranks = 1, slots = 1, experts = 1 }, 2):parameters()
+end
+
+--- Changes a parameter; true and false stand for 1 and 0. Raises ARGUMENT.
+function Planner:set(name, value)
+  if type(value) == 'boolean' then value = value and 1 or 0 end
+  if type(value) ~= 'number' then
+    lib.raise('ARGUMENT', ('plan %s: %s is a %s; it must be a number'):format(self.name, name,
+      type(value)), 2)
+  end
+  local names = {}
+  for i, parameter in ipairs(self:parameters()) do
+    names[i] = parameter.name
+    if parameter.name == name then
+      return lib.check(C.neap_planner_set(self.ptr, name, value), 2)
+    end
+  end
+  lib.raise('ARGUMENT', ("plan %s: unknown parameter '%s'%s; there are: %s"):format(self.name, name,
+    lib.hint(name, names), table.concat(names, ', ')), 2)
+end
+
+--- params: values by name, over the defaults. Raises ARGUMENT.
+function plan.open(name, topology, params)
+  local self = open(name, topology, 2)
+  self.name, self.topology = name, topology
+  for _, key in ipairs(lib.sorted_keys(params or {})) do self:set(key, params[key]) end
+  return self
+end
+
+--- load: expected tokens [ranks][experts] in any scale, as counts.lua reads it. previous: layout in
+-- force, or nil. seed: a number (default 0), of planners that draw. out: a layout to write to, else
+-- a new one. Raises ARGUMENT.
+function Planner:plan(load, previous, seed, out)
+  local t = self.topology
+  out = out or layouts.open(t)
+  lib.check(C.neap_planner_plan(self.ptr,
+    counts.matrix(load, t.ranks, t.experts, 'double', 'plan ' .. self.name),
+    previous and previous.ptr, seed or 0, out.ptr), 2)
+  return out
+end
+
+function Planner:close()
+  lib.close(self)
+end
+
+return setmetatable(plan, {
+  __index = function(_, name)
+    if not is_name(name) then
+      lib.raise('ARGUMENT', ("plan: no planner is called '%s'%s; known are %s"):format(
+        tostring(name), lib.hint(tostring(name), plan.names()), table.concat(plan.names(), ', ')),
+        2)
+    end
+    return function(ctx, options) return ctx:plan(name, options) end
+  end,
+})

@@ -1,0 +1,99 @@
+--- Splits: how many tokens of every source rank go to every slot.
+--
+--   local s = split.open(topology, 'minimax')
+--   s:compute(layout, load)           -- load: exact tokens [ranks][experts]
+--   s:row(source)                     -- int64_t[slots]: tokens of a source to every slot
+--   s:column(rank)                    -- int64_t[ranks][slots of rank]: what a rank's slots get
+--   s:slot_tokens()                   -- int64_t[slots]
+--   s:balance()                       -- { imbalance=, max_work=, …, inter_node=, remote= }
+--   s:set(layout, load, amount)       -- a split of one's own, [ranks][slots]
+--   split.rules()                     -- { 'lite', 'even', … }
+
+local lib = require 'neap.lib'
+local counts = require 'neap.counts'
+
+local ffi, C = lib.ffi, lib.C
+
+local split = {}
+
+local Split = {}
+Split.__index = Split
+
+--- Names of the built-in rules; neap.h says what they do.
+function split.rules()
+  local names = {}
+  for i = 0, C.neap_split_rule_count() - 1 do
+    names[i + 1] = ffi.string(C.neap_split_rule_name(i))
+  end
+  return names
+end
+
+function split.open(topology, rule)
+  local known, found = split.rules(), false
+  for _, name in ipairs(known) do found = found or name == rule end
+  if not found then
+    lib.raise('ARGUMENT', ("split: no rule is called '%s'%s; known are %s"):format(tostring(rule),
+      lib.hint(tostring(rule), known), table.concat(known, ', ')), 2)
+  end
+  local out = ffi.new 'neap_split *[1]'
+  lib.check(C.neap_split_open(topology.ptr, rule, out), 2)
+  local self = lib.handle(Split, out[0], C.neap_split_close)
+  self.topology, self.rule, self.result = topology, rule, ffi.new 'neap_balance'
+  return self
+end
+
+local function read_load(self, load)
+  return counts.matrix(load, self.topology.ranks, self.topology.experts, 'int64_t', 'split: load')
+end
+
+--- load: whole tokens, as counts.lua reads them. Computes what is common to all ranks.
+function Split:compute(layout, load)
+  lib.check(C.neap_split_compute(self.ptr, layout.ptr, read_load(self, load)), 2)
+  return self
+end
+
+--- Takes a given split instead: amount [ranks][slots]. Raises SPLIT.
+function Split:set(layout, load, amount)
+  local t = self.topology
+  lib.check(C.neap_split_set(self.ptr, layout.ptr, read_load(self, load),
+    counts.matrix(amount, t.ranks, t.slots, 'int64_t', 'split: amounts')), 2)
+  return self
+end
+
+--- out: int64_t[slots] to write to, else a new one.
+function Split:row(source, out)
+  out = out or ffi.new('int64_t[?]', self.topology.slots)
+  lib.check(C.neap_split_row(self.ptr, source, out), 2)
+  return out
+end
+
+--- out: int64_t[ranks * slots of rank], else a new one.
+function Split:column(rank, out)
+  out = out or ffi.new('int64_t[?]', self.topology.ranks * self.topology:slots_of(rank))
+  lib.check(C.neap_split_column(self.ptr, rank, out), 2)
+  return out
+end
+
+function Split:slot_tokens(out)
+  out = out or ffi.new('int64_t[?]', self.topology.slots)
+  lib.check(C.neap_split_slot_tokens(self.ptr, out), 2)
+  return out
+end
+
+--- What the split costs, as neap.h defines it: max_work, mean_work, imbalance, std_percent, and
+-- tokens, of them inter_node and remote.
+function Split:balance()
+  local b = self.result
+  lib.check(C.neap_split_balance(self.ptr, b), 2)
+  return {
+    max_work = b.max_work, mean_work = b.mean_work, imbalance = b.imbalance,
+    std_percent = b.std_percent, tokens = tonumber(b.tokens), inter_node = tonumber(b.inter_node),
+    remote = tonumber(b.remote),
+  }
+end
+
+function Split:close()
+  lib.close(self)
+end
+
+return split

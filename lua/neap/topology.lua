@@ -1,0 +1,173 @@
+--- Topologies: ranks in nodes, their expert slots, what experts cost. Immutable; ids from 0.
+--
+--   local t = topology.open { ranks = 8, node_size = 4, slots = 2, experts = 8 }
+--   topology.open { nodes = { 4, 3, 1 }, slots = { 2, 2, 2, 2, 3, 3, 3, 4 }, experts = 8,
+--                   cost = { … }, speed = { … } }
+--   t.ranks, t.nodes, t.experts, t.slots                 how many; slots: of all ranks together
+--   t:node_of(rank) t:slots_of(rank) t:speed(rank) t:cost(expert) t:ranks_of(node) -> first, last
+
+local lib = require 'neap.lib'
+
+local ffi, C = lib.ffi, lib.C
+
+local topology = {}
+
+local Topology = {}
+Topology.__index = Topology
+
+local FIELDS = {
+  ranks = 'number', experts = 'number', slots = 'number', node_size = 'number',
+  nodes = 'table', node_of = 'cdata', cost = 'table', speed = 'table',
+}
+
+local function bad(message, ...)
+  lib.raise('ARGUMENT', 'topology: ' .. message:format(...), 4)
+end
+
+local function check_whole(name, value)
+  if type(value) ~= 'number' or value % 1 ~= 0 or value < 1 or value >= 2 ^ 31 then
+    bad('%s is %s; it must be a whole number of at least 1', name, tostring(value))
+  end
+  return value
+end
+
+local function check_fields(description)
+  for _, name in ipairs(lib.sorted_keys(description)) do
+    local wanted, got = FIELDS[name], type(description[name])
+    if not wanted then
+      bad("unknown field '%s'%s; there are %s", name, lib.hint(name, lib.sorted_keys(FIELDS)),
+        table.concat(lib.sorted_keys(FIELDS), ', '))
+    end
+    if got ~= wanted and not (name == 'slots' and got == 'table') then
+      bad('%s is a %s; it must be a %s', name, got, wanted)
+    end
+  end
+  for _, name in ipairs { 'experts', 'slots' } do
+    if description[name] == nil then bad('%s is missing', name) end
+  end
+end
+
+local function nodes_by_list(sizes, ranks)
+  local total = 0
+  for _, size in ipairs(sizes) do total = total + check_whole('a node', size) end
+  if ranks and ranks ~= total then
+    bad('nodes have %d ranks together; ranks is %d', total, ranks)
+  end
+  local node_of, rank = ffi.new('int32_t[?]', math.max(total, 1)), 0
+  for node, size in ipairs(sizes) do
+    for _ = 1, size do
+      node_of[rank] = node - 1
+      rank = rank + 1
+    end
+  end
+  return total, node_of
+end
+
+--- Number of ranks, and node of each: by nodes (ranks of each), node_of (a C array), or node_size
+-- (ranks a node; the last may be smaller; default: one node).
+local function find_nodes(d)
+  if (d.nodes and 1 or 0) + (d.node_of and 1 or 0) + (d.node_size and 1 or 0) > 1 then
+    bad('give one of nodes, node_of and node_size')
+  end
+  if d.nodes then return nodes_by_list(d.nodes, d.ranks) end
+  local ranks = check_whole('ranks', d.ranks)
+  if d.node_of then return ranks, d.node_of end
+  local node_of, size = ffi.new('int32_t[?]', ranks), check_whole('node_size', d.node_size or ranks)
+  for r = 0, ranks - 1 do node_of[r] = math.floor(r / size) end
+  return ranks, node_of
+end
+
+local function find_slots(slots, ranks)
+  local slots_of = ffi.new('int32_t[?]', ranks)
+  if type(slots) == 'table' and #slots ~= ranks then
+    bad('slots of %d ranks; there are %d ranks', #slots, ranks)
+  end
+  for r = 0, ranks - 1 do
+    slots_of[r] = check_whole('slots', type(slots) == 'table' and slots[r + 1] or slots)
+  end
+  return slots_of
+end
+
+--- A list of count numbers, or nil.
+local function find_numbers(name, list, count)
+  if not list then return nil end
+  if #list ~= count then bad('%s has %d values; expected are %d', name, #list, count) end
+  for i, value in ipairs(list) do
+    if type(value) ~= 'number' then
+      bad('%s %d is %s; it must be a number', name, i - 1, tostring(value))
+    end
+  end
+  return ffi.new('double[?]', count, list)
+end
+
+local function wrap(ptr)
+  local self = lib.handle(Topology, ptr, C.neap_topology_close)
+  self.ranks, self.nodes = C.neap_topology_ranks(ptr), C.neap_topology_nodes(ptr)
+  self.experts, self.slots = C.neap_topology_experts(ptr), C.neap_topology_slots(ptr)
+  self.first_slot, self.first_rank = C.neap_topology_first_slot(ptr),
+    C.neap_topology_first_rank(ptr)
+  self.rank_node, self.rank_speed = C.neap_topology_node_of(ptr), C.neap_topology_speed(ptr)
+  self.expert_cost = C.neap_topology_cost(ptr)
+  return self
+end
+
+--- Fields: experts; slots (a rank, or a list); ranks with node_size (default: one node) or node_of
+-- (int32_t[ranks]), or nodes (list of the nodes' ranks); cost (list, work of a token by expert,
+-- default 1) and speed (list, by rank, default 1). Raises ARGUMENT.
+function topology.open(description)
+  check_fields(description)
+  local experts = check_whole('experts', description.experts)
+  local ranks, node_of = find_nodes(description)
+  local slots_of = find_slots(description.slots, ranks)
+  local out = ffi.new 'neap_topology *[1]'
+  local cost = find_numbers('cost', description.cost, experts)
+  local speed = find_numbers('speed', description.speed, ranks)
+  lib.check(C.neap_topology_open(ranks, experts, node_of, slots_of, cost, speed, out), 2)
+  return wrap(out[0])
+end
+
+local function check(what, id, count)
+  if not (type(id) == 'number' and id >= 0 and id < count and id % 1 == 0) then
+    lib.raise('ARGUMENT', ('topology: no %s %s; allowed are 0 to %d'):format(what, tostring(id),
+      count - 1), 3)
+  end
+end
+
+function Topology:node_of(rank)
+  check('rank', rank, self.ranks)
+  return self.rank_node[rank]
+end
+
+--- Expert slots of a rank.
+function Topology:slots_of(rank)
+  check('rank', rank, self.ranks)
+  return self.first_slot[rank + 1] - self.first_slot[rank]
+end
+
+function Topology:speed(rank)
+  check('rank', rank, self.ranks)
+  return self.rank_speed[rank]
+end
+
+--- Work of one token of an expert.
+function Topology:cost(expert)
+  check('expert', expert, self.experts)
+  return self.expert_cost[expert]
+end
+
+--- First and last rank of a node.
+function Topology:ranks_of(node)
+  check('node', node, self.nodes)
+  return self.first_rank[node], self.first_rank[node + 1] - 1
+end
+
+function Topology:__tostring()
+  return ('%d ranks in %d nodes, %d slots for %d experts'):format(self.ranks, self.nodes,
+    self.slots, self.experts)
+end
+
+function Topology:close()
+  lib.close(self)
+end
+
+return topology

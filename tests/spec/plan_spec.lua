@@ -1,0 +1,89 @@
+local lib = require 'neap.lib'
+local plan = require 'neap.plan'
+local topology = require 'neap.topology'
+
+local function message(f, ...)
+  local ok, err = pcall(f, ...)
+  assert.is_false(ok)
+  return tostring(err)
+end
+
+describe('plan', function()
+  local t = topology.open { ranks = 4, node_size = 2, slots = 2, experts = 4 }
+  local LOAD = { { 9, 1, 1, 1 }, { 9, 1, 1, 1 }, { 9, 1, 1, 1 }, { 9, 1, 1, 1 } }
+
+  it('knows the shipped planners and documents their parameters', function()
+    local names = table.concat(plan.names(), ' ')
+    for _, name in ipairs { 'static', 'random', 'eplb', 'flexmoe', 'laer', 'llep', 'moonep',
+      'ultraep', 'fastermoe' } do
+      assert.matches(name, names)
+    end
+    for _, name in ipairs(plan.names()) do
+      for _, parameter in ipairs(plan.parameters(name)) do
+        assert.is_true(#parameter.doc > 10, name .. ' ' .. parameter.name)
+        assert.are.equal('number', type(parameter.default))
+      end
+    end
+    assert.are.equal('no_even', plan.parameters('laer')[1].name)
+  end)
+
+  it('plans from lists and from C arrays alike, for every planner', function()
+    local array = lib.ffi.new('double[16]')
+    for i = 0, 15 do array[i] = LOAD[1][i % 4 + 1] end
+    for _, name in ipairs(plan.names()) do
+      local planner = plan.open(name, t)
+      local a, b = planner:plan(LOAD, nil, 3), planner:plan(array, nil, 3)
+      assert.are.equal(0, a:changed(b), name)
+      for expert = 0, 3 do assert.is_true(#a:replicas(expert) >= 1) end
+    end
+  end)
+
+  it('gives a hot expert more replicas', function()
+    local l = plan.open('eplb', t, { doubles = false }):plan(LOAD)
+    assert.are.equal(4, #l:replicas(0))
+  end)
+
+  it('plans static as published: device d holds i * E/C + d mod E/C', function()
+    assert.are.same({ { 0, 2 }, { 1, 3 }, { 0, 2 }, { 1, 3 } },
+      plan.open('static', t):plan(LOAD):experts())
+  end)
+
+  it('draws by seed alone', function()
+    local planner = plan.open('random', t)
+    local a = planner:plan(LOAD, nil, 1)
+    local b = planner:plan(LOAD, a, 1)
+    assert.are.equal(a:hash(), b:hash())
+    local differ = false
+    for seed = 2, 9 do differ = differ or planner:plan(LOAD, nil, seed):hash() ~= a:hash() end
+    assert.is_true(differ)
+  end)
+
+  it('is a function of a context in policies', function()
+    local asked
+    local ctx = { plan = function(_, name, options)
+      asked = { name, options }
+      return 'draft'
+    end }
+    assert.are.equal('draft', plan.laer(ctx, { window = 3 }))
+    assert.are.same({ 'laer', { window = 3 } }, asked)
+    assert.matches("no planner is called 'lear' %(did you mean 'laer'%?%)",
+      message(function() return plan.lear end))
+  end)
+
+  it('says what is wrong', function()
+    assert.matches("plan_spec.lua:%d+: plan: no planner is called 'eplbb' %(did you mean 'eplb'",
+      message(function() t = plan.open('eplbb', t) end))
+    assert.matches("plan laer: unknown parameter 'no_evn' %(did you mean 'no_even'%?%)",
+      message(plan.open, 'laer', t, { no_evn = true }))
+    assert.matches('no_even is 3; allowed are 0 to 1',
+      message(plan.open, 'laer', t, { no_even = 3 }))
+    local planner = plan.open('laer', t)
+    assert.matches('3 rows; expected are 4', message(planner.plan, planner, { {}, {}, {} }))
+    assert.matches('row 1 has 3 elements; expected are 4',
+      message(planner.plan, planner, { LOAD[1], { 1, 2, 3 }, LOAD[3], LOAD[4] }))
+    assert.matches('rank 0 for expert 1 is nan',
+      message(planner.plan, planner, { { 1, 0 / 0, 1, 1 }, LOAD[2], LOAD[3], LOAD[4] })
+        :gsub('%-nan', 'nan'))
+    assert.matches('it is a string', message(planner.plan, planner, 'load'))
+  end)
+end)
