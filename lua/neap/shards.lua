@@ -1,0 +1,185 @@
+--- The FSEP store of one layer's experts: parameters, moments and gradients cut over the ranks.
+--
+--   local store = shards.open { comm =, topology =, sizes = { 300, 300, 120 }, group = 'node' }
+--   store:normal(expert, 0, 300, seed, stream, 0.1)
+--   store:refresh()                                    -- collective, after parameters have changed
+--   local transfer = store:unshard_start(layout, buffer)
+--   …
+--   transfer:wait()                                    -- buffer holds the experts of the layout
+--
+-- All but the local calls (normal, set, adamw, the counts) are collective. Experts count from 0.
+
+local lib = require 'neap.lib'
+
+local ffi, C, check = lib.ffi, lib.C, lib.check
+
+local shards = {}
+
+local Shards, Transfer = {}, {}
+Shards.__index, Transfer.__index = Shards, Transfer
+shards.Shards = Shards
+
+local DTYPES = { f32 = C.NEAP_F32, f64 = C.NEAP_F64 }
+local PARTS = {
+  parameter = C.NEAP_SHARD_PARAMETER, moment1 = C.NEAP_SHARD_MOMENT1,
+  moment2 = C.NEAP_SHARD_MOMENT2, gradient = C.NEAP_SHARD_GRADIENT,
+}
+local GROUPS = { all = C.NEAP_GROUP_ALL, node = C.NEAP_GROUP_NODE }
+local OPTIONS = { 'comm', 'topology', 'dtype', 'exact', 'sizes', 'group' }
+
+local out_shards = ffi.new 'neap_shards *[1]'
+local out_transfer = ffi.new 'neap_transfer *[1]'
+local number = ffi.new 'double[1]'
+local pair = ffi.new 'double[2]'
+local traffic = ffi.new 'neap_shard_traffic'
+
+--- A value by its name; raises ARGUMENT at the caller's caller, with the names there are.
+local function lookup(values, kind, name)
+  if values[name] == nil then
+    local names = lib.sorted_keys(values)
+    lib.raise('ARGUMENT', ("shards: %s '%s' is unknown%s; there are %s"):format(kind,
+      tostring(name), lib.hint(tostring(name), names), table.concat(names, ', ')), 3)
+  end
+  return values[name]
+end
+
+local function check_options(given)
+  local known = {}
+  for _, name in ipairs(OPTIONS) do known[name] = true end
+  for _, name in ipairs(lib.sorted_keys(given)) do
+    if not known[name] then
+      lib.raise('ARGUMENT', ("shards: unknown option '%s'%s"):format(name,
+        lib.hint(name, OPTIONS)), 3)
+    end
+  end
+end
+
+--- comm: a communicator of the topology's ranks, for this store's transfers (stores that take turns
+-- may share one). sizes: parameters of each expert, a list. dtype: 'f32' (default) or 'f64'. exact:
+-- gradients to reduce are F64. group: 'all' (default), 'node' or ranks a shard group.
+function shards.open(options)
+  check_options(options)
+  local topology, dtype = options.topology, options.dtype or 'f32'
+  local group = options.group or 'all'
+  local experts = C.neap_topology_experts(topology.ptr)
+  if #options.sizes ~= experts then
+    lib.raise('ARGUMENT', ('shards: %d sizes for %d experts'):format(#options.sizes, experts), 2)
+  end
+  check(C.neap_shards_open(options.comm.ptr, topology.ptr, lookup(DTYPES, 'type', dtype),
+    options.exact and 1 or 0, ffi.new('int64_t[?]', experts, options.sizes),
+    type(group) == 'number' and group or lookup(GROUPS, 'shard group', group), out_shards), 2)
+  local self = lib.handle(Shards, out_shards[0], C.neap_shards_close)
+  self.comm, self.dtype, self.exact, self.pending = options.comm, dtype, options.exact, {}
+  return self
+end
+
+--- Waits for transfers under way, then closes. Local.
+function Shards:close()
+  lib.close(self)
+end
+
+--- Parameters of the largest expert: columns of the slots' buffers.
+function Shards:slot_size()
+  return tonumber(C.neap_shards_slot_size(self.ptr))
+end
+
+--- Parameters of all experts together.
+function Shards:count()
+  return tonumber(C.neap_shards_count(self.ptr))
+end
+
+--- Parameters first to first + count - 1 of an expert become scale x normal(seed, stream, 0 …).
+function Shards:normal(expert, first, count, seed, stream, scale)
+  check(C.neap_shards_normal(self.ptr, expert, first, count, seed, stream, scale), 2)
+end
+
+--- Takes over a whole expert from value; part: 'parameter', 'moment1', 'moment2' or 'gradient'.
+function Shards:set(part, expert, value)
+  check(C.neap_shards_set(self.ptr, lookup(PARTS, 'part', part), expert, value.ptr), 2)
+end
+
+--- Fills value with a whole expert, on every rank.
+function Shards:get(part, expert, value)
+  check(C.neap_shards_get(self.ptr, lookup(PARTS, 'part', part), expert, value.ptr), 2)
+  return value
+end
+
+-- ---- transfers ----------------------------------------------------------------------------------
+
+--- The transfer just started; what it works on stays alive until it has been waited for.
+local function started(self, ...)
+  local transfer = setmetatable({ ptr = out_transfer[0], pending = self.pending }, Transfer)
+  self.pending[transfer] = { ... }
+  return transfer
+end
+
+--- Starts to fill buffer (slots of this rank, slot_size) with the experts of a layout.
+function Shards:unshard_start(layout, buffer)
+  check(C.neap_shards_unshard_start(self.ptr, layout.ptr, buffer.ptr, out_transfer), 2)
+  return started(self, buffer)
+end
+
+--- Starts to sum the gradients of all replicas that had tokens at their owners; with accumulate on
+-- top of what is there. slot_tokens: int64_t array, of all slots.
+function Shards:reduce_start(layout, gradients, slot_tokens, accumulate)
+  check(C.neap_shards_reduce_start(self.ptr, layout.ptr, gradients.ptr, slot_tokens,
+    accumulate and 1 or 0, out_transfer), 2)
+  return started(self, gradients)
+end
+
+--- Starts to bring the shard groups' parameters up to date.
+function Shards:refresh_start()
+  check(C.neap_shards_refresh_start(self.ptr, out_transfer), 2)
+  return started(self)
+end
+
+function Shards:refresh()
+  self:refresh_start():wait()
+end
+
+--- Blocks until the transfer is done; raises its error. To be called once.
+function Transfer:wait()
+  local ptr = self.ptr
+  if not ptr then
+    lib.raise('ARGUMENT', 'shards: a transfer was waited for twice', 2)
+  end
+  self.ptr, self.pending[self] = nil, nil
+  check(C.neap_transfer_wait(ptr), 2)
+end
+
+-- ---- optimizer ----------------------------------------------------------------------------------
+
+--- Sum of squares of the gradients of all experts; with exact, the same bits on any number of
+-- ranks. Collective.
+function Shards:sum_squares()
+  if not self.exact then
+    check(C.neap_shards_square_sum(self.ptr, number), 2)
+    self.comm:all_reduce(number, 1, 'f64')
+    return number[0]
+  end
+  check(C.neap_shards_gradient_max(self.ptr, number), 2)
+  self.comm:all_reduce(number, 1, 'f64', 'max')
+  pair[0], pair[1] = 0, 0
+  check(C.neap_shards_exact_square_sum(self.ptr, number[0], self:count(), pair), 2)
+  self.comm:all_reduce(pair, 2, 'f64')
+  return pair[0] + pair[1]
+end
+
+--- One step of AdamW; settings: a neap_adamw. Local; a refresh follows.
+function Shards:adamw(settings)
+  check(C.neap_shards_adamw(self.ptr, settings), 2)
+end
+
+--- Bytes that this rank has sent to others, by kind, and of them to other nodes: { unshard =,
+-- unshard_inter =, reduce =, reduce_inter =, refresh =, refresh_inter = }.
+function Shards:traffic()
+  check(C.neap_shards_traffic(self.ptr, traffic), 2)
+  local result = {}
+  for _, name in ipairs { 'unshard', 'reduce', 'refresh' } do
+    result[name] = tonumber(traffic[name])
+    result[name .. '_inter'] = tonumber(traffic[name .. '_inter'])
+  end
+  return result
+end
+
+return shards

@@ -1,0 +1,49 @@
+local launcher = require 'neap.launcher'
+local lib = require 'neap.lib'
+local moe = require 'neap.moe'
+
+local ffi, C = lib.ffi, lib.C
+local RANKS = launcher.home .. '/tests/spec/moe_ranks.lua'
+
+--- What a step gives on so many ranks.
+local function results(ranks)
+  local path = os.tmpname()
+  assert.are.equal(0, launcher.run_ranks(ranks, RANKS, { path }))
+  local file = io.open(path)
+  local text = file:read '*a'
+  file:close()
+  os.remove(path)
+  return text
+end
+
+describe('moe', function()
+  it('with exact gives the same bits on any number of ranks', function()
+    local alone = results(1)
+    assert.is_true(#alone > 10000)
+    assert.is_nil(alone:find 'nan')
+    for _, ranks in ipairs { 2, 3, 4, 8 } do
+      assert.are.equal(alone, results(ranks))
+    end
+  end)
+
+  it('tells what is wrong with its options', function()
+    local topology = ffi.new 'neap_topology *[1]'
+    lib.check(C.neap_topology_open(1, 2, nil, ffi.new('int32_t[1]', 2), nil, nil, topology))
+    local function open(options)
+      options.topology = { ptr = topology[0] }
+      return function() moe.open(options) end
+    end
+    for text, call in pairs {
+      ["unknown option 'topk' %(did you mean 'top_k'%?%)"] = open { topk = 1 },
+      ['ffn has 1 sizes; there are 2 experts'] = open { ffn = { 4 } },
+      ["type 'f16' is unknown"] = open { ffn = { 4, 4 }, dtype = 'f16' },
+    } do
+      local ok, err = pcall(call)
+      assert.is_false(ok)
+      assert.are.equal('ARGUMENT', err.code)
+      assert.matches(text, err.message)
+      assert.matches('moe_spec', err.where)
+    end
+    C.neap_topology_close(topology[0])
+  end)
+end)
