@@ -12,6 +12,8 @@
 -- module, overwritten by its next call; inputs must stay as they are until backward. Activations
 -- are matrices (T, H), T being the tokens of this rank.
 
+-- nn.Transformer is a whole model, of nn.Blocks with experts.
+
 local layers = require 'neap.nn.layers'
 
 return {
@@ -20,5 +22,7 @@ return {
   Linear = layers.Linear,
   RMSNorm = layers.RMSNorm,
   Attention = require 'neap.nn.attention',
+  Block = require 'neap.nn.block',
   CrossEntropy = require 'neap.nn.cross_entropy',
+  Transformer = require 'neap.nn.transformer',
 }

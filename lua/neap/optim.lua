@@ -105,16 +105,18 @@ end
 
 --- The norm of all gradients, the same on every rank.
 function AdamW:norm()
-  local total = ffi.new('double[1]')
+  local squares
   if self.parameters.exact then
-    total[0] = exact.sum_squares(self.comm, self.range.grad, self.parameters.values.count)
+    squares = exact.sum_squares(self.comm, self.range.grad, self.parameters.values.count)
   else
-    total[0] = ops.sum_squares(self.range.grad)
+    local total = ffi.new('double[1]', ops.sum_squares(self.range.grad))
     if self.comm then
       self.comm:all_reduce(total, 1, 'f64')
     end
+    squares = total[0]
   end
-  return math.sqrt(total[0])
+  for _, store in ipairs(self.shards) do squares = squares + store:sum_squares() end
+  return math.sqrt(squares)
 end
 
 --- The rate of the next step.
@@ -129,16 +131,20 @@ function AdamW:update(scale)
     settings.decay = i == 1 and self.decay or 0
     ops.adamw(settings, part.grad, part.param, part.m, part.v)
   end
+  settings.decay = self.decay
+  for _, store in ipairs(self.shards) do store:adamw(settings) end
 end
 
---- Gives every rank the parameters of all ranges.
+--- Gives every rank the parameters of all ranges, and shard groups their working parameters.
 function AdamW:gather()
-  local values, range = self.parameters.values, self.range
+  local values, range, refreshes = self.parameters.values, self.range, {}
+  for i, store in ipairs(self.shards) do refreshes[i] = store:refresh_start() end
   if self.ranks > 1 then
     self.comm:all_gather(range.param, values, self.counts)
   else
     values:copy(range.param)
   end
+  for _, refresh in ipairs(refreshes) do refresh:wait() end
 end
 
 --- One step; the gradients stay as they were. Returns their norm. Collective. Raises an error, on

@@ -29,8 +29,8 @@ local parameters = nn.Parameters.new { dtype = 'f32', seed = 3, exact = mode == 
 parameters.total = SEQUENCES * SEQUENCE
 local model = small_model(parameters, SEQUENCE)
 parameters:allocate()
-local optimizer = optim.AdamW.new(parameters, { comm = group, rate = 0.01, warmup = 2, steps = STEPS,
-  clip = 0.5 })
+local optimizer = optim.AdamW.new(parameters, { comm = group, rate = 0.01, warmup = 2,
+  steps = STEPS, clip = 0.5 })
 local lines = {}
 for step = 1, STEPS do
   local loss = model.forward(rows(step, 0), rows(step, 1))

@@ -1,0 +1,58 @@
+--- One layer of a transformer: x + attention(norm(x)), then + experts(norm(that)). The experts are
+-- not called from here: their phases are scheduled by the model (nn/transformer.lua).
+
+local tensor = require 'neap.tensor'
+local ops = require 'neap.ops'
+local Attention = require 'neap.nn.attention'
+local RMSNorm = require('neap.nn.layers').RMSNorm
+
+local Block = {}
+Block.__index = Block
+
+--- options: those of Attention, eps, experts.
+function Block.new(parameters, name, options)
+  local hidden = options.hidden
+  return setmetatable({
+    dtype = parameters.dtype,
+    hidden = hidden,
+    norm1 = RMSNorm.new(parameters, name .. '.norm1', hidden, options.eps),
+    attention = Attention.new(parameters, name .. '.attention', options),
+    norm2 = RMSNorm.new(parameters, name .. '.norm2', hidden, options.eps),
+    router = parameters:declare(name .. '.router', { hidden, options.experts },
+      { scale = 1 / math.sqrt(hidden) }),
+  }, Block)
+end
+
+--- The first half; returns what router and experts get.
+function Block:attend(x)
+  self.middle = tensor.reuse(self.middle, self.dtype, x:dim(0), self.hidden)
+  ops.add(x, self.attention:forward(self.norm1:forward(x)), self.middle)
+  return self.norm2:forward(self.middle)
+end
+
+--- A buffer for what the experts answer.
+function Block:answer()
+  self.output = tensor.reuse(self.output, self.dtype, self.middle:dims())
+  return self.output
+end
+
+--- Adds the answer to the residual stream; returns the block's output.
+function Block:finish()
+  return ops.add(self.middle, self.output, self.output)
+end
+
+--- A buffer for the gradient of the experts' input.
+function Block:slope()
+  self.dnormed = tensor.reuse(self.dnormed, self.dtype, self.middle:dims())
+  return self.dnormed
+end
+
+--- From the gradients of the output and, in slope, of the experts' input to that of the input.
+function Block:backward(dy)
+  self.grad_input = tensor.reuse(self.grad_input, self.dtype, dy:dims())
+  local dmiddle = ops.add(dy, self.norm2:backward(self.dnormed), self.grad_input)
+  local dx = self.norm1:backward(self.attention:backward(dmiddle))
+  return ops.add(dmiddle, dx, self.grad_input)
+end
+
+return Block

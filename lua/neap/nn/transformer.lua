@@ -1,0 +1,207 @@
+--- A Mixture-of-Experts language model: embedding, blocks of attention and experts, a last
+-- normalisation, an untied head, cross-entropy. It also schedules the experts' phases and
+-- transfers, in the way that the option schedule says (nn/pipeline.lua).
+--
+--   local model = Transformer.new { comm =, topology =, session =, layers = 2, hidden = 64, … }
+--   local loss = model:forward(ids, targets, step)
+--   model:backward()
+
+local lib = require 'neap.lib'
+local moe = require 'neap.moe'
+local shards = require 'neap.shards'
+local Block = require 'neap.nn.block'
+local CrossEntropy = require 'neap.nn.cross_entropy'
+local Parameters = require 'neap.nn.parameters'
+local Pipeline = require 'neap.nn.pipeline'
+local layers = require 'neap.nn.layers'
+
+local Transformer = {}
+Transformer.__index = Transformer
+
+local DEFAULTS = {
+  vocabulary = 256, layers = 2, hidden = 64, heads = 4, kv_heads = false, top_k = 2, ffn = 128,
+  sequence = 64, batch = 1, base = 10000, eps = 1e-5, renormalise = true, aux_loss = 0, chunks = 1,
+  dtype = 'f32', exact = false, seed = 0, schedule = 'laer', group = 'all',
+}
+local NEEDED = { comm = true, topology = true, session = true }
+
+local function take_options(given)
+  local options = {}
+  for name, default in pairs(DEFAULTS) do options[name] = default end
+  for _, name in ipairs(lib.sorted_keys(given)) do
+    if DEFAULTS[name] == nil and not NEEDED[name] then
+      lib.raise('ARGUMENT', ("transformer: unknown option '%s'%s"):format(name,
+        lib.hint(name, lib.sorted_keys(DEFAULTS))), 3)
+    end
+    options[name] = given[name]
+  end
+  options.kv_heads = options.kv_heads or options.heads
+  return options
+end
+
+--- F of every expert, from index 1.
+local function widths(ffn, experts)
+  local list = {}
+  for e = 1, experts do list[e] = type(ffn) == 'table' and ffn[e] or ffn end
+  if type(ffn) == 'table' and #ffn ~= experts then
+    lib.raise('ARGUMENT', ('transformer: ffn has %d sizes; there are %d experts'):format(
+      #ffn, experts), 3)
+  end
+  return list
+end
+
+--- Collective. comm: of all ranks. topology: ranks, slots and experts. session: who answers
+-- layout(layer) and split(layer, load, step), perhaps also observe and replan; layers from 0.
+-- Sizes, with defaults above: vocabulary, layers, hidden, heads, kv_heads (heads), top_k, ffn (a
+-- number, or a list with one for each expert), sequence, batch (sequences of each rank), base (of
+-- the rotary frequencies), eps (of the normalisations). renormalise: the weights of a token's
+-- experts add up to 1. aux_loss: coefficient of the load-balance loss. chunks: of token exchanges.
+-- dtype, exact, seed: as in Parameters. schedule: 'laer' or 'none'. group: of shards, 'all', 'node'
+-- or a number of ranks.
+function Transformer.new(given)
+  local o = take_options(given)
+  local self = setmetatable({ options = o, session = o.session, blocks = {}, experts = {},
+    stores = {} }, Transformer)
+  self.comm = { tokens = o.comm:duplicate(), shards = o.comm:duplicate() }
+  self.tokens = o.batch * o.sequence
+  self.parameters = Parameters.new { comm = o.comm, dtype = o.dtype, exact = o.exact,
+    seed = o.seed }
+  self.parameters.total = self.tokens * o.comm:size()
+  self:declare(o)
+  self.parameters:allocate()
+  self:open_experts(o, widths(o.ffn, o.topology.experts))
+  return self
+end
+
+function Transformer:declare(o)
+  local p = self.parameters
+  local block = setmetatable({ experts = o.topology.experts,
+    output_scale = 1 / math.sqrt(2 * o.layers * o.hidden) }, { __index = o })
+  self.embed = layers.Embedding.new(p, 'embed', o.vocabulary, o.hidden)
+  for l = 0, o.layers - 1 do
+    self.blocks[l] = Block.new(p, 'layer' .. l, block)
+  end
+  self.norm = layers.RMSNorm.new(p, 'norm', o.hidden, o.eps)
+  self.head = layers.Linear.new(p, 'head', o.hidden, o.vocabulary)
+  self.criterion = CrossEntropy.new(p)
+end
+
+--- Draws the parameters of a layer's experts: W1 (H, 2F), then W2 (F, H).
+local function draw(store, layer, o, ffn)
+  for e, width in ipairs(ffn) do
+    local name = ('layer%d.expert%d'):format(layer, e - 1)
+    local first = 2 * o.hidden * width
+    store:normal(e - 1, 0, first, o.seed, Parameters.stream_of(name .. '.w1'),
+      1 / math.sqrt(o.hidden))
+    store:normal(e - 1, first, o.hidden * width, o.seed, Parameters.stream_of(name .. '.w2'),
+      1 / math.sqrt(2 * o.layers * width))
+  end
+  store:refresh()
+end
+
+function Transformer:open_experts(o, ffn)
+  local sizes = {}
+  for e, width in ipairs(ffn) do sizes[e] = 3 * o.hidden * width end
+  for l = 0, o.layers - 1 do
+    self.experts[l] = moe.open { comm = self.comm.tokens, topology = o.topology, hidden = o.hidden,
+      top_k = o.top_k, dtype = o.dtype, renormalise = o.renormalise, exact = o.exact,
+      chunks = o.chunks, aux_loss = o.aux_loss, ffn = ffn }
+    self.stores[l] = shards.open { comm = self.comm.shards, topology = o.topology, dtype = o.dtype,
+      exact = o.exact, sizes = sizes, group = o.group }
+    draw(self.stores[l], l, o, ffn)
+  end
+  self.pipeline = Pipeline.new { stores = self.stores, schedule = o.schedule, dtype = o.dtype,
+    exact = o.exact, slots = o.topology:slots_of(o.comm:rank()),
+    layout = function(layer) return self.session:layout(layer) end }
+end
+
+--- Whether the layouts of a step are known before its counts, so that they can be fetched early.
+function Transformer:ahead()
+  return self.session.plans_on ~= 'current'
+end
+
+function Transformer:forward_layer(l, x, step)
+  local block, experts, session = self.blocks[l], self.experts[l], self.session
+  local normed = block:attend(x)
+  experts:route(normed, block.router.value)
+  local load = experts:load()
+  if session.replan then session:replan(step, l, load) end
+  experts:dispatch(normed, session:layout(l), session:split(l, load, step))
+  if session.observe then session:observe(step, l, load) end
+  if self:ahead() then self.pipeline:prefetch(l + 1) end
+  experts:forward(self.pipeline:weights(l), block:answer())
+  return block:finish()
+end
+
+--- ids, targets: I32 (T), T = batch x sequence. Returns the mean loss over the tokens of all ranks
+-- in nats, without the auxiliary loss. Collective.
+function Transformer:forward(ids, targets, step)
+  self.pipeline:begin()
+  if self:ahead() then self.pipeline:prefetch(0) end
+  local x = self.embed:forward(ids)
+  for l = 0, self.options.layers - 1 do
+    x = self:forward_layer(l, x, step)
+  end
+  local logits = self.head:forward(self.norm:forward(x))
+  return self.criterion:forward(logits, targets)
+end
+
+function Transformer:backward_layer(l, dy)
+  local block, experts, pipeline = self.blocks[l], self.experts[l], self.pipeline
+  experts:backward_dispatch(dy)
+  pipeline:prefetch(l - 1)
+  pipeline:release()
+  experts:backward(block.norm2.output, block.router.value, pipeline:weights(l),
+    pipeline:gradients(l), block:slope(), block.router.grad)
+  pipeline:reduce(l, experts:slot_tokens())
+  return block:backward(dy)
+end
+
+--- Of the last forward: all gradients, those of dense parameters still this rank's part alone (an
+-- optimizer sums them over ranks), those of experts with their owners. Collective.
+function Transformer:backward()
+  self.parameters:zero_grad()
+  local dx = self.norm:backward(self.head:backward(self.criterion:backward()))
+  for l = self.options.layers - 1, 0, -1 do
+    dx = self:backward_layer(l, dx)
+  end
+  self.embed:backward(dx)
+  self.pipeline:finish()
+end
+
+--- The sum of the layers' auxiliary losses in the last forward.
+function Transformer:aux_loss()
+  local sum = 0
+  for l = 0, self.options.layers - 1 do sum = sum + self.experts[l]:aux_loss() end
+  return sum
+end
+
+--- Parameters: of all, and of those that a token uses.
+function Transformer:count()
+  local total, used = self.parameters.values.count, self.parameters.values.count
+  for l = 0, self.options.layers - 1 do
+    local experts = self.stores[l]:count()
+    total = total + experts
+    used = used + experts * self.options.top_k / self.options.topology.experts
+  end
+  return total, used
+end
+
+--- The experts' stores, a list, as an optimizer takes them.
+function Transformer:shards()
+  local list = {}
+  for l = 0, self.options.layers - 1 do list[l + 1] = self.stores[l] end
+  return list
+end
+
+--- Collective.
+function Transformer:close()
+  for l = 0, self.options.layers - 1 do
+    self.experts[l]:close()
+    self.stores[l]:close()
+  end
+  self.comm.tokens:close()
+  self.comm.shards:close()
+end
+
+return Transformer

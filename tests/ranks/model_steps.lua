@@ -1,0 +1,142 @@
+--- One rank of a training of a small MoE model, called by launcher.run_ranks with (rank, ranks,
+-- world, FILE, 'name=value' …). Whatever the number of ranks, layouts and splits, the global
+-- batches are the same; rank 0 writes losses, gradient norms and final parameters to FILE as
+-- hexadecimal floats, a line a step and then a line a parameter. Values: exact, schedule, rule (of
+-- the split), layouts (a seed), slots, gradients (1: no training, but a check by differences).
+
+local rank, ranks, world, path = ...
+
+local lib = require 'neap.lib'
+local comm = require 'neap.comm'
+local layouts = require 'neap.layout'
+local nn = require 'neap.nn'
+local optim = require 'neap.optim'
+local splits = require 'neap.split'
+local tensor = require 'neap.tensor'
+local topology = require 'neap.topology'
+local gradients = dofile(lib.home .. '/tests/gradients.lua')
+
+local given = { schedule = 'laer', rule = 'minimax', layouts = '1', slots = '3' }
+for _, argument in ipairs { select(5, ...) } do
+  local name, value = argument:match '^(%w+)=(.*)$'
+  given[name] = value
+end
+
+local EXPERTS, LAYERS, SEQUENCE, SEQUENCES, STEPS, VOCABULARY = 5, 3, 6, 24, 4, 11
+local FFN = { 8, 12, 8, 4, 10 }
+
+local function random(stream, index, limit)
+  return tonumber(lib.C.neap_random_bits(tonumber(given.layouts), stream, index) % limit)
+end
+
+--- Other layouts in every step and layer, all valid.
+local Session = {}
+Session.__index = Session
+
+local function open_session(t)
+  local self = setmetatable({ topology = t, splits = {}, layouts = {} }, Session)
+  for l = 0, LAYERS - 1 do
+    self.layouts[l], self.splits[l] = layouts.open(t), splits.open(t, given.rule)
+  end
+  return self
+end
+
+function Session:advance(step)
+  local t = self.topology
+  for l = 0, LAYERS - 1 do
+    local list, start = {}, random(step, 100 + l, t.slots)
+    for slot = 0, t.slots - 1 do
+      list[(slot + start) % t.slots + 1] = slot < EXPERTS and slot
+        or random(step, l * 1000 + slot, EXPERTS)
+    end
+    self.layouts[l]:set(list)
+  end
+end
+
+function Session:layout(layer) return self.layouts[layer] end
+
+function Session:split(layer, load)
+  return self.splits[layer]:compute(self.layouts[layer], load)
+end
+
+--- This rank's ids of a step, or targets, which are the ids one further on.
+local function rows(step, shift)
+  local count = SEQUENCES / ranks * SEQUENCE
+  local ids = tensor.new('i32', count)
+  for i = 0, count - 1 do
+    ids:data()[i] = tonumber(lib.C.neap_random_bits(9, step, rank * count + i + shift) % VOCABULARY)
+  end
+  return ids
+end
+
+local group = comm.open_local(lib.ffi.cast('neap_world *', world), rank)
+local slots = math.max(tonumber(given.slots), math.ceil(EXPERTS / ranks))
+local session = open_session(topology.open { ranks = ranks, node_size = 2, slots = slots,
+  experts = EXPERTS })
+local model = nn.Transformer.new { comm = group, topology = session.topology, session = session,
+  vocabulary = VOCABULARY, layers = LAYERS, hidden = 8, heads = 2, kv_heads = 1, top_k = 2,
+  ffn = FFN, sequence = SEQUENCE, batch = SEQUENCES / ranks, seed = 5, aux_loss = 0.01,
+  exact = given.exact == '1', schedule = given.schedule,
+  dtype = given.gradients and 'f64' or 'f32' }
+
+--- Finite differences of loss + auxiliary loss, over all dense parameters and some of experts.
+local function check_gradients()
+  session:advance(1)
+  local ids, targets = rows(1, 0), rows(1, 1)
+  local function loss() return model:forward(ids, targets, 1) + model:aux_loss() end
+  loss()
+  model:backward()
+  local kept = tensor.new(model.parameters.gradients.dtype, model.parameters.gradients.count)
+  kept:copy(model.parameters.gradients)
+  for _, param in ipairs(model.parameters.list) do
+    local miss = gradients.error(loss, param.value, kept:view(param.offset, param.count), 3)
+    assert(miss < 1e-4, ('%s: off by %g'):format(param.name, miss))
+  end
+  for _, store in ipairs(model:shards()) do
+    local value = tensor.new('f64', 3 * 8 * FFN[2])
+    local claimed = store:get('gradient', 1, tensor.new('f64', value.count))
+    store:get('parameter', 1, value)
+    local function moved()
+      store:set('parameter', 1, value)
+      store:refresh()
+      return loss()
+    end
+    local miss = gradients.error(moved, value, claimed, 17)
+    moved()
+    assert(miss < 1e-4, ('expert: off by %g'):format(miss))
+  end
+end
+
+local lines = {}
+
+local function write(t)
+  local numbers = {}
+  for i = 0, t.count - 1 do numbers[i + 1] = ('%a'):format(t:data()[i]) end
+  lines[#lines + 1] = table.concat(numbers, ' ')
+end
+
+local function train()
+  local optimizer = optim.AdamW.new(model.parameters, { comm = group, shards = model:shards(),
+    rate = 0.01, warmup = 2, steps = STEPS, clip = 0.5 })
+  for step = 1, STEPS do
+    session:advance(step)
+    local loss = model:forward(rows(step, 0), rows(step, 1), step)
+    model:backward()
+    lines[step] = ('%a %a'):format(loss, optimizer:step())
+  end
+  write(model.parameters.values)
+  for _, store in ipairs(model:shards()) do
+    for e = 0, EXPERTS - 1 do
+      write(store:get('parameter', e, tensor.new('f32', 24 * FFN[e + 1])))
+    end
+  end
+end
+
+if given.gradients then check_gradients() else train() end
+if rank == 0 then
+  local file = assert(io.open(path, 'w'))
+  file:write(table.concat(lines, '\n'), '\n')
+  file:close()
+end
+model:close()
+group:close()

@@ -1,0 +1,57 @@
+local launcher = require 'neap.launcher'
+local lib = require 'neap.lib'
+
+--- Runs tests/ranks/model_steps.lua; returns what it wrote, and the numbers of its lines.
+local function run(ranks, ...)
+  local path = os.tmpname()
+  local status = launcher.run_ranks(ranks, lib.home .. '/tests/ranks/model_steps.lua',
+    { path, ... })
+  assert.are.equal(0, status)
+  local file = assert(io.open(path))
+  local text = file:read '*a'
+  file:close()
+  os.remove(path)
+  return text
+end
+
+local function losses(text)
+  local list = {}
+  for line in text:gmatch '[^\n]+' do
+    local loss = line:match '^(%S+) %S+$'
+    list[#list + 1] = tonumber(loss)
+  end
+  return list
+end
+
+describe('transformer', function()
+  for _, schedule in ipairs { 'laer', 'none' } do
+    it('has the gradients that finite differences give, schedule ' .. schedule, function()
+      run(1, 'gradients=1', 'schedule=' .. schedule)
+    end)
+  end
+
+  it('has them with exact sums', function()
+    run(1, 'gradients=1', 'exact=1')
+  end)
+
+  it('trains to the same bits on any ranks, layouts, splits and schedules when exact', function()
+    local alone = run(1, 'exact=1')
+    assert.are.equal(4, #losses(alone))
+    for _, ranks in ipairs { 2, 3, 4, 8 } do
+      assert.are.equal(alone, run(ranks, 'exact=1'))
+    end
+    assert.are.equal(alone, run(4, 'exact=1', 'schedule=none', 'layouts=7'))
+    assert.are.equal(alone, run(4, 'exact=1', 'rule=lite', 'layouts=8', 'slots=2'))
+    assert.are.equal(alone, run(6, 'exact=1', 'rule=even', 'layouts=9', 'slots=1'))
+  end)
+
+  it('trains to nearly the same losses otherwise, and repeats itself', function()
+    local alone = run(1)
+    local other = run(4, 'layouts=3')
+    for i, loss in ipairs(losses(alone)) do
+      assert.is_true(math.abs(loss - losses(other)[i]) < 1e-5 * loss)
+    end
+    assert.are.equal(other, run(4, 'layouts=3'))
+    assert.are.equal(other, run(4, 'layouts=3', 'schedule=none'))
+  end)
+end)
