@@ -2,6 +2,7 @@
  * The program: hosts LuaJIT, and starts the threads of virtual ranks.
  *
  *   neap lua FILE [ARG…]   runs a Lua file with the engine's modules in reach
+ *   neap --worker FD FD    hosts a policy for another process: lua/neap/serve.lua
  *   neap COMMAND …         everything else is lua/neap/cli.lua's
  *
  * Threads of virtual ranks are started from Lua through the module "neap.launcher":
@@ -9,11 +10,12 @@
  * (rank, ranks, world as lightuserdata, ARG…), and returns the highest exit status.
  * launcher.first_failure() is true for the first caller of the process, so that one rank tells what
  * went wrong; launcher.leave(STATUS) ends the process at once, without the farewells of libraries
- * that would wait for other processes; launcher.sleep(SECONDS); terminal(FD) tells whether FD
- * is a terminal.
+ * that would wait for other processes; launcher.sleep(SECONDS); list(FOLDER); terminal(FD) tells
+ * whether FD is a terminal.
  */
 #include "neap.h"
 
+#include <dirent.h>
 #include <lauxlib.h>
 #include <lualib.h>
 #include <pthread.h>
@@ -82,6 +84,20 @@ static int terminal(lua_State *L)
   return 1;
 }
 
+/* list(FOLDER) -> names of its entries, in no order; none if it cannot be read. */
+static int list_folder(lua_State *L)
+{
+  DIR *folder = opendir(luaL_checkstring(L, 1));
+  lua_newtable(L);
+  for (struct dirent *entry; folder && (entry = readdir(folder));) {
+    lua_pushstring(L, entry->d_name);
+    lua_rawseti(L, -2, (int)lua_objlen(L, -2) + 1);
+  }
+  if (folder)
+    closedir(folder);
+  return 1;
+}
+
 static void on_interrupt(int signal)
 {
   (void)signal;
@@ -94,9 +110,13 @@ static void on_interrupt(int signal)
 
 static int open_launcher(lua_State *L)
 {
-  static const luaL_Reg functions[] = {{"run_ranks", run_ranks}, {"first_failure", first_failure},
-                                       {"leave", leave},         {"sleep", sleep_seconds},
-                                       {"terminal", terminal},   {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"run_ranks", run_ranks},
+                                       {"first_failure", first_failure},
+                                       {"leave", leave},
+                                       {"sleep", sleep_seconds},
+                                       {"terminal", terminal},
+                                       {"list", list_folder},
+                                       {NULL, NULL}};
   char folder[PATH_BYTES];
   lua_newtable(L);
   luaL_register(L, NULL, functions);
@@ -232,8 +252,42 @@ static int run_ranks(lua_State *L)
   return 1;
 }
 
+/* Whether this process is the one that plans: the only one, or rank 0 of those that a launcher
+ * started. */
+static bool plans(void)
+{
+  static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK",
+                                      "SLURM_PROCID"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    const char *rank = getenv(names[i]);
+    if (rank && *rank)
+      return atoi(rank) == 0;
+  }
+  return true;
+}
+
+/* neap --worker FD FD: hosts a policy (core/nursery.c starts it). */
+static int worker_main(const char **fds)
+{
+  char path[PATH_BYTES];
+  lua_State *L = open_state();
+  if (!L)
+    return EXIT_FAILED;
+  snprintf(path, sizeof path, "%s/lua/neap/serve.lua", home());
+  push_arguments(L, 2, fds);
+  int status = run_file(L, path, 2);
+  lua_close(L);
+  return status;
+}
+
 int main(int argc, char **argv)
 {
+  if (argc == 4 && !strcmp(argv[1], "--worker"))
+    return worker_main((const char **)argv + 2);
+  if (plans() && neap_nursery_open()) {
+    fprintf(stderr, "neap: %s\n", neap_error_message());
+    return EXIT_FAILED;
+  }
   signal(SIGINT, on_interrupt);
   lua_State *L = open_state();
   if (!L) {
@@ -251,5 +305,6 @@ int main(int argc, char **argv)
   push_arguments(L, argc - skip, (const char **)argv + skip);
   int status = run_file(L, plain ? argv[2] : path, argc - skip);
   lua_close(L);
+  neap_nursery_close();
   return status;
 }

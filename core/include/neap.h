@@ -371,11 +371,6 @@ typedef struct {
 NEAP_API int neap_op_adamw(const neap_adamw *settings, const neap_tensor *grad, neap_tensor *param,
                            neap_tensor *m, neap_tensor *v);
 
-/* c = op(a) op(b), op being the transposition where its flag is set, by the machine's BLAS in the
- * calling thread: what benches measure the engine's own products against. c (M, N). */
-NEAP_API int neap_blas_product(const neap_tensor *a, int trans_a, const neap_tensor *b, int trans_b,
-                               neap_tensor *c);
-
 /* ---- exact sums over the tokens of all ranks ---------------------------------------------------
  */
 
@@ -629,5 +624,80 @@ NEAP_API int64_t neap_text_size(const neap_text *text);
  * Errors: ARGUMENT (length is below 1 or too long for the part). */
 NEAP_API int neap_text_sample(const neap_text *text, uint64_t seed, int64_t step, int64_t sequence,
                               int64_t length, int held_out, int32_t *ids, int32_t *targets);
+
+/* ---- workers: policies in a process of their own ----------------------------------------------
+ */
+
+/* Forks the small process that starts and ends workers, for a process with MPI, CUDA or threads
+ * must not fork. To be called first in main, by the process whose program knows "--worker FD FD".
+ * It ends with this process, however that ends, and its workers with it. Errors: SYSTEM. */
+NEAP_API int neap_nursery_open(void);
+/* Ends all workers; waits until they have gone. */
+NEAP_API void neap_nursery_close(void);
+
+/* A request or an answer; a payload of bytes follows it. */
+typedef struct {
+  int32_t kind; /* > 0: for the two sides to agree on; else one of the numbers below */
+  int32_t layer;
+  int64_t step;
+  double seconds; /* of an answer: how long the hook ran */
+  int32_t about;  /* of an answer: the request's kind; of a failure: the running hook's, 0: none */
+  char text[512]; /* of an answer: what went wrong */
+} neap_note;
+
+enum {
+  NEAP_WORKER_SILENT = 0,   /* nothing has come */
+  NEAP_WORKER_DEAD = -1,    /* the process has ended; text says how, if that is known */
+  NEAP_WORKER_OVERDUE = -2, /* a hook has run past the deadline */
+  NEAP_WORKER_DAMAGED = -3  /* what the worker wrote makes no sense */
+};
+
+/* A worker process and the memory shared with it, as the rank sees them. For one thread. */
+typedef struct neap_worker neap_worker;
+
+/* Starts a worker. setup: text that it finds there; it counts as the first request, so that the
+ * first answer tells whether it was understood. slots: requests that can be under way at once,
+ * >= 2. Payloads have at most request_bytes and exactly answer_bytes; bulk_bytes are for one large
+ * answer at a time. Memory that is not used costs nothing. Errors: ARGUMENT, SYSTEM (also when the
+ * nursery has ended), ABSENT (there is no nursery). */
+NEAP_API int neap_worker_open(const char *setup, int32_t slots, int64_t request_bytes,
+                              int64_t answer_bytes, int64_t bulk_bytes, neap_worker **out);
+/* Kills the process. */
+NEAP_API void neap_worker_close(neap_worker *worker);
+/* Kills the process and starts another one with fresh memory; requests under way are forgotten.
+ * After a failure the worker can only be restarted or closed. */
+NEAP_API int neap_worker_restart(neap_worker *worker);
+/* Requests that have not been answered. */
+NEAP_API int32_t neap_worker_pending(const neap_worker *worker);
+/* Copies note and a payload of two parts. Never waits. Errors: ARGUMENT (no slot is free; too
+ * large; the worker has ended). */
+NEAP_API int neap_worker_send(neap_worker *worker, const neap_note *note, const void *first,
+                              int64_t first_bytes, const void *second, int64_t second_bytes);
+/* Waits up to timeout seconds (0: only looks) for an answer, or for news that none will come: a
+ * dead worker, or a hook that has run longer than deadline seconds. payload[answer_bytes] may be
+ * NULL. Nothing in an answer has been checked except that text ends and seconds is finite. */
+NEAP_API int neap_worker_receive(neap_worker *worker, double timeout, double deadline,
+                                 neap_note *note, void *payload);
+/* The large answer, in memory that the worker may be writing to: to be copied, then checked. */
+NEAP_API const void *neap_worker_bulk(const neap_worker *worker);
+
+/* The worker's side of the shared memory. */
+typedef struct neap_door neap_door;
+
+/* Takes over the two file descriptors that the program was given. Errors: SYSTEM. */
+NEAP_API int neap_door_open(int32_t requests_fd, int32_t answers_fd, neap_door **out);
+NEAP_API void neap_door_close(neap_door *door);
+NEAP_API const char *neap_door_setup(const neap_door *door);
+/* Waits up to timeout seconds for a request; note->kind is 0 if none came. *payload stays until the
+ * next receive, or the request's answer. */
+NEAP_API int neap_door_receive(neap_door *door, double timeout, neap_note *note,
+                               const void **payload);
+/* Tell the rank that a hook starts, and that it has ended: what its deadline is measured by. */
+NEAP_API void neap_door_begin(neap_door *door, int32_t kind, int64_t step, int32_t layer);
+NEAP_API void neap_door_end(neap_door *door);
+/* To be called once for the setup and once for every request. Errors: ARGUMENT (too large). */
+NEAP_API int neap_door_answer(neap_door *door, const neap_note *note, const void *payload,
+                              int64_t bytes);
+NEAP_API void *neap_door_bulk(const neap_door *door);
 
 #endif
