@@ -1,0 +1,149 @@
+--- What a policy's hooks see: ctx. One for each layer.
+--   ctx.step, ctx.layer      the step that the answer is for, and the layer
+--   ctx.topology             ranks, nodes, slots, costs (topology.lua)
+--   ctx.history              loads of this layer (history.lua): :last(i) :mean(w) :sum(w) :len()
+--   ctx.previous             the layout in force, as a draft
+--   ctx.random               :uniform() :integer(n) :normal() :shuffle(list); depends on seed, step
+--                            and layer alone
+--   ctx:layout()             an empty draft (draft.lua): :place(rank, expert) :spread(expert, n)
+--   ctx:replicas(by_expert)  iterates (expert, count) for all slots, heaviest replica first
+--   ctx:plan(name, options)  a draft by a built-in planner, as neap.plan.NAME(ctx, options)
+--   ctx:cost(layout, load)   what a layout would cost under the exact split
+--   ctx:split(rule)          in the split hook: the answer of a built-in rule
+
+local lib = require 'neap.lib'
+local draft = require 'neap.draft'
+local history = require 'neap.history'
+local replicas = require 'neap.replicas'
+local amounts = require 'neap.amounts'
+
+local ffi, C = lib.ffi, lib.C
+
+local context = {}
+
+--- ---- random -----------------------------------------------------------------------------------
+
+local Random = {}
+Random.__index = Random
+
+local function draw(self, kind)
+  local value = kind(self.seed, self.stream, self.index)
+  self.index = self.index + 1
+  return value
+end
+
+--- In [0, 1).
+function Random:uniform()
+  return draw(self, C.neap_random_uniform)
+end
+
+--- 0 to n - 1.
+function Random:integer(n)
+  return math.floor(self:uniform() * n)
+end
+
+function Random:normal()
+  return draw(self, C.neap_random_normal)
+end
+
+--- Shuffles a list in place (Fisher and Yates) and returns it.
+function Random:shuffle(list)
+  for i = #list, 2, -1 do
+    local j = self:integer(i) + 1
+    list[i], list[j] = list[j], list[i]
+  end
+  return list
+end
+
+--- ---- context ----------------------------------------------------------------------------------
+
+local Context = {}
+Context.__index = Context
+
+--- tools: what the contexts of a policy share (host.lua makes it).
+function context.open(tools, layer, keep)
+  local topology = tools.topology
+  return setmetatable({
+    tools = tools, topology = topology, layer = layer, step = 0,
+    history = history.open(topology.ranks, topology.experts, keep),
+    random = setmetatable({ seed = tools.seed, stream = layer, index = 0 }, Random),
+  }, Context)
+end
+
+--- Makes ready for a hook at a step; expert_of[slots]: the layout in force.
+function Context:enter(step, expert_of)
+  self.step = step
+  self.random.stream, self.random.index = step * 65536 + self.layer + 1, 0
+  self.replica_work = nil
+  self.previous = draft.of(self.topology, expert_of)
+end
+
+function Context:layout()
+  return draft.open(self.topology, function(expert)
+    return self.replica_work and self.replica_work[expert] or 1
+  end)
+end
+
+--- by_expert[experts]: tokens of every expert. Drafts made afterwards balance these loads.
+function Context:replicas(by_expert)
+  local shape = self.topology
+  local work, order = ffi.new('double[?]', shape.experts), {}
+  for e = 0, shape.experts - 1 do
+    local tokens = tonumber(by_expert[e])
+    if not (tokens and tokens >= 0 and tokens < math.huge) then
+      lib.raise('ARGUMENT', ('replicas: the load of expert %d is %s; it must be finite and >= 0')
+        :format(e, tostring(by_expert[e])), 2)
+    end
+    work[e], order[e + 1] = tokens * shape.expert_cost[e], e
+  end
+  local counts = replicas.count(shape, work)
+  for e = 0, shape.experts - 1 do work[e] = work[e] / counts[e] end
+  self.replica_work = work
+  table.sort(order, function(a, b) return work[a] > work[b] or work[a] == work[b] and a < b end)
+  local i = 0
+  return function()
+    i = i + 1
+    if order[i] then return order[i], counts[order[i]] end
+  end
+end
+
+--- options: load (a load; default: the sum of the last window), window (default 5), and the
+-- planner's own parameters. A draft.
+function Context:plan(name, options)
+  local given, load, window = {}, nil, 5
+  for key, value in pairs(options or {}) do
+    if key == 'load' then load = value elseif key == 'window' then window = value
+    else given[key] = value end
+  end
+  local tools = self.tools
+  local planner = tools:planner(name, given)
+  local before = tools.before:set(self.previous.expert_of)
+  local seed = C.neap_random_bits(self.random.seed, self.random.stream, 2 ^ 32)
+  planner:plan(load or self.history:sum(window), before, seed, tools.scratch)
+  return draft.of(self.topology, tools.scratch:array())
+end
+
+--- What a layout costs under the exact split of a load (default: the newest): what split:balance()
+-- returns (imbalance, max_work, …), and inter_node_share.
+function Context:cost(layout, load)
+  load = load or self.history:last()
+  local cells = self.topology.ranks * self.topology.experts
+  local tokens = ffi.new('int64_t[?]', cells)
+  for i = 0, cells - 1 do tokens[i] = math.floor(load.ptr[i] + 0.5) end
+  local cost = self.tools:split('minimax'):compute(self.tools:layout(layout), tokens):balance()
+  cost.inter_node_share = cost.inter_node / math.max(1, cost.tokens)
+  return cost
+end
+
+--- In the split hook: tokens of every source and slot (amounts.lua), by a built-in rule or, without
+-- one, all 0.
+function Context:split(rule)
+  if not self.exact then
+    lib.raise('ARGUMENT', 'ctx:split is for the split hook', 2)
+  end
+  local out = amounts.open(self.topology, self.exact.layout, self.exact.load)
+  if rule then out:fill(self.tools, rule) end
+  return out
+end
+
+return context

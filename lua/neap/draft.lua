@@ -1,0 +1,232 @@
+--- Layouts under construction, for policies: expert_of[slots], -1 where a slot is still empty.
+-- place and spread fill the next free slot of a rank.
+
+local lib = require 'neap.lib'
+
+local ffi, C = lib.ffi, lib.C
+local ints, doubles = ffi.typeof 'int32_t[?]', ffi.typeof 'double[?]'
+
+local draft = {}
+
+local Draft = {}
+Draft.__index = Draft
+
+--- shape: the topology. weight(expert): work of one replica, which spread
+-- balances.
+function draft.open(shape, weight)
+  local self = setmetatable({
+    shape = shape, weight = weight, expert_of = ints(shape.slots), used = ints(shape.ranks),
+    work = doubles(shape.ranks), on_node = {},
+  }, Draft)
+  ffi.fill(self.expert_of, shape.slots * 4, 0xff)
+  return self
+end
+
+--- A full draft with the given experts[slots], copied; it can be changed by swap and replace.
+function draft.of(shape, experts)
+  local self = setmetatable({
+    shape = shape, expert_of = ints(shape.slots), used = ints(shape.ranks),
+  }, Draft)
+  ffi.copy(self.expert_of, experts, shape.slots * 4)
+  for rank = 0, shape.ranks - 1 do
+    self.used[rank] = shape.first_slot[rank + 1] - shape.first_slot[rank]
+  end
+  return self
+end
+
+function draft.is_draft(value)
+  return getmetatable(value) == Draft
+end
+
+local function check_id(what, id, count)
+  if type(id) ~= 'number' or id % 1 ~= 0 or id < 0 or id >= count then
+    lib.raise('LAYOUT', ('layout: %s is %s; allowed are 0 to %d'):format(what, tostring(id),
+      count - 1), 3)
+  end
+end
+
+--- Free slots of a rank.
+function Draft:free(rank)
+  check_id('rank', rank, self.shape.ranks)
+  return self.shape:slots_of(rank) - self.used[rank]
+end
+
+--- Expert in a slot of a rank, or nil if it is empty.
+function Draft:at(rank, slot)
+  check_id('rank', rank, self.shape.ranks)
+  check_id('slot', slot, self.shape:slots_of(rank))
+  local expert = self.expert_of[self.shape.first_slot[rank] + slot]
+  return expert >= 0 and expert or nil
+end
+
+--- Whether a rank holds an expert.
+function Draft:holds(rank, expert)
+  local first = self.shape.first_slot[rank]
+  for slot = first, first + self.used[rank] - 1 do
+    if self.expert_of[slot] == expert then return true end
+  end
+  return false
+end
+
+local function put(self, rank, expert)
+  local shape = self.shape
+  self.expert_of[shape.first_slot[rank] + self.used[rank]] = expert
+  self.used[rank] = self.used[rank] + 1
+  self.work[rank] = self.work[rank] + self.weight(expert) / shape.rank_speed[rank]
+  local copies = self.on_node[expert]
+  if not copies then
+    copies = ints(shape.nodes)
+    self.on_node[expert] = copies
+  end
+  local node = shape.rank_node[rank]
+  copies[node] = copies[node] + 1
+end
+
+--- Puts an expert into the next free slot of a rank.
+function Draft:place(rank, expert)
+  check_id('rank', rank, self.shape.ranks)
+  check_id('expert', expert, self.shape.experts)
+  if self:free(rank) == 0 then
+    lib.raise('LAYOUT', ('layout: expert %d does not fit on rank %d; its %d slots are taken')
+      :format(expert, rank, self.shape:slots_of(rank)), 2)
+  end
+  put(self, rank, expert)
+  return self
+end
+
+--- Among the ranks with a free slot: one without this expert, on the node with the fewest copies
+-- of it, the least loaded, the lowest. nil if no slot is free.
+local function choose(self, expert)
+  local shape, copies = self.shape, self.on_node[expert]
+  local best, best_double, best_copies
+  for rank = 0, shape.ranks - 1 do
+    if self.used[rank] < shape.first_slot[rank + 1] - shape.first_slot[rank] then
+      local on_node = copies and copies[shape.rank_node[rank]] or 0
+      local double = on_node > 0 and self:holds(rank, expert) and 1 or 0
+      local better = not best or double < best_double
+      if best and double == best_double then
+        better = on_node < best_copies
+          or on_node == best_copies and self.work[rank] < self.work[best]
+      end
+      if better then best, best_double, best_copies = rank, double, on_node end
+    end
+  end
+  return best
+end
+
+--- Gives an expert count replicas: spread over nodes first, then on the least loaded ranks.
+function Draft:spread(expert, count)
+  check_id('expert', expert, self.shape.experts)
+  for i = 1, count or 1 do
+    local rank = choose(self, expert)
+    if not rank then
+      lib.raise('LAYOUT', ('layout: replica %d of expert %d does not fit; all %d slots are taken')
+        :format(i, expert, self.shape.slots), 2)
+    end
+    put(self, rank, expert)
+  end
+  return self
+end
+
+--- Swaps the experts of two slots: (rank, slot) with (other rank, other slot).
+function Draft:swap(rank, slot, other_rank, other_slot)
+  local shape = self.shape
+  for _, place in ipairs { { rank, slot }, { other_rank, other_slot } } do
+    if not self:at(place[1], place[2]) then
+      lib.raise('LAYOUT', ('layout: slot %d of rank %d is empty'):format(place[2], place[1]), 2)
+    end
+  end
+  local a, b = shape.first_slot[rank] + slot, shape.first_slot[other_rank] + other_slot
+  self.expert_of[a], self.expert_of[b] = self.expert_of[b], self.expert_of[a]
+  return self
+end
+
+--- Puts another expert into a slot that is taken.
+function Draft:replace(rank, slot, expert)
+  check_id('expert', expert, self.shape.experts)
+  if not self:at(rank, slot) then
+    lib.raise('LAYOUT', ('layout: slot %d of rank %d is empty'):format(slot, rank), 2)
+  end
+  self.expert_of[self.shape.first_slot[rank] + slot] = expert
+  return self
+end
+
+--- Replicas of every expert: int32_t[experts].
+function Draft:counts()
+  local counts = ints(self.shape.experts)
+  for slot = 0, self.shape.slots - 1 do
+    local expert = self.expert_of[slot]
+    if expert >= 0 then counts[expert] = counts[expert] + 1 end
+  end
+  return counts
+end
+
+--- ---- what a plan hook may answer --------------------------------------------------------------
+
+local function from_list(shape, list, out)
+  if #list ~= shape.slots then
+    lib.raise('LAYOUT', ('layout: %d slots in the list; expected are %d'):format(#list,
+      shape.slots))
+  end
+  for rank = 0, shape.ranks - 1 do
+    for slot = shape.first_slot[rank], shape.first_slot[rank + 1] - 1 do
+      local expert = list[slot + 1]
+      if type(expert) ~= 'number' or expert % 1 ~= 0 then
+        lib.raise('LAYOUT', ('layout: slot %d of rank %d holds %s; expected is an expert, 0 to %d')
+          :format(slot - shape.first_slot[rank], rank, tostring(expert), shape.experts - 1))
+      end
+      out[slot] = math.max(math.min(expert, 2 ^ 30), -1)
+    end
+  end
+end
+
+--- Per-rank lists to one list of slots.
+local function flatten(shape, ranks)
+  local list = {}
+  for rank = 0, shape.ranks - 1 do
+    local experts = ranks[rank + 1]
+    if type(experts) ~= 'table' or #experts ~= shape:slots_of(rank) then
+      lib.raise('LAYOUT', ('layout: rank %d has %s; expected are %d slots'):format(rank,
+        type(experts) == 'table' and #experts .. ' slots' or tostring(experts),
+        shape:slots_of(rank)))
+    end
+    for _, expert in ipairs(experts) do list[#list + 1] = expert end
+  end
+  return list
+end
+
+local function from_draft(shape, answer, out)
+  for rank = 0, shape.ranks - 1 do
+    if answer:free(rank) > 0 then
+      lib.raise('LAYOUT', ('layout: slot %d of rank %d is empty; every slot needs an expert')
+        :format(answer.used[rank], rank))
+    end
+  end
+  ffi.copy(out, answer.expert_of, shape.slots * 4)
+end
+
+local function from_layout(shape, ptr, out)
+  local slots = C.neap_topology_slots(C.neap_layout_topology(ptr))
+  if slots ~= shape.slots then
+    lib.raise('LAYOUT', ('layout: it has %d slots; expected are %d'):format(slots, shape.slots))
+  end
+  ffi.copy(out, C.neap_layout_experts(ptr), shape.slots * 4)
+end
+
+--- Writes a hook's answer to out[slots]: a draft, a layout of the engine, a list of the experts of
+-- all slots, or a list of such lists, one a rank. Raises LAYOUT; what is written is checked for
+-- types here, and as a layout by the engine.
+function draft.read(shape, answer, out)
+  if draft.is_draft(answer) then
+    from_draft(shape, answer, out)
+  elseif type(answer) == 'table' and ffi.istype('neap_layout *', answer.ptr) then
+    from_layout(shape, answer.ptr, out)
+  elseif type(answer) == 'table' then
+    from_list(shape, type(answer[1]) == 'table' and flatten(shape, answer) or answer, out)
+  else
+    lib.raise('LAYOUT', ('layout: the answer is %s; expected a layout (to keep the one in force, '
+      .. 'return ctx.previous)'):format(answer == nil and 'nil' or 'a ' .. type(answer)))
+  end
+end
+
+return draft

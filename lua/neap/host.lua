@@ -1,0 +1,168 @@
+--- Runs the hooks of one policy for all layers. The same code runs in the worker process and, with
+-- --in-process, in the rank. It promises that a failing hook gives an answer, never an error.
+
+local lib = require 'neap.lib'
+local amounts = require 'neap.amounts'
+local context = require 'neap.context'
+local draft = require 'neap.draft'
+local history = require 'neap.history'
+local layouts = require 'neap.layout'
+local plans = require 'neap.plan'
+local policy = require 'neap.policy'
+local splits = require 'neap.split'
+
+local ffi = lib.ffi
+
+local host = {}
+
+-- Outcomes of a hook; LATE: it was not called, since a newer load of the layer was there.
+host.PLANNED, host.SKIPPED, host.FAULT, host.LATE = 1, 2, 3, 4
+
+--- ---- tools that contexts share ----------------------------------------------------------------
+
+local Tools = {}
+Tools.__index = Tools
+
+local function open_tools(topology, seed)
+  return setmetatable({
+    topology = topology, seed = seed, planners = {}, splits = {},
+    slots = ffi.new('int32_t[?]', topology.slots), scratch = layouts.open(topology),
+    before = layouts.open(topology),
+  }, Tools)
+end
+
+--- The engine's split of a rule, opened at first use.
+function Tools:split(rule)
+  self.splits[rule] = self.splits[rule] or splits.open(self.topology, rule)
+  return self.splits[rule]
+end
+
+--- A planner with the given parameters over its defaults; opened at first use.
+function Tools:planner(name, given)
+  local planner = self.planners[name] or plans.open(name, self.topology)
+  self.planners[name] = planner
+  planner.defaults = planner.defaults or planner:parameters()
+  for _, parameter in ipairs(planner.defaults) do planner:set(parameter.name, parameter.default) end
+  for _, key in ipairs(lib.sorted_keys(given)) do planner:set(key, given[key]) end
+  return planner
+end
+
+--- A hook's answer as a layout of the engine, valid until the next call. Raises LAYOUT.
+function Tools:layout(answer)
+  draft.read(self.topology, answer, self.slots)
+  return self.scratch:set(self.slots)
+end
+
+--- ---- host -------------------------------------------------------------------------------------
+
+local Host = {}
+Host.__index = Host
+
+--- options: file, params (texts), split (a rule instead of the policy's split, or nil), topology,
+-- layers, seed, watch (called with hook, step and layer before every hook, or nil). Raises POLICY
+-- or USAGE.
+function host.open(options)
+  local class = policy.load(options.file)
+  local tools = open_tools(options.topology, options.seed)
+  local self = setmetatable({
+    file = options.file, class = class, watch = options.watch, tools = tools,
+    topology = options.topology, layers = {},
+    exact = history.load(options.topology.ranks, options.topology.experts),
+  }, Host)
+  for layer = 0, options.layers - 1 do
+    self.layers[layer] = {
+      object = policy.create(class, options.params),
+      ctx = context.open(tools, layer, class.history),
+    }
+  end
+  local split = options.split or class.split
+  self.rule = type(split) == 'string' and split or nil
+  self.plans = class.plan ~= nil
+  self.plans_on = class.plans_on
+  return self
+end
+
+--- "file:line" of the policy for an error: the innermost line of its file on the stack, else the
+-- line where the hook starts.
+local function place(self, hook)
+  local source = '@' .. self.file
+  for level = 2, 100 do
+    local info = debug.getinfo(level, 'Sl')
+    if not info then break end
+    if info.source == source then return ('%s:%d'):format(self.file, info.currentline) end
+  end
+  local info = debug.getinfo(self.class[hook], 'S')
+  return ('%s:%d'):format(self.file, info and info.linedefined or 0)
+end
+
+--- An error's message without the place that Lua puts before it.
+local function bare(err)
+  if type(err) == 'table' and err.message then return err.message end
+  return (tostring(err):gsub('^[^\n]-:%d+: ', ''))
+end
+
+--- Calls a hook; true and its answer, or false and a message with place, step and layer.
+local function call(self, hook, step, layer, ...)
+  local entry, message = self.layers[layer], nil
+  if self.watch then self.watch(hook, step, layer) end
+  local ok, answer = xpcall(self.class[hook], function(err)
+    message = ('policy %s: %s at step %d, layer %d: %s'):format(place(self, hook), hook, step,
+      layer, bare(err))
+  end, entry.object, entry.ctx, ...)
+  if ok then return true, answer end
+  return false, message or ('policy %s: %s at step %d, layer %d: %s'):format(self.file, hook, step,
+    layer, tostring(answer))
+end
+
+--- Reads a hook's answer; the same results as call.
+local function read(self, hook, step, layer, reader, ...)
+  local ok, result = pcall(reader, ...)
+  if ok then return true, result end
+  local info = debug.getinfo(self.class[hook], 'S')
+  return false, ('policy %s:%d: %s at step %d, layer %d: %s'):format(self.file, info.linedefined,
+    hook, step, layer, bare(result))
+end
+
+--- Adds the load of a step, int64_t[ranks][experts], to a layer's history.
+function Host:observe(layer, load)
+  self.layers[layer].ctx.history:push(load)
+end
+
+--- Plans a layer for a step; expert_of[slots]: the layout in force. Returns the outcome and, for
+-- PLANNED, expert_of[slots] (valid until the next plan), for FAULT, the message.
+function Host:plan(step, layer, expert_of)
+  local ctx = self.layers[layer].ctx
+  if not self.plans then return host.SKIPPED end
+  ctx:enter(step, expert_of)
+  local ok, answer
+  if self.class.when then
+    ok, answer = call(self, 'when', step, layer)
+    if not ok then return host.FAULT, answer end
+    if not answer then return host.SKIPPED end
+  end
+  ok, answer = call(self, 'plan', step, layer)
+  if not ok then return host.FAULT, answer end
+  ok, answer = read(self, 'plan', step, layer, self.tools.layout, self.tools, answer)
+  if not ok then return host.FAULT, answer end
+  return host.PLANNED, answer:array()
+end
+
+--- Splits the exact counts load, int64_t[ranks][experts], of a layer: writes out[ranks][slots].
+-- Returns PLANNED, or FAULT and the message.
+function Host:split(step, layer, load, expert_of, out)
+  local ctx = self.layers[layer].ctx
+  ctx:enter(step, expert_of)
+  ctx.exact = { layout = ctx.previous, load = self.exact:set(load) }
+  local ok, answer = call(self, 'split', step, layer, ctx.previous, self.exact)
+  if ok and type(answer) == 'string' then
+    ok, answer = read(self, 'split', step, layer, ctx.split, ctx, answer)
+  end
+  if ok then
+    ok, answer = read(self, 'split', step, layer, amounts.read, self.topology, answer, out)
+  end
+  ctx.exact = nil
+  if not ok then return host.FAULT, answer end
+  return host.PLANNED
+end
+
+return host

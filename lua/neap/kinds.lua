@@ -1,0 +1,5 @@
+--- Kinds of requests and hooks, in the notes between a rank and its worker.
+return {
+  load = 1, plan = 2, split = 3, when = 4,
+  [1] = 'loading', [2] = 'plan', [3] = 'split', [4] = 'when',
+}

@@ -1,0 +1,196 @@
+--- Policies: Lua files that decide layouts and splits.
+--
+--   local policy = require 'neap.policy'
+--   local Hot = policy.define {
+--     name   = 'hot',
+--     params = { window = { default = 5, doc = 'steps of history to plan on' } },
+--   }
+--   function Hot:plan(ctx) … return layout end
+--   return Hot
+--
+-- Hooks, each optional:
+--   plan(self, ctx) -> layout               off the critical path; default: the static layout
+--   split(self, ctx, layout, load) -> split on the exact counts; or the name of a built-in rule
+--                                           ('lite', 'even', …); default: 'minimax'
+--   when(self, ctx) -> boolean              whether to plan at this step; default: always
+-- Each layer has a policy object of its own, so that fields of self are the state of one layer;
+-- they start anew when a worker has been restarted. Parameters are fields of self. Other functions
+-- of a policy are locals of its file.
+
+local launcher = require 'neap.launcher'
+local lib = require 'neap.lib'
+local failure = require 'neap.failure'
+local params = require 'neap.params'
+
+local policy = {}
+
+-- Steps of history that are kept, unless a policy asks for more or fewer.
+local KEEP = 32
+local DEFAULT_SPLIT = 'minimax'
+
+local HOOKS = { 'plan', 'split', 'when' }
+local FIELDS = {
+  name = 'string', doc = 'string', params = 'table', history = 'number', plans_on = 'string',
+  plan = 'function', split = 'function', when = 'function',
+}
+
+local classes = setmetatable({}, { __mode = 'k' })
+
+local function rules()
+  local names = {}
+  for i = 0, lib.C.neap_split_rule_count() - 1 do
+    names[i + 1] = lib.ffi.string(lib.C.neap_split_rule_name(i))
+  end
+  return names
+end
+
+local function contains(list, value)
+  for _, item in ipairs(list) do
+    if item == value then return true end
+  end
+  return false
+end
+
+local function check_rule(rule)
+  local known = rules()
+  if not contains(known, rule) then
+    failure.usage("unknown split '%s'%s; known are %s", rule, lib.hint(rule, known),
+      table.concat(known, ', '))
+  end
+end
+
+local function misuse(level, message, ...)
+  local info = debug.getinfo(level + 1, 'Sl')
+  failure.usage('policy %s:%d: ' .. message, info.source:gsub('^@', ''), info.currentline, ...)
+end
+
+local function check_field(field, value)
+  local wanted = FIELDS[field]
+  if not wanted then
+    misuse(3, "unknown hook or field '%s'%s; known are %s", field,
+      lib.hint(field, lib.sorted_keys(FIELDS)), table.concat(lib.sorted_keys(FIELDS), ', '))
+  end
+  if type(value) ~= wanted and not (field == 'split' and type(value) == 'string') then
+    misuse(3, "'%s' is a %s; it must be a %s", field, type(value), wanted)
+  end
+end
+
+--- Functions that are added to a policy after its definition must be hooks: a misspelt one would
+-- never be called.
+local function add_field(class, field, value)
+  if type(value) == 'function' and not contains(HOOKS, field) then
+    misuse(2, "unknown hook '%s'%s; hooks are %s (make helpers local functions)", field,
+      lib.hint(field, HOOKS), table.concat(HOOKS, ', '))
+  end
+  rawset(class, field, value)
+end
+
+--- Makes a policy. Fields: name (required), doc, params (see params.lua), history (steps kept,
+-- default 32), plans_on ('history', or 'current': plans on the counts of the very step, on the
+-- critical path), and the hooks. An unknown field is an error.
+function policy.define(definition)
+  for _, field in ipairs(lib.sorted_keys(definition)) do
+    check_field(field, definition[field])
+  end
+  if not definition.name then misuse(2, 'a policy needs a name') end
+  local class = { params = {}, history = KEEP, plans_on = 'history', split = DEFAULT_SPLIT }
+  for field, value in pairs(definition) do class[field] = value end
+  if class.history < 1 or class.history % 1 ~= 0 then
+    misuse(2, 'history is %s; it must be a whole number of at least 1 step', class.history)
+  end
+  if not contains({ 'history', 'current' }, class.plans_on) then
+    misuse(2, "plans_on is '%s'; allowed are 'history' and 'current'", class.plans_on)
+  end
+  params.check(class.params, 'policy ' .. class.name, 2)
+  for name in pairs(class.params) do
+    if FIELDS[name] then misuse(2, "a parameter cannot be called '%s'", name) end
+  end
+  class.__index = class
+  classes[class] = true
+  return setmetatable(class, { __newindex = add_field })
+end
+
+--- ---- finding and loading -----------------------------------------------------------------------
+
+local function exists(path)
+  local file = io.open(path)
+  if file then file:close() end
+  return file ~= nil
+end
+
+local function shipped_folder()
+  return launcher.home .. '/experiments/policies/'
+end
+
+--- Names of the policies in experiments/policies, sorted.
+function policy.names()
+  local names = {}
+  for _, entry in ipairs(launcher.list(shipped_folder())) do
+    names[#names + 1] = entry:match '^(.*)%.lua$'
+  end
+  table.sort(names)
+  return names
+end
+
+local function find(name)
+  if name:find '/' or name:find '%.lua$' then
+    if not exists(name) then failure.usage('%s: no such policy file', name) end
+    return name
+  end
+  local path = shipped_folder() .. name .. '.lua'
+  if not exists(path) then
+    local names = policy.names()
+    failure.usage("unknown policy '%s'%s; known are %s, or the path of a Lua file", name,
+      lib.hint(name, names), table.concat(names, ', '))
+  end
+  return path
+end
+
+--- "laer", "mine.lua", "laer+minimax", "laer+minimax:window=3,no_even=true" -> a selection:
+-- { text=, file=, split= (nil: the policy's own), params = { name = text } }. Raises USAGE. Runs no
+-- policy: that is done where it cannot harm.
+function policy.resolve(text)
+  local name, rest = text:match '^(.-%.lua)(.*)$'
+  if not name or not (rest == '' or rest:match '^[+:]') then
+    name, rest = text:match '^([^+:]*)(.*)$'
+  end
+  local split, given = rest:match '^%+?([^:]*):?(.*)$'
+  local values = {}
+  for item in given:gmatch '[^,]+' do
+    local key, value = item:match '^([%w_]+)=(.*)$'
+    if not key then
+      failure.usage("policy '%s': '%s' is no parameter; the form is NAME+SPLIT:key=value,key=value",
+        text, item)
+    end
+    values[key] = value
+  end
+  if split ~= '' then check_rule(split) end
+  return {
+    text = text, file = find(name), split = split ~= '' and split or nil, params = values,
+  }
+end
+
+--- Runs a policy file and returns the policy. Raises POLICY when it fails, USAGE when it is none.
+function policy.load(file)
+  local chunk, why = loadfile(file)
+  if not chunk then lib.raise('POLICY', 'policy ' .. why) end
+  local ok, class = pcall(chunk)
+  if not ok then
+    if type(class) == 'table' and class.code then error(class, 0) end
+    lib.raise('POLICY', ('policy %s: %s'):format(file, tostring(class)))
+  end
+  if not (type(class) == 'table' and classes[class]) then
+    failure.usage('policy %s: the file must return what policy.define{…} gave', file)
+  end
+  if type(class.split) == 'string' then check_rule(class.split) end
+  return class
+end
+
+--- A policy object: parameters (texts, as on the command line) over defaults.
+function policy.create(class, texts)
+  local object = {}
+  for name, value in pairs(params.values(class.params, texts)) do object[name] = value end
+  return setmetatable(object, class)
+end
+
+return policy

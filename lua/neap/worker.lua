@@ -1,0 +1,206 @@
+--- The door to a policy that runs in a process of its own, as the rank that plans sees it. Methods
+-- are those of inline.lua; besides, a worker that dies, hangs or answers nonsense is replaced by a
+-- fresh one, and that is one fault. Nothing that a worker says is believed unchecked.
+
+local lib = require 'neap.lib'
+local host = require 'neap.host'
+local kinds = require 'neap.kinds'
+
+local ffi, C = lib.ffi, lib.C
+
+local worker = {}
+
+local Worker = {}
+Worker.__index = Worker
+
+local START_SECONDS = 10 -- that a program may take to start and load a policy
+local GIVE_UP = 10       -- workers in a row that ended without one good answer
+
+--- A value as a Lua expression; numbers keep all their bits.
+local function literal(value)
+  if type(value) == 'number' then return ('%.17g'):format(value) end
+  if type(value) ~= 'table' then return value == nil and 'nil' or ('%q'):format(value) end
+  local items = {}
+  for _, item in ipairs(value) do items[#items + 1] = literal(item) end
+  if #items == 0 then
+    for _, key in ipairs(lib.sorted_keys(value)) do
+      items[#items + 1] = ('[%q]=%s'):format(key, literal(value[key]))
+    end
+  end
+  return '{' .. table.concat(items, ',') .. '}'
+end
+
+local function list(array, count)
+  local out = {}
+  for i = 0, count - 1 do out[i + 1] = array[i] end
+  return out
+end
+
+local function setup_text(options)
+  local topology, slots_of = options.topology, {}
+  for rank = 0, topology.ranks - 1 do slots_of[rank + 1] = topology:slots_of(rank) end
+  return 'return ' .. literal {
+    file = options.file, params = options.params, split = options.split, layers = options.layers,
+    seed = options.seed, slots_of = slots_of, node_of = list(topology.rank_node, topology.ranks),
+    speed = list(topology.rank_speed, topology.ranks),
+    cost = list(topology.expert_cost, topology.experts),
+  }
+end
+
+local function start(self)
+  local note, file = self.note, self.file
+  lib.check(C.neap_worker_receive(self.ptr, START_SECONDS, START_SECONDS, note, nil))
+  local text = ffi.string(note.text)
+  if note.kind == host.PLANNED then
+    self.plans_on, self.rule = text:match '^(%S+) (%S*)$'
+    self.rule = self.rule ~= '' and self.rule or nil
+    return
+  end
+  self:close()
+  local code, message = 'POLICY', ('policy %s: loading it took more than %d s'):format(file,
+    START_SECONDS)
+  if note.kind == host.FAULT then
+    code, message = text:match '^(%S+) (.*)$'
+  elseif note.kind == C.NEAP_WORKER_DEAD then
+    message = ('policy %s: loading it ended the worker (%s)'):format(file, text)
+  end
+  error(setmetatable({ code = code, message = message, where = '' }, lib.Error), 0)
+end
+
+--- options: as host.open takes them, and deadline, in seconds. Raises POLICY, USAGE, SYSTEM and
+-- ABSENT.
+function worker.open(options)
+  local topology, out = options.topology, ffi.new 'neap_worker *[1]'
+  local slots, ranks = topology.slots, topology.ranks
+  local self = setmetatable({
+    file = options.file, layers = options.layers, deadline = options.deadline, slots = slots,
+    load_bytes = ranks * topology.experts * 8, amount_bytes = ranks * slots * 8,
+    note = ffi.new 'neap_note', buffer = ffi.new('int32_t[?]', slots),
+    queue = {}, first = 1, ends = 0, room = 2 * options.layers + 2,
+  }, Worker)
+  lib.check(C.neap_worker_open(setup_text(options), self.room + 1, self.load_bytes + slots * 4,
+    slots * 4, self.amount_bytes, out), 2)
+  self.ptr = ffi.gc(out[0], C.neap_worker_close)
+  start(self)
+  return self
+end
+
+local function send(self, kind, step, layer, load, expert_of)
+  local note = self.note
+  note.kind, note.step, note.layer, note.about, note.seconds = kind, step, layer, 0, 0
+  lib.check(C.neap_worker_send(self.ptr, note, load, self.load_bytes, expert_of, self.slots * 4))
+end
+
+--- Hands a load over; false if there is no room for it.
+function Worker:observe(_, plan_step, layer, load, expert_of)
+  if self.given_up then return true end
+  if C.neap_worker_pending(self.ptr) >= self.room then return false end
+  send(self, kinds.plan, plan_step, layer, load, expert_of)
+  return true
+end
+
+--- Replaces the worker; returns the answer that tells of it. note: how it failed.
+local function replace(self, note)
+  local what = "stopped answering"
+  if note.kind == C.NEAP_WORKER_OVERDUE then
+    what = ('ran for more than %g s'):format(self.deadline)
+  elseif note.kind == C.NEAP_WORKER_DEAD then
+    local how = ffi.string(note.text)
+    what = 'ended the worker' .. (how ~= '' and (' (%s)'):format(how) or '')
+  elseif note.kind == C.NEAP_WORKER_DAMAGED then
+    what = "damaged the worker's memory"
+  end
+  local doing = kinds[tonumber(note.about)]
+  local answer = {
+    outcome = host.FAULT, step = tonumber(note.step), layer = note.layer, seconds = 0, hook = doing,
+  }
+  self.ends = self.ends + 1
+  local status = C.neap_worker_restart(self.ptr)
+  local then_what = 'a new worker was started'
+  if status ~= 0 or self.ends >= GIVE_UP then
+    self.given_up = true
+    C.neap_worker_close(ffi.gc(self.ptr, nil))
+    self.ptr = nil
+    then_what = status ~= 0 and 'no new one can be started: ' .. ffi.string(C.neap_error_message())
+      or ('that was the %dth in a row: the policy is not called any more'):format(GIVE_UP)
+  end
+  answer.message = ('policy %s: %s %s; %s'):format(self.file,
+    doing and ('%s at step %d, layer %d'):format(doing, answer.step, answer.layer) or 'it', what,
+    then_what)
+  return answer
+end
+
+--- The note as an answer; nil for one that says only that a new worker has started.
+local function decode(self)
+  local note = self.note
+  local about, layer, outcome = note.about, note.layer, note.kind
+  if outcome > host.LATE or not kinds[about] or layer < 0 or layer >= self.layers then
+    note.kind = C.NEAP_WORKER_DAMAGED
+    return replace(self, note)
+  end
+  local answer = { outcome = outcome, step = tonumber(note.step), layer = layer,
+    seconds = note.seconds, hook = kinds[about] }
+  if about == kinds.load then
+    if outcome == host.PLANNED then return nil end
+    return replace(self, note)
+  end
+  self.ends = 0
+  if outcome == host.FAULT then
+    answer.message = ffi.string(note.text)
+  elseif outcome == host.PLANNED and about == kinds.plan then
+    answer.expert_of = ffi.new('int32_t[?]', self.slots)
+    ffi.copy(answer.expert_of, self.buffer, self.slots * 4)
+  end
+  return answer
+end
+
+--- Waits up to timeout seconds; an answer, a failure as an answer, or nil.
+local function receive(self, timeout)
+  lib.check(C.neap_worker_receive(self.ptr, timeout, self.deadline, self.note, self.buffer))
+  if self.note.kind < 0 then return replace(self, self.note) end
+  if self.note.kind > 0 then return decode(self) end
+  if timeout > 0 then return replace(self, self.note) end
+end
+
+--- The next answer, or nil. wait: until no request is under way.
+function Worker:next(wait)
+  local answer = self.queue[1]
+  if answer then return table.remove(self.queue, 1) end
+  while not answer and self:pending() > 0 do
+    answer = receive(self, wait and self.deadline + START_SECONDS or 0)
+    if not wait then break end
+  end
+  return answer
+end
+
+function Worker:pending()
+  return self.given_up and 0 or C.neap_worker_pending(self.ptr)
+end
+
+--- Amounts of a split hook, written to out[ranks][slots]: outcome and message. Answers of other
+-- hooks that arrive meanwhile are kept for next; a worker that fails in one of those is replaced
+-- and asked again.
+function Worker:split(step, layer, load, expert_of, out)
+  for _ = 1, 2 do
+    if self.given_up then break end
+    send(self, kinds.split, step, layer, load, expert_of)
+    while true do
+      local answer = receive(self, 2 * self.deadline + START_SECONDS)
+      if answer and answer.hook == 'split' and answer.outcome == host.PLANNED then
+        ffi.copy(out, C.neap_worker_bulk(self.ptr), self.amount_bytes)
+      end
+      if answer and answer.hook == 'split' then return answer.outcome, answer.message end
+      self.queue[#self.queue + 1] = answer
+      if self.given_up or self:pending() == 0 then break end
+    end
+  end
+  return host.FAULT, ('policy %s: split at step %d, layer %d: there is no worker'):format(self.file,
+    step, layer)
+end
+
+function Worker:close()
+  if self.ptr then C.neap_worker_close(ffi.gc(self.ptr, nil)) end
+  self.ptr, self.given_up = nil, true
+end
+
+return worker

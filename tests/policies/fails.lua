@@ -1,0 +1,5 @@
+local Fails = require('neap.policy').define { name = 'fails' }
+function Fails:plan(ctx)
+  return ctx.nothing.here
+end
+return Fails

@@ -1,0 +1,2 @@
+-- Ends its process while it is loaded.
+os.exit(9)

@@ -1,0 +1,4 @@
+-- A plan hook that never ends.
+local Loops = require('neap.policy').define { name = 'loops' }
+function Loops:plan() while true do end end
+return Loops

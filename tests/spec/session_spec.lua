@@ -1,0 +1,246 @@
+local lib = require 'neap.lib'
+local policy = require 'neap.policy'
+local session = require 'neap.session'
+local topology = require 'neap.topology'
+
+local RANKS, EXPERTS, LAYERS = 8, 8, 2
+local FOLDER = 'tests/policies/'
+
+local function open(name, options)
+  local given = {
+    topology = topology.open { ranks = RANKS, node_size = 4, slots = 2, experts = EXPERTS },
+    layers = LAYERS, policy = name, seed = 3, wait = true, deadline = 0.3,
+  }
+  for key, value in pairs(options or {}) do given[key] = value end
+  return session.open(given)
+end
+
+local function load_of(step, layer)
+  local load = lib.ffi.new('int64_t[?]', RANKS * EXPERTS)
+  for i = 0, RANKS * EXPERTS - 1 do
+    load[i] = 100 * lib.C.neap_random_uniform(3, step * LAYERS + layer, i) * (i % EXPERTS + 1)
+  end
+  return load
+end
+
+--- Runs steps and returns a fingerprint of all layouts and splits, and the report.
+local function run(s, steps)
+  local trail = {}
+  for step = 0, steps - 1 do
+    s:advance(step)
+    for layer = 0, LAYERS - 1 do
+      local load = load_of(step, layer)
+      s:replan(step, layer, load)
+      local split = s:split(layer, load, step)
+      trail[#trail + 1] = ('%s %.9f'):format(s:layout(layer):hash(), split:balance().imbalance)
+      s:observe(step, layer, load)
+    end
+  end
+  local report = s:report()
+  s:close()
+  return table.concat(trail, '\n'), report
+end
+
+local function file(name)
+  return FOLDER .. name .. '.lua'
+end
+
+describe('session', function()
+  it('gives the same layouts and splits through the worker and in the process', function()
+    for _, name in ipairs(policy.names()) do
+      local outside, report = run(open(name), 6)
+      assert.are.equal(0, report.faults, table.concat(report.messages, '\n'))
+      assert.are.equal(outside, (run(open(name), 6)), name .. ' twice')
+      assert.are.equal(outside, (run(open(name, { in_process = true }), 6)), name .. ' in process')
+    end
+  end)
+
+  it('starts with the static layout and changes it by plans', function()
+    local s = open 'laer'
+    local static = s:layout(0):hash()
+    assert.are.equal(static, s:layout(1):hash())
+    s:advance(0)
+    assert.are.equal(static, s:layout(0):hash())
+    s:observe(0, 0, load_of(0, 0))
+    s:advance(1)
+    assert.are_not.equal(static, s:layout(0):hash())
+    assert.are.equal(static, s:layout(1):hash())
+    s:close()
+  end)
+
+  it('takes the split rule of the command line over that of the policy', function()
+    local s = open 'laer+even:window=2'
+    assert.are.equal('even', s.rule)
+    s:close()
+    s = open 'laer'
+    assert.are.equal('lite', s.rule)
+    s:close()
+  end)
+
+  it('calls when to ask whether to plan', function()
+    local _, report = run(open(file 'when'), 7)
+    assert.are.equal(0, report.faults)
+    assert.is_true(report.plan_ms.mean > 0)
+  end)
+
+  it('uses a late plan later, and never waits for it', function()
+    local s = open(file 'slow', { wait = false })
+    local static = s:layout(0):hash()
+    s:observe(0, 0, load_of(0, 0))
+    s:advance(1)
+    assert.are.equal(static, s:layout(0):hash())
+    require('neap.launcher').sleep(0.15)
+    s:advance(2)
+    assert.are_not.equal(static, s:layout(0):hash())
+    assert.are.equal(1, s:report().late)
+    s:close()
+  end)
+
+  it('drops loads for which there is no room', function()
+    local s = open(file 'loops', { wait = false, deadline = 60 })
+    for step = 0, 20 do s:observe(step, 0, load_of(step, 0)) end
+    assert.is_true(s:report().late > 0)
+    s:close()
+  end)
+
+  it('plans on current counts for a policy that wants it', function()
+    local s = open(file 'current')
+    local before = s:layout(1):hash()
+    s:replan(0, 1, load_of(0, 1))
+    assert.are_not.equal(before, s:layout(1):hash())
+    s:close()
+  end)
+
+  it('refuses unknown options with a hint', function()
+    local ok, err = pcall(open, 'laer', { deadlin = 1 })
+    assert.is_false(ok)
+    assert.matches("did you mean 'deadline'", tostring(err))
+  end)
+end)
+
+describe('a bad policy', function()
+  --- Runs it, expects faults with a message, and that the static layout stays in force.
+  local function faulty(name, pattern, options, steps)
+    local static = open('static'):layout(0):hash()
+    local s = open(name, options)
+    local trail, report = run(s, steps or 3)
+    assert.is_true(report.faults >= 1)
+    assert.matches(pattern, report.messages[1])
+    for hash in trail:gmatch '(%x+) [%d.]+' do assert.are.equal(static, hash) end
+    return report
+  end
+
+  it('that loops is killed and named', function()
+    local report = faulty(file 'loops',
+      'loops.lua: plan at step 1, layer 0 ran for more than 0.3 s; a new worker was started')
+    assert.are.equal(2, report.faults)
+    faulty(file 'match', 'match.lua: plan at step 1, layer 0 ran for more than', { deadline = 0.1 })
+  end)
+
+  it('that exits or crashes is named, and a new worker started', function()
+    faulty(file 'leaves', 'leaves.lua: plan at step 1, layer 0 ended the worker %(exit status 0%)')
+    faulty(file 'crashes', 'crashes.lua: plan at step 1, layer 0 ended the worker %(')
+    faulty(file 'children', 'children.lua: plan .* %(exit status 7%)')
+    assert.are_not.equal(0, os.execute 'pgrep -f "sleep 98765[4]" >/dev/null')
+  end)
+
+  it('that damages the shared memory harms nobody else', function()
+    local report = faulty(file 'scribbles', 'scribbles.lua')
+    assert.is_true(report.faults >= 1)
+  end)
+
+  it('that fails is named with its line', function()
+    for _, in_process in ipairs { false, true } do
+      local report = faulty(file 'fails',
+        'policy tests/policies/fails.lua:3: plan at step 1, layer 0: attempt to index field',
+        { in_process = in_process })
+      assert.are.equal(4, report.faults)
+      faulty(file 'recurses', 'recurses.lua.*plan at step 1, layer 0: .*stack overflow',
+        { in_process = in_process })
+    end
+  end)
+
+  it('that wants all memory is refused it', function()
+    faulty(file 'eats', 'eats.lua.*plan at step 1, layer 0', { deadline = 2 })
+  end)
+
+  it('that answers wrongly is told rank, slot and expert', function()
+    local expected = {
+      missing = 'expert 1 is in no slot', short = '15 slots in the list; expected are 16',
+      high = 'slot 0 of rank 1 holds expert 99; allowed are 0 to 7',
+      low = 'slot 0 of rank 1 holds expert %-1', nan = 'slot 0 of rank 1 holds %-?nan',
+      text = 'slot 0 of rank 1 holds three', half = 'slot 0 of rank 1 holds 1.5',
+      huge = 'slot 0 of rank 1 holds', number = 'the answer is a number; expected a layout',
+      none = 'the answer is nil', empty = 'slot 0 of rank 0 is empty',
+      place = 'expert is 77; allowed are 0 to 7',
+      full = 'expert 3 does not fit on rank 0',
+    }
+    for _, kind in ipairs(lib.sorted_keys(expected)) do
+      for _, in_process in ipairs { false, true } do
+        local report = faulty(file 'answers' .. ':kind=' .. kind,
+          'policy tests/policies/answers.lua:%d+: plan at step 1, layer 0: .*' .. expected[kind],
+          { in_process = in_process })
+        assert.are.equal(4, report.faults)
+      end
+    end
+  end)
+
+  it('stops the run under strict, with code POLICY', function()
+    for _, name in ipairs { 'fails', 'loops', 'leaves' } do
+      local ok, err = pcall(run, open(file(name), { strict = true }), 3)
+      assert.is_false(ok)
+      assert.are.equal('POLICY', err.code)
+      assert.matches(name .. '.lua', tostring(err))
+    end
+  end)
+
+  it('is not called any more when it ends every worker', function()
+    local report = faulty(file 'leaves', 'leaves.lua', nil, 14)
+    assert.are.equal(10, report.faults)
+    assert.matches('not called any more', report.messages[10])
+  end)
+
+  it('that cannot be loaded is an error at once', function()
+    local ok, err = pcall(open, file 'loading')
+    assert.is_false(ok)
+    assert.are.equal('POLICY', err.code)
+    assert.matches('loading.lua: loading it ended the worker %(exit status 9%)', tostring(err))
+  end)
+end)
+
+describe('a split hook', function()
+  local function split_run(kind, options, steps)
+    return run(open(file 'splits' .. ':kind=' .. kind, options), steps or 4)
+  end
+
+  it('decides, in the worker and in the process', function()
+    for _, kind in ipairs { 'good', 'rule', 'filled' } do
+      local outside, report = split_run(kind)
+      assert.are.equal(0, report.faults, report.messages[1])
+      assert.are.equal(outside, (split_run(kind, { in_process = true })))
+    end
+    assert.are.equal((split_run 'rule'), (run(open 'static+even', 4)))
+    assert.are.equal((split_run 'filled'), (run(open 'static', 4)))
+  end)
+
+  it('that fails is replaced by the exact split, after three faults for good', function()
+    local expected = {
+      more = 'splits.lua.*split at step 0, layer 0: .*the load is',
+      wrong = 'the answer is a number', unknown = 'minimx',
+      loops = 'split at step 0, layer 0 ran for more than 0.3 s',
+      leaves = 'split at step 0, layer 0 ended the worker',
+    }
+    for _, kind in ipairs(lib.sorted_keys(expected)) do
+      local trail, report = split_run(kind)
+      assert.are.equal(3, report.faults, kind)
+      assert.matches(expected[kind], report.messages[1])
+      assert.matches("'minimax' is used for the rest of the run", report.messages[4])
+      assert.are.equal((run(open 'static+minimax', 4)), trail)
+    end
+  end)
+
+  it('that fails now and then is asked again', function()
+    local _, report = split_run('sometimes', nil, 6)
+    assert.are.equal(6, report.faults)
+  end)
+end)
