@@ -1,8 +1,9 @@
---- One rank of moe_spec.lua, run with (rank, ranks, world, FILE): one exact step of a layer of three
--- experts over 24 tokens in all. Rank 0 writes what must not depend on the number of ranks to FILE,
--- as hexadecimal floats; every rank checks what it can see by itself.
+--- One rank of moe_spec.lua, run with (rank, ranks, world, FILE) on threads, (FILE) under mpirun:
+-- one exact step of a layer of three experts over 24 tokens in all. Rank 0 writes what must not
+-- depend on the number of ranks to FILE, as hexadecimal floats; every rank checks what it can.
 
 local rank, ranks, world, path = ...
+path = path or rank
 
 local lib = require 'neap.lib'
 local comm = require 'neap.comm'
@@ -41,7 +42,8 @@ local function open_split(topology, layout, load)
   return { ptr = split[0] }
 end
 
-local group = comm.open_local(ffi.cast('neap_world *', world), rank)
+local group = world and comm.open_local(ffi.cast('neap_world *', world), rank) or comm.open_mpi()
+rank, ranks = group:rank(), group:size()
 local topology, layout, slots = open_layout()
 local for_shards = group:duplicate()
 

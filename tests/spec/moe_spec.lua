@@ -5,10 +5,19 @@ local moe = require 'neap.moe'
 local ffi, C = lib.ffi, lib.C
 local RANKS = launcher.home .. '/tests/spec/moe_ranks.lua'
 
+local function run_threads(ranks, path)
+  return launcher.run_ranks(ranks, RANKS, { path })
+end
+
+local function run_mpi(ranks, path)
+  return os.execute(('OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun '
+    .. '--oversubscribe -n %d %s/neap lua %s %s'):format(ranks, launcher.folder, RANKS, path))
+end
+
 --- What a step gives on so many ranks.
-local function results(ranks)
+local function results(ranks, run)
   local path = os.tmpname()
-  assert.are.equal(0, launcher.run_ranks(ranks, RANKS, { path }))
+  assert.are.equal(0, run(ranks, path))
   local file = io.open(path)
   local text = file:read '*a'
   file:close()
@@ -17,13 +26,14 @@ local function results(ranks)
 end
 
 describe('moe', function()
-  it('with exact gives the same bits on any number of ranks', function()
-    local alone = results(1)
+  it('with exact gives the same bits on any number of ranks, over threads and MPI', function()
+    local alone = results(1, run_threads)
     assert.is_true(#alone > 10000)
     assert.is_nil(alone:find 'nan')
     for _, ranks in ipairs { 2, 3, 4, 8 } do
-      assert.are.equal(alone, results(ranks))
+      assert.are.equal(alone, results(ranks, run_threads))
     end
+    assert.are.equal(alone, results(3, run_mpi))
   end)
 
   it('tells what is wrong with its options', function()
