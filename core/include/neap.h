@@ -371,6 +371,11 @@ typedef struct {
 NEAP_API int neap_op_adamw(const neap_adamw *settings, const neap_tensor *grad, neap_tensor *param,
                            neap_tensor *m, neap_tensor *v);
 
+/* c = op(a) op(b), op being the transposition where its flag is set, by the machine's BLAS in the
+ * calling thread: what benches measure the engine's own products against. c (M, N). */
+NEAP_API int neap_blas_product(const neap_tensor *a, int trans_a, const neap_tensor *b, int trans_b,
+                               neap_tensor *c);
+
 /* ---- exact sums over the tokens of all ranks ---------------------------------------------------
  */
 

@@ -100,9 +100,8 @@ local function find_nodes(world, ranks, asked, default)
   return nodes_by_size(asked or default or ranks, ranks)
 end
 
-local function run(rank, ranks, world, order)
+local function run(channel, rank, ranks, order)
   local script = recipe.load(order.recipe)
-  local channel = world and comm.open_local(world, rank) or comm.open_mpi()
   local node_of = find_nodes(channel, ranks, order.node_size, script.node_size)
   script:run(setmetatable({
     comm = channel, rank = rank, ranks = ranks,
@@ -110,7 +109,6 @@ local function run(rank, ranks, world, order)
     params = params.values(script.params, order.params),
     device = order.device, strict = order.strict, in_process = order.in_process, json = order.json,
   }, Job))
-  channel:close()
 end
 
 local function fail(rank, world, err)
@@ -128,8 +126,11 @@ end
 
 local function main(rank, ranks, world, text)
   world = world and ffi.cast('neap_world *', world)
-  local ok, err = xpcall(run, failure.handler, rank, ranks, world, json.decode(text))
-  return ok and 0 or fail(rank, world, err)
+  local channel = world and comm.open_local(world, rank) or comm.open_mpi()
+  local ok, err = xpcall(run, failure.handler, channel, rank, ranks, json.decode(text))
+  local status = ok and 0 or fail(rank, world, err)
+  channel:close()
+  return status
 end
 
 return main(...)

@@ -32,14 +32,15 @@ local function open_layout()
   local expert_of = ffi.new('int32_t[?]', slots)
   for s = 0, slots - 1 do expert_of[s] = s % 3 end
   check(C.neap_layout_set(layout[0], expert_of))
-  return { ptr = topology[0] }, { ptr = layout[0] }, slots_of[0]
+  return lib.handle({}, topology[0], C.neap_topology_close),
+    lib.handle({}, layout[0], C.neap_layout_close), slots_of[0]
 end
 
 local function open_split(topology, layout, load)
   local split = ffi.new 'neap_split *[1]'
   check(C.neap_split_open(topology.ptr, 'lite', split))
   check(C.neap_split_compute(split[0], layout.ptr, load))
-  return { ptr = split[0] }
+  return lib.handle({}, split[0], C.neap_split_close)
 end
 
 local group = world and comm.open_local(ffi.cast('neap_world *', world), rank) or comm.open_mpi()

@@ -1,6 +1,7 @@
 local launcher = require 'neap.launcher'
 local lib = require 'neap.lib'
 local moe = require 'neap.moe'
+local tensor = require 'neap.tensor'
 
 local ffi, C = lib.ffi, lib.C
 local RANKS = launcher.home .. '/tests/spec/moe_ranks.lua'
@@ -34,6 +35,30 @@ describe('moe', function()
       assert.are.equal(alone, results(ranks, run_threads))
     end
     assert.are.equal(alone, results(3, run_mpi))
+  end)
+
+  it('is measured by a bench', function()
+    local pipe = io.popen(launcher.folder .. '/neap bench moe --json --hidden=8 --ffn=5 '
+      .. '--experts=4 --tokens=33 --repeats=1 2>&1')
+    local text = pipe:read '*a'
+    pipe:close()
+    local result = require('neap.json').decode(text)
+    assert.is_table(result, text)
+    assert.are.equal(33, result.tokens)
+    assert.is_true(result.gflops > 0 and result.blas_gflops > 0 and result.ratio > 0)
+  end)
+
+  it('has a yardstick: products by the BLAS', function()
+    local a = tensor.of('f64', { { 1, 2, 3 }, { 4, 5, 6 } })
+    local turned = tensor.of('f64', { { 1, 4 }, { 2, 5 }, { 3, 6 } })
+    local c = tensor.new('f64', 2, 2)
+    for _, case in ipairs { { a, 0, turned, 0 }, { a, 0, a, 1 }, { turned, 1, a, 1 } } do
+      lib.check(C.neap_blas_product(case[1].ptr, case[2], case[3].ptr, case[4], c.ptr))
+      assert.are.same({ { 14, 32 }, { 32, 77 } }, c:tolist())
+    end
+    assert.are_not.equal(0, C.neap_blas_product(a.ptr, 0, a.ptr, 0, c.ptr))
+    assert.matches('b is f64 %(2, 3%); expected f64 %(3, 2%)',
+      ffi.string(C.neap_error_message()))
   end)
 
   it('tells what is wrong with its options', function()

@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# What ./neap test runs: everything a change must pass. The last line is "N passed, M failed".
+#   tests/run.sh                          all parts
+#   tests/run.sh tests/spec/x_spec.lua    one spec (or C test: tests/ranks/x.c), shown as it runs
+# The release build is build/, made by the launcher; the sanitizers' builds are made here. Parts run
+# two at a time. A job is one program; its output is in build/test-logs. A job that dies, hangs or
+# prints no counts is a failure by itself.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+logs=build/test-logs
+seconds_per_job=300
+
+export OPENBLAS_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export ASAN_OPTIONS=allocator_may_return_null=1
+# MPI keeps memory until the process ends, in modules that are gone by then: no leaks under mpirun.
+export OMPI_MCA_mca_base_env_list=ASAN_OPTIONS=allocator_may_return_null=1:detect_leaks=0
+export UBSAN_OPTIONS=print_stacktrace=1
+export TSAN_OPTIONS=halt_on_error=1:allocator_may_return_null=1:suppressions=$PWD/tests/tsan.supp
+
+# Program of a C test in a build folder.
+program_of() { printf '%s/tests/test_%s' "$1" "$(basename "$2" .c)"; }
+
+if (($#)); then
+  status=0
+  for test in "$@"; do
+    case "$test" in
+      *.c) "$(program_of build "$test")" || status=1 ;;
+      *) build/neap lua tests/busted.lua "$test" || status=1 ;;
+    esac
+  done
+  exit $status
+fi
+
+# ---- jobs ----
+
+names=() commands=()
+job() { names+=("$1"); commands+=("$2"); }
+
+shopt -s nullglob
+specs=(tests/spec/*_spec.lua tests/cli/*_spec.lua)
+c_tests=(tests/kernels/*.c tests/ranks/*.c)
+
+suite() { # build folder: all specs and C tests
+  local test
+  for test in "${c_tests[@]}"; do job "$1 $test" "$(program_of "$1" "$test")"; done
+  for test in "${specs[@]}"; do job "$1 $test" "$1/neap lua tests/busted.lua $test"; done
+}
+
+under_mpirun() { # the rank tests that know how
+  local test n
+  for test in $(grep -l '"mpi"' tests/ranks/*.c); do
+    for n in 1 2 4; do
+      job "mpirun -n $n $test" "mpirun --oversubscribe -n $n $(program_of build "$test") mpi"
+    done
+  done
+}
+
+style() { # each tool prints counts of files
+  local files="git ls-files --cached --others --exclude-standard"
+  job luacheck "$files '*.lua' | xargs luacheck -q &&
+    $files '*.lua' | wc -l | sed 's/\$/ passed, 0 failed/'"
+  job clang-format "$files '*.c' '*.h' | xargs clang-format --dry-run --Werror &&
+    $files '*.c' '*.h' | wc -l | sed 's/\$/ passed, 0 failed/'"
+}
+
+threads_under_tsan() {
+  local test
+  for test in tests/ranks/*.c; do job "build-tsan $test" "$(program_of build-tsan "$test")"; done
+}
+
+# ---- running them ----
+
+run_job() { # index: writes INDEX.log and INDEX.status
+  local start=$SECONDS status=0
+  timeout --kill-after=10 "$seconds_per_job" bash -c "${commands[$1]}" >"$logs/$1.log" 2>&1 </dev/null
+  status=$?
+  printf '%s %s\n' "$status" "$((SECONDS - start))" >"$logs/$1.status"
+}
+
+# Runs the jobs from first on, two at a time.
+run_jobs() {
+  local i
+  for ((i = $1; i < ${#names[@]}; i++)); do
+    while (($(jobs -rp | wc -l) >= 2)); do wait -n; done
+    run_job "$i" &
+  done
+  wait
+}
+
+passed=0 failed=0
+
+# Counts in a log: busted's line if there is one, else the sum of "N passed, M failed" lines, of
+# which mpirun gives one a rank.
+counts_of() {
+  sed -nE -e 's/\x1b\[[0-9;]*m//g' \
+    -e 's/^([0-9]+) passed, ([0-9]+) failed$/c \1 \2 0/p' \
+    -e 's/^([0-9]+) success(es)? \/ ([0-9]+) failures? \/ ([0-9]+) errors?.*$/busted \1 \3 \4/p' "$1" |
+    awk '{ p[$1] += $2; f[$1] += $3 + $4; kind[$1] = 1 }
+      END { k = ("busted" in kind) ? "busted" : "c"; if (k in kind) print p[k], f[k] }'
+}
+
+count_job() { # index
+  local log=$logs/$1.log status=1 seconds=0 p f
+  read -r status seconds <"$logs/$1.status" || true
+  read -r p f < <(counts_of "$log")
+  if [[ -z "${p:-}" ]]; then p=0 f=1; fi
+  if ((status != 0 && f == 0)); then f=1; fi
+  passed=$((passed + p)) failed=$((failed + f))
+  if ((f)); then
+    printf 'FAILED  %s: %d passed, %d failed, exit status %d (%s)\n' "${names[$1]}" "$p" "$f" \
+      "$status" "$log"
+    tail -n 40 "$log" | sed 's/^/        /'
+  elif ((seconds >= 10)); then
+    printf 'ok      %s: %d passed (%d s)\n' "${names[$1]}" "$p" "$seconds"
+  else
+    printf 'ok      %s: %d passed\n' "${names[$1]}" "$p"
+  fi
+}
+
+counted=0
+run_part() { # title: runs and counts the jobs added since the last part
+  local first=$counted
+  printf '== %s\n' "$1"
+  run_jobs "$first"
+  for ((; counted < ${#names[@]}; counted++)); do count_job "$counted"; done
+}
+
+build_with() { # folder, sanitizers: 0 if the build is there
+  mkdir -p "$1"
+  { [[ -f $1/build.ninja ]] || cmake -S . -B "$1" -G Ninja -DCMAKE_BUILD_TYPE=Debug \
+      -DCMAKE_C_FLAGS_DEBUG='-O1 -g' -DNEAP_SANITIZE="$2"; } >"$1/build.log" 2>&1 &&
+    ninja -C "$1" >>"$1/build.log" 2>&1 && return
+  printf 'FAILED  %s: does not build (%s)\n' "$1" "$1/build.log"
+  tail -n 20 "$1/build.log"
+  failed=$((failed + 1))
+  return 1
+}
+
+rm -rf "$logs"
+mkdir -p "$logs"
+began=$SECONDS
+style
+run_part 'style'
+suite build
+under_mpirun
+run_part 'release build'
+if build_with build-asan address,undefined; then
+  suite build-asan
+  run_part 'under AddressSanitizer and UBSan'
+fi
+if build_with build-tsan thread; then
+  threads_under_tsan
+  run_part 'ranks as threads, under ThreadSanitizer'
+fi
+printf '%d jobs in %d s\n' "${#names[@]}" "$((SECONDS - began))"
+printf '%d passed, %d failed\n' "$passed" "$failed"
+((failed == 0))
