@@ -37,6 +37,14 @@ function params.check(specs, owner, level)
   end
 end
 
+--- A copy of declarations with more of them, or others of the same name.
+function params.extend(specs, more)
+  local all = {}
+  for name, spec in pairs(specs) do all[name] = spec end
+  for name, spec in pairs(more) do all[name] = spec end
+  return all
+end
+
 local function option_name(name)
   return '--' .. name:gsub('_', '-')
 end

@@ -11,6 +11,8 @@
 --   strict, in_process    whether a policy's fault stops the run; whether policies run in the rank
 --   json                  results are wanted as JSON
 --   job:print(text)       writes a line to stdout, on rank 0 only
+--   job:say(text)         writes a line to stderr, on rank 0 only
+--   job:report(result)    prints result.text, or result.json with --json, on rank 0 only
 --   job:progress(n, name) progress line of n steps on stderr, on rank 0 only
 
 local json = require 'neap.json'
@@ -35,6 +37,16 @@ function Job:print(text)
   if self.rank == 0 then
     io.stdout:write(text, '\n')
   end
+end
+
+function Job:say(text)
+  if self.rank == 0 then
+    io.stderr:write(text, '\n')
+  end
+end
+
+function Job:report(result)
+  self:print(self.json and json.encode(result.json) or result.text)
 end
 
 function Job:progress(total, label)

@@ -140,6 +140,19 @@ function Schedule:entry(step)
   return found
 end
 
+--- The whole schedule in the form that text.schedule takes.
+function Schedule:describe()
+  local parts = {}
+  for i, entry in ipairs(self.list) do
+    local items = {}
+    for j, item in ipairs(entry) do
+      items[j] = item[2] == 1 and item[1] or ('%s*%g'):format(item[1], item[2])
+    end
+    parts[i] = table.concat(items, '+') .. (entry.step > 0 and '@' .. entry.step or '')
+  end
+  return table.concat(parts, ',')
+end
+
 --- What step trains on: 'go', or 'french+russian' for a mixture.
 function Schedule:domain(step)
   local names = {}

@@ -20,7 +20,8 @@ Transformer.__index = Transformer
 
 local DEFAULTS = {
   vocabulary = 256, layers = 2, hidden = 64, heads = 4, kv_heads = false, top_k = 2, ffn = 128,
-  sequence = 64, batch = 1, base = 10000, eps = 1e-5, renormalise = true, aux_loss = 0, chunks = 1,
+  sequence = 64, batch = 1, total_batch = false, base = 10000, eps = 1e-5, renormalise = true,
+  aux_loss = 0, chunks = 1,
   dtype = 'f32', exact = false, seed = 0, schedule = 'laer', group = 'all',
 }
 local NEEDED = { comm = true, topology = true, session = true }
@@ -53,9 +54,10 @@ end
 --- Collective. comm: of all ranks. topology: ranks, slots and experts. session: who answers
 -- layout(layer) and split(layer, load, step), perhaps also observe and replan; layers from 0.
 -- Sizes, with defaults above: vocabulary, layers, hidden, heads, kv_heads (heads), top_k, ffn (a
--- number, or a list with one for each expert), sequence, batch (sequences of each rank), base (of
--- the rotary frequencies), eps (of the normalisations). renormalise: the weights of a token's
--- experts add up to 1. aux_loss: coefficient of the load-balance loss. chunks: of token exchanges.
+-- number, or a list with one for each expert), sequence, batch (sequences of this rank, perhaps 0),
+-- total_batch (of all ranks, the same everywhere; by default batch on every rank), base (of the
+-- rotary frequencies), eps (of the normalisations). renormalise: the weights of a token's experts
+-- add up to 1. aux_loss: coefficient of the load-balance loss. chunks: of token exchanges.
 -- dtype, exact, seed: as in Parameters. schedule: 'laer' or 'none'. group: of shards, 'all', 'node'
 -- or a number of ranks.
 function Transformer.new(given)
@@ -66,7 +68,7 @@ function Transformer.new(given)
   self.tokens = o.batch * o.sequence
   self.parameters = Parameters.new { comm = o.comm, dtype = o.dtype, exact = o.exact,
     seed = o.seed }
-  self.parameters.total = self.tokens * o.comm:size()
+  self.parameters.total = (o.total_batch or o.batch * o.comm:size()) * o.sequence
   self:declare(o)
   self.parameters:allocate()
   self:open_experts(o, widths(o.ffn, o.topology.experts))

@@ -1,0 +1,240 @@
+--- Trains a MoE language model under a policy: the loop that recipes share, with its measurements.
+--
+--   local t = trainer.open { job = job, policy = 'laer+minimax', text = schedule, params = p }
+--   local row = t:run()                  -- all steps, with a progress line
+--   t:close()
+--
+-- Every rank calls everything (collective). A run depends on params, text and seed alone: two runs
+-- have the same batches and the same initial parameters whatever their policy and ranks.
+
+local lib = require 'neap.lib'
+local metrics = require 'neap.metrics'
+local optim = require 'neap.optim'
+local sessions = require 'neap.session'
+local tensor = require 'neap.tensor'
+local topologies = require 'neap.topology'
+local trace = require 'neap.trace'
+local Transformer = require 'neap.nn.transformer'
+
+local ffi, C = lib.ffi, lib.C
+
+local trainer = {}
+
+--- Parameters that a recipe can offer as they are; sizes are for two cores.
+trainer.params = {
+  steps = { default = 120, min = 1, integer = true, doc = 'optimizer steps' },
+  batch = { default = 16, min = 1, integer = true, doc = 'sequences a step, over all ranks' },
+  sequence = { default = 128, min = 1, integer = true, doc = 'bytes a sequence' },
+  layers = { default = 3, min = 1, integer = true, doc = 'transformer layers' },
+  hidden = { default = 128, min = 1, integer = true, doc = 'width of the model' },
+  heads = { default = 4, min = 1, integer = true, doc = 'attention heads' },
+  kv_heads = { default = 4, min = 1, integer = true, doc = 'key and value heads' },
+  experts = { default = 16, min = 1, integer = true, doc = 'experts a layer' },
+  top_k = { default = 2, min = 1, integer = true, doc = 'experts a token' },
+  ffn = { default = { 256 }, doc = 'hidden size of the experts: one for all, or one each' },
+  slots = { default = 4, min = 1, integer = true, doc = 'expert slots a rank' },
+  rate = { default = 3e-3, min = 0, doc = 'peak learning rate' },
+  warmup = { default = 10, min = 0, integer = true, doc = 'steps of linear warm-up' },
+  decay = { default = 0.1, min = 0, doc = 'weight decay of matrices' },
+  clip = { default = 1, min = 0, doc = 'largest gradient norm; 0: no clipping' },
+  aux_loss = { default = 0, min = 0, doc = 'coefficient of the load-balance loss' },
+  seed = { default = 1, min = 0, integer = true, doc = 'of parameters, batches and policies' },
+  schedule = { default = 'laer', choices = { 'none', 'laer' }, doc = 'of unshard and reduce' },
+  shard_group = { default = 'all',
+    doc = 'ranks that working parameters are cut over: all, node, or how many' },
+  exact = { default = false, doc = 'losses that no policy, layout or number of ranks changes' },
+}
+
+local Trainer = {}
+Trainer.__index = Trainer
+
+--- Relative work of a token of each expert: its hidden size; nil where all are equal.
+local function costs(ffn)
+  return #ffn > 1 and ffn or nil
+end
+
+--- Sequences first to last - 1 of the global batch are this rank's.
+local function share(batch, rank, ranks)
+  return math.floor(batch * rank / ranks), math.floor(batch * (rank + 1) / ranks)
+end
+
+local function open_model(self, p)
+  return Transformer.new {
+    comm = self.comm, topology = self.topology, session = self,
+    layers = p.layers, hidden = p.hidden, heads = p.heads, kv_heads = p.kv_heads, top_k = p.top_k,
+    ffn = #p.ffn > 1 and p.ffn or p.ffn[1], sequence = p.sequence, batch = self.last - self.first,
+    total_batch = p.batch, aux_loss = p.aux_loss, seed = p.seed, exact = p.exact,
+    schedule = p.schedule, group = tonumber(p.shard_group) or p.shard_group,
+  }
+end
+
+local function open_trace(self, path, p)
+  if not path or self.job.rank ~= 0 then return nil end
+  return trace.writer(path, {
+    layers = p.layers, ranks = self.job.ranks, experts = p.experts,
+    metadata = {
+      seed = p.seed, policy = self.policy, slots = p.slots, node_size = self.job.node_size,
+      top_k = p.top_k, tokens_per_step = p.batch * p.sequence, text = self.text:describe(),
+      model = ('transformer layers=%d hidden=%d experts=%d ffn=%s'):format(p.layers, p.hidden,
+        p.experts, table.concat(p.ffn, ',')),
+    },
+  })
+end
+
+--- Options: job (rank.lua), params (values of trainer.params), policy, text (text.schedule's), and
+-- perhaps trace (path of the routing trace to write) and label (of the progress line).
+function trainer.open(options)
+  local job, p = options.job, options.params
+  local self = setmetatable({
+    job = job, params = p, policy = options.policy, text = options.text,
+    label = options.label or options.policy, comm = job.comm:duplicate(), done = 0,
+    balance = metrics.balance(), losses = metrics.series(), seconds = metrics.series(),
+    busy = 0, waited = 0,
+  }, Trainer)
+  self.topology = topologies.open { node_of = job.node_of, ranks = job.ranks, slots = p.slots,
+    experts = p.experts, cost = costs(p.ffn) }
+  self.session = sessions.open { comm = self.comm, topology = self.topology, layers = p.layers,
+    policy = options.policy, seed = p.seed, strict = job.strict, in_process = job.in_process,
+    on_fault = function(message) io.stderr:write('neap: ', message, '\n') end }
+  self.plans_on = self.session.plans_on
+  self.first, self.last = share(p.batch, job.rank, job.ranks)
+  self.ids = tensor.new('i32', (self.last - self.first) * p.sequence)
+  self.targets = tensor.new('i32', (self.last - self.first) * p.sequence)
+  self.model = open_model(self, p)
+  self.optimizer = optim.AdamW.new(self.model.parameters, { comm = self.comm, rate = p.rate,
+    warmup = p.warmup, steps = p.steps, decay = p.decay, clip = p.clip,
+    shards = self.model.stores })
+  self.writer = open_trace(self, options.trace, p)
+  return self
+end
+
+--- ---- what the model asks its session, measured on the way -------------------------------------
+
+function Trainer:layout(layer)
+  return self.session:layout(layer)
+end
+
+function Trainer:replan(step, layer, load)
+  self.session:replan(step, layer, load)
+end
+
+function Trainer:split(layer, load, step)
+  local split = self.session:split(layer, load, step)
+  local balance = split:balance()
+  self.balance:add(balance)
+  self.step_imbalance = math.max(self.step_imbalance, balance.imbalance)
+  return split
+end
+
+function Trainer:observe(step, layer, load)
+  self.session:observe(step, layer, load)
+  if self.writer then self.writer:append(step, layer, load) end
+end
+
+--- ---- steps ------------------------------------------------------------------------------------
+
+function Trainer:fill_batch()
+  local p = self.params
+  local ids, targets = self.ids:data(), self.targets:data()
+  for sequence = self.first, self.last - 1 do
+    local offset = (sequence - self.first) * p.sequence
+    self.text:sample(p.seed, self.done, sequence, p.sequence, ids + offset, targets + offset)
+  end
+end
+
+--- Seconds that this rank's callers have waited for any communication so far.
+function Trainer:waiting()
+  local sum = 0
+  for _, comm in ipairs { self.comm, self.model.comm.tokens, self.model.comm.shards } do
+    sum = sum + C.neap_comm_seconds_waited(comm.ptr)
+  end
+  return sum
+end
+
+--- One optimizer step. Returns its loss: nats a byte, the mean over the tokens of all ranks.
+function Trainer:step()
+  local began, busy, waited = C.neap_clock(), C.neap_thread_seconds(), self:waiting()
+  self.step_imbalance = 0
+  self.session:advance(self.done)
+  self:fill_batch()
+  local loss = self.model:forward(self.ids, self.targets, self.done)
+  self.model:backward()
+  self.optimizer:step()
+  self.done = self.done + 1
+  self.losses:add(loss)
+  self.seconds:add(C.neap_clock() - began)
+  self.busy = self.busy + C.neap_thread_seconds() - busy
+  self.waited = self.waited + self:waiting() - waited
+  return loss
+end
+
+local function progress_text(self, tokens)
+  return ('loss %.3f  %.0f tokens/s  imbalance %.2f'):format(self.losses[self.losses.count],
+    tokens / self.seconds:recent(10), self.step_imbalance)
+end
+
+--- All remaining steps, with a progress line on rank 0. Returns the summary.
+function Trainer:run()
+  local p = self.params
+  local bar = self.job:progress(p.steps, self.label)
+  while self.done < p.steps do
+    self:step()
+    bar:update(self.done, function() return progress_text(self, p.batch * p.sequence) end)
+  end
+  bar:close()
+  return self:summary()
+end
+
+--- ---- summary ----------------------------------------------------------------------------------
+
+--- Sums of a list of numbers over ranks. Collective.
+local function sum_over_ranks(comm, values)
+  local buffer = ffi.new('double[?]', #values, values)
+  lib.check(C.neap_comm_all_reduce(comm.ptr, buffer, #values, C.NEAP_F64, C.NEAP_SUM))
+  local sums = {}
+  for i = 1, #values do sums[i] = buffer[i - 1] end
+  return sums
+end
+
+local function bytes_sent(self)
+  local tokens, unshard, reduce = 0, 0, 0
+  for layer = 0, self.params.layers - 1 do
+    tokens = tokens + self.model.experts[layer]:cost().sent
+    local traffic = self.model.stores[layer]:traffic()
+    unshard = unshard + traffic.unshard + traffic.refresh
+    reduce = reduce + traffic.reduce
+  end
+  return tokens, unshard, reduce
+end
+
+--- The run in figures: policy, steps, seed, losses (list), loss (mean of the last tenth),
+-- tokens_per_second, ideal_tokens_per_second, balance figures (metrics.lua), exposed (share of the
+-- step that ranks wait for communication), bytes a step by kind, and what session:report tells.
+-- Collective; the same on every rank, apart from what only rank 0 knows of the policy.
+function Trainer:summary()
+  local p, steps = self.params, self.done
+  local tokens, unshard, reduce = bytes_sent(self)
+  local sums = sum_over_ranks(self.comm, { self.busy, self.waited, self.seconds.sum, tokens,
+    unshard, reduce })
+  local workers = math.min(C.neap_processors(), self.job.ranks)
+  local row = self.balance:summary()
+  row.policy, row.steps, row.seed, row.ranks = self.policy, steps, p.seed, self.job.ranks
+  row.losses, row.loss = self.losses, self.losses:recent(math.max(1, math.floor(steps / 10)))
+  row.tokens_per_second = p.batch * p.sequence * steps / self.seconds.sum
+  row.ideal_tokens_per_second = p.batch * p.sequence * steps * workers / sums[1]
+  row.exposed = sums[2] / sums[3]
+  row.bytes_per_step = { tokens = sums[4] / steps, unshard = sums[5] / steps,
+    reduce = sums[6] / steps }
+  for name, value in pairs(self.session:report()) do row[name] = value end
+  return row
+end
+
+--- Collective.
+function Trainer:close()
+  if self.writer then self.writer:close() end
+  self.session:close()
+  self.model:close()
+  self.comm:close()
+end
+
+return trainer
