@@ -36,7 +36,7 @@ struct neap_moe {
   double aux_loss;
   double *slope_of_probs;            /* [experts] gradient of the auxiliary loss */
   neapi_buffer input, output, slope; /* (all_rows, H) */
-  neapi_buffer maxima, grids;        /* double: columns of experts, H of x, E of logits */
+  neapi_buffer maxima, grids;        /* double: see agree_on_grids */
 };
 
 /* ---- life ---------------------------------------------------------------------------------- */
@@ -443,36 +443,23 @@ static int compute_backward(neap_moe *m, const void *weights)
   return status;
 }
 
-/* The router's gradient: drouter (H, E) += x^T dlogits. */
-static int router_gradient(neap_moe *m, const void *x, void *drouter)
-{
-  int64_t h = m->options.hidden, e = m->topology->experts;
-  return neapi_kernel_status_of("moe backward",
-                                m->kernels->gemm_tn(m->route.tokens, h, e, x, h,
-                                                    m->route.logits.data, e, drouter, e, 1, NULL));
-}
-
-/* Grids that all ranks agree on, for all sums over tokens of this layer. */
+/* Grids that all ranks agree on, for all sums over tokens of this layer: columns of the experts,
+ * then those of the router. */
 static int agree_on_grids(neap_moe *m, const void *x)
 {
-  const neapi_kernels *k = m->kernels;
-  int64_t t = m->route.tokens, h = m->options.hidden, e = m->topology->experts;
-  int64_t columns = m->experts.columns_at[e], count = columns + h + e;
+  int64_t columns = m->experts.columns_at[m->topology->experts];
+  int64_t count = columns + m->options.hidden + m->topology->experts;
+  double since = neap_clock();
   int status = neapi_buffer_reserve(&m->maxima, count * 8, "moe");
   if (!status)
     status = neapi_buffer_reserve(&m->grids, count * 8, "moe");
   if (status)
     return status;
-  double *max = m->maxima.data, since = neap_clock();
+  double *max = m->maxima.data;
   memset(max, 0, (size_t)count * sizeof *max);
   status = neapi_experts_maxima(&m->experts, m->input.data, m->slope.data, max);
   if (!status)
-    status = neapi_kernel_status_of("moe backward",
-                                    k->exact_column_max(t, h, x, h, 0, max + columns, NULL));
-  if (!status)
-    status =
-        neapi_kernel_status_of("moe backward", k->exact_column_max(t, e, m->route.logits.data, e, 0,
-                                                                   max + columns + h, NULL));
+    status = neapi_route_maxima(&m->route, x, max + columns);
   lap(&since, &m->costs.experts);
   if (!status)
     status = neap_comm_all_reduce(m->comm, max, count, NEAP_F64, NEAP_MAX);
@@ -480,45 +467,36 @@ static int agree_on_grids(neap_moe *m, const void *x)
   int bits = 26;
   while (m->total > 1ll << (53 - 2 * bits))
     bits--;
+  if (status)
+    return status;
+  return neapi_kernel_status_of("moe backward",
+                                m->kernels->exact_grid(count, bits, max, m->grids.data, NULL));
+}
+
+/* All sums over tokens. */
+static int exact_gradients(neap_moe *m, const void *x, void *gradients, void *drouter)
+{
+  int status = agree_on_grids(m, x);
+  const double *grids = m->grids.data;
+  double since = neap_clock();
   if (!status)
-    status = neapi_kernel_status_of("moe backward",
-                                    k->exact_grid(count, bits, max, m->grids.data, NULL));
+    status =
+        neapi_experts_exact_gradients(&m->experts, m->input.data, m->slope.data, grids, gradients);
+  lap(&since, &m->costs.experts);
+  if (!status)
+    status = neapi_route_exact_gradient(
+        &m->route, x, grids + m->experts.columns_at[m->topology->experts], drouter);
+  lap(&since, &m->costs.route);
   return status;
 }
 
-static int exact_router_gradient(neap_moe *m, const void *x, double *drouter)
+static int plain_gradients(neap_moe *m, const void *x, void *gradients, void *drouter)
 {
-  const neapi_kernels *k = m->kernels;
-  int64_t t = m->route.tokens, h = m->options.hidden, e = m->topology->experts;
-  const double *grid = (double *)m->grids.data + m->experts.columns_at[e];
-  int status = neapi_buffer_reserve(&m->experts.left, t * h * 8, "moe");
-  if (!status)
-    status = neapi_buffer_reserve(&m->experts.right, t * e * 8, "moe");
-  if (status)
-    return status;
-  double *left = m->experts.left.data, *right = m->experts.right.data;
-  int result = k->exact_quantise(t, h, x, h, grid, left, NULL);
-  if (!result)
-    result = k->exact_quantise(t, e, m->route.logits.data, e, grid + h, right, NULL);
-  if (!result)
-    result = k->exact_gemm_tn(t, h, e, left, grid, right, grid + h, drouter, NULL);
-  return neapi_kernel_status_of("moe backward", result);
-}
-
-/* All sums over tokens: weights and router. */
-static int weight_gradients(neap_moe *m, const void *x, void *gradients, void *drouter)
-{
-  int status = m->options.exact ? agree_on_grids(m, x) : NEAP_OK;
   double since = neap_clock();
-  if (!status && m->options.exact)
-    status = neapi_experts_exact_gradients(&m->experts, m->input.data, m->slope.data, m->grids.data,
-                                           gradients);
-  else if (!status)
-    status = neapi_experts_gradients(&m->experts, m->input.data, m->slope.data, gradients);
+  int status = neapi_experts_gradients(&m->experts, m->input.data, m->slope.data, gradients);
   lap(&since, &m->costs.experts);
   if (!status)
-    status =
-        m->options.exact ? exact_router_gradient(m, x, drouter) : router_gradient(m, x, drouter);
+    status = neapi_route_gradient(&m->route, x, drouter);
   lap(&since, &m->costs.route);
   return status;
 }
@@ -573,8 +551,8 @@ int neap_moe_backward(neap_moe *m, const neap_tensor *x, const neap_tensor *rout
   if (!status)
     status = compute_backward(m, neap_tensor_data(weights));
   if (!status)
-    status = weight_gradients(m, neap_tensor_data(x), neap_tensor_data(gradients),
-                              neap_tensor_data(drouter));
+    status = (m->options.exact ? exact_gradients : plain_gradients)(
+        m, neap_tensor_data(x), neap_tensor_data(gradients), neap_tensor_data(drouter));
   if (!status)
     status = wait_for_all_back(m);
   since = neap_clock();

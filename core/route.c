@@ -21,8 +21,9 @@ int neapi_route_open(neapi_route *r, const neapi_kernels *kernels, int64_t hidde
 
 void neapi_route_close(neapi_route *r)
 {
-  neapi_buffer *buffers[] = {&r->logits,   &r->probs,    &r->dprobs, &r->ids,     &r->weights,
-                             &r->dweights, &r->position, &r->source, &r->cursors, &r->grid};
+  neapi_buffer *buffers[] = {&r->logits,  &r->probs,    &r->dprobs,   &r->ids,
+                             &r->weights, &r->dweights, &r->position, &r->source,
+                             &r->cursors, &r->grid,     &r->factors};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
     neapi_buffer_free(buffers[i]);
   free(r->counts);
@@ -175,4 +176,37 @@ int neapi_route_backward(neapi_route *r, const double *slope)
       r->kernels->router_backward(r->tokens, r->experts, r->top_k, r->renormalise, r->probs.data,
                                   r->ids.data, r->weights.data, r->dweights.data,
                                   slope ? r->dprobs.data : NULL, r->logits.data, NULL));
+}
+
+int neapi_route_gradient(neapi_route *r, const void *x, void *drouter)
+{
+  return neapi_kernel_status_of("moe backward",
+                                r->kernels->gemm_tn(r->tokens, r->hidden, r->experts, x, r->hidden,
+                                                    r->logits.data, r->experts, drouter, r->experts,
+                                                    1, NULL));
+}
+
+int neapi_route_maxima(neapi_route *r, const void *x, double *max)
+{
+  const neapi_kernels *k = r->kernels;
+  int64_t t = r->tokens, h = r->hidden, e = r->experts;
+  int result = k->exact_column_max(t, h, x, h, 0, max, NULL);
+  if (!result)
+    result = k->exact_column_max(t, e, r->logits.data, e, 0, max + h, NULL);
+  return neapi_kernel_status_of("moe backward", result);
+}
+
+int neapi_route_exact_gradient(neapi_route *r, const void *x, const double *grids, double *drouter)
+{
+  const neapi_kernels *k = r->kernels;
+  int64_t t = r->tokens, h = r->hidden, e = r->experts;
+  if (neapi_buffer_reserve(&r->factors, t * (h + e) * 8, "route"))
+    return NEAP_MEMORY;
+  double *left = r->factors.data, *right = left + t * h;
+  int result = k->exact_quantise(t, h, x, h, grids, left, NULL);
+  if (!result)
+    result = k->exact_quantise(t, e, r->logits.data, e, grids + h, right, NULL);
+  if (!result)
+    result = k->exact_gemm_tn(t, h, e, left, grids, right, grids + h, drouter, NULL);
+  return neapi_kernel_status_of("moe backward", result);
 }

@@ -25,6 +25,7 @@ typedef struct {
   neapi_buffer source;   /* (T K) int32_t: token of each choice, by slot and token */
   neapi_buffer cursors;  /* of place */
   neapi_buffer grid;     /* [E] of probability */
+  neapi_buffer factors;  /* (T, H), (T, E) double, of exact_gradient */
 } neapi_route;
 
 int neapi_route_open(neapi_route *route, const neapi_kernels *kernels, int64_t hidden,
@@ -49,5 +50,13 @@ int neapi_route_probability(neapi_route *route, int64_t total, double *sums);
 /* Makes logits the gradient of logits, from dweights and, unless NULL, the gradient slope[E] of
  * every token's probs. */
 int neapi_route_backward(neapi_route *route, const double *slope);
+
+/* After backward: drouter (H, E) += x^T times the gradient of logits. */
+int neapi_route_gradient(neapi_route *route, const void *x, void *drouter);
+/* The same exactly: the factors' column maxima, H of x and E of the logits' gradient; then, with
+ * grids made of the maxima over all ranks, the product. */
+int neapi_route_maxima(neapi_route *route, const void *x, double *max);
+int neapi_route_exact_gradient(neapi_route *route, const void *x, const double *grids,
+                               double *drouter);
 
 #endif

@@ -558,7 +558,8 @@ NEAP_API int neap_moe_backward_dispatch(neap_moe *moe, const neap_tensor *dy);
 /* x, router: as in route; weights: as in forward. gradients: as weights, F64 if exact; a slot with
  * tokens gets its expert's gradient from them, one without is left alone. dx: (T, H), written.
  * drouter: (H, E), F64 if exact; this rank's part is added. Exact parts may be added up over ranks
- * in any order in double; each product is accurate to about (53 - log2 of all tokens) / 2 bits. */
+ * in any order in double, if drouter was 0 before; of either factor of a product about
+ * (53 - log2 of all tokens) / 2 bits of its column's maximum count. */
 NEAP_API int neap_moe_backward(neap_moe *moe, const neap_tensor *x, const neap_tensor *router,
                                const neap_tensor *weights, neap_tensor *gradients, neap_tensor *dx,
                                neap_tensor *drouter);
