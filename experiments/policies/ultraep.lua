@@ -1,0 +1,22 @@
+--- UltraEP (arXiv 2606.04101): the least threshold of work under which overloaded ranks can export
+-- quotas of their experts into free slots of others, by binary search. In the paper on current
+-- counts, here on history.
+local plan = require 'neap.plan'
+local policy = require 'neap.policy'
+
+local UltraEp = policy.define {
+  name = 'ultraep',
+  doc = "UltraEP's exports and the exact split",
+  params = {
+    window = { default = 5, min = 1, integer = true, doc = 'steps of history to plan on' },
+    min_tokens = { default = 1024, min = 0, doc = 'tokens a replica must be worth' },
+  },
+}
+
+function UltraEp:plan(ctx)
+  return plan.ultraep(ctx, {
+    load = ctx.history:mean(self.window), min_tokens = self.min_tokens,
+  })
+end
+
+return UltraEp

@@ -1,0 +1,110 @@
+local json = require 'neap.json'
+local program = require 'tests.cli.program'
+
+--- Runs neap replay and checks the status; the pattern must match stderr. Returns stdout, stderr.
+local function expect(status, arguments, pattern)
+  local got, out, err = program.run('replay ' .. arguments)
+  assert.are.equal(status, got, arguments .. '\n' .. out .. err)
+  assert.matches(pattern or '', err)
+  return out, err
+end
+
+--- A file in a temporary folder with the given text.
+local folder = os.tmpname()
+os.remove(folder)
+os.execute(("mkdir '%s'"):format(folder))
+
+local function write(name, text)
+  local path = folder .. '/' .. name
+  local file = assert(io.open(path, 'w'))
+  file:write(text)
+  file:close()
+  return path
+end
+
+local function make_csv(steps)
+  local lines = { 'step,layer,rank,e0,e1,e2' }
+  for step = 0, steps - 1 do
+    for rank = 0, 3 do
+      lines[#lines + 1] = ('%d,0,%d,%d,%d,%d'):format(step, rank, 90 + step, 20 + rank, 10)
+    end
+  end
+  return table.concat(lines, '\n') .. '\n'
+end
+
+describe('neap replay', function()
+  local csv = write('a.csv', make_csv(8))
+  local base = ("--trace '%s' --node-size 2 "):format(csv)
+
+  teardown(function() os.execute(("rm -r '%s'"):format(folder)) end)
+
+  it('prints one JSON document', function()
+    local out = expect(0, base .. '--slots 2 --policy laer --policy laer+minimax --json')
+    local document = json.decode(out)
+    assert.are.same({ ranks = 4, experts = 3, layers = 1, steps = 8 }, document.trace)
+    assert.are.equal('laer+minimax', document.policies[2].policy)
+    for _, p in ipairs(document.policies) do
+      assert.is_true(p.imbalance.mean >= 1 and p.imbalance.max >= p.imbalance.p95)
+      assert.is_true(p.plan_ms.mean > 0 and p.split_us.p95 > 0)
+      assert.are.same({ 0, 'number', 'number', 'number' }, { p.faults, type(p.std_percent),
+        type(p.inter_node_share), type(p.slots_changed) })
+    end
+    assert.is_true(document.policies[2].imbalance.mean < document.policies[1].imbalance.mean + 1e-9)
+  end)
+
+  it('prints a table, a row a policy', function()
+    local out = expect(0, base .. '--slots 2,1,1,2 --policy static --policy oracle --window 3')
+    assert.matches('8 steps of 1 layers, 4 ranks in 2 nodes, 6 slots for 3 experts, scored from '
+      .. 'step 3', out)
+    assert.matches('\nstatic +%d', out)
+    assert.matches('\noracle %(bound%) +%d', out)
+  end)
+
+  it('refuses wrong usage with status 2', function()
+    for arguments, pattern in pairs {
+      [base .. '--policy laer'] = 'does not say how many slots a rank has; give %-%-slots',
+      [base .. '--slots 0'] = "%-%-slots is '0'",
+      [base .. '--slots 2 --policy lear'] = "unknown policy 'lear' %(did you mean 'laer'%?%)",
+      [base .. '--slots 2 --policy laer+minmax'] = "did you mean 'minimax'",
+      [base .. '--slots 2 --policy laer:windw=3'] = "did you mean 'window'",
+      [base .. '--slots 2 --window 8'] = '8 steps; 8 are needed to warm up and one to score',
+      [base .. '--slots 1,1'] = 'slots of 2 ranks; there are 4',
+      [base .. '--slots 2 --cost 1,2'] = 'cost has 2 values; expected are 3',
+      ['--slots 2'] = "missing option '%-%-trace'",
+    } do
+      local out = expect(2, arguments, pattern)
+      assert.are.equal('', out)
+    end
+  end)
+
+  it('names the line of a damaged trace, with status 5', function()
+    local path = write('bad.csv', make_csv(8):gsub('\n3,0,1,93', '\n3,0,1,x', 1))
+    expect(5, ("--trace '%s' --slots 2"):format(path), 'bad.csv')
+  end)
+
+  it('counts faults of a policy, and stops at the first with --strict', function()
+    local path = write('broken.lua', [[
+      local Broken = require('neap.policy').define { name = 'broken' }
+      function Broken.plan(_, ctx)
+        if ctx.step == 4 then error 'lost count' end
+        return ctx.previous
+      end
+      return Broken]])
+    local out, err = expect(0, ("%s --slots 2 --json --policy '%s'"):format(base, path))
+    assert.are.equal(1, json.decode(out).policies[1].faults)
+    assert.matches('broken.lua:3: plan at step 4, layer 0: lost count', err)
+    expect(3, ("%s --slots 2 --strict --policy '%s'"):format(base, path), 'lost count')
+  end)
+
+  it('outlives a policy that never ends', function()
+    local path = write('loop.lua', [[
+      local Loop = require('neap.policy').define { name = 'loop' }
+      function Loop.plan(_, ctx)
+        while ctx.step == 6 do end
+        return ctx.previous
+      end
+      return Loop]])
+    local out = expect(0, ("%s --slots 2 --json --deadline 0.2 --policy '%s'"):format(base, path))
+    assert.are.equal(1, json.decode(out).policies[1].faults)
+  end)
+end)
