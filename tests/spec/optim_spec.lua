@@ -55,7 +55,7 @@ end
 --- Losses, norms and parameters after some steps on so many ranks.
 local function train(ranks, mode)
   local path = os.tmpname()
-  local status = launcher.run_ranks(ranks, lib.home .. '/tests/ranks/dense_steps.lua',
+  local status = launcher.run_ranks(ranks, lib.home .. '/tests/spec/optim_ranks.lua',
     { mode, path })
   assert.are.equal(0, status)
   local numbers = {}

@@ -1,17 +1,31 @@
 local launcher = require 'neap.launcher'
 local lib = require 'neap.lib'
 
---- Runs tests/ranks/model_steps.lua; returns what it wrote, and the numbers of its lines.
-local function run(ranks, ...)
+local RANKS = lib.home .. '/tests/spec/transformer_ranks.lua'
+
+local function threads(ranks, arguments)
+  return launcher.run_ranks(ranks, RANKS, arguments)
+end
+
+local function mpi(ranks, arguments)
+  return os.execute(('OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun '
+    .. '--oversubscribe -n %d %s/neap lua %s %s'):format(ranks, launcher.folder, RANKS,
+    table.concat(arguments, ' ')))
+end
+
+--- What a training on so many ranks writes.
+local function train(start, ranks, ...)
   local path = os.tmpname()
-  local status = launcher.run_ranks(ranks, lib.home .. '/tests/ranks/model_steps.lua',
-    { path, ... })
-  assert.are.equal(0, status)
+  assert.are.equal(0, start(ranks, { path, ... }))
   local file = assert(io.open(path))
   local text = file:read '*a'
   file:close()
   os.remove(path)
   return text
+end
+
+local function run(ranks, ...)
+  return train(threads, ranks, ...)
 end
 
 local function losses(text)
@@ -43,6 +57,11 @@ describe('transformer', function()
     assert.are.equal(alone, run(4, 'exact=1', 'schedule=none', 'layouts=7'))
     assert.are.equal(alone, run(4, 'exact=1', 'rule=lite', 'layouts=8', 'slots=2'))
     assert.are.equal(alone, run(6, 'exact=1', 'rule=even', 'layouts=9', 'slots=1'))
+  end)
+
+  it('does so under mpirun too', function()
+    assert.are.equal(run(3, 'exact=1'), train(mpi, 3, 'exact=1'))
+    assert.are.equal(run(2), train(mpi, 2))
   end)
 
   it('trains to nearly the same losses otherwise, and repeats itself', function()
