@@ -207,7 +207,17 @@ local function bytes_sent(self)
   return tokens, unshard, reduce
 end
 
---- The run in figures: policy, steps, seed, losses (list), loss (mean of the last tenth),
+--- FNV-1a hash of the bits of all losses, as text: runs that agree to the bit have the same.
+local function digest(losses)
+  local hash, bits = 0xcbf29ce484222325ULL, ffi.new 'union { double value; uint64_t bits; }'
+  for i = 1, losses.count do
+    bits.value = losses[i]
+    hash = bit.bxor(hash, bits.bits) * 0x100000001b3ULL
+  end
+  return bit.tohex(hash, 16)
+end
+
+--- The run in figures: policy, steps, seed, losses (list), digest, loss (mean of the last tenth),
 -- tokens_per_second, ideal_tokens_per_second, balance figures (metrics.lua), exposed (share of the
 -- step that ranks wait for communication), bytes a step by kind, and what session:report tells.
 -- Collective; the same on every rank, apart from what only rank 0 knows of the policy.
@@ -219,7 +229,8 @@ function Trainer:summary()
   local workers = math.min(C.neap_processors(), self.job.ranks)
   local row = self.balance:summary()
   row.policy, row.steps, row.seed, row.ranks = self.policy, steps, p.seed, self.job.ranks
-  row.losses, row.loss = self.losses, self.losses:recent(math.max(1, math.floor(steps / 10)))
+  row.losses, row.digest = self.losses, digest(self.losses)
+  row.loss = self.losses:recent(math.max(1, math.floor(steps / 10)))
   row.tokens_per_second = p.batch * p.sequence * steps / self.seconds.sum
   row.ideal_tokens_per_second = p.batch * p.sequence * steps * workers / sums[1]
   row.exposed = sums[2] / sums[3]

@@ -1,0 +1,103 @@
+--- The main job, small: what a training run promises whatever the policy, the transport and N.
+
+local json = require 'neap.json'
+local program = require 'tests.cli.program'
+
+local SMALL = 'run experiments/quickstart.lua --layers=2 --hidden=32 --heads=2 --kv-heads=1 '
+  .. '--ffn=48 --experts=6 --slots=3 --batch=8 --sequence=32 --warmup=2 --text=english,go@3 '
+  .. "--trace='' "
+
+local function rows(arguments, processes)
+  local run = processes and function(text) return program.mpirun(processes, text) end or program.run
+  local status, out, err = run(SMALL .. '--json ' .. arguments)
+  assert.are.equal(0, status, err)
+  return json.decode(out).rows, err
+end
+
+local function digests(list)
+  local found = {}
+  for i, row in ipairs(list) do found[i] = row.digest end
+  return found
+end
+
+describe('training', function()
+  it('is the same to the bit when run twice, on threads and under mpirun', function()
+    local arguments = '--steps=6 --in-process '
+    local first = digests(rows('-n 4 ' .. arguments))
+    assert.are.same(first, digests(rows('-n 4 ' .. arguments)))
+    assert.are.same(first, digests(rows('--node-size=4 ' .. arguments, 4)))
+  end)
+
+  it('with --exact depends on no policy, layout, split, shard group, number of ranks', function()
+    local seen = {}
+    for _, arguments in ipairs { '-n 1 --slots=6', '-n 2', '-n 4 --node-size=3',
+      '-n 4 --shard-group=node --node-size=2', '-n 8 --shard-group=3 --schedule=none' } do
+      for _, row in ipairs(rows(arguments .. ' --steps=6 --exact --policies=static,laer,minimax,'
+        .. 'experiments/policies/hot.lua,laer+even')) do
+        seen[row.digest] = arguments .. ' ' .. row.policy
+      end
+    end
+    assert.are.equal(1, #require('neap.lib').sorted_keys(seen), json.encode(seen))
+  end)
+
+  it('with experts of unequal size too, and with an auxiliary loss', function()
+    local seen = {}
+    for _, arguments in ipairs { '-n 1 --slots=6', '-n 3', '-n 8 --slots=2' } do
+      for _, row in ipairs(rows(arguments .. ' --steps=4 --exact --ffn=48,16,33,7,20,64 '
+        .. '--aux-loss=0.01 --policies=static,minimax')) do
+        seen[row.digest] = arguments .. ' ' .. row.policy
+      end
+    end
+    assert.are.equal(1, #require('neap.lib').sorted_keys(seen), json.encode(seen))
+  end)
+
+  it('agrees between policies within 1e-4 over 100 steps, and learns', function()
+    local list = rows '-n 4 --steps=100 --text=english --policies=static,laer,minimax'
+    for _, row in ipairs(list) do
+      for step, loss in ipairs(row.losses) do
+        local first = list[1].losses[step]
+        assert.is_true(math.abs(loss - first) <= 1e-4 * first, row.policy .. ' at step ' .. step)
+      end
+    end
+    assert.is_true(list[1].loss < 0.6 * list[1].losses[1])
+  end)
+
+  it('goes on, with the last valid layout, whatever a policy does', function()
+    for name, place in pairs { fails = 'fails.lua:%d+', leaves = 'leaves.lua', loops = 'loops.lua' } do
+      local steps = name == 'loops' and 400 or 6
+      local list, err = rows(('-n 4 --steps=%d --policies=tests/policies/%s.lua'):format(steps,
+        name))
+      assert.matches(place .. '.*step %d+, layer %d', err)
+      assert.is_true(list[1].faults >= 1, name)
+      assert.are.equal(steps, #list[1].losses)
+    end
+  end)
+
+  it('stops under --strict with exit code 3', function()
+    local status, _, err = program.run(SMALL
+      .. '-n 4 --steps=6 --strict --policies=tests/policies/fails.lua')
+    assert.are.equal(3, status, err)
+    assert.matches('fails.lua', err)
+  end)
+
+  it('writes a trace of what it routed', function()
+    local path = os.tmpname()
+    local status, _, err = program.run((SMALL:gsub("%-%-trace='' ", ''))
+      .. ('-n 4 --steps=5 --policies=static --trace=%s'):format(path))
+    assert.are.equal(0, status, err)
+    assert.matches('neap replay %-%-trace ' .. path:gsub('%p', '%%%0'), err)
+    local trace = require('neap.trace').open(path)
+    assert.are.same({ 5, 2, 4, 6 }, { trace.steps, trace.layers, trace.ranks, trace.experts })
+    local load, sum = trace:load(4, 1), 0
+    for i = 0, 23 do sum = sum + tonumber(load[i]) end
+    assert.are.equal(8 * 32 * 2, sum)
+    os.remove(path)
+  end)
+
+  it('names the package that a missing text comes from', function()
+    local status, _, err = program.shell(('NEAP_TEXT_ROOT=/nowhere %s %s'):format(program.path,
+      SMALL .. '-n 2 --steps=1'))
+    assert.are.equal(1, status)
+    assert.matches('apt%-get install dict%-gcide', err)
+  end)
+end)
