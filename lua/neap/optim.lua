@@ -53,6 +53,9 @@ end
 function AdamW.new(parameters, options)
   local self = setmetatable({ parameters = parameters, comm = options.comm, done = 0 }, AdamW)
   self.shards = options.shards or {}
+  if self.shards[0] then
+    lib.raise('ARGUMENT', 'adamw: shards has an element 0; it must be a list from 1', 2)
+  end
   for _, name in ipairs(lib.sorted_keys(options)) do
     if not DEFAULTS[name] and name ~= 'comm' and name ~= 'shards' then
       lib.raise('ARGUMENT', ("adamw: unknown option '%s'%s"):format(name,

@@ -103,7 +103,7 @@ function trainer.open(options)
   self.model = open_model(self, p)
   self.optimizer = optim.AdamW.new(self.model.parameters, { comm = self.comm, rate = p.rate,
     warmup = p.warmup, steps = p.steps, decay = p.decay, clip = p.clip,
-    shards = self.model.stores })
+    shards = self.model:shards() })
   self.writer = open_trace(self, options.trace, p)
   return self
 end
