@@ -51,7 +51,7 @@ end
 local function add_commands(root, name, arguments)
   local chosen, parser = nil, root
   for _, entry in ipairs(COMMANDS) do
-    local module = package.searchpath(entry[2], package.path) and require(entry[2]) or { doc = '' }
+    local module = require(entry[2])
     local command = root:command(entry[1], module.doc)
     if entry[1] == name then
       chosen, parser = module, command

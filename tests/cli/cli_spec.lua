@@ -20,7 +20,7 @@ describe('neap', function()
   it('tells its commands', function()
     for _, arguments in ipairs { '', '--help' } do
       local out = expect(0, arguments)
-      for _, command in ipairs { 'run', 'bench', 'trace', 'policy', 'doctor' } do
+      for _, command in ipairs { 'run', 'replay', 'bench', 'trace', 'policy', 'doctor' } do
         assert.matches('\n   ' .. command .. ' +%u', out)
       end
     end
@@ -226,5 +226,18 @@ describe('neap doctor', function()
       program.path))
     assert.are.equal(0, status)
     assert.matches('apt%-get install dict%-gcide', out)
+  end)
+end)
+
+describe('neap policy', function()
+  it('lists names, splits and parameters', function()
+    local out = expect(0, 'policy list')
+    assert.matches('\nlaer +lite +[^\n]*window=5', out)
+    local list = json.decode((expect(0, 'policy list --json')))
+    for _, item in ipairs(list) do
+      if item.policy == 'laer' then
+        assert.are.same({ 'lite', '5' }, { item.split, item.params.window })
+      end
+    end
   end)
 end)

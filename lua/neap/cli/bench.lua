@@ -12,11 +12,10 @@ local bench = { doc = 'Measure one part of the engine.' }
 --- Names of the benches, sorted.
 local function names()
   local list = {}
-  local pipe = io.popen(("LC_ALL=C ls '%s/lua/neap/bench' 2>/dev/null"):format(launcher.home))
-  for file in pipe:lines() do
+  for _, file in ipairs(launcher.list(launcher.home .. '/lua/neap/bench')) do
     list[#list + 1] = file:match '^(.*)%.lua$'
   end
-  pipe:close()
+  table.sort(list)
   return list
 end
 

@@ -1,48 +1,47 @@
 --- neap policy: which policies there are.
 
-local launcher = require 'neap.launcher'
 local json = require 'neap.json'
+local lib = require 'neap.lib'
+local params = require 'neap.params'
+local policies = require 'neap.policy'
 local text_table = require 'neap.table'
 
 local command = { doc = 'List the policies that --policy knows by name.' }
 
 function command.options(parser)
   parser:require_command(true):command_target 'action'
-  parser:command('list', 'Names, and what each policy does.'):flag('--json', 'results as JSON')
+  parser:command('list', 'Name, split, parameters and what each policy does.')
+    :flag('--json', 'results as JSON')
 end
 
---- First line of a Lua file's opening comment.
-local function first_comment(path)
-  for line in io.lines(path) do
-    local comment = line:match '^%-%-%-?%s*(.*)$'
-    if comment then return (comment:gsub('%.$', '')) end
-  end
-  return ''
+local function describe(name)
+  local class = policies.load(policies.resolve(name).file)
+  local values = setmetatable({}, { __jsontype = 'object' })
+  for key, spec in pairs(class.params) do values[key] = params.show(spec.default) end
+  return {
+    policy = name, doc = class.doc or '', params = values,
+    split = type(class.split) == 'string' and class.split or 'its own',
+  }
 end
 
-local function policies()
+--- Parameters as --policy takes them: 'no_even=false,window=5'.
+local function as_typed(values)
   local list = {}
-  local folder = launcher.home .. '/experiments/policies'
-  local pipe = io.popen(("LC_ALL=C ls '%s' 2>/dev/null"):format(folder))
-  for file in pipe:lines() do
-    local name = file:match '^(.*)%.lua$'
-    if name then
-      list[#list + 1] = { policy = name, doc = first_comment(folder .. '/' .. file) }
-    end
-  end
-  pipe:close()
-  return list
+  for i, key in ipairs(lib.sorted_keys(values)) do list[i] = key .. '=' .. values[key] end
+  return table.concat(list, ',')
 end
 
 function command.run(args)
-  local list = policies()
-  if args.json then
-    print(json.encode(list, { 'policy', 'doc' }))
-    return
+  local list, rows = {}, {}
+  for i, name in ipairs(policies.names()) do
+    list[i] = describe(name)
+    rows[i] = { name, list[i].split, list[i].doc, as_typed(list[i].params) }
   end
-  local rows = {}
-  for i, item in ipairs(list) do rows[i] = { item.policy, item.doc } end
-  print(text_table.format({ 'policy', 'what it does' }, rows))
+  if args.json then
+    print(json.encode(list, { 'policy', 'split', 'doc', 'params' }))
+  else
+    print(text_table.format({ 'policy', 'split', 'what it does', 'parameters' }, rows))
+  end
 end
 
 return command
