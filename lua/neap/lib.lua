@@ -91,7 +91,7 @@ end
 
 --- " (did you mean 'x'?)" for a name that is close to an allowed one, else ''.
 function lib.hint(name, allowed)
-  local best, distance = nil, 3
+  local best, distance = nil, math.max(2, math.min(3, math.floor(#name / 3) + 1))
   for _, candidate in ipairs(allowed) do
     local d = edit_distance(name, candidate)
     if d < distance then

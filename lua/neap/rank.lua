@@ -128,7 +128,8 @@ local function fail(rank, world, err)
     launcher.sleep(COURTESY)
   end
   if launcher.first_failure() then
-    failure.tell(err, ('rank %d: '):format(rank))
+    local everywhere = err.code == 'USAGE' or err.code == 'ABSENT'
+    failure.tell(err, everywhere and '' or ('rank %d: '):format(rank))
   end
   local status = failure.status(err)
   if not world then launcher.leave(status) end

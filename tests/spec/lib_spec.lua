@@ -2,6 +2,7 @@ local lib = require 'neap.lib'
 
 describe('lib', function()
   it('hints at close names only', function()
+    assert.are.equal('', lib.hint('foo', { 'go' }))
     assert.are.equal(" (did you mean 'window'?)", lib.hint('windwo', { 'alpha', 'window' }))
     assert.are.equal(" (did you mean 'steps'?)", lib.hint('stpes', { 'sizes', 'steps' }))
     assert.are.equal('', lib.hint('zebra', { 'alpha', 'window' }))
