@@ -3,13 +3,15 @@
 #include "channel.h"
 
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-/* How long a waiting side stays awake: longer than an answer takes, shorter than a core is missed.
- */
-static const double AWAKE_SECONDS = 40e-6;
+/* How long a waiting side stays awake: at first without giving way, then letting others have the
+ * core whenever they want it. Longer than it takes to wake a process: otherwise two sides that wait
+ * for each other could both fall asleep just before they are needed, again and again. */
+static const double ALERT_SECONDS = 1e-6, AWAKE_SECONDS = 150e-6;
 
 static int64_t align(int64_t bytes)
 {
@@ -74,22 +76,26 @@ void neapi_channel_publish(uint32_t *count, uint32_t value, const uint32_t *othe
     syscall(SYS_futex, count, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
-static bool wait_awake(const uint32_t *count, uint32_t old, double until)
+static bool wait_awake(const uint32_t *count, uint32_t old, double seconds)
 {
+  double start = neap_clock(), now = start;
   do {
-    for (int i = 0; i < 64; i++) {
+    for (int i = 0; i < 16; i++) {
       if (load(count) != old)
         return true;
       __builtin_ia32_pause();
     }
-  } while (neap_clock() < until);
-  return false;
+    now = neap_clock();
+    if (now - start > ALERT_SECONDS)
+      sched_yield();
+  } while (now - start < seconds);
+  return load(count) != old;
 }
 
 bool neapi_channel_wait(const uint32_t *count, uint32_t old, uint32_t *asleep, double seconds)
 {
-  double now = neap_clock(), until = now + seconds;
-  if (wait_awake(count, old, now + (seconds < AWAKE_SECONDS ? seconds : AWAKE_SECONDS)))
+  double until = neap_clock() + seconds;
+  if (wait_awake(count, old, seconds < AWAKE_SECONDS ? seconds : AWAKE_SECONDS))
     return true;
   for (double left; load(count) == old && (left = until - neap_clock()) > 0;) {
     struct timespec time = {(time_t)left, (long)(1e9 * (left - (double)(time_t)left))};

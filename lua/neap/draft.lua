@@ -22,15 +22,24 @@ function draft.open(shape, weight)
   return self
 end
 
+local full_of = setmetatable({}, { __mode = 'k' })
+
+--- Taken slots by rank when all are; shared, since a full draft takes no more.
+local function full(shape)
+  local used = full_of[shape]
+  if used then return used end
+  used = ints(shape.ranks)
+  for rank = 0, shape.ranks - 1 do used[rank] = shape:slots_of(rank) end
+  full_of[shape] = used
+  return used
+end
+
 --- A full draft with the given experts[slots], copied; it can be changed by swap and replace.
 function draft.of(shape, experts)
   local self = setmetatable({
-    shape = shape, expert_of = ints(shape.slots), used = ints(shape.ranks),
+    shape = shape, expert_of = ints(shape.slots), used = full(shape),
   }, Draft)
   ffi.copy(self.expert_of, experts, shape.slots * 4)
-  for rank = 0, shape.ranks - 1 do
-    self.used[rank] = shape.first_slot[rank + 1] - shape.first_slot[rank]
-  end
   return self
 end
 

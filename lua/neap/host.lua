@@ -58,6 +58,25 @@ end
 local Host = {}
 Host.__index = Host
 
+--- "file:line" of the policy for an error: the innermost line of its file on the stack, else the
+-- line where the hook starts.
+local function place(self, hook)
+  local source = '@' .. self.file
+  for level = 2, 100 do
+    local info = debug.getinfo(level, 'Sl')
+    if not info then break end
+    if info.source == source then return ('%s:%d'):format(self.file, info.currentline) end
+  end
+  local info = debug.getinfo(self.class[hook], 'S')
+  return ('%s:%d'):format(self.file, info and info.linedefined or 0)
+end
+
+--- An error's message without the place that Lua puts before it.
+local function bare(err)
+  if type(err) == 'table' and err.message then return err.message end
+  return (tostring(err):gsub('^[^\n]-:%d+: ', ''))
+end
+
 --- options: file, params (texts), split (a rule instead of the policy's split, or nil), topology,
 -- layers, seed, watch (called with hook, step and layer before every hook, or nil). Raises POLICY
 -- or USAGE.
@@ -78,40 +97,23 @@ function host.open(options)
   local split = options.split or class.split
   self.rule = type(split) == 'string' and split or nil
   self.plans = class.plan ~= nil
+  function self.on_error(err)
+    self.where = place(self, self.hook)
+    return err
+  end
   self.plans_on = class.plans_on
   return self
 end
 
---- "file:line" of the policy for an error: the innermost line of its file on the stack, else the
--- line where the hook starts.
-local function place(self, hook)
-  local source = '@' .. self.file
-  for level = 2, 100 do
-    local info = debug.getinfo(level, 'Sl')
-    if not info then break end
-    if info.source == source then return ('%s:%d'):format(self.file, info.currentline) end
-  end
-  local info = debug.getinfo(self.class[hook], 'S')
-  return ('%s:%d'):format(self.file, info and info.linedefined or 0)
-end
-
---- An error's message without the place that Lua puts before it.
-local function bare(err)
-  if type(err) == 'table' and err.message then return err.message end
-  return (tostring(err):gsub('^[^\n]-:%d+: ', ''))
-end
-
 --- Calls a hook; true and its answer, or false and a message with place, step and layer.
-local function call(self, hook, step, layer, ...)
-  local entry, message = self.layers[layer], nil
+local function call(self, hook, step, layer, a, b)
+  local entry = self.layers[layer]
   if self.watch then self.watch(hook, step, layer) end
-  local ok, answer = xpcall(self.class[hook], function(err)
-    message = ('policy %s: %s at step %d, layer %d: %s'):format(place(self, hook), hook, step,
-      layer, bare(err))
-  end, entry.object, entry.ctx, ...)
+  self.hook, self.where = hook, nil
+  local ok, answer = xpcall(self.class[hook], self.on_error, entry.object, entry.ctx, a, b)
   if ok then return true, answer end
-  return false, message or ('policy %s: %s at step %d, layer %d: %s'):format(self.file, hook, step,
-    layer, tostring(answer))
+  return false, ('policy %s: %s at step %d, layer %d: %s'):format(self.where or self.file, hook,
+    step, layer, bare(answer))
 end
 
 --- Reads a hook's answer; the same results as call.

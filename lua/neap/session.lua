@@ -233,9 +233,13 @@ local function share_layouts(self, buffer)
   return buffer
 end
 
---- All ranks must now have the same layouts: their least and greatest hash are compared.
-local function compare_hashes(self, hash, step)
+--- All ranks must now have the same layouts: the least and greatest hash of all are compared.
+local function compare_hashes(self, step)
   if not self.comm then return end
+  local hash = ffi.new 'int64_t'
+  for layer = 0, self.layers - 1 do
+    hash = hash * 31 + ffi.cast('int64_t', C.neap_layout_hash(self.in_force[layer].ptr))
+  end
   local bounds = ffi.new('int64_t[2]', hash, bit.bnot(hash))
   lib.check(C.neap_comm_all_reduce(self.comm, bounds, 2, C.NEAP_I64, C.NEAP_MIN))
   if bounds[0] ~= bit.bnot(bounds[1]) then
@@ -244,14 +248,11 @@ local function compare_hashes(self, hash, step)
 end
 
 local function apply(self, buffer, step)
-  local hash = ffi.new 'int64_t'
   for i = 0, buffer[0] - 1 do
     local at = 1 + i * (1 + self.slots)
-    local layout = self.in_force[buffer[at]]
-    lib.check(C.neap_layout_set(layout.ptr, buffer + at + 1))
-    hash = hash * 31 + ffi.cast('int64_t', C.neap_layout_hash(layout.ptr)) + buffer[at]
+    self.in_force[buffer[at]]:set(buffer + at + 1)
   end
-  if buffer[0] > 0 then compare_hashes(self, hash, step) end
+  if buffer[0] > 0 then compare_hashes(self, step) end
 end
 
 --- Collective: call it where a step begins. Takes over the plans that are ready; a late one comes

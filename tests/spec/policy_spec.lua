@@ -57,7 +57,7 @@ end)
 
 describe('policy.load', function()
   local function with_file(text, action)
-    local path = os.tmpname() .. '.lua'
+    local path = os.tmpname()
     local file = assert(io.open(path, 'w'))
     file:write(text)
     file:close()

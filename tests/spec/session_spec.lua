@@ -1,3 +1,4 @@
+local launcher = require 'neap.launcher'
 local lib = require 'neap.lib'
 local policy = require 'neap.policy'
 local session = require 'neap.session'
@@ -115,6 +116,51 @@ describe('session', function()
     local ok, err = pcall(open, 'laer', { deadlin = 1 })
     assert.is_false(ok)
     assert.matches("did you mean 'deadline'", tostring(err))
+  end)
+end)
+
+describe('ranks of a session', function()
+  local RANKS_FILE = launcher.home .. '/tests/spec/session_ranks.lua'
+
+  local function read(path)
+    local file = assert(io.open(path))
+    local text = file:read '*a'
+    file:close()
+    os.remove(path)
+    return text
+  end
+
+  local function mpirun(arguments)
+    return os.execute(('OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun '
+      .. '--oversubscribe -n 4 %s/neap lua %s %s'):format(launcher.folder, RANKS_FILE, arguments))
+  end
+
+  it('see the same, on threads and under mpirun, whatever the policy does', function()
+    local path = os.tmpname()
+    for _, name in ipairs {
+      'laer', file 'current', file 'splits', file 'splits' .. ':kind=leaves', file 'crashes',
+    } do
+      assert.are.equal(0, launcher.run_ranks(4, RANKS_FILE, { name, path }))
+      assert.are.equal(0, mpirun(name .. ' ' .. path .. '.mpi'))
+      local first = read(path .. '.0')
+      assert.is_true(#first > 300)
+      assert.are.equal(first, read(path .. '.mpi.0'))
+      for rank = 1, 3 do
+        assert.are.equal(first, read(path .. '.' .. rank))
+        assert.are.equal(first, read(path .. '.mpi.' .. rank))
+      end
+    end
+    os.remove(path)
+  end)
+
+  it('notice when their layouts differ', function()
+    local path = os.tmpname()
+    assert.are.equal(0, launcher.run_ranks(4, RANKS_FILE, { 'laer', path, 'tamper' }))
+    for rank = 0, 3 do
+      assert.matches('COMM session: ranks disagree about the layouts of step 1',
+        read(path .. '.' .. rank))
+    end
+    os.remove(path)
   end)
 end)
 

@@ -1,0 +1,13 @@
+--- Answers at once with the layout in force, and splits by the exact counts' own ranks: what a round
+-- trip to a policy costs by itself.
+local Echo = require('neap.policy').define { name = 'echo' }
+
+function Echo:plan(ctx)
+  return ctx.previous
+end
+
+function Echo:split(ctx)
+  return ctx:split 'lite'
+end
+
+return Echo
