@@ -20,11 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* MEMORY: of a worker's heap; a policy that needs more gets "not enough memory". */
-enum { WORKERS = 64, FDS = 3, HIGH_FD = 16 };
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-static const rlim_t MEMORY = 4ull << 30;
-#endif
+enum { WORKERS = 64, FDS = 3, HIGH_FD = 16, PARENT_ENDED = SIGTERM };
 
 /* ---- in the parent -------------------------------------------------------------------------- */
 
@@ -87,6 +83,23 @@ static void limit(int what, rlim_t value)
     setrlimit(what, &now);
 }
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+/* Sanitizers need a lot of it; and what a policy leaves behind is no leak of ours. */
+static void limit_memory(void)
+{
+  char options[1024];
+  const char *given = getenv("ASAN_OPTIONS");
+  snprintf(options, sizeof options, "%s:detect_leaks=0:handle_segv=0", given ? given : "");
+  setenv("ASAN_OPTIONS", options, 1);
+}
+#else
+/* What a policy's heap may take; one that needs more is told "not enough memory". */
+static void limit_memory(void)
+{
+  limit(RLIMIT_DATA, 4ull << 30);
+}
+#endif
+
 /* The rest of a child's life until it is the worker program: file descriptors 3 and 4 are the
  * regions. */
 static void become_worker(const int *fds, pid_t parent)
@@ -103,9 +116,7 @@ static void become_worker(const int *fds, pid_t parent)
     _exit(EXIT_FAILURE);
   close_range(5, ~0u, 0);
   limit(RLIMIT_CORE, 0);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-  limit(RLIMIT_DATA, MEMORY);
-#endif
+  limit_memory();
   setenv("OPENBLAS_NUM_THREADS", "1", 1);
   execl("/proc/self/exe", "neap", "--worker", "3", "4", (char *)NULL);
   _exit(EXIT_FAILURE);
@@ -189,12 +200,14 @@ static void serve(int socket, int signals)
     if (poll(polls, WORKERS + 2, -1) < 0)
       continue;
     struct signalfd_siginfo info;
-    if (polls[1].revents && read(signals, &info, sizeof info) > 0)
+    if (polls[1].revents && read(signals, &info, sizeof info) > 0) {
       reap(WNOHANG);
+      parent = info.ssi_signo != PARENT_ENDED;
+    }
     for (int i = 0; i < WORKERS; i++)
       if (polls[i + 2].revents && children[i].pid && children[i].control == polls[i + 2].fd)
         serve_child(&children[i]);
-    if (polls[0].revents)
+    if (parent && polls[0].revents)
       parent = serve_parent(socket);
   }
   for (child *c = children; c < children + WORKERS; c++)
@@ -219,13 +232,14 @@ static void nursery_main(int socket)
 {
   setpgid(0, 0); /* out of reach of the terminal's Ctrl-C, which is the parent's to answer */
   prctl(PR_SET_NAME, "neap-nursery");
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  prctl(PR_SET_PDEATHSIG, PARENT_ENDED);
   socket = leave_parents_files(socket);
-  sigset_t children_ended;
-  sigemptyset(&children_ended);
-  sigaddset(&children_ended, SIGCHLD);
-  sigprocmask(SIG_SETMASK, &children_ended, NULL);
-  serve(socket, signalfd(-1, &children_ended, SFD_CLOEXEC));
+  sigset_t news;
+  sigemptyset(&news);
+  sigaddset(&news, SIGCHLD);
+  sigaddset(&news, PARENT_ENDED);
+  sigprocmask(SIG_SETMASK, &news, NULL);
+  serve(socket, signalfd(-1, &news, SFD_CLOEXEC));
   _exit(EXIT_SUCCESS);
 }
 

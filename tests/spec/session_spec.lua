@@ -123,9 +123,9 @@ describe('ranks of a session', function()
   local RANKS_FILE = launcher.home .. '/tests/spec/session_ranks.lua'
 
   local function read(path)
-    local file = assert(io.open(path))
-    local text = file:read '*a'
-    file:close()
+    local input = assert(io.open(path))
+    local text = input:read '*a'
+    input:close()
     os.remove(path)
     return text
   end

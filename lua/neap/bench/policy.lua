@@ -1,5 +1,5 @@
---- neap bench policy: what a round trip from a rank to a policy in its worker process and back costs:
--- a load goes out, a layout comes in.
+--- neap bench policy: what a round trip from a rank to a policy in its worker process and back
+-- costs: a load goes out, a layout comes in.
 
 local lib = require 'neap.lib'
 local json = require 'neap.json'
@@ -34,7 +34,8 @@ local function open(p)
       file = launcher.home .. '/lua/neap/bench/policies/echo.lua', params = {}, topology = shape,
       layers = 1, seed = 1, deadline = 10,
     },
-    load = ffi.new('int64_t[?]', p.ranks * p.experts), expert_of = ffi.new('int32_t[?]', shape.slots),
+    load = ffi.new('int64_t[?]', p.ranks * p.experts),
+    expert_of = ffi.new('int32_t[?]', shape.slots),
     amounts = ffi.new('int64_t[?]', p.ranks * shape.slots),
   }
   for i = 0, p.ranks * p.experts - 1 do s.load[i] = 1 + i * 7919 % 1000 end
@@ -100,8 +101,8 @@ function bench.run(args)
     print(json.encode(result, ORDER))
     return
   end
-  print(('%s: %d ranks, %d experts, %d slots a rank, %d round trips'):format(result.machine, p.ranks,
-    p.experts, p.slots, p.repeats))
+  print(('%s: %d ranks, %d experts, %d slots a rank, %d round trips'):format(result.machine,
+    p.ranks, p.experts, p.slots, p.repeats))
   print(text_table.format({ 'microseconds', 'mean', 'p50', 'p95', 'p99', 'max' }, {
     row('load out, layout in', result.round_trip_us),
     row('the same after a pause of 2 ms', result.round_trip_after_pause_us),

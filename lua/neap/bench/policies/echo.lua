@@ -1,5 +1,5 @@
---- Answers at once with the layout in force, and splits by the exact counts' own ranks: what a round
--- trip to a policy costs by itself.
+--- Answers at once with the layout in force, and with a built-in split: what a round trip to a
+-- policy costs by itself.
 local Echo = require('neap.policy').define { name = 'echo' }
 
 function Echo:plan(ctx)
