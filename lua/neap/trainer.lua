@@ -22,7 +22,7 @@ local trainer = {}
 
 --- Parameters that a recipe can offer as they are; sizes are for two cores.
 trainer.params = {
-  steps = { default = 120, min = 1, integer = true, doc = 'optimizer steps' },
+  steps = { default = 200, min = 1, integer = true, doc = 'optimizer steps' },
   batch = { default = 16, min = 1, integer = true, doc = 'sequences a step, over all ranks' },
   sequence = { default = 128, min = 1, integer = true, doc = 'bytes a sequence' },
   layers = { default = 3, min = 1, integer = true, doc = 'transformer layers' },
@@ -33,7 +33,7 @@ trainer.params = {
   top_k = { default = 2, min = 1, integer = true, doc = 'experts a token' },
   ffn = { default = { 256 }, doc = 'hidden size of the experts: one for all, or one each' },
   slots = { default = 4, min = 1, integer = true, doc = 'expert slots a rank' },
-  rate = { default = 3e-3, min = 0, doc = 'peak learning rate' },
+  rate = { default = 6e-3, min = 0, doc = 'peak learning rate' },
   warmup = { default = 10, min = 0, integer = true, doc = 'steps of linear warm-up' },
   decay = { default = 0.1, min = 0, doc = 'weight decay of matrices' },
   clip = { default = 1, min = 0, doc = 'largest gradient norm; 0: no clipping' },
