@@ -63,7 +63,8 @@ describe('training', function()
   end)
 
   it('goes on, with the last valid layout, whatever a policy does', function()
-    for name, place in pairs { fails = 'fails.lua:%d+', leaves = 'leaves.lua', loops = 'loops.lua' } do
+    local places = { fails = 'fails.lua:%d+', leaves = 'leaves.lua', loops = 'loops.lua' }
+    for name, place in pairs(places) do
       local steps = name == 'loops' and 400 or 6
       local list, err = rows(('-n 4 --steps=%d --policies=tests/policies/%s.lua'):format(steps,
         name))
