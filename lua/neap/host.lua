@@ -58,6 +58,16 @@ end
 local Host = {}
 Host.__index = Host
 
+--- Where each hook starts: line by name, 0 for a hook that is not there.
+local function lines(class)
+  local out = {}
+  for _, hook in ipairs { 'plan', 'split', 'when' } do
+    local there = type(class[hook]) == 'function'
+    out[hook] = there and debug.getinfo(class[hook], 'S').linedefined or 0
+  end
+  return out
+end
+
 --- "file:line" of the policy for an error: the innermost line of its file on the stack, else the
 -- line where the hook starts.
 local function place(self, hook)
@@ -67,8 +77,7 @@ local function place(self, hook)
     if not info then break end
     if info.source == source then return ('%s:%d'):format(self.file, info.currentline) end
   end
-  local info = debug.getinfo(self.class[hook], 'S')
-  return ('%s:%d'):format(self.file, info and info.linedefined or 0)
+  return ('%s:%d'):format(self.file, self.lines[hook])
 end
 
 --- An error's message without the place that Lua puts before it.
@@ -102,6 +111,7 @@ function host.open(options)
     return err
   end
   self.plans_on = class.plans_on
+  self.lines = lines(class)
   return self
 end
 
@@ -120,8 +130,7 @@ end
 local function read(self, hook, step, layer, reader, ...)
   local ok, result = pcall(reader, ...)
   if ok then return true, result end
-  local info = debug.getinfo(self.class[hook], 'S')
-  return false, ('policy %s:%d: %s at step %d, layer %d: %s'):format(self.file, info.linedefined,
+  return false, ('policy %s:%d: %s at step %d, layer %d: %s'):format(self.file, self.lines[hook],
     hook, step, layer, bare(result))
 end
 

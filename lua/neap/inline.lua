@@ -12,7 +12,7 @@ Inline.__index = Inline
 --- options: as host.open takes them.
 function inline.open(options)
   local self = setmetatable({ host = host.open(options), answers = {}, first = 1 }, Inline)
-  self.rule, self.plans_on = self.host.rule, self.host.plans_on
+  self.rule, self.plans_on, self.lines = self.host.rule, self.host.plans_on, self.host.lines
   return self
 end
 

@@ -188,8 +188,13 @@ end
 
 --- A policy object: parameters (texts, as on the command line) over defaults.
 function policy.create(class, texts)
+  local ok, values = pcall(params.values, class.params, texts)
+  if not ok then
+    if values.code == 'USAGE' then failure.usage('policy %s: %s', class.name, values.message) end
+    error(values, 0)
+  end
   local object = {}
-  for name, value in pairs(params.values(class.params, texts)) do object[name] = value end
+  for name, value in pairs(values) do object[name] = value end
   return setmetatable(object, class)
 end
 

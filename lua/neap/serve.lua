@@ -119,7 +119,9 @@ local function main(requests_fd, answers_fd)
       or tostring(server)))
     return 1
   end
-  answer(door, start, host.PLANNED, server.host.plans_on .. ' ' .. (server.host.rule or ''))
+  local lines = server.host.lines
+  answer(door, start, host.PLANNED, ('%s %d %d %d %s'):format(server.host.plans_on, lines.plan,
+    lines.split, lines.when, server.host.rule or ''))
   while true do server:step() end
 end
 

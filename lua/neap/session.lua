@@ -15,6 +15,7 @@
 --   s:close()
 
 local lib = require 'neap.lib'
+local failure = require 'neap.failure'
 local host = require 'neap.host'
 local inline = require 'neap.inline'
 local layouts = require 'neap.layout'
@@ -74,11 +75,14 @@ local function open_door(self, options)
   local selection = policies.resolve(options.policy)
   self.file = selection.file
   local open = options.in_process and inline.open or worker.open
-  return open {
+  local ok, door = xpcall(open, failure.handler, {
     file = selection.file, params = selection.params, split = selection.split,
     topology = self.topology, layers = self.layers, seed = options.seed,
     deadline = options.deadline,
-  }
+  })
+  if ok then return door end
+  if not options.strict and door.code == 'POLICY' then door.code = 'FAILED' end
+  error(door, 0)
 end
 
 --- Broadcasts a short text from rank 0.
@@ -113,8 +117,9 @@ end
 --   seed (0), deadline (1)    of the random streams; seconds that a hook may run
 --   strict, in_process        faults are raised; the policy runs in rank 0 itself
 --   wait                      advance waits for all plans (up to the deadline), as replay wants
---   on_fault(message)         called on rank 0 for every fault
--- Raises USAGE and POLICY when the policy cannot be loaded.
+--   on_fault(message)         called on rank 0 for every fault that is not raised
+-- Raises USAGE for a policy that is not defined well, POLICY (strict) or FAILED for one that fails
+-- while it is loaded.
 function session.open(given)
   local options = take_options(given)
   local topology = options.topology
@@ -144,10 +149,16 @@ end
 local function fault(self, message)
   self.faults = self.faults + 1
   if #self.messages < MESSAGES then self.messages[#self.messages + 1] = message end
-  if self.on_fault then self.on_fault(message) end
   if self.strict then
     error(setmetatable({ code = 'POLICY', message = message, where = '' }, lib.Error), 0)
   end
+  if self.on_fault then self.on_fault(message) end
+end
+
+--- What the engine's last check of an answer found.
+local function invalid(self, hook, step, layer)
+  return ('policy %s:%d: %s at step %d, layer %d: %s'):format(self.file, self.door.lines[hook],
+    hook, step, layer, ffi.string(C.neap_error_message()))
 end
 
 --- ---- planning ---------------------------------------------------------------------------------
@@ -175,8 +186,7 @@ local function take(self, answer, step)
   self.plan_ms:add(answer.seconds * 1e3)
   local status = C.neap_layout_set(self.draft.ptr, answer.expert_of)
   if status ~= 0 then
-    return fault(self, ('policy %s: plan at step %d, layer %d: %s'):format(self.file, answer.step,
-      answer.layer, ffi.string(C.neap_error_message())))
+    return fault(self, invalid(self, 'plan', answer.step, answer.layer))
   end
   self.ready[answer.layer] = answer.expert_of
 end
@@ -286,8 +296,7 @@ local function ask(self, layer, load, step)
       amounts[0] = USED
       return
     end
-    message = ('policy %s: split at step %d, layer %d: %s'):format(self.file, step, layer,
-      ffi.string(C.neap_error_message()))
+    message = invalid(self, 'split', step, layer)
   end
   fault(self, message)
   self.split_faults = self.split_faults + 1
@@ -327,8 +336,10 @@ function Session:split(layer, load, step)
   return split
 end
 
---- What happened so far. Faults, late plans and plan times are known to rank 0.
+--- What happened so far. Faults, late plans and plan times are known to rank 0, which waits here
+-- for plans that are under way, so that a policy that hangs is named. Raises POLICY (strict).
 function Session:report()
+  if self.door then collect(self, -math.huge, true) end
   return {
     faults = self.faults, late = self.late, messages = self.messages,
     plan_ms = { mean = self.plan_ms:mean(), p95 = self.plan_ms:quantile(0.95) },

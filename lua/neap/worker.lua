@@ -52,8 +52,9 @@ local function start(self)
   lib.check(C.neap_worker_receive(self.ptr, START_SECONDS, START_SECONDS, note, nil))
   local text = ffi.string(note.text)
   if note.kind == host.PLANNED then
-    self.plans_on, self.rule = text:match '^(%S+) (%S*)$'
-    self.rule = self.rule ~= '' and self.rule or nil
+    local plans_on, plan, split, when, rule = text:match '^(%S+) (%d+) (%d+) (%d+) (%S*)$'
+    self.plans_on, self.rule = plans_on, rule ~= '' and rule or nil
+    self.lines = { plan = plan, split = split, when = when }
     return
   end
   self:close()
@@ -124,7 +125,8 @@ local function replace(self, note)
     then_what = status ~= 0 and 'no new one can be started: ' .. ffi.string(C.neap_error_message())
       or ('that was the %dth in a row: the policy is not called any more'):format(GIVE_UP)
   end
-  answer.message = ('policy %s: %s %s; %s'):format(self.file,
+  answer.message = ('policy %s: %s %s; %s'):format(
+    self.file .. (self.lines[doing] and ':' .. self.lines[doing] or ''),
     doing and ('%s at step %d, layer %d'):format(doing, answer.step, answer.layer) or 'it', what,
     then_what)
   return answer
@@ -194,8 +196,8 @@ function Worker:split(step, layer, load, expert_of, out)
       if self.given_up or self:pending() == 0 then break end
     end
   end
-  return host.FAULT, ('policy %s: split at step %d, layer %d: there is no worker'):format(self.file,
-    step, layer)
+  return host.FAULT, ('policy %s:%d: split at step %d, layer %d: there is no worker'):format(
+    self.file, self.lines.split, step, layer)
 end
 
 function Worker:close()

@@ -24,8 +24,8 @@ describe('policy.define', function()
     local Hot = policy.define { name = 'hot', params = { window = { default = 5, doc = '' } } }
     assert.are.equal(5, policy.create(Hot, {}).window)
     assert.are.equal(7, policy.create(Hot, { window = '7' }).window)
-    local err = fails("unknown parameter 'windo' %(did you mean 'window'%?%)", policy.create, Hot,
-      { windo = '7' })
+    local err = fails("policy hot: unknown parameter 'windo' %(did you mean 'window'%?%)",
+      policy.create, Hot, { windo = '7' })
     assert.are.equal('USAGE', err.code)
     fails('must be a number', policy.create, Hot, { window = 'wide' })
   end)

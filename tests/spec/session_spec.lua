@@ -98,7 +98,7 @@ describe('session', function()
   end)
 
   it('drops loads for which there is no room', function()
-    local s = open(file 'loops', { wait = false, deadline = 60 })
+    local s = open(file 'loops', { wait = false })
     for step = 0, 20 do s:observe(step, 0, load_of(step, 0)) end
     assert.is_true(s:report().late > 0)
     s:close()
@@ -178,15 +178,15 @@ describe('a bad policy', function()
 
   it('that loops is killed and named', function()
     local report = faulty(file 'loops',
-      'loops.lua: plan at step 1, layer 0 ran for more than 0.3 s; a new worker was started')
-    assert.are.equal(2, report.faults)
-    faulty(file 'match', 'match.lua: plan at step 1, layer 0 ran for more than', { deadline = 0.1 })
+      'loops.lua:3: plan at step 1, layer 0 ran for more than 0.3 s; a new worker was')
+    assert.are.equal(3, report.faults)
+    faulty(file 'match', 'match.lua:3: plan at step 1, layer 0 ran for', { deadline = 0.1 })
   end)
 
   it('that exits or crashes is named, and a new worker started', function()
-    faulty(file 'leaves', 'leaves.lua: plan at step 1, layer 0 ended the worker %(exit status 0%)')
-    faulty(file 'crashes', 'crashes.lua: plan at step 1, layer 0 ended the worker %(')
-    faulty(file 'children', 'children.lua: plan .* %(exit status 7%)')
+    faulty(file 'leaves', 'leaves.lua:2: plan at step 1, layer 0 ended .* %(exit status 0%)')
+    faulty(file 'crashes', 'crashes.lua:4: plan at step 1, layer 0 ended the worker %(')
+    faulty(file 'children', 'children.lua:3: plan .* %(exit status 7%)')
     assert.are_not.equal(0, os.execute 'pgrep -f "sleep 98765[4]" >/dev/null')
   end)
 
@@ -200,7 +200,7 @@ describe('a bad policy', function()
       local report = faulty(file 'fails',
         'policy tests/policies/fails.lua:3: plan at step 1, layer 0: attempt to index field',
         { in_process = in_process })
-      assert.are.equal(4, report.faults)
+      assert.are.equal(6, report.faults)
       faulty(file 'recurses', 'recurses.lua.*plan at step 1, layer 0: .*stack overflow',
         { in_process = in_process })
     end
@@ -226,7 +226,7 @@ describe('a bad policy', function()
         local report = faulty(file 'answers' .. ':kind=' .. kind,
           'policy tests/policies/answers.lua:%d+: plan at step 1, layer 0: .*' .. expected[kind],
           { in_process = in_process })
-        assert.are.equal(4, report.faults)
+        assert.are.equal(6, report.faults)
       end
     end
   end)
@@ -247,9 +247,12 @@ describe('a bad policy', function()
   end)
 
   it('that cannot be loaded is an error at once', function()
-    local ok, err = pcall(open, file 'loading')
+    local ok, err = pcall(open, file 'loading', { strict = true })
     assert.is_false(ok)
     assert.are.equal('POLICY', err.code)
+    ok, err = pcall(open, file 'loading')
+    assert.is_false(ok)
+    assert.are.equal('FAILED', err.code)
     assert.matches('loading.lua: loading it ended the worker %(exit status 9%)', tostring(err))
   end)
 end)
@@ -271,10 +274,10 @@ describe('a split hook', function()
 
   it('that fails is replaced by the exact split, after three faults for good', function()
     local expected = {
-      more = 'splits.lua.*split at step 0, layer 0: .*the load is',
+      more = 'splits.lua:27: split at step 0, layer 0: .*the load is',
       wrong = 'the answer is a number', unknown = 'minimx',
-      loops = 'split at step 0, layer 0 ran for more than 0.3 s',
-      leaves = 'split at step 0, layer 0 ended the worker',
+      loops = 'splits.lua:27: split at step 0, layer 0 ran for more than 0.3 s',
+      leaves = 'splits.lua:27: split at step 0, layer 0 ended the worker',
     }
     for _, kind in ipairs(lib.sorted_keys(expected)) do
       local trail, report = split_run(kind)
