@@ -16,9 +16,11 @@ Draft.__index = Draft
 function draft.open(shape, weight)
   local self = setmetatable({
     shape = shape, weight = weight, expert_of = ints(shape.slots), used = ints(shape.ranks),
-    work = doubles(shape.ranks), on_node = {},
+    work = doubles(shape.ranks), best = ints(shape.nodes), copies = {}, mark = ints(shape.ranks),
+    spreads = 0,
   }, Draft)
   ffi.fill(self.expert_of, shape.slots * 4, 0xff)
+  for node = 0, shape.nodes - 1 do self.best[node] = shape.first_rank[node] end
   return self
 end
 
@@ -77,18 +79,27 @@ function Draft:holds(rank, expert)
   return false
 end
 
+--- The least loaded rank of a node with a free slot, the lowest of equals; -1 if all are full.
+local function best_of(self, node)
+  local shape, best = self.shape, -1
+  for rank = shape.first_rank[node], shape.first_rank[node + 1] - 1 do
+    if self.used[rank] < shape.first_slot[rank + 1] - shape.first_slot[rank]
+      and (best < 0 or self.work[rank] < self.work[best]) then
+      best = rank
+    end
+  end
+  return best
+end
+
 local function put(self, rank, expert)
-  local shape = self.shape
+  local shape, node = self.shape, self.shape.rank_node[rank]
   self.expert_of[shape.first_slot[rank] + self.used[rank]] = expert
   self.used[rank] = self.used[rank] + 1
   self.work[rank] = self.work[rank] + self.weight(expert) / shape.rank_speed[rank]
-  local copies = self.on_node[expert]
-  if not copies then
-    copies = ints(shape.nodes)
-    self.on_node[expert] = copies
-  end
-  local node = shape.rank_node[rank]
+  local copies = self.copies[expert] or ints(shape.nodes)
+  self.copies[expert] = copies
   copies[node] = copies[node] + 1
+  self.best[node] = best_of(self, node)
 end
 
 --- Puts an expert into the next free slot of a rank.
@@ -103,36 +114,58 @@ function Draft:place(rank, expert)
   return self
 end
 
---- Among the ranks with a free slot: one without this expert, on the node with the fewest copies
--- of it, the least loaded, the lowest. nil if no slot is free.
-local function choose(self, expert)
-  local shape, copies = self.shape, self.on_node[expert]
-  local best, best_double, best_copies
-  for rank = 0, shape.ranks - 1 do
-    if self.used[rank] < shape.first_slot[rank + 1] - shape.first_slot[rank] then
-      local on_node = copies and copies[shape.rank_node[rank]] or 0
-      local double = on_node > 0 and self:holds(rank, expert) and 1 or 0
-      local better = not best or double < best_double
-      if best and double == best_double then
-        better = on_node < best_copies
-          or on_node == best_copies and self.work[rank] < self.work[best]
-      end
-      if better then best, best_double, best_copies = rank, double, on_node end
+--- Among nodes without a copy of the expert, the one with the least loaded rank; that rank, or nil.
+local function choose_new_node(self, copies)
+  local best, best_work = nil, math.huge
+  for node = 0, self.shape.nodes - 1 do
+    local rank = self.best[node]
+    if rank >= 0 and (not copies or copies[node] == 0) and self.work[rank] < best_work then
+      best, best_work = rank, self.work[rank]
     end
   end
   return best
 end
 
---- Gives an expert count replicas: spread over nodes first, then on the least loaded ranks.
+--- Among all ranks with a free slot: one that is not marked, on the node with the fewest copies,
+-- the least loaded, the lowest. nil if no slot is free.
+local function choose_any(self, copies, mark)
+  local shape, used, work, marks = self.shape, self.used, self.work, self.mark
+  local best, best_double, best_copies, best_work = nil, 2, 0, 0
+  for rank = 0, shape.ranks - 1 do
+    if used[rank] < shape.first_slot[rank + 1] - shape.first_slot[rank] then
+      local double, there = marks[rank] == mark and 1 or 0, copies[shape.rank_node[rank]]
+      if double < best_double or double == best_double
+        and (there < best_copies or there == best_copies and work[rank] < best_work) then
+        best, best_double, best_copies, best_work = rank, double, there, work[rank]
+      end
+    end
+  end
+  return best
+end
+
+--- Marks the ranks that hold an expert with a number that no other spread uses.
+local function mark_holders(self, expert)
+  self.spreads = self.spreads + 1
+  for rank = 0, self.copies[expert] and self.shape.ranks - 1 or -1 do
+    if self:holds(rank, expert) then self.mark[rank] = self.spreads end
+  end
+  return self.spreads
+end
+
+--- Gives an expert count replicas: spread over nodes first, then on the least loaded ranks; twice
+-- on a rank only where nothing else is free.
 function Draft:spread(expert, count)
   check_id('expert', expert, self.shape.experts)
+  local mark = mark_holders(self, expert)
   for i = 1, count or 1 do
-    local rank = choose(self, expert)
+    local copies = self.copies[expert]
+    local rank = choose_new_node(self, copies) or copies and choose_any(self, copies, mark)
     if not rank then
       lib.raise('LAYOUT', ('layout: replica %d of expert %d does not fit; all %d slots are taken')
         :format(i, expert, self.shape.slots), 2)
     end
     put(self, rank, expert)
+    self.mark[rank] = mark
   end
   return self
 end
