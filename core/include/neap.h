@@ -235,9 +235,11 @@ NEAP_API double neap_comm_seconds_waited(const neap_comm *comm);
  * for. Results are the same to the bit under every transport: reductions add in rank order. */
 NEAP_API int neap_comm_barrier(neap_comm *comm);
 NEAP_API int neap_comm_broadcast(neap_comm *comm, void *data, int64_t bytes, int32_t root);
-/* data[count], in place. dtype: F32, F64, I32, I64. */
+/* data[count], in place. dtype: F32, F64, I32, I64. Sums of integers wrap around; a NaN of any rank
+ * stays a NaN under every operation. */
 NEAP_API int neap_comm_all_reduce(neap_comm *comm, void *data, int64_t count, int dtype, int op);
-/* Rank r contributes counts[r] elements at send; recv gets all, in rank order. */
+/* Rank r contributes counts[r] elements at send; recv gets all, in rank order. send may be this
+ * rank's place in recv. */
 NEAP_API int neap_comm_all_gather(neap_comm *comm, const void *send, void *recv,
                                   const int64_t *counts, int dtype);
 /* send: sum of counts elements; rank r gets the reduction of its counts[r] elements in recv. */
