@@ -17,10 +17,9 @@
 local lib = require 'neap.lib'
 local failure = require 'neap.failure'
 local host = require 'neap.host'
+local in_force = require 'neap.in_force'
 local inline = require 'neap.inline'
-local layouts = require 'neap.layout'
 local metrics = require 'neap.metrics'
-local plans = require 'neap.plan'
 local policies = require 'neap.policy'
 local splits = require 'neap.split'
 local worker = require 'neap.worker'
@@ -34,7 +33,7 @@ Session.__index = Session
 
 local FALLBACK = 'minimax'  -- what splits when a policy's split hook has failed
 local SPLIT_TRIES = 3       -- faults in a row after which a split hook is not called any more
-local MESSAGES = 20         -- that the report keeps
+local MESSAGES = 20         -- of faults that are told and kept
 local TEXT_BYTES = 512      -- of a message that is broadcast
 
 local DEFAULTS = { seed = 0, deadline = 1, strict = false, in_process = false, wait = false }
@@ -94,30 +93,13 @@ local function share_text(self, text)
   return ffi.string(buffer)
 end
 
-local function no_load(self)
-  return ffi.new('double[?]', self.topology.ranks * self.topology.experts)
-end
-
-local function open_layers(self)
-  self.in_force, self.split_of = {}, {}
-  for layer = 0, self.layers - 1 do
-    self.in_force[layer] = layouts.open(self.topology)
-    if layer == 0 then
-      plans.open('static', self.topology):plan(no_load(self), nil, 0, self.in_force[0])
-    else
-      self.in_force[layer]:copy(self.in_force[0])
-    end
-    self.split_of[layer] = splits.open(self.topology, self.rule or FALLBACK)
-  end
-end
-
 --- Collective over comm. Options:
 --   topology, layers, policy  what is planned, and a text that policy.resolve takes
 --   comm                      nil: this process alone; its ranks need not be the topology's
 --   seed (0), deadline (1)    of the random streams; seconds that a hook may run
 --   strict, in_process        faults are raised; the policy runs in rank 0 itself
 --   wait                      advance waits for all plans (up to the deadline), as replay wants
---   on_fault(message)         called on rank 0 for every fault that is not raised
+--   on_fault(message)         called on rank 0 for faults that are not raised
 -- Raises USAGE for a policy that is not defined well, POLICY (strict) or FAILED for one that fails
 -- while it is loaded.
 function session.open(given)
@@ -126,18 +108,20 @@ function session.open(given)
   local self = setmetatable({
     topology = topology, layers = options.layers, strict = options.strict,
     always_wait = options.wait, on_fault = options.on_fault, comm = duplicate(options.comm),
-    slots = topology.slots, ranks = topology.ranks,
     faults = 0, late = 0, messages = {}, split_faults = 0,
-    plan_ms = metrics.series(), split_us = metrics.series(), ready = {},
+    plan_ms = metrics.series(), split_us = metrics.series(), split_of = {},
   }, Session)
   self.root = not self.comm or C.neap_comm_rank(self.comm) == 0
   self.door = self.root and open_door(self, options) or nil
   local meta = share_text(self, self.door and self.door.plans_on .. ' ' .. (self.door.rule or ''))
   self.plans_on, self.rule = meta:match '^(%S+) (%S*)$'
   self.rule = self.rule ~= '' and self.rule or nil
-  open_layers(self)
-  self.draft = layouts.open(topology)
-  self.amounts = not self.rule and ffi.new('int64_t[?]', 1 + self.ranks * self.slots) or nil
+  self.in_force = in_force.open(topology, self.layers, self.comm)
+  for layer = 0, self.layers - 1 do
+    self.split_of[layer] = splits.open(topology, self.rule or FALLBACK)
+  end
+  self.amount_words = 1 + topology.ranks * topology.slots
+  self.amounts = not self.rule and ffi.new('int64_t[?]', self.amount_words) or nil
   return self
 end
 
@@ -146,13 +130,21 @@ function Session:layout(layer)
   return self.in_force[layer]
 end
 
+local function tell(self, message)
+  self.messages[#self.messages + 1] = message
+  if self.on_fault then self.on_fault(message) end
+end
+
+--- Counts a fault; strict: raises it.
 local function fault(self, message)
   self.faults = self.faults + 1
-  if #self.messages < MESSAGES then self.messages[#self.messages + 1] = message end
   if self.strict then
     error(setmetatable({ code = 'POLICY', message = message, where = '' }, lib.Error), 0)
   end
-  if self.on_fault then self.on_fault(message) end
+  if self.faults <= MESSAGES then tell(self, message) end
+  if self.faults == MESSAGES then
+    tell(self, ('policy %s: further faults are only counted'):format(self.file))
+  end
 end
 
 --- What the engine's last check of an answer found.
@@ -184,11 +176,9 @@ local function take(self, answer, step)
   if answer.outcome == host.FAULT then return fault(self, answer.message) end
   if answer.outcome ~= host.PLANNED then return end
   self.plan_ms:add(answer.seconds * 1e3)
-  local status = C.neap_layout_set(self.draft.ptr, answer.expert_of)
-  if status ~= 0 then
-    return fault(self, invalid(self, 'plan', answer.step, answer.layer))
+  if not self.in_force:propose(answer.layer, answer.expert_of) then
+    fault(self, invalid(self, 'plan', answer.step, answer.layer))
   end
-  self.ready[answer.layer] = answer.expert_of
 end
 
 local function collect(self, step, wait)
@@ -199,78 +189,12 @@ local function collect(self, step, wait)
   end
 end
 
---- Packs the layouts that change: int32 count, then count x (layer, expert_of[slots]).
-local function pack(self)
-  local changed = {}
-  for layer = 0, self.layers - 1 do
-    local expert_of = self.ready[layer]
-    if expert_of and C.neap_layout_set(self.draft.ptr, expert_of) == 0
-      and C.neap_layout_changed(self.draft.ptr, self.in_force[layer].ptr) > 0 then
-      changed[#changed + 1] = layer
-    end
-  end
-  local words = 1 + #changed * (1 + self.slots)
-  local buffer = ffi.new('int32_t[?]', math.max(words, self:first_words()))
-  buffer[0] = #changed
-  for i, layer in ipairs(changed) do
-    local at = 1 + (i - 1) * (1 + self.slots)
-    buffer[at] = layer
-    ffi.copy(buffer + at + 1, self.ready[layer], self.slots * 4)
-  end
-  self.ready = {}
-  return buffer
-end
-
---- Words of the first broadcast of a step, which holds all layouts unless there are very many.
-function Session:first_words()
-  return math.min(1 + self.layers * (1 + self.slots), 16384)
-end
-
---- One broadcast a step; a second one only for what does not fit into 64 KiB.
-local function share_layouts(self, buffer)
-  if not self.comm then return buffer end
-  local first = self:first_words()
-  buffer = buffer or ffi.new('int32_t[?]', first)
-  lib.check(C.neap_comm_broadcast(self.comm, buffer, first * 4, 0))
-  local words = 1 + buffer[0] * (1 + self.slots)
-  if words <= first then return buffer end
-  if not self.root then
-    local whole = ffi.new('int32_t[?]', words)
-    ffi.copy(whole, buffer, first * 4)
-    buffer = whole
-  end
-  lib.check(C.neap_comm_broadcast(self.comm, buffer + first, (words - first) * 4, 0))
-  return buffer
-end
-
---- All ranks must now have the same layouts: the least and greatest hash of all are compared.
-local function compare_hashes(self, step)
-  if not self.comm then return end
-  local hash = ffi.new 'int64_t'
-  for layer = 0, self.layers - 1 do
-    hash = hash * 31 + ffi.cast('int64_t', C.neap_layout_hash(self.in_force[layer].ptr))
-  end
-  local bounds = ffi.new('int64_t[2]', hash, bit.bnot(hash))
-  lib.check(C.neap_comm_all_reduce(self.comm, bounds, 2, C.NEAP_I64, C.NEAP_MIN))
-  if bounds[0] ~= bit.bnot(bounds[1]) then
-    lib.raise('COMM', ('session: ranks disagree about the layouts of step %d'):format(step))
-  end
-end
-
-local function apply(self, buffer, step)
-  for i = 0, buffer[0] - 1 do
-    local at = 1 + i * (1 + self.slots)
-    self.in_force[buffer[at]]:set(buffer + at + 1)
-  end
-  if buffer[0] > 0 then compare_hashes(self, step) end
-end
-
 --- Collective: call it where a step begins. Takes over the plans that are ready; a late one comes
 -- into force at a later advance. wait: waits for all plans, up to the deadline. Raises POLICY
 -- (strict) and COMM.
 function Session:advance(step, wait)
   if self.root then collect(self, step, wait or self.always_wait) end
-  apply(self, share_layouts(self, self.root and pack(self)), step)
+  self.in_force:advance(step)
 end
 
 --- Collective: plans a layer on the counts of this very step and takes the layout over. For
@@ -302,8 +226,8 @@ local function ask(self, layer, load, step)
   self.split_faults = self.split_faults + 1
   amounts[0] = self.split_faults < SPLIT_TRIES and FAULTY or GIVEN_UP
   if amounts[0] == GIVEN_UP then
-    self.messages[#self.messages + 1] = ("policy %s: split failed %d times in a row; '%s' is used "
-      .. 'for the rest of the run'):format(self.file, SPLIT_TRIES, FALLBACK)
+    tell(self, ("policy %s: split failed %d times in a row; '%s' is used for the rest of the run")
+      :format(self.file, SPLIT_TRIES, FALLBACK))
   end
 end
 
@@ -311,7 +235,7 @@ local function custom(self, layer, load, step)
   local split, layout, amounts = self.split_of[layer].ptr, self.in_force[layer].ptr, self.amounts
   if self.root then ask(self, layer, load, step) end
   if self.comm then
-    lib.check(C.neap_comm_broadcast(self.comm, amounts, (1 + self.ranks * self.slots) * 8, 0))
+    lib.check(C.neap_comm_broadcast(self.comm, amounts, self.amount_words * 8, 0))
   end
   if amounts[0] == USED then
     if not self.root then lib.check(C.neap_split_set(split, layout, load, amounts + 1)) end

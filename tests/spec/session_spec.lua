@@ -257,6 +257,59 @@ describe('a bad policy', function()
   end)
 end)
 
+describe('the process of a policy', function()
+  --- State letter of a process: R, S, Z (dead, not yet reaped by whoever inherited it), or nil.
+  local function state(pid)
+    local stat = io.open('/proc/' .. pid .. '/stat')
+    local text = stat and stat:read '*a'
+    if stat then stat:close() end
+    return text and text:match '^%d+ %b() (%a)'
+  end
+
+  local function wait_for(condition)
+    for _ = 1, 500 do
+      local result = condition()
+      if result then return result end
+      launcher.sleep(0.01)
+    end
+  end
+
+  it('ends with the rank, even when that is killed', function()
+    local path = os.tmpname()
+    os.execute(('%s/neap lua tests/spec/session_hangs.lua %s 2>/dev/null &'):format(launcher.folder,
+      path))
+    local ids = wait_for(function()
+      local input = assert(io.open(path))
+      local rank, worker = input:read '*a':match '(%d+) (%d+)\n'
+      input:close()
+      return rank and { rank, worker }
+    end)
+    local worker = ids[2]
+    assert.are.equal('R', state(worker))
+    os.execute('kill -9 ' .. ids[1])
+    assert.is_true(wait_for(function()
+      local now = state(worker)
+      return not now or now == 'Z'
+    end))
+    os.remove(path)
+  end)
+
+  it('writes nothing to stdout', function()
+    local path = os.tmpname()
+    local csv = assert(io.open(path .. '.csv', 'w'))
+    csv:write 'step,layer,rank,e0,e1\n'
+    for step = 0, 6 do csv:write(step, ',0,0,3,4\n', step, ',0,1,5,6\n') end
+    csv:close()
+    local pipe = io.popen(('%s/neap replay --trace %s.csv --slots 2 --json --policy %s 2>/dev/null')
+      :format(launcher.folder, path, file 'prints'))
+    local text = pipe:read '*a'
+    pipe:close()
+    os.remove(path)
+    os.remove(path .. '.csv')
+    assert.are.equal(0, require('neap.json').decode(text).policies[1].faults)
+  end)
+end)
+
 describe('a split hook', function()
   local function split_run(kind, options, steps)
     return run(open(file 'splits' .. ':kind=' .. kind, options), steps or 4)

@@ -1,0 +1,105 @@
+--- The layouts in force, one a layer, the same on all ranks: rank 0 proposes new ones, and an
+-- advance takes them over everywhere, by one broadcast, and compares what all ranks then have.
+
+local lib = require 'neap.lib'
+local layouts = require 'neap.layout'
+local plans = require 'neap.plan'
+
+local ffi, C = lib.ffi, lib.C
+
+local in_force = {}
+
+local InForce = {}
+InForce.__index = InForce
+
+local FIRST_WORDS = 16384 -- of the first broadcast, which is nearly always the only one
+
+--- comm: a neap_comm pointer, or nil for a rank alone. All layers start with the static layout.
+function in_force.open(topology, layers, comm)
+  local self = setmetatable({
+    topology = topology, layers = layers, comm = comm, slots = topology.slots,
+    root = not comm or C.neap_comm_rank(comm) == 0, draft = layouts.open(topology), proposed = {},
+  }, InForce)
+  local no_load = ffi.new('double[?]', topology.ranks * topology.experts)
+  local static = plans.open('static', topology):plan(no_load)
+  for layer = 0, layers - 1 do self[layer] = layouts.open(topology):copy(static) end
+  self.first_words = math.min(1 + layers * (1 + self.slots), FIRST_WORDS)
+  return self
+end
+
+--- Rank 0: expert_of[slots] is to come into force at the next advance. False if it is no valid
+-- layout; neap_error_message then says why.
+function InForce:propose(layer, expert_of)
+  if C.neap_layout_set(self.draft.ptr, expert_of) ~= 0 then return false end
+  self.proposed[layer] = expert_of
+  return true
+end
+
+--- Layers whose proposed layout differs from the one in force, ascending.
+local function changed_layers(self)
+  local changed = {}
+  for layer = 0, self.layers - 1 do
+    local expert_of = self.proposed[layer]
+    if expert_of and self.draft:set(expert_of):changed(self[layer]) > 0 then
+      changed[#changed + 1] = layer
+    end
+  end
+  return changed
+end
+
+--- What changes, as words to broadcast: how many, then for each its layer and expert_of[slots].
+local function pack(self)
+  local changed = changed_layers(self)
+  local words = 1 + #changed * (1 + self.slots)
+  local buffer = ffi.new('int32_t[?]', math.max(words, self.first_words))
+  buffer[0] = #changed
+  for i, layer in ipairs(changed) do
+    local at = 1 + (i - 1) * (1 + self.slots)
+    buffer[at] = layer
+    ffi.copy(buffer + at + 1, self.proposed[layer], self.slots * 4)
+  end
+  self.proposed = {}
+  return buffer
+end
+
+local function share(self, buffer)
+  if not self.comm then return buffer end
+  local first = self.first_words
+  buffer = buffer or ffi.new('int32_t[?]', first)
+  lib.check(C.neap_comm_broadcast(self.comm, buffer, first * 4, 0))
+  local words = 1 + buffer[0] * (1 + self.slots)
+  if words <= first then return buffer end
+  if not self.root then
+    local whole = ffi.new('int32_t[?]', words)
+    ffi.copy(whole, buffer, first * 4)
+    buffer = whole
+  end
+  lib.check(C.neap_comm_broadcast(self.comm, buffer + first, (words - first) * 4, 0))
+  return buffer
+end
+
+--- All ranks must now have the same layouts: the least and greatest hash of all are compared.
+local function compare_hashes(self, step)
+  if not self.comm then return end
+  local hash = ffi.new 'int64_t'
+  for layer = 0, self.layers - 1 do
+    hash = hash * 31 + ffi.cast('int64_t', C.neap_layout_hash(self[layer].ptr))
+  end
+  local bounds = ffi.new('int64_t[2]', hash, bit.bnot(hash))
+  lib.check(C.neap_comm_all_reduce(self.comm, bounds, 2, C.NEAP_I64, C.NEAP_MIN))
+  if bounds[0] ~= bit.bnot(bounds[1]) then
+    lib.raise('COMM', ('session: ranks disagree about the layouts of step %d'):format(step))
+  end
+end
+
+--- Collective: what has been proposed comes into force. Raises COMM if ranks then disagree.
+function InForce:advance(step)
+  local buffer = share(self, self.root and pack(self) or nil)
+  for i = 0, buffer[0] - 1 do
+    local at = 1 + i * (1 + self.slots)
+    self[buffer[at]]:set(buffer + at + 1)
+  end
+  if buffer[0] > 0 then compare_hashes(self, step) end
+end
+
+return in_force
