@@ -51,7 +51,7 @@ end
 describe('README.md:', function()
   local folder
 
-  -- Commands run in order in one folder that looks like the repository; what they write stays there.
+  -- Commands run in order in a folder that looks like the repository, and write there.
   setup(function()
     folder = os.tmpname()
     os.remove(folder)
