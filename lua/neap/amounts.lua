@@ -10,11 +10,12 @@ local amounts = {}
 local Amounts = {}
 Amounts.__index = Amounts
 
---- layout: draft in force; load: the exact counts.
-function amounts.open(shape, layout, load)
+--- All 0. layout: draft in force; load: the exact counts; ptr: memory to use, or nil.
+function amounts.open(shape, layout, load, ptr)
+  local count = shape.ranks * shape.slots
+  if ptr then ffi.fill(ptr, count * 8) end
   return setmetatable({
-    shape = shape, layout = layout, load = load,
-    ptr = ffi.new('int64_t[?]', shape.ranks * shape.slots),
+    shape = shape, layout = layout, load = load, ptr = ptr or ffi.new('int64_t[?]', count),
   }, Amounts)
 end
 

@@ -141,7 +141,9 @@ function Context:split(rule)
   if not self.exact then
     lib.raise('ARGUMENT', 'ctx:split is for the split hook', 2)
   end
-  local out = amounts.open(self.topology, self.exact.layout, self.exact.load)
+  local exact = self.exact
+  local out = amounts.open(self.topology, exact.layout, exact.load, exact.memory)
+  exact.memory = nil -- a second one in the same hook gets its own
   if rule then out:fill(self.tools, rule) end
   return out
 end

@@ -163,7 +163,8 @@ end
 function Host:split(step, layer, load, expert_of, out)
   local ctx = self.layers[layer].ctx
   ctx:enter(step, expert_of)
-  ctx.exact = { layout = ctx.previous, load = self.exact:set(load) }
+  self.amounts = self.amounts or ffi.new('int64_t[?]', self.topology.ranks * self.topology.slots)
+  ctx.exact = { layout = ctx.previous, load = self.exact:set(load), memory = self.amounts }
   local ok, answer = call(self, 'split', step, layer, ctx.previous, self.exact)
   if ok and type(answer) == 'string' then
     ok, answer = read(self, 'split', step, layer, ctx.split, ctx, answer)

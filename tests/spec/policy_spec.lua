@@ -1,4 +1,6 @@
 local policy = require 'neap.policy'
+local session = require 'neap.session'
+local topology = require 'neap.topology'
 
 local function fails(pattern, action, ...)
   local ok, err = pcall(action, ...)
@@ -52,6 +54,28 @@ describe('policy.resolve', function()
     fails("unknown split 'minmax' %(did you mean 'minimax'%?%)", policy.resolve, 'laer+minmax')
     fails("'window' is no parameter", policy.resolve, 'laer:window')
     fails('no such policy file', policy.resolve, 'nowhere/mine.lua')
+  end)
+end)
+
+describe('docs/policies.md', function()
+  it('shows a policy that works', function()
+    local input = assert(io.open 'docs/policies.md')
+    local code = input:read '*a':match '```lua\n(.-)```'
+    input:close()
+    local path = os.tmpname()
+    local out = assert(io.open(path, 'w'))
+    out:write(code)
+    out:close()
+    local s = session.open { policy = path .. ':limit=1.5', layers = 1, wait = true,
+      topology = topology.open { ranks = 3, slots = 2, experts = 4 } }
+    os.remove(path)
+    local load = require('ffi').new('int64_t[12]', { 90, 1, 1, 1, 90, 2, 0, 0, 90, 7, 3, 0 })
+    local before = s:layout(0):hash()
+    s:observe(0, 0, load)
+    s:advance(1)
+    assert.are.equal(0, s:report().faults)
+    assert.are_not.equal(before, s:layout(0):hash())
+    s:close()
   end)
 end)
 

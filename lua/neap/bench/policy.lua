@@ -73,7 +73,7 @@ local function machine()
 end
 
 local ORDER = {
-  'bench', 'machine', 'ranks', 'experts', 'slots', 'repeats', 'round_trip_us',
+  'bench', 'machine', 'ranks', 'experts', 'slots', 'repeats', 'p50_us', 'p99_us', 'round_trip_us',
   'round_trip_after_pause_us', 'split_us', 'mean', 'p50', 'p95', 'p99', 'max',
 }
 
@@ -97,6 +97,7 @@ function bench.run(args)
     split_us = measure(s, p.repeats, false, split),
   }
   s.door:close()
+  result.p50_us, result.p99_us = result.round_trip_us.p50, result.round_trip_us.p99
   if args.json then
     print(json.encode(result, ORDER))
     return
