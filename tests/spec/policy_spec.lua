@@ -66,10 +66,10 @@ describe('docs/policies.md', function()
     local out = assert(io.open(path, 'w'))
     out:write(code)
     out:close()
-    local s = session.open { policy = path .. ':limit=1.5', layers = 1, wait = true,
+    local s = session.open { policy = path .. ':limit=1.01', layers = 1, wait = true,
       topology = topology.open { ranks = 3, slots = 2, experts = 4 } }
     os.remove(path)
-    local load = require('ffi').new('int64_t[12]', { 90, 1, 1, 1, 90, 2, 0, 0, 90, 7, 3, 0 })
+    local load = require('ffi').new('int64_t[12]', { 1, 2, 3, 90, 0, 1, 2, 80, 3, 0, 1, 99 })
     local before = s:layout(0):hash()
     s:observe(0, 0, load)
     s:advance(1)
