@@ -1,47 +1,12 @@
 /* FlexMoE (Nie et al., 2023): from the layout in force, each round gives the expert with the most
  * load a replica one more and takes one from that with the least, in every node; a round is kept if
  * balance improves, and the first that does not ends the search. */
-#include "place.h"
 #include "price.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum { ROUNDS };
-
-typedef struct {
-  void *place;
-  neapi_price *price;
-  int32_t *candidate; /* [slots] */
-} scratch;
-
-static void close_scratch(void *memory)
-{
-  scratch *s = memory;
-  if (!s)
-    return;
-  neapi_place_close(s->place);
-  neapi_price_close(s->price);
-  free(s->candidate);
-  free(s);
-}
-
-static int open_scratch(const neap_topology *t, void **out)
-{
-  scratch *s = neapi_alloc_zero(sizeof *s, "planner flexmoe");
-  if (!s)
-    return NEAP_MEMORY;
-  s->candidate = neapi_alloc(t->slots * 4ll, "planner flexmoe");
-  int status = s->candidate ? neapi_place_open(t, &s->place) : NEAP_MEMORY;
-  if (!status)
-    status = neapi_price_open(t, &s->price);
-  if (status) {
-    close_scratch(s);
-    return status;
-  }
-  *out = s;
-  return NEAP_OK;
-}
 
 /* Work of one replica of an expert on a node, as priced last; of one more, if the node has none. */
 static double share(const neapi_price *price, int32_t node, int32_t expert)
@@ -107,7 +72,7 @@ static void change(neapi_price *price, int32_t *expert_of)
 
 static int plan(const neapi_plan_input *in, int32_t *expert_of)
 {
-  scratch *s = in->scratch;
+  neapi_priced *s = in->scratch;
   size_t bytes = 4ul * in->topology->slots;
   neapi_plan_input begin = *in;
   begin.scratch = s->place;
@@ -132,6 +97,6 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
 const neapi_planner_kind neapi_plan_flexmoe = {
     .name = "flexmoe",
     .parameters = {{"rounds", "changes of one slot a node, at most", 10, 0, 10000}},
-    .open = open_scratch,
-    .close = close_scratch,
+    .open = neapi_priced_open,
+    .close = neapi_priced_close,
     .plan = plan};

@@ -1,47 +1,12 @@
 /* LAER-MoE's planner (arXiv 2602.11686): replicas by a heap, or the same number each; heaviest
  * first to the node with the fewest of the expert, there to the least loaded rank; the cheaper of
  * the two by predicted time wins. For any number of ranks and any nodes. */
-#include "place.h"
 #include "price.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum { NO_EVEN, NO_PQ, DOUBLES, TOKEN_BYTES, NEAR_GBS, FAR_GBS, TOKEN_US, RECOMPUTE };
-
-typedef struct {
-  void *place;
-  neapi_price *price;
-  int32_t *candidate; /* [slots] */
-} scratch;
-
-static void close_scratch(void *memory)
-{
-  scratch *s = memory;
-  if (!s)
-    return;
-  neapi_place_close(s->place);
-  neapi_price_close(s->price);
-  free(s->candidate);
-  free(s);
-}
-
-static int open_scratch(const neap_topology *t, void **out)
-{
-  scratch *s = neapi_alloc_zero(sizeof *s, "planner laer");
-  if (!s)
-    return NEAP_MEMORY;
-  s->candidate = neapi_alloc(t->slots * 4ll, "planner laer");
-  int status = s->candidate ? neapi_place_open(t, &s->place) : NEAP_MEMORY;
-  if (!status)
-    status = neapi_price_open(t, &s->price);
-  if (status) {
-    close_scratch(s);
-    return status;
-  }
-  *out = s;
-  return NEAP_OK;
-}
 
 /* Places count[] replicas of every expert, heaviest first. */
 static void relocate(neapi_place *p, bool doubles, int32_t *expert_of)
@@ -88,7 +53,7 @@ static double time_of(const neapi_plan_input *in, neapi_price *price, const int3
 static int plan(const neapi_plan_input *in, int32_t *expert_of)
 {
   const neap_topology *t = in->topology;
-  scratch *s = in->scratch;
+  neapi_priced *s = in->scratch;
   bool doubles = in->parameter[DOUBLES] != 0, divides = t->slots % t->experts == 0;
   bool even = divides && (!in->parameter[NO_EVEN] || in->parameter[NO_PQ]);
   bool queue = !even || !in->parameter[NO_PQ];
@@ -122,6 +87,6 @@ const neapi_planner_kind neapi_plan_laer = {
             {"token_us", "microseconds of a token's expert forward", 1.63809, 1e-9, 1e9},
             {"recompute", "1: the forward is computed again in backward", 1, 0, 1},
         },
-    .open = open_scratch,
-    .close = close_scratch,
+    .open = neapi_priced_open,
+    .close = neapi_priced_close,
     .plan = plan};

@@ -92,3 +92,31 @@ neapi_cost neapi_price_layout(neapi_price *p, const int32_t *expert_of)
   cost.mean_work = work / speed;
   return cost;
 }
+
+int neapi_priced_open(const neap_topology *t, void **out)
+{
+  neapi_priced *s = neapi_alloc_zero(sizeof *s, "planner");
+  if (!s)
+    return NEAP_MEMORY;
+  s->candidate = neapi_alloc(t->slots * 4ll, "planner");
+  int status = s->candidate ? neapi_place_open(t, &s->place) : NEAP_MEMORY;
+  if (!status)
+    status = neapi_price_open(t, &s->price);
+  if (status) {
+    neapi_priced_close(s);
+    return status;
+  }
+  *out = s;
+  return NEAP_OK;
+}
+
+void neapi_priced_close(void *priced)
+{
+  neapi_priced *s = priced;
+  if (!s)
+    return;
+  neapi_place_close(s->place);
+  neapi_price_close(s->price);
+  free(s->candidate);
+  free(s);
+}

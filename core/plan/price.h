@@ -4,7 +4,7 @@
 #ifndef NEAP_PRICE_H
 #define NEAP_PRICE_H
 
-#include "planner.h"
+#include "place.h"
 
 typedef struct {
   const neap_topology *topology;
@@ -26,5 +26,15 @@ int neapi_price_open(const neap_topology *topology, neapi_price **out);
 void neapi_price_close(neapi_price *price);
 void neapi_price_load(neapi_price *price, const double *load);
 neapi_cost neapi_price_layout(neapi_price *price, const int32_t *expert_of);
+
+/* Scratch memory of planners that place replicas and keep the cheapest of several layouts. */
+typedef struct {
+  void *place;
+  neapi_price *price;
+  int32_t *candidate; /* [slots] */
+} neapi_priced;
+
+int neapi_priced_open(const neap_topology *topology, void **out);
+void neapi_priced_close(void *priced);
 
 #endif
