@@ -8,6 +8,8 @@
  * Threads of virtual ranks are started from Lua through the module "neap.launcher":
  * launcher.run_ranks(n, FILE, {ARG…}) runs FILE once a thread, each in a state of its own, with
  * (rank, ranks, world as lightuserdata, ARG…), and returns the highest exit status.
+ * launcher.catch_interrupts(ON): while on, SIGINT raises an error in the calling state rather than
+ * ending the program; code that the compiler has compiled does not notice it until it returns.
  * launcher.first_failure() is true for the first caller of the process, so that one rank tells what
  * went wrong; launcher.leave(STATUS) ends the process at once, without the farewells of libraries
  * that would wait for other processes; launcher.sleep(SECONDS); list(FOLDER); terminal(FD) tells
@@ -108,10 +110,37 @@ static void on_interrupt(int signal)
   _exit(EXIT_INTERRUPTED);
 }
 
+/* The state that SIGINT raises an error in. */
+static lua_State *interruptible;
+
+static void raise_interrupt(lua_State *L, lua_Debug *where)
+{
+  (void)where;
+  lua_sethook(L, NULL, 0, 0);
+  luaL_error(L, "interrupted");
+}
+
+static void on_caught_interrupt(int signal)
+{
+  (void)signal;
+  lua_sethook(interruptible, raise_interrupt, LUA_MASKCALL | LUA_MASKRET | LUA_MASKCOUNT, 1);
+}
+
+static int catch_interrupts(lua_State *L)
+{
+  bool on = lua_toboolean(L, 1);
+  interruptible = L;
+  signal(SIGINT, on ? on_caught_interrupt : SIG_IGN);
+  if (!on)
+    lua_sethook(L, NULL, 0, 0);
+  return 0;
+}
+
 static int open_launcher(lua_State *L)
 {
   static const luaL_Reg functions[] = {{"run_ranks", run_ranks},
                                        {"first_failure", first_failure},
+                                       {"catch_interrupts", catch_interrupts},
                                        {"leave", leave},
                                        {"sleep", sleep_seconds},
                                        {"terminal", terminal},

@@ -13,6 +13,7 @@ local COMMANDS = {
   { 'bench', 'neap.cli.bench' },
   { 'trace', 'neap.cli.trace' },
   { 'policy', 'neap.cli.policy' },
+  { 'kernel', 'neap.cli.kernel' },
   { 'doctor', 'neap.cli.doctor' },
 }
 

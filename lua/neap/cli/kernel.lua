@@ -1,0 +1,58 @@
+--- neap kernel: Jupyter's kernel for Lua with the engine loaded (kernel.lua and kernel.py).
+
+local failure = require 'neap.failure'
+local json = require 'neap.json'
+local launcher = require 'neap.launcher'
+local lib = require 'neap.lib'
+
+local command = { doc = 'Install the Jupyter kernel for Lua.', example = 'neap kernel install' }
+
+local PYTHONS = { '/usr/bin/python3', 'python3' }
+local PROBE = "'%s' -c 'import ipykernel.kernelapp, ipykernel.kernelbase' 2>/dev/null"
+
+function command.options(parser)
+  parser:require_command(true):command_target 'action'
+  local install = parser:command('install', "Tell Jupyter about the kernel 'neap'.")
+  install:option('--prefix', 'install into PREFIX/share/jupyter (default: for this user)')
+    :argname '<folder>'
+  install:option('--python', 'Python with ipykernel (default: the first that has it)')
+    :argname '<program>'
+end
+
+local function find_python(asked)
+  for _, python in ipairs(asked and { asked } or PYTHONS) do
+    if os.execute(PROBE:format(python)) == 0 then return python end
+  end
+  failure.plain('%s has no ipykernel; it comes with: apt-get install python3-ipykernel',
+    asked or table.concat(PYTHONS, ' and '))
+end
+
+--- Where Jupyter looks for kernels.
+local function data_folder(prefix)
+  if prefix then return prefix .. '/share/jupyter' end
+  local data = os.getenv 'JUPYTER_DATA_DIR'
+  if data and data ~= '' then return data end
+  local share = os.getenv 'XDG_DATA_HOME'
+  return (share and share ~= '' and share or os.getenv 'HOME' .. '/.local/share') .. '/jupyter'
+end
+
+local function write(path, text)
+  local file, why = io.open(path, 'w')
+  if not file then failure.plain('%s', why) end
+  file:write(text)
+  file:close()
+end
+
+function command.run(args)
+  local python = find_python(args.python)
+  local folder = data_folder(args.prefix) .. '/kernels/neap'
+  os.execute(("mkdir -p '%s'"):format(folder:gsub("'", [['\'']])))
+  write(folder .. '/kernel.json', json.encode({
+    argv = { python, lib.home .. '/lua/neap/kernel.py', '-f', '{connection_file}' },
+    display_name = 'Lua (Neap)', language = 'lua', interrupt_mode = 'signal',
+    env = { NEAP_PROGRAM = launcher.folder .. '/neap' },
+  }, { 'argv', 'display_name', 'language', 'interrupt_mode', 'env' }) .. '\n')
+  print(("the kernel 'Lua (Neap)' is in %s"):format(folder))
+end
+
+return command

@@ -1,0 +1,56 @@
+--- The Lua side of the Jupyter kernel; kernel.py is the other. Called as a file with the numbers of
+-- two file descriptors: requests come in on the first, answers go out on the second, a line of JSON
+-- each. What a cell prints goes to stdout.
+--   { run = TEXT, number = N } -> any number of { display = { MIME = data }, result = bool }, then
+--                                 { done = true } or { error = { name, message, trace = lines } }
+--   { complete = TEXT }        -> { matches = names, replaces = length }
+
+local cell = require 'neap.cell'
+local display = require 'neap.display'
+local json = require 'neap.json'
+local launcher = require 'neap.launcher'
+
+local requests_fd, answers_fd = ...
+local requests = assert(io.open('/dev/fd/' .. requests_fd, 'r'))
+local answers = assert(io.open('/dev/fd/' .. answers_fd, 'w'))
+
+--- What a cell has printed comes first.
+local function answer(message)
+  io.stdout:flush()
+  answers:write(json.encode(message), '\n')
+  answers:flush()
+end
+
+local function bundle(value)
+  return setmetatable(display.bundle(value), { __jsontype = 'object' })
+end
+
+local notebook = cell.open(function(values, count)
+  for i = 1, count do answer { display = bundle(values[i]), result = i == count } end
+end)
+
+-- What cells have besides Lua's own.
+notebook.values.neap = require 'neap'
+notebook.values.display = display
+notebook.values.show = function(...)
+  for i = 1, select('#', ...) do answer { display = bundle((select(i, ...))), result = false } end
+end
+
+--- The process is the kernel's: a cell that wants to leave ends itself only.
+rawset(os, 'exit', function(status)
+  error(('os.exit(%s) ends the cell only; the kernel goes on'):format(tostring(status or '')), 2)
+end)
+
+io.stdout:setvbuf 'line'
+launcher.catch_interrupts(false)
+answer { ready = true }
+for line in requests:lines() do
+  local request = json.decode(line)
+  if request.run then
+    local failure = notebook:run(request.run, request.number)
+    answer(failure and { error = failure } or { done = true })
+  else
+    local matches, length = notebook:complete(request.complete)
+    answer { matches = matches, replaces = length }
+  end
+end

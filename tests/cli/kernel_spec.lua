@@ -1,0 +1,93 @@
+local json = require 'neap.json'
+local program = require 'tests.cli.program'
+
+--- Runs cells in one kernel; returns what each gave (tests/kernel_session.py).
+local function run(cells)
+  local file, data = os.tmpname(), os.tmpname()
+  os.remove(data)
+  local out = assert(io.open(file, 'w'))
+  out:write(json.encode(cells))
+  out:close()
+  local status, text, err = program.shell(("export JUPYTER_DATA_DIR='%s'; '%s' kernel install >&2 "
+    .. "&& /usr/bin/python3 '%s/tests/kernel_session.py' <'%s'"):format(data, program.path,
+    program.home, file))
+  os.execute(("rm -r '%s' '%s'"):format(file, data))
+  assert.are.equal(0, status, err)
+  return json.decode(text)
+end
+
+local LAYOUT = [[
+local topology = neap.topology.open { ranks = 4, node_size = 2, slots = 2, experts = 4 }
+local layout = neap.layout.open(topology):set { { 0, 1 }, { 2, 3 }, { 0, 1 }, { 2, 3 } }
+layout]]
+
+local CRASH = [[
+local ffi = require 'ffi'
+ffi.cdef 'int raise(int);'
+ffi.C.raise(11)]]
+
+describe('the Jupyter kernel', function()
+  local results = run {
+    'local x = 20\nfunction double(n) return 2 * n end\nprint "hello"',
+    'x = x + 1\ndouble(x) -- a comment',
+    'local function inner() return nil + x end\nlocal function outer() inner() end\nouter()',
+    'io.stderr:write "careful\\n"\nos.exit(3)',
+    'interrupt:while true do x = x + 1 end',
+    'x > 21',
+    LAYOUT,
+    'show(neap.display.table({ "a" }, { { 1 } }))\nx and "<last>"',
+    'complete:neap.display.ta',
+    'x = = 2',
+    CRASH,
+    'x',
+  }
+
+  local function output(i, kind)
+    for _, one in ipairs(results[i].outputs) do
+      if one.type == kind then return one end
+    end
+  end
+
+  it('keeps locals and shows the last expression', function()
+    assert.are.equal('hello\n', output(1, 'stream').text)
+    assert.are.equal('42', output(2, 'execute_result').data['text/plain'])
+  end)
+
+  it('tells where an error was', function()
+    local failed = output(3, 'error')
+    assert.matches('^cell 3:1: attempt to perform arithmetic', failed.evalue)
+    assert.matches("\tcell 3:1: in function 'inner'\n\tcell 3:2: in function .*\n\tcell 3:3: in",
+      table.concat(failed.traceback, '\n'))
+    assert.matches("^cell 9:1: unexpected symbol near '='", output(10, 'error').evalue)
+  end)
+
+  it('outlives os.exit, which ends the cell', function()
+    assert.are.equal('careful\n', output(4, 'stream').text)
+    assert.matches('os.exit%(3%) ends the cell only', output(4, 'error').evalue)
+  end)
+
+  it('can be interrupted, and keeps its variables', function()
+    assert.are.equal('interrupted', output(5, 'error').ename)
+    assert.are.equal('true', output(6, 'execute_result').data['text/plain'])
+  end)
+
+  it('shows pictures and tables', function()
+    local data = output(7, 'execute_result').data
+    assert.matches('node 0 | 0 1 ', data['text/plain'])
+    assert.matches('<svg', data['text/html'])
+    assert.matches('<table>.*<td style="text%-align:right">1</td>',
+      output(8, 'display_data').data['text/html'])
+    assert.are.equal('<last>', output(8, 'execute_result').data['text/plain'])
+  end)
+
+  it('completes names', function()
+    assert.are.same({ 'table' }, results[9].matches)
+    assert.are.equal(2, results[9].cursor_end - results[9].cursor_start)
+  end)
+
+  it('starts a new process after a crash, and says so', function()
+    assert.matches('ended %(signal 11%); a new one has been started, without the variables',
+      output(11, 'error').evalue)
+    assert.are.equal('nil', output(12, 'execute_result').data['text/plain'])
+  end)
+end)
