@@ -11,6 +11,7 @@ logs=build/test-logs
 seconds_per_job=300
 
 export OPENBLAS_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export NEAP_STORE= # runs of tests are not recorded, unless they say where
 export ASAN_OPTIONS=allocator_may_return_null=1
 # MPI keeps memory until the process ends, in modules that are gone by then: no leaks under mpirun.
 export OMPI_MCA_mca_base_env_list=ASAN_OPTIONS=allocator_may_return_null=1:detect_leaks=0

@@ -54,6 +54,8 @@ NEAP_API const char *neap_status_name(int status);
 NEAP_API const char *neap_error_message(void);
 /* Seconds of a monotonic clock. */
 NEAP_API double neap_clock(void);
+/* Seconds since 1970. */
+NEAP_API double neap_time(void);
 /* Facts about this machine: name of the index-th ("processor", "processors", "memory", "blas",
  * "mpi") and its value, or NULL past the last. */
 NEAP_API const char *neap_machine(int32_t index, const char **value);
@@ -707,5 +709,76 @@ NEAP_API void neap_door_end(neap_door *door);
 NEAP_API int neap_door_answer(neap_door *door, const neap_note *note, const void *payload,
                               int64_t bytes);
 NEAP_API void *neap_door_bulk(const neap_door *door);
+
+/* ---- hashes, child processes -------------------------------------------------------------------
+ */
+
+/* SHA-256 (FIPS 180-4) of bytes: 64 digits in small letters and a zero byte, at hex[65]. */
+NEAP_API void neap_sha256(const void *data, int64_t bytes, char *hex);
+
+/* A program that runs beside this one, in a process group of its own; it ends when the thread that
+ * started it ends. */
+typedef struct neap_child neap_child;
+/* argv: program (found as the shell finds it) and arguments, NULL-terminated. names, values:
+ * variables that its environment gets besides, names ending with NULL. output, errors: files for
+ * its stdout and stderr; stdin is empty. For a process without MPI, CUDA or other threads. Errors:
+ * SYSTEM. */
+NEAP_API int neap_child_open(const char *const *argv, const char *const *names,
+                             const char *const *values, const char *output, const char *errors,
+                             neap_child **out);
+/* 1 once the program has ended; status: its exit status, or 128 + the signal that ended it. */
+NEAP_API int neap_child_ended(neap_child *child, int *status);
+/* Asks the child's whole group to end (SIGINT), or kills it. */
+NEAP_API void neap_child_stop(neap_child *child, int kill);
+/* Kills what still runs. */
+NEAP_API void neap_child_close(neap_child *child);
+/* From now on SIGINT and SIGTERM are counted and do nothing else; the third ends the process. */
+NEAP_API void neap_interrupts_catch(void);
+NEAP_API int32_t neap_interrupts(void);
+
+/* ---- store: runs in one SQLite file -----------------------------------------------------------
+ */
+
+/* A connection, for one thread; any number of threads and processes may have one to the same file
+ * (write-ahead log; a writer waits up to 30 s for another). Tables: runs (executions of a command,
+ * with all that is known of their circumstances), results (what a run measured of one policy),
+ * steps (the metrics of a result's steps), texts (policies and recipes by their SHA-256). */
+typedef struct neap_store neap_store;
+typedef struct neap_statement neap_statement;
+
+/* create: makes the file if there is none. Errors: SYSTEM (no such file, no access), FORMAT (no
+ * store, damaged, or of a later version). */
+NEAP_API int neap_store_open(const char *path, int create, neap_store **out);
+/* Writes what record has kept back. Statements may be closed later. */
+NEAP_API void neap_store_close(neap_store *store);
+/* Row that the last INSERT has made. */
+NEAP_API int64_t neap_store_last_id(const neap_store *store);
+
+/* Metrics of steps, columns of the table: name of the index-th, or NULL past the last. */
+NEAP_API const char *neap_store_metric(int32_t index);
+/* Takes the metrics of a result's step: values[metrics], NaN where there is none; layouts: hash of
+ * the layouts in force. Rows are kept in memory and written together, once a second or when there
+ * are many: a killed process loses the last second. Errors: SYSTEM, FORMAT. */
+NEAP_API int neap_store_record(neap_store *store, int64_t result, int64_t step,
+                               const double *values, uint64_t layouts);
+NEAP_API int neap_store_flush(neap_store *store);
+
+/* Compiles one statement of SQL. Errors: ARGUMENT (SQLite's message). */
+NEAP_API int neap_store_prepare(neap_store *store, const char *sql, neap_statement **out);
+NEAP_API void neap_statement_close(neap_statement *statement);
+/* The index-th parameter, from 1; text NULL: SQL's NULL. Errors: ARGUMENT. */
+NEAP_API int neap_statement_bind_text(neap_statement *statement, int32_t index, const char *text,
+                                      int64_t bytes);
+NEAP_API int neap_statement_bind_number(neap_statement *statement, int32_t index, double value);
+/* row: 1, and there is a row to read; 0: done, and the statement can be bound and run again.
+ * Errors: SYSTEM (busy, disk), FORMAT (damaged), ARGUMENT (a constraint). */
+NEAP_API int neap_statement_step(neap_statement *statement, int *row);
+NEAP_API int32_t neap_statement_columns(const neap_statement *statement);
+NEAP_API const char *neap_statement_name(const neap_statement *statement, int32_t column);
+/* 'n' number, 't' text, '-' NULL; text and number are valid until the next step. */
+NEAP_API int neap_statement_type(const neap_statement *statement, int32_t column);
+NEAP_API double neap_statement_number(const neap_statement *statement, int32_t column);
+NEAP_API const char *neap_statement_text(const neap_statement *statement, int32_t column,
+                                         int64_t *bytes);
 
 #endif

@@ -11,6 +11,7 @@ local COMMANDS = {
   { 'run', 'neap.cli.run' },
   { 'replay', 'neap.replay' },
   { 'bench', 'neap.cli.bench' },
+  { 'runs', 'neap.cli.runs' },
   { 'trace', 'neap.cli.trace' },
   { 'policy', 'neap.cli.policy' },
   { 'kernel', 'neap.cli.kernel' },
@@ -63,6 +64,7 @@ local function add_commands(root, name, arguments)
 end
 
 local function main(arguments)
+  require('neap.provenance').arguments = arguments
   if #arguments == 0 then arguments = { '--help' } end
   local root = build_parser()
   local chosen, rewritten, command = add_commands(root, arguments[1], arguments)

@@ -14,6 +14,9 @@
 --   job:say(text)         writes a line to stderr, on rank 0 only
 --   job:report(result)    prints result.text, or result.json with --json, on rank 0 only
 --   job:progress(n, name) progress line of n steps on stderr, on rank 0 only
+--   job:record(row, text) rank 0 of a run that is recorded: begins the result of a policy in the
+--                         store (recorder.lua); row: policy, seed, and perhaps trace; text: what
+--                         is trained on, or nil. On other ranks, and unrecorded: nil
 
 local json = require 'neap.json'
 local launcher = require 'neap.launcher'
@@ -23,6 +26,7 @@ local failure = require 'neap.failure'
 local params = require 'neap.params'
 local progress = require 'neap.progress'
 local recipe = require 'neap.recipe'
+local store = require 'neap.store'
 
 local ffi = lib.ffi
 
@@ -51,6 +55,13 @@ end
 
 function Job:progress(total, label)
   return progress.open(total, label, self.rank ~= 0)
+end
+
+function Job:record(row, text)
+  if not self.store then return nil end
+  if text then self.store:corpora(self.order.store.run, text) end
+  row.context = self.order.store.context
+  return self.store:result(self.order.store.run, row)
 end
 
 --- Hash of this host's name.
@@ -112,7 +123,7 @@ local function find_nodes(world, ranks, asked, default)
   return nodes_by_size(asked or default or ranks, ranks)
 end
 
-local function run(channel, rank, ranks, order)
+local function run(channel, rank, ranks, order, runs)
   local script = recipe.load(order.recipe)
   local node_of = find_nodes(channel, ranks, order.node_size, script.node_size)
   script:run(setmetatable({
@@ -120,6 +131,7 @@ local function run(channel, rank, ranks, order)
     node_of = node_of, node_size = largest_node(node_of, ranks),
     params = params.values(script.params, order.params),
     device = order.device, strict = order.strict, in_process = order.in_process, json = order.json,
+    store = runs, order = order,
   }, Job))
 end
 
@@ -140,7 +152,14 @@ end
 local function main(rank, ranks, world, text)
   world = world and ffi.cast('neap_world *', world)
   local channel = world and comm.open_local(world, rank) or comm.open_mpi()
-  local ok, err = xpcall(run, failure.handler, channel, rank, ranks, json.decode(text))
+  local order = json.decode(text)
+  local runs = rank == 0 and order.store and store.open(order.store.path)
+  local ok, err = xpcall(run, failure.handler, channel, rank, ranks, order, runs)
+  if runs then
+    runs:finish(order.store.run, ok and 0 or failure.status(err), not ok and failure.text(err)
+      or nil)
+    runs:close()
+  end
   local status = ok and 0 or fail(rank, world, err)
   channel:close()
   return status

@@ -10,7 +10,9 @@ local layouts = require 'neap.layout'
 local metrics = require 'neap.metrics'
 local policies = require 'neap.policy'
 local progress = require 'neap.progress'
+local provenance = require 'neap.provenance'
 local session = require 'neap.session'
+local store = require 'neap.store'
 local text_table = require 'neap.table'
 local topologies = require 'neap.topology'
 local trace = require 'neap.trace'
@@ -55,32 +57,36 @@ local function split(run, step, layer)
   local amounts = run.session:split(layer, run.load, step)
   amounts:row(step % run.topology.ranks, run.row)
   run.split_us:add((C.neap_clock() - start) * 1e6)
-  return amounts:balance()
+  return amounts:balance(), amounts
 end
 
 local function replay_layer(run, step, layer)
   run.options.trace:load(step, layer, run.load)
   run.session:replan(step, layer, run.load)
-  local balance = split(run, step, layer)
+  local balance, amounts = split(run, step, layer)
+  if run.options.recorder then run.options.recorder:balance(balance) end
   local now, before = run.session:layout(layer), run.before[layer]
   if step >= run.options.warm_up then
     run.balance:add(balance)
     run.changed:add(now:changed(before))
   end
   before:copy(now)
+  if run.options.on_layer then run.options.on_layer(step, layer, now, balance, amounts) end
   run.session:observe(step, layer, run.load)
 end
 
 --- Replays a trace under one policy. Options: trace, topology, policy (text as policy.resolve takes
 -- it), and, all optional, warm_up (5, steps that are not scored), seed, deadline, strict,
--- in_process, on_step(step). Returns the policy's entry in the JSON document, and the messages of
--- its faults.
+-- in_process, on_step(step), recorder (of the run store), on_layer(step, layer, layout, balance,
+-- split), which sees what was in force. Returns the policy's entry in the JSON document, and the
+-- messages of its faults.
 function replay.score(options)
   options.warm_up = options.warm_up or WINDOW
   local run = open_run(options)
   for step = 0, options.trace.steps - 1 do
     run.session:advance(step)
     for layer = 0, options.trace.layers - 1 do replay_layer(run, step, layer) end
+    if options.recorder then options.recorder:step(step, {}, run.session) end
     if options.on_step then options.on_step(step) end
   end
   local report, entry = run.session:report(), run.balance:summary()
@@ -88,6 +94,7 @@ function replay.score(options)
   entry.plan_ms, entry.split_us = report.plan_ms, mean_and_p95(run.split_us)
   entry.slots_changed, entry.faults = run.changed:mean(), report.faults
   run.session:close()
+  if options.recorder then options.recorder:close(entry) end
   return entry, report.messages
 end
 
@@ -133,6 +140,7 @@ function replay.options(command)
   command:flag('--strict', 'stop with status 3 at the first fault of a policy')
   command:flag('--in-process', 'run policies in this process, for debuggers and profilers')
   command:flag('--json', 'results as JSON')
+  store.options(command)
 end
 
 local function list_of(value)
@@ -186,7 +194,7 @@ local KEYS = { 'trace', 'topology', 'warm_up', 'seed', 'policies', 'policy', 'bo
   'experts', 'layers', 'steps', 'imbalance', 'mean', 'p50', 'p95', 'max', 'std_percent',
   'inter_node_share', 'plan_ms', 'split_us', 'slots_changed', 'faults', 'messages' }
 
-local function score_all(args, t, topology, document)
+local function score_all(args, t, topology, document, begin)
   local texts = #args.policy > 0 and args.policy or POLICIES
   local bar = progress.open(#texts * t.steps, 'replay')
   for i, text in ipairs(texts) do
@@ -194,12 +202,33 @@ local function score_all(args, t, topology, document)
     local entry, messages = replay.score {
       trace = t, topology = topology, policy = text, warm_up = document.warm_up, seed = args.seed,
       deadline = args.deadline, strict = args.strict, in_process = args.in_process,
+      recorder = begin { policy = text, seed = args.seed, trace = args.trace },
       on_step = function(step) bar:update((i - 1) * t.steps + step + 1, text) end,
     }
     document.policies[i] = entry
     for _, message in ipairs(messages) do io.stderr:write('neap: ', message, '\n') end
   end
   bar:close()
+end
+
+--- Columns of the store for a replay, and what its results can be compared by.
+local function describe(args, t)
+  local settings = { kind = 'replay', files = { args.trace }, parameters = {
+    slots = args.slots or tonumber(t.metadata.slots), cost = args.cost, speed = args.speed,
+    node_size = args.node_size or tonumber(t.metadata.node_size), seed = args.seed,
+    window = args.window, deadline = args.deadline,
+    policies = #args.policy > 0 and args.policy or POLICIES,
+  } }
+  local key, context = provenance.keys(settings)
+  return {
+    kind = 'replay', command = provenance.command(), key = key, seed = args.seed, ranks = t.ranks,
+    parameters = json.encode(settings.parameters), node_size = settings.parameters.node_size,
+  }, context
+end
+
+--- Key of the run that arguments ask for: what a sweep knows finished runs by.
+function replay.key(args)
+  return describe(args, trace.open(args.trace)).key
 end
 
 function replay.run(args)
@@ -215,7 +244,10 @@ function replay.run(args)
     failure.usage('%s has %d steps; %d are needed to warm up and one to score', t.path, t.steps,
       document.warm_up)
   end
-  score_all(args, t, topology, document)
+  local row, context = describe(args, t)
+  store.recorded(args, row, context, function(begin)
+    score_all(args, t, topology, document, begin)
+  end)
   if args.json then
     print(json.encode(document, KEYS))
   else

@@ -38,13 +38,19 @@ local function ideal(rows)
     false, false, false, false, '0.0', false, false, false, false }
 end
 
-local function plain(row)
+--- A row as the run store keeps it: without the losses, which the steps have.
+function summary.stored(row)
   local copy = {}
   for name, value in pairs(row) do copy[name] = value end
+  copy.losses, copy.bits_per_byte = nil, row.loss / LN2
+  copy.share_of_ideal = row.tokens_per_second / row.ideal_tokens_per_second
+  return copy
+end
+
+local function plain(row)
+  local copy = summary.stored(row)
   copy.losses = {}
   for i = 1, row.losses.count do copy.losses[i] = row.losses[i] end
-  copy.bits_per_byte = row.loss / LN2
-  copy.share_of_ideal = row.tokens_per_second / row.ideal_tokens_per_second
   return copy
 end
 

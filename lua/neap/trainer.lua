@@ -11,6 +11,7 @@ local lib = require 'neap.lib'
 local metrics = require 'neap.metrics'
 local optim = require 'neap.optim'
 local sessions = require 'neap.session'
+local summary = require 'neap.summary'
 local tensor = require 'neap.tensor'
 local topologies = require 'neap.topology'
 local trace = require 'neap.trace'
@@ -105,6 +106,9 @@ function trainer.open(options)
     warmup = p.warmup, steps = p.steps, decay = p.decay, clip = p.clip,
     shards = self.model:shards() })
   self.writer = open_trace(self, options.trace, p)
+  self.recorder = job.record and job:record({ policy = self.policy, seed = p.seed,
+    trace = self.writer and options.trace }, self.text)
+  self.sent = { 0, 0, 0 }
   return self
 end
 
@@ -122,6 +126,7 @@ function Trainer:split(layer, load, step)
   local split = self.session:split(layer, load, step)
   local balance = split:balance()
   self.balance:add(balance)
+  if self.recorder then self.recorder:balance(balance) end
   self.step_imbalance = math.max(self.step_imbalance, balance.imbalance)
   return split
 end
@@ -151,6 +156,20 @@ function Trainer:waiting()
   return sum
 end
 
+local bytes_sent
+
+--- Rank 0's view of the step that has ended, for the store.
+local function record_step(self, busy, waited)
+  local p, seconds, sent = self.params, self.seconds[self.done], { bytes_sent(self) }
+  self.recorder:step(self.done - 1, {
+    loss = self.losses[self.done], seconds = seconds,
+    tokens_per_second = p.batch * p.sequence / seconds, exposed = waited / seconds,
+    utilization = busy / seconds, bytes_tokens = sent[1] - self.sent[1],
+    bytes_unshard = sent[2] - self.sent[2], bytes_reduce = sent[3] - self.sent[3],
+  }, self.session)
+  self.sent = sent
+end
+
 --- One optimizer step. Returns its loss: nats a byte, the mean over the tokens of all ranks.
 function Trainer:step()
   local began, busy, waited = C.neap_clock(), C.neap_thread_seconds(), self:waiting()
@@ -161,10 +180,11 @@ function Trainer:step()
   self.model:backward()
   self.optimizer:step()
   self.done = self.done + 1
+  busy, waited = C.neap_thread_seconds() - busy, self:waiting() - waited
   self.losses:add(loss)
   self.seconds:add(C.neap_clock() - began)
-  self.busy = self.busy + C.neap_thread_seconds() - busy
-  self.waited = self.waited + self:waiting() - waited
+  self.busy, self.waited = self.busy + busy, self.waited + waited
+  if self.recorder then record_step(self, busy, waited) end
   return loss
 end
 
@@ -196,7 +216,8 @@ local function sum_over_ranks(comm, values)
   return sums
 end
 
-local function bytes_sent(self)
+--- Bytes that this rank has sent: tokens, unshard with refresh, reduce.
+function bytes_sent(self)
   local tokens, unshard, reduce = 0, 0, 0
   for layer = 0, self.params.layers - 1 do
     tokens = tokens + self.model.experts[layer]:cost().sent
@@ -237,6 +258,7 @@ function Trainer:summary()
   row.bytes_per_step = { tokens = sums[4] / steps, unshard = sums[5] / steps,
     reduce = sums[6] / steps }
   for name, value in pairs(self.session:report()) do row[name] = value end
+  if self.recorder then self.recorder:close(summary.stored(row)) end
   return row
 end
 

@@ -15,7 +15,8 @@ end
 --- Runs a shell command; returns exit status, stdout, stderr.
 function program.shell(command)
   local out, err = os.tmpname(), os.tmpname()
-  local pipe = io.popen(("(%s) >'%s' 2>'%s'; echo $?"):format(command, out, err))
+  local pipe = io.popen(("(export NEAP_STORE=; %s) >'%s' 2>'%s'; echo $?"):format(command, out,
+    err))
   local status = tonumber(pipe:read '*a')
   pipe:close()
   return status, read_and_remove(out), read_and_remove(err)

@@ -4,13 +4,16 @@ local json = require 'neap.json'
 local failure = require 'neap.failure'
 local launcher = require 'neap.launcher'
 local params = require 'neap.params'
+local provenance = require 'neap.provenance'
 local recipe = require 'neap.recipe'
+local store = require 'neap.store'
 
 local run = { doc = 'Run a recipe on ranks that are threads, or on the processes of mpirun.' }
 
 -- Options of run itself that take a value: what the search for the recipe's name must skip.
 local WITH_VALUE = {
   ['-n'] = true, ['--ranks'] = true, ['--node-size'] = true, ['--device'] = true,
+  ['--store'] = true,
 }
 
 local MAX_RANKS = 4096
@@ -47,6 +50,7 @@ function run.options(command, arguments)
   command:flag('--strict', 'stop with status 3 at the first fault of a policy')
   command:flag('--in-process', 'run policies inside the rank, for debuggers and profilers')
   command:flag('--json', 'results as JSON')
+  store.options(command)
   local path = find_recipe(arguments)
   if not path then return arguments end
   local script = recipe.load(path)
@@ -64,23 +68,63 @@ local function mpi_place()
   end
 end
 
+--- Values as JSON can hold them, without their metatable.
+local function plain(values)
+  local copy = setmetatable({}, { __jsontype = 'object' })
+  for name, value in pairs(values) do copy[name] = value end
+  return copy
+end
+
+--- Columns of the store for a run: what decides its results.
+local function describe(args, script, values, ranks)
+  local settings = { kind = 'run', files = { args.recipe }, parameters = plain(values) }
+  local all = settings.parameters
+  all.ranks, all.node_size = ranks, args.node_size or script.node_size
+  all.device, all.strict, all.in_process = args.device, args.strict, args.in_process
+  local key, context = provenance.keys(settings)
+  return {
+    kind = 'run', command = provenance.command(), script = args.recipe, key = key,
+    parameters = json.encode(plain(values)), seed = rawget(values, 'seed'), ranks = ranks,
+    node_size = all.node_size, device = args.device,
+    corpora = json.encode(setmetatable(provenance.corpora(), { __jsontype = 'object' })),
+  }, context
+end
+
+--- Key of the run that arguments ask for: what a sweep knows finished runs by.
+function run.key(args)
+  local script = recipe.load(args.recipe)
+  local values = params.values(script.params, args.params or {})
+  return describe(args, script, values, args.ranks or script.ranks).key
+end
+
+--- Notes the run in the store, before threads or MPI start. Returns what rank 0 needs to go on.
+local function record(args, script, values, rank, ranks)
+  local runs = (rank or 0) == 0 and store.of(args)
+  if not runs then return nil end
+  local row, context = describe(args, script, values, ranks)
+  row.transport = rank and 'mpi' or 'local'
+  local id = runs:begin(row)
+  runs:close()
+  return { path = store.path(args), run = id, context = context }
+end
+
 function run.run(args)
   local script = recipe.load(args.recipe)
   local texts = args.params or {}
-  params.values(script.params, texts)
+  local values = params.values(script.params, texts)
+  local rank, size = mpi_place()
+  if rank and args.ranks and args.ranks ~= size then
+    failure.usage('-n %d, but mpirun started %d processes; leave -n out', args.ranks, size)
+  end
+  local ranks = size or args.ranks or script.ranks
   local order = json.encode({
     recipe = args.recipe, node_size = args.node_size, device = args.device, strict = args.strict,
     in_process = args.in_process, json = args.json,
     params = setmetatable(texts, { __jsontype = 'object' }),
+    store = record(args, script, values, rank, ranks),
   })
   local file = launcher.home .. '/lua/neap/rank.lua'
-  local rank, size = mpi_place()
-  if not rank then
-    return launcher.run_ranks(args.ranks or script.ranks, file, { order })
-  end
-  if args.ranks and args.ranks ~= size then
-    failure.usage('-n %d, but mpirun started %d processes; leave -n out', args.ranks, size)
-  end
+  if not rank then return launcher.run_ranks(ranks, file, { order }) end
   return assert(loadfile(file))(rank, size, nil, order)
 end
 

@@ -1,0 +1,147 @@
+--- neap runs: what the run store holds.
+
+local failure = require 'neap.failure'
+local json = require 'neap.json'
+local lib = require 'neap.lib'
+local store = require 'neap.store'
+local text_table = require 'neap.table'
+
+local command = { doc = 'List the runs of the run store, or show one of them.' }
+
+local STATES = { 'done', 'failed', 'interrupted', 'running' }
+
+local EXAMPLES = [[
+Examples:
+  neap runs                         the last 20 runs
+  neap runs --state failed          those that failed, with what they said
+  neap runs 12                      all that is known of run 12, and its results
+  neap runs 12 --steps --json       the metrics of its steps too
+The store is one SQLite file, runs.db unless --store or NEAP_STORE says otherwise.]]
+
+function command.options(parser)
+  parser:argument('run', 'number of a run'):args '?':convert(function(text)
+    local id = tonumber(text)
+    if id and id % 1 == 0 and id > 0 then return id end
+    return nil, ("run '%s': it must be a number, as neap runs lists them"):format(text)
+  end)
+  parser:option('--store', 'the file (default: NEAP_STORE, else runs.db)'):argname '<file>'
+  parser:option('--state', 'only runs in this state'):choices(STATES)
+  parser:option('--sweep', 'only runs of this sweep'):argname '<name>'
+  parser:option('--last', 'how many (default: 20)'):convert(tonumber):default '20'
+  parser:flag('--steps', 'with a run: the metrics of every step')
+  parser:flag('--json', 'results as JSON')
+  parser:epilog(EXAMPLES)
+end
+
+local function date(seconds)
+  return seconds and os.date('%Y-%m-%d %H:%M:%S', math.floor(seconds))
+end
+
+local function duration(run)
+  return run.ended and ('%.1f s'):format(run.ended - run.started)
+end
+
+--- Runs that the options ask for, newest last, with the names of their policies.
+local function choose(runs, args)
+  local list = {}
+  for _, run in ipairs(runs:runs('?1 IS NULL OR sweep = ?1', args.sweep)) do
+    if not args.state or run.state == args.state then
+      local names = {}
+      for i, row in ipairs(runs:rows('SELECT policy FROM results WHERE run = ?', run.id)) do
+        names[i] = row.policy
+      end
+      run.policies = names
+      list[#list + 1] = run
+    end
+  end
+  while #list > args.last do table.remove(list, 1) end
+  return list
+end
+
+local function show_list(runs, args)
+  local list, rows = choose(runs, args), {}
+  if args.json then
+    print(json.encode(list, { 'id', 'kind', 'state', 'command', 'policies', 'seed' }))
+    return
+  end
+  for i, run in ipairs(list) do
+    rows[i] = { run.id, run.state, run.kind, date(run.started), duration(run), run.seed,
+      table.concat(run.policies, ' '), run.sweep,
+      run.error and run.error:match '^[^\n]*' or run.command }
+  end
+  print(text_table.format({ 'run', 'state', 'kind', 'started', 'took', 'seed', 'policies', 'sweep',
+    'command or error' }, rows))
+end
+
+--- Columns that hold JSON, as tables.
+local function unpack_json(row, names)
+  for _, name in ipairs(names) do row[name] = row[name] and json.decode(row[name]) end
+  return row
+end
+
+local function find(runs, args)
+  local run = runs:runs('id = ?', args.run)[1]
+  if not run then
+    failure.usage('run %d is not in %s; neap runs lists them', args.run, runs.path)
+  end
+  unpack_json(run, { 'parameters', 'machine', 'libraries', 'corpora' })
+  run.results = runs:rows('SELECT * FROM results WHERE run = ? ORDER BY id', run.id)
+  for _, result in ipairs(run.results) do
+    unpack_json(result, { 'summary' })
+    if args.steps then
+      result.metrics = runs:rows('SELECT * FROM steps WHERE result = ? ORDER BY step', result.id)
+    end
+  end
+  return run
+end
+
+local function show_value(name, value)
+  if type(value) ~= 'table' then
+    print(('%-14s %s'):format(name, tostring(value)))
+    return
+  end
+  for _, key in ipairs(lib.sorted_keys(value)) do
+    local item = value[key]
+    print(('%-14s %s: %s'):format(name, key, type(item) == 'table' and json.encode(item)
+      or tostring(item)))
+  end
+end
+
+local STEP_COLUMNS = { 'step', 'loss', 'imbalance', 'tokens_per_second', 'exposed', 'plan_ms',
+  'split_us', 'slots_changed', 'layouts' }
+
+local function show_steps(result)
+  local rows = {}
+  for i, step in ipairs(result.metrics) do
+    rows[i] = {}
+    for column, name in ipairs(STEP_COLUMNS) do
+      local value = step[name]
+      rows[i][column] = type(value) == 'number' and ('%.6g'):format(value) or value or false
+    end
+  end
+  print(text_table.format(STEP_COLUMNS, rows))
+end
+
+local function show_one(runs, args)
+  local run = find(runs, args)
+  if args.json then
+    print(json.encode(run, { 'id', 'kind', 'state', 'command' }))
+    return
+  end
+  for _, name in ipairs(lib.sorted_keys(run)) do
+    if name ~= 'results' then show_value(name, run[name]) end
+  end
+  for _, result in ipairs(run.results) do
+    print(('\nresult %d: %s, %s steps%s'):format(result.id, result.policy, result.steps or '?',
+      result.summary and '' or ', not finished'))
+    show_value('', result.summary or {})
+    if args.steps then show_steps(result) end
+  end
+end
+
+function command.run(args)
+  local runs = store.existing(args)
+  return (args.run and show_one or show_list)(runs, args)
+end
+
+return command

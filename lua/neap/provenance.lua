@@ -1,0 +1,191 @@
+--- Where a run comes from: what the store keeps so that it can be understood and done again.
+
+local launcher = require 'neap.launcher'
+local lib = require 'neap.lib'
+local json = require 'neap.json'
+local policies = require 'neap.policy'
+local text = require 'neap.text'
+
+local ffi, C = lib.ffi, lib.C
+
+local provenance = {}
+
+--- Text of a file, or nil.
+function provenance.read(path)
+  local file = io.open(path, 'rb')
+  if not file then return nil end
+  local body = file:read '*a'
+  file:close()
+  return body
+end
+
+--- SHA-256 of a string, or of bytes at a pointer.
+function provenance.sha256(data, bytes)
+  local hex = ffi.new 'char[65]'
+  C.neap_sha256(data, bytes or #data, hex)
+  return ffi.string(hex)
+end
+
+--- First line of what a shell command prints, or nil.
+local function line_of(command)
+  local pipe = io.popen(command .. ' 2>/dev/null')
+  local line = pipe and pipe:read '*l'
+  if pipe then pipe:close() end
+  return line ~= '' and line or nil
+end
+
+local function first_line(path)
+  local body = provenance.read(path)
+  return body and body:match '^[^\n]*'
+end
+
+--- The command as it was typed; arguments are cli.lua's.
+function provenance.command()
+  local words = { 'neap' }
+  for i, word in ipairs(provenance.arguments or {}) do
+    local plain = word:match '^[%w_./=:,+@%%-]+$'
+    words[i + 1] = plain and word or "'" .. word:gsub("'", "'\\''") .. "'"
+  end
+  return table.concat(words, ' ')
+end
+
+--- ---- processes ---------------------------------------------------------------------------------
+
+--- Id of this boot of the machine, and the host's name: together with its start a process can be
+-- told from another one that got the same number later.
+function provenance.boot()
+  return first_line '/proc/sys/kernel/random/boot_id' or '',
+    first_line '/proc/sys/kernel/hostname' or ''
+end
+
+--- Start of a process in clock ticks since boot, or nil if there is none or it has ended.
+function provenance.process_start(pid)
+  local stat = first_line(('/proc/%d/stat'):format(pid))
+  local after = stat and stat:match '^.*%) (.*)$'
+  if not after or after:match '^[ZX]' then return nil end
+  local field = 2
+  for word in after:gmatch '%S+' do
+    field = field + 1
+    if field == 22 then return tonumber(word) end
+  end
+end
+
+--- ---- the machine -------------------------------------------------------------------------------
+
+local function gpus()
+  local list = {}
+  for _, entry in ipairs(launcher.list '/proc/driver/nvidia/gpus') do
+    local about = provenance.read('/proc/driver/nvidia/gpus/' .. entry .. '/information')
+    list[#list + 1] = about and about:match 'Model:%s*([^\n]*)'
+  end
+  return table.concat(list, ', ')
+end
+
+--- Facts of neap_machine, GPUs and driver: two JSON texts, of the machine and of libraries.
+local function machine()
+  local value, found = ffi.new 'const char *[1]', {}
+  for i = 0, math.huge do
+    local name = C.neap_machine(i, value)
+    if name == nil then break end
+    found[ffi.string(name)] = ffi.string(value[0])
+  end
+  local libraries = { blas = found.blas, mpi = found.mpi, lua = jit.version }
+  found.blas, found.mpi = nil, nil
+  found.system = first_line '/proc/sys/kernel/osrelease'
+  local driver = first_line '/proc/driver/nvidia/version'
+  found.gpu, found.driver = gpus(), driver and driver:match 'Module%s+([%d.]+)' or driver
+  return json.encode(found), json.encode(libraries)
+end
+
+local function git(arguments)
+  return line_of(("git -C '%s' %s"):format(launcher.home, arguments))
+end
+
+--- Columns of a run that do not depend on what is run. sweep comes from the sweep that
+-- started this process, if one did.
+function provenance.circumstances()
+  local boot, host = provenance.boot()
+  local pid = tonumber((first_line '/proc/self/stat' or ''):match '^%d+')
+  local about, libraries = machine()
+  local commit = git 'rev-parse HEAD'
+  return {
+    engine = lib.version, git_commit = commit,
+    git_dirty = commit and git 'status --porcelain --untracked-files=no' ~= nil,
+    host = host, machine = about, libraries = libraries, boot = boot, pid = pid,
+    pid_start = pid and provenance.process_start(pid), sweep = os.getenv 'NEAP_SWEEP',
+  }
+end
+
+local text_hashes = {}
+
+--- SHA-256 of an open text's bytes; computed once in a Lua state.
+function provenance.text_hash(open_text)
+  local name, size = open_text.name, open_text.size
+  text_hashes[name] = text_hashes[name]
+    or provenance.sha256(C.neap_text_bytes(open_text.ptr), size)
+  return text_hashes[name]
+end
+
+--- Installed versions of the packages that training texts come from: { english = '0.54-1' }.
+function provenance.corpora()
+  local names, packages = text.names()
+  local list, versions = {}, {}
+  for _, name in ipairs(names) do list[#list + 1] = packages[name] end
+  local pipe = io.popen("dpkg-query -W -f='${Package} ${Version}\\n' "
+    .. table.concat(list, ' ') .. ' 2>/dev/null')
+  local found = pipe and pipe:read '*a' or ''
+  if pipe then pipe:close() end
+  for _, name in ipairs(names) do
+    local package = packages[name]:gsub('%p', '%%%0')
+    versions[name] = ('\n' .. found):match('\n' .. package .. ' (%S+)')
+  end
+  return versions
+end
+
+--- ---- what is run -------------------------------------------------------------------------------
+
+--- File of a policy's text, or nil for a text that names none.
+function provenance.policy_file(selection)
+  local ok, found = pcall(policies.resolve, selection)
+  return ok and found.file or nil
+end
+
+--- Names of parameters that hold policies.
+local POLICY_PARAMETERS = { policy = true, policies = true }
+
+--- Hashes of the policies that parameters name.
+local function policy_hashes(values)
+  local list = {}
+  for _, name in ipairs(lib.sorted_keys(values)) do
+    local value = POLICY_PARAMETERS[name] and values[name] or {}
+    for _, selection in ipairs(type(value) == 'table' and value or { value }) do
+      local file = provenance.policy_file(selection)
+      local body = file and provenance.read(file)
+      list[#list + 1] = body and provenance.sha256(body) or selection
+    end
+  end
+  return list
+end
+
+local function hash(document)
+  return provenance.sha256(json.encode(document)):sub(1, 32)
+end
+
+--- What a run computes, as two hashes. settings: kind, files (paths that decide it: recipe, trace)
+-- and parameters (name = value, all of them). key: equal for runs that compute the same with the
+-- same engine; context: equal for results that may be compared as pairs, whatever their policy and
+-- seed.
+function provenance.keys(settings)
+  local files, rest = {}, {}
+  for i, path in ipairs(settings.files) do
+    local body = provenance.read(path)
+    files[i] = body and provenance.sha256(body) or path
+  end
+  for name, value in pairs(settings.parameters) do
+    if name ~= 'seed' and not POLICY_PARAMETERS[name] then rest[name] = value end
+  end
+  return hash { settings.kind, lib.version, files, settings.parameters,
+    policy_hashes(settings.parameters) }, hash { settings.kind, files, rest }
+end
+
+return provenance

@@ -1,0 +1,240 @@
+--- The run store: one SQLite file that every run writes to, and that sweeps, comparisons, reports
+-- and notebooks read.
+--
+--   local s = store.open('runs.db', true)             -- true: make it if there is none
+--   local run = s:begin { kind = 'run', command = 'neap run x.lua' }    -- and more columns
+--   local recorder = s:result(run, { policy = 'laer', seed = 1 })       -- recorder.lua
+--   s:finish(run, 0)
+--   for _, row in ipairs(s:rows('SELECT id, kind FROM runs WHERE seed = ?', 1)) do … end
+--
+-- Only rank 0 of a run writes. The tables are in core/store.c.
+
+local lib = require 'neap.lib'
+local failure = require 'neap.failure'
+local json = require 'neap.json'
+local provenance = require 'neap.provenance'
+local recorder = require 'neap.recorder'
+
+local ffi, C = lib.ffi, lib.C
+
+local store = { DEFAULT = 'runs.db' }
+
+local Store = {}
+Store.__index = Store
+
+-- Seconds without a sign of life after which a run on another host counts as interrupted.
+local SILENCE = 600
+
+--- Opens a store; create: makes the file if there is none. Raises SYSTEM and FORMAT.
+function store.open(path, create)
+  local out = ffi.new 'neap_store *[1]'
+  lib.check(C.neap_store_open(path, create and 1 or 0, out), 2)
+  local self = lib.handle(Store, out[0], C.neap_store_close)
+  self.path, self.statements = path, {}
+  return self
+end
+
+function Store:close()
+  for _, statement in pairs(self.statements) do
+    ffi.gc(statement, nil)
+    C.neap_statement_close(statement)
+  end
+  lib.close(self)
+end
+
+--- ---- options of commands -----------------------------------------------------------------------
+
+--- Adds --store and --no-store to a command that writes runs.
+function store.options(command)
+  command:option('--store', ('file that the run is recorded in (default: NEAP_STORE of the '
+    .. 'environment, else %s here)'):format(store.DEFAULT)):argname('<file>')
+  command:flag('--no-store', 'record nothing')
+end
+
+--- The file that a reading command's --store means.
+function store.path(args)
+  local environment = os.getenv 'NEAP_STORE'
+  return args.store or (environment ~= '' and environment) or store.DEFAULT
+end
+
+--- The store that a command's options ask for, or nil. One that nobody asked for by name and that
+-- cannot be opened is no reason to fail.
+function store.of(args)
+  if args.no_store or (not args.store and os.getenv 'NEAP_STORE' == '') then return nil end
+  local path = store.path(args)
+  if args.store then return store.open(path, true) end
+  local ok, result = pcall(store.open, path, true)
+  if ok then return result end
+  io.stderr:write(('neap: this run is not recorded: %s\n'):format(failure.text(result)))
+end
+
+--- The store of a command that reads; a missing one is the user's mistake.
+function store.existing(args)
+  local path = store.path(args)
+  local file = io.open(path)
+  if not file then
+    failure.usage('%s: no such run store; neap run and neap replay make one (--store FILE)', path)
+  end
+  file:close()
+  return store.open(path)
+end
+
+--- ---- SQL ---------------------------------------------------------------------------------------
+
+local function prepared(self, sql)
+  local found = self.statements[sql]
+  if found then return found end
+  local out = ffi.new 'neap_statement *[1]'
+  lib.check(C.neap_store_prepare(self.ptr, sql, out), 4)
+  self.statements[sql] = ffi.gc(out[0], C.neap_statement_close)
+  return self.statements[sql]
+end
+
+local function bind(statement, ...)
+  for i = 1, select('#', ...) do
+    local value = select(i, ...)
+    if type(value) == 'boolean' then value = value and 1 or 0 end
+    if type(value) == 'number' then
+      lib.check(C.neap_statement_bind_number(statement, i, value), 4)
+    else
+      lib.check(C.neap_statement_bind_text(statement, i, value, value and #value or 0), 4)
+    end
+  end
+end
+
+local function read_row(statement, names)
+  local row, bytes = {}, ffi.new 'int64_t[1]'
+  for column = 0, #names - 1 do
+    local kind = C.neap_statement_type(statement, column)
+    if kind == 110 then -- 'n'
+      row[names[column + 1]] = C.neap_statement_number(statement, column)
+    elseif kind == 116 then -- 't'
+      local text = C.neap_statement_text(statement, column, bytes)
+      row[names[column + 1]] = ffi.string(text, bytes[0])
+    end
+  end
+  return row
+end
+
+--- Runs a query with values for its question marks (nil: NULL). A list of tables, column = value.
+function Store:rows(sql, ...)
+  local statement, more, list = prepared(self, sql), ffi.new 'int[1]', {}
+  bind(statement, ...)
+  local names = {}
+  for column = 0, C.neap_statement_columns(statement) - 1 do
+    names[column + 1] = ffi.string(C.neap_statement_name(statement, column))
+  end
+  while true do
+    lib.check(C.neap_statement_step(statement, more), 2)
+    if more[0] == 0 then return list end
+    list[#list + 1] = read_row(statement, names)
+  end
+end
+
+--- Runs a statement that changes something; the id of the row that it inserted.
+function Store:write(sql, ...)
+  local statement, more = prepared(self, sql), ffi.new 'int[1]'
+  bind(statement, ...)
+  repeat lib.check(C.neap_statement_step(statement, more), 2) until more[0] == 0
+  return tonumber(C.neap_store_last_id(self.ptr))
+end
+
+--- Inserts a row; row: column = value.
+function Store:insert(place, row)
+  local names, marks, values = lib.sorted_keys(row), {}, {}
+  for i, name in ipairs(names) do marks[i], values[i] = '?', row[name] end
+  return self:write(('INSERT INTO %s(%s) VALUES(%s)'):format(place, table.concat(names, ', '),
+    table.concat(marks, ', ')), unpack(values, 1, #names))
+end
+
+--- Keeps a text by its SHA-256, which is returned.
+function Store:text(body)
+  local hash = provenance.sha256(body)
+  self:write('INSERT OR IGNORE INTO texts(sha256, body) VALUES(?, ?)', hash, body)
+  return hash
+end
+
+--- ---- runs --------------------------------------------------------------------------------------
+
+--- Begins a run: row has columns of the table (kind and command at least; script: a file whose
+-- text is kept); what is known of machine, engine, process and sweep is added. Returns the id.
+function Store:begin(row)
+  local full = provenance.circumstances()
+  for name, value in pairs(row) do full[name] = value end
+  local script = row.script and provenance.read(row.script)
+  if script then full.script_sha256 = self:text(script) end
+  full.started = C.neap_time()
+  full.heartbeat, full.state = full.started, 'running'
+  return self:insert('runs', full)
+end
+
+--- Ends a run; message: of its error.
+function Store:finish(run, status, message)
+  local now = C.neap_time()
+  C.neap_store_flush(self.ptr)
+  self:write('UPDATE runs SET state = ?, exit_status = ?, error = ?, ended = ?, heartbeat = ? '
+    .. 'WHERE id = ?', status == 0 and 'done' or status == 130 and 'interrupted' or 'failed',
+    status, message, now, now, run)
+end
+
+--- Begins the result of one policy of a run. row: policy (text as policy.resolve takes it), seed,
+-- trace, context. Returns what its steps are handed to (recorder.lua).
+function Store:result(run, row)
+  local full = { run = run, started = C.neap_time() }
+  for name, value in pairs(row) do full[name] = value end
+  full.policy_file = provenance.policy_file(row.policy)
+  local body = full.policy_file and provenance.read(full.policy_file)
+  if body then full.policy_sha256 = self:text(body) end
+  return recorder.open(self, self:insert('results', full))
+end
+
+--- Calls f(begin) as a run that is recorded if the options args say so; begin(row) begins a
+-- result and returns its recorder, or nil where nothing is recorded. row, context: as for begin and
+-- result. Returns what f returns.
+function store.recorded(args, row, context, f)
+  local runs = store.of(args)
+  if not runs then return f(function() end) end
+  local id = runs:begin(row)
+  local ok, result = xpcall(f, failure.handler, function(about)
+    about.context = context
+    return runs:result(id, about)
+  end)
+  runs:finish(id, ok and 0 or failure.status(result), not ok and failure.text(result) or nil)
+  runs:close()
+  if not ok then error(result, 0) end
+  return result
+end
+
+--- Adds to a run's corpora what a text schedule reads: bytes and SHA-256.
+function Store:corpora(run, schedule)
+  local row = self:rows('SELECT corpora FROM runs WHERE id = ?', run)[1]
+  local found = row.corpora and json.decode(row.corpora) or {}
+  for name, version in pairs(found) do
+    local open_text = schedule.texts[name]
+    if open_text and type(version) == 'string' then
+      found[name] = { version = version, bytes = open_text.size,
+        sha256 = provenance.text_hash(open_text) }
+    end
+  end
+  self:write('UPDATE runs SET corpora = ? WHERE id = ?', json.encode(found), run)
+end
+
+--- 'done', 'failed', 'running' or 'interrupted': what a run's row says, unless its process is gone.
+function store.state(row)
+  if row.state ~= 'running' then return row.state end
+  local boot, host = provenance.boot()
+  if row.boot == boot then
+    return provenance.process_start(row.pid) == row.pid_start and 'running' or 'interrupted'
+  end
+  local silent = C.neap_time() - row.heartbeat > SILENCE
+  return (row.host == host or silent) and 'interrupted' or 'running'
+end
+
+--- Runs with their states, oldest first. where: an SQL condition over runs, with values for it.
+function Store:runs(where, ...)
+  local list = self:rows('SELECT * FROM runs WHERE ' .. (where or '1') .. ' ORDER BY id', ...)
+  for _, row in ipairs(list) do row.state = store.state(row) end
+  return list
+end
+
+return store
