@@ -144,6 +144,11 @@ NEAP_API int neap_planner_set(neap_planner *planner, const char *parameter, doub
  * No allocation after a planner's first plan. */
 NEAP_API int neap_planner_plan(neap_planner *planner, const double *load,
                                const neap_layout *previous, uint64_t seed, neap_layout *out);
+/* The same from the loads of the last steps, loads[steps][ranks][experts], oldest first. Planner
+ * neap makes a forecast of them; others plan on the newest. */
+NEAP_API int neap_planner_plan_history(neap_planner *planner, const double *const *loads,
+                                       int32_t steps, const neap_layout *previous, uint64_t seed,
+                                       neap_layout *out);
 
 /* ---- splits: from layout and exact counts to tokens a replica -------------------------------- */
 

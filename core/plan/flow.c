@@ -544,3 +544,8 @@ int64_t neapi_flow_cut(neapi_flow *f, uint8_t *member)
   reach_all(f, tail);
   return stuck + confined(f, 0, t->ranks, member);
 }
+
+bool neapi_flow_confines(const neapi_flow *f, int32_t expert)
+{
+  return f->length[pool_vertex(f, expert)] == REACHED;
+}

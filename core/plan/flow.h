@@ -52,5 +52,7 @@ int64_t neapi_flow_spread(neapi_flow *flow, bool cheap);
  * member[ranks] is set; returns the work that they must share: what they have and what is stuck. */
 int64_t neapi_flow_cut_node(neapi_flow *flow, int32_t node, uint8_t *member);
 int64_t neapi_flow_cut(neapi_flow *flow, uint8_t *member);
+/* After neapi_flow_cut: whether all work of the expert is confined to the member ranks. */
+bool neapi_flow_confines(const neapi_flow *flow, int32_t expert);
 
 #endif

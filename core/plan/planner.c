@@ -14,9 +14,9 @@ struct neap_planner {
 };
 
 static const neapi_planner_kind *const kinds[] = {
-    &neapi_plan_static,  &neapi_plan_random,  &neapi_plan_eplb,
-    &neapi_plan_flexmoe, &neapi_plan_laer,    &neapi_plan_llep,
-    &neapi_plan_moonep,  &neapi_plan_ultraep, &neapi_plan_fastermoe,
+    &neapi_plan_static,    &neapi_plan_random, &neapi_plan_eplb,   &neapi_plan_flexmoe,
+    &neapi_plan_laer,      &neapi_plan_llep,   &neapi_plan_moonep, &neapi_plan_ultraep,
+    &neapi_plan_fastermoe, &neapi_plan_neap,
 };
 
 enum { KINDS = sizeof kinds / sizeof *kinds };
@@ -124,19 +124,34 @@ static int check_load(const neap_planner *p, const double *load)
   return NEAP_OK;
 }
 
-int neap_planner_plan(neap_planner *p, const double *load, const neap_layout *previous,
-                      uint64_t seed, neap_layout *out)
+/* What is wrong with the arguments of a plan. */
+static int check_plan(const neap_planner *p, const double *const *loads, int32_t steps,
+                      const neap_layout *previous, const neap_layout *out)
 {
   const neap_topology *t = p->topology;
-  int status = check_load(p, load);
+  int status = NEAP_OK;
+  if (steps < 1)
+    return neapi_fail(NEAP_ARGUMENT, "planner %s: %d loads; at least 1 is needed", p->kind->name,
+                      steps);
+  for (int32_t i = 0; i < steps && !status; i++)
+    status = check_load(p, loads[i]);
   if (!status && previous)
     status = neapi_layout_require(previous, t, "planner: previous layout");
   if (!status && out->topology->slots != t->slots)
     status = neapi_fail(NEAP_ARGUMENT, "planner: the layout has %d slots; the topology has %d",
                         out->topology->slots, t->slots);
+  return status;
+}
+
+int neap_planner_plan_history(neap_planner *p, const double *const *loads, int32_t steps,
+                              const neap_layout *previous, uint64_t seed, neap_layout *out)
+{
+  const neap_topology *t = p->topology;
+  int status = check_plan(p, loads, steps, previous, out);
   if (status)
     return status;
-  neapi_plan_input input = {t, load, previous, p->value, seed, p->scratch};
+  neapi_plan_input input = {t,        loads[steps - 1], loads, steps,
+                            previous, p->value,         seed,  p->scratch};
   status = p->kind->plan(&input, p->expert_of);
   if (status)
     return status;
@@ -145,4 +160,10 @@ int neap_planner_plan(neap_planner *p, const double *load, const neap_layout *pr
   if (status)
     neapi_fail_prefix("planner %s", p->kind->name);
   return status;
+}
+
+int neap_planner_plan(neap_planner *p, const double *load, const neap_layout *previous,
+                      uint64_t seed, neap_layout *out)
+{
+  return neap_planner_plan_history(p, &load, 1, previous, seed, out);
 }

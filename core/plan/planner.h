@@ -15,7 +15,9 @@ typedef struct {
 /* What a plan function gets. */
 typedef struct {
   const neap_topology *topology;
-  const double *load;          /* [ranks][experts], checked: finite, >= 0 */
+  const double *load;           /* [ranks][experts], checked: finite, >= 0; the newest of history */
+  const double *const *history; /* [steps] loads, oldest first, checked like load */
+  int32_t steps;
   const neap_layout *previous; /* may be NULL */
   const double *parameter;     /* values, in the order of the kind's list */
   uint64_t seed;
@@ -34,6 +36,6 @@ typedef struct {
 
 extern const neapi_planner_kind neapi_plan_static, neapi_plan_random, neapi_plan_eplb,
     neapi_plan_flexmoe, neapi_plan_laer, neapi_plan_llep, neapi_plan_moonep, neapi_plan_ultraep,
-    neapi_plan_fastermoe;
+    neapi_plan_fastermoe, neapi_plan_neap;
 
 #endif

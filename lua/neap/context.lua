@@ -107,19 +107,23 @@ function Context:replicas(by_expert)
   end
 end
 
---- options: load (a load; default: the sum of the last window), window (default 5), and the
--- planner's own parameters. A draft.
+--- options: load (a load; default: the sum of the last window), window (default 5), recall (steps
+-- that the planner sees one by one, instead of a sum), and the planner's own parameters. A draft.
 function Context:plan(name, options)
-  local given, load, window = {}, nil, 5
+  local own, given = { window = 5 }, {}
   for key, value in pairs(options or {}) do
-    if key == 'load' then load = value elseif key == 'window' then window = value
+    if key == 'load' or key == 'window' or key == 'recall' then own[key] = value
     else given[key] = value end
   end
   local tools = self.tools
   local planner = tools:planner(name, given)
   local before = tools.before:set(self.previous.expert_of)
   local seed = C.neap_random_bits(self.random.seed, self.random.stream, 2 ^ 32)
-  planner:plan(load or self.history:sum(window), before, seed, tools.scratch)
+  if own.recall and self.history:len() > 0 then
+    planner:plan_history(self.history:recent(own.recall), before, seed, tools.scratch)
+  else
+    planner:plan(own.load or self.history:sum(own.window), before, seed, tools.scratch)
+  end
   return draft.of(self.topology, tools.scratch:array())
 end
 

@@ -123,6 +123,14 @@ function History:last(i)
   return history.load(self.ranks, self.experts):set(at(self, i).ptr)
 end
 
+--- The newest loads, as many as there are up to window, oldest first: not copies, so only to be
+-- read, and only until the next push.
+function History:recent(window)
+  local list, count = {}, math.min(math.floor(window), self:len())
+  for i = 1, count do list[i] = at(self, count - i + 1) end
+  return list
+end
+
 --- Sum of the newest loads, as many as there are up to window (default: all that are kept).
 function History:sum(window)
   window = window or self.keep

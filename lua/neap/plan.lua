@@ -96,6 +96,21 @@ function Planner:plan(load, previous, seed, out)
   return out
 end
 
+--- The same from the loads of the last steps: a list, oldest first. Planner neap makes a forecast
+-- of them; others plan on the newest.
+function Planner:plan_history(loads, previous, seed, out)
+  local t = self.topology
+  out = out or layouts.open(t)
+  local pointers, kept = ffi.new('const double *[?]', #loads), {}
+  for i, load in ipairs(loads) do
+    kept[i] = counts.matrix(load, t.ranks, t.experts, 'double', 'plan ' .. self.name)
+    pointers[i - 1] = kept[i]
+  end
+  lib.check(C.neap_planner_plan_history(self.ptr, pointers, #loads, previous and previous.ptr,
+    seed or 0, out.ptr), 2)
+  return out, kept -- kept: alive until here
+end
+
 function Planner:close()
   lib.close(self)
 end

@@ -15,7 +15,7 @@ describe('plan', function()
   it('knows the shipped planners and documents their parameters', function()
     local names = table.concat(plan.names(), ' ')
     for _, name in ipairs { 'static', 'random', 'eplb', 'flexmoe', 'laer', 'llep', 'moonep',
-      'ultraep', 'fastermoe' } do
+      'ultraep', 'fastermoe', 'neap' } do
       assert.matches(name, names)
     end
     for _, name in ipairs(plan.names()) do
@@ -25,6 +25,18 @@ describe('plan', function()
       end
     end
     assert.are.equal('no_even', plan.parameters('laer')[1].name)
+  end)
+
+  it('plans on the loads of several steps; all planners but neap on the newest', function()
+    local past = { { 1, 9, 1, 1 }, { 1, 9, 1, 1 }, { 1, 9, 1, 1 }, { 1, 9, 1, 1 } }
+    for _, name in ipairs(plan.names()) do
+      local planner = plan.open(name, t)
+      local newest, both = planner:plan(LOAD, nil, 3), planner:plan_history({ past, LOAD }, nil, 3)
+      assert.is_true(name == 'neap' or newest:changed(both) == 0, name)
+      assert.are.equal(0, both:changed(planner:plan_history({ past, LOAD }, nil, 3)))
+    end
+    local neap = plan.open('neap', t)
+    assert.matches('at least 1', message(neap.plan_history, neap, {}))
   end)
 
   it('plans from lists and from C arrays alike, for every planner', function()

@@ -1,0 +1,72 @@
+/* Planner neap: layouts that keep tokens on their node and stay balanced when loads are not as
+ * forecast, given that the split evens out what it can.
+ *
+ * A forecast, a greedy start, a search over the cells where nodes can hold every expert, and a
+ * repair of what the split could not even out; see the parts. */
+#include "neap_state.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { EFFORT, SAMPLES, SPREAD, LOCALITY };
+
+/* Whether a layout is one that this planner could have made: no doubles that are not needed. */
+static bool tidy(neapi_neap *n, const int32_t *expert_of)
+{
+  const neap_topology *t = n->topology;
+  memset(n->held, 0, sizeof *n->held * t->experts);
+  for (int32_t r = 0; r < t->ranks; r++) {
+    int32_t slots = t->first_slot[r + 1] - t->first_slot[r], different = 0;
+    for (int32_t s = t->first_slot[r]; s < t->first_slot[r + 1]; s++) {
+      different += n->held[expert_of[s]] != (uint32_t)r + 1;
+      n->held[expert_of[s]] = r + 1;
+    }
+    if (different < (slots < t->experts ? slots : t->experts))
+      return false;
+  }
+  return true;
+}
+
+/* Starts from the previous layout where that is better than the greedy one. */
+static void choose_start(neapi_neap *n, const neap_layout *previous)
+{
+  uint64_t bytes = sizeof *n->expert_of * n->topology->slots;
+  if (!previous || !tidy(n, previous->expert_of))
+    return;
+  double greedy = neapi_neap_cost(n);
+  memcpy(n->rival, n->expert_of, bytes);
+  memcpy(n->expert_of, previous->expert_of, bytes);
+  if (neapi_neap_cost(n) >= greedy)
+    memcpy(n->expert_of, n->rival, bytes);
+}
+
+static int neap_plan(const neapi_plan_input *input, int32_t *expert_of)
+{
+  neapi_neap *n = input->scratch;
+  double towards = exp2(2 * input->parameter[LOCALITY] - 1); /* 1/2 to 2 */
+  n->spread = input->parameter[SPREAD];
+  n->home = 0.45 * towards;
+  n->caution = 0.05 / (towards * towards);
+  neapi_neap_forecast(n, input);
+  neapi_neap_greedy(n);
+  if (n->whole && input->parameter[EFFORT] > 0) {
+    choose_start(n, input->previous);
+    neapi_neap_search(n, input->parameter[EFFORT]);
+  }
+  if (input->parameter[EFFORT] > 0 && input->parameter[SAMPLES] > 0)
+    neapi_neap_repair(n, input->parameter[SAMPLES]);
+  memcpy(expert_of, n->expert_of, sizeof *expert_of * n->topology->slots);
+  return NEAP_OK;
+}
+
+const neapi_planner_kind neapi_plan_neap = {
+    "neap",
+    {{"effort",
+      "changes that the search looks at, a cell of up to 8 ranks; 0: no search, no repair", 3000, 0,
+      1e9},
+     {"samples", "disturbed loads that a layout must carry", 8, 0, 1000},
+     {"spread", "error of a node's predicted load of an expert, relative", 0.4, 0, 10},
+     {"locality", "from 0, balance whatever happens, to 1, tokens on their node", 0.5, 0, 1}},
+    neapi_neap_open,
+    neapi_neap_close,
+    neap_plan};

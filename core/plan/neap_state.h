@@ -1,0 +1,89 @@
+/* What the parts of planner neap share.
+ *
+ * Work is in units of what a rank of mean speed does, so that all work is as much as the ranks are
+ * many. Ranks are arranged in cells of at most 8 ranks of one node: small enough to look at every
+ * set of them. */
+#ifndef NEAP_STATE_H
+#define NEAP_STATE_H
+
+#include "flow.h"
+#include "heap.h"
+#include "neap_cell.h"
+#include "planner.h"
+
+typedef struct {
+  const neap_topology *topology;
+  char *memory; /* the one block behind all arrays */
+  int64_t bytes;
+  int32_t cells;
+  int32_t *cell_first; /* [cells + 1] first rank of a cell */
+  double *speed;       /* [ranks] relative to the mean */
+  bool whole;          /* every node has a slot for every expert */
+
+  /* Chosen by parameters. */
+  double spread;  /* least error that a node's predicted load of an expert has, relative */
+  double caution; /* weight of risk against tokens that leave their node */
+  double home;    /* work that one replica is meant for, at the least */
+
+  /* Forecast. */
+  double *load;      /* [nodes][experts] work of a node's tokens */
+  double *total;     /* [experts] of all nodes */
+  double *drift;     /* [experts] largest change of an expert's log load of late */
+  double *recent[2]; /* [nodes][experts] of two steps, as differences from the mean node */
+  double *shares[2]; /* [experts] of two steps, all nodes */
+
+  /* The layout in the making. */
+  int32_t *expert_of;  /* [slots] */
+  int32_t *count;      /* [experts] replicas */
+  int32_t *node_count; /* [nodes][experts] replicas on a node */
+  double *away;        /* [experts] work of the nodes without a replica */
+
+  /* Of the greedy start. */
+  int32_t *order;        /* [experts] by work; behind it [ranks] set aside */
+  double *each;          /* [experts] work of one replica */
+  double *used;          /* [ranks] work placed, / speed */
+  int32_t *room;         /* [ranks] free slots */
+  int32_t *pending;      /* [nodes] slots not yet given away */
+  uint32_t *held;        /* [experts] rank + 1 that is being filled and has it */
+  neapi_heap_item *heap; /* [experts or ranks] */
+
+  /* Of the search. */
+  neapi_cell cell;
+  uint8_t *mask;          /* [cells][experts] the cell's ranks that hold it, as bits */
+  int32_t *node_cells;    /* [nodes][experts] cells of a node that hold it */
+  int32_t *holders;       /* [experts] cells that hold it */
+  float *work, *variance; /* [experts] of the cell at hand, were they in it */
+  int32_t *rival;         /* [slots] the greedy layout, when the previous one is a start, too */
+
+  /* Of the repair. */
+  neapi_flow flow;
+  neap_layout draft; /* borrows topology */
+  uint8_t *member;   /* [ranks] of a cut */
+} neapi_neap;
+
+int neapi_neap_open(const neap_topology *topology, void **scratch);
+void neapi_neap_close(void *scratch);
+
+/* load, total and drift. */
+void neapi_neap_forecast(neapi_neap *n, const neapi_plan_input *input);
+/* A layout from the forecast alone, in expert_of. */
+void neapi_neap_greedy(neapi_neap *n);
+/* What the layout in expert_of costs: work that leaves its node, and weighted risk. */
+double neapi_neap_cost(neapi_neap *n);
+/* Improves the layout in expert_of, cell by cell; effort: changes looked at, a cell. */
+void neapi_neap_search(neapi_neap *n, double effort);
+/* Changes the layout until it carries the forecast and that many disturbed ones. */
+void neapi_neap_repair(neapi_neap *n, int32_t samples);
+
+/* Replicas of an expert on a node. */
+static inline int32_t *neapi_neap_on_node(const neapi_neap *n, int32_t node, int32_t expert)
+{
+  return &n->node_count[(int64_t)node * n->topology->experts + expert];
+}
+
+static inline int32_t neapi_neap_node_slots(const neap_topology *t, int32_t node)
+{
+  return t->first_slot[t->first_rank[node + 1]] - t->first_slot[t->first_rank[node]];
+}
+
+#endif
