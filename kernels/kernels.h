@@ -1,21 +1,26 @@
 /*
- * kernels.h: one launcher an operation, as a table of function pointers for each real type.
+ * kernels.h: one launcher an operation, as a table of function pointers for each real type and
+ * device.
  *
  * Kernels know shapes and numbers, nothing of ranks, layouts or tensors. Valid for every launcher
  * unless its comment says otherwise:
  *   - matrices are row-major and dense; where a leading dimension (ldx) is given, row i starts at
- *     element i * ldx. "real" is the table's type; other types are written out;
+ *     element i * ldx. "real" is the table's type; other types are written out. "stat" is what
+ *     statistics are kept in: real, but float where real is bf16;
  *   - sizes are int64_t and may be 0; indices are int32_t and are trusted: the caller checks them;
  *   - an output that is not said to be added to is overwritten whatever it held, NaN included;
  *   - inputs and outputs do not overlap, except that elementwise operations may work in place;
- *   - the last argument is the stream; the CPU's launchers ignore it and are done on return;
+ *   - the last argument is the stream. The CPU's launchers ignore it and are done on return. CUDA's
+ *     enqueue: their pointers, scalar results included, are to device memory or page-locked host
+ *     memory, apart from arrays of pointers and structs of settings, which are read at once;
  *   - the result is 0 or a neapi_kernel_status. Any number of threads may call at once.
  *
  * What results depend on. Where the leading dimension of an output is T (tokens), a row is a
  * function of that token's inputs alone (in attention: of its sequence's up to it), to the bit the
  * same at any row, for any T, on any thread.
- * Sums over a row have a fixed order that only the row's length decides. Sums over tokens (gemm_tn,
- * gain gradient, scatter_add) depend on order and number of tokens; the exact_ operations do not.
+ * That holds within a table. Sums over a row have a fixed order that only the row's length decides.
+ * Sums over tokens (gemm_tn, gain gradient, scatter_add) depend on order and number of tokens; the
+ * exact_ operations do not.
  */
 #ifndef NEAPI_KERNELS_H
 #define NEAPI_KERNELS_H
@@ -37,7 +42,7 @@ typedef struct {
 } neapi_adamw;
 
 typedef struct neapi_kernels {
-  const char *name; /* "f32", "f64" */
+  const char *name; /* "f32", "f64", "f32 on cuda", "bf16 on cuda" */
   int64_t size;     /* bytes of a real */
 
   /* ---- products ------------------------------------------------------------------------------ */
@@ -75,7 +80,7 @@ typedef struct neapi_kernels {
   /* y[t] = sum over k, ascending, of weights[t,k] * x[position[t,k]]; all weights 1 if NULL.
    * With weights: combine forward. Without: the backward of a dispatch by gather. */
   int (*combine)(int64_t t, int64_t k, int64_t h, //
-                 const void *weights,             // (T, K) or NULL
+                 const void *weights,             // (T, K) stat, or NULL
                  const int32_t *position,         // (T, K) row of x
                  const void *x,                   // (any, H)
                  void *y, void *stream);          // (T, H)
@@ -83,12 +88,12 @@ typedef struct neapi_kernels {
   /* Backward of combine with weights: dx[position[t,k]] = weights[t,k] * dy[t] and
    * dweights[t,k] = sum over h of dy[t] * x[position[t,k]]. No position twice. */
   int (*combine_backward)(int64_t t, int64_t k, int64_t h, //
-                          const void *weights,             // (T, K)
+                          const void *weights,             // (T, K) stat
                           const int32_t *position,         // (T, K)
                           const void *x,                   // (any, H)
                           const void *dy,                  // (T, H)
                           void *dx,                        // (any, H)
-                          void *dweights, void *stream);   // (T, K)
+                          void *dweights, void *stream);   // (T, K) stat
 
   /* ---- normalisation, rotation, attention ---------------------------------------------------- */
 
@@ -96,30 +101,30 @@ typedef struct neapi_kernels {
   int (*rmsnorm)(int64_t t, int64_t h, const void *x, // (T, H)
                  const void *gain, double eps,        // (H)
                  void *y,                             // (T, H)
-                 void *rstd, void *stream);           // (T)
+                 void *rstd, void *stream);           // (T) stat
 
   /* dx written; dgain, if not NULL, gets the sum over tokens added, in their order. */
   int (*rmsnorm_backward)(int64_t t, int64_t h, const void *x, // (T, H)
                           const void *gain,                    // (H)
-                          const void *rstd,                    // (T)
+                          const void *rstd,                    // (T) stat
                           const void *dy,                      // (T, H)
                           void *dx,                            // (T, H)
                           void *dgain, void *stream);          // (H) or NULL
 
   /* terms = dy * x * rstd: what rmsnorm_backward sums over tokens, for an exact sum. */
   int (*rmsnorm_gain_terms)(int64_t t, int64_t h, const void *x, // (T, H)
-                            const void *rstd,                    // (T)
+                            const void *rstd,                    // (T) stat stat
                             const void *dy,                      // (T, H)
                             void *terms, void *stream);          // (T, H)
 
   /* table[s] = cos, then sin, of s * base^(-2i / D), i < D/2; D even. Su et al. 2021. */
   int (*rotary_table)(int64_t s, int64_t d, double base, //
-                      void *table, void *stream);        // (S, D)
+                      void *table, void *stream);        // (S, D) stat
 
   /* Turns, in place, the pairs (i, i + D/2) of each of the first `heads` heads of a row; token t
    * stands at position t mod S. inverse: the other way round, which is the backward. */
   int (*rotary)(int64_t t, int64_t s, int64_t heads, int64_t d, int inverse, //
-                const void *table,                                           // (S, D)
+                const void *table,                                           // (S, D) stat
                 void *x, int64_t ldx, void *stream);                         // (T, >= heads * D)
 
   /* Causal attention within each sequence: heads query heads over kv_heads key and value heads
@@ -128,13 +133,13 @@ typedef struct neapi_kernels {
   int (*attention)(int64_t sequences, int64_t s, int64_t heads, int64_t kv_heads, int64_t d,
                    const void *qkv,          // (sequences * S, (heads + 2 kv_heads) * D)
                    void *out,                // (sequences * S, heads * D)
-                   void *lse, void *stream); // (sequences * S, heads)
+                   void *lse, void *stream); // (sequences * S, heads) stat
 
   int (*attention_backward)(int64_t sequences, int64_t s, int64_t heads, int64_t kv_heads,
                             int64_t d,                 //
                             const void *qkv,           // (sequences * S, (heads + 2 kv_heads) * D)
                             const void *out,           // (sequences * S, heads * D)
-                            const void *lse,           // (sequences * S, heads)
+                            const void *lse,           // (sequences * S, heads) stat
                             const void *dout,          // (sequences * S, heads * D)
                             void *dqkv, void *stream); // (sequences * S, (heads + 2 kv_heads) * D)
 
@@ -158,8 +163,8 @@ typedef struct neapi_kernels {
                          const void *dh,                       // (T, F)
                          void *dgu, void *stream);             // (T, 2F), may be gu
 
-  int (*adamw)(int64_t n, const neapi_adamw *step, const void *grad, // (N)
-               void *param, void *m, void *v, void *stream);         // (N)
+  int (*adamw)(int64_t n, const neapi_adamw *step, const void *grad, // (N) stat
+               void *param, void *m, void *v, void *stream);         // (N) stat
 
   /* ---- loss and router ----------------------------------------------------------------------- */
 
@@ -168,7 +173,7 @@ typedef struct neapi_kernels {
    * dlogits may be logits. */
   int (*cross_entropy)(int64_t t, int64_t v, double factor, const void *logits, // (T, V)
                        const int32_t *target,                                   // (T)
-                       void *loss,                                              // (T) or NULL
+                       void *loss,                                              // (T) stat, or NULL
                        void *dlogits, void *stream);                            // (T, V) or NULL
 
   /* Softmax, then the K most probable experts of each token, most probable first, of equal ones
@@ -177,18 +182,18 @@ typedef struct neapi_kernels {
    * tokens are NaN, their ids 0 to K-1. 1 <= K <= E. */
   int (*router)(int64_t t, int64_t e, int64_t k, int renormalise, //
                 const void *logits,                               // (T, E)
-                void *probs,                                      // (T, E)
+                void *probs,                                      // (T, E) stat
                 int32_t *ids,                                     // (T, K)
-                void *weights,                                    // (T, K)
+                void *weights,                                    // (T, K) stat
                 int64_t *bad, void *stream);                      // (1)
 
   /* dprobs: gradient of probs from elsewhere, such as an auxiliary loss. */
   int (*router_backward)(int64_t t, int64_t e, int64_t k, int renormalise, //
-                         const void *probs,                                // (T, E)
+                         const void *probs,                                // (T, E) stat
                          const int32_t *ids,                               // (T, K)
-                         const void *weights,                              // (T, K)
-                         const void *dweights,                             // (T, K)
-                         const void *dprobs,                               // (T, E) or NULL
+                         const void *weights,                              // (T, K) stat
+                         const void *dweights,                             // (T, K) stat
+                         const void *dprobs,                               // (T, E) stat, or NULL
                          void *dlogits, void *stream);                     // (T, E)
 
   /* ---- plain reductions ---------------------------------------------------------------------- */
@@ -252,5 +257,11 @@ typedef struct neapi_kernels {
 /* The CPU's tables. */
 const neapi_kernels *neapi_kernels_f32(void);
 const neapi_kernels *neapi_kernels_f64(void);
+
+/* The tables of the calling thread's GPU, in builds with NEAP_CUDA. Products of bf16 are cuBLAS's
+ * where it is found and the shape suits it. Attention takes D up to 256. exact_ results are those
+ * of the CPU, to the bit. */
+const neapi_kernels *neapi_kernels_cuda_f32(void);
+const neapi_kernels *neapi_kernels_cuda_bf16(void);
 
 #endif

@@ -59,6 +59,13 @@ suite() { # build folder: all specs and C tests
   done
 }
 
+on_gpu() { # tests of CUDA builds; without a GPU they say that they were skipped
+  local test
+  for test in tests/cuda/*.c; do
+    [[ -x $(program_of build "$test") ]] && job "build $test" "$(program_of build "$test")"
+  done
+}
+
 under_mpirun() { # the rank tests that know how
   local test n
   for test in $(grep -l '"mpi"' tests/ranks/*.c); do
@@ -72,8 +79,8 @@ style() { # each tool prints counts of files
   local files="git ls-files --cached --others --exclude-standard"
   job luacheck "$files '*.lua' | xargs luacheck -q &&
     $files '*.lua' | wc -l | sed 's/\$/ passed, 0 failed/'"
-  job clang-format "$files '*.c' '*.h' | xargs clang-format --dry-run --Werror &&
-    $files '*.c' '*.h' | wc -l | sed 's/\$/ passed, 0 failed/'"
+  job clang-format "$files '*.c' '*.h' '*.cu' '*.cuh' | xargs clang-format --dry-run --Werror &&
+    $files '*.c' '*.h' '*.cu' '*.cuh' | wc -l | sed 's/\$/ passed, 0 failed/'"
 }
 
 threads_under_tsan() {
@@ -155,6 +162,7 @@ began=$SECONDS
 style
 run_part 'style'
 suite build
+on_gpu
 under_mpirun
 run_part 'release build'
 if build_with build-asan address,undefined; then

@@ -1,0 +1,234 @@
+/* Exact sums. No addition rounds, so that any order gives the same bits: threads that share a sum
+ * add to it atomically. */
+#include "cuda.cuh"
+
+#include <math.h>
+
+enum { SUM_ROWS = 64 }; /* rows that a thread adds up */
+
+__device__ static double magnitude(double x)
+{
+  return fabs(x) <= DBL_MAX ? fabs(x) : (double)INFINITY;
+}
+
+/* The multiple of the grid nearest to x, in units of it. */
+__device__ static double quantise(double x, double grid)
+{
+  return grid == 0 ? 0 : rint(x / grid);
+}
+
+/* Not negative, so that the order of the bits is that of the numbers. */
+__device__ static void atomic_max(double *max, double value)
+{
+  atomicMax((unsigned long long *)max, (unsigned long long)__double_as_longlong(value));
+}
+
+template <class T>
+__global__ void column_max(int64_t t, int64_t h, const T *x, int64_t ldx, double *max)
+{
+  int64_t column = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+  int64_t from = blockIdx.y * (int64_t)SUM_ROWS, end = min(from + SUM_ROWS, t);
+  double largest = 0;
+  for (int64_t row = from; column < h && row < end; row++)
+    largest = fmax(largest, magnitude((double)to_float(x[row * ldx + column])));
+  if (column < h)
+    atomic_max(&max[column], largest);
+}
+
+__global__ void powers(int64_t n, int bits, const double *max, double *grid)
+{
+  int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+  if (i >= n)
+    return;
+  int exponent;
+  double largest = max[i];
+  frexp(largest, &exponent);
+  exponent -= bits;
+  double power = ldexp(1.0, exponent < -500 ? -500 : exponent);
+  grid[i] = !(largest <= DBL_MAX) ? (double)NAN : largest == 0 ? 0.0 : power;
+}
+
+template <class T>
+__global__ void multiples(int64_t t, int64_t h, const T *x, int64_t ldx, const double *grid,
+                          double *q)
+{
+  for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < t * h;
+       i += (int64_t)gridDim.x * blockDim.x)
+    q[i] = quantise((double)to_float(x[i / h * ldx + i % h]), grid[i % h]);
+}
+
+enum { TILE = 32, TILE_ROWS = 8 };
+
+/* A block a tile of sum; TILE x TILE_ROWS threads. */
+__global__ void product(int64_t t, int64_t k, int64_t n, const double *a, const double *grid_a,
+                        const double *b, const double *grid_b, double *sum)
+{
+  __shared__ double left[TILE][TILE], right[TILE][TILE]; /* [token][column] */
+  int64_t first_k = blockIdx.y * (int64_t)TILE, first_n = blockIdx.x * (int64_t)TILE;
+  double part[TILE / TILE_ROWS] = {0};
+  for (int64_t from = 0; from < t; from += TILE) {
+    for (int row = threadIdx.y; row < TILE; row += TILE_ROWS) {
+      int64_t token = from + row, i = first_k + threadIdx.x, j = first_n + threadIdx.x;
+      left[row][threadIdx.x] = token < t && i < k ? a[token * k + i] : 0;
+      right[row][threadIdx.x] = token < t && j < n ? b[token * n + j] : 0;
+    }
+    __syncthreads();
+    for (int row = 0; row < TILE; row++)
+      for (int p = 0; p < TILE / TILE_ROWS; p++)
+        part[p] += left[row][threadIdx.y + p * TILE_ROWS] * right[row][threadIdx.x];
+    __syncthreads();
+  }
+  int64_t j = first_n + threadIdx.x;
+  for (int p = 0; p < TILE / TILE_ROWS; p++) {
+    int64_t i = first_k + threadIdx.y + p * TILE_ROWS;
+    if (i < k && j < n)
+      sum[i * n + j] += part[p] * grid_a[i] * grid_b[j];
+  }
+}
+
+template <class T>
+__global__ void column_sum(int64_t t, int64_t h, const T *x, int64_t ldx, const double *grid,
+                           double *sum)
+{
+  int64_t column = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+  int64_t from = blockIdx.y * (int64_t)SUM_ROWS, end = min(from + SUM_ROWS, t);
+  double part = 0;
+  for (int64_t row = from; column < h && row < end; row++)
+    part += quantise((double)to_float(x[row * ldx + column]), grid[column]) * grid[column];
+  if (column < h)
+    atomicAdd(&sum[column], part);
+}
+
+template <class T>
+__global__ void add_to_rows(int64_t n, int64_t h, const int32_t *index, const T *x,
+                            const double *grid, double *sum)
+{
+  for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n * h;
+       i += (int64_t)gridDim.x * blockDim.x) {
+    double g = grid[i % h];
+    atomicAdd(&sum[index[i / h] * h + i % h], quantise((double)to_float(x[i]), g) * g);
+  }
+}
+
+/* Splits each square at the two grids and adds the halves up; what is below both is dropped. */
+template <class T>
+__global__ void squares(int64_t n, const T *x, double high_grid, double low_grid, double *sum)
+{
+  double high = 0 * high_grid, low = 0 * low_grid; /* NaN if a grid is */
+  for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n;
+       i += (int64_t)gridDim.x * blockDim.x) {
+    double square = (double)to_float(x[i]) * (double)to_float(x[i]);
+    double upper = quantise(square, high_grid) * high_grid;
+    high += upper;
+    low += quantise(square - upper, low_grid) * low_grid;
+  }
+  high = block_sum(high);
+  low = block_sum(low);
+  if (threadIdx.x == 0) {
+    atomicAdd(&sum[0], high);
+    atomicAdd(&sum[1], low);
+  }
+}
+
+/* ---- launchers ----------------------------------------------------------------------------- */
+
+/* Columns by blocks of rows. */
+static dim3 column_grid(int64_t t, int64_t h)
+{
+  return dim3(blocks_for(h, BLOCK), (unsigned)((t + SUM_ROWS - 1) / SUM_ROWS));
+}
+
+template <class T>
+static int exact_column_max(int64_t t, int64_t h, const void *x, int64_t ldx, int accumulate,
+                            double *max, void *s)
+{
+  if (!accumulate && h)
+    cudaMemsetAsync(max, 0, (size_t)h * sizeof *max, stream_of(s));
+  if (t && h)
+    column_max<T><<<column_grid(t, h), BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, ldx, max);
+  return launched();
+}
+
+static int exact_grid(int64_t n, int bits, const double *max, double *grid, void *s)
+{
+  if (n)
+    powers<<<blocks_for(n, BLOCK), BLOCK, 0, stream_of(s)>>>(n, bits, max, grid);
+  return launched();
+}
+
+template <class T>
+static int exact_quantise(int64_t t, int64_t h, const void *x, int64_t ldx, const double *grid,
+                          double *q, void *s)
+{
+  if (t && h)
+    multiples<T>
+        <<<blocks_for(t * h, BLOCK), BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, ldx, grid, q);
+  return launched();
+}
+
+static int exact_gemm_tn(int64_t t, int64_t k, int64_t n, const double *a, const double *grid_a,
+                         const double *b, const double *grid_b, double *sum, void *s)
+{
+  dim3 grid(blocks_for(n, TILE), (unsigned)((k + TILE - 1) / TILE));
+  if (t && k && n)
+    product<<<grid, dim3(TILE, TILE_ROWS), 0, stream_of(s)>>>(t, k, n, a, grid_a, b, grid_b, sum);
+  return launched();
+}
+
+template <class T>
+static int exact_column_sum(int64_t t, int64_t h, const void *x, int64_t ldx, const double *grid,
+                            double *sum, void *s)
+{
+  if (t && h)
+    column_sum<T>
+        <<<column_grid(t, h), BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, ldx, grid, sum);
+  return launched();
+}
+
+template <class T>
+static int exact_scatter_add(int64_t n, int64_t h, const int32_t *index, const void *x,
+                             const double *grid, double *sum, void *s)
+{
+  if (n && h)
+    add_to_rows<T><<<blocks_for(n * h, BLOCK), BLOCK, 0, stream_of(s)>>>(n, h, index, (const T *)x,
+                                                                         grid, sum);
+  return launched();
+}
+
+/* As in the CPU's: two grids, one above the other, for squares of up to max^2. */
+static double square_grid(double max, int bits)
+{
+  int exponent;
+  if (!(max <= DBL_MAX))
+    return NAN;
+  frexp(max, &exponent);
+  exponent -= bits;
+  return max == 0 ? 0 : ldexp(1.0, exponent < -500 ? -500 : exponent);
+}
+
+template <class T>
+static int exact_square_sum(int64_t n, const void *x, double max, int64_t total, double *sum,
+                            void *s)
+{
+  int bits = 52;
+  while (total > (int64_t)1 << (52 - bits))
+    bits--;
+  double high = square_grid(max * max, bits);
+  if (high != 0)
+    squares<T><<<blocks_for(n + 1, 16 * BLOCK), BLOCK, 0, stream_of(s)>>>(
+        n, (const T *)x, high, high * ldexp(1.0, -bits), sum);
+  return launched();
+}
+
+template <class T> void neapi_cuda_exact(neapi_kernels *table)
+{
+  table->exact_column_max = exact_column_max<T>;
+  table->exact_grid = exact_grid;
+  table->exact_quantise = exact_quantise<T>;
+  table->exact_gemm_tn = exact_gemm_tn;
+  table->exact_column_sum = exact_column_sum<T>;
+  table->exact_scatter_add = exact_scatter_add<T>;
+  table->exact_square_sum = exact_square_sum<T>;
+}
+template void neapi_cuda_exact<float>(neapi_kernels *);
+template void neapi_cuda_exact<bf16>(neapi_kernels *);

@@ -1,0 +1,207 @@
+/* Root mean square normalisation, and rotary positions. A warp a row. */
+#include "cuda.cuh"
+
+/* ---- kernels ------------------------------------------------------------------------------- */
+
+template <class T>
+__global__ void norm(int64_t t, int64_t h, const T *x, const T *gain, float eps, T *y, float *rstd,
+                     bool whole)
+{
+  for (ROWS(row, t)) {
+    float sum = 0;
+    for (PACKS(T, i, h)) {
+      pack<T> p;
+      load(p, x + row * h, i, h, whole);
+#pragma unroll
+      for (int j = 0; j < pack<T>::SIZE; j++)
+        sum += to_float(p.at[j]) * to_float(p.at[j]);
+    }
+    float scale = 1.0f / sqrtf(warp_sum(sum) / (float)h + eps);
+    if (threadIdx.x == 0)
+      rstd[row] = scale;
+    for (PACKS(T, i, h)) {
+      pack<T> p, g;
+      load(p, x + row * h, i, h, whole);
+      load(g, gain, i, h, whole);
+#pragma unroll
+      for (int j = 0; j < pack<T>::SIZE; j++)
+        p.at[j] = real_of<T>(to_float(p.at[j]) * scale * to_float(g.at[j]));
+      store(p, y + row * h, i, h, whole);
+    }
+  }
+}
+
+/* With u = x rstd: dx = rstd (gain dy - u mean(gain dy u)). */
+template <class T>
+__global__ void norm_backward(int64_t t, int64_t h, const T *x, const T *gain, const float *rstd,
+                              const T *dy, T *dx, bool whole)
+{
+  for (ROWS(row, t)) {
+    float scale = rstd[row], along = 0;
+    pack<T> p, g, d;
+    for (PACKS(T, i, h)) {
+      load(p, x + row * h, i, h, whole);
+      load(g, gain, i, h, whole);
+      load(d, dy + row * h, i, h, whole);
+#pragma unroll
+      for (int j = 0; j < pack<T>::SIZE; j++)
+        along += to_float(d.at[j]) * to_float(g.at[j]) * to_float(p.at[j]);
+    }
+    along = warp_sum(along) * scale * scale / (float)h;
+    for (PACKS(T, i, h)) {
+      load(p, x + row * h, i, h, whole);
+      load(g, gain, i, h, whole);
+      load(d, dy + row * h, i, h, whole);
+#pragma unroll
+      for (int j = 0; j < pack<T>::SIZE; j++)
+        p.at[j] =
+            real_of<T>(scale * (to_float(g.at[j]) * to_float(d.at[j]) - along * to_float(p.at[j])));
+      store(p, dx + row * h, i, h, whole);
+    }
+  }
+}
+
+enum { GAIN_ROWS = 128 }; /* tokens that a block adds up */
+
+/* parts[b, h] = the sum of block b's tokens, in their order. */
+template <class T>
+__global__ void gain_parts(int64_t t, int64_t h, const T *x, const float *rstd, const T *dy,
+                           float *parts)
+{
+  int64_t column = blockIdx.y * (int64_t)blockDim.x + threadIdx.x;
+  int64_t from = blockIdx.x * (int64_t)GAIN_ROWS, end = min(from + GAIN_ROWS, t);
+  float sum = 0;
+  for (int64_t row = from; column < h && row < end; row++)
+    sum += to_float(dy[row * h + column]) * to_float(x[row * h + column]) * rstd[row];
+  if (column < h)
+    parts[blockIdx.x * h + column] = sum;
+}
+
+template <class T> __global__ void add_parts(int64_t blocks, int64_t h, const float *parts, T *sum)
+{
+  int64_t column = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+  if (column >= h)
+    return;
+  float total = 0;
+  for (int64_t b = 0; b < blocks; b++)
+    total += parts[b * h + column];
+  sum[column] = real_of<T>(to_float(sum[column]) + total);
+}
+
+template <class T>
+__global__ void gain_terms(int64_t t, int64_t h, const T *x, const float *rstd, const T *dy,
+                           T *terms)
+{
+  for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < t * h;
+       i += (int64_t)gridDim.x * blockDim.x)
+    terms[i] = real_of<T>(to_float(dy[i]) * to_float(x[i]) * rstd[i / h]);
+}
+
+__global__ void angles(int64_t s, int64_t d, double base, float *table)
+{
+  int64_t half = d / 2, i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+  if (i >= s * half)
+    return;
+  double angle = (double)(i / half) * pow(base, -2.0 * (double)(i % half) / (double)d);
+  float *row = table + i / half * d;
+  row[i % half] = (float)cos(angle);
+  row[half + i % half] = (float)sin(angle);
+}
+
+template <class T>
+__global__ void turn(int64_t t, int64_t s, int64_t heads, int64_t d, float sign, const float *table,
+                     T *x, int64_t ldx)
+{
+  int64_t half = d / 2, pairs = heads * half;
+  for (ROWS(row, t)) {
+    const float *angle = table + row % s * d;
+    for (int64_t i = threadIdx.x; i < pairs; i += WARP) {
+      T *low = x + row * ldx + i / half * d + i % half, *high = low + half;
+      float a = to_float(*low), b = to_float(*high);
+      float cosine = angle[i % half], sine = sign * angle[half + i % half];
+      *low = real_of<T>(a * cosine - b * sine);
+      *high = real_of<T>(b * cosine + a * sine);
+    }
+  }
+}
+
+/* ---- launchers ----------------------------------------------------------------------------- */
+
+template <class T>
+static int rmsnorm(int64_t t, int64_t h, const void *x, const void *gain, double eps, void *y,
+                   void *rstd, void *s)
+{
+  if (t)
+    norm<T><<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
+        t, h, (const T *)x, (const T *)gain, (float)eps, (T *)y, (float *)rstd,
+        aligned<T>(h, x, gain, y));
+  return launched();
+}
+
+template <class T>
+static int gain_gradient(int64_t t, int64_t h, const void *x, const void *rstd, const void *dy,
+                         void *dgain, void *s)
+{
+  int64_t blocks = (t + GAIN_ROWS - 1) / GAIN_ROWS;
+  float *parts = (float *)scratch_open(blocks * h * (int64_t)sizeof *parts, s);
+  if (!parts)
+    return NEAPI_KERNEL_MEMORY;
+  dim3 grid((unsigned)blocks, blocks_for(h, BLOCK));
+  gain_parts<T><<<grid, BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, (const float *)rstd,
+                                                  (const T *)dy, parts);
+  add_parts<T><<<blocks_for(h, BLOCK), BLOCK, 0, stream_of(s)>>>(blocks, h, parts, (T *)dgain);
+  scratch_close(parts, s);
+  return launched();
+}
+
+template <class T>
+static int rmsnorm_backward(int64_t t, int64_t h, const void *x, const void *gain, const void *rstd,
+                            const void *dy, void *dx, void *dgain, void *s)
+{
+  if (!t || !h)
+    return NEAPI_KERNEL_OK;
+  norm_backward<T><<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
+      t, h, (const T *)x, (const T *)gain, (const float *)rstd, (const T *)dy, (T *)dx,
+      aligned<T>(h, x, gain, dy, dx));
+  int status = launched();
+  return status || !dgain ? status : gain_gradient<T>(t, h, x, rstd, dy, dgain, s);
+}
+
+template <class T>
+static int rmsnorm_gain_terms(int64_t t, int64_t h, const void *x, const void *rstd, const void *dy,
+                              void *terms, void *s)
+{
+  if (t && h)
+    gain_terms<T><<<blocks_for(t * h, BLOCK), BLOCK, 0, stream_of(s)>>>(
+        t, h, (const T *)x, (const float *)rstd, (const T *)dy, (T *)terms);
+  return launched();
+}
+
+static int rotary_table(int64_t s, int64_t d, double base, void *table, void *stream)
+{
+  if (s && d)
+    angles<<<blocks_for(s * d / 2, BLOCK), BLOCK, 0, stream_of(stream)>>>(s, d, base,
+                                                                          (float *)table);
+  return launched();
+}
+
+template <class T>
+static int rotary(int64_t t, int64_t s, int64_t heads, int64_t d, int inverse, const void *table,
+                  void *x, int64_t ldx, void *stream)
+{
+  if (t && heads)
+    turn<T><<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(stream)>>>(
+        t, s, heads, d, inverse ? -1.0f : 1.0f, (const float *)table, (T *)x, ldx);
+  return launched();
+}
+
+template <class T> void neapi_cuda_norm(neapi_kernels *table)
+{
+  table->rmsnorm = rmsnorm<T>;
+  table->rmsnorm_backward = rmsnorm_backward<T>;
+  table->rmsnorm_gain_terms = rmsnorm_gain_terms<T>;
+  table->rotary_table = rotary_table;
+  table->rotary = rotary<T>;
+}
+template void neapi_cuda_norm<float>(neapi_kernels *);
+template void neapi_cuda_norm<bf16>(neapi_kernels *);

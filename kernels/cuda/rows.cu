@@ -1,0 +1,160 @@
+/* Rows: gather, scatter, combine. A warp a row. */
+#include "cuda.cuh"
+
+/* ---- kernels ------------------------------------------------------------------------------- */
+
+template <class T, bool BY_INPUT>
+__global__ void move(int64_t n, int64_t h, const int32_t *index, const T *x, T *out, bool whole)
+{
+  for (ROWS(row, n)) {
+    const T *from = x + (BY_INPUT ? index[row] : row) * h;
+    T *to = out + (BY_INPUT ? row : index[row]) * h;
+    for (PACKS(T, i, h)) {
+      pack<T> p;
+      load(p, from, i, h, whole);
+      store(p, to, i, h, whole);
+    }
+  }
+}
+
+/* A block a row of x; the first row that has an index adds all of them, in their order. */
+template <class T>
+__global__ void add_rows(int64_t n, int64_t h, const int32_t *index, const T *x, T *out)
+{
+  int64_t row = blockIdx.x;
+  int32_t id = index[row];
+  bool mine = true;
+  for (int64_t i = threadIdx.x; i < row; i += blockDim.x)
+    mine &= index[i] != id;
+  if (!__syncthreads_and(mine))
+    return;
+  extern __shared__ int32_t same[]; /* [blockDim.x] rows of this piece that have the index */
+  __shared__ int count;
+  for (int64_t column = threadIdx.x; column < (h + blockDim.x - 1) / blockDim.x * blockDim.x;
+       column += blockDim.x) {
+    float sum = column < h ? to_float(out[id * h + column]) : 0;
+    for (int64_t piece = row; piece < n; piece += blockDim.x) {
+      int64_t i = piece + threadIdx.x;
+      bool hit = i < n && index[i] == id;
+      if (!__syncthreads_or(hit))
+        continue;
+      same[threadIdx.x] = hit;
+      __syncthreads();
+      if (threadIdx.x == 0) {
+        count = 0;
+        for (int j = 0; j < (int)blockDim.x; j++)
+          if (same[j])
+            same[count++] = j;
+      }
+      __syncthreads();
+      for (int j = 0; column < h && j < count; j++)
+        sum += to_float(x[(piece + same[j]) * h + column]);
+      __syncthreads();
+    }
+    if (column < h)
+      out[id * h + column] = real_of<T>(sum);
+  }
+}
+
+template <class T>
+__global__ void add_up(int64_t t, int64_t k, int64_t h, const float *weights,
+                       const int32_t *position, const T *x, T *y, bool whole)
+{
+  for (ROWS(row, t))
+    for (PACKS(T, i, h)) {
+      float sum[pack<T>::SIZE] = {0};
+      for (int64_t c = 0; c < k; c++) {
+        pack<T> p;
+        load(p, x + position[row * k + c] * h, i, h, whole);
+        float weight = weights ? weights[row * k + c] : 1.0f;
+#pragma unroll
+        for (int j = 0; j < pack<T>::SIZE; j++)
+          sum[j] += weight * to_float(p.at[j]);
+      }
+      pack<T> out;
+#pragma unroll
+      for (int j = 0; j < pack<T>::SIZE; j++)
+        out.at[j] = real_of<T>(sum[j]);
+      store(out, y + row * h, i, h, whole);
+    }
+}
+
+template <class T>
+__global__ void spread(int64_t t, int64_t k, int64_t h, const float *weights,
+                       const int32_t *position, const T *x, const T *dy, T *dx, float *dweights,
+                       bool whole)
+{
+  for (ROWS(choice, t * k)) {
+    const T *slope = dy + choice / k * h, *value = x + position[choice] * h;
+    T *out = dx + position[choice] * h;
+    float weight = weights[choice], along = 0;
+    for (PACKS(T, i, h)) {
+      pack<T> d, v;
+      load(d, slope, i, h, whole);
+      load(v, value, i, h, whole);
+#pragma unroll
+      for (int j = 0; j < pack<T>::SIZE; j++) {
+        along += to_float(d.at[j]) * to_float(v.at[j]);
+        d.at[j] = real_of<T>(weight * to_float(d.at[j]));
+      }
+      store(d, out, i, h, whole);
+    }
+    along = warp_sum(along);
+    if (threadIdx.x == 0)
+      dweights[choice] = along;
+  }
+}
+
+/* ---- launchers ----------------------------------------------------------------------------- */
+
+template <class T, bool BY_INPUT>
+static int move_rows(int64_t n, int64_t h, const int32_t *index, const void *x, void *out, void *s)
+{
+  if (n && h)
+    move<T, BY_INPUT><<<blocks_for(n, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
+        n, h, index, (const T *)x, (T *)out, aligned<T>(h, x, out));
+  return launched();
+}
+
+template <class T>
+static int scatter_add(int64_t n, int64_t h, const int32_t *index, const void *x, void *out,
+                       void *s)
+{
+  if (n && h)
+    add_rows<T><<<(unsigned)n, BLOCK, BLOCK * sizeof(int32_t), stream_of(s)>>>(
+        n, h, index, (const T *)x, (T *)out);
+  return launched();
+}
+
+template <class T>
+static int combine(int64_t t, int64_t k, int64_t h, const void *weights, const int32_t *position,
+                   const void *x, void *y, void *s)
+{
+  if (t && h)
+    add_up<T><<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
+        t, k, h, (const float *)weights, position, (const T *)x, (T *)y, aligned<T>(h, x, y));
+  return launched();
+}
+
+template <class T>
+static int combine_backward(int64_t t, int64_t k, int64_t h, const void *weights,
+                            const int32_t *position, const void *x, const void *dy, void *dx,
+                            void *dweights, void *s)
+{
+  if (t && k)
+    spread<T><<<blocks_for(t * k, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
+        t, k, h, (const float *)weights, position, (const T *)x, (const T *)dy, (T *)dx,
+        (float *)dweights, aligned<T>(h, x, dy, dx));
+  return launched();
+}
+
+template <class T> void neapi_cuda_rows(neapi_kernels *table)
+{
+  table->gather = move_rows<T, true>;
+  table->scatter = move_rows<T, false>;
+  table->scatter_add = scatter_add<T>;
+  table->combine = combine<T>;
+  table->combine_backward = combine_backward<T>;
+}
+template void neapi_cuda_rows<float>(neapi_kernels *);
+template void neapi_cuda_rows<bf16>(neapi_kernels *);

@@ -1,0 +1,94 @@
+/* Attention and exact sums on the GPU against plain C. */
+#include "gpu_test.h"
+
+static void check_attention(kernels *k, int64_t sequences, int64_t s, int64_t heads, int64_t kv,
+                            int64_t d)
+{
+  int64_t rows = sequences * s, wide = (heads + 2 * kv) * d, narrow = heads * d;
+  kernels *plain = neapi_kernels_f32();
+  twin qkv = twin_normals(k, rows * wide, 1), dout = twin_normals(k, rows * narrow, 2);
+  twin out = twin_output(k, rows * narrow), lse = twin_stat_output(rows * heads);
+  twin dqkv = twin_output(k, rows * wide);
+  int result = k->attention(sequences, s, heads, kv, d, qkv.device, out.device, lse.device, NULL);
+  plain->attention(sequences, s, heads, kv, d, qkv.host, out.host, lse.host, NULL);
+  check(!result, "%s: attention of d %d: %d", k->name, (int)d, result);
+  check_twin(k, out, rows * narrow, tolerance(k), "attention");
+  check_stat(k, lse, rows * heads, 1e-5, "attention lse");
+  result = k->attention_backward(sequences, s, heads, kv, d, qkv.device, out.device, lse.device,
+                                 dout.device, dqkv.device, NULL);
+  plain->attention_backward(sequences, s, heads, kv, d, qkv.host, out.host, lse.host, dout.host,
+                            dqkv.host, NULL);
+  check(!result, "%s: attention_backward of d %d: %d", k->name, (int)d, result);
+  check_twin(k, dqkv, rows * wide, 2 * tolerance(k), "attention_backward");
+  void *alone = device_poisoned(s * narrow * k->size), *norm = device_poisoned(s * heads * 4);
+  for (int64_t i = 0; i < sequences; i++) {
+    int64_t shorter = s - i % 2 * (s / 3);
+    k->attention(1, shorter, heads, kv, d, at(k, qkv.device, i * s * wide), alone, norm, NULL);
+    check_equal(alone, at(k, out.device, i * s * narrow), shorter * narrow * k->size,
+                "attention: a sequence's beginning alone differs", k);
+  }
+  release_everything();
+}
+
+static void test_attention(kernels *k)
+{
+  check_attention(k, 3, 1, 2, 1, 8);
+  check_attention(k, 2, 17, 2, 2, 10);
+  check_attention(k, 3, 64, 4, 2, 32);
+  check_attention(k, 2, 127, 4, 4, 64);
+  check_attention(k, 2, 129, 2, 1, 128);
+  check_attention(k, 2, 200, 2, 1, 200);
+}
+
+/* The bits of the CPU's exact sums of the same numbers. */
+static void test_exact(kernels *k)
+{
+  enum { T = 321, K = 40, N = 70, ROWS = 9, BITS = 22 };
+  kernels *plain = neapi_kernels_f32();
+  twin a = twin_normals(k, T * K, 1), b = twin_normals(k, T * N, 2);
+  double *max = poisoned((K + N) * 8), *grid = poisoned((K + N) * 8);
+  double *max_gpu = device_poisoned((K + N) * 8), *grid_gpu = device_poisoned((K + N) * 8);
+  k->exact_column_max(T, K, a.device, K, 0, max_gpu, NULL);
+  k->exact_column_max(T / 2, N, b.device, N, 0, max_gpu + K, NULL);
+  k->exact_column_max(T, N, b.device, N, 1, max_gpu + K, NULL);
+  plain->exact_column_max(T, K, a.host, K, 0, max, NULL);
+  plain->exact_column_max(T, N, b.host, N, 0, max + K, NULL);
+  check_same(to_host(max_gpu, (K + N) * 8), max, (K + N) * 8, "%s: exact_column_max", k->name);
+  k->exact_grid(K + N, BITS, max_gpu, grid_gpu, NULL);
+  plain->exact_grid(K + N, BITS, max, grid, NULL);
+  check_same(to_host(grid_gpu, (K + N) * 8), grid, (K + N) * 8, "%s: exact_grid", k->name);
+  double *qa = poisoned(T * K * 8), *qb = poisoned(T * N * 8), *sum = poisoned(K * N * 8);
+  double *qa_gpu = device_poisoned(T * K * 8), *qb_gpu = device_poisoned(T * N * 8);
+  memset(sum, 0, K * N * 8);
+  double *sum_gpu = to_device(sum, K * N * 8);
+  k->exact_quantise(T, K, a.device, K, grid_gpu, qa_gpu, NULL);
+  k->exact_quantise(T, N, b.device, N, grid_gpu + K, qb_gpu, NULL);
+  plain->exact_quantise(T, K, a.host, K, grid, qa, NULL);
+  plain->exact_quantise(T, N, b.host, N, grid + K, qb, NULL);
+  check_same(to_host(qa_gpu, T * K * 8), qa, T * K * 8, "%s: exact_quantise", k->name);
+  k->exact_gemm_tn(T, K, N, qa_gpu, grid_gpu, qb_gpu, grid_gpu + K, sum_gpu, NULL);
+  plain->exact_gemm_tn(T, K, N, qa, grid, qb, grid + K, sum, NULL);
+  check_same(to_host(sum_gpu, K * N * 8), sum, K * N * 8, "%s: exact_gemm_tn", k->name);
+  memset(sum, 0, K * N * 8);
+  sum_gpu = to_device(sum, K * N * 8);
+  int32_t *ids = random_ids(T, ROWS, 3);
+  k->exact_column_sum(T, N, b.device, N, grid_gpu + K, sum_gpu, NULL);
+  k->exact_scatter_add(T, N, to_device(ids, T * 4), b.device, grid_gpu + K, sum_gpu + N, NULL);
+  plain->exact_column_sum(T, N, b.host, N, grid + K, sum, NULL);
+  plain->exact_scatter_add(T, N, ids, b.host, grid + K, sum + N, NULL);
+  check_same(to_host(sum_gpu, (ROWS + 1) * N * 8), sum, (ROWS + 1) * N * 8,
+             "%s: exact_column_sum, exact_scatter_add", k->name);
+  double pair[2] = {0, 0}, *pair_gpu = to_device(pair, 16);
+  k->exact_square_sum(T * N, b.device, 10, T * N, pair_gpu, NULL);
+  plain->exact_square_sum(T * N, b.host, 10, T * N, pair, NULL);
+  check_same(to_host(pair_gpu, 16), pair, 16, "%s: exact_square_sum", k->name);
+}
+
+int main(void)
+{
+  if (gpu_absent())
+    return 0;
+  FOR_TABLES(test_attention);
+  FOR_TABLES(test_exact);
+  return check_done();
+}

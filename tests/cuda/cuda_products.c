@@ -1,0 +1,123 @@
+/* Products on the GPU: against plain C, and free of a row's position to the bit. */
+#include "gpu_test.h"
+
+typedef struct {
+  int64_t m, n, k, lda, ldb, ldc;
+  int trans_a, trans_b, accumulate;
+} product;
+
+static int64_t rows_of(int trans, int64_t rows, int64_t depth)
+{
+  return trans ? depth : rows;
+}
+
+static void check_product(kernels *k, const product *p, uint64_t seed)
+{
+  int64_t size_a = rows_of(p->trans_a, p->m, p->k) * p->lda;
+  int64_t size_b = rows_of(p->trans_b, p->k, p->n) * p->ldb, size_c = p->m * p->ldc;
+  twin a = twin_normals(k, size_a, seed), b = twin_normals(k, size_b, seed + 1000);
+  twin c = p->accumulate ? twin_normals(k, size_c, seed + 2000) : twin_output(k, size_c);
+  float *before = fetch(k, c.device, size_c);
+  int result = k->gemm(p->m, p->n, p->k, a.device, p->lda, p->trans_a, b.device, p->ldb, p->trans_b,
+                       c.device, p->ldc, p->accumulate, NULL);
+  neapi_kernels_f32()->gemm(p->m, p->n, p->k, a.host, p->lda, p->trans_a, b.host, p->ldb,
+                            p->trans_b, c.host, p->ldc, p->accumulate, NULL);
+  float *got = fetch(k, c.device, size_c);
+  double worst = 0, allowed = tolerance(k) * sqrt((double)p->k + 1) * 4;
+  bool outside = true;
+  for (int64_t i = 0; i < size_c; i++)
+    if (i % p->ldc < p->n) {
+      double apart = fabs((double)got[i] - c.host[i]) / fmax(1, fabs(c.host[i]));
+      worst = apart <= worst ? worst : apart;
+    } else
+      outside &= !memcmp(&got[i], &before[i], 4);
+  check(!result && worst <= allowed, "%s m %d n %d k %d ta %d tb %d acc %d: %d, off by %g", k->name,
+        (int)p->m, (int)p->n, (int)p->k, p->trans_a, p->trans_b, p->accumulate, result, worst);
+  check(outside, "%s: what lies between the rows of c has changed", k->name);
+  release_everything();
+}
+
+/* round < 60: any sizes; else sizes that cuBLAS takes. */
+static void test_sizes(kernels *k)
+{
+  static const int64_t odd[] = {0, 1, 17, 127, 129, 257}, even[] = {64, 128, 192, 256, 768};
+  for (int round = 0; round < 120; round++) {
+    uint64_t s = (uint64_t)round;
+    bool any = round < 60;
+    product p = {.m = odd[pick(1, s, 0, 5)],
+                 .n = any ? odd[pick(2, s, 0, 5)] : even[pick(2, s, 0, 4)],
+                 .k = any ? odd[pick(3, s, 0, 5)] : even[pick(3, s, 0, 4)],
+                 .trans_a = (int)pick(4, s, 0, 1),
+                 .trans_b = (int)pick(5, s, 0, 1),
+                 .accumulate = (int)pick(6, s, 0, 1)};
+    if (!any && p.trans_a) { /* tokens are what is summed over */
+      int64_t tokens = p.m;
+      p.m = p.k;
+      p.k = tokens;
+    }
+    p.lda = (p.trans_a ? p.m : p.k) + (any ? pick(7, s, 0, 3) : 8 * pick(7, s, 0, 3));
+    p.ldb = (p.trans_b ? p.k : p.n) + (any ? pick(8, s, 0, 3) : 8 * pick(8, s, 0, 3));
+    p.ldc = p.n + (any ? pick(9, s, 0, 3) : 8 * pick(9, s, 0, 3));
+    check_product(k, &p, s);
+  }
+}
+
+/* Any rows alone give the bits that they have in the whole. */
+static void check_rows(kernels *k, int64_t m, int64_t n, int64_t depth, int trans_b)
+{
+  twin a = twin_normals(k, m * depth, 1), b = twin_normals(k, depth * n, 2);
+  void *whole = device_poisoned(m * n * k->size), *part = device_poisoned(m * n * k->size);
+  int64_t ldb = trans_b ? depth : n;
+  k->gemm(m, n, depth, a.device, depth, 0, b.device, ldb, trans_b, whole, n, 0, NULL);
+  for (int round = 0; round < 60; round++) {
+    uint64_t s = (uint64_t)round;
+    int64_t first = pick(3, s, 0, m - 1), count = round < 10 ? 1 : pick(4, s, 1, m - first);
+    if (round >= 40)
+      count = pick(5, s, 1, m - first < 64 ? m - first : 64);
+    k->gemm(count, n, depth, at(k, a.device, first * depth), depth, 0, b.device, ldb, trans_b, part,
+            n, 0, NULL);
+    char what[96];
+    snprintf(what, sizeof what, "rows %d to %d alone differ (of %d, n %d, k %d, tb %d)", (int)first,
+             (int)(first + count), (int)m, (int)n, (int)depth, trans_b);
+    check_equal(part, at(k, whole, first * n), count * n * k->size, what, k);
+  }
+  release_everything();
+}
+
+static void test_position(kernels *k)
+{
+  check_rows(k, 300, 33, 130, 0);
+  check_rows(k, 300, 100, 65, 1);
+  for (int trans_b = 0; trans_b < 2; trans_b++) {
+    check_rows(k, 129, 64, 64, trans_b);
+    check_rows(k, 700, 256, 128, trans_b);
+    check_rows(k, 5000, 1536, 2048, trans_b);
+    check_rows(k, 3000, 2048, 768, trans_b);
+    check_rows(k, 9000, 512, 4096, trans_b);
+    check_rows(k, 2500, 4096, 1024, trans_b);
+  }
+}
+
+static void test_gemm_tn(kernels *k)
+{
+  for (int round = 0; round < 30; round++) {
+    int64_t t = round % 6 ? odd_sizes[round % 5] : 0, rows = round % 2 ? 128 : 17,
+            n = round % 3 ? 256 : 127;
+    twin a = twin_normals(k, t * rows, 1), b = twin_normals(k, t * n, 2);
+    twin c = round % 2 ? twin_normals(k, rows * n, 3) : twin_output(k, rows * n);
+    k->gemm_tn(t, rows, n, a.device, rows, b.device, n, c.device, n, round % 2, NULL);
+    neapi_kernels_f32()->gemm_tn(t, rows, n, a.host, rows, b.host, n, c.host, n, round % 2, NULL);
+    check_twin(k, c, rows * n, tolerance(k) * 2, "gemm_tn");
+    release_everything();
+  }
+}
+
+int main(void)
+{
+  if (gpu_absent())
+    return 0;
+  FOR_TABLES(test_sizes);
+  FOR_TABLES(test_position);
+  FOR_TABLES(test_gemm_tn);
+  return check_done();
+}
