@@ -191,6 +191,9 @@ typedef struct {
   int64_t remote;     /* of them, computed on another rank than their source */
 } neap_balance;
 NEAP_API int neap_split_balance(const neap_split *split, neap_balance *out);
+/* Tokens on the links: ports[ranks], of those that a rank sends to other ranks and gets from them
+ * the larger number; uplinks[nodes], the same for nodes. */
+NEAP_API int neap_split_traffic(neap_split *split, int64_t *ports, int64_t *uplinks);
 
 /* ---- communicators ----------------------------------------------------------------------------
  */
@@ -573,6 +576,82 @@ NEAP_API int neap_moe_backward(neap_moe *moe, const neap_tensor *x, const neap_t
                                const neap_tensor *weights, neap_tensor *gradients, neap_tensor *dx,
                                neap_tensor *drouter);
 NEAP_API int neap_moe_cost(const neap_moe *moe, neap_moe_costs *out);
+/* ---- cluster: a training step on machines that are only described -----------------------------
+ */
+
+/* Operations of a step, executed by every rank of a topology in the order of their ids, on four
+ * streams: computation, and exchanges of tokens, of parameters (unshard) and of gradients (reduce).
+ * Simulated time is in seconds from the step's begin. An operation starts when the one before it in
+ * its stream has ended and all those that it comes after have, on that rank; an exchange starts
+ * when it could on all ranks of its group, takes its latency, then moves its bytes, and ends for
+ * all of them at once. Flows that meet on a link share it evenly; what one cannot use is for the
+ * others. Results depend on nothing but the arguments, to the bit. */
+typedef struct neap_cluster neap_cluster;
+
+typedef enum { NEAP_COMPUTE, NEAP_TOKENS, NEAP_UNSHARD, NEAP_REDUCE, NEAP_STREAMS } neap_stream;
+
+typedef struct {
+  double port;        /* B/s of a rank's link to all others, each way; inf: no limit */
+  double uplink;      /* B/s of a node's link to other nodes, each way, for all its ranks */
+  double latency;     /* seconds of an exchange within a node, */
+  double far_latency; /* and of one between nodes */
+  int32_t queued;     /* a rank's exchanges run one at a time, in the order of their ids, whatever
+                         their streams; 0: those of different streams side by side */
+} neap_links;
+
+/* Errors: ARGUMENT (names the field). */
+NEAP_API int neap_cluster_open(neap_topology *topology, const neap_links *links,
+                               neap_cluster **out);
+NEAP_API void neap_cluster_close(neap_cluster *cluster);
+/* Forgets all operations; keeps the memory. */
+NEAP_API void neap_cluster_clear(neap_cluster *cluster);
+/* A rank computes for (common + each[rank]) / speed seconds; each[ranks] may be NULL. after[count]:
+ * ids of earlier operations, at most 8. *op: the new one's id, from 0. Errors: ARGUMENT. */
+NEAP_API int neap_cluster_compute(neap_cluster *cluster, double common, const double *each,
+                                  const int32_t *after, int32_t count, int32_t *op);
+/* An exchange of a stream other than COMPUTE; delay: seconds besides the latency. group: as shard
+ * groups. ports[ranks], uplinks[nodes]:
+ * bytes that pass there, the larger of both ways; NULL: none. A node's bytes are shared evenly by
+ * the groups that its ranks belong to. */
+NEAP_API int neap_cluster_exchange(neap_cluster *cluster, int32_t stream, int32_t group,
+                                   double delay, const double *ports, const double *uplinks,
+                                   const int32_t *after, int32_t count, int32_t *op);
+/* Simulates. */
+NEAP_API int neap_cluster_run(neap_cluster *cluster);
+/* begin[ranks], end[ranks] of an operation; an exchange begins when its last rank has come. Owned
+ * by the cluster, until it is cleared. */
+NEAP_API int neap_cluster_times(const neap_cluster *cluster, int32_t op, const double **begin,
+                                const double **end);
+
+/* Means are over ranks. Busy, waited and idle_end of the compute stream add up to seconds. */
+typedef struct {
+  double seconds;              /* the step: until the last rank's last operation ends */
+  double ideal;                /* all work of the compute stream / speed of all ranks */
+  double busy[NEAP_STREAMS];   /* mean seconds in operations of each stream */
+  double waited[NEAP_STREAMS]; /* mean seconds that compute waits for a stream's exchanges */
+  double idle_end;             /* mean seconds from a rank's last computation to the end */
+  int32_t last_op, last_rank;  /* what ends last, and where */
+} neap_cluster_figures;
+NEAP_API int neap_cluster_report(const neap_cluster *cluster, neap_cluster_figures *out);
+
+typedef struct {
+  double mean, most; /* seconds: over ranks, and of the slowest */
+  int32_t stream, slowest;
+} neap_cluster_span;
+NEAP_API int neap_cluster_operation(const neap_cluster *cluster, int32_t op,
+                                    neap_cluster_span *out);
+/* The chain of operations that makes the step as long as it is, last one first: each started when
+ * the next of the list ended. ranks: where; of an exchange, the rank that came last. Writes at most
+ * room of them; *count: how many there are. */
+NEAP_API int neap_cluster_critical(const neap_cluster *cluster, int32_t *ops, int32_t *ranks,
+                                   int64_t room, int64_t *count);
+
+/* Bytes on the links when a layout is unsharded, or its gradients are reduced, the working
+ * parameters being cut over the ranks of every group: ports[ranks] and uplinks[nodes] as an
+ * exchange takes them. bytes[experts]. */
+NEAP_API int neap_layout_traffic(const neap_layout *layout, const double *bytes, int32_t group,
+                                 double *ports, double *uplinks);
+
 /* ---- trace: recorded loads --------------------------------------------------------------------
  */
 

@@ -116,19 +116,17 @@ static int64_t range_amount(share h, int32_t first, int32_t last)
   return sum;
 }
 
-void neapi_even_paths(const neap_split *s, int64_t *inter_node, int64_t *remote)
+void neapi_even_paths(const neap_split *s, int64_t *own, int64_t *near)
 {
   const neap_topology *t = s->topology;
-  int64_t total = 0, own = 0, near = 0;
+  memset(near, 0, 8ul * t->nodes);
   for (int32_t source = 0; source < t->ranks; source++) {
-    const int32_t *first = s->node_first + (int64_t)t->node_of[source] * t->experts;
-    for (int32_t e = 0; e < t->experts; e++) {
-      total += s->load[(int64_t)source * t->experts + e];
-      near += range_amount(share_of(s, source, e), first[e], first[e + t->experts]);
-    }
+    int32_t node = t->node_of[source];
+    const int32_t *first = s->node_first + (int64_t)node * t->experts;
+    for (int32_t e = 0; e < t->experts; e++)
+      near[node] += range_amount(share_of(s, source, e), first[e], first[e + t->experts]);
+    own[source] = 0;
     for (int32_t i = t->first_slot[source]; i < t->first_slot[source + 1]; i++)
-      own += amount_at(share_of(s, source, s->layout->expert_of[i]), s->place_of[i]);
+      own[source] += amount_at(share_of(s, source, s->layout->expert_of[i]), s->place_of[i]);
   }
-  *inter_node = total - near;
-  *remote = total - own;
 }

@@ -210,38 +210,35 @@ static int64_t own_rank(const neap_split *s, int32_t rank)
   return sum;
 }
 
-/* Tokens that leave their node: what a node puts into pools, less what its slots take back. */
-static int64_t leave_node(const neap_split *s)
+/* Tokens of a node's sources that its slots compute: near, and what they take back of the pool. */
+static int64_t stay_in_node(const neap_split *s, int32_t node)
 {
   const neap_topology *t = s->topology;
   int64_t sum = 0;
-  for (int32_t n = 0; n < t->nodes; n++)
-    for (int32_t e = 0; e < t->experts; e++) {
-      int64_t cell = (int64_t)n * t->experts + e, zero = s->far_before[s->layout->first[e]];
-      int64_t low = s->far_before[s->node_first[cell]];
-      int64_t high = s->far_before[s->node_first[cell + t->experts]], put = s->node_load[cell];
-      for (int32_t p = s->node_first[cell]; p < s->node_first[cell + t->experts]; p++)
-        put -= s->near[s->layout->by_expert[p]];
-      sum += put - overlap(s->pool_first[cell], put, low - zero, high - low);
-    }
+  for (int32_t e = 0; e < t->experts; e++) {
+    int64_t cell = (int64_t)node * t->experts + e, zero = s->far_before[s->layout->first[e]];
+    int64_t low = s->far_before[s->node_first[cell]];
+    int64_t high = s->far_before[s->node_first[cell + t->experts]], put = s->node_load[cell];
+    for (int32_t p = s->node_first[cell]; p < s->node_first[cell + t->experts]; p++)
+      put -= s->near[s->layout->by_expert[p]];
+    sum += s->node_load[cell] - put;
+    sum += overlap(s->pool_first[cell], put, low - zero, high - low);
+  }
   return sum;
 }
 
-void neapi_pooled_paths(const neap_split *s, int64_t *inter_node, int64_t *remote)
+void neapi_pooled_paths(const neap_split *s, int64_t *own, int64_t *near)
 {
   const neap_topology *t = s->topology;
-  int64_t total = 0, own = 0;
-  for (int64_t i = 0; i < (int64_t)t->nodes * t->experts; i++)
-    total += s->node_load[i];
   for (int32_t r = 0; r < t->ranks; r++) {
     if (r == t->first_rank[t->node_of[r]])
       memset(s->before, 0, 8ul * t->experts);
-    own += own_rank(s, r);
+    own[r] = own_rank(s, r);
     for (int32_t e = 0; e < t->experts; e++)
       s->before[e] += s->load[(int64_t)r * t->experts + e];
     for (int32_t i = t->first_slot[r]; i < t->first_slot[r + 1]; i++)
       s->before[s->layout->expert_of[i]] -= s->own[i];
   }
-  *inter_node = leave_node(s);
-  *remote = total - own;
+  for (int32_t n = 0; n < t->nodes; n++)
+    near[n] = stay_in_node(s, n);
 }

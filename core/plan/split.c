@@ -55,8 +55,11 @@ static int allocate(neap_split *s)
   s->pool_first = neapi_alloc(nodes, "split");
   s->before = neapi_alloc(8ll * t->experts, "split");
   s->sums = neapi_alloc(slots + 8, "split");
+  s->stay_rank = neapi_alloc(8ll * t->ranks, "split");
+  s->stay_node = neapi_alloc(8ll * t->nodes, "split");
   bool whole = s->load && s->near && s->far && s->node_load && s->node_first && s->place_of &&
-               s->own && s->far_before && s->near_left && s->pool_first && s->before && s->sums;
+               s->own && s->far_before && s->near_left && s->pool_first && s->before && s->sums &&
+               s->stay_rank && s->stay_node;
   return whole ? neap_layout_open(s->topology, &s->layout) : NEAP_MEMORY;
 }
 
@@ -105,6 +108,8 @@ void neap_split_close(neap_split *s)
   free(s->pool_first);
   free(s->before);
   free(s->sums);
+  free(s->stay_rank);
+  free(s->stay_node);
   free(s);
 }
 
@@ -301,15 +306,31 @@ int neap_split_slot_tokens(const neap_split *s, int64_t *tokens)
   return NEAP_OK;
 }
 
-static void table_paths(const neap_split *s, int64_t *inter_node, int64_t *remote)
+static void table_paths(const neap_split *s, int64_t *own, int64_t *near)
 {
   const neap_topology *t = s->topology;
-  for (int32_t r = 0; r < t->ranks; r++)
-    for (int32_t i = 0; i < t->slots; i++) {
-      int64_t amount = s->table[(int64_t)r * t->slots + i];
-      *remote += t->rank_of[i] != r ? amount : 0;
-      *inter_node += t->node_of[t->rank_of[i]] != t->node_of[r] ? amount : 0;
-    }
+  memset(near, 0, 8ul * t->nodes);
+  for (int32_t r = 0; r < t->ranks; r++) {
+    const int64_t *amount = s->table + (int64_t)r * t->slots;
+    int32_t node = t->node_of[r];
+    own[r] = 0;
+    for (int32_t i = t->first_slot[r]; i < t->first_slot[r + 1]; i++)
+      own[r] += amount[i];
+    for (int32_t i = t->first_slot[t->first_rank[node]]; i < t->first_slot[t->first_rank[node + 1]];
+         i++)
+      near[node] += amount[i];
+  }
+}
+
+/* Fills stay_rank and stay_node: tokens that stay on their source's rank, and on its node. */
+static void find_paths(const neap_split *s)
+{
+  if (s->form == NEAPI_SPLIT_POOLED)
+    neapi_pooled_paths(s, s->stay_rank, s->stay_node);
+  else if (s->form == NEAPI_SPLIT_RULE)
+    neapi_even_paths(s, s->stay_rank, s->stay_node);
+  else
+    table_paths(s, s->stay_rank, s->stay_node);
 }
 
 /* max_work to std_percent, from every slot's tokens. */
@@ -343,12 +364,41 @@ int neap_split_balance(const neap_split *s, neap_balance *out)
   if (status)
     return status;
   weigh(s, s->sums, &b);
-  if (s->form == NEAPI_SPLIT_POOLED)
-    neapi_pooled_paths(s, &b.inter_node, &b.remote);
-  else if (s->form == NEAPI_SPLIT_RULE)
-    neapi_even_paths(s, &b.inter_node, &b.remote);
-  else
-    table_paths(s, &b.inter_node, &b.remote);
+  find_paths(s);
+  b.remote = b.inter_node = b.tokens;
+  for (int32_t r = 0; r < s->topology->ranks; r++)
+    b.remote -= s->stay_rank[r];
+  for (int32_t n = 0; n < s->topology->nodes; n++)
+    b.inter_node -= s->stay_node[n];
   *out = b;
+  return NEAP_OK;
+}
+
+static int64_t max64(int64_t a, int64_t b)
+{
+  return a > b ? a : b;
+}
+
+int neap_split_traffic(neap_split *s, int64_t *ports, int64_t *uplinks)
+{
+  const neap_topology *t = s->topology;
+  int status = neap_split_slot_tokens(s, s->sums);
+  if (status)
+    return status;
+  find_paths(s);
+  for (int32_t n = 0; n < t->nodes; n++) {
+    int64_t node_in = 0, node_out = 0;
+    for (int32_t r = t->first_rank[n]; r < t->first_rank[n + 1]; r++) {
+      int64_t in = 0, out = 0;
+      for (int32_t i = t->first_slot[r]; i < t->first_slot[r + 1]; i++)
+        in += s->sums[i];
+      for (int32_t e = 0; e < t->experts; e++)
+        out += s->load[(int64_t)r * t->experts + e];
+      ports[r] = max64(in, out) - s->stay_rank[r];
+      node_in += in;
+      node_out += out;
+    }
+    uplinks[n] = max64(node_in, node_out) - s->stay_node[n];
+  }
   return NEAP_OK;
 }

@@ -48,6 +48,8 @@ struct neap_split {
   int64_t *pool_first; /* [nodes][experts] where in the expert's pool a node's tokens start */
   int64_t *before;     /* [experts] scratch */
   int64_t *sums;       /* [slots + 1] scratch */
+  int64_t *stay_rank;  /* [ranks] scratch */
+  int64_t *stay_node;  /* [nodes] scratch */
 };
 
 struct neapi_split_rule {
@@ -69,10 +71,11 @@ extern const neapi_split_rule neapi_split_lite, neapi_split_even, neapi_split_lo
 void neapi_pooled_prepare(neap_split *split);
 void neapi_pooled_row(const neap_split *split, int32_t source, int64_t *amount);
 void neapi_pooled_column(const neap_split *split, int32_t rank, int64_t *amount);
-void neapi_pooled_paths(const neap_split *split, int64_t *inter_node, int64_t *remote);
+/* own[ranks]: tokens that stay on their source's rank; near[nodes]: on its node. */
+void neapi_pooled_paths(const neap_split *split, int64_t *own, int64_t *near);
 void neapi_even_row(const neap_split *split, int32_t source, int64_t *amount);
 void neapi_even_column(const neap_split *split, int32_t rank, int64_t *amount);
 void neapi_even_slots(const neap_split *split, int64_t *tokens);
-void neapi_even_paths(const neap_split *split, int64_t *inter_node, int64_t *remote);
+void neapi_even_paths(const neap_split *split, int64_t *own, int64_t *near);
 
 #endif

@@ -1,0 +1,227 @@
+--- Clusters that are only described, and programs for their ranks: how long a step would take.
+--
+--   local machine = cluster.describe 'a100x32'      -- or a table, or the path of a Lua file
+--   local c = cluster.open(machine, topology)
+--   local a = c:compute({ name = 'attention', layer = 0 }, 0.012)
+--   local x = c:exchange({ name = 'dispatch', layer = 0 }, 'tokens', { ports = bytes, after = {a} })
+--   c:run()
+--   c:times(x)                                      -- begin, end: double[ranks]
+--   c:report()                                      -- { seconds=, ideal=, busy={…}, waited={…}, … }
+--   c:critical()                                    -- list of { op=, rank= }, first one first
+-- Operations are numbers from 0; c.spans[op] is the label that they were given, with its stream.
+
+local lib = require 'neap.lib'
+local clusters = require 'neap.clusters'
+local failure = require 'neap.failure'
+
+local ffi, C = lib.ffi, lib.C
+
+local cluster = { streams = { [0] = 'compute', 'tokens', 'unshard', 'reduce' } }
+
+local STREAM = { tokens = C.NEAP_TOKENS, unshard = C.NEAP_UNSHARD, reduce = C.NEAP_REDUCE }
+local GROUP = { all = C.NEAP_GROUP_ALL, node = C.NEAP_GROUP_NODE }
+
+--- ---- descriptions -----------------------------------------------------------------------------
+
+-- Fields that are numbers: least value, whether it is allowed itself, and greatest.
+local RANGES = {
+  ranks = { 1, true, 2 ^ 20, whole = true }, node_size = { 1, true, 2 ^ 20, whole = true },
+  flops = { 0, false, math.huge }, gemm = { 0, false, 1 }, attention = { 0, false, 1 },
+  tile = { 0, true, 1e6 }, memory = { 0, false, math.huge }, launch = { 0, true, 10 },
+  host = { 0, true, 10 }, port = { 0, false, math.huge }, uplink = { 0, false, math.huge },
+  latency = { 0, true, 10 }, far_latency = { 0, true, 10 }, capacity = { 0, false, math.huge },
+}
+
+local OTHERS = { doc = 'string', queued = 'boolean', speed = 'table' }
+
+local function known_fields()
+  local names = lib.sorted_keys(RANGES)
+  for _, name in ipairs(lib.sorted_keys(OTHERS)) do names[#names + 1] = name end
+  return names
+end
+
+local function check_number(where, name, value)
+  local range = RANGES[name]
+  if type(value) ~= 'number' or value ~= value or value > range[3]
+    or value < range[1] or value == range[1] and not range[2] or range.whole and value % 1 ~= 0 then
+    failure.usage('cluster %s: %s is %s; it must be a %snumber %s %g%s', where, name,
+      value == nil and 'missing' or tostring(value), range.whole and 'whole ' or '',
+      range[2] and 'of at least' or 'above', range[1],
+      range[3] < math.huge and (' and at most %g'):format(range[3]) or '')
+  end
+end
+
+local function check_speed(where, speed, ranks)
+  if #speed ~= ranks then
+    failure.usage('cluster %s: speed has %d values; there are %d ranks', where, #speed, ranks)
+  end
+  for i, value in ipairs(speed) do
+    if type(value) ~= 'number' or not (value > 0 and value < math.huge) then
+      failure.usage('cluster %s: speed of rank %d is %s; it must be a number above 0', where, i - 1,
+        tostring(value))
+    end
+  end
+end
+
+--- Raises USAGE, naming field, value and range, unless the description is whole.
+local function check(where, machine)
+  for _, name in ipairs(lib.sorted_keys(machine)) do
+    if not RANGES[name] and not OTHERS[name] then
+      failure.usage("cluster %s: unknown field '%s'%s", where, tostring(name),
+        lib.hint(tostring(name), known_fields()))
+    end
+    if OTHERS[name] and type(machine[name]) ~= OTHERS[name] then
+      failure.usage('cluster %s: %s is a %s; it must be a %s', where, name, type(machine[name]),
+        OTHERS[name])
+    end
+  end
+  for _, name in ipairs(lib.sorted_keys(RANGES)) do check_number(where, name, machine[name]) end
+  if machine.speed then check_speed(where, machine.speed, machine.ranks) end
+  return machine
+end
+
+--- Names of the machines in clusters.lua, sorted.
+function cluster.names()
+  return lib.sorted_keys(clusters)
+end
+
+local function load_file(path)
+  local chunk, why = loadfile(path)
+  if not chunk then failure.usage('cluster %s', why) end
+  local ok, machine = pcall(chunk)
+  if not ok or type(machine) ~= 'table' then
+    failure.usage('cluster %s: %s', path, ok and 'the file must return a table'
+      or tostring(machine))
+  end
+  return machine
+end
+
+--- A machine: a name, the path of a Lua file, or a table; changes: fields that differ. Raises USAGE.
+function cluster.describe(what, changes)
+  local base = what
+  if type(what) == 'string' then
+    base = clusters[what]
+    if not base and (what:find '/' or what:find '%.lua$') then base = load_file(what) end
+    if not base then
+      failure.usage("unknown cluster '%s'%s; known are %s, or the path of a Lua file", what,
+        lib.hint(what, cluster.names()), table.concat(cluster.names(), ', '))
+    end
+  end
+  local machine = { queued = false }
+  for name, value in pairs(base) do machine[name] = value end
+  for name, value in pairs(changes or {}) do machine[name] = value end
+  return check(type(what) == 'string' and what or '(a table)', machine)
+end
+
+--- ---- programs ---------------------------------------------------------------------------------
+
+local Cluster = {}
+Cluster.__index = Cluster
+
+--- topology: of as many ranks as the machine has. Raises ARGUMENT.
+function cluster.open(machine, topology)
+  if topology.ranks ~= machine.ranks then
+    lib.raise('ARGUMENT', ('cluster: a topology of %d ranks; the machine has %d'):format(
+      topology.ranks, machine.ranks), 2)
+  end
+  local links, out = ffi.new 'neap_links', ffi.new 'neap_cluster *[1]'
+  links.port, links.uplink = machine.port, machine.uplink
+  links.latency, links.far_latency = machine.latency, machine.far_latency
+  links.queued = machine.queued and 1 or 0
+  lib.check(C.neap_cluster_open(topology.ptr, links, out), 2)
+  local self = lib.handle(Cluster, out[0], C.neap_cluster_close)
+  self.machine, self.topology, self.spans = machine, topology, {}
+  self.id, self.after = ffi.new 'int32_t[1]', ffi.new 'int32_t[8]'
+  self.first, self.second = ffi.new 'const double *[1]', ffi.new 'const double *[1]'
+  self.figures, self.span = ffi.new 'neap_cluster_figures', ffi.new 'neap_cluster_span'
+  return self
+end
+
+--- Forgets all operations.
+function Cluster:clear()
+  C.neap_cluster_clear(self.ptr)
+  self.spans = {}
+end
+
+local function take_after(self, after)
+  local count = after and #after or 0
+  for i = 1, count do self.after[i - 1] = after[i] end
+  return count
+end
+
+local function label(self, span, stream)
+  local op = self.id[0]
+  span.stream = stream
+  self.spans[op] = span
+  return op
+end
+
+--- Every rank computes for seconds, and each[rank] (double[ranks]) more; divided by its speed.
+-- after: list of operations.
+function Cluster:compute(span, seconds, each, after)
+  local count = take_after(self, after)
+  lib.check(C.neap_cluster_compute(self.ptr, seconds, each, self.after, count, self.id), 2)
+  return label(self, span, 'compute')
+end
+
+--- options: ports (double[ranks]) and uplinks (double[nodes]), bytes; group: 'all', 'node' or a
+-- number of ranks; delay: seconds besides the latency; after.
+function Cluster:exchange(span, stream, options)
+  local count = take_after(self, options.after)
+  local group = options.group or 'all'
+  lib.check(C.neap_cluster_exchange(self.ptr, STREAM[stream], GROUP[group] or group,
+    options.delay or 0, options.ports, options.uplinks, self.after, count, self.id), 2)
+  return label(self, span, stream)
+end
+
+function Cluster:run()
+  lib.check(C.neap_cluster_run(self.ptr), 2)
+  return self
+end
+
+--- begin[ranks], end[ranks] of an operation, the cluster's own.
+function Cluster:times(op)
+  lib.check(C.neap_cluster_times(self.ptr, op, self.first, self.second), 2)
+  return self.first[0], self.second[0]
+end
+
+--- Seconds of the step, and means over ranks: ideal, busy and waited by stream, idle_end; last = {
+-- op=, rank= }.
+function Cluster:report()
+  local f = self.figures
+  lib.check(C.neap_cluster_report(self.ptr, f), 2)
+  local busy, waited = {}, {}
+  for i = 0, C.NEAP_STREAMS - 1 do
+    busy[cluster.streams[i]], waited[cluster.streams[i]] = f.busy[i], f.waited[i]
+  end
+  return {
+    seconds = f.seconds, ideal = f.ideal, busy = busy, waited = waited, idle_end = f.idle_end,
+    last = { op = f.last_op, rank = f.last_rank },
+  }
+end
+
+--- Mean seconds of an operation over ranks, and the most.
+function Cluster:operation(op)
+  lib.check(C.neap_cluster_operation(self.ptr, op, self.span), 2)
+  return self.span.mean, self.span.most
+end
+
+--- The chain of operations that makes the step as long as it is: list of { op=, rank= }.
+function Cluster:critical()
+  local count = ffi.new 'int64_t[1]'
+  lib.check(C.neap_cluster_critical(self.ptr, nil, nil, 0, count), 2)
+  local length = tonumber(count[0])
+  local ops, ranks = ffi.new('int32_t[?]', length), ffi.new('int32_t[?]', length)
+  lib.check(C.neap_cluster_critical(self.ptr, ops, ranks, length, count), 2)
+  local list = {}
+  for i = 1, length do
+    list[i] = { op = ops[length - i], rank = ranks[length - i] }
+  end
+  return list
+end
+
+function Cluster:close()
+  lib.close(self)
+end
+
+return cluster

@@ -1,0 +1,140 @@
+--- What the work of a layer costs on a machine: seconds of the operations of a step, bytes of its
+-- exchanges. A product (m, k) x (k, n) takes 2mkn / (flops x gemm) seconds, times 1 + tile / size
+-- for each of its sizes; elementwise work takes its bytes / memory; a piece takes launch at least.
+-- A backward is two products for each of the forward's, and twice its elementwise work.
+
+local lib = require 'neap.lib'
+local models = require 'neap.cluster.models'
+
+local ffi = lib.ffi
+
+local costs = {}
+
+-- How often a rank's activations (tokens x hidden) pass through memory, forward.
+local PASSES = {
+  attention = 56, -- a normalisation, rotary, projections' outputs, residual
+  route = 24,     -- a normalisation, probabilities
+  permute = 5,    -- of every routed token: gather and write, at either end
+  finish = 3,     -- residual
+  expert = 8,     -- hidden values of the expert (tokens x ffn): gate, up, their product
+  loss = 6,       -- of the logits
+}
+local OPTIMIZER_BYTES = 40 -- of a parameter: AdamW in fp32, gradient and norms
+local SCRAP = 1e-9         -- tokens fewer than this are none
+
+local Costs = {}
+Costs.__index = Costs
+
+--- tensor: ranks that share the attention of their sequences (tensor parallelism); they hold
+-- 1 / tensor of its heads and see tensor times the tokens.
+function costs.of(machine, model, tensor)
+  return setmetatable({ machine = machine, model = model, tensor = tensor or 1 }, Costs)
+end
+
+--- Seconds of a product.
+function Costs:product(m, k, n)
+  local tile = self.machine.tile
+  return 2 * m * k * n / (self.machine.flops * self.machine.gemm)
+    * (1 + tile / m) * (1 + tile / k) * (1 + tile / n)
+end
+
+--- Seconds of elementwise work.
+function Costs:pass(bytes)
+  return bytes / self.machine.memory
+end
+
+--- The attention half of a layer for so many tokens of the rank: forward, backward.
+function Costs:attention(tokens)
+  local m, share = self.model, self.tensor
+  local h, all = m.hidden, tokens * share
+  local kv = h * m.kv_heads / m.heads
+  local products = self:product(all, h, (h + 2 * kv) / share) + self:product(all, h / share, h)
+  local core = 2 * all * m.sequence * (h / share) / (self.machine.flops * self.machine.attention)
+  local rest = self:pass(PASSES.attention * tokens * h * m.bytes) + 8 * self.machine.launch
+  return products + core + rest, 2 * products + 2.5 * core + 2 * rest
+end
+
+--- Router and permutation before the experts: forward, backward.
+function Costs:route(tokens)
+  local m = self.model
+  local bytes = (PASSES.route + PASSES.permute * m.top_k) * tokens * m.hidden * m.bytes
+  local seconds = self:pass(bytes) + 6 * self.machine.launch
+  return seconds, 2 * seconds
+end
+
+--- Combination of the experts' answers: forward, backward.
+function Costs:finish(tokens)
+  local m = self.model
+  local bytes = (PASSES.finish + PASSES.permute * m.top_k) * tokens * m.hidden * m.bytes
+  local seconds = self:pass(bytes) + 3 * self.machine.launch
+  return seconds, 2 * seconds
+end
+
+--- An expert's forward: seconds of a number of tokens are first x (1 or 0) + each x tokens.
+function Costs:expert_line(expert)
+  local m, machine = self.model, self.machine
+  local h, f, tile = m.hidden, models.ffn(m, expert), machine.tile
+  local each = 6 * h * f / (machine.flops * machine.gemm) * (1 + tile / h) * (1 + tile / f)
+  local passes = self:pass((PASSES.expert * f + PASSES.permute * h) * m.bytes)
+  return each * tile + 4 * machine.launch, each + passes
+end
+
+--- Seconds of the experts' forward on every rank, scaled: out[ranks] = scale x sum over slots.
+-- slot_tokens[slots], int64_t.
+function Costs:experts(layout, slot_tokens, scale, out)
+  local t, expert_of = layout.topology, layout:array()
+  if not self.first then
+    self.first, self.each = ffi.new('double[?]', t.experts), ffi.new('double[?]', t.experts)
+    for e = 0, t.experts - 1 do self.first[e], self.each[e] = self:expert_line(e) end
+  end
+  local first, each, first_slot = self.first, self.each, t.first_slot
+  for rank = 0, t.ranks - 1 do
+    local seconds = 0
+    for slot = first_slot[rank], first_slot[rank + 1] - 1 do
+      local tokens, e = tonumber(slot_tokens[slot]) * scale, expert_of[slot]
+      if tokens > SCRAP then seconds = seconds + first[e] + each[e] * tokens end
+    end
+    out[rank] = seconds
+  end
+  return out
+end
+
+--- Last normalisation, head and loss, forward and backward.
+function Costs:head(tokens)
+  local m = self.model
+  local columns = m.vocabulary / self.tensor
+  return 3 * self:product(tokens * self.tensor, m.hidden, columns)
+    + self:pass(PASSES.loss * tokens * m.vocabulary * 4)
+end
+
+--- Parameters: of an expert; of a layer without its experts; of embedding and head.
+function Costs:expert_parameters(expert)
+  return 3 * self.model.hidden * models.ffn(self.model, expert)
+end
+
+function Costs:dense_parameters()
+  local m = self.model
+  return m.hidden * m.hidden * (2 + 2 * m.kv_heads / m.heads) + m.hidden * m.experts
+end
+
+function Costs:outer_parameters()
+  return 2 * self.model.hidden * self.model.vocabulary
+end
+
+function Costs:total_parameters()
+  local m, sum = self.model, self:outer_parameters()
+  local layer = self:dense_parameters()
+  for e = 0, m.experts - 1 do layer = layer + self:expert_parameters(e) end
+  return sum + m.layers * layer
+end
+
+--- One step of the optimizer, its state being cut over all ranks.
+function Costs:optimizer(ranks)
+  return self:pass(OPTIMIZER_BYTES * self:total_parameters() / ranks)
+end
+
+function Costs:token_bytes()
+  return self.model.hidden * self.model.bytes
+end
+
+return costs

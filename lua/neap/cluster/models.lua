@@ -1,0 +1,94 @@
+--- Models whose training steps are simulated. Fields:
+--   hidden, ffn (of every expert, or a list), experts, top_k, slots (a rank), layers, heads,
+--   kv_heads, sequence, vocabulary
+--   tokens          of a rank in a micro-batch;  micro_batches  of a step
+--   recompute       the forward of a layer is done again before its backward
+--   bytes           of a number: parameters, activations, gradients on the wire
+--   load            parameters of synthetic routing (synth.lua): sigma, tau, rho
+
+local lib = require 'neap.lib'
+local failure = require 'neap.failure'
+local synth = require 'neap.synth'
+
+local models = {}
+
+local COMMON = { sequence = 8192, vocabulary = 32000, tokens = 16384, micro_batches = 2,
+  recompute = true, bytes = 2 }
+
+local function model(kind, fields)
+  local all = {}
+  for name, value in pairs(COMMON) do all[name] = value end
+  for name, value in pairs(fields) do all[name] = value end
+  local preset = synth.presets[kind]
+  all.experts, all.top_k = all.experts or preset.experts, all.top_k or preset.top_k
+  all.load = { sigma = preset.sigma, tau = preset.tau, rho = preset.rho }
+  return all
+end
+
+--- The six models of the LAER-MoE paper's artifact, and one of 1.2 B parameters.
+models.known = {
+  ['mixtral-8x7b-e8k2'] = model('e8k2', { hidden = 4096, ffn = 14336, slots = 2, layers = 32,
+    heads = 32, kv_heads = 8 }),
+  ['mixtral-8x7b-e16k4'] = model('e16k4', { hidden = 4096, ffn = 7168, slots = 4, layers = 24,
+    heads = 32, kv_heads = 8 }),
+  ['mixtral-8x22b-e8k2'] = model('e8k2', { hidden = 6144, ffn = 16384, slots = 2, layers = 18,
+    heads = 48, kv_heads = 8 }),
+  ['mixtral-8x22b-e16k4'] = model('e16k4', { hidden = 6144, ffn = 8192, slots = 4, layers = 14,
+    heads = 48, kv_heads = 8 }),
+  ['moe-1.2b'] = model('e16k4', { hidden = 1024, ffn = 1408, experts = 16, top_k = 4, slots = 4,
+    layers = 16, heads = 16, kv_heads = 16, sequence = 2048, tokens = 32768, micro_batches = 1 }),
+}
+models.known['qwen-8x7b-e8k2'] = models.known['mixtral-8x7b-e8k2']
+models.known['qwen-8x7b-e16k4'] = models.known['mixtral-8x7b-e16k4']
+
+models.paper = { 'mixtral-8x7b-e8k2', 'mixtral-8x7b-e16k4', 'qwen-8x7b-e8k2', 'qwen-8x7b-e16k4',
+  'mixtral-8x22b-e8k2', 'mixtral-8x22b-e16k4' }
+
+local WHOLE = { 'hidden', 'experts', 'top_k', 'slots', 'layers', 'heads', 'kv_heads', 'sequence',
+  'vocabulary', 'tokens', 'micro_batches', 'bytes' }
+
+local function check_whole(where, name, value)
+  if type(value) ~= 'number' or value % 1 ~= 0 or value < 1 or value > 2 ^ 31 then
+    failure.usage('model %s: %s is %s; it must be a whole number from 1 to 2^31', where, name,
+      value == nil and 'missing' or tostring(value))
+  end
+end
+
+--- Raises USAGE, naming field, value and range, unless the model is whole.
+local function check(where, m)
+  for _, name in ipairs(WHOLE) do check_whole(where, name, m[name]) end
+  local ffn = type(m.ffn) == 'table' and m.ffn or { m.ffn }
+  for _, size in ipairs(ffn) do check_whole(where, 'ffn', size) end
+  if #ffn == 0 or #ffn > 1 and #ffn ~= m.experts then
+    failure.usage('model %s: ffn has %d sizes; there are %d experts', where, #ffn, m.experts)
+  end
+  if m.top_k > m.experts then
+    failure.usage('model %s: top_k is %d; there are %d experts', where, m.top_k, m.experts)
+  end
+  return m
+end
+
+--- A model: a name or a table; changes: fields that differ. Raises USAGE.
+function models.describe(what, changes)
+  local base = what
+  if type(what) == 'string' then
+    base = models.known[what]
+    if not base then
+      local names = lib.sorted_keys(models.known)
+      failure.usage("unknown model '%s'%s; known are %s", what, lib.hint(what, names),
+        table.concat(names, ', '))
+    end
+  end
+  local m = { load = synth.presets.e16k4 }
+  for name, value in pairs(COMMON) do m[name] = value end
+  for name, value in pairs(base) do m[name] = value end
+  for name, value in pairs(changes or {}) do m[name] = value end
+  return check(type(what) == 'string' and what or '(a table)', m)
+end
+
+--- F of an expert, from 0.
+function models.ffn(m, expert)
+  return type(m.ffn) == 'table' and (#m.ffn > 1 and m.ffn[expert + 1] or m.ffn[1]) or m.ffn
+end
+
+return models
