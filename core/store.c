@@ -35,7 +35,9 @@ static const char schema[] =
     " run INTEGER NOT NULL REFERENCES runs(id), policy TEXT NOT NULL, policy_file TEXT,"
     " policy_sha256 TEXT, seed INTEGER, trace TEXT, steps INTEGER, context TEXT,"
     " started REAL NOT NULL, ended REAL, summary TEXT);"
-    "CREATE INDEX IF NOT EXISTS results_run ON results(run);";
+    "CREATE INDEX IF NOT EXISTS results_run ON results(run);"
+    "CREATE TABLE IF NOT EXISTS sweeps(name TEXT NOT NULL, number INTEGER NOT NULL,"
+    " key TEXT NOT NULL, arguments TEXT NOT NULL, PRIMARY KEY(name, number)) WITHOUT ROWID;";
 
 typedef struct {
   int64_t result, step;

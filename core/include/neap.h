@@ -826,7 +826,8 @@ NEAP_API int32_t neap_interrupts(void);
 /* A connection, for one thread; any number of threads and processes may have one to the same file
  * (write-ahead log; a writer waits up to 30 s for another). Tables: runs (executions of a command,
  * with all that is known of their circumstances), results (what a run measured of one policy),
- * steps (the metrics of a result's steps), texts (policies and recipes by their SHA-256). */
+ * steps (the metrics of a result's steps), texts (policies and recipes by their SHA-256), sweeps
+ * (which runs, by their keys, a sweep consists of). */
 typedef struct neap_store neap_store;
 typedef struct neap_statement neap_statement;
 

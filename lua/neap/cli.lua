@@ -5,12 +5,14 @@ local argparse = require 'argparse'
 local failure = require 'neap.failure'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.lib'
+local usage_message = require 'neap.usage'
 
 -- In the order of the help text.
 local COMMANDS = {
   { 'run', 'neap.cli.run' },
   { 'replay', 'neap.replay' },
   { 'bench', 'neap.cli.bench' },
+  { 'sweep', 'neap.cli.sweep' },
   { 'runs', 'neap.cli.runs' },
   { 'trace', 'neap.cli.trace' },
   { 'policy', 'neap.cli.policy' },
@@ -32,20 +34,6 @@ local function build_parser()
   end)
   parser:command_target 'command'
   return parser
-end
-
---- argparse's message in Neap's form: with the hint in brackets, on one line.
-local function usage_message(parser, text)
-  local message = text:gsub('\n?Did you mean .*$', '')
-  local kind, name = message:match "^unknown (%a+) '(.*)'$"
-  local names = {}
-  for _, element in ipairs(kind == 'command' and parser._commands or parser._options) do
-    for _, alias in ipairs(element._aliases) do
-      if #alias > 2 then names[#names + 1] = alias end
-    end
-  end
-  return ('%s%s; %s --help tells more'):format(message, name and lib.hint(name, names) or '',
-    parser:_get_fullname())
 end
 
 --- Adds all commands to the parser; the named one with its options. Returns its module, the

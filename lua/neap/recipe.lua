@@ -47,6 +47,11 @@ function recipe.define(definition)
   return setmetatable(definition, Recipe)
 end
 
+--- Whether a value is what define returns.
+function recipe.is(value)
+  return getmetatable(value) == Recipe
+end
+
 --- The recipe of a file; modules beside the file can be required.
 function recipe.load(path)
   local chunk, why = loadfile(path)
@@ -64,7 +69,7 @@ function recipe.load(path)
     package.path = pattern .. package.path
   end
   local loaded = chunk()
-  if getmetatable(loaded) ~= Recipe then
+  if not recipe.is(loaded) then
     failure.usage('%s: is no recipe: it must return recipe.define{…}', path)
   end
   return loaded

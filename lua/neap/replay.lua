@@ -228,7 +228,10 @@ end
 
 --- Key of the run that arguments ask for: what a sweep knows finished runs by.
 function replay.key(args)
-  return describe(args, trace.open(args.trace)).key
+  if not (replay.last and replay.last.path == args.trace) then
+    replay.last = trace.open(args.trace)
+  end
+  return describe(args, replay.last).key
 end
 
 function replay.run(args)

@@ -157,10 +157,12 @@ end
 --- ---- runs --------------------------------------------------------------------------------------
 
 --- Begins a run: row has columns of the table (kind and command at least; script: a file whose
--- text is kept); what is known of machine, engine, process and sweep is added. Returns the id.
+-- text is kept); what is known of machine, engine, process and sweep is added. A sweep
+-- tells its children their key. Returns the id.
 function Store:begin(row)
   local full = provenance.circumstances()
   for name, value in pairs(row) do full[name] = value end
+  full.key = os.getenv 'NEAP_KEY' or full.key
   local script = row.script and provenance.read(row.script)
   if script then full.script_sha256 = self:text(script) end
   full.started = C.neap_time()

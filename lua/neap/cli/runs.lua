@@ -44,7 +44,8 @@ end
 --- Runs that the options ask for, newest last, with the names of their policies.
 local function choose(runs, args)
   local list = {}
-  for _, run in ipairs(runs:runs('?1 IS NULL OR sweep = ?1', args.sweep)) do
+  for _, run in ipairs(runs:runs('?1 IS NULL OR key IN '
+    .. '(SELECT key FROM sweeps WHERE name = ?1)', args.sweep)) do
     if not args.state or run.state == args.state then
       local names = {}
       for i, row in ipairs(runs:rows('SELECT policy FROM results WHERE run = ?', run.id)) do

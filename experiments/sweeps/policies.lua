@@ -1,0 +1,16 @@
+--- Which policy balances best when the text changes? The quickstart's run, shorter, under six
+-- policies and five seeds: 30 runs, about 15 minutes on 2 cores.
+--
+--   ./neap sweep experiments/sweeps/policies.lua
+--   ./neap compare --sweep policies
+return {
+  name = 'policies',
+  doc = 'The quickstart under several policies and seeds.',
+  kind = 'run',
+  script = 'experiments/quickstart.lua',
+  fixed = { steps = 60, text = 'english,go@20,french+russian@40', trace = '' },
+  grid = {
+    policies = { 'static', 'laer', 'laer+minimax', 'eplb', 'flexmoe', 'hot' },
+    seed = '0..4',
+  },
+}

@@ -1,0 +1,76 @@
+--- Programs that run beside this one, and what Ctrl-C does meanwhile.
+--
+--   child.catch_interrupts()                 -- Ctrl-C is counted from now on: child.interrupts()
+--   local c = child.open({ 'mpirun', '-n', '4', … }, { NAME = 'value' })
+--   if c:ended() then print(c.status, c:output()) end
+--   c:close()
+
+local lib = require 'neap.lib'
+
+local ffi, C = lib.ffi, lib.C
+
+local child = {}
+
+local Child = {}
+Child.__index = Child
+
+--- A C array of strings that ends with NULL; list keeps them alive.
+local function strings(list)
+  local array = ffi.new('const char *[?]', #list + 1)
+  for i, text in ipairs(list) do array[i - 1] = text end
+  return array
+end
+
+--- argv: program and arguments; environment: variables that it gets besides ours. Raises SYSTEM.
+function child.open(argv, environment)
+  local names, values = lib.sorted_keys(environment or {}), {}
+  for i, name in ipairs(names) do values[i] = environment[name] end
+  local out, files = ffi.new 'neap_child *[1]', { os.tmpname(), os.tmpname() }
+  lib.check(C.neap_child_open(strings(argv), strings(names), strings(values), files[1], files[2],
+    out), 2)
+  local self = lib.handle(Child, out[0], C.neap_child_close)
+  self.files = files
+  return self
+end
+
+--- Whether the program has ended; then self.status is its exit status, 128 + signal for a killed
+-- one.
+function Child:ended()
+  local status = ffi.new 'int[1]'
+  if C.neap_child_ended(self.ptr, status) == 0 then return false end
+  self.status = status[0]
+  return true
+end
+
+local function read(path)
+  local file = io.open(path, 'rb')
+  local text = file and file:read '*a' or ''
+  if file then file:close() end
+  return text
+end
+
+--- What it has written to stdout, and to stderr.
+function Child:output()
+  return read(self.files[1]), read(self.files[2])
+end
+
+--- Asks it to end, as Ctrl-C does; kill: does not ask.
+function Child:stop(kill)
+  C.neap_child_stop(self.ptr, kill and 1 or 0)
+end
+
+--- Kills it if it still runs, and forgets what it has written.
+function Child:close()
+  for _, path in ipairs(self.files) do os.remove(path) end
+  lib.close(self)
+end
+
+function child.catch_interrupts()
+  C.neap_interrupts_catch()
+end
+
+function child.interrupts()
+  return C.neap_interrupts()
+end
+
+return child

@@ -1,0 +1,109 @@
+--- Grids: every combination of some values of some parameters.
+--
+--   grid.words { 'policies=static,laer', 'seed=0..4', 'ffn={64,32},{128}' }
+--     -> { policies = { 'static', 'laer' }, seed = { 0, 1, 2, 3, 4 },
+--          ffn = { { 64, 32 }, { 128 } } }
+--   grid.cells { policies = …, seed = … }
+--     -> { { { 'seed', 0 }, { 'policies', 'static' } }, … }
+
+local failure = require 'neap.failure'
+local lib = require 'neap.lib'
+
+local grid = {}
+
+local MOST_CELLS = 100000
+
+-- Seeds vary slowest and policies fastest, so that pairs to compare are complete early.
+local RANK = { seed = 1, policy = 3, policies = 3 }
+
+--- The values that one item of a word stands for: a number, a range, a text.
+local function expand(word, item, values)
+  local first, last, step = item:match '^(-?%d+)%.%.(-?%d+)$'
+  if not first then first, last, step = item:match '^(-?%d+)%.%.(-?%d+):(%d+)$' end
+  if not first then
+    values[#values + 1] = tonumber(item) or item
+    return
+  end
+  first, last, step = tonumber(first), tonumber(last), tonumber(step or 1)
+  if last < first or step < 1 then
+    failure.usage("'%s': the range %s is empty; it must rise, as in 0..4 or 0..100:20", word, item)
+  end
+  for value = first, last, step do values[#values + 1] = value end
+end
+
+local function parse_list(text)
+  local list = {}
+  for item in text:gmatch '[^,]+' do list[#list + 1] = tonumber(item) or item end
+  return list
+end
+
+--- Values of 'a,b,0..3,{1,2}'. A comma inside of a policy's parameters (laer:window=3,no_even=true)
+-- belongs to them: what follows it is NAME=VALUE.
+local function parse_values(word, text)
+  local values, place = {}, 1
+  while place <= #text do
+    local list, after = text:match('^{([^}]*)},?()', place)
+    if list then
+      values[#values + 1], place = parse_list(list), after
+    else
+      local item
+      item, after = text:match('^([^,]*),?()', place)
+      while item:find(':', 1, true) and text:match('^[%a_][%w_]*=', after) do
+        local more
+        more, after = text:match('^([^,]*),?()', after)
+        item = item .. ',' .. more
+      end
+      expand(word, item, values)
+      place = after
+    end
+  end
+  if #values == 0 then values[1] = '' end
+  return values
+end
+
+--- Axes of words NAME=VALUES. Raises USAGE.
+function grid.words(words)
+  local axes = {}
+  for _, word in ipairs(words) do
+    local name, text = word:match '^%-*(%a[%w_-]*)=(.*)$'
+    if not name then
+      failure.usage("'%s' is no axis; the form is NAME=VALUE,VALUE,… (seed=0..4)", word)
+    end
+    name = name:gsub('-', '_')
+    if axes[name] then failure.usage("'%s': %s is given twice", word, name) end
+    axes[name] = parse_values(word, text)
+  end
+  return axes
+end
+
+--- Names of axes in the order in which they vary, slowest first.
+function grid.order(axes)
+  local names = lib.sorted_keys(axes)
+  table.sort(names, function(a, b)
+    local first, second = RANK[a] or 2, RANK[b] or 2
+    return first < second or first == second and a < b
+  end)
+  return names
+end
+
+--- All combinations: lists of { name, value }.
+function grid.cells(axes)
+  local cells = { {} }
+  for _, name in ipairs(grid.order(axes)) do
+    local longer = {}
+    if #cells * #axes[name] > MOST_CELLS then
+      failure.usage('the grid has more than %d runs', MOST_CELLS)
+    end
+    for _, cell in ipairs(cells) do
+      for _, value in ipairs(axes[name]) do
+        local copy = { unpack(cell) }
+        copy[#copy + 1] = { name, value }
+        longer[#longer + 1] = copy
+      end
+    end
+    cells = longer
+  end
+  return cells
+end
+
+return grid

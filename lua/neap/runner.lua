@@ -1,0 +1,128 @@
+--- Does the runs of a sweep, some at a time, as child processes.
+
+local child = require 'neap.child'
+local launcher = require 'neap.launcher'
+local lib = require 'neap.lib'
+local progress = require 'neap.progress'
+
+local runner = {}
+
+local POLL = 0.03   -- seconds between looks at the children
+local PATIENCE = 10 -- seconds that an interrupted run has to end before it is killed
+
+local function words_of(text)
+  local words = {}
+  for word in (text or ''):gmatch '%S+' do words[#words + 1] = word end
+  return words
+end
+
+local function start(self, entry)
+  local argv = words_of(self.launch)
+  for _, word in ipairs { launcher.folder .. '/neap', entry.kind, unpack(entry.words) } do
+    argv[#argv + 1] = word
+  end
+  argv[#argv + 1] = '--json'
+  entry.child = child.open(argv, { NEAP_STORE = self.runs.path, NEAP_KEY = entry.key,
+    NEAP_SWEEP = self.name, NEAP_HOME = launcher.home })
+  entry.began = lib.C.neap_clock()
+  self.active[#self.active + 1] = entry
+end
+
+--- The last line that says something, for a run that could not say it in the store.
+local function complaint(entry)
+  local _, errors = entry.child:output()
+  local last
+  for line in errors:gmatch '[^\r\n]+' do
+    if line:match '^neap: ' or not last then last = line end
+  end
+  return last or ('exit status %d'):format(entry.child.status)
+end
+
+--- Sees to it that the store says how the run ended.
+local function settle(self, entry)
+  local status = entry.child.status
+  local row = self.runs:runs('key = ?', entry.key)
+  row = row[#row]
+  if status == 0 and row and row.state == 'done' then
+    entry.state, entry.run = 'done', row.id
+    return
+  end
+  entry.state, entry.error = 'failed', row and row.error or complaint(entry)
+  local recorded = row and row.started >= entry.started
+  if not recorded then
+    entry.run = self.runs:begin { kind = entry.kind, key = entry.key,
+      command = 'neap ' .. entry.kind .. ' ' .. table.concat(entry.words, ' '),
+      sweep = self.name }
+    self.runs:finish(entry.run, status == 0 and 1 or status, entry.error)
+    return
+  end
+  entry.run = row.id
+  if row.state ~= 'failed' then
+    self.runs:finish(row.id, status == 0 and 1 or status, entry.error)
+  end
+end
+
+--- Children that have ended leave the list of the active ones.
+local function collect(self, on_end)
+  for i = #self.active, 1, -1 do
+    local entry = self.active[i]
+    if entry.child:ended() then
+      table.remove(self.active, i)
+      on_end(entry)
+      entry.child:close()
+      entry.child = nil
+    end
+  end
+end
+
+local function stop_all(self)
+  for _, entry in ipairs(self.active) do entry.child:stop() end
+  local began, killed = lib.C.neap_clock(), false
+  while #self.active > 0 do
+    collect(self, function(entry) entry.state = 'todo' end)
+    if not killed and lib.C.neap_clock() - began > PATIENCE then
+      for _, entry in ipairs(self.active) do entry.child:stop(true) end
+      killed = true
+    end
+    launcher.sleep(POLL)
+  end
+end
+
+local function text_of(self)
+  local labels = {}
+  for i, entry in ipairs(self.active) do labels[i] = entry.label end
+  return table.concat(labels, ' | ')
+end
+
+--- Does the entries of a plan. options: name, runs (store), jobs, launch (text before the program,
+-- or nil). Fills in state, run and error. Returns false if it was interrupted: then the runs under
+-- way have been stopped, and are still to do.
+function runner.run(entries, options)
+  local self = setmetatable({ active = {} }, { __index = options })
+  local bar, next_one, done = progress.open(#entries, 'sweep ' .. self.name), 1, 0
+  child.catch_interrupts()
+  while next_one <= #entries or #self.active > 0 do
+    while next_one <= #entries and #self.active < self.jobs do
+      local entry = entries[next_one]
+      entry.started = lib.C.neap_time()
+      start(self, entry)
+      next_one = next_one + 1
+    end
+    launcher.sleep(POLL)
+    collect(self, function(entry)
+      if child.interrupts() > 0 then return end
+      settle(self, entry)
+      done = done + 1
+    end)
+    bar:update(done, function() return text_of(self) end)
+    if child.interrupts() > 0 then
+      stop_all(self)
+      bar:close()
+      return false
+    end
+  end
+  bar:close()
+  return true
+end
+
+return runner

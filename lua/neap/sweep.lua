@@ -1,0 +1,243 @@
+--- Sweeps: a grid of runs, as a Lua file or on the command line, and which of them are still to do.
+--
+--   return {                                      -- experiments/sweeps/policies.lua
+--     name = 'policies', doc = 'Which policy balances best?',
+--     kind = 'run',                               -- the command: 'run' (default) or 'replay'
+--     script = 'experiments/quickstart.lua',      -- recipe, of kind 'run'
+--     fixed = { steps = 60 },                     -- parameters and options, the same for all
+--     grid = { policies = { 'static', 'laer' }, seed = '0..4' },
+--   }
+--
+-- A run is known by the hash of all that decides its results (provenance.keys). One that the store
+-- holds as done is never repeated, whoever has started it.
+
+local argparse = require 'argparse'
+local failure = require 'neap.failure'
+local grid = require 'neap.grid'
+local launcher = require 'neap.launcher'
+local lib = require 'neap.lib'
+local params = require 'neap.params'
+local policies = require 'neap.policy'
+local provenance = require 'neap.provenance'
+local recipe = require 'neap.recipe'
+local usage_message = require 'neap.usage'
+
+local sweep = {}
+
+-- Commands that a sweep can be of: modules as cli.lua has them, with key(args) besides.
+local KINDS = { run = 'neap.cli.run', replay = 'neap.replay' }
+
+local FIELDS = {
+  name = 'string', doc = 'string', kind = 'string', script = 'string', fixed = 'table',
+  grid = 'table',
+}
+
+--- ---- definitions -------------------------------------------------------------------------------
+
+local function check_kind(kind)
+  if KINDS[kind] then return kind end
+  local names = lib.sorted_keys(KINDS)
+  failure.usage("sweep: unknown kind '%s'%s; there are: %s", kind, lib.hint(kind, names),
+    table.concat(names, ', '))
+end
+
+local function check_definition(path, definition)
+  if type(definition) ~= 'table' then
+    failure.usage('%s: is no sweep and no recipe: it must return a table with a grid', path)
+  end
+  for _, field in ipairs(lib.sorted_keys(definition)) do
+    if not FIELDS[field] then
+      failure.usage("%s: unknown field '%s'%s; a sweep has %s", path, field,
+        lib.hint(field, lib.sorted_keys(FIELDS)), table.concat(lib.sorted_keys(FIELDS), ', '))
+    end
+    if type(definition[field]) ~= FIELDS[field] then
+      failure.usage('%s: %s is a %s; it must be a %s', path, field, type(definition[field]),
+        FIELDS[field])
+    end
+  end
+end
+
+--- Axes of a table: values are lists, or texts as on the command line, or single values.
+local function axes_of(values)
+  local axes = {}
+  for _, name in ipairs(lib.sorted_keys(values)) do
+    local value = values[name]
+    if type(value) == 'string' then
+      axes[name] = grid.words({ name .. '=' .. value })[name]
+    else
+      axes[name] = type(value) == 'table' and value or { value }
+    end
+  end
+  return axes
+end
+
+--- A file of the definition: in the current folder, else among Neap's own.
+local function find(path)
+  if provenance.read(path) then return path end
+  local own = launcher.home .. '/' .. path
+  return provenance.read(own) and own or path
+end
+
+local function from_file(path)
+  local chunk, why = loadfile(path)
+  if not chunk then
+    if provenance.read(path) then failure.plain('%s', why) end
+    local kinds = lib.sorted_keys(KINDS)
+    failure.usage('%s: no such file%s; a sweep is of a recipe, a sweep file, or of: %s', path,
+      lib.hint(path, kinds), table.concat(kinds, ', '))
+  end
+  local loaded = chunk()
+  if recipe.is(loaded) then return { kind = 'run', script = path, name = loaded.name } end
+  check_definition(path, loaded)
+  return {
+    kind = check_kind(loaded.kind or 'run'), script = loaded.script and find(loaded.script),
+    name = loaded.name, doc = loaded.doc, fixed = loaded.fixed, axes = axes_of(loaded.grid or {}),
+  }
+end
+
+--- A sweep of what: a recipe, a sweep file or a kind; words: axes NAME=VALUES, over the file's own.
+-- Returns { name=, kind=, script=, fixed=, axes= }. Raises USAGE.
+function sweep.load(what, words)
+  local found = KINDS[what] and { kind = what, name = what } or from_file(what)
+  found.name = found.name or what:match '([^/]*)%.lua$' or what
+  found.axes, found.fixed = found.axes or {}, found.fixed or {}
+  for name, values in pairs(grid.words(words)) do
+    found.axes[name], found.fixed[name] = values, nil
+  end
+  if found.kind == 'run' and not found.script then
+    failure.usage('%s: a sweep of runs needs a script (a recipe)', what)
+  end
+  return found
+end
+
+--- ---- plans -------------------------------------------------------------------------------------
+
+local function word(name, value)
+  local option = '--' .. name:gsub('_', '-')
+  if tostring(value) == 'true' then return option end
+  return ('%s=%s'):format(option, params.show(value))
+end
+
+--- 'policy' stands for 'policies' where that is what the recipe has.
+local function translate(definition, name)
+  if name ~= 'policy' or definition.kind ~= 'run' then return name end
+  local specs = recipe.load(definition.script).params
+  return (specs.policies and not specs.policy) and 'policies' or name
+end
+
+local function arguments_of(definition, cell)
+  local words = { definition.script }
+  for _, name in ipairs(lib.sorted_keys(definition.fixed)) do
+    words[#words + 1] = word(translate(definition, name), definition.fixed[name])
+  end
+  for _, pair in ipairs(cell) do
+    words[#words + 1] = word(translate(definition, pair[1]), pair[2])
+  end
+  return words
+end
+
+--- Parses the arguments of a command as cli.lua would. Raises USAGE.
+local function parse(kind, words)
+  local module, parser = require(KINDS[kind]), argparse('neap ' .. kind)
+  local rewritten = module.options(parser, { kind, unpack(words) })
+  local message
+  local ok, args = pcall(function()
+    return parser:_parse(rewritten and { unpack(rewritten, 2) } or words, function(_, text)
+      message = usage_message(parser, text)
+      error(message, 0)
+    end)
+  end)
+  if message then failure.usage('%s', message) end
+  if not ok then error(args, 0) end
+  return module, args
+end
+
+--- What tells a run from the others: the axes with more than one value.
+local function label(cell, axes)
+  local parts = {}
+  for _, pair in ipairs(cell) do
+    if #axes[pair[1]] > 1 then
+      parts[#parts + 1] = pair[1] .. '=' .. params.show(pair[2])
+    end
+  end
+  return #parts > 0 and table.concat(parts, ' ') or 'the only run'
+end
+
+--- Policies that an axis names must be there before anything runs.
+local function check_policies(axes)
+  for _, name in ipairs { 'policy', 'policies' } do
+    for _, value in ipairs(axes[name] or {}) do
+      for _, text in ipairs(type(value) == 'table' and value or { value }) do
+        policies.resolve(tostring(text))
+      end
+    end
+  end
+end
+
+--- All runs of a sweep: { number=, kind=, words= (arguments), label=, key=, steps= }. launch: words
+-- that start a run under a launcher, or nil. Every run's arguments are checked. Raises USAGE.
+function sweep.plan(definition, launch)
+  local plan, numbers = {}, {}
+  check_policies(definition.axes)
+  for _, cell in ipairs(grid.cells(definition.axes)) do
+    local words = arguments_of(definition, cell)
+    local module, args = parse(definition.kind, words)
+    local key = module.key(args)
+    if launch then key = provenance.sha256(key .. ' ' .. launch):sub(1, 32) end
+    if not numbers[key] then
+      numbers[key] = #plan + 1
+      plan[#plan + 1] = {
+        number = #plan + 1, kind = definition.kind, words = words, key = key,
+        label = label(cell, definition.axes),
+        steps = tonumber(args.params and args.params.steps),
+      }
+    end
+  end
+  return plan
+end
+
+--- ---- what is done ------------------------------------------------------------------------------
+
+--- 'done', 'running', 'failed' or 'todo', and the row of the run that says so.
+local function state_of(runs, key)
+  local rows = runs:runs('key = ?', key)
+  local found = {}
+  for _, row in ipairs(rows) do found[row.state] = row end
+  local last = rows[#rows]
+  if found.done then return 'done', found.done end
+  if found.running then return 'running', found.running end
+  if last and last.state == 'failed' then return 'failed', last end
+  return 'todo', last
+end
+
+--- Fills in state and run of every run of a plan.
+function sweep.look_up(runs, plan)
+  for _, entry in ipairs(plan) do
+    local state, row = state_of(runs, entry.key)
+    entry.state, entry.run = state, row and row.id
+    entry.error = state == 'failed' and row.error or nil
+  end
+end
+
+--- Notes in the store which runs the sweep consists of now.
+function sweep.register(runs, name, plan)
+  runs:write 'BEGIN IMMEDIATE'
+  runs:write('DELETE FROM sweeps WHERE name = ?', name)
+  for _, entry in ipairs(plan) do
+    runs:insert('sweeps', { name = name, number = entry.number, key = entry.key,
+      arguments = table.concat(entry.words, ' ') })
+  end
+  runs:write 'COMMIT'
+end
+
+--- Seconds that a run of the plan will take, by the runs of the same script that the store holds,
+-- scaled by their steps; nil if there are none.
+function sweep.estimate(runs, definition, entry)
+  local row = runs:rows([[SELECT avg(took / steps) AS rate, avg(took) AS took FROM (
+    SELECT r.ended - r.started AS took, (SELECT sum(steps) FROM results WHERE run = r.id) AS steps
+    FROM runs r WHERE r.state = 'done' AND r.kind = ?1 AND (?2 IS NULL OR r.script = ?2)
+    ORDER BY r.id DESC LIMIT 20)]], definition.kind, definition.script)[1]
+  return entry.steps and row.rate and row.rate * entry.steps or row.took
+end
+
+return sweep

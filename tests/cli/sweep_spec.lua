@@ -1,0 +1,134 @@
+--- Sweeps: what is done is never done again, and nothing is lost.
+
+local json = require 'neap.json'
+local launcher = require 'neap.launcher'
+local program = require 'tests.cli.program'
+
+local SIZES = 'layers=1 hidden=16 heads=2 kv_heads=1 ffn=16 experts=4 slots=2 batch=4 sequence=16 '
+  .. 'text=english trace= ranks=2 '
+
+local folder, runs
+local function make_folder()
+  folder = os.tmpname()
+  os.remove(folder)
+  program.shell(("mkdir '%s'"):format(folder))
+  runs = folder .. '/runs.db'
+end
+
+--- Runs neap with the store of this folder; arguments for the shell. Returns stdout and stderr.
+local function neap(status, arguments)
+  local got, out, err = program.run(('%s --store %s'):format(arguments, runs))
+  assert.are.equal(status, got, arguments .. '\n' .. out .. err)
+  return out, err
+end
+
+local function sweep(status, arguments)
+  return neap(status, 'sweep experiments/quickstart.lua ' .. SIZES .. arguments)
+end
+
+local function states(document)
+  local list = {}
+  for i, run in ipairs(document.runs) do list[i] = run.state end
+  return list
+end
+
+describe('neap sweep', function()
+  before_each(make_folder)
+  after_each(function() program.shell(("rm -r '%s'"):format(folder)) end)
+
+  it('plans without doing anything', function()
+    local out = sweep(0, 'policy=static,laer seed=0..1 steps=2 --dry-run')
+    assert.matches('\n  4  todo +%-  seed=1 policy=laer', out)
+    assert.matches('4 runs, 4 to do, no estimate', out)
+    assert.is_nil(io.open(runs))
+  end)
+
+  it('does every run once, goes on, and does failed ones only when asked', function()
+    local out = sweep(0, 'policy=static,laer seed=0..1 steps=2 --jobs 2 --json')
+    assert.are.same({ 'done', 'done', 'done', 'done' }, states(json.decode(out)))
+    local fails = 'policy=static,tests/policies/fails.lua seed=0..1 steps=3 strict=true '
+    out = sweep(1, fails)
+    assert.matches('2 done, 2 failed, 0 to do', out)
+    assert.matches('failed: no. 2 %(run %d+%), seed=0 policy=tests/policies/fails.lua: .*fails.lua',
+      out)
+    sweep(0, 'policy=static,laer seed=0..2 steps=2')
+    sweep(1, fails)
+    local list = json.decode((neap(0, 'runs --last 100 --json')))
+    assert.are.equal(10, #list)
+    sweep(1, fails .. '--retry-failed')
+    list = json.decode((neap(0, 'runs --last 100 --json')))
+    assert.are.equal(12, #list)
+    assert.matches('about %d', (sweep(0, 'policy=static seed=7..8 steps=2 --dry-run')))
+  end)
+
+  it('takes runs made by hand as done, and other text of a recipe as something else', function()
+    neap(0, 'run experiments/quickstart.lua -n 2 --steps=2 --seed=5 --policies=laer '
+      .. SIZES:gsub('ranks=2 ', ''):gsub('([%w_]+=)', '--%1'):gsub('_', '-'))
+    local out = sweep(0, 'policy=laer seed=5..6 steps=2 --dry-run --json')
+    assert.are.same({ 'done', 'todo' }, states(json.decode(out)))
+    program.shell(("cp experiments/quickstart.lua '%s/q.lua' && echo '-- x' >>'%s/q.lua'"):format(
+      folder, folder))
+    out = neap(0, ("sweep '%s/q.lua' %s policy=laer seed=5 steps=2 --dry-run --json"):format(folder,
+      SIZES))
+    assert.are.same({ 'todo' }, states(json.decode(out)))
+  end)
+
+  it('stops cleanly on Ctrl-C, with 130, and goes on', function()
+    local command = ("'%s' sweep experiments/quickstart.lua %s policy=static,laer steps=3,100000 "
+      .. "--name long --store '%s' >/dev/null 2>'%s/err' & p=$!; "):format(program.path, SIZES,
+      runs, folder)
+    local wait = ("for i in $(seq 100); do '%s' runs --store '%s' 2>/dev/null | grep -q running "
+      .. '&& break; sleep 0.1; done; sleep 0.7; kill -INT $p; wait $p'):format(program.path, runs)
+    local status = program.shell(command .. wait)
+    assert.are.equal(130, status)
+    local file = io.open(folder .. '/err')
+    assert.matches('neap: interrupted; the same command goes on from here', file:read '*a')
+    file:close()
+    launcher.sleep(0.1)
+    local list = json.decode((neap(0, 'runs --json')))
+    for _, run in ipairs(list) do
+      assert.is_true(run.state == 'done' or run.state == 'interrupted', run.state)
+    end
+    local out = sweep(0, 'policy=static,laer steps=3 --name long --json')
+    assert.are.same({ 'done', 'done' }, states(json.decode(out)))
+  end)
+
+  it('starts runs under a launcher', function()
+    local out = sweep(0, ('policy=laer seed=1 steps=2 --json --launch "mpirun --oversubscribe '
+      .. '--allow-run-as-root -n 2"'))
+    assert.are.same({ 'done' }, states(json.decode(out)))
+    assert.are.equal('mpi', json.decode((neap(0, 'runs 1 --json'))).transport)
+    sweep(1, 'policy=laer seed=1 steps=2 --launch /no/such/launcher')
+  end)
+
+  it('takes a file, and replays', function()
+    local out = neap(0, 'sweep experiments/sweeps/policies.lua --dry-run')
+    assert.matches('sweep policies: 30 runs, 30 to do', out)
+    local file = io.open(folder .. '/s.lua', 'w')
+    file:write(("return { kind = 'replay', fixed = { slots = 2, trace = '%s/t.csv' },"
+      .. "grid = { policy = { 'static', 'laer' }, seed = '0..1' } }"):format(folder))
+    file:close()
+    file = io.open(folder .. '/t.csv', 'w')
+    file:write 'step,layer,rank,e0,e1\n'
+    for step = 0, 7 do
+      for rank = 0, 1 do file:write(('%d,0,%d,%d,5\n'):format(step, rank, 9 + step)) end
+    end
+    file:close()
+    assert.matches('4 done', (neap(0, ("sweep '%s/s.lua'"):format(folder))))
+  end)
+
+  it('refuses with a hint, before anything runs', function()
+    for arguments, pattern in pairs {
+      ['experiments/quickstart.lua stepz=3'] = "'%-%-stepz' %(did you mean '%-%-steps'%?%)",
+      ['experiments/quickstart.lua seed=x'] = "%-%-seed is 'x'; it must be a number",
+      ['experiments/quickstart.lua policy=lear'] = "unknown policy 'lear' %(did you mean 'laer'",
+      ['replya'] = "replya: no such file %(did you mean 'replay'",
+      ['experiments/policies/laer.lua'] = 'unknown field',
+      ['run seed=1'] = 'needs a script',
+    } do
+      local _, err = neap(2, 'sweep ' .. arguments)
+      assert.matches('^neap: .*' .. pattern, err)
+    end
+    assert.is_nil(io.open(runs))
+  end)
+end)
