@@ -12,6 +12,7 @@
 #include "experts.h"
 #include "route.h"
 #include "tensor.h"
+#include "timeline.h"
 
 #include <string.h>
 
@@ -185,11 +186,29 @@ static int require_tokens(const neap_moe *m, const char *name, const char *argum
                              m->options.hidden);
 }
 
-/* Adds the time since *since to an account. */
-static void lap(double *since, double *account)
+/* Adds the time since *since to an account, and a span to the timeline. */
+static void lap(double *since, double *account, int id)
 {
   double now = neap_clock();
   *account += now - *since;
+  neapi_timeline_span(id, -1, *since, now);
+  *since = now;
+}
+
+/* The same for the experts' products of a chunk. */
+static void lap_experts(neap_moe *m, double *since, int id, int32_t chunk)
+{
+  double now = neap_clock();
+  m->costs.experts += now - *since;
+  neapi_timeline_span(id, m->options.chunks > 1 ? chunk : -1, *since, now);
+  *since = now;
+}
+
+/* Adds time to what has been waited; the request has put it on the timeline. */
+static void lap_wait(neap_moe *m, double *since)
+{
+  double now = neap_clock();
+  m->costs.waited += now - *since;
   *since = now;
 }
 
@@ -254,14 +273,15 @@ int neap_moe_route(neap_moe *m, const neap_tensor *x, const neap_tensor *router)
     return status;
   if (bad >= 0)
     m->route.counts[0] = -1 - bad;
-  lap(&since, &m->costs.route);
+  lap(&since, &m->costs.route, NEAP_SPAN_ROUTE);
+  neapi_timeline_purpose(NEAP_SPAN_COUNTS, NEAP_TOKENS, -1);
   status = neap_comm_all_gather(m->comm, m->route.counts, m->load, m->gather_counts, NEAP_I64);
-  lap(&since, &m->costs.waited);
+  lap_wait(m, &since);
   if (!status)
     status = check_load(m);
   if (!status)
     status = balance_loss(m);
-  lap(&since, &m->costs.route);
+  lap(&since, &m->costs.route, NEAP_SPAN_ROUTE);
   if (!status)
     m->last = ROUTED;
   return status;
@@ -269,11 +289,18 @@ int neap_moe_route(neap_moe *m, const neap_tensor *x, const neap_tensor *router)
 
 /* ---- exchanges -------------------------------------------------------------------- */
 
-static int start_all(neap_moe *m, void *rows)
+/* Starts to send a chunk's rows; id: of the span. */
+static int start_chunk(neap_moe *m, int32_t chunk, bool back, int id, void *rows)
+{
+  neapi_timeline_purpose(id, NEAP_TOKENS, m->options.chunks > 1 ? chunk : -1);
+  return neapi_dispatch_start(&m->rows, chunk, back, rows);
+}
+
+static int start_all(neap_moe *m, int id, void *rows)
 {
   int status = NEAP_OK;
   for (int32_t c = 0; !status && c < m->options.chunks; c++)
-    status = neapi_dispatch_start(&m->rows, c, false, rows);
+    status = start_chunk(m, c, false, id, rows);
   return status;
 }
 
@@ -282,7 +309,7 @@ static int wait_for(neap_moe *m, int32_t chunk, bool back)
 {
   double since = neap_clock();
   int status = neapi_dispatch_wait(&m->rows, chunk, back);
-  lap(&since, &m->costs.waited);
+  lap_wait(m, &since);
   return status;
 }
 
@@ -348,8 +375,8 @@ int neap_moe_dispatch(neap_moe *m, const neap_tensor *x, const neap_layout *layo
   if (!status)
     status = fill_input(m, neap_tensor_data(x));
   if (!status)
-    status = start_all(m, m->input.data);
-  lap(&since, &m->costs.route);
+    status = start_all(m, NEAP_SPAN_DISPATCH, m->input.data);
+  lap(&since, &m->costs.route, NEAP_SPAN_DISPATCH);
   if (!status)
     m->last = DISPATCHED;
   return status;
@@ -368,8 +395,8 @@ static int compute_forward(neap_moe *m, const void *weights)
       status =
           neapi_experts_forward(&m->experts, from, end, weights, m->input.data, m->output.data);
     if (!status)
-      status = neapi_dispatch_start(&m->rows, c, true, m->output.data);
-    lap(&since, &m->costs.experts);
+      status = start_chunk(m, c, true, NEAP_SPAN_COMBINE, m->output.data);
+    lap_experts(m, &since, NEAP_SPAN_EXPERT, c);
   }
   return status;
 }
@@ -395,7 +422,7 @@ int neap_moe_forward(neap_moe *m, const neap_tensor *weights, neap_tensor *y)
       "moe forward", m->kernels->combine(m->route.tokens, m->options.top_k, m->options.hidden,
                                          m->route.weights.data, m->route.position.data,
                                          m->output.data, neap_tensor_data(y), NULL));
-  lap(&since, &m->costs.route);
+  lap(&since, &m->costs.route, NEAP_SPAN_FINISH);
   m->costs.rows += m->rows.rows;
   if (!status)
     m->last = COMPUTED;
@@ -419,8 +446,8 @@ int neap_moe_backward_dispatch(neap_moe *m, const neap_tensor *dy)
                                    neap_tensor_data(dy), m->slope.data, m->route.dweights.data,
                                    NULL));
   if (!status)
-    status = start_all(m, m->slope.data);
-  lap(&since, &m->costs.route);
+    status = start_all(m, NEAP_SPAN_DISPATCH_BACK, m->slope.data);
+  lap(&since, &m->costs.route, NEAP_SPAN_FINISH_BACK);
   m->last = status ? IDLE : SLOPES_SENT;
   return status;
 }
@@ -437,8 +464,8 @@ static int compute_backward(neap_moe *m, const void *weights)
       status =
           neapi_experts_backward(&m->experts, from, end, weights, m->slope.data, m->output.data);
     if (!status)
-      status = neapi_dispatch_start(&m->rows, c, true, m->output.data);
-    lap(&since, &m->costs.experts);
+      status = start_chunk(m, c, true, NEAP_SPAN_COMBINE_BACK, m->output.data);
+    lap_experts(m, &since, NEAP_SPAN_EXPERT_BACK, c);
   }
   return status;
 }
@@ -460,10 +487,10 @@ static int agree_on_grids(neap_moe *m, const void *x)
   status = neapi_experts_maxima(&m->experts, m->input.data, m->slope.data, max);
   if (!status)
     status = neapi_route_maxima(&m->route, x, max + columns);
-  lap(&since, &m->costs.experts);
+  lap_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
   if (!status)
     status = neap_comm_all_reduce(m->comm, max, count, NEAP_F64, NEAP_MAX);
-  lap(&since, &m->costs.waited);
+  lap_wait(m, &since);
   int bits = 26;
   while (m->total > 1ll << (53 - 2 * bits))
     bits--;
@@ -482,11 +509,11 @@ static int exact_gradients(neap_moe *m, const void *x, void *gradients, void *dr
   if (!status)
     status =
         neapi_experts_exact_gradients(&m->experts, m->input.data, m->slope.data, grids, gradients);
-  lap(&since, &m->costs.experts);
+  lap_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
   if (!status)
     status = neapi_route_exact_gradient(
         &m->route, x, grids + m->experts.columns_at[m->topology->experts], drouter);
-  lap(&since, &m->costs.route);
+  lap(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
   return status;
 }
 
@@ -494,10 +521,10 @@ static int plain_gradients(neap_moe *m, const void *x, void *gradients, void *dr
 {
   double since = neap_clock();
   int status = neapi_experts_gradients(&m->experts, m->input.data, m->slope.data, gradients);
-  lap(&since, &m->costs.experts);
+  lap_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
   if (!status)
     status = neapi_route_gradient(&m->route, x, drouter);
-  lap(&since, &m->costs.route);
+  lap(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
   return status;
 }
 
@@ -547,7 +574,7 @@ int neap_moe_backward(neap_moe *m, const neap_tensor *x, const neap_tensor *rout
   double since = neap_clock();
   bool balances = m->options.aux_loss && m->total;
   status = neapi_route_backward(&m->route, balances ? m->slope_of_probs : NULL);
-  lap(&since, &m->costs.route);
+  lap(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
   if (!status)
     status = compute_backward(m, neap_tensor_data(weights));
   if (!status)
@@ -558,6 +585,6 @@ int neap_moe_backward(neap_moe *m, const neap_tensor *x, const neap_tensor *rout
   since = neap_clock();
   if (!status)
     status = input_gradient(m, neap_tensor_data(router), neap_tensor_data(dx));
-  lap(&since, &m->costs.route);
+  lap(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
   return status;
 }

@@ -7,6 +7,7 @@
 #include "layout.h"
 #include "shards.h"
 #include "tensor.h"
+#include "timeline.h"
 
 #include <string.h>
 
@@ -121,11 +122,12 @@ static void add(messages *list, void *data, int64_t bytes, int32_t peer)
 }
 
 /* Starts the exchange, or gives the transfer back; counts what is sent in total and inter. */
-static int start(neap_transfer *t, int64_t *total, int64_t *inter, neap_transfer **out)
+static int start(neap_transfer *t, int id, int64_t *total, int64_t *inter, neap_transfer **out)
 {
   neap_shards *s = t->shards;
   const int32_t *node_of = s->topology->node_of;
   const neap_message *send = t->send.buffer.data;
+  neapi_timeline_purpose(id, t->reduces ? NEAP_REDUCE : NEAP_UNSHARD, -1);
   int status = neap_comm_exchange_start(s->comm, send, t->send.count, t->recv.buffer.data,
                                         t->recv.count, &t->request);
   if (status) {
@@ -215,10 +217,12 @@ int neap_shards_unshard_start(neap_shards *s, const neap_layout *layout, neap_te
     give_back(t);
     return status;
   }
+  double begin = neap_timeline_begin();
   t->rows = neap_tensor_data(buffer);
   list_outgoing(t, layout->expert_of);
   list_incoming(t, layout->expert_of);
-  return start(t, &s->traffic.unshard, &s->traffic.unshard_inter, out);
+  neap_timeline_end(NEAP_SPAN_UNSHARD, begin);
+  return start(t, NEAP_SPAN_UNSHARD, &s->traffic.unshard, &s->traffic.unshard_inter, out);
 }
 
 static void finish_unshard(neap_transfer *t)
@@ -321,7 +325,7 @@ int neap_shards_reduce_start(neap_shards *s, const neap_layout *layout,
   t->accumulates = accumulate;
   list_gradients(t, layout->expert_of, slot_tokens, rows, element);
   list_parts(t, layout, slot_tokens, rows, element);
-  return start(t, &s->traffic.reduce, &s->traffic.reduce_inter, out);
+  return start(t, NEAP_SPAN_REDUCE, &s->traffic.reduce, &s->traffic.reduce_inter, out);
 }
 
 /* target[n] = the sum of the parts, in double and rounded once if exact. sum: [n] double. */
@@ -403,7 +407,7 @@ int neap_shards_refresh_start(neap_shards *s, neap_transfer **out)
   for (int32_t e = 0; s->group_size[0] != s->ranks && e < s->experts; e++)
     list_refresh(t, e);
   if (s->group_size[0] != s->ranks)
-    return start(t, &s->traffic.refresh, &s->traffic.refresh_inter, out);
+    return start(t, NEAP_SPAN_REFRESH, &s->traffic.refresh, &s->traffic.refresh_inter, out);
   *out = t;
   return NEAP_OK;
 }
@@ -415,11 +419,14 @@ int neap_transfer_wait(neap_transfer *t)
   if (!t)
     return neapi_fail(NEAP_ARGUMENT, "transfer wait: no transfer");
   int status = t->request ? neap_request_wait(t->request) : NEAP_OK;
+  double begin = neap_timeline_begin();
   t->request = NULL;
   if (!status && t->reduces)
     status = finish_reduce(t);
   else if (!status)
     finish_unshard(t);
+  if (t->reduces || t->copy_count)
+    neap_timeline_end(t->reduces ? NEAP_SPAN_REDUCE : NEAP_SPAN_UNSHARD, begin);
   give_back(t);
   return status;
 }

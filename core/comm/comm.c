@@ -24,6 +24,7 @@ neap_request *neapi_request_open(neap_comm *comm, const neapi_call *call, int64_
   memset(request, 0, sizeof *request);
   request->comm = comm;
   request->call = *call;
+  neapi_purpose_take(&request->purpose);
   request->send = (neap_message *)(request + 1);
   request->recv = request->send + sends;
   request->own_send = request->recv + recvs;
@@ -50,6 +51,7 @@ void neapi_request_free(neap_request *request)
 {
   if (!request)
     return;
+  neapi_purpose_drop(&request->purpose);
   release(request->comm);
   free(request);
 }
@@ -90,7 +92,9 @@ static void run_head(neap_comm *comm)
   comm->head = request->next;
   comm->busy = true;
   pthread_mutex_unlock(&comm->lock);
+  double begin = neap_clock();
   request->status = neapi_collective_run(request);
+  neapi_purpose_ran(&request->purpose, begin, neap_clock());
   if (request->status)
     snprintf(request->error, sizeof request->error, "%s", neap_error_message());
   pthread_mutex_lock(&comm->lock);
@@ -153,13 +157,17 @@ static void await(neap_request *request)
   neap_comm *comm = request->comm;
   double begin = neap_clock();
   pthread_mutex_lock(&comm->lock);
+  bool waits = !request->done;
   while (!request->done)
     if (comm->head == request && !comm->busy)
       run_head(comm);
     else
       pthread_cond_wait(&comm->changed, &comm->lock);
-  comm->seconds_waited += neap_clock() - begin;
+  double end = neap_clock();
+  comm->seconds_waited += end - begin;
   pthread_mutex_unlock(&comm->lock);
+  if (waits)
+    neapi_purpose_waited(&request->purpose, begin, end);
 }
 
 int neap_request_wait(neap_request *request)

@@ -2,6 +2,7 @@
 #ifndef NEAP_COMM_H
 #define NEAP_COMM_H
 
+#include "timeline.h"
 #include "transport.h"
 
 #include <pthread.h>
@@ -34,6 +35,7 @@ struct neap_request {
   neap_comm *comm;
   neap_request *next;
   neapi_call call;
+  neapi_purpose purpose;
   void *data;        /* broadcast, all_reduce: the buffer; split: the neapi_link ** to fill */
   const void *input; /* reduce_scatter */
   int64_t count;     /* all_reduce: elements; split: colour */

@@ -576,6 +576,83 @@ NEAP_API int neap_moe_backward(neap_moe *moe, const neap_tensor *x, const neap_t
                                const neap_tensor *weights, neap_tensor *gradients, neap_tensor *dx,
                                neap_tensor *drouter);
 NEAP_API int neap_moe_cost(const neap_moe *moe, neap_moe_costs *out);
+/* ---- timeline: what the streams of a rank did, and when ---------------------------------------
+ */
+
+/* The streams of a rank: computation, and exchanges of tokens, of parameters and of gradients. */
+typedef enum { NEAP_COMPUTE, NEAP_TOKENS, NEAP_UNSHARD, NEAP_REDUCE, NEAP_STREAMS } neap_stream;
+
+/* What streams do, in measured and in simulated timelines alike: name, phase. */
+#define NEAP_SPAN_LIST(X)                                                                          \
+  X(STEP, "step", "") /* a whole training step */                                                  \
+  X(PLAN, "plan", "") /* what the policy costs the rank: layouts, splits */                        \
+  X(EMBED, "embed", "forward")                                                                     \
+  X(ATTENTION, "attention", "forward") /* with its normalisation */                                \
+  X(ROUTE, "route", "forward")         /* the router */                                            \
+  X(COUNTS, "counts", "forward")       /* tokens: gathering of the counts */                       \
+  X(DISPATCH, "dispatch", "forward")   /* tokens: to the experts; compute: placing them */         \
+  X(EXPERT, "expert", "forward")       /* the experts' products */                                 \
+  X(COMBINE, "combine", "forward")     /* tokens: the way back */                                  \
+  X(FINISH, "finish", "forward")       /* weighted sums of what has come back */                   \
+  X(HEAD, "head", "forward")                                                                       \
+  X(LOSS, "loss", "forward")                                                                       \
+  X(HEAD_BACK, "head", "backward")                                                                 \
+  X(FINISH_BACK, "finish", "backward")                                                             \
+  X(DISPATCH_BACK, "dispatch", "backward")                                                         \
+  X(EXPERT_BACK, "expert", "backward") /* gradients of inputs, then of weights */                  \
+  X(COMBINE_BACK, "combine", "backward")                                                           \
+  X(ROUTE_BACK, "route", "backward")                                                               \
+  X(ATTENTION_BACK, "attention", "backward")                                                       \
+  X(EMBED_BACK, "embed", "backward")                                                               \
+  X(OPTIMIZER, "optimizer", "step")                                                                \
+  X(UNSHARD, "unshard", "") /* unshard: parameters travel; compute: copies within the rank */      \
+  X(REDUCE, "reduce", "")   /* reduce: gradients travel; compute: adding them up */                \
+  X(REFRESH, "refresh", "") /* unshard: new parameters to the shard groups */                      \
+  X(WAIT, "wait", "")       /* compute: for an exchange, that is, exposed communication */
+
+#define NEAP_SPAN_ENUM(id, name, phase) NEAP_SPAN_##id,
+typedef enum { NEAP_SPAN_LIST(NEAP_SPAN_ENUM) NEAP_SPANS } neap_span_id;
+
+/* Name and phase ("forward", "backward", "step" or "") by number, or NULL past the last. */
+NEAP_API const char *neap_span_name(int32_t id);
+NEAP_API const char *neap_span_phase(int32_t id);
+NEAP_API const char *neap_stream_name(int32_t stream);
+
+typedef struct {
+  double begin, end; /* neap_clock */
+  int64_t step;
+  int32_t id, stream;   /* neap_span_id, neap_stream */
+  int32_t layer, chunk; /* -1: none */
+  int32_t waits_for;    /* of a wait: the stream, or -1 for any other exchange */
+} neap_span;
+
+/* A recorder of one rank's spans: a ring, so the latest room spans are kept. Recording allocates
+ * nothing. The spans of a stream nest or are disjoint. */
+typedef struct neap_timeline neap_timeline;
+
+NEAP_API int neap_timeline_open(int64_t room, neap_timeline **out);
+/* Not before the thread that uses it has stopped to, or is the caller. */
+NEAP_API void neap_timeline_close(neap_timeline *timeline);
+/* From now on the engine records what the calling thread does, and the exchanges that it starts,
+ * wherever they run. NULL, at first: nothing, at no cost. */
+NEAP_API void neap_timeline_use(neap_timeline *timeline);
+/* Step and layer (-1, at first: none) of the calling thread's spans and exchanges to come. The
+ * second returns the layer until now. */
+NEAP_API void neap_timeline_step(int64_t step);
+NEAP_API int32_t neap_timeline_layer(int32_t layer);
+/* A span of the compute stream in the calling thread's recorder: begin gives the time that end
+ * takes. Without a recorder neither does anything. */
+NEAP_API double neap_timeline_begin(void);
+NEAP_API void neap_timeline_end(int id, double begin);
+/* Records a span whose times were measured elsewhere, a device for instance; from any thread.
+ * Errors: ARGUMENT (no such id or stream; the end is before the begin). */
+NEAP_API int neap_timeline_add(neap_timeline *timeline, const neap_span *span);
+NEAP_API void neap_timeline_clear(neap_timeline *timeline);
+/* Spans that are there; *lost: earlier ones that were overwritten since the last clear. */
+NEAP_API int64_t neap_timeline_count(const neap_timeline *timeline, int64_t *lost);
+/* Copies the latest spans, at most room, in the order of their ends; returns how many. */
+NEAP_API int64_t neap_timeline_spans(const neap_timeline *timeline, int64_t room, neap_span *out);
+
 /* ---- cluster: a training step on machines that are only described -----------------------------
  */
 
@@ -587,8 +664,6 @@ NEAP_API int neap_moe_cost(const neap_moe *moe, neap_moe_costs *out);
  * all of them at once. Flows that meet on a link share it evenly; what one cannot use is for the
  * others. Results depend on nothing but the arguments, to the bit. */
 typedef struct neap_cluster neap_cluster;
-
-typedef enum { NEAP_COMPUTE, NEAP_TOKENS, NEAP_UNSHARD, NEAP_REDUCE, NEAP_STREAMS } neap_stream;
 
 typedef struct {
   double port;        /* B/s of a rank's link to all others, each way; inf: no limit */

@@ -9,6 +9,7 @@
 --   params                typed parameters of the recipe
 --   device                'cpu'
 --   strict, in_process    whether a policy's fault stops the run; whether policies run in the rank
+--   timeline              records steps (timeline_job.lua); nil: nobody asked for it
 --   json                  results are wanted as JSON
 --   job:print(text)       writes a line to stdout, on rank 0 only
 --   job:say(text)         writes a line to stderr, on rank 0 only
@@ -26,6 +27,7 @@ local failure = require 'neap.failure'
 local params = require 'neap.params'
 local progress = require 'neap.progress'
 local recipe = require 'neap.recipe'
+local timelines = require 'neap.timeline_job'
 local store = require 'neap.store'
 
 local ffi = lib.ffi
@@ -126,13 +128,16 @@ end
 local function run(channel, rank, ranks, order, runs)
   local script = recipe.load(order.recipe)
   local node_of = find_nodes(channel, ranks, order.node_size, script.node_size)
-  script:run(setmetatable({
+  local job = setmetatable({
     comm = channel, rank = rank, ranks = ranks,
     node_of = node_of, node_size = largest_node(node_of, ranks),
     params = params.values(script.params, order.params),
     device = order.device, strict = order.strict, in_process = order.in_process, json = order.json,
     store = runs, order = order,
-  }, Job))
+    timeline = order.timeline and timelines.open(order.timeline, order.timeline_step),
+  }, Job)
+  script:run(job)
+  if job.timeline then job.timeline:close(job) end
 end
 
 local function fail(rank, world, err)

@@ -13,8 +13,10 @@ local optim = require 'neap.optim'
 local sessions = require 'neap.session'
 local summary = require 'neap.summary'
 local tensor = require 'neap.tensor'
+local timeline = require 'neap.timeline'
 local topologies = require 'neap.topology'
 local trace = require 'neap.trace'
+local schedules = require 'neap.nn.schedule'
 local Transformer = require 'neap.nn.transformer'
 
 local ffi, C = lib.ffi, lib.C
@@ -40,7 +42,8 @@ trainer.params = {
   clip = { default = 1, min = 0, doc = 'largest gradient norm; 0: no clipping' },
   aux_loss = { default = 0, min = 0, doc = 'coefficient of the load-balance loss' },
   seed = { default = 1, min = 0, integer = true, doc = 'of parameters, batches and policies' },
-  schedule = { default = 'laer', choices = { 'none', 'laer' }, doc = 'of unshard and reduce' },
+  schedule = { default = 'laer',
+    doc = 'of transfers: none, laer, neap; with fields: laer:chunks=2,keep=3 (docs/schedules.md)' },
   shard_group = { default = 'all',
     doc = 'ranks that working parameters are cut over: all, node, or how many' },
   exact = { default = false, doc = 'losses that no policy, layout or number of ranks changes' },
@@ -65,7 +68,7 @@ local function open_model(self, p)
     layers = p.layers, hidden = p.hidden, heads = p.heads, kv_heads = p.kv_heads, top_k = p.top_k,
     ffn = #p.ffn > 1 and p.ffn or p.ffn[1], sequence = p.sequence, batch = self.last - self.first,
     total_batch = p.batch, aux_loss = p.aux_loss, seed = p.seed, exact = p.exact,
-    schedule = p.schedule, group = tonumber(p.shard_group) or p.shard_group,
+    schedule = self.schedule, group = tonumber(p.shard_group) or p.shard_group,
   }
 end
 
@@ -83,14 +86,16 @@ local function open_trace(self, path, p)
 end
 
 --- Options: job (rank.lua), params (values of trainer.params), policy, text (text.schedule's), and
--- perhaps trace (path of the routing trace to write) and label (of the progress line).
+-- perhaps trace (path of the routing trace to write), label (of the progress line) and schedule (a
+-- table instead of params.schedule).
 function trainer.open(options)
   local job, p = options.job, options.params
+  if job.timeline then job.timeline:check_steps(p.steps) end
   local self = setmetatable({
     job = job, params = p, policy = options.policy, text = options.text,
     label = options.label or options.policy, comm = job.comm:duplicate(), done = 0,
     balance = metrics.balance(), losses = metrics.series(), seconds = metrics.series(),
-    busy = 0, waited = 0,
+    busy = 0, waited = 0, schedule = schedules.resolve(options.schedule or p.schedule, 2),
   }, Trainer)
   self.topology = topologies.open { node_of = job.node_of, ranks = job.ranks, slots = p.slots,
     experts = p.experts, cost = costs(p.ffn) }
@@ -170,15 +175,28 @@ local function record_step(self, busy, waited)
   self.sent = sent
 end
 
+--- What a step is, as spans of a timeline.
+local function work(self)
+  local whole = timeline.begin()
+  self.session:advance(self.done)
+  timeline.finish('plan', whole)
+  self:fill_batch()
+  local loss = self.model:forward(self.ids, self.targets, self.done)
+  self.model:backward()
+  local began = timeline.begin()
+  self.optimizer:step()
+  timeline.finish('optimizer', began)
+  timeline.finish('step', whole)
+  return loss
+end
+
 --- One optimizer step. Returns its loss: nats a byte, the mean over the tokens of all ranks.
 function Trainer:step()
   local began, busy, waited = C.neap_clock(), C.neap_thread_seconds(), self:waiting()
   self.step_imbalance = 0
-  self.session:advance(self.done)
-  self:fill_batch()
-  local loss = self.model:forward(self.ids, self.targets, self.done)
-  self.model:backward()
-  self.optimizer:step()
+  local recording = self.job.timeline and self.job.timeline:start(self.done)
+  local loss = work(self)
+  if recording then self.job.timeline:stop(self.comm, self.label) end
   self.done = self.done + 1
   busy, waited = C.neap_thread_seconds() - busy, self:waiting() - waited
   self.losses:add(loss)

@@ -38,7 +38,7 @@ local function losses(text)
 end
 
 describe('transformer', function()
-  for _, schedule in ipairs { 'laer', 'none' } do
+  for _, schedule in ipairs { 'laer', 'none', 'neap' } do
     it('has the gradients that finite differences give, schedule ' .. schedule, function()
       run(1, 'gradients=1', 'schedule=' .. schedule)
     end)
@@ -71,6 +71,9 @@ describe('transformer', function()
       assert.is_true(math.abs(loss - losses(other)[i]) < 1e-5 * loss)
     end
     assert.are.equal(other, run(4, 'layouts=3'))
-    assert.are.equal(other, run(4, 'layouts=3', 'schedule=none'))
+    for _, schedule in ipairs { 'none', 'neap', 'laer:unshard_ahead=2,unshard_at=attention',
+      'none:chunks=3,keep=3', 'laer:hold_reduce=false,gradients=1,chunks=2' } do
+      assert.are.equal(other, run(4, 'layouts=3', 'schedule=' .. schedule))
+    end
   end)
 end)

@@ -13,6 +13,7 @@ local run = { doc = 'Run a recipe on ranks that are threads, or on the processes
 -- Options of run itself that take a value: what the search for the recipe's name must skip.
 local WITH_VALUE = {
   ['-n'] = true, ['--ranks'] = true, ['--node-size'] = true, ['--device'] = true,
+  ['--timeline'] = true, ['--timeline-step'] = true,
   ['--store'] = true,
 }
 
@@ -49,6 +50,10 @@ function run.options(command, arguments)
   command:option('--device', 'where to compute'):choices({ 'cpu' }):default 'cpu'
   command:flag('--strict', 'stop with status 3 at the first fault of a policy')
   command:flag('--in-process', 'run policies inside the rank, for debuggers and profilers')
+  command:option('--timeline', 'record a step: JSON for Perfetto, and where its time goes')
+    :argname('<file>')
+  command:option('--timeline-step', 'the step to record, from 0 (default: 3, or the last)')
+    :argname('<step>'):convert(whole('--timeline-step', 0, 2 ^ 53))
   command:flag('--json', 'results as JSON')
   store.options(command)
   local path = find_recipe(arguments)
@@ -112,6 +117,9 @@ function run.run(args)
   local script = recipe.load(args.recipe)
   local texts = args.params or {}
   local values = params.values(script.params, texts)
+  if args.timeline_step and not args.timeline then
+    failure.usage '--timeline-step goes with --timeline=FILE'
+  end
   local rank, size = mpi_place()
   if rank and args.ranks and args.ranks ~= size then
     failure.usage('-n %d, but mpirun started %d processes; leave -n out', args.ranks, size)
@@ -120,6 +128,7 @@ function run.run(args)
   local order = json.encode({
     recipe = args.recipe, node_size = args.node_size, device = args.device, strict = args.strict,
     in_process = args.in_process, json = args.json,
+    timeline = args.timeline, timeline_step = args.timeline_step,
     params = setmetatable(texts, { __jsontype = 'object' }),
     store = record(args, script, values, rank, ranks),
   })

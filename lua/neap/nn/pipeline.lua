@@ -1,75 +1,92 @@
---- When expert parameters and gradients travel: unshards and reduces of all layers, through two
--- buffers of parameters and two of gradients that the layers take in turn.
+--- When expert parameters and gradients travel: unshards and reduces of all layers, as a schedule
+-- says (nn/schedule.lua), through buffers that the layers take in turn.
 --
--- Schedules:
---   none  every transfer starts when it is needed and is waited for at once;
---   laer  the unshard of layer l+1 starts after layer l's dispatch (backward: of l-1), so that it
---         runs under layer l's experts; the reduce of layer l+1 is held back until layer l's
---         backward dispatch is under way, and waited for when its buffer is needed again.
 -- A layer whose parameters are still in a buffer is not fetched again: after a forward, that is so
--- for the last two. Layers count from 0.
+-- for the last ones. Layers count from 0.
 
-local lib = require 'neap.lib'
 local tensor = require 'neap.tensor'
+local timeline = require 'neap.timeline'
 
 local Pipeline = {}
 Pipeline.__index = Pipeline
 
-local SCHEDULES = { laer = true, none = true }
-local BUFFERS = 2
+--- Parameters of the largest expert of all stores.
+local function widest(stores)
+  local size = 0
+  for layer = 0, #stores do size = math.max(size, stores[layer]:slot_size()) end
+  return size
+end
 
---- stores: the shard store of every layer, from index 0. slots: of this rank. layout(layer): the
--- layout in force. dtype, exact: of parameters, and whether gradients are F64.
+local function buffers(count, dtype, slots, size)
+  local list = {}
+  for i = 0, count - 1 do list[i] = tensor.new(dtype, slots, size) end
+  return list
+end
+
+--- stores: the shard store of every layer, from index 0. schedule: with all fields. slots: of this
+-- rank. layout(layer): the layout in force. dtype, exact: of parameters, and whether gradients are
+-- F64.
 function Pipeline.new(options)
-  if not SCHEDULES[options.schedule] then
-    lib.raise('ARGUMENT', ("schedule '%s' is unknown%s; there are %s"):format(
-      tostring(options.schedule), lib.hint(tostring(options.schedule), lib.sorted_keys(SCHEDULES)),
-      table.concat(lib.sorted_keys(SCHEDULES), ', ')), 2)
-  end
+  local schedule, layers = options.schedule, #options.stores + 1
   local self = setmetatable({
-    stores = options.stores, layout = options.layout, overlap = options.schedule ~= 'none',
-    weights_of = {}, gradients_of = {}, holder = {}, fetching = {}, reducing = {},
+    stores = options.stores, layout = options.layout, schedule = schedule,
+    kept = math.min(schedule.keep, layers), gradient_kept = math.min(schedule.gradients, layers),
+    holder = {}, fetching = {}, reducing = {},
   }, Pipeline)
-  local grad_type = options.exact and 'f64' or options.dtype
-  local size = self.stores[0]:slot_size()
-  for layer = 1, #self.stores do size = math.max(size, self.stores[layer]:slot_size()) end
-  for i = 0, math.min(BUFFERS, #self.stores + 1) - 1 do
-    self.weights_of[i] = tensor.new(options.dtype, options.slots, size)
-    self.gradients_of[i] = tensor.new(grad_type, options.slots, size)
-  end
+  local size = widest(self.stores)
+  self.weights_of = buffers(self.kept, options.dtype, options.slots, size)
+  self.gradients_of = buffers(self.gradient_kept, options.exact and 'f64' or options.dtype,
+    options.slots, size)
   return self
+end
+
+--- ---- parameters -------------------------------------------------------------------------------
+
+local function wait_for_weights(self, i)
+  local transfer = self.fetching[i]
+  if transfer then
+    self.fetching[i] = nil
+    transfer:wait()
+  end
 end
 
 --- Forgets what the buffers hold: parameters or layouts may have changed.
 function Pipeline:begin()
-  for i = 0, BUFFERS - 1 do self.holder[i] = nil end
+  for i = 0, self.kept - 1 do
+    wait_for_weights(self, i)
+    self.holder[i] = nil
+  end
 end
 
+--- Starts to fetch a layer, unless its buffer has it.
 function Pipeline:start(layer)
-  local i = layer % BUFFERS
+  local i = layer % self.kept
   if self.holder[i] == layer then return end
+  local outer = timeline.layer(layer)
   self.holder[i] = layer
   self.fetching[i] = self.stores[layer]:unshard_start(self.layout(layer), self.weights_of[i])
+  timeline.layer(outer)
 end
 
---- Starts to fetch a layer that will be needed next, if the schedule says so and it exists.
-function Pipeline:prefetch(layer)
-  if self.overlap and self.stores[layer] then
-    self:start(layer)
+--- Tells where a layer is, 'attention' or 'dispatch': starts to fetch the layers that come after it
+-- in a direction (1 forward, -1 backward), if this is the place and they exist.
+function Pipeline:reach(place, layer, direction)
+  if place ~= self.schedule.unshard_at then return end
+  for distance = 1, self.schedule.unshard_ahead do
+    local other = layer + direction * distance
+    if self.stores[other] then self:start(other) end
   end
 end
 
 --- The parameters of a layer's slots, fetched and complete.
 function Pipeline:weights(layer)
-  local i = layer % BUFFERS
   self:start(layer)
-  if self.fetching[i] then
-    local transfer = self.fetching[i]
-    self.fetching[i] = nil
-    transfer:wait()
-  end
+  local i = layer % self.kept
+  wait_for_weights(self, i)
   return self.weights_of[i]
 end
+
+--- ---- gradients --------------------------------------------------------------------------------
 
 local function wait_for_reduce(self, i)
   local transfer = self.reducing[i]
@@ -81,26 +98,27 @@ end
 
 --- The buffer for the gradients of a layer's slots, free to be written.
 function Pipeline:gradients(layer)
-  local i = layer % BUFFERS
+  local i = layer % self.gradient_kept
   wait_for_reduce(self, i)
   return self.gradients_of[i]
 end
 
 local function start_reduce(self, layer, slot_tokens)
-  local i = layer % BUFFERS
+  local i, outer = layer % self.gradient_kept, timeline.layer(layer)
   self.reducing[i] = self.stores[layer]:reduce_start(self.layout(layer), self.gradients_of[i],
     slot_tokens)
+  timeline.layer(outer)
 end
 
---- Sends a layer's gradients to their owners, now or after the next layer's backward dispatch.
--- slot_tokens must stay as they are until then.
+--- Sends a layer's gradients to their owners, now or when the next layer's tokens are on their
+-- way. slot_tokens must stay as they are until then.
 function Pipeline:reduce(layer, slot_tokens)
-  if self.overlap then
+  if self.schedule.hold_reduce then
     self.held = { layer = layer, slot_tokens = slot_tokens }
-  else
-    start_reduce(self, layer, slot_tokens)
-    wait_for_reduce(self, layer % BUFFERS)
+    return
   end
+  start_reduce(self, layer, slot_tokens)
+  if self.schedule.wait_reduce then wait_for_reduce(self, layer % self.gradient_kept) end
 end
 
 --- Starts what was held back.
@@ -115,7 +133,7 @@ end
 --- Waits until all gradients have arrived.
 function Pipeline:finish()
   self:release()
-  for i = 0, BUFFERS - 1 do wait_for_reduce(self, i) end
+  for i = 0, self.gradient_kept - 1 do wait_for_reduce(self, i) end
 end
 
 return Pipeline

@@ -1,6 +1,6 @@
 --- A Mixture-of-Experts language model: embedding, blocks of attention and experts, a last
 -- normalisation, an untied head, cross-entropy. It also schedules the experts' phases and
--- transfers, in the way that the option schedule says (nn/pipeline.lua).
+-- transfers, in the way that the option schedule says (nn/schedule.lua).
 --
 --   local model = Transformer.new { comm =, topology =, session =, layers = 2, hidden = 64, … }
 --   local loss = model:forward(ids, targets, step)
@@ -9,11 +9,13 @@
 local lib = require 'neap.lib'
 local moe = require 'neap.moe'
 local shards = require 'neap.shards'
+local timeline = require 'neap.timeline'
 local Block = require 'neap.nn.block'
 local CrossEntropy = require 'neap.nn.cross_entropy'
 local Parameters = require 'neap.nn.parameters'
 local Pipeline = require 'neap.nn.pipeline'
 local layers = require 'neap.nn.layers'
+local schedules = require 'neap.nn.schedule'
 
 local Transformer = {}
 Transformer.__index = Transformer
@@ -21,7 +23,7 @@ Transformer.__index = Transformer
 local DEFAULTS = {
   vocabulary = 256, layers = 2, hidden = 64, heads = 4, kv_heads = false, top_k = 2, ffn = 128,
   sequence = 64, batch = 1, total_batch = false, base = 10000, eps = 1e-5, renormalise = true,
-  aux_loss = 0, chunks = 1,
+  aux_loss = 0,
   dtype = 'f32', exact = false, seed = 0, schedule = 'laer', group = 'all',
 }
 local NEEDED = { comm = true, topology = true, session = true }
@@ -37,6 +39,7 @@ local function take_options(given)
     options[name] = given[name]
   end
   options.kv_heads = options.kv_heads or options.heads
+  options.schedule = schedules.resolve(options.schedule, 3)
   return options
 end
 
@@ -57,9 +60,9 @@ end
 -- number, or a list with one for each expert), sequence, batch (sequences of this rank, perhaps 0),
 -- total_batch (of all ranks, the same everywhere; by default batch on every rank), base (of the
 -- rotary frequencies), eps (of the normalisations). renormalise: the weights of a token's experts
--- add up to 1. aux_loss: coefficient of the load-balance loss. chunks: of token exchanges.
--- dtype, exact, seed: as in Parameters. schedule: 'laer' or 'none'. group: of shards, 'all', 'node'
--- or a number of ranks.
+-- add up to 1. aux_loss: coefficient of the load-balance loss. dtype, exact, seed:
+-- as in Parameters. schedule: of transfers, a name or a table (nn/schedule.lua). group: of shards,
+-- 'all', 'node' or a number of ranks.
 function Transformer.new(given)
   local o = take_options(given)
   local self = setmetatable({ options = o, session = o.session, blocks = {}, experts = {},
@@ -107,7 +110,7 @@ function Transformer:open_experts(o, ffn)
   for l = 0, o.layers - 1 do
     self.experts[l] = moe.open { comm = self.comm.tokens, topology = o.topology, hidden = o.hidden,
       top_k = o.top_k, dtype = o.dtype, renormalise = o.renormalise, exact = o.exact,
-      chunks = o.chunks, aux_loss = o.aux_loss, ffn = ffn }
+      chunks = o.schedule.chunks, aux_loss = o.aux_loss, ffn = ffn }
     self.stores[l] = shards.open { comm = self.comm.shards, topology = o.topology, dtype = o.dtype,
       exact = o.exact, sizes = sizes, group = o.group }
     draw(self.stores[l], l, o, ffn)
@@ -124,50 +127,80 @@ end
 
 function Transformer:forward_layer(l, x, step)
   local block, experts, session = self.blocks[l], self.experts[l], self.session
+  timeline.layer(l)
+  if self:ahead() then self.pipeline:reach('attention', l, 1) end
+  local began = timeline.begin()
   local normed = block:attend(x)
+  timeline.finish('attention', began)
   experts:route(normed, block.router.value)
-  local load = experts:load()
-  if session.replan then session:replan(step, l, load) end
-  experts:dispatch(normed, session:layout(l), session:split(l, load, step))
-  if session.observe then session:observe(step, l, load) end
-  if self:ahead() then self.pipeline:prefetch(l + 1) end
+  local split = self:plan(l, experts:load(), step)
+  experts:dispatch(normed, session:layout(l), split)
+  if session.observe then session:observe(step, l, experts:load()) end
+  if self:ahead() then self.pipeline:reach('dispatch', l, 1) end
   experts:forward(self.pipeline:weights(l), block:answer())
   return block:finish()
+end
+
+--- What the policy says for the counts of a layer: a split.
+function Transformer:plan(l, load, step)
+  local session, began = self.session, timeline.begin()
+  if session.replan then session:replan(step, l, load) end
+  local split = session:split(l, load, step)
+  timeline.finish('plan', began)
+  return split
 end
 
 --- ids, targets: I32 (T), T = batch x sequence. Returns the mean loss over the tokens of all ranks
 -- in nats, without the auxiliary loss. Collective.
 function Transformer:forward(ids, targets, step)
   self.pipeline:begin()
-  if self:ahead() then self.pipeline:prefetch(0) end
+  if self:ahead() and self.options.schedule.unshard_ahead > 0 then self.pipeline:start(0) end
+  local began = timeline.begin()
   local x = self.embed:forward(ids)
+  timeline.finish('embed', began)
   for l = 0, self.options.layers - 1 do
     x = self:forward_layer(l, x, step)
   end
+  timeline.layer(-1)
+  began = timeline.begin()
   local logits = self.head:forward(self.norm:forward(x))
-  return self.criterion:forward(logits, targets)
+  timeline.finish('head', began)
+  began = timeline.begin()
+  local loss = self.criterion:forward(logits, targets)
+  timeline.finish('loss', began)
+  return loss
 end
 
 function Transformer:backward_layer(l, dy)
   local block, experts, pipeline = self.blocks[l], self.experts[l], self.pipeline
+  timeline.layer(l)
+  pipeline:reach('attention', l, -1)
   experts:backward_dispatch(dy)
-  pipeline:prefetch(l - 1)
+  pipeline:reach('dispatch', l, -1)
   pipeline:release()
   experts:backward(block.norm2.output, block.router.value, pipeline:weights(l),
     pipeline:gradients(l), block:slope(), block.router.grad)
   pipeline:reduce(l, experts:slot_tokens())
-  return block:backward(dy)
+  local began = timeline.begin()
+  local dx = block:backward(dy)
+  timeline.finish('attention backward', began)
+  return dx
 end
 
 --- Of the last forward: all gradients, those of dense parameters still this rank's part alone (an
 -- optimizer sums them over ranks), those of experts with their owners. Collective.
 function Transformer:backward()
   self.parameters:zero_grad()
+  local began = timeline.begin()
   local dx = self.norm:backward(self.head:backward(self.criterion:backward()))
+  timeline.finish('head backward', began)
   for l = self.options.layers - 1, 0, -1 do
     dx = self:backward_layer(l, dx)
   end
+  timeline.layer(-1)
+  began = timeline.begin()
   self.embed:backward(dx)
+  timeline.finish('embed backward', began)
   self.pipeline:finish()
 end
 

@@ -1,0 +1,102 @@
+--- Timelines as files for trace viewers (Perfetto, chrome://tracing): the JSON format of Chrome's
+-- trace events. A process is a rank, a thread is a stream; an arrow leads from an unshard to the
+-- experts that it was for.
+--
+--   timeline_file.write('step.json', { { label = 'laer', ranks = ranks } })   -- ranks: of gather
+
+local json = require 'neap.json'
+local failure = require 'neap.failure'
+local timeline = require 'neap.timeline'
+
+local timeline_file = {}
+
+-- Trace events count in microseconds.
+local function microseconds(seconds)
+  return seconds * 1e6
+end
+
+local ORDER = { 'name', 'cat', 'ph', 'ts', 'dur', 'pid', 'tid', 'id', 'bp', 'args' }
+
+local function add(events, event)
+  events[#events + 1] = json.encode(event, ORDER)
+end
+
+local TRACK = {}
+for i, stream in ipairs(timeline.streams) do TRACK[stream] = i - 1 end
+
+local function add_names(events, process, label)
+  add(events, { ph = 'M', name = 'process_name', pid = process, args = { name = label } })
+  add(events, { ph = 'M', name = 'process_sort_index', pid = process,
+    args = { sort_index = process } })
+  for track, stream in ipairs(timeline.streams) do
+    add(events, { ph = 'M', name = 'thread_name', pid = process, tid = track - 1,
+      args = { name = stream } })
+    add(events, { ph = 'M', name = 'thread_sort_index', pid = process, tid = track - 1,
+      args = { sort_index = track - 1 } })
+  end
+end
+
+local function add_span(events, process, span)
+  add(events, {
+    ph = 'X', name = span.name, cat = span.stream, pid = process, tid = TRACK[span.stream],
+    ts = microseconds(span.begin), dur = microseconds(span.finish - span.begin),
+    args = setmetatable({ phase = span.phase, layer = span.layer, chunk = span.chunk,
+      waits_for = span.waits_for }, { __jsontype = 'object' }),
+  })
+end
+
+--- The first span of the layer's experts that ends after a time: it needs what arrived then.
+local function user_of(spans, unshard)
+  for _, span in ipairs(spans) do
+    if span.name == 'expert' and span.layer == unshard.layer and span.finish >= unshard.finish then
+      return span
+    end
+  end
+end
+
+--- Arrows begin and end inside their spans; returns how many there are now.
+local function add_arrows(events, process, spans, arrows)
+  for _, span in ipairs(spans) do
+    local user = span.name == 'unshard' and span.stream == 'unshard' and user_of(spans, span)
+    if user then
+      arrows = arrows + 1
+      local arrow = { name = 'weights', cat = 'weights', id = arrows, pid = process }
+      arrow.ph, arrow.tid, arrow.ts = 's', TRACK.unshard, microseconds(span.begin)
+      add(events, arrow)
+      arrow.ph, arrow.bp, arrow.tid = 'f', 'e', TRACK.compute
+      arrow.ts = microseconds(math.max(user.begin, span.finish))
+      add(events, arrow)
+    end
+  end
+  return arrows
+end
+
+--- Trace events as JSON texts, a list. runs: list of { label = text or nil, ranks = a list of
+-- lists of spans }; the ranks of the first run are processes 0, 1, …, the next ones follow.
+function timeline_file.events(runs)
+  local events, process, arrows = {}, 0, 0
+  for _, run in ipairs(runs) do
+    for r, spans in ipairs(run.ranks) do
+      local label = run.label and run.label .. ': ' or ''
+      add_names(events, process, ('%srank %d'):format(label, r - 1))
+      for _, span in ipairs(spans) do add_span(events, process, span) end
+      arrows = add_arrows(events, process, spans, arrows)
+      process = process + 1
+    end
+  end
+  return events
+end
+
+--- Writes the file, or raises a plain error.
+function timeline_file.write(path, runs)
+  local file, why = io.open(path, 'w')
+  if not file then failure.plain('timeline: %s', why) end
+  local written, problem = file:write('{"displayTimeUnit":"ms","traceEvents":[\n',
+    table.concat(timeline_file.events(runs), ',\n'), '\n]}\n')
+  local closed, at_close = file:close()
+  if not (written and closed) then
+    failure.plain('timeline: %s: %s', path, problem or at_close)
+  end
+end
+
+return timeline_file

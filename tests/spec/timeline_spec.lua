@@ -1,0 +1,137 @@
+local json = require 'neap.json'
+local lib = require 'neap.lib'
+local timeline = require 'neap.timeline'
+local timeline_file = require 'neap.timeline_file'
+local comm = require 'neap.comm'
+
+local ffi, C = lib.ffi, lib.C
+
+--- A span of the compute stream, or of another.
+local function span(name, begin, finish, more)
+  local result = { name = name, stream = 'compute', begin = begin, finish = finish }
+  for key, value in pairs(more or {}) do result[key] = value end
+  return result
+end
+
+--- Gives a rank of a world of one to fn.
+local function alone(fn)
+  local world = ffi.new 'neap_world *[1]'
+  lib.check(C.neap_world_open(1, world))
+  local group = comm.open_local(world[0], 0)
+  fn(group)
+  group:close()
+  C.neap_world_close(world[0])
+end
+
+describe('timeline', function()
+  it('records nothing unless a recorder is started', function()
+    local recorder = timeline.open()
+    assert.are.equal(0, timeline.begin())
+    timeline.finish('head', timeline.begin())
+    recorder:start(1)
+    recorder:stop()
+    timeline.finish('head', timeline.begin())
+    alone(function(group) assert.are.same({ {} }, timeline.gather(group, recorder)) end)
+    recorder:close()
+  end)
+
+  it('records spans that nest, with their layer', function()
+    local recorder = timeline.open()
+    recorder:start(7)
+    local outer = timeline.begin()
+    assert.are.equal(-1, timeline.layer(2))
+    timeline.finish('attention', timeline.begin())
+    assert.are.equal(2, timeline.layer(-1))
+    timeline.finish('step', outer)
+    recorder:stop()
+    alone(function(group)
+      local spans = timeline.gather(group, recorder)[1]
+      assert.are.equal(2, #spans)
+      assert.are.equal('step', spans[1].name)
+      assert.are.equal(0, spans[1].begin)
+      assert.are.equal('attention', spans[2].name)
+      assert.are.equal(2, spans[2].layer)
+      assert.is_nil(spans[1].layer)
+      assert.is_true(spans[2].begin >= spans[1].begin and spans[2].finish <= spans[1].finish)
+    end)
+    recorder:close()
+  end)
+
+  it('keeps the latest spans, and tells how many were lost', function()
+    local recorder = timeline.open(5)
+    recorder:start(0)
+    for i = 1, 12 do timeline.finish(i > 7 and 'head' or 'loss', timeline.begin()) end
+    recorder:stop()
+    assert.are.equal(7, recorder:lost())
+    alone(function(group)
+      for _, kept in ipairs(timeline.gather(group, recorder)[1]) do
+        assert.are.equal('head', kept.name)
+      end
+    end)
+    recorder:start(1)
+    assert.are.equal(0, recorder:lost())
+    recorder:close()
+    assert.are.equal(0, timeline.begin())
+  end)
+
+  it('refuses spans that are none', function()
+    local recorder = timeline.open(5)
+    local bad = ffi.new('neap_span', { begin = 2, id = 99 })
+    assert.are.equal(C.NEAP_ARGUMENT, C.neap_timeline_add(recorder.ptr, bad))
+    bad.id = 0
+    assert.are.equal(C.NEAP_ARGUMENT, C.neap_timeline_add(recorder.ptr, bad))
+    assert.has_error(function() timeline.open(0) end)
+    recorder:close()
+  end)
+
+  it('tells where the time goes: own time, waits by stream, the slowest rank', function()
+    local summary = timeline.summary {
+      { span('step', 0, 10), span('expert', 1, 5), span('wait', 2, 3, { waits_for = 'tokens' }),
+        span('dispatch', 1, 2, { stream = 'tokens' }) },
+      { span('step', 0, 10), span('expert', 1, 9), span('wait', 4, 5, { waits_for = 'unshard' }),
+        span('wait', 9, 9.5) },
+    }
+    local function row(list, name)
+      for _, entry in ipairs(list) do if entry.name == name then return entry end end
+    end
+    assert.are.equal(10, summary.seconds)
+    assert.are.same({ name = 'expert', mean = 5, most = 7, rank = 1 },
+      row(summary.compute, 'expert'))
+    assert.are.same({ name = 'step', mean = 3.75, most = 6, rank = 0 },
+      row(summary.compute, 'step'))
+    assert.are.same({ name = 'tokens', mean = 0.5, most = 1, rank = 0 },
+      row(summary.exposed, 'tokens'))
+    assert.are.same({ name = 'other', mean = 0.25, most = 0.5, rank = 1 },
+      row(summary.exposed, 'other'))
+    assert.are.same({ { name = 'tokens', mean = 0.5, most = 1, rank = 0 } }, summary.busy)
+    local text = timeline.text(summary)
+    assert.matches('expert +5000.00 +50.0 %% +7000.00 +1', text)
+    assert.matches('exposed: wait for unshard +500.00', text)
+  end)
+
+  it('names spans that overlap without one holding the other', function()
+    local ok, err = pcall(timeline.summary, { { span('head', 0, 2), span('loss', 1, 3) } })
+    assert.is_false(ok)
+    assert.matches('head from .* and loss from .* overlap', err.message)
+  end)
+
+  it('writes trace events: processes, tracks, and arrows from unshards to experts', function()
+    local path = os.tmpname()
+    timeline_file.write(path, { { label = 'laer', ranks = { {
+      span('unshard', 1e-3, 2e-3, { stream = 'unshard', layer = 1 }),
+      span('expert', 1e-3, 1.5e-3, { layer = 0 }), span('expert', 3e-3, 4e-3, { layer = 1 }),
+    } } }, { ranks = { { span('head', 0, 1e-3) } } } })
+    local file = assert(io.open(path))
+    local events = json.decode(file:read '*a').traceEvents
+    file:close()
+    os.remove(path)
+    local found = {}
+    for _, event in ipairs(events) do
+      found[#found + 1] = event.ph ~= 'M' and ('%s %s %d.%d %g'):format(event.ph, event.name,
+        event.pid, event.tid, event.ts) or event.name == 'process_name' and event.args.name or nil
+    end
+    assert.are.same({ 'laer: rank 0', 'X unshard 0.2 1000', 'X expert 0.0 1000',
+      'X expert 0.0 3000', 's weights 0.2 1000', 'f weights 0.0 3000', 'rank 0',
+      'X head 1.0 0' }, found)
+  end)
+end)
