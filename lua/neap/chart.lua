@@ -28,13 +28,14 @@ function chart.ticks(low, high, count)
   end
   local list = {}
   for i = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) do
-    list[#list + 1] = i * step
+    list[#list + 1] = i * step + 0 -- not -0
   end
   return list, step
 end
 
 --- A number as short as its neighbours on the axis allow.
 function chart.label(value, step)
+  if value == 0 then return '0' end
   if math.abs(value) >= 1e6 then return ('%gM'):format(value / 1e6) end
   if math.abs(value) >= 1e4 then return ('%gk'):format(value / 1e3) end
   local digits = math.max(0, -math.floor(math.log10(step or 1) + 1e-9))
@@ -64,7 +65,7 @@ local function axes(d, options, range)
     return bottom - (bottom - top) * (value - range.low) / (range.high - range.low)
   end
   if options.unit then d:text(8, 32, options.unit, { size = 10, fill = SMALL }) end
-  local marks, step = chart.ticks(range.low, range.high, 4)
+  local marks, step = chart.ticks(range.low, range.high, 5)
   for _, value in ipairs(marks) do
     d:line(left, y(value), right, y(value), GRID)
     d:text(left - 5, y(value) + 3.5, chart.label(value, step), { anchor = 'end', fill = SMALL,
@@ -187,7 +188,8 @@ function chart.bars(options)
   end
   local mean = y(sum / math.max(1, #values))
   d:line(box.left, mean, box.right, mean, { stroke = '#000', dash = '5 3' })
-  d:text(box.right, mean - 4, 'mean', { anchor = 'end', size = 10 })
+  d:text(box.right, mean - 4, 'mean', { anchor = 'end', size = 10, stroke = '#fff', width = 3,
+    ['paint-order'] = 'stroke' })
   local every = math.max(1, math.ceil(#values / 8))
   for i = 0, #values - 1, every do
     d:text(x(i + 0.5), box.bottom + 14, i, { anchor = 'middle', size = 10, fill = SMALL })
@@ -256,10 +258,11 @@ function chart.heat(options)
   end
   local high = options.high or most
   local height = math.max(150, math.min(420, rows * 13))
-  local d = svg.open { width = options.width or 720, height = height + TOP + 66,
+  local top = TOP + 10
+  local d = svg.open { width = options.width or 720, height = height + top + 66,
     title = options.title }
   d:text(8, 17, options.title, { weight = '600', size = 12.5 })
-  local box = { left = LEFT, right = d.width - RIGHT, top = TOP, bottom = TOP + height }
+  local box = { left = LEFT, right = d.width - RIGHT, top = top, bottom = top + height }
   paint(d, function(row, column) return values[row * columns + column] / high end, rows, columns,
     box)
   marks_on_rows(d, box, rows, math.max(1, math.ceil(rows * 13 / height)))
@@ -267,7 +270,7 @@ function chart.heat(options)
   x_axis(d, box, function(value)
     return box.left + (value - first + 0.5) * (box.right - box.left) / options.columns
   end, { first = first, last = first + options.columns - 1 }, options.x)
-  d:text(8, TOP - 2, options.y, { size = 10, fill = SMALL })
+  d:text(8, TOP + 2, options.y, { size = 10, fill = SMALL })
   scale_bar(d, box.left, d.height - 26, math.min(300, box.right - box.left), '0',
     chart.label(high, high / 20), options.unit)
   return d

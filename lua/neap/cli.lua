@@ -11,6 +11,7 @@ local usage_message = require 'neap.usage'
 local COMMANDS = {
   { 'run', 'neap.cli.run' },
   { 'replay', 'neap.replay' },
+  { 'report', 'neap.report' },
   { 'bench', 'neap.cli.bench' },
   { 'sweep', 'neap.cli.sweep' },
   { 'runs', 'neap.cli.runs' },

@@ -19,10 +19,13 @@ local trace = require 'neap.trace'
 
 local ffi, C = lib.ffi, lib.C
 
-local replay = { doc = 'Replay recorded loads under policies and compare their balance.' }
+local replay = {
+  doc = 'Replay recorded loads under policies and compare their balance.',
+  WINDOW = 5, -- steps that warm up
+}
 
 local NODE_SIZE = 8 -- ranks a node, where neither the trace nor the caller says
-local WINDOW = 5    -- steps that warm up
+local WINDOW = replay.WINDOW
 local DEADLINE = 10 -- seconds that a hook may run: nobody waits for it but the user
 local POLICIES = { 'static', 'laer', 'laer+minimax' }
 
@@ -122,8 +125,10 @@ local function numbers(name)
   end
 end
 
-function replay.options(command)
-  command:option('--trace', 'what to replay: safetensors, or CSV, plain or gzipped'):count(1)
+--- What is replayed, and how: for every command that replays. needed: --trace must be given.
+function replay.trace_options(command, needed)
+  command:option('--trace', 'what to replay: safetensors, or CSV, plain or gzipped')
+    :count(needed and '1' or '?')
   command:option('--slots', 'slots a rank, or a number for each rank (default: as recorded)')
     :convert(numbers '--slots')
   command:option('--node-size', ('ranks a node (default: as recorded, else %d)'):format(NODE_SIZE))
@@ -139,6 +144,10 @@ function replay.options(command)
     :convert(numbers '--deadline')
   command:flag('--strict', 'stop with status 3 at the first fault of a policy')
   command:flag('--in-process', 'run policies in this process, for debuggers and profilers')
+end
+
+function replay.options(command)
+  replay.trace_options(command, true)
   command:flag('--json', 'results as JSON')
   store.options(command)
 end
@@ -147,7 +156,8 @@ local function list_of(value)
   return type(value) == 'number' and { value } or value
 end
 
-local function open_topology(args, t)
+--- Topology that the options of a command ask for, for a trace. Raises USAGE.
+function replay.open_topology(args, t)
   local slots = args.slots or tonumber(t.metadata.slots)
   if not slots then failure.usage('%s does not say how many slots a rank has; give --slots',
     t.path) end
@@ -237,7 +247,7 @@ end
 function replay.run(args)
   for _, text in ipairs(args.policy) do policies.resolve(text) end
   local t = trace.open(args.trace)
-  local topology = open_topology(args, t)
+  local topology = replay.open_topology(args, t)
   local document = {
     trace = { ranks = t.ranks, experts = t.experts, layers = t.layers, steps = t.steps },
     topology = tostring(topology), warm_up = args.window or WINDOW, seed = args.seed,

@@ -1,0 +1,210 @@
+--- neap report: one HTML file that tells what runs and replays have shown. It needs no network and
+-- no scripts.
+
+local failure = require 'neap.failure'
+local json = require 'neap.json'
+local lib = require 'neap.lib'
+local entries = require 'neap.report.entries'
+local observe = require 'neap.report.observe'
+local page = require 'neap.report.page'
+local policies = require 'neap.policy'
+local progress = require 'neap.progress'
+local replay = require 'neap.replay'
+local sections = require 'neap.report.sections'
+local store = require 'neap.store'
+local stored = require 'neap.report.stored'
+local trace = require 'neap.trace'
+
+local report = { doc = 'Write one HTML file about runs and replays.' }
+
+local POLICIES = { 'static', 'laer', 'laer+minimax' }
+
+local EXAMPLES = [[
+Examples:
+  neap report                              the last run of the run store
+  neap report --run 3 --run 4              runs of the store, as neap runs lists them
+  neap report --sweep policies             all runs of a sweep
+  neap report --trace t.safetensors --policy laer --policy mine.lua
+                                           replays a trace, for this report only
+  neap report results.json                 what neap run --json has printed
+Runs whose trace is still there get pictures of loads and layouts by replaying it.]]
+
+local function number_of_run(text)
+  local id = tonumber(text)
+  if id and id % 1 == 0 and id > 0 then return id end
+  return nil, ("--run is '%s'; it must be a number, as neap runs lists them"):format(text)
+end
+
+function report.options(command)
+  command:argument('results', 'what neap run --json and neap replay --json have printed')
+    :args '*':argname '<results.json>'
+  replay.trace_options(command)
+  command:option('--run', 'run of the run store; may be given again'):count '*'
+    :argname('<number>'):convert(number_of_run)
+  command:option('--sweep', 'runs of this sweep'):argname '<name>'
+  command:option('--store', 'the run store (default: NEAP_STORE, else runs.db)'):argname '<file>'
+  command:option('-o --output', 'file to write'):argname('<file>'):default 'report.html'
+  command:option('--title', 'heading of the page'):argname '<text>'
+  command:epilog(EXAMPLES)
+end
+
+--- ---- results in JSON --------------------------------------------------------------------------
+
+local function read(path)
+  local file, why = io.open(path, 'rb')
+  if not file then failure.plain('%s', why) end
+  local text = file:read '*a'
+  file:close()
+  return text
+end
+
+--- Adds the rows of a file that neap run --json or neap replay --json has printed.
+local function add_results(document, path)
+  local result = json.decode(read(path))
+  local rows = type(result) == 'table' and (result.rows or result.policies)
+  if not rows then
+    failure.usage('%s: no result of neap run --json or neap replay --json', path)
+  end
+  for _, row in ipairs(rows) do
+    row.seed = row.seed or result.seed
+    document.entries[#document.entries + 1] = entries.from_summary(row,
+      result.rows and 'run' or 'replay')
+    for _, message in ipairs(row.messages or {}) do
+      document.messages[#document.messages + 1] = message
+    end
+  end
+  document.facts[#document.facts + 1] = { 'results', path }
+end
+
+--- ---- replaying --------------------------------------------------------------------------------
+
+local function add_policy_text(document, text)
+  local file = policies.resolve(text).file
+  for _, other in ipairs(document.texts) do
+    if other[1] == file then return end
+  end
+  document.texts[#document.texts + 1] = { file, read(file) }
+end
+
+--- Adds what a replay has found as an entry of its own.
+local function add_entry(document, found, seed)
+  found.figures.seed = seed
+  local entry = entries.from_summary(found.figures, 'replay')
+  entry.curves.imbalance = { values = found.imbalance, first = 0 }
+  entry.curves.inter_node = { values = found.inter_node, first = 0 }
+  document.entries[#document.entries + 1] = entry
+  for _, message in ipairs(found.messages) do
+    document.messages[#document.messages + 1] = message
+  end
+end
+
+local function observe_all(document, args, t, topology, warm_up)
+  local seen = { moment = observe.hardest(t, warm_up), policies = {} }
+  seen.heat = observe.heat(t, seen.moment.layer)
+  local texts = #args.policy > 0 and args.policy or POLICIES
+  local bar = progress.open(#texts * t.steps, 'report')
+  for i, text in ipairs(texts) do
+    local found = observe.policy { trace = t, topology = topology, policy = text,
+      moment = seen.moment, warm_up = warm_up, seed = args.seed, deadline = args.deadline,
+      strict = args.strict, in_process = args.in_process,
+      on_step = function(step) bar:update((i - 1) * t.steps + step + 1, text) end }
+    seen.policies[i] = found
+    if not args.pictures_only then
+      add_entry(document, found, args.seed)
+      add_policy_text(document, text)
+    end
+  end
+  bar:close()
+  return seen
+end
+
+local function add_replay(document, args)
+  for _, text in ipairs(args.policy) do policies.resolve(text) end
+  local t = trace.open(args.trace)
+  local topology, warm_up = replay.open_topology(args, t), args.window or replay.WINDOW
+  if t.steps <= warm_up then
+    failure.usage('%s has %d steps; %d are needed to warm up and one to score', t.path, t.steps,
+      warm_up)
+  end
+  document.trace, document.topology = t, topology
+  document.observed = observe_all(document, args, t, topology, warm_up)
+  local facts = document.facts
+  facts[#facts + 1] = { 'trace', ('%s: %d steps, %d layers, %d ranks, %d experts'):format(t.path,
+    t.steps, t.layers, t.ranks, t.experts) }
+  facts[#facts + 1] = { 'topology', tostring(topology) }
+  facts[#facts + 1] = { 'scored', ('from step %d on, seed %d'):format(warm_up, args.seed) }
+  for _, key in ipairs(t.metadata_keys) do
+    facts[#facts + 1] = { 'trace: ' .. key, t.metadata[key] }
+  end
+  document.subject = document.subject or t.path:match '[^/]*$'
+end
+
+--- Pictures for runs of the store: replays the trace that they replayed or wrote, if it is there,
+-- under their policies. A trace that is gone or does not fit costs the pictures only.
+local function add_pictures(document, args)
+  local recorded, list = document.recorded, {}
+  if not recorded then return end
+  for i, entry in ipairs(entries.group(document.entries)) do list[i] = entry.policy end
+  local parameters = recorded.parameters
+  local replayed = recorded.kind == 'replay' and parameters or {}
+  local ok, why = pcall(add_replay, document, { trace = recorded.path, policy = list,
+    pictures_only = true, seed = parameters.seed or 0, window = replayed.window,
+    slots = replayed.slots, node_size = replayed.node_size, cost = replayed.cost,
+    speed = replayed.speed, deadline = args.deadline })
+  if not ok then
+    io.stderr:write(('neap: no pictures of loads and layouts: %s\n'):format(failure.text(why)))
+  end
+end
+
+local function add_stored(document, args)
+  local runs = store.existing(args)
+  stored.add(document, runs, args)
+  runs:close()
+  if not args.trace then add_pictures(document, args) end
+end
+
+--- ---- the page ---------------------------------------------------------------------------------
+
+local function add_circumstances(facts)
+  local value = lib.ffi.new 'const char *[1]'
+  for i = 0, math.huge do
+    local name = lib.C.neap_machine(i, value)
+    if name == nil then break end
+    facts[#facts + 1] = { lib.ffi.string(name), lib.ffi.string(value[0]) }
+  end
+  facts[#facts + 1] = { 'lua', jit.version }
+end
+
+local function find_references(list)
+  local found = {}
+  for _, name in ipairs { 'static', 'laer' } do found[#found + 1] = entries.find(list, name) end
+  return found
+end
+
+--- The page of a document as text; see sections.lua for what a document has.
+function report.render(document, title)
+  document.entries = entries.group(document.entries)
+  document.references = find_references(document.entries)
+  local names = {}
+  for i, entry in ipairs(document.entries) do names[i] = entry.name end
+  return page.render(title or ('Neap: %s'):format(document.subject or 'report'),
+    table.concat(names, ' · '), sections.all(document), ('Made by neap %s.'):format(lib.version))
+end
+
+function report.run(args)
+  local document = { entries = {}, messages = {}, facts = {}, texts = {} }
+  for _, path in ipairs(args.results) do add_results(document, path) end
+  local from_store = #args.run > 0 or args.sweep or not (args.trace or args.results[1])
+  if from_store then add_stored(document, args) end
+  if args.trace then add_replay(document, args) end
+  if not from_store then add_circumstances(document.facts) end
+  document.facts[#document.facts + 1] = { 'written', os.date '%Y-%m-%d %H:%M' }
+  local text = report.render(document, args.title)
+  local file, why = io.open(args.output, 'wb')
+  if not file then failure.plain('%s', why) end
+  file:write(text)
+  file:close()
+  print(args.output)
+end
+
+return report

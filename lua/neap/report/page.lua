@@ -1,0 +1,129 @@
+--- The page of a report: one HTML file that needs no network and no scripts, for screens of any
+-- width and for paper.
+
+local svg = require 'neap.svg'
+
+local page = {}
+
+local STYLE = [[
+:root{color-scheme:light}
+*{box-sizing:border-box}
+body{margin:0;background:#f3f5f7;color:#1b1f24;
+ font:16px/1.5 system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif;
+ -webkit-text-size-adjust:100%}
+main{max-width:1120px;margin:0 auto;padding:0 16px 48px}
+header{background:#12324a;color:#fff;padding:28px 0 24px;margin-bottom:20px}
+header div{max-width:1120px;margin:0 auto;padding:0 16px}
+h1{font-size:1.65rem;line-height:1.2;margin:0 0 6px;overflow-wrap:anywhere}
+header p{margin:0;color:#c9dbe8;overflow-wrap:anywhere}
+h2{font-size:1.2rem;margin:34px 0 6px}
+h3{font-size:1rem;margin:18px 0 6px}
+p{margin:6px 0 12px;max-width:76ch;overflow-wrap:anywhere}
+.note{color:#57606a;font-size:.9rem}
+.card{background:#fff;border:1px solid #dfe3e8;border-radius:10px;padding:14px 16px}
+.verdict{border-left:6px solid #0072B2}
+.verdict.open{border-left-color:#E69F00}
+.verdict p:first-child{font-size:1.15rem;font-weight:600;margin-top:0}
+.verdict p:last-child{margin-bottom:0}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:14px 0}
+.tile b{display:block;font-size:1.5rem;line-height:1.25;font-variant-numeric:tabular-nums}
+.tile span{color:#57606a;font-size:.85rem;overflow-wrap:anywhere}
+.card,figure{min-width:0}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,340px),1fr));gap:12px}
+figure{margin:0;background:#fff;border:1px solid #dfe3e8;border-radius:10px;padding:8px}
+svg{display:block;max-width:100%;height:auto;margin:0 auto}
+figcaption{color:#57606a;font-size:.85rem;padding:2px 8px 4px}
+.narrow{display:none}
+.scroll{overflow-x:auto;background:#fff;border:1px solid #dfe3e8;border-radius:10px}
+table{border-collapse:collapse;width:100%;font-size:.86rem;font-variant-numeric:tabular-nums}
+th,td{padding:7px 9px;text-align:right;white-space:nowrap;border-bottom:1px solid #e8ebef}
+th{font-weight:600;color:#3b434c;vertical-align:bottom;background:#f8f9fb}
+th:first-child,td:first-child{text-align:left}
+tr:last-child td{border-bottom:0}
+tr.best td{background:#e9f3fa;font-weight:600}
+tr.reference td{color:#57606a}
+.facts{table-layout:fixed}
+.facts td{text-align:left;white-space:normal;overflow-wrap:anywhere;vertical-align:top}
+.facts td:first-child{color:#57606a;width:10.5rem}
+.key{display:inline-block;width:12px;height:12px;border-radius:2px;margin-right:7px;
+ vertical-align:-1px}
+.maps{margin:4px 0 10px}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,320px),1fr));gap:12px}
+ul.changes{columns:15rem;margin:6px 0;padding-left:1.1rem;font-size:.88rem}
+details summary{cursor:pointer;color:#0b5c8f}
+pre{overflow-x:auto;background:#f8f9fb;padding:10px;border-radius:6px;font-size:.82rem;
+ line-height:1.4}
+footer{color:#57606a;font-size:.85rem;margin-top:36px}
+@media (max-width:700px){.wide{display:none}.narrow{display:block}
+ body{font-size:15px}h1{font-size:1.35rem}main{padding:0 10px 32px}th,td{padding:6px 8px}
+ .facts td:first-child{width:7.5rem}}
+@media print{body{background:#fff;font-size:10.5pt}header{background:#fff;color:#000;padding:0}
+ header p{color:#333}figure,.card,.tile,tr{break-inside:avoid}h2,h3{break-after:avoid}
+ .scroll{overflow:visible}table{font-size:8pt}th,td{white-space:normal;padding:3px 5px}
+ .grid{grid-template-columns:1fr 1fr}}
+]]
+
+--- An element's text with what is in it escaped: page.fill('<b>%s</b>', text).
+function page.fill(template, ...)
+  local values = {}
+  for i = 1, select('#', ...) do values[i] = svg.escape((select(i, ...))) end
+  return (template:format(unpack(values)))
+end
+
+--- heading: titles; rows: lists of cells, with class = of the row; cells are HTML.
+function page.table(heading, rows)
+  local lines = {}
+  for i, title in ipairs(heading) do lines[i] = '<th>' .. title .. '</th>' end
+  local out = { '<div class="scroll"><table><thead><tr>', table.concat(lines),
+    '</tr></thead><tbody>' }
+  for _, row in ipairs(rows) do
+    out[#out + 1] = row.class and ('<tr class="%s">'):format(row.class) or '<tr>'
+    for i = 1, #heading do out[#out + 1] = ('<td>%s</td>'):format(row[i] or '–') end
+    out[#out + 1] = '</tr>'
+  end
+  out[#out + 1] = '</tbody></table></div>'
+  return table.concat(out)
+end
+
+--- Facts as a table of names and values: list of { name, value }.
+function page.facts(list)
+  local rows = {}
+  for i, fact in ipairs(list) do
+    rows[i] = page.fill('<tr><td>%s</td><td>%s</td></tr>', fact[1], fact[2])
+  end
+  return '<div class="scroll"><table class="facts"><tbody>' .. table.concat(rows)
+    .. '</tbody></table></div>'
+end
+
+function page.figure(drawing, caption)
+  return ('<figure>%s%s</figure>'):format(tostring(drawing),
+    caption and page.fill('<figcaption>%s</figcaption>', caption) or '')
+end
+
+--- A drawing for wide screens and paper, and one for phones.
+function page.wide_or_narrow(wide, narrow)
+  return ('<div class="wide">%s</div><div class="narrow">%s</div>'):format(page.figure(wide),
+    page.figure(narrow))
+end
+
+function page.grid(figures)
+  return '<div class="grid">' .. table.concat(figures) .. '</div>'
+end
+
+--- sections: list of { title =, body = } (title nil: no heading).
+function page.render(title, subtitle, sections, footer)
+  local out = { '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
+    '<meta name="viewport" content="width=device-width,initial-scale=1">',
+    -- an icon of its own, so that no browser asks for one
+    '<link rel="icon" href="data:,">', page.fill('<title>%s</title>', title), '<style>', STYLE,
+    '</style></head><body>', page.fill('<header><div><h1>%s</h1><p>%s</p></div></header><main>',
+      title, subtitle) }
+  for _, section in ipairs(sections) do
+    out[#out + 1] = ('<section>%s%s</section>\n'):format(
+      section.title and page.fill('<h2>%s</h2>', section.title) or '', section.body)
+  end
+  out[#out + 1] = page.fill('<footer>%s</footer></main></body></html>\n', footer)
+  return table.concat(out)
+end
+
+return page

@@ -1,0 +1,387 @@
+--- Sections of a report, each from the document that report.lua has put together to HTML.
+
+local chart = require 'neap.chart'
+local entries = require 'neap.report.entries'
+local layout_map = require 'neap.layout_map'
+local page = require 'neap.report.page'
+local svg = require 'neap.svg'
+
+local sections = {}
+
+local REFERENCES = { static = true, laer = true }
+local FEWEST_PAIRS = 5
+local MOST_MAPS, MOST_CHANGES = 32, 60
+
+local function percent(share, digits)
+  return share and ('%.' .. (digits or 1) .. 'f %%'):format(100 * share)
+end
+
+local function key_of(i)
+  return ('<span class="key" style="background:%s"></span>'):format(
+    svg.colours[(i - 1) % #svg.colours + 1])
+end
+
+--- ---- summary ----------------------------------------------------------------------------------
+
+--- How much better a value is than another's, in percent; by: 'rate' or 'imbalance'.
+local function gain(by, entry, other)
+  if not (other and entry.figures[by] and other.figures[by]) then return nil end
+  return (by == 'rate' and 1 or -1) * (entry.figures[by] / other.figures[by] - 1)
+end
+
+local function signed(share)
+  return share and (('%+.1f %%'):format(100 * share):gsub('^-', '−'))
+end
+
+local function headline(by, best, others)
+  local parts = {}
+  for _, entry in ipairs(others) do
+    if entry ~= best then
+      parts[#parts + 1] = by == 'rate' and ('%.0f of %s'):format(entry.figures.rate, entry.name)
+        or ('%.3f of %s'):format(entry.figures.imbalance, entry.name)
+    end
+  end
+  local against = #parts > 0 and ', against ' .. table.concat(parts, ' and ') or ''
+  if by == 'rate' then
+    return ('%s is fastest: %.0f tokens a second%s.'):format(best.name, best.figures.rate,
+      against)
+  end
+  return ('%s balances best: the fullest rank does %.3f times the mean%s.'):format(best.policy,
+    best.figures.imbalance, against)
+end
+
+--- What the numbers are worth.
+local function caveat(document)
+  if document.verdict then return document.verdict end
+  local fewest = math.huge
+  for _, entry in ipairs(document.entries) do fewest = math.min(fewest, entry.runs or 1) end
+  if fewest < FEWEST_PAIRS then
+    return ('No verdict: %d run%s of each policy. A difference counts when it holds on at least %d '
+      .. 'pairs of runs on the same seed and data (neap sweep, then neap compare).'):format(fewest,
+      fewest == 1 and '' or 's', FEWEST_PAIRS)
+  end
+  return ('Means over %d runs of each policy.'):format(fewest)
+end
+
+local function tile(value, label)
+  return value and page.fill('<div class="card tile"><b>%s</b><span>%s</span></div>', value, label)
+    or ''
+end
+
+local BETTER = { rate = { 'faster', 'slower' }, imbalance = { 'less imbalance', 'more imbalance' } }
+
+local function tiles(document, by, best)
+  local faults, f = 0, best.figures
+  for _, entry in ipairs(document.entries) do faults = faults + (entry.figures.faults or 0) end
+  local out = {}
+  for i, other in ipairs(document.references) do
+    local better = other ~= best and gain(by, best, other)
+    out[i] = tile(better and percent(math.abs(better)), BETTER[by][better and better < 0 and 2 or 1]
+      .. ' than ' .. other.name)
+  end
+  local share = by == 'rate' and 'of the ideal rate' or 'of the work of a perfectly balanced step'
+  return '<div class="tiles">' .. table.concat(out) .. tile(percent(f.share), share)
+    .. tile(f.inter_node and percent(f.inter_node), 'of its tokens cross nodes')
+    .. tile(('%d'):format(faults), 'faults of policies') .. '</div>'
+end
+
+function sections.summary(document)
+  if #document.entries == 0 then return nil end
+  local by, ranked = entries.rank(document.entries)
+  local best = ranked[1]
+  if not best then return nil end
+  document.best = best
+  local others = #document.references > 0 and document.references or ranked
+  return { title = 'Summary', body = ('<div class="card verdict%s">'):format(
+    document.verdict and '' or ' open')
+    .. page.fill('<p>%s</p><p>%s</p></div>', headline(by, best, others), caveat(document))
+    .. tiles(document, by, best) }
+end
+
+--- ---- comparison -------------------------------------------------------------------------------
+
+-- Columns: title, what an entry's figures show there (nil: nothing), and the figure that it is, for
+-- those that entries are ranked by.
+local COLUMNS = {
+  { 'tokens/s', function(f) return f.rate and ('%.0f'):format(f.rate) end, 'rate' },
+  { 'loss', function(f) return f.loss and ('%.4f'):format(f.loss) end },
+  { 'imbalance', function(f) return f.imbalance and ('%.3f'):format(f.imbalance) end,
+    'imbalance' },
+  { 'p95', function(f) return f.p95 and ('%.3f'):format(f.p95) end },
+  { 'max', function(f) return f.max and ('%.3f'):format(f.max) end },
+  { 'std', function(f) return f.std_percent and ('%.1f %%'):format(f.std_percent) end },
+  { 'share of ideal', function(f) return percent(f.share) end },
+  { 'exposed', function(f) return percent(f.exposed) end },
+  { 'inter-node', function(f) return percent(f.inter_node) end },
+  { 'plan ms', function(f) return f.plan_ms and ('%.3f'):format(f.plan_ms) end },
+  { 'split µs', function(f) return f.split_us and ('%.0f'):format(f.split_us) end },
+  { 'late', function(f) return f.late and ('%d'):format(f.late) end },
+  { 'faults', function(f) return f.faults and ('%d'):format(f.faults) end },
+}
+
+local function used_columns(list)
+  local used = {}
+  for _, column in ipairs(COLUMNS) do
+    for _, entry in ipairs(list) do
+      if column[2](entry.figures) then
+        used[#used + 1] = column
+        break
+      end
+    end
+  end
+  return used
+end
+
+--- The cells of a row; gains stand right of the figure that they are about.
+local function cells(document, by, columns, first, cell, gain_over)
+  local row = { first }
+  for _, column in ipairs(columns) do
+    row[#row + 1] = cell(column)
+    if column[3] == by then
+      for _, other in ipairs(document.references) do row[#row + 1] = gain_over(other) end
+    end
+  end
+  return row
+end
+
+local function comparison_row(document, by, i, entry, columns)
+  local row = cells(document, by, columns,
+    key_of(i) .. svg.escape(entry.name) .. (entry.bound and ' (bound)' or ''),
+    function(column) return column[2](entry.figures) or '–' end,
+    function(other) return entry ~= other and signed(gain(by, entry, other)) or '–' end)
+  row.class = entry == document.best and 'best' or REFERENCES[entry.policy] and 'reference' or nil
+  return row
+end
+
+--- The row that no policy beats.
+local function ideal_row(document, columns)
+  local by, rate = entries.rank(document.entries), nil
+  for _, entry in ipairs(document.entries) do rate = rate or entry.figures.ideal_rate end
+  local figures = { imbalance = 1, p95 = 1, max = 1, std_percent = 0, share = 1, rate = rate,
+    exposed = 0 }
+  local row = cells(document, by, columns, 'ideal',
+    function(column) return column[2](figures) or '–' end, function() return '–' end)
+  row.class = 'reference'
+  return row
+end
+
+function sections.comparison(document)
+  if #document.entries == 0 then return nil end
+  local by, columns = entries.rank(document.entries), used_columns(document.entries)
+  local rows, heading = {}, cells(document, by, columns, 'policy',
+    function(column) return column[1] end,
+    function(other) return 'better than<br>' .. svg.escape(other.name) end)
+  for i, entry in ipairs(document.entries) do
+    rows[i] = comparison_row(document, by, i, entry, columns)
+  end
+  rows[#rows + 1] = ideal_row(document, columns)
+  return { title = 'Comparison', body = page.table(heading, rows) .. ('<p class="note">Imbalance: '
+    .. 'work of the fullest rank / mean work, over steps and layers. Better: %s. Ideal: every rank '
+    .. 'does the mean, and nothing waits for communication.</p>'):format(
+    by == 'rate' and 'tokens a second' or 'the imbalance, in percent of the other') }
+end
+
+--- ---- curves -----------------------------------------------------------------------------------
+
+local CURVES = {
+  { 'imbalance', 'Imbalance', 'largest work of a rank / mean' },
+  { 'loss', 'Loss', 'nats a byte' },
+  { 'exposed', 'Exposed communication', '% of the step', scale = 100 },
+  { 'rate', 'Throughput', 'tokens a second' },
+  { 'inter_node', 'Tokens that cross nodes', '% of the routed tokens', scale = 100 },
+}
+
+local function scaled(values, scale)
+  if not scale then return values end
+  local out = {}
+  for i = 1, #values do out[i] = scale * values[i] end
+  return out
+end
+
+local function all_zero(values)
+  for i = 1, #values do
+    if values[i] ~= 0 then return false end
+  end
+  return true
+end
+
+--- Curves of a kind, one an entry that has it; none where all are 0 throughout.
+local function series_of(document, curve)
+  local series, told = {}, false
+  for i, entry in ipairs(document.entries) do
+    local found = entry.curves[curve[1]]
+    if found and #found.values > 1 then
+      series[#series + 1] = { name = entry.name, values = scaled(found.values, curve.scale),
+        first = found.first, colour = i }
+      told = told or not all_zero(found.values)
+    end
+  end
+  return told and series or {}
+end
+
+function sections.curves(document)
+  local figures = {}
+  for _, curve in ipairs(CURVES) do
+    local series = series_of(document, curve)
+    if #series > 0 then
+      figures[#figures + 1] = page.figure(chart.curves { title = curve[2], unit = curve[3],
+        series = series })
+    end
+  end
+  return #figures > 0 and { title = 'Over the steps', body = page.grid(figures) } or nil
+end
+
+--- ---- loads ------------------------------------------------------------------------------------
+
+local function heat_chart(heat, t, width)
+  return chart.heat { title = ('Load of the experts, layer %d'):format(heat.layer),
+    rows = t.experts, columns = t.steps, x = 'step', y = 'expert', width = width, at = heat.value,
+    unit = 'tokens / mean of an expert' }
+end
+
+function sections.heat(document)
+  local seen = document.observed
+  if not seen then return nil end
+  local t, moment = document.trace, seen.moment
+  return { title = 'Load of the experts', body = page.fill('<p>The hardest moment of the trace is '
+    .. 'step %s in layer %s: one expert gets %s times the tokens of the mean expert. The pictures '
+    .. 'of layouts and ranks below show that layer.</p>', moment.step, moment.layer,
+    ('%.1f'):format(moment.hottest))
+    .. page.wide_or_narrow(heat_chart(seen.heat, t, 1000), heat_chart(seen.heat, t, 350)) }
+end
+
+function sections.ranks(document)
+  local seen = document.observed
+  if not seen then return nil end
+  local figures, high, topology = {}, 0, document.topology
+  for _, policy in ipairs(seen.policies) do
+    for _, work in ipairs(policy.work) do high = math.max(high, work) end
+  end
+  for i, policy in ipairs(seen.policies) do
+    figures[i] = page.figure(chart.bars {
+      title = entries.short(policy.figures.policy), unit = 'work (tokens)', values = policy.work,
+      high = high,
+      node_of = function(rank) return topology:node_of(rank) end })
+  end
+  return { title = ('Work of the ranks, step %d, layer %d'):format(seen.moment.step,
+    seen.moment.layer), body = page.grid(figures)
+    .. '<p class="note">The fullest rank, for which all others wait, stands out; dotted lines part '
+    .. 'the nodes. All charts have the same scale.</p>' }
+end
+
+--- ---- layouts ----------------------------------------------------------------------------------
+
+--- Nodes to draw: all where they are few, else those with most changes.
+local function nodes_to_draw(topology, change)
+  if topology.nodes <= MOST_MAPS then return nil, '' end
+  local counts, list = {}, {}
+  for node = 0, topology.nodes - 1 do counts[node], list[node + 1] = 0, node end
+  for slot = 0, topology.slots - 1 do
+    if change.before[slot] ~= change.after[slot] then
+      local rank = 0
+      while topology.first_slot[rank + 1] <= slot do rank = rank + 1 end
+      local node = topology:node_of(rank)
+      counts[node] = counts[node] + 1
+    end
+  end
+  table.sort(list, function(a, b)
+    return counts[a] > counts[b] or counts[a] == counts[b] and a < b
+  end)
+  return { unpack(list, 1, MOST_MAPS) },
+    (' Of %d nodes, the %d that changed most are shown.'):format(topology.nodes, MOST_MAPS)
+end
+
+local function list_changes(topology, change)
+  local items, more = {}, 0
+  for rank = 0, topology.ranks - 1 do
+    for slot = topology.first_slot[rank], topology.first_slot[rank + 1] - 1 do
+      if change.before[slot] ~= change.after[slot] then
+        if #items < MOST_CHANGES then
+          items[#items + 1] = ('<li>rank %d, slot %d: %d → %d</li>'):format(rank,
+            slot - topology.first_slot[rank], change.before[slot], change.after[slot])
+        else
+          more = more + 1
+        end
+      end
+    end
+  end
+  return ('<details><summary>What changed, slot by slot</summary><ul class="changes">%s</ul>%s'
+    .. '</details>'):format(table.concat(items),
+    more > 0 and ('<p class="note">and %d more</p>'):format(more) or '')
+end
+
+local function same_change(topology, a, b)
+  if a.step ~= b.step or a.layer ~= b.layer then return false end
+  for slot = 0, topology.slots - 1 do
+    if a.before[slot] ~= b.before[slot] or a.after[slot] ~= b.after[slot] then return false end
+  end
+  return true
+end
+
+local function show_change(topology, names, change)
+  local nodes, note = nodes_to_draw(topology, change)
+  return page.fill('<h3>%s</h3><p>Step %s, layer %s: %s of %s slots get another expert (framed).%s '
+    .. '</p>', names, change.step, change.layer, change.slots, topology.slots, note)
+    .. '<div class="pair"><figure><figcaption>before</figcaption>'
+    .. layout_map.html(layout_map.draw(topology, change.before, nil, nodes))
+    .. '</figure><figure><figcaption>after</figcaption>'
+    .. layout_map.html(layout_map.draw(topology, change.after, change.before, nodes))
+    .. '</figure></div>' .. list_changes(topology, change)
+end
+
+--- Of the best policy, and of LAER for comparison: the largest change of a layout. Policies with
+-- the same one share a picture.
+function sections.layouts(document)
+  local seen = document.observed
+  if not seen then return nil end
+  local parts, shown = {}, nil
+  for _, policy in ipairs(seen.policies) do
+    local name = policy.figures.policy
+    local wanted = name == 'laer' or document.best and name == document.best.policy
+    if wanted and policy.change then
+      if shown and same_change(document.topology, shown.change, policy.change) then
+        parts[#parts] = show_change(document.topology, shown.figures.policy .. ' and ' .. name,
+          policy.change)
+      else
+        parts[#parts + 1] = show_change(document.topology, name, policy.change)
+        shown = policy
+      end
+    end
+  end
+  if #parts == 0 then return nil end
+  return { title = 'Layouts: the largest change', body = '<p class="note">A column is a rank, a '
+    .. 'row a slot; numbers are experts, and so are the colours, which repeat.</p>'
+    .. table.concat(parts) }
+end
+
+--- ---- provenance -------------------------------------------------------------------------------
+
+function sections.faults(document)
+  if #document.messages == 0 then return nil end
+  local lines = {}
+  for i, message in ipairs(document.messages) do lines[i] = page.fill('<li>%s</li>', message) end
+  return { title = 'Faults of policies', body = '<ul>' .. table.concat(lines) .. '</ul>' }
+end
+
+local function source(text)
+  return page.fill('<details><summary>%s</summary><pre>%s</pre></details>', text[1], text[2])
+end
+
+function sections.provenance(document)
+  local parts = {}
+  for i, text in ipairs(document.texts) do parts[i] = source(text) end
+  return { title = 'Where this comes from', body = page.facts(document.facts)
+    .. table.concat(parts) }
+end
+
+--- All of them, in order.
+function sections.all(document)
+  local list = {}
+  for _, name in ipairs { 'summary', 'comparison', 'curves', 'heat', 'ranks', 'layouts', 'timeline',
+    'faults', 'provenance' } do
+    list[#list + 1] = sections[name] and sections[name](document)
+  end
+  return list
+end
+
+return sections

@@ -1,0 +1,123 @@
+--- Takes runs out of the run store for a report: entries with their curves, provenance, texts.
+
+local failure = require 'neap.failure'
+local json = require 'neap.json'
+local lib = require 'neap.lib'
+local entries = require 'neap.report.entries'
+
+local stored = {}
+
+-- Curve, and the column of the steps that it shows.
+local CURVES = { imbalance = 'imbalance', loss = 'loss', exposed = 'exposed',
+  rate = 'tokens_per_second', inter_node = 'inter_node_share' }
+
+-- Facts of a run, in order; those that are JSON are shown a line each.
+local FACTS = { 'command', 'state', 'seed', 'ranks', 'node_size', 'transport', 'device', 'engine',
+  'git_commit', 'host', 'machine', 'libraries', 'corpora', 'parameters', 'error' }
+
+--- Runs that options ask for: by number, by sweep, else the last one that has results.
+local function choose(runs, args)
+  if args.sweep then
+    local list = runs:runs('sweep = ?', args.sweep)
+    if #list == 0 then failure.usage("no run of the sweep '%s' in %s", args.sweep, runs.path) end
+    return list
+  end
+  local list = {}
+  for i, id in ipairs(args.run) do
+    list[i] = runs:runs('id = ?', id)[1]
+    if not list[i] then failure.usage('%s has no run %d; neap runs lists them', runs.path, id) end
+  end
+  if #list == 0 then
+    list = runs:runs 'id = (SELECT max(run) FROM results WHERE summary IS NOT NULL)'
+    if #list == 0 then failure.usage('%s has no run with results yet', runs.path) end
+  end
+  return list
+end
+
+local function curves_of(runs, result)
+  local rows, curves = runs:rows('SELECT * FROM steps WHERE result = ? ORDER BY step', result), {}
+  for name, column in pairs(CURVES) do
+    local values = {}
+    for _, row in ipairs(rows) do values[#values + 1] = row[column] end
+    if #values > 0 then curves[name] = { values = values, first = rows[1].step } end
+  end
+  return curves
+end
+
+--- Adds a text that the store keeps, once.
+local function add_text(document, runs, name, hash)
+  if not (name and hash) then return end
+  for _, text in ipairs(document.texts) do
+    if text[1] == name and text.hash == hash then return end
+  end
+  local found = runs:rows('SELECT body FROM texts WHERE sha256 = ?', hash)[1]
+  if found then
+    document.texts[#document.texts + 1] = { name, found.body, hash = hash }
+  end
+end
+
+local function add_result(document, runs, run, row)
+  local summary = json.decode(row.summary or '') or {}
+  summary.policy, summary.seed = row.policy, row.seed
+  local entry = entries.from_summary(summary, run.kind)
+  for name, curve in pairs(curves_of(runs, row.id)) do entry.curves[name] = curve end
+  document.entries[#document.entries + 1] = entry
+  for _, message in ipairs(summary.messages or {}) do
+    document.messages[#document.messages + 1] = message
+  end
+  add_text(document, runs, row.policy_file, row.policy_sha256)
+  if row.trace and not document.recorded then
+    document.recorded = { path = row.trace, parameters = json.decode(run.parameters or '{}'),
+      kind = run.kind }
+  end
+end
+
+local function add_facts(facts, run)
+  local title = ('run %d'):format(run.id)
+  facts[#facts + 1] = { title, os.date('%Y-%m-%d %H:%M:%S', math.floor(run.started))
+    .. (run.ended and (', took %.1f s'):format(run.ended - run.started) or '') }
+  for _, name in ipairs(FACTS) do
+    local value = run[name]
+    local inner = type(value) == 'string' and value:match '^{' and json.decode(value)
+    if inner then
+      local parts = {}
+      for i, key in ipairs(lib.sorted_keys(inner)) do
+        local item = inner[key]
+        parts[i] = key .. ' ' .. (type(item) == 'table' and json.encode(item) or tostring(item))
+      end
+      value = table.concat(parts, '; ')
+    elseif name == 'git_commit' and value and run.git_dirty == 1 then
+      value = value .. ', with changes'
+    end
+    if value ~= nil and value ~= '' then
+      facts[#facts + 1] = { ('%s: %s'):format(title, name:gsub('_', ' ')),
+        type(value) == 'number' and ('%g'):format(value) or value }
+    end
+  end
+end
+
+local MOST_FACTS = 8 -- runs whose circumstances are told; a sweep has many of the same
+
+--- Adds the runs that the options ask for to a document; recorded: the first trace that one of them
+-- replayed or wrote, as { path =, parameters =, kind = }.
+function stored.add(document, runs, args)
+  local list, shown = choose(runs, args), 0
+  for i, run in ipairs(list) do
+    local results = runs:rows('SELECT * FROM results WHERE run = ? AND summary IS NOT NULL '
+      .. 'ORDER BY id', run.id)
+    for _, row in ipairs(results) do add_result(document, runs, run, row) end
+    if i <= MOST_FACTS then
+      add_facts(document.facts, run)
+      add_text(document, runs, run.script, run.script_sha256)
+      shown = i
+    end
+  end
+  if #list > shown then
+    document.facts[#document.facts + 1] = { 'more runs', ('%d, in %s'):format(#list - shown,
+      runs.path) }
+  end
+  document.subject = args.sweep and 'sweep ' .. args.sweep
+    or #list == 1 and ('run %d'):format(list[1].id) or ('%d runs'):format(#list)
+end
+
+return stored

@@ -1,0 +1,167 @@
+local program = require 'tests.cli.program'
+local svg = require 'neap.svg'
+
+local folder = os.tmpname()
+os.remove(folder)
+os.execute(("mkdir '%s'"):format(folder))
+
+local function path_of(name)
+  return folder .. '/' .. name
+end
+
+local function read(path)
+  local file = assert(io.open(path, 'rb'))
+  local text = file:read '*a'
+  file:close()
+  return text
+end
+
+local function write(name, text)
+  local file = assert(io.open(path_of(name), 'wb'))
+  file:write(text)
+  file:close()
+  return path_of(name)
+end
+
+local RANKS, EXPERTS = 12, 20
+
+--- Loads that drift: 9 steps of 2 layers.
+local function make_csv()
+  local names = {}
+  for e = 0, EXPERTS - 1 do names[e + 1] = 'e' .. e end
+  local lines = { 'step,layer,rank,' .. table.concat(names, ',') }
+  for step = 0, 8 do
+    for layer = 0, 1 do
+      for rank = 0, RANKS - 1 do
+        local counts = {}
+        for e = 0, EXPERTS - 1 do
+          counts[e + 1] = 20 + (e == (step + layer) % EXPERTS and 900 or 0) + (rank * e) % 7
+        end
+        lines[#lines + 1] = ('%d,%d,%d,%s'):format(step, layer, rank, table.concat(counts, ','))
+      end
+    end
+  end
+  return table.concat(lines, '\n') .. '\n'
+end
+
+--- Runs neap with its store in the folder; checks the status. Returns stdout, stderr.
+local function expect(status, arguments, pattern)
+  local got, out, err = program.shell(("cd '%s' && NEAP_STORE=runs.db '%s' %s </dev/null"):format(
+    folder, program.path, arguments))
+  assert.are.equal(status, got, arguments .. '\n' .. out .. err)
+  assert.matches(pattern or '', err)
+  return out, err
+end
+
+-- Shows a page in frames of three widths; tells what sticks out of them, or of a picture.
+local HARNESS = [[
+<!DOCTYPE html><meta charset="utf-8"><body>%s<pre id="found"></pre><script>
+function look(frame) {
+  const page = frame.contentDocument, width = page.documentElement.clientWidth, bad = [];
+  if (page.documentElement.scrollWidth > width) bad.push('page is ' +
+    page.documentElement.scrollWidth + ' wide');
+  for (const text of page.querySelectorAll('svg text')) {
+    const a = text.getBoundingClientRect(), b = text.ownerSVGElement.getBoundingClientRect();
+    if (a.width && (a.left < b.left - 1 || a.right > b.right + 1 || a.bottom > b.bottom + 1))
+      bad.push('text sticks out: ' + text.textContent);
+  }
+  for (const box of page.querySelectorAll('p,h1,h2,h3,.card,figure,.tile')) {
+    if (!box.closest('.scroll,pre') && box.scrollWidth > box.clientWidth + 1)
+      bad.push('sticks out: ' + box.textContent.slice(0, 60));
+  }
+  return frame.width + ': ' + (bad.length ? bad.join('; ') : 'fits') + ', ' +
+    page.querySelectorAll('svg').length + ' pictures';
+}
+window.onload = () => { document.getElementById('found').textContent =
+  [...document.querySelectorAll('iframe')].map(look).join('\n'); };
+</script>]]
+
+local function frames(html)
+  local list = {}
+  for i, width in ipairs { 360, 768, 1280 } do
+    list[i] = ('<iframe width="%d" height="900" srcdoc="%s"></iframe>'):format(width,
+      svg.escape(html))
+  end
+  return table.concat(list)
+end
+
+--- Runs Chromium; returns stdout and what pages have written to the console.
+local function chromium(arguments)
+  local status, out, err = program.shell(("timeout 60 chromium --headless=new --no-sandbox "
+    .. "--disable-gpu --hide-scrollbars --enable-logging=stderr --user-data-dir='%s' %s"):format(
+    path_of 'profile', arguments))
+  assert.are.equal(0, status, err)
+  local console = {}
+  for line in err:gmatch '[^\n]+' do
+    if line:find 'CONSOLE' then console[#console + 1] = line end
+  end
+  return out, table.concat(console, '\n')
+end
+
+local function look_at(html)
+  local harness = write('harness.html', (HARNESS:gsub('%%s', function() return frames(html) end)))
+  local out, console = chromium(("--dump-dom 'file://%s'"):format(harness))
+  return out:match '<pre id="found">(.-)</pre>', console
+end
+
+describe('neap report', function()
+  local csv = write('a.csv', make_csv())
+  local mine = write('<odd> & name.lua', [[
+    local Mine = require('neap.policy').define { name = 'mine' }
+    function Mine.plan(_, ctx)
+      if ctx.step == 7 then error 'lost & <found>' end
+      return ctx:plan('laer')
+    end
+    return Mine]])
+  local base = ("--trace '%s' --slots 2 --node-size 4 --policy static --policy laer "):format(csv)
+
+  teardown(function() os.execute(("rm -r '%s'"):format(folder)) end)
+
+  it('writes one page that fits every screen, without scripts or network', function()
+    expect(0, ("report %s --policy '%s' --policy oracle -o a.html"):format(base, mine))
+    local html = read(path_of 'a.html')
+    for _, title in ipairs { 'Summary', 'Comparison', 'Over the steps', 'Load of the experts',
+      'Work of the ranks', 'Layouts: the largest change', 'Faults of policies',
+      'Where this comes from' } do
+      assert.is_truthy(html:find(title, 1, true), title)
+    end
+    assert.is_nil(html:find '<script')
+    assert.is_nil(html:gsub('xmlns="http://www.w3.org/2000/svg"', ''):find 'https?://')
+    assert.is_truthy(html:find('lost &amp; &lt;found&gt;', 1, true))
+    assert.is_nil(html:find('<odd>', 1, true))
+    local found, console = look_at(html)
+    assert.matches('^360: fits, %d+ pictures\n768: fits, %d+ pictures\n1280: fits, %d+ pictures$',
+      found)
+    assert.are.equal('', console)
+  end)
+
+  it('can be seen', function()
+    local shot = path_of 'a.png'
+    local _, console = chromium(("--window-size=1280,3000 --screenshot='%s' 'file://%s'"):format(
+      shot, path_of 'a.html'))
+    assert.are.equal('', console)
+    assert.is_true(#read(shot) > 50000)
+  end)
+
+  it('tells about the last run of the store', function()
+    expect(0, ("replay %s"):format(base))
+    assert.are.equal('report.html\n', (expect(0, 'report')))
+    local html = read(path_of 'report.html')
+    assert.is_truthy(html:find('Neap: run 1', 1, true))
+    assert.is_truthy(html:find('neap replay --trace', 1, true))
+    assert.is_truthy(html:find('Load of the experts, layer', 1, true))
+    expect(2, 'report --run 7', 'runs.db has no run 7; neap runs lists them')
+    os.rename(csv, csv .. '.gone')
+    expect(0, 'report --run 1', 'no pictures of loads and layouts: ')
+    os.rename(csv .. '.gone', csv)
+  end)
+
+  it('takes results in JSON', function()
+    expect(0, ('replay --json %s >a.json'):format(base))
+    expect(0, 'report a.json --title "A < B" -o b.html')
+    assert.is_truthy(read(path_of 'b.html'):find('<h1>A &lt; B</h1>', 1, true))
+    write('bad.json', '[1')
+    expect(2, 'report bad.json', 'bad.json: no result of neap run %-%-json')
+    expect(1, 'report none.json', 'none.json: No such file')
+  end)
+end)
