@@ -11,7 +11,7 @@ local neap = require 'neap'
 local launcher = require 'neap.launcher'
 
 local POLICIES = { 'static', 'random', 'eplb', 'flexmoe', 'laer', 'laer+minimax', 'llep', 'moonep',
-  'ultraep', 'fastermoe', 'neap', 'oracle:planner=neap+minimax' }
+  'ultraep', 'fastermoe', 'neap', 'oracle+minimax:planner=neap' }
 
 local function shipped()
   local files = {}
