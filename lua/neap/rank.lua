@@ -8,6 +8,7 @@
 --   node_of               int32_t[ranks], node of every rank, as neap_topology_open takes it
 --   params                typed parameters of the recipe
 --   device                'cpu'
+--   deadline              seconds that a policy's hook may run; nil for the session's default
 --   strict, in_process    whether a policy's fault stops the run; whether policies run in the rank
 --   timeline              records steps (timeline_job.lua); nil: nobody asked for it
 --   json                  results are wanted as JSON
@@ -133,6 +134,7 @@ local function run(channel, rank, ranks, order, runs)
     node_of = node_of, node_size = largest_node(node_of, ranks),
     params = params.values(script.params, order.params),
     device = order.device, strict = order.strict, in_process = order.in_process, json = order.json,
+    deadline = order.deadline,
     store = runs, order = order,
     timeline = order.timeline and timelines.open(order.timeline, order.timeline_step),
   }, Job)

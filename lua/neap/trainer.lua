@@ -101,6 +101,7 @@ function trainer.open(options)
     experts = p.experts, cost = costs(p.ffn) }
   self.session = sessions.open { comm = self.comm, topology = self.topology, layers = p.layers,
     policy = options.policy, seed = p.seed, strict = job.strict, in_process = job.in_process,
+    deadline = job.deadline,
     on_fault = function(message) io.stderr:write('neap: ', message, '\n') end }
   self.plans_on = self.session.plans_on
   self.first, self.last = share(p.batch, job.rank, job.ranks)

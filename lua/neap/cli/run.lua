@@ -14,7 +14,7 @@ local run = { doc = 'Run a recipe on ranks that are threads, or on the processes
 local WITH_VALUE = {
   ['-n'] = true, ['--ranks'] = true, ['--node-size'] = true, ['--device'] = true,
   ['--timeline'] = true, ['--timeline-step'] = true,
-  ['--store'] = true,
+  ['--store'] = true, ['--deadline'] = true,
 }
 
 local MAX_RANKS = 4096
@@ -40,6 +40,14 @@ local function whole(name, low, high)
   end
 end
 
+local function positive(name)
+  return function(text)
+    local value = tonumber(text)
+    if value and value > 0 and value < math.huge then return value end
+    return nil, ("%s is '%s'; it must be a number above 0"):format(name, text)
+  end
+end
+
 --- Adds run's options and, if a recipe is named, the recipe's; returns normalized arguments.
 function run.options(command, arguments)
   command:argument('recipe', 'Lua file that returns recipe.define{…}'):argname '<recipe.lua>'
@@ -50,6 +58,8 @@ function run.options(command, arguments)
   command:option('--device', 'where to compute'):choices({ 'cpu' }):default 'cpu'
   command:flag('--strict', 'stop with status 3 at the first fault of a policy')
   command:flag('--in-process', 'run policies inside the rank, for debuggers and profilers')
+  command:option('--deadline', 'seconds that a hook of a policy may run (default: 1)')
+    :argname('<seconds>'):convert(positive '--deadline')
   command:option('--timeline', 'record a step: JSON for Perfetto, and where its time goes')
     :argname('<file>')
   command:option('--timeline-step', 'the step to record, from 0 (default: 3, or the last)')
@@ -127,7 +137,7 @@ function run.run(args)
   local ranks = size or args.ranks or script.ranks
   local order = json.encode({
     recipe = args.recipe, node_size = args.node_size, device = args.device, strict = args.strict,
-    in_process = args.in_process, json = args.json,
+    in_process = args.in_process, deadline = args.deadline, json = args.json,
     timeline = args.timeline, timeline_step = args.timeline_step,
     params = setmetatable(texts, { __jsontype = 'object' }),
     store = record(args, script, values, rank, ranks),
