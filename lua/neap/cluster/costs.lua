@@ -12,7 +12,7 @@ local costs = {}
 
 -- How often a rank's activations (tokens x hidden) pass through memory, forward.
 local PASSES = {
-  attention = 56, -- a normalisation, rotary, projections' outputs, residual
+  attention = 72, -- a normalisation, rotary, projections' outputs, residual
   route = 24,     -- a normalisation, probabilities
   permute = 5,    -- of every routed token: gather and write, at either end
   finish = 3,     -- residual
@@ -26,9 +26,11 @@ local Costs = {}
 Costs.__index = Costs
 
 --- tensor: ranks that share the attention of their sequences (tensor parallelism); they hold
--- 1 / tensor of its heads and see tensor times the tokens.
-function costs.of(machine, model, tensor)
-  return setmetatable({ machine = machine, model = model, tensor = tensor or 1 }, Costs)
+-- 1 / tensor of its heads and see tensor times the tokens. elementwise: how often their code goes
+-- through memory, compared with the passes above (fused kernels: less than 1).
+function costs.of(machine, model, tensor, elementwise)
+  return setmetatable({ machine = machine, model = model, tensor = tensor or 1,
+    elementwise = elementwise or 1 }, Costs)
 end
 
 --- Seconds of a product.
@@ -40,7 +42,7 @@ end
 
 --- Seconds of elementwise work.
 function Costs:pass(bytes)
-  return bytes / self.machine.memory
+  return self.elementwise * bytes / self.machine.memory
 end
 
 --- The attention half of a layer for so many tokens of the rank: forward, backward.

@@ -26,7 +26,7 @@ Simulation.__index = Simulation
 
 local DEFAULTS = {
   policy = 'laer', schedule = 'laer', chunks = 1, token_group = 'all', shard_group = 'all',
-  tensor = 1, gradient_bytes = 2, seed = 1, warm_up = 5, in_process = true, strict = false,
+  tensor = 1, parts = 1, elementwise = 1, gradient_bytes = 2, accumulate = false, seed = 1, warm_up = 5, in_process = true, strict = false,
 }
 local OPTIONAL = { cluster = true, model = true, trace = true, slots = true, overlap = true }
 
@@ -97,7 +97,9 @@ end
 
 --- Options: cluster and model (what their describe takes), policy, schedule (program.lua), chunks,
 -- token_group and shard_group ('all', 'node' or a number), tensor (ranks that share attention),
--- gradient_bytes (of a number of a gradient under way), slots (a rank, of the policy's layouts;
+-- parts (smaller micro-batches that one is cut into),
+-- elementwise (costs.lua), gradient_bytes (of a number of a gradient under way), accumulate
+-- (gradients are sent once a step), slots (a rank, of the policy's layouts;
 -- default: the model's), trace (trace.open's; default: synthetic loads), seed, warm_up (micro-batches
 -- before the first step that counts), in_process, strict. Raises USAGE.
 function simulate.open(given)
@@ -106,6 +108,7 @@ function simulate.open(given)
   self.machine, self.model = clusters.describe(o.cluster), models.describe(o.model)
   check_schedule(o.schedule)
   check_whole('chunks', o.chunks, 1, 64)
+  check_whole('parts', o.parts, 1, 1024)
   check_whole('tensor', o.tensor, 1, self.machine.ranks)
   local slots = o.slots or self.model.slots
   if slots * self.machine.ranks < self.model.experts then
@@ -116,7 +119,7 @@ function simulate.open(given)
     node_size = math.min(self.machine.node_size, self.machine.ranks), experts = self.model.experts,
     speed = self.machine.speed, cost = expert_costs(self.model) }
   self.cluster = clusters.open(self.machine, self.topology)
-  self.costs = costs.of(self.machine, self.model, o.tensor)
+  self.costs = costs.of(self.machine, self.model, o.tensor, o.elementwise)
   self.source = open_source(self)
   self.session = sessions.open { topology = self.topology, layers = self.model.layers,
     policy = o.policy, seed = o.seed, in_process = o.in_process, strict = o.strict, wait = true,
@@ -135,6 +138,15 @@ local function scaled(array, count, scale)
   return out
 end
 
+--- Mean seconds of a forward that the cutting into chunks costs.
+function Simulation:chunk_extra(layout, chunk, share)
+  local t, n, sum = self.topology, self.options.chunks, 0
+  if n == 1 then return 0 end
+  local whole = self.costs:experts(layout, self.slot_tokens, share, ffi.new('double[?]', t.ranks))
+  for r = 0, t.ranks - 1 do sum = sum + n * chunk[r] - whole[r] end
+  return sum / t.ranks
+end
+
 --- What a layer's tokens and parameters cost. share: of the counted tokens (tensor parallelism
 -- cuts a micro-batch into smaller ones).
 function Simulation:layer_load(layer, split, share)
@@ -145,13 +157,29 @@ function Simulation:layer_load(layer, split, share)
   local load = {
     ports = scaled(self.port_tokens, t.ranks, bytes),
     uplinks = scaled(self.uplink_tokens, t.nodes, bytes),
-    experts = self.costs:experts(layout, self.slot_tokens, share, ffi.new('double[?]', t.ranks)),
+    experts = self.costs:experts(layout, self.slot_tokens, share / self.options.chunks,
+      ffi.new('double[?]', t.ranks)),
   }
   load.experts_back = scaled(load.experts, t.ranks, 2)
+  load.extra = self:chunk_extra(layout, load.experts, share)
   return load
 end
 
+--- Bytes on the links when the experts that stay on ranks, in slots / experts copies on as many
+-- nodes, are summed and cut over their copies, or gathered.
+function Simulation:copies()
+  local t, copies = self.topology, self.topology.slots / self.topology.experts
+  local bytes = self.expert_bytes[0] * t.slots / t.ranks * (copies - 1) / copies
+  local weights = { ports = ffi.new('double[?]', t.ranks), uplinks = ffi.new('double[?]', t.nodes) }
+  for r = 0, t.ranks - 1 do weights.ports[r] = bytes end
+  for n = 0, t.nodes - 1 do
+    weights.uplinks[n] = t.nodes > 1 and bytes * (t.first_rank[n + 1] - t.first_rank[n]) or 0
+  end
+  return weights
+end
+
 function Simulation:layer_weights(layer)
+  if self.options.schedule == 'resident' then return self:copies() end
   local t = self.topology
   local weights = { ports = ffi.new('double[?]', t.ranks), uplinks = ffi.new('double[?]', t.nodes) }
   lib.check(C.neap_layout_traffic(self.session:layout(layer).ptr, self.expert_bytes,
@@ -183,37 +211,37 @@ end
 
 --- ---- one step ---------------------------------------------------------------------------------
 
---- Bytes on the links when dense gradients (of bytes each) are summed and cut, or parameters
--- gathered: every rank and node takes in all but its own part.
-local function dense_exchange(self, bytes)
-  local t = self.topology
-  local total = bytes * (self.costs:dense_parameters() * self.model.layers
-    + self.costs:outer_parameters()) / self.options.tensor
-  local ports, uplinks = ffi.new('double[?]', t.ranks), ffi.new('double[?]', t.nodes)
-  for r = 0, t.ranks - 1 do ports[r] = total * (t.ranks - 1) / t.ranks end
-  for n = 0, t.nodes - 1 do uplinks[n] = total * self.options.tensor * (t.nodes - 1) / t.nodes end
-  return ports, uplinks
+--- Bytes on the links when gradients of dense parameters are summed and cut over all ranks, and when
+-- the parameters are gathered: every rank and node takes in all but its own part.
+local function dense_exchange(self, parameters)
+  local o, t, out = self.options, self.topology, {}
+  local function fill(kind, bytes)
+    out[kind .. '_ports'] = ffi.new('double[?]', t.ranks)
+    out[kind .. '_uplinks'] = ffi.new('double[?]', t.nodes)
+    for r = 0, t.ranks - 1 do
+      out[kind .. '_ports'][r] = bytes / o.tensor * (t.ranks - 1) / t.ranks
+    end
+    for n = 0, t.nodes - 1 do out[kind .. '_uplinks'][n] = bytes * (t.nodes - 1) / t.nodes end
+  end
+  fill('reduce', parameters * o.gradient_bytes)
+  fill('gather', parameters * self.model.bytes)
+  return out
 end
 
---- Experts that stay where they are: their gradients are summed over the ranks that hold copies.
-local function add_resident(self, ports, uplinks, bytes)
-  local t, m = self.topology, self.model
-  local mine = bytes * m.layers * self.costs:expert_parameters(0) * t.slots / t.ranks
-  local copies = t.slots / t.experts
-  for r = 0, t.ranks - 1 do ports[r] = ports[r] + mine * (copies - 1) / copies end
-  for n = 0, t.nodes - 1 do
-    uplinks[n] = uplinks[n] + mine * (copies - 1) / copies
-      * (t.first_rank[n + 1] - t.first_rank[n]) * (t.nodes > 1 and 1 or 0)
-  end
+local function add(to, from, count, times)
+  for i = 0, count - 1 do to[i] = to[i] + times * from[i] end
 end
 
 local function dense(self)
-  local o, out = self.options, {}
-  out.reduce_ports, out.reduce_uplinks = dense_exchange(self, o.gradient_bytes)
-  out.gather_ports, out.gather_uplinks = dense_exchange(self, self.model.bytes)
-  if o.schedule == 'resident' then
-    add_resident(self, out.reduce_ports, out.reduce_uplinks, o.gradient_bytes)
-    add_resident(self, out.gather_ports, out.gather_uplinks, self.model.bytes)
+  local layer, outer = self.costs:dense_parameters(), self.costs:outer_parameters()
+  local out = {
+    layer = dense_exchange(self, layer), outer = dense_exchange(self, outer),
+    all = dense_exchange(self, layer * self.model.layers + outer),
+  }
+  if self.options.schedule == 'resident' then
+    local copies = self:copies()
+    add(out.all.gather_ports, copies.ports, self.topology.ranks, self.model.layers)
+    add(out.all.gather_uplinks, copies.uplinks, self.topology.nodes, self.model.layers)
   end
   return out
 end
@@ -223,6 +251,7 @@ local function description(self, micro, tokens)
   local d = {
     schedule = o.schedule, chunks = o.chunks, token_group = o.token_group,
     shard_group = o.shard_group, tensor = o.tensor, gradient_scale = o.gradient_bytes / m.bytes,
+    accumulate = o.accumulate,
     layers = m.layers, recompute = m.recompute, micro = micro, dense = dense(self),
     head = cost:head(tokens), optimizer = cost:optimizer(self.topology.ranks),
     host = self.machine.host,
@@ -239,16 +268,23 @@ local function description(self, micro, tokens)
   return d
 end
 
---- Simulates the next step and leaves it in self.cluster. Returns cluster:report().
+--- Simulates the next step and leaves it in self.cluster. Returns cluster:report(), with the ideal of
+-- whole exchanges, whatever the chunks.
 function Simulation:step()
   while self.micro_batches < self.options.warm_up do self:next_micro_batch(false) end
-  local parts, micro = self.options.tensor, {}
+  local parts, micro = self.options.parts, {}
   for _ = 1, self.model.micro_batches do
     local one = self:next_micro_batch(true, 1 / parts)
     for _ = 1, parts do micro[#micro + 1] = one end
   end
   program.build(self.cluster, description(self, micro, self.model.tokens / parts))
-  return self.cluster:run():report()
+  local report = self.cluster:run():report()
+  for _, one in ipairs(micro) do
+    for layer = 0, self.model.layers - 1 do
+      report.ideal = report.ideal - one.loads[layer].extra * (self.model.recompute and 4 or 3)
+    end
+  end
+  return report
 end
 
 --- Figures of so many steps: step_ms, ideal_ms, utilization, exposed, share_of_ideal, and of the
