@@ -14,6 +14,7 @@ local COMMANDS = {
   { 'report', 'neap.report' },
   { 'bench', 'neap.cli.bench' },
   { 'sweep', 'neap.cli.sweep' },
+  { 'compare', 'neap.cli.compare' },
   { 'runs', 'neap.cli.runs' },
   { 'trace', 'neap.cli.trace' },
   { 'policy', 'neap.cli.policy' },

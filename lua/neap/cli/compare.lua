@@ -1,0 +1,208 @@
+--- neap compare: what the run store says about policies, and how sure that is.
+
+local compare = require 'neap.compare'
+local failure = require 'neap.failure'
+local json = require 'neap.json'
+local lib = require 'neap.lib'
+local store = require 'neap.store'
+local text_table = require 'neap.table'
+
+local command = { doc = 'Compare policies on equal seeds, traces and parameters.' }
+
+local EXAMPLES = [[
+Examples:
+  neap compare                              everything that has finished
+  neap compare --sweep policies             one sweep
+  neap compare 12..19                       some runs
+  neap compare laer hot --baseline laer     some policies
+  neap compare --metric imbalance --markdown --out table.md
+A difference is the mean over pairs: results that differ in nothing but the policy. The interval
+holds the true mean in 95 of 100 cases (smoothed bootstrap). A winner needs 5 pairs.]]
+
+function command.options(parser)
+  parser:argument('which', 'runs (12, 12..19), sweeps or policies'):args '*':argname '<which>'
+  parser:option('--sweep', 'only runs of this sweep'):argname '<name>'
+  parser:option('--baseline', 'what the others are compared with (default: static)')
+    :argname '<policy>'
+  parser:option('--metric', 'metric to show; may be given more than once'):count '*'
+  parser:option('--store', 'run store (default: NEAP_STORE, else runs.db)'):argname '<file>'
+  parser:flag('--json', 'results as JSON')
+  parser:flag('--csv', 'results as CSV')
+  parser:flag('--markdown', 'results as Markdown')
+  parser:option('--out', 'write to this file instead of stdout'):argname '<file>'
+  parser:epilog(EXAMPLES)
+end
+
+--- Sorts words into runs, a sweep and policies.
+local function sort_words(runs, args)
+  local choice, policies = { sweep = args.sweep }, {}
+  local known = {}
+  for _, row in ipairs(runs:rows 'SELECT DISTINCT name FROM sweeps') do known[row.name] = true end
+  for _, word in ipairs(args.which) do
+    local first, last = word:match '^(%d+)$', nil
+    if not first then first, last = word:match '^(%d+)%.%.(%d+)$' end
+    if first then
+      choice.runs = choice.runs or {}
+      for id = tonumber(first), tonumber(last or first) do
+        choice.runs[#choice.runs + 1] = id
+      end
+    elseif known[word] and not choice.sweep then
+      choice.sweep = word
+    else
+      policies[#policies + 1] = word
+    end
+  end
+  if choice.sweep and not known[choice.sweep] then
+    local names = lib.sorted_keys(known)
+    failure.usage("no sweep '%s' in %s%s; there are: %s", choice.sweep, runs.path,
+      lib.hint(choice.sweep, names), #names > 0 and table.concat(names, ', ') or 'none')
+  end
+  return choice, #policies > 0 and policies or nil
+end
+
+local function check_policies(policies, results)
+  local known = {}
+  for _, row in ipairs(results) do known[row.policy] = true end
+  local names = lib.sorted_keys(known)
+  for _, policy in ipairs(policies or {}) do
+    if not known[policy] then
+      failure.usage("no finished result of '%s'%s; there are: %s", policy, lib.hint(policy, names),
+        table.concat(names, ', '))
+    end
+  end
+end
+
+--- ---- formats ----------------------------------------------------------------------------------
+
+local HEADING = { 'policy', 'mean', 'pairs', 'difference', '95 % interval', 'relative',
+  'share of ideal', 'verdict' }
+
+local function formats()
+  local list = {}
+  for _, metric in ipairs(compare.METRICS) do list[metric.name] = metric.format end
+  return list
+end
+
+local function cells_of(row, format)
+  local signed = format:gsub('%%', '%%+')
+  return {
+    row.policy, format:format(row.mean), row.pairs,
+    row.difference and signed:format(row.difference),
+    row.low and ('[%s, %s]'):format(signed:format(row.low), signed:format(row.high)),
+    row.relative and ('%+.1f %%'):format(100 * row.relative),
+    row.share_of_ideal and ('%.1f %%'):format(100 * row.share_of_ideal), row.verdict,
+  }
+end
+
+local function verdict_line(entry, format)
+  local w = entry.winner
+  if not w then return ('no winner: %s.'):format(entry.reason) end
+  local signed = format:gsub('%%', '%%+')
+  return ('%s wins over %s: %s [%s, %s], %+.1f %%, %d pairs.'):format(w.policy, w.over,
+    signed:format(w.difference), signed:format(w.low), signed:format(w.high), 100 * w.relative,
+    w.pairs)
+end
+
+local function rows_of(entry, format)
+  local rows = {}
+  for i, row in ipairs(entry.rows) do rows[i] = cells_of(row, format) end
+  if entry.ideal then
+    rows[#rows + 1] = { 'ideal', format:format(entry.ideal), false, false, false, false,
+      '100.0 %', 'bound' }
+  end
+  return rows
+end
+
+local function title(document, entry)
+  return ('%s (%s is better), compared with %s'):format(entry.metric, entry.better,
+    document.baseline)
+end
+
+local function as_text(document)
+  local lines, format = {}, formats()
+  for _, entry in ipairs(document.metrics) do
+    lines[#lines + 1] = title(document, entry)
+    lines[#lines + 1] = text_table.format(HEADING, rows_of(entry, format[entry.metric]))
+    lines[#lines + 1] = verdict_line(entry, format[entry.metric]) .. '\n'
+  end
+  for _, warning in ipairs(document.warnings) do lines[#lines + 1] = 'warning: ' .. warning end
+  return table.concat(lines, '\n')
+end
+
+local function markdown_row(cells, count)
+  local texts = {}
+  for i = 1, count do
+    local value = cells[i]
+    texts[i] = value and tostring(value):gsub('|', '\\|') or '-'
+  end
+  return '| ' .. table.concat(texts, ' | ') .. ' |'
+end
+
+local function as_markdown(document)
+  local lines, format = {}, formats()
+  for _, entry in ipairs(document.metrics) do
+    lines[#lines + 1] = '### ' .. title(document, entry) .. '\n'
+    lines[#lines + 1] = markdown_row(HEADING, #HEADING)
+    lines[#lines + 1] = '|' .. ('---|'):rep(#HEADING)
+    for _, cells in ipairs(rows_of(entry, format[entry.metric])) do
+      lines[#lines + 1] = markdown_row(cells, #HEADING)
+    end
+    lines[#lines + 1] = '\n' .. verdict_line(entry, format[entry.metric]) .. '\n'
+  end
+  for _, warning in ipairs(document.warnings) do lines[#lines + 1] = '* warning: ' .. warning end
+  return table.concat(lines, '\n')
+end
+
+local COLUMNS = { 'policy', 'mean', 'values', 'pairs', 'difference', 'low', 'high', 'relative',
+  'share_of_ideal', 'verdict' }
+
+local function csv_cell(value)
+  if value == nil then return '' end
+  local text = type(value) == 'number' and ('%.12g'):format(value) or tostring(value)
+  return text:find '[,"\n]' and '"' .. text:gsub('"', '""') .. '"' or text
+end
+
+local function as_csv(document)
+  local lines = { 'metric,better,baseline,' .. table.concat(COLUMNS, ',') }
+  for _, entry in ipairs(document.metrics) do
+    for _, row in ipairs(entry.rows) do
+      local cells = { entry.metric, entry.better, csv_cell(document.baseline) }
+      for _, column in ipairs(COLUMNS) do cells[#cells + 1] = csv_cell(row[column]) end
+      lines[#lines + 1] = table.concat(cells, ',')
+    end
+  end
+  return table.concat(lines, '\n')
+end
+
+local KEYS = { 'baseline', 'policies', 'metrics', 'metric', 'better', 'ideal', 'rows', 'policy',
+  'mean', 'values', 'pairs', 'difference', 'low', 'high', 'relative', 'share_of_ideal', 'verdict',
+  'winner', 'over', 'reason', 'warnings' }
+
+local function as_json(document)
+  return json.encode(document, KEYS)
+end
+
+local function write(text, path)
+  if not path then return print(text) end
+  local file, why = io.open(path, 'w')
+  if not file then failure.plain('%s', why) end
+  file:write(text, '\n')
+  file:close()
+end
+
+function command.run(args)
+  local runs = store.existing(args)
+  local choice, policies = sort_words(runs, args)
+  local results = compare.results(runs, choice)
+  if #results == 0 then
+    failure.usage('%s: no finished results there; neap runs lists what there is', runs.path)
+  end
+  check_policies(policies, results)
+  local document = compare.policies(results, { baseline = args.baseline, policies = policies,
+    metrics = #args.metric > 0 and args.metric or nil })
+  local format = args.json and as_json or args.csv and as_csv or args.markdown and as_markdown
+    or as_text
+  write(format(document), args.out)
+end
+
+return command

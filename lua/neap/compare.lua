@@ -1,0 +1,321 @@
+--- Comparisons of policies over the run store: differences on the same seed, trace and parameters.
+--
+--   local results = compare.results(runs, { sweep = 'policies' })
+--   local document = compare.policies(results, { baseline = 'static' })
+--
+-- Two results are a pair if all but the policy is equal: recipe or trace, parameters, ranks, seed.
+-- Pairs that a seed has not changed in anything count once. From fewer than 5 pairs no winner is
+-- called (statistics.lua has the interval).
+
+local failure = require 'neap.failure'
+local json = require 'neap.json'
+local lib = require 'neap.lib'
+local statistics = require 'neap.statistics'
+
+local compare = {}
+
+local function at(...)
+  local path = { ... }
+  return function(summary)
+    local value = summary
+    for _, key in ipairs(path) do value = type(value) == 'table' and value[key] or nil end
+    return tonumber(value)
+  end
+end
+
+--- What replays lack in time they have in balance: the ideal's work over the fullest rank's.
+local function share_of_ideal(summary)
+  local share, imbalance = tonumber(summary.share_of_ideal), at('imbalance', 'mean')(summary)
+  return share or imbalance and 1 / imbalance
+end
+
+--- Metrics, in the order of reports: better is the direction; ideal what no policy can beat.
+compare.METRICS = {
+  { name = 'imbalance', get = at('imbalance', 'mean'), better = 'lower', format = '%.4f',
+    ideal = 1, default = true, doc = 'largest work of a rank / mean, mean over steps and layers' },
+  { name = 'imbalance_p95', get = at('imbalance', 'p95'), better = 'lower', format = '%.4f',
+    ideal = 1, doc = 'its 95 % quantile' },
+  { name = 'std_percent', get = at 'std_percent', better = 'lower', format = '%.2f', ideal = 0,
+    doc = "standard deviation of the ranks' work, % of the mean" },
+  { name = 'tokens_per_second', get = at 'tokens_per_second', better = 'higher', format = '%.0f',
+    default = true, doc = 'tokens trained on a second' },
+  { name = 'step_seconds', get = at 'step_seconds', better = 'lower', format = '%.4g',
+    default = true, doc = 'predicted or measured time of a step' },
+  { name = 'share_of_ideal', get = share_of_ideal, better = 'higher', format = '%.4f', ideal = 1,
+    default = true, doc = 'ideal time / time; of replays, the share that balance allows' },
+  { name = 'exposed', get = at 'exposed', better = 'lower', format = '%.4f', ideal = 0,
+    doc = 'share of a step in which ranks wait for communication' },
+  { name = 'inter_node_share', get = at 'inter_node_share', better = 'lower', format = '%.4f',
+    ideal = 0, default = true, doc = 'share of tokens that cross nodes' },
+  { name = 'slots_changed', get = at 'slots_changed', better = 'lower', format = '%.1f',
+    ideal = 0, doc = 'slots that change a step' },
+  { name = 'plan_ms', get = at('plan_ms', 'mean'), better = 'lower', format = '%.3f',
+    doc = 'time of a plan, off the critical path' },
+  { name = 'split_us', get = at('split_us', 'mean'), better = 'lower', format = '%.1f',
+    doc = 'time of a split, on the critical path' },
+  { name = 'loss', get = at 'loss', better = 'lower', format = '%.5f',
+    doc = 'nats a byte, mean of the last tenth of the steps' },
+}
+
+--- ---- what is compared -------------------------------------------------------------------------
+
+local QUERY = [[SELECT s.id, s.run, s.policy, s.policy_sha256, s.seed, s.trace, s.context,
+  s.summary, r.kind, r.sweep FROM results s JOIN runs r ON r.id = s.run
+  WHERE s.summary IS NOT NULL AND r.state = 'done']]
+
+local CHOICES = {
+  sweep = ' AND r.key IN (SELECT key FROM sweeps WHERE name = ?)', run = ' AND r.id = ?',
+}
+
+--- Finished results. choice: { sweep = name }, or { runs = list of numbers }, or {} for all.
+function compare.results(runs, choice)
+  local list
+  if choice.sweep then
+    list = runs:rows(QUERY .. CHOICES.sweep .. ' ORDER BY s.id', choice.sweep)
+  elseif choice.runs then
+    list = {}
+    for _, id in ipairs(choice.runs) do
+      for _, row in ipairs(runs:rows(QUERY .. CHOICES.run .. ' ORDER BY s.id', id)) do
+        list[#list + 1] = row
+      end
+    end
+  else
+    list = runs:rows(QUERY .. ' ORDER BY s.id')
+  end
+  for _, row in ipairs(list) do row.summary = json.decode(row.summary) end
+  return list
+end
+
+--- The newest result of each policy and circumstance, of the newest text of each policy.
+local function newest(results, warnings)
+  local text_of, stale, cells, order = {}, {}, {}, {}
+  for _, row in ipairs(results) do
+    if text_of[row.policy] and text_of[row.policy] ~= row.policy_sha256 then
+      stale[row.policy] = true
+    end
+    text_of[row.policy] = row.policy_sha256
+  end
+  for _, row in ipairs(results) do
+    if row.policy_sha256 == text_of[row.policy] then
+      local group = ('%s %s'):format(row.context or '', row.seed or '')
+      if not cells[row.policy] then
+        cells[row.policy] = {}
+        order[#order + 1] = row.policy
+      end
+      cells[row.policy][group] = row
+    end
+  end
+  for _, policy in ipairs(lib.sorted_keys(stale)) do
+    warnings[#warnings + 1] = ('%s: its file has changed; only results of its last text count')
+      :format(policy)
+  end
+  return cells, order
+end
+
+--- ---- one metric -------------------------------------------------------------------------------
+
+--- What tells two measurements of a policy in one context apart: without a trace of the seed in the
+-- balance, a replay with another seed is the same one again.
+local function mark_of(row, value)
+  local imbalance = row.summary.imbalance or {}
+  return ('%s %.17g %.17g %.17g'):format(row.context or '', tonumber(imbalance.mean) or 0,
+    tonumber(imbalance.max) or 0, value)
+end
+
+--- Pairs of two policies: lists of values, what each pair is called, and how many pairs were left
+-- out as repetitions.
+local function pairs_of(metric, mine, theirs)
+  local a, b, names, seen, repeated = {}, {}, {}, {}, 0
+  for _, group in ipairs(lib.sorted_keys(mine)) do
+    local x = metric.get(mine[group].summary)
+    local y = theirs[group] and metric.get(theirs[group].summary)
+    if x and y then
+      local mark = mark_of(mine[group], x) .. mark_of(theirs[group], y)
+      if seen[mark] then
+        repeated = repeated + 1
+      else
+        seen[mark] = true
+        a[#a + 1], b[#b + 1] = x, y
+        names[#names + 1] = ('seed %s, run %d'):format(mine[group].seed or '-', mine[group].run)
+      end
+    end
+  end
+  return a, b, names, repeated
+end
+
+local function verdict_of(metric, s)
+  if s.count < statistics.FEWEST then
+    return ('too few pairs (%d of %d)'):format(s.count, statistics.FEWEST)
+  end
+  local lower = metric.better == 'lower'
+  if s.high < 0 then return lower and 'better' or 'worse' end
+  if s.low > 0 then return lower and 'worse' or 'better' end
+  return 'no difference seen'
+end
+
+local function values_of(metric, cells)
+  local values = {}
+  for _, group in ipairs(lib.sorted_keys(cells)) do
+    values[#values + 1] = metric.get(cells[group].summary)
+  end
+  return values
+end
+
+local function warn(warnings, policy, metric, s, names)
+  for _, place in ipairs(s.outliers) do
+    warnings[#warnings + 1] = ('%s, %s: %s is an outlier'):format(policy, metric.name, names[place])
+  end
+  if s.noisy and s.count >= statistics.FEWEST then
+    warnings[#warnings + 1] = ('%s, %s: noise is larger than the difference; more seeds would tell')
+      :format(policy, metric.name)
+  end
+end
+
+--- A policy against the baseline.
+local function compare_one(metric, policy, cells, baseline, warnings)
+  local row = { policy = policy, values = #values_of(metric, cells[policy]),
+    mean = statistics.mean(values_of(metric, cells[policy])) }
+  local shares = {}
+  for _, group in ipairs(lib.sorted_keys(cells[policy])) do
+    shares[#shares + 1] = share_of_ideal(cells[policy][group].summary)
+  end
+  row.share_of_ideal = #shares > 0 and statistics.mean(shares) or nil
+  if policy == baseline then
+    row.verdict = 'baseline'
+    return row
+  end
+  local mine, theirs, names, repeated = pairs_of(metric, cells[policy], cells[baseline])
+  row.pairs, row.repeated = #mine, repeated
+  if #mine == 0 then
+    row.verdict = 'no pairs'
+    return row
+  end
+  local differences = {}
+  for i = 1, #mine do differences[i] = mine[i] - theirs[i] end
+  local s = statistics.paired(differences)
+  row.difference, row.low, row.high = s.mean, s.low, s.high
+  local base = statistics.mean(theirs)
+  row.relative = base ~= 0 and s.mean / math.abs(base) or nil
+  row.verdict = verdict_of(metric, s)
+  warn(warnings, policy, metric, s, names)
+  return row
+end
+
+--- The best policy, if it is ahead of the second best beyond doubt; else why there is none.
+local function find_winner(metric, rows, cells)
+  local sorted = {}
+  for _, row in ipairs(rows) do
+    local _, any = next(cells[row.policy])
+    if not any.summary.bound then sorted[#sorted + 1] = row end
+  end
+  if #sorted < 2 then return nil, 'one policy alone wins nothing' end
+  local sign = metric.better == 'lower' and 1 or -1
+  table.sort(sorted, function(a, b)
+    return sign * a.mean < sign * b.mean or a.mean == b.mean and a.policy < b.policy
+  end)
+  local best, second = sorted[1].policy, sorted[2].policy
+  local mine, theirs = pairs_of(metric, cells[best], cells[second])
+  if #mine < statistics.FEWEST then
+    return nil, ('%s and %s have %d pairs; a winner needs %d'):format(best, second, #mine,
+      statistics.FEWEST)
+  end
+  local differences = {}
+  for i = 1, #mine do differences[i] = mine[i] - theirs[i] end
+  local s = statistics.paired(differences)
+  if verdict_of(metric, s) ~= 'better' then
+    return nil, ('%s and %s, the best two, do not differ beyond doubt'):format(best, second)
+  end
+  return { policy = best, over = second, difference = s.mean, low = s.low, high = s.high,
+    pairs = s.count, relative = s.mean / math.abs(statistics.mean(theirs)) }
+end
+
+--- ---- all of it --------------------------------------------------------------------------------
+
+--- Metrics by name, or those that results have of the usual ones.
+local function choose_metrics(names, results)
+  local chosen, known = {}, {}
+  for i, metric in ipairs(compare.METRICS) do
+    known[i], known[metric.name] = metric.name, metric
+  end
+  for _, name in ipairs(names or {}) do
+    if not known[name] then
+      failure.usage("unknown metric '%s'%s; there are: %s", name, lib.hint(name, known),
+        table.concat(known, ', ', 1, #compare.METRICS))
+    end
+    chosen[#chosen + 1] = known[name]
+  end
+  if #chosen > 0 then return chosen end
+  for _, metric in ipairs(compare.METRICS) do
+    local found = metric.default and #results > 0
+    for _, row in ipairs(results) do found = found and metric.get(row.summary) end
+    if found then chosen[#chosen + 1] = metric end
+  end
+  return chosen
+end
+
+local function choose_baseline(asked, order, cells)
+  if asked and not cells[asked] then
+    failure.usage("no results of baseline '%s'%s; there are: %s", asked, lib.hint(asked, order),
+      table.concat(order, ', '))
+  end
+  for _, name in ipairs { asked or 'static', 'laer' } do
+    if cells[name] then return name end
+  end
+  return order[1]
+end
+
+local function count_faults(cells, order, warnings)
+  for _, policy in ipairs(order) do
+    local faults = 0
+    for _, group in ipairs(lib.sorted_keys(cells[policy])) do
+      faults = faults + (tonumber(cells[policy][group].summary.faults) or 0)
+    end
+    if faults > 0 then
+      warnings[#warnings + 1] = ('%s: %d faults; layouts that stayed in force are not its own')
+        :format(policy, faults)
+    end
+  end
+end
+
+local function compare_metric(metric, order, cells, baseline, warnings)
+  local entry = { metric = metric.name, better = metric.better, ideal = metric.ideal, rows = {} }
+  local repeated = 0
+  for _, policy in ipairs(order) do
+    if #values_of(metric, cells[policy]) > 0 then
+      local row = compare_one(metric, policy, cells, baseline, warnings)
+      entry.rows[#entry.rows + 1] = row
+      repeated = math.max(repeated, row.repeated or 0)
+    end
+  end
+  if repeated > 0 then
+    warnings[#warnings + 1] = ('%s: %d pairs of other seeds are the same measurement again and do '
+      .. 'not count'):format(metric.name, repeated)
+  end
+  entry.winner, entry.reason = find_winner(metric, entry.rows, cells)
+  return entry
+end
+
+--- Compares results (compare.results) by policy. options: baseline (default 'static', else 'laer',
+-- else the first), metrics (names), policies (names: only these, and the references static and
+-- laer). Returns { baseline, policies, metrics, warnings }; metrics is a list of { metric, better,
+-- ideal, rows, winner or reason }. Raises USAGE.
+function compare.policies(results, options)
+  local warnings = {}
+  local cells, order = newest(results, warnings)
+  if options.policies then
+    local only = {}
+    for _, name in ipairs { 'static', 'laer', unpack(options.policies) } do only[name] = true end
+    for i = #order, 1, -1 do
+      if not only[order[i]] and order[i] ~= options.baseline then table.remove(order, i) end
+    end
+  end
+  local baseline = choose_baseline(options.baseline, order, cells)
+  local document = { baseline = baseline, policies = order, metrics = {}, warnings = warnings }
+  count_faults(cells, order, warnings)
+  for i, metric in ipairs(choose_metrics(options.metrics, results)) do
+    document.metrics[i] = compare_metric(metric, order, cells, baseline, warnings)
+  end
+  return document
+end
+
+return compare

@@ -1,0 +1,69 @@
+--- From a sweep to a verdict, on the command line.
+
+local json = require 'neap.json'
+local program = require 'tests.cli.program'
+
+describe('neap compare', function()
+  local folder, store
+
+  setup(function()
+    folder = os.tmpname()
+    os.remove(folder)
+    program.shell(("mkdir '%s'"):format(folder))
+    store = (" --store '%s/runs.db'"):format(folder)
+    for trace = 1, 5 do
+      local file = io.open(('%s/%d.csv'):format(folder, trace), 'w')
+      file:write 'step,layer,rank,e0,e1,e2,e3\n'
+      for step = 0, 7 do
+        for rank = 0, 3 do
+          file:write(('%d,0,%d,%d,20,%d,10\n'):format(step, rank, 90 + trace, 5 * rank + trace))
+        end
+      end
+      file:close()
+    end
+    local status, out, err = program.shell(("cd '%s' && '%s' sweep replay trace=1.csv,2.csv,3.csv,"
+      .. '4.csv,5.csv slots=2 node_size=2 policy=static,laer,laer+minimax --name five%s'):format(
+      folder, program.path, store))
+    assert.are.equal(0, status, out .. err)
+  end)
+  teardown(function() program.shell(("rm -r '%s'"):format(folder)) end)
+
+  local function neap(status, arguments)
+    local got, out, err = program.run('compare ' .. arguments .. store)
+    assert.are.equal(status, got, out .. err)
+    return out, err
+  end
+
+  it('shows differences, references, ideal and verdict', function()
+    local out = neap(0, '--sweep five')
+    assert.matches('imbalance %(lower is better%), compared with static', out)
+    assert.matches('\nlaer%+minimax +1%.%d+ +5 +%-%d%.%d+ +%[%-.-%] +%-%d+%.%d %% .* better', out)
+    assert.matches('\nideal +1.0000', out)
+    assert.matches('no winner: laer%+minimax and laer, the best two', out)
+  end)
+
+  it('exports JSON, CSV and Markdown', function()
+    local document = json.decode((neap(0, 'five --json --metric imbalance')))
+    assert.are.same({ 'imbalance', 3 }, { document.metrics[1].metric, #document.metrics[1].rows })
+    local out = neap(0, 'five --csv --metric imbalance')
+    assert.matches('^metric,better,baseline,policy,mean,', out)
+    assert.are.equal(4, select(2, out:gsub('\n', '')))
+    local path = folder .. '/table.md'
+    neap(0, ("five --markdown --out '%s'"):format(path))
+    local file = io.open(path)
+    assert.matches('\n|%-%-%-|', file:read '*a')
+    file:close()
+  end)
+
+  it('refuses with a hint', function()
+    for arguments, pattern in pairs {
+      ['--sweep fiv'] = "no sweep 'fiv' .*did you mean 'five'",
+      ['lear'] = "did you mean 'laer'",
+      ['five --metric imbalanc'] = "did you mean 'imbalance'",
+      ['900..901'] = 'no finished results there',
+    } do
+      local _, err = neap(2, arguments)
+      assert.matches('^neap: .*' .. pattern, err)
+    end
+  end)
+end)
