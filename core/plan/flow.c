@@ -350,15 +350,15 @@ static int64_t node_left(const neapi_flow *f, int32_t first, int32_t last)
   return sum;
 }
 
-/* The level to which the roomiest ranks of a group sink when they take amount; 0 if all get full.
- */
-static int64_t water_level(const neapi_flow *f, int32_t group, int64_t amount)
+/* The level to which the room of the roomiest ranks sinks when the slots by_expert[first..last)
+ * take amount; 0 if all get full. */
+static int64_t water_level(const neapi_flow *f, int32_t first, int32_t last, int64_t amount)
 {
   int64_t level = 0;
   for (int32_t active = 0;;) {
     int64_t sum = -amount;
     int32_t count = 0;
-    for (int32_t i = f->group_first[group]; i < f->group_first[group + 1]; i++) {
+    for (int32_t i = first; i < last; i++) {
       int64_t room = f->room[f->topology->rank_of[f->layout->by_expert[i]]];
       if (room > level) {
         sum += room;
@@ -372,19 +372,20 @@ static int64_t water_level(const neapi_flow *f, int32_t group, int64_t amount)
   }
 }
 
-/* Gives a group's work to its ranks so that they end equally full, as far as that goes. */
-static void pour(neapi_flow *f, int32_t group)
+/* Moves *amount into slots by_expert[first..last), into near or far, so that their ranks end
+ * equally full, as far as that goes. */
+static void pour(neapi_flow *f, int32_t first, int32_t last, int64_t *amount, int64_t *into)
 {
-  int64_t level = water_level(f, group, f->left[group]);
-  for (int32_t i = f->group_first[group]; i < f->group_first[group + 1]; i++) {
+  int64_t level = water_level(f, first, last, *amount);
+  for (int32_t i = first; i < last && *amount; i++) {
     int32_t slot = f->layout->by_expert[i];
     int64_t *room = &f->room[f->topology->rank_of[slot]];
     int64_t give = *room - level;
-    give = give < f->left[group] ? give : f->left[group];
+    give = give < *amount ? give : *amount;
     if (give > 0) {
       *room -= give;
-      f->near[slot] += give;
-      f->left[group] -= give;
+      into[slot] += give;
+      *amount -= give;
     }
   }
 }
@@ -397,7 +398,7 @@ static void pour_node(neapi_flow *f, int32_t first, int32_t last)
     for (int32_t s = t->first_slot[first]; s < t->first_slot[last]; s++) {
       int32_t k = f->group_of[s], count = f->group_first[k + 1] - f->group_first[k];
       if (f->left[k] && (count == 1) == single)
-        pour(f, k);
+        pour(f, f->group_first[k], f->group_first[k + 1], &f->left[k], f->near);
     }
 }
 
@@ -438,8 +439,11 @@ int64_t neapi_flow_spread(neapi_flow *f, bool cheap)
 {
   const neap_topology *t = f->topology;
   int64_t stuck = 0, moved = 1;
-  for (int32_t e = 0; e < t->experts; e++)
+  for (int32_t e = 0; e < t->experts; e++) {
+    if (f->excess[e]) /* straight into slots: no path is shorter */
+      pour(f, f->layout->first[e], f->layout->first[e + 1], &f->excess[e], f->far);
     stuck += f->excess[e];
+  }
   f->pooled = true;
   f->price = cheap ? LEAVING : 0;
   while (stuck && moved) {

@@ -62,10 +62,10 @@ static int neap_plan(const neapi_plan_input *input, int32_t *expert_of)
 const neapi_planner_kind neapi_plan_neap = {
     "neap",
     {{"effort",
-      "changes that the search looks at, a cell of up to 8 ranks; 0: no search, no repair", 3000, 0,
+      "changes that the search looks at, a cell of up to 8 ranks; 0: no search, no repair", 500, 0,
       1e9},
      {"samples", "disturbed loads that a layout must carry", 8, 0, 1000},
-     {"spread", "error of a node's predicted load of an expert, relative", 0.4, 0, 10},
+     {"spread", "error of a node's predicted load of an expert, relative", 0.25, 0, 10},
      {"locality", "from 0, balance whatever happens, to 1, tokens on their node", 0.5, 0, 1}},
     neapi_neap_open,
     neapi_neap_close,

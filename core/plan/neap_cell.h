@@ -17,6 +17,11 @@ typedef struct {
   float room[NEAPI_CELL_SETS];   /* speed of a set; huge where there is no such set */
   float mean[NEAPI_CELL_SETS];   /* work that lives only in a set */
   float spread[NEAPI_CELL_SETS]; /* its variance, if experts were independent */
+  /* Made by neapi_cell_settle: */
+  float above[NEAPI_CELL_SETS];     /* mean + 3 deviations - room */
+  float weight[NEAPI_CELL_SETS];    /* risk is weight * above^4, where above is positive */
+  float price[NEAPI_CELL_SETS + 1]; /* risk of a little more work that lives on a set of ranks; 0
+                                       for NEAPI_ABSENT */
 } neapi_cell;
 
 /* An expert with that work moves from one set of ranks to another; NEAPI_ABSENT: not in the cell.
@@ -29,7 +34,9 @@ typedef struct {
 /* Empty cell of ranks with those speeds. */
 void neapi_cell_clear(neapi_cell *cell, int32_t ranks, const double *speed);
 void neapi_cell_apply(neapi_cell *cell, const neapi_move *move);
-/* Risk as if two moves had been made; NULL: none. */
-float neapi_cell_risk(const neapi_cell *cell, const neapi_move *move);
+/* Takes stock after changes; returns the risk. */
+float neapi_cell_settle(neapi_cell *cell);
+/* Risk as if two moves had been made; deviations stay as they are. */
+float neapi_cell_risk(const neapi_cell *cell, const neapi_move move[2]);
 
 #endif

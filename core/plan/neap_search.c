@@ -6,6 +6,8 @@
 #include <string.h>
 
 static const double LEAST_GAIN = 1e-6;
+static const double DIVERSITY = 0.14; /* width of the range of factors */
+enum { PROMISING = 10 };              /* changes of a slot whose gain is worked out exactly */
 
 /* ---- the layout, indexed ----------------------------------------------------------------------
  */
@@ -58,7 +60,8 @@ typedef struct {
 } search;
 
 /* Work of each expert if the cell holds it: its part of the node's and of what comes from nodes
- * without the expert. */
+ * without the expert. Every cell sees it a little differently, so that cells with equal loads get
+ * different layouts: what all nodes have too much of can then still be evened out across nodes. */
 static void weigh(search *s)
 {
   neapi_neap *n = s->n;
@@ -66,6 +69,7 @@ static void weigh(search *s)
     int32_t joins = !s->mask[e];
     double away = n->away[e] - (s->node_cells[e] ? 0 : s->load[e]);
     double work = s->load[e] / (s->node_cells[e] + joins) + fmax(0, away) / (n->holders[e] + joins);
+    work *= 1 + DIVERSITY * (neap_random_uniform(0, s->first, e) - 0.5);
     double deviation = work * fmax(n->spread, 0.5 * n->drift[e]);
     n->work[e] = work;
     n->variance[e] = deviation * deviation;
@@ -92,7 +96,7 @@ static search enter(neapi_neap *n, int32_t cell)
       neapi_move move = {n->work[e], n->variance[e], NEAPI_ABSENT, s.mask[e]};
       neapi_cell_apply(&n->cell, &move);
     }
-  s.risk = neapi_cell_risk(&n->cell, NULL);
+  s.risk = neapi_cell_settle(&n->cell);
   return s;
 }
 
@@ -117,42 +121,98 @@ static double leaving(const search *s, int32_t expert, int32_t mask)
 
 typedef struct {
   double gain;
-  int32_t slot, expert; /* the slot gets that expert */
-  int32_t other;        /* from this slot, which gets the slot's; -1: no swap */
+  int32_t slot, expert;           /* the slot gets that expert */
+  int32_t other;                  /* from this slot, which gets the slot's; -1: no swap */
+  int32_t slot_mask, expert_mask; /* where the slot's and that expert will be */
 } change;
 
-static void look(search *s, change c, int32_t slot_mask, int32_t expert_mask, change *best)
+/* The changes of a slot that promise most, best first. */
+typedef struct {
+  int32_t count;
+  change best[PROMISING];
+} shortlist;
+
+/* Puts a change on the list if it may gain enough: risk is convex in the work of sets (deviations
+ * aside), so that no change gains more than its estimate by prices. */
+static void consider(shortlist *list, change c)
 {
-  neapi_neap *n = s->n;
-  int32_t old = n->expert_of[c.slot];
-  neapi_move move[2] = {move_to(s, old, slot_mask), move_to(s, c.expert, expert_mask)};
-  c.gain = n->caution * (s->risk - neapi_cell_risk(&n->cell, move)) - leaving(s, old, slot_mask) -
-           leaving(s, c.expert, expert_mask);
-  s->budget--;
-  if (c.gain > best->gain)
-    *best = c;
+  int32_t i = list->count < PROMISING ? list->count++ : PROMISING;
+  for (; i > 0 && c.gain > list->best[i - 1].gain; i--)
+    if (i < PROMISING)
+      list->best[i] = list->best[i - 1];
+  if (i < PROMISING)
+    list->best[i] = c;
 }
 
-static void look_at_replacements(search *s, int32_t slot, change *best)
-{
-  int32_t old = s->n->expert_of[slot], p = bit(s, slot);
-  if (s->n->count[old] == 1)
-    return;
-  for (int32_t e = 0; e < s->experts; e++)
-    if (!(s->mask[e] & p))
-      look(s, (change){0, slot, e, -1}, s->mask[old] & ~p, s->mask[e] | p, best);
-}
-
-static void look_at_swaps(search *s, int32_t slot, change *best)
+/* Estimated gain from moving an expert to other ranks of the cell. */
+static inline double estimate(const search *s, int32_t expert, int32_t mask)
 {
   const neapi_neap *n = s->n;
-  const int32_t *first_slot = n->topology->first_slot;
-  int32_t a = n->expert_of[slot], p = bit(s, slot);
-  for (int32_t other = first_slot[s->first]; other < first_slot[s->last]; other++) {
-    int32_t b = n->expert_of[other], q = bit(s, other);
-    if (p != q && !(s->mask[a] & q) && !(s->mask[b] & p))
-      look(s, (change){0, slot, b, other}, (s->mask[a] & ~p) | q, (s->mask[b] & ~q) | p, best);
+  const float *price = n->cell.price;
+  int32_t from = s->mask[expert];
+  float eased =
+      n->work[expert] * (price[from ? from : NEAPI_ABSENT] - price[mask ? mask : NEAPI_ABSENT]);
+  return n->caution * eased - (from && mask ? 0 : leaving(s, expert, mask));
+}
+
+static void consider_replacements(const search *s, int32_t slot, shortlist *list)
+{
+  int32_t old = s->n->expert_of[slot], p = bit(s, slot), rest = s->mask[old] & ~p;
+  if (s->n->count[old] == 1)
+    return;
+  double base = estimate(s, old, rest);
+  for (int32_t e = 0; e < s->experts; e++) {
+    double gain = base + estimate(s, e, s->mask[e] | p);
+    if (gain >= LEAST_GAIN && !(s->mask[e] & p))
+      consider(list, (change){gain, slot, e, -1, rest, s->mask[e] | p});
   }
+}
+
+static void consider_swaps(const search *s, int32_t slot, shortlist *list)
+{
+  const neapi_neap *n = s->n;
+  const neap_topology *t = n->topology;
+  int32_t a = n->expert_of[slot], p = bit(s, slot);
+  for (int32_t r = s->first; r < s->last; r++) {
+    int32_t q = 1 << (r - s->first);
+    if (s->mask[a] & q)
+      continue;
+    double base = estimate(s, a, (s->mask[a] & ~p) | q);
+    for (int32_t other = t->first_slot[r]; other < t->first_slot[r + 1]; other++) {
+      int32_t b = n->expert_of[other], mask = (s->mask[b] & ~q) | p;
+      double gain = base + estimate(s, b, mask);
+      if (gain >= LEAST_GAIN && !(s->mask[b] & p))
+        consider(list, (change){gain, slot, b, other, (s->mask[a] & ~p) | q, mask});
+    }
+  }
+}
+
+/* The change's gain, deviations staying as they are. */
+static double gain(search *s, const change *c)
+{
+  neapi_neap *n = s->n;
+  int32_t old = n->expert_of[c->slot];
+  neapi_move move[2] = {move_to(s, old, c->slot_mask), move_to(s, c->expert, c->expert_mask)};
+  s->budget--;
+  return n->caution * (s->risk - neapi_cell_risk(&n->cell, move)) - leaving(s, old, c->slot_mask) -
+         leaving(s, c->expert, c->expert_mask);
+}
+
+/* The best of a slot's promising changes; slot -1 if none gains. */
+static change best_change(search *s, int32_t slot)
+{
+  change best = {LEAST_GAIN, -1, -1, -1, 0, 0};
+  shortlist list = {0};
+  consider_replacements(s, slot, &list);
+  consider_swaps(s, slot, &list);
+  s->budget--;
+  for (int32_t i = 0; i < list.count && list.best[i].gain > best.gain; i++) {
+    change c = list.best[i];
+    c.gain = gain(s, &c);
+    if (c.gain > best.gain)
+      best = c;
+  }
+  return best;
 }
 
 static void move_expert(search *s, int32_t expert, int32_t mask)
@@ -168,21 +228,39 @@ static void move_expert(search *s, int32_t expert, int32_t mask)
   s->mask[expert] = mask;
 }
 
-static void make(search *s, const change *c)
+static void put(search *s, int32_t slot, int32_t expert)
 {
   neapi_neap *n = s->n;
-  int32_t old = n->expert_of[c->slot], p = bit(s, c->slot);
-  int32_t q = c->other < 0 ? 0 : bit(s, c->other);
-  move_expert(s, old, (s->mask[old] & ~p) | q);
-  move_expert(s, c->expert, (s->mask[c->expert] & ~q) | p);
-  n->expert_of[c->slot] = c->expert;
-  if (c->other >= 0) {
-    n->expert_of[c->other] = old;
-  } else {
-    n->count[old]--;
-    n->count[c->expert]++;
-  }
-  s->risk = neapi_cell_risk(&n->cell, NULL);
+  n->count[n->expert_of[slot]]--;
+  n->count[expert]++;
+  n->expert_of[slot] = expert;
+}
+
+static void swap_in(search *s, const change *c)
+{
+  int32_t old = s->n->expert_of[c->slot];
+  move_expert(s, old, c->slot_mask);
+  move_expert(s, c->expert, c->expert_mask);
+  put(s, c->slot, c->expert);
+  if (c->other >= 0)
+    put(s, c->other, old);
+}
+
+/* Makes a change, and takes it back if it turns out not to gain. */
+static bool make(search *s, const change *c)
+{
+  neapi_neap *n = s->n;
+  int32_t old = n->expert_of[c->slot];
+  change back = {0, c->slot, old, c->other, s->mask[c->expert], s->mask[old]};
+  double left = leaving(s, old, c->slot_mask) + leaving(s, c->expert, c->expert_mask);
+  double before = s->risk;
+  swap_in(s, c);
+  s->risk = neapi_cell_settle(&n->cell);
+  if (n->caution * (before - s->risk) - left >= LEAST_GAIN)
+    return true;
+  swap_in(s, &back);
+  s->risk = neapi_cell_settle(&n->cell);
+  return false;
 }
 
 /* Slot after slot gets its best change, until none has a better one or the budget is used up. */
@@ -191,14 +269,10 @@ static void climb(search *s)
   const int32_t *first_slot = s->n->topology->first_slot;
   int32_t begin = first_slot[s->first], end = first_slot[s->last], idle = 0;
   for (int32_t i = begin; s->budget > 0 && idle < end - begin; i = i + 1 == end ? begin : i + 1) {
-    change best = {LEAST_GAIN, -1, -1, -1};
-    look_at_replacements(s, i, &best);
-    look_at_swaps(s, i, &best);
+    change best = best_change(s, i);
     idle++;
-    if (best.slot >= 0) {
-      make(s, &best);
+    if (best.slot >= 0 && make(s, &best))
       idle = 0;
-    }
   }
 }
 

@@ -9,7 +9,7 @@ local Neap = policy.define {
   doc = "Neap's planner and the exact split",
   params = {
     window = { default = 5, min = 1, integer = true, doc = 'steps of history to plan on' },
-    effort = { default = 3000, min = 0, doc = 'changes that the search looks at, a cell of ranks' },
+    effort = { default = 500, min = 0, doc = 'changes that the search looks at, a cell of ranks' },
     samples = { default = 8, min = 0, integer = true, doc = 'disturbed loads a layout must carry' },
     locality = { default = 0.5, min = 0, max = 1, doc = '0: balance; 1: tokens on their node' },
   },
