@@ -1,5 +1,6 @@
---- Replays a trace under policies and keeps what a report's pictures need. One moment, the same for
--- all policies, is looked at closely: the step and layer where the trace is hardest.
+--- Replays a trace under policies and keeps what pictures in reports and notebooks need. One
+-- moment, the same for all policies, is looked at closely: the step and layer where the trace is
+-- hardest.
 
 local lib = require 'neap.lib'
 local replay = require 'neap.replay'
@@ -60,8 +61,8 @@ function observe.heat(t, layer)
   }
 end
 
---- Work of every rank, as a list: tokens x cost / speed.
-local function rank_work(topology, layout, split)
+--- Work of every rank under a split, as a list: tokens x cost / speed.
+function observe.rank_work(topology, layout, split)
   local tokens, experts, list = split:slot_tokens(), layout:array(), {}
   for rank = 0, topology.ranks - 1 do
     local work = 0
@@ -114,7 +115,7 @@ function observe.policy(options)
     found.inter_node[step + 1] = (found.inter_node[step + 1] or 0)
       + balance.inter_node / math.max(1, balance.tokens) / layers
     if step == moment.step and layer == moment.layer then
-      found.work = rank_work(topology, layout, split)
+      found.work = observe.rank_work(topology, layout, split)
       found.layout = copy_of(topology, layout:array())
     end
     watch(step, layer, layout)
