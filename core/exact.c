@@ -150,7 +150,9 @@ static int product_grids(neap_comm *comm, const neap_tensor *x, const neap_tenso
 int neap_exact_weight_grad(neap_comm *comm, const neap_tensor *x, const neap_tensor *dy,
                            int64_t total, neap_tensor *sum)
 {
-  int status = neapi_tensor_real("exact weight_grad", "x", x);
+  int status = neapi_require_cpu("exact weight_grad");
+  if (!status)
+    status = neapi_tensor_real("exact weight_grad", "x", x);
   if (!status)
     status = neapi_tensor_matrix("exact weight_grad", "x", x, x->dtype, NEAPI_ANY, NEAPI_ANY);
   if (!status)
@@ -173,7 +175,9 @@ int neap_exact_weight_grad(neap_comm *comm, const neap_tensor *x, const neap_ten
 
 int neap_exact_column_sum(neap_comm *comm, const neap_tensor *x, int64_t total, neap_tensor *sum)
 {
-  int status = neapi_tensor_real("exact column_sum", "x", x);
+  int status = neapi_require_cpu("exact column_sum");
+  if (!status)
+    status = neapi_tensor_real("exact column_sum", "x", x);
   if (!status)
     status = neapi_tensor_matrix("exact column_sum", "x", x, x->dtype, NEAPI_ANY, NEAPI_ANY);
   if (!status)
@@ -197,7 +201,9 @@ int neap_exact_column_sum(neap_comm *comm, const neap_tensor *x, int64_t total, 
 int neap_exact_scatter_add(neap_comm *comm, const neap_tensor *ids, const neap_tensor *dy,
                            int64_t total, neap_tensor *table)
 {
-  int status = neapi_tensor_real("exact scatter_add", "dy", dy);
+  int status = neapi_require_cpu("exact scatter_add");
+  if (!status)
+    status = neapi_tensor_real("exact scatter_add", "dy", dy);
   if (!status)
     status = neapi_tensor_matrix("exact scatter_add", "dy", dy, dy->dtype, NEAPI_ANY, NEAPI_ANY);
   if (!status)
@@ -223,7 +229,9 @@ int neap_exact_scatter_add(neap_comm *comm, const neap_tensor *ids, const neap_t
 
 int neap_exact_sum_squares(neap_comm *comm, const neap_tensor *x, int64_t total, double *out)
 {
-  int status = neapi_tensor_real("exact sum_squares", "x", x);
+  int status = neapi_require_cpu("exact sum_squares");
+  if (!status)
+    status = neapi_tensor_real("exact sum_squares", "x", x);
   if (!status)
     status = check_total("exact sum_squares", x->count, total);
   if (status)
@@ -243,6 +251,22 @@ int neap_exact_sum_squares(neap_comm *comm, const neap_tensor *x, int64_t total,
   return status;
 }
 
+/* The sum of a column (count, 1) in host memory. */
+static int sum_column(neap_comm *comm, const neap_tensor *column, int64_t total, double *out)
+{
+  double max, grid, sum = 0;
+  int status = column_grid("exact sum", comm, column, summand_bits(total), &max, &grid);
+  if (!status)
+    status = neapi_kernel_status_of(
+        "exact sum", neapi_tensor_kernels(column)->exact_column_sum(column->count, 1, column->data,
+                                                                    1, &grid, &sum, NULL));
+  if (!status)
+    status = reduce(comm, &sum, 1, NEAP_SUM);
+  if (!status)
+    *out = sum;
+  return status;
+}
+
 int neap_exact_sum(neap_comm *comm, const neap_tensor *x, int64_t total, double *out)
 {
   int status = neapi_tensor_real("exact sum", "x", x);
@@ -254,14 +278,16 @@ int neap_exact_sum(neap_comm *comm, const neap_tensor *x, int64_t total, double 
   column.ndim = 2;
   column.dims[0] = x->count;
   column.dims[1] = 1;
-  double max, grid, sum = 0;
-  status = column_grid("exact sum", comm, &column, summand_bits(total), &max, &grid);
+  if (x->place != NEAPI_GPU)
+    return sum_column(comm, &column, total, out);
+  int64_t bytes = x->count * neap_dtype_size(x->dtype);
+  column.place = NEAPI_HOST;
+  column.data = neapi_alloc(bytes, "exact sum");
+  if (!column.data)
+    return NEAP_MEMORY;
+  status = neapi_copy(column.data, x->data, bytes);
   if (!status)
-    status = neapi_kernel_status_of("exact sum", neapi_tensor_kernels(x)->exact_column_sum(
-                                                     x->count, 1, x->data, 1, &grid, &sum, NULL));
-  if (!status)
-    status = reduce(comm, &sum, 1, NEAP_SUM);
-  if (!status)
-    *out = sum;
+    status = sum_column(comm, &column, total, out);
+  free(column.data);
   return status;
 }

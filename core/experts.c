@@ -10,6 +10,7 @@ int neapi_experts_open(neapi_experts *x, const neapi_kernels *kernels, int64_t h
                        int32_t count, const int64_t *ffn, int32_t slots)
 {
   *x = (neapi_experts){.kernels = kernels, .hidden = hidden, .experts = count, .slots = slots};
+  x->gate_up.place = x->activation.place = x->slope.place = neapi_place_of_reals();
   x->ffn = neapi_alloc(count * 8ll, "experts");
   x->columns_at = neapi_alloc(count * 8ll + 8, "experts");
   x->batches = neapi_alloc_zero(slots * (int64_t)sizeof *x->batches, "experts");
@@ -89,12 +90,13 @@ static slot slot_of(const neapi_experts *x, int32_t i, const void *weights, cons
 static int forward(const slot *s)
 {
   int64_t h = s->h, f = s->f;
-  int result =
-      s->k->gemm(s->rows, 2 * f, h, s->in, h, 0, s->w1, 2 * f, 0, s->gate_up, 2 * f, 0, NULL);
+  int result = s->k->gemm(s->rows, 2 * f, h, s->in, h, 0, s->w1, 2 * f, 0, s->gate_up, 2 * f, 0,
+                          neapi_stream());
   if (!result)
-    result = s->k->swiglu(s->rows, f, s->gate_up, s->activation, NULL);
+    result = s->k->swiglu(s->rows, f, s->gate_up, s->activation, neapi_stream());
   if (!result)
-    result = s->k->gemm(s->rows, h, f, s->activation, f, 0, s->w2, h, 0, s->out, h, 0, NULL);
+    result =
+        s->k->gemm(s->rows, h, f, s->activation, f, 0, s->w2, h, 0, s->out, h, 0, neapi_stream());
   return result;
 }
 
@@ -102,35 +104,37 @@ static int forward(const slot *s)
 static int backward(const slot *s, void *slope)
 {
   int64_t h = s->h, f = s->f;
-  int result = s->k->gemm(s->rows, f, h, s->out, h, 0, s->w2, h, 1, slope, f, 0, NULL);
+  int result = s->k->gemm(s->rows, f, h, s->out, h, 0, s->w2, h, 1, slope, f, 0, neapi_stream());
   if (!result)
-    result = s->k->swiglu_backward(s->rows, f, s->gate_up, slope, s->gate_up, NULL);
+    result = s->k->swiglu_backward(s->rows, f, s->gate_up, slope, s->gate_up, neapi_stream());
   if (!result)
     result = s->k->gemm(s->rows, h, 2 * f, s->gate_up, 2 * f, 0, s->w1, 2 * f, 1, (char *)s->in, h,
-                        0, NULL);
+                        0, neapi_stream());
   return result;
 }
 
 static int gradients(const slot *s, char *row)
 {
   int64_t h = s->h, f = s->f;
-  int result = s->k->gemm_tn(s->rows, h, 2 * f, s->in, h, s->gate_up, 2 * f, row, 2 * f, 0, NULL);
+  int result =
+      s->k->gemm_tn(s->rows, h, 2 * f, s->in, h, s->gate_up, 2 * f, row, 2 * f, 0, neapi_stream());
   if (!result)
     result = s->k->gemm_tn(s->rows, f, h, s->activation, f, s->out, h, row + 2 * h * f * s->k->size,
-                           h, 0, NULL);
+                           h, 0, neapi_stream());
   return result;
 }
 
 static int maxima(const slot *s, double *max)
 {
   int64_t h = s->h, f = s->f;
-  int result = s->k->exact_column_max(s->rows, h, s->in, h, 1, max, NULL);
+  int result = s->k->exact_column_max(s->rows, h, s->in, h, 1, max, neapi_stream());
   if (!result)
-    result = s->k->exact_column_max(s->rows, 2 * f, s->gate_up, 2 * f, 1, max + h, NULL);
+    result = s->k->exact_column_max(s->rows, 2 * f, s->gate_up, 2 * f, 1, max + h, neapi_stream());
   if (!result)
-    result = s->k->exact_column_max(s->rows, f, s->activation, f, 1, max + h + 2 * f, NULL);
+    result =
+        s->k->exact_column_max(s->rows, f, s->activation, f, 1, max + h + 2 * f, neapi_stream());
   if (!result)
-    result = s->k->exact_column_max(s->rows, h, s->out, h, 1, max + h + 3 * f, NULL);
+    result = s->k->exact_column_max(s->rows, h, s->out, h, 1, max + h + 3 * f, neapi_stream());
   return result;
 }
 
@@ -140,11 +144,12 @@ static int exact_product(const slot *s, int64_t k, const void *a, const double *
                          double *product)
 {
   memset(product, 0, (size_t)(k * n) * sizeof *product);
-  int result = s->k->exact_quantise(s->rows, k, a, k, grid_a, left, NULL);
+  int result = s->k->exact_quantise(s->rows, k, a, k, grid_a, left, neapi_stream());
   if (!result)
-    result = s->k->exact_quantise(s->rows, n, b, n, grid_b, right, NULL);
+    result = s->k->exact_quantise(s->rows, n, b, n, grid_b, right, neapi_stream());
   if (!result)
-    result = s->k->exact_gemm_tn(s->rows, k, n, left, grid_a, right, grid_b, product, NULL);
+    result =
+        s->k->exact_gemm_tn(s->rows, k, n, left, grid_a, right, grid_b, product, neapi_stream());
   return result;
 }
 

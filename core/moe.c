@@ -94,15 +94,21 @@ int neap_moe_open(neap_comm *comm, neap_topology *topology, const neap_moe_optio
                   const int64_t *ffn, neap_moe **out)
 {
   int status = check_options(comm, topology, options, ffn);
+  if (!status && (options->exact || options->aux_loss))
+    status = neapi_require_cpu("moe: exact sums and the load-balance loss");
   if (status)
     return status;
+  const neapi_kernels *kernels = neapi_kernels_of(options->dtype);
+  if (!kernels)
+    return NEAP_ABSENT;
   neap_moe *m = neapi_alloc_zero(sizeof *m, "moe");
   if (!m)
     return NEAP_MEMORY;
   m->comm = comm;
   m->topology = neapi_topology_share(topology);
   m->options = *options;
-  m->kernels = options->dtype == NEAP_F64 ? neapi_kernels_f64() : neapi_kernels_f32();
+  m->kernels = kernels;
+  m->input.place = m->output.place = m->slope.place = neapi_place_of_reals();
   m->rank = neap_comm_rank(comm);
   m->slots = topology->first_slot[m->rank + 1] - topology->first_slot[m->rank];
   status = neapi_route_open(&m->route, m->kernels, options->hidden, topology->experts,
@@ -348,13 +354,14 @@ static int reserve_rows(neap_moe *m)
 /* Copies this rank's tokens to the rows that they were given. */
 static int fill_input(neap_moe *m, const char *x)
 {
-  const int32_t *source = m->route.source.data;
+  const int32_t *source = neapi_route_near_source(&m->route);
   const int64_t *amount = m->rows.amount, *start = m->rows.start;
   int result = 0;
   for (int32_t s = 0; !result && s < m->topology->slots; source += amount[s++])
     if (amount[s])
-      result = m->kernels->gather(amount[s], m->options.hidden, source, x,
-                                  (char *)m->input.data + start[s] * m->rows.row_bytes, NULL);
+      result =
+          m->kernels->gather(amount[s], m->options.hidden, source, x,
+                             (char *)m->input.data + start[s] * m->rows.row_bytes, neapi_stream());
   return neapi_kernel_status_of("moe dispatch", result);
 }
 
@@ -419,9 +426,10 @@ int neap_moe_forward(neap_moe *m, const neap_tensor *weights, neap_tensor *y)
     return status;
   double since = neap_clock();
   status = neapi_kernel_status_of(
-      "moe forward", m->kernels->combine(m->route.tokens, m->options.top_k, m->options.hidden,
-                                         m->route.weights.data, m->route.position.data,
-                                         m->output.data, neap_tensor_data(y), NULL));
+      "moe forward",
+      m->kernels->combine(m->route.tokens, m->options.top_k, m->options.hidden,
+                          m->route.weights.data, neapi_route_near_position(&m->route),
+                          m->output.data, neap_tensor_data(y), neapi_stream()));
   lap(&since, &m->costs.route, NEAP_SPAN_FINISH);
   m->costs.rows += m->rows.rows;
   if (!status)
@@ -442,9 +450,9 @@ int neap_moe_backward_dispatch(neap_moe *m, const neap_tensor *dy)
   status = neapi_kernel_status_of(
       "moe backward_dispatch",
       m->kernels->combine_backward(m->route.tokens, m->options.top_k, m->options.hidden,
-                                   m->route.weights.data, m->route.position.data, m->output.data,
-                                   neap_tensor_data(dy), m->slope.data, m->route.dweights.data,
-                                   NULL));
+                                   m->route.weights.data, neapi_route_near_position(&m->route),
+                                   m->output.data, neap_tensor_data(dy), m->slope.data,
+                                   m->route.dweights.data, neapi_stream()));
   if (!status)
     status = start_all(m, NEAP_SPAN_DISPATCH_BACK, m->slope.data);
   lap(&since, &m->costs.route, NEAP_SPAN_FINISH_BACK);
@@ -496,8 +504,8 @@ static int agree_on_grids(neap_moe *m, const void *x)
     bits--;
   if (status)
     return status;
-  return neapi_kernel_status_of("moe backward",
-                                m->kernels->exact_grid(count, bits, max, m->grids.data, NULL));
+  return neapi_kernel_status_of(
+      "moe backward", m->kernels->exact_grid(count, bits, max, m->grids.data, neapi_stream()));
 }
 
 /* All sums over tokens. */
@@ -533,10 +541,10 @@ static int input_gradient(neap_moe *m, const void *router, void *dx)
 {
   const neapi_kernels *k = m->kernels;
   int64_t t = m->route.tokens, h = m->options.hidden, e = m->topology->experts;
-  int result =
-      k->combine(t, m->options.top_k, h, NULL, m->route.position.data, m->output.data, dx, NULL);
+  int result = k->combine(t, m->options.top_k, h, NULL, neapi_route_near_position(&m->route),
+                          m->output.data, dx, neapi_stream());
   if (!result)
-    result = k->gemm(t, h, e, m->route.logits.data, e, 0, router, e, 1, dx, h, 1, NULL);
+    result = k->gemm(t, h, e, m->route.logits.data, e, 0, router, e, 1, dx, h, 1, neapi_stream());
   return neapi_kernel_status_of("moe backward", result);
 }
 

@@ -28,9 +28,9 @@ int neap_op_linear(const neap_tensor *x, const neap_tensor *w, neap_tensor *y)
   CHECK(neapi_tensor_matrix("linear", "w", w, x->dtype, k, NEAPI_ANY));
   int64_t n = w->dims[1];
   CHECK(neapi_tensor_matrix("linear", "y", y, x->dtype, t, n));
-  return neapi_kernel_status_of(
-      "linear",
-      neapi_tensor_kernels(x)->gemm(t, n, k, x->data, k, 0, w->data, n, 0, y->data, n, 0, NULL));
+  return neapi_kernel_status_of("linear",
+                                neapi_tensor_kernels(x)->gemm(t, n, k, x->data, k, 0, w->data, n, 0,
+                                                              y->data, n, 0, neapi_stream()));
 }
 
 int neap_op_linear_input_grad(const neap_tensor *dy, const neap_tensor *w, neap_tensor *dx,
@@ -41,9 +41,9 @@ int neap_op_linear_input_grad(const neap_tensor *dy, const neap_tensor *w, neap_
   CHECK(neapi_tensor_matrix("linear_input_grad", "w", w, dy->dtype, NEAPI_ANY, n));
   int64_t k = w->dims[0];
   CHECK(neapi_tensor_matrix("linear_input_grad", "dx", dx, dy->dtype, t, k));
-  return neapi_kernel_status_of("linear_input_grad",
-                                neapi_tensor_kernels(dy)->gemm(t, k, n, dy->data, n, 0, w->data, n,
-                                                               1, dx->data, k, accumulate, NULL));
+  return neapi_kernel_status_of(
+      "linear_input_grad", neapi_tensor_kernels(dy)->gemm(t, k, n, dy->data, n, 0, w->data, n, 1,
+                                                          dx->data, k, accumulate, neapi_stream()));
 }
 
 int neap_op_linear_weight_grad(const neap_tensor *x, const neap_tensor *dy, neap_tensor *dw,
@@ -54,9 +54,9 @@ int neap_op_linear_weight_grad(const neap_tensor *x, const neap_tensor *dy, neap
   CHECK(neapi_tensor_matrix("linear_weight_grad", "dy", dy, x->dtype, t, NEAPI_ANY));
   int64_t n = dy->dims[1];
   CHECK(neapi_tensor_matrix("linear_weight_grad", "dw", dw, x->dtype, k, n));
-  return neapi_kernel_status_of("linear_weight_grad",
-                                neapi_tensor_kernels(x)->gemm_tn(t, k, n, x->data, k, dy->data, n,
-                                                                 dw->data, n, accumulate, NULL));
+  return neapi_kernel_status_of("linear_weight_grad", neapi_tensor_kernels(x)->gemm_tn(
+                                                          t, k, n, x->data, k, dy->data, n,
+                                                          dw->data, n, accumulate, neapi_stream()));
 }
 
 /* ---- embedding ----------------------------------------------------------------------------- */
@@ -69,18 +69,26 @@ int neap_op_embedding(const neap_tensor *ids, const neap_tensor *table, neap_ten
   CHECK(neapi_tensor_ids("embedding", ids, y->dims[0], 0, table->dims[0]));
   return neapi_kernel_status_of(
       "embedding", neapi_tensor_kernels(table)->gather(ids->count, h, (const int32_t *)ids->data,
-                                                       table->data, y->data, NULL));
+                                                       table->data, y->data, neapi_stream()));
 }
 
 int neap_op_embedding_grad(const neap_tensor *ids, const neap_tensor *dy, neap_tensor *dtable)
 {
   CHECK(check_first("embedding_grad", "dy", dy));
-  int64_t h = dy->dims[1];
+  int64_t h = dy->dims[1], bytes = dy->dims[0] * 4;
   CHECK(neapi_tensor_matrix("embedding_grad", "dtable", dtable, dy->dtype, NEAPI_ANY, h));
   CHECK(neapi_tensor_ids("embedding_grad", ids, dy->dims[0], 0, dtable->dims[0]));
-  return neapi_kernel_status_of("embedding_grad", neapi_tensor_kernels(dy)->scatter_add(
-                                                      ids->count, h, (const int32_t *)ids->data,
-                                                      dy->data, dtable->data, NULL));
+  int32_t *near = (int32_t *)ids->data; /* a GPU reads them more than once */
+  if (dy->place == NEAPI_GPU && !(near = neapi_place_alloc(NEAPI_GPU, bytes, "embedding_grad")))
+    return NEAP_MEMORY;
+  int status = neapi_copy(near, ids->data, bytes);
+  if (!status)
+    status = neapi_kernel_status_of(
+        "embedding_grad", neapi_tensor_kernels(dy)->scatter_add(ids->count, h, near, dy->data,
+                                                                dtable->data, neapi_stream()));
+  if (near != (int32_t *)ids->data)
+    neapi_place_free(NEAPI_GPU, near);
+  return status;
 }
 
 /* ---- normalisation ------------------------------------------------------------------------- */
@@ -94,8 +102,8 @@ int neap_op_rmsnorm(const neap_tensor *x, const neap_tensor *gain, double eps, n
   CHECK(neapi_tensor_matrix("rmsnorm", "y", y, x->dtype, t, h));
   CHECK(neapi_tensor_vector("rmsnorm", "rstd", rstd, x->dtype, t));
   return neapi_kernel_status_of(
-      "rmsnorm",
-      neapi_tensor_kernels(x)->rmsnorm(t, h, x->data, gain->data, eps, y->data, rstd->data, NULL));
+      "rmsnorm", neapi_tensor_kernels(x)->rmsnorm(t, h, x->data, gain->data, eps, y->data,
+                                                  rstd->data, neapi_stream()));
 }
 
 int neap_op_rmsnorm_grad(const neap_tensor *x, const neap_tensor *gain, const neap_tensor *rstd,
@@ -109,9 +117,10 @@ int neap_op_rmsnorm_grad(const neap_tensor *x, const neap_tensor *gain, const ne
   CHECK(neapi_tensor_matrix("rmsnorm_grad", "dx", dx, x->dtype, t, h));
   if (dgain)
     CHECK(neapi_tensor_vector("rmsnorm_grad", "dgain", dgain, x->dtype, h));
-  return neapi_kernel_status_of("rmsnorm_grad", neapi_tensor_kernels(x)->rmsnorm_backward(
-                                                    t, h, x->data, gain->data, rstd->data, dy->data,
-                                                    dx->data, dgain ? dgain->data : NULL, NULL));
+  return neapi_kernel_status_of("rmsnorm_grad",
+                                neapi_tensor_kernels(x)->rmsnorm_backward(
+                                    t, h, x->data, gain->data, rstd->data, dy->data, dx->data,
+                                    dgain ? dgain->data : NULL, neapi_stream()));
 }
 
 int neap_op_rmsnorm_gain_terms(const neap_tensor *x, const neap_tensor *rstd, const neap_tensor *dy,
@@ -122,9 +131,9 @@ int neap_op_rmsnorm_gain_terms(const neap_tensor *x, const neap_tensor *rstd, co
   CHECK(neapi_tensor_vector("rmsnorm_gain_terms", "rstd", rstd, x->dtype, t));
   CHECK(neapi_tensor_matrix("rmsnorm_gain_terms", "dy", dy, x->dtype, t, h));
   CHECK(neapi_tensor_matrix("rmsnorm_gain_terms", "terms", terms, x->dtype, t, h));
-  return neapi_kernel_status_of("rmsnorm_gain_terms",
-                                neapi_tensor_kernels(x)->rmsnorm_gain_terms(
-                                    t, h, x->data, rstd->data, dy->data, terms->data, NULL));
+  return neapi_kernel_status_of(
+      "rmsnorm_gain_terms", neapi_tensor_kernels(x)->rmsnorm_gain_terms(
+                                t, h, x->data, rstd->data, dy->data, terms->data, neapi_stream()));
 }
 
 /* ---- rotation and attention ---------------------------------------------------------------- */
@@ -147,7 +156,7 @@ int neap_op_rotary_table(double base, neap_tensor *table)
     return neapi_fail(NEAP_ARGUMENT, "rotary_table: base is %g; it must be above 0", base);
   return neapi_kernel_status_of(
       "rotary_table", neapi_tensor_kernels(table)->rotary_table(table->dims[0], table->dims[1],
-                                                                base, table->data, NULL));
+                                                                base, table->data, neapi_stream()));
 }
 
 int neap_op_rotary(neap_tensor *x, int32_t heads, const neap_tensor *table, int inverse)
@@ -160,7 +169,7 @@ int neap_op_rotary(neap_tensor *x, int32_t heads, const neap_tensor *table, int 
                       (long long)d, (long long)x->dims[1]);
   return neapi_kernel_status_of(
       "rotary", neapi_tensor_kernels(x)->rotary(x->dims[0], s, heads, d, inverse, table->data,
-                                                x->data, x->dims[1], NULL));
+                                                x->data, x->dims[1], neapi_stream()));
 }
 
 /* Numbers of an attention; out and lse are checked, qkv gives the rest. */
@@ -200,9 +209,10 @@ int neap_op_attention(const neap_tensor *qkv, int32_t heads, int32_t kv_heads, i
 {
   attention_shape shape = {0, 0};
   CHECK(check_attention("attention", qkv, heads, kv_heads, sequence, out, lse, &shape));
-  return neapi_kernel_status_of("attention", neapi_tensor_kernels(qkv)->attention(
-                                                 shape.sequences, sequence, heads, kv_heads,
-                                                 shape.d, qkv->data, out->data, lse->data, NULL));
+  return neapi_kernel_status_of(
+      "attention",
+      neapi_tensor_kernels(qkv)->attention(shape.sequences, sequence, heads, kv_heads, shape.d,
+                                           qkv->data, out->data, lse->data, neapi_stream()));
 }
 
 int neap_op_attention_grad(const neap_tensor *qkv, const neap_tensor *out, const neap_tensor *lse,
@@ -218,7 +228,7 @@ int neap_op_attention_grad(const neap_tensor *qkv, const neap_tensor *out, const
   return neapi_kernel_status_of("attention_grad",
                                 neapi_tensor_kernels(qkv)->attention_backward(
                                     shape.sequences, sequence, heads, kv_heads, shape.d, qkv->data,
-                                    out->data, lse->data, dout->data, dqkv->data, NULL));
+                                    out->data, lse->data, dout->data, dqkv->data, neapi_stream()));
 }
 
 /* ---- loss ---------------------------------------------------------------------------------- */
@@ -233,10 +243,11 @@ int neap_op_cross_entropy(const neap_tensor *logits, const neap_tensor *target, 
   if (dlogits)
     CHECK(neapi_tensor_matrix("cross_entropy", "dlogits", dlogits, logits->dtype, t, v));
   CHECK(neapi_tensor_ids("cross_entropy", target, t, INT32_MIN, v));
-  return neapi_kernel_status_of(
-      "cross_entropy", neapi_tensor_kernels(logits)->cross_entropy(
-                           t, v, factor, logits->data, (const int32_t *)target->data,
-                           loss ? loss->data : NULL, dlogits ? dlogits->data : NULL, NULL));
+  return neapi_kernel_status_of("cross_entropy",
+                                neapi_tensor_kernels(logits)->cross_entropy(
+                                    t, v, factor, logits->data, (const int32_t *)target->data,
+                                    loss ? loss->data : NULL, dlogits ? dlogits->data : NULL,
+                                    neapi_stream()));
 }
 
 /* ---- elementwise --------------------------------------------------------------------------- */
@@ -247,15 +258,15 @@ int neap_op_add(const neap_tensor *a, const neap_tensor *b, neap_tensor *out)
   CHECK(neapi_tensor_elements("add", "b", b, a->dtype, a->count));
   CHECK(neapi_tensor_elements("add", "out", out, a->dtype, a->count));
   return neapi_kernel_status_of(
-      "add", neapi_tensor_kernels(a)->add(a->count, a->data, b->data, out->data, NULL));
+      "add", neapi_tensor_kernels(a)->add(a->count, a->data, b->data, out->data, neapi_stream()));
 }
 
 int neap_op_scale(double factor, const neap_tensor *x, neap_tensor *out)
 {
   CHECK(neapi_tensor_real("scale", "x", x));
   CHECK(neapi_tensor_elements("scale", "out", out, x->dtype, x->count));
-  return neapi_kernel_status_of(
-      "scale", neapi_tensor_kernels(x)->scale(x->count, factor, x->data, out->data, NULL));
+  return neapi_kernel_status_of("scale", neapi_tensor_kernels(x)->scale(x->count, factor, x->data,
+                                                                        out->data, neapi_stream()));
 }
 
 int neap_op_axpy(double factor, const neap_tensor *x, neap_tensor *y)
@@ -263,14 +274,20 @@ int neap_op_axpy(double factor, const neap_tensor *x, neap_tensor *y)
   CHECK(neapi_tensor_real("axpy", "x", x));
   CHECK(neapi_tensor_elements("axpy", "y", y, x->dtype, x->count));
   return neapi_kernel_status_of(
-      "axpy", neapi_tensor_kernels(x)->axpy(x->count, factor, x->data, y->data, NULL));
+      "axpy", neapi_tensor_kernels(x)->axpy(x->count, factor, x->data, y->data, neapi_stream()));
 }
 
 int neap_op_sum_squares(const neap_tensor *x, double *out)
 {
   CHECK(neapi_tensor_real("sum_squares", "x", x));
-  return neapi_kernel_status_of("sum_squares",
-                                neapi_tensor_kernels(x)->square_sum(x->count, x->data, out, NULL));
+  double *sum = neapi_results();
+  if (!sum)
+    return NEAP_MEMORY;
+  CHECK(neapi_kernel_status_of(
+      "sum_squares", neapi_tensor_kernels(x)->square_sum(x->count, x->data, sum, neapi_stream())));
+  CHECK(neapi_stream_wait());
+  *out = *sum;
+  return NEAP_OK;
 }
 
 /* ---- optimizer ----------------------------------------------------------------------------- */
@@ -307,7 +324,7 @@ int neap_op_adamw(const neap_adamw *settings, const neap_tensor *grad, neap_tens
   CHECK(neapi_tensor_elements("adamw", "param", param, grad->dtype, grad->count));
   CHECK(neapi_tensor_elements("adamw", "m", m, grad->dtype, grad->count));
   CHECK(neapi_tensor_elements("adamw", "v", v, grad->dtype, grad->count));
-  return neapi_kernel_status_of("adamw", neapi_tensor_kernels(grad)->adamw(grad->count, &step,
-                                                                           grad->data, param->data,
-                                                                           m->data, v->data, NULL));
+  return neapi_kernel_status_of(
+      "adamw", neapi_tensor_kernels(grad)->adamw(grad->count, &step, grad->data, param->data,
+                                                 m->data, v->data, neapi_stream()));
 }

@@ -13,6 +13,9 @@ int neapi_route_open(neapi_route *r, const neapi_kernels *kernels, int64_t hidde
                      .experts = experts,
                      .top_k = top_k,
                      .renormalise = renormalise};
+  neapi_place reals = neapi_place_of_reals(), integers = neapi_place_of_integers();
+  r->logits.place = r->probs.place = r->weights.place = r->dweights.place = r->near.place = reals;
+  r->ids.place = r->position.place = r->source.place = integers;
   r->counts = neapi_alloc_zero(experts * 8ll, "route");
   r->left = neapi_alloc_zero(experts * 8ll, "route");
   r->turn = neapi_alloc_zero(experts * 4ll, "route");
@@ -23,7 +26,7 @@ void neapi_route_close(neapi_route *r)
 {
   neapi_buffer *buffers[] = {&r->logits,  &r->probs,    &r->dprobs,   &r->ids,
                              &r->weights, &r->dweights, &r->position, &r->source,
-                             &r->cursors, &r->grid,     &r->factors};
+                             &r->cursors, &r->grid,     &r->factors,  &r->near};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
     neapi_buffer_free(buffers[i]);
   free(r->counts);
@@ -43,7 +46,30 @@ static int reserve(neapi_route *r)
   for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)
     if (neapi_buffer_reserve(needs[i].buffer, needs[i].bytes, "route"))
       return NEAP_MEMORY;
-  return NEAP_OK;
+  return neapi_on_gpu() ? neapi_buffer_reserve(&r->near, 3 * ids, "route") : NEAP_OK;
+}
+
+/* The i-th of the three copies, or what it would be a copy of. */
+static int32_t *near(const neapi_route *r, int i, const neapi_buffer *host)
+{
+  if (host->place == NEAPI_HOST)
+    return host->data;
+  return (int32_t *)r->near.data + i * r->tokens * r->top_k;
+}
+
+const int32_t *neapi_route_near_ids(const neapi_route *r)
+{
+  return near(r, 0, &r->ids);
+}
+
+const int32_t *neapi_route_near_position(const neapi_route *r)
+{
+  return near(r, 1, &r->position);
+}
+
+const int32_t *neapi_route_near_source(const neapi_route *r)
+{
+  return near(r, 2, &r->source);
 }
 
 int neapi_route_choose(neapi_route *r, int64_t tokens, const void *x, const void *router,
@@ -54,10 +80,20 @@ int neapi_route_choose(neapi_route *r, int64_t tokens, const void *x, const void
   if (reserve(r))
     return NEAP_MEMORY;
   int result = k->gemm(tokens, r->experts, r->hidden, x, r->hidden, 0, router, r->experts, 0,
-                       r->logits.data, r->experts, 0, NULL);
+                       r->logits.data, r->experts, 0, neapi_stream());
+  int32_t *chosen = near(r, 0, &r->ids);
+  int64_t *first_bad = (int64_t *)neapi_results();
+  if (!first_bad)
+    return NEAP_MEMORY;
   if (!result)
     result = k->router(tokens, r->experts, r->top_k, r->renormalise, r->logits.data, r->probs.data,
-                       r->ids.data, r->weights.data, bad, NULL);
+                       chosen, r->weights.data, first_bad, neapi_stream());
+  int status = neapi_copy(r->ids.data, chosen, tokens * r->top_k * 4);
+  if (!status)
+    status = neapi_stream_wait(); /* the one wait of a layer: the load matrix needs the counts */
+  if (status)
+    return status;
+  *bad = *first_bad;
   memset(r->counts, 0, (size_t)r->experts * 8);
   const int32_t *ids = r->ids.data;
   for (int64_t i = 0; !result && i < tokens * r->top_k; i++)
@@ -128,7 +164,9 @@ int neapi_route_place(neapi_route *r, const neap_layout *layout, const int64_t *
     position[i] = (int32_t)at->row++;
     source[at->choice++] = (int32_t)(i / r->top_k);
   }
-  return NEAP_OK;
+  int64_t bytes = r->tokens * r->top_k * 4;
+  status = neapi_copy(near(r, 1, &r->position), position, bytes);
+  return status ? status : neapi_copy(near(r, 2, &r->source), source, bytes);
 }
 
 /* ---- gradients ----------------------------------------------------------------------------- */
@@ -146,10 +184,10 @@ int neapi_route_probability(neapi_route *r, int64_t total, double *sums)
     grid[e] = 1.0; /* no probability is larger */
     sums[e] = 0;
   }
-  int result = k->exact_grid(r->experts, bits, grid, grid, NULL);
+  int result = k->exact_grid(r->experts, bits, grid, grid, neapi_stream());
   if (!result)
-    result =
-        k->exact_column_sum(r->tokens, r->experts, r->probs.data, r->experts, grid, sums, NULL);
+    result = k->exact_column_sum(r->tokens, r->experts, r->probs.data, r->experts, grid, sums,
+                                 neapi_stream());
   return neapi_kernel_status_of("moe route", result);
 }
 
@@ -174,8 +212,8 @@ int neapi_route_backward(neapi_route *r, const double *slope)
   return neapi_kernel_status_of(
       "moe backward",
       r->kernels->router_backward(r->tokens, r->experts, r->top_k, r->renormalise, r->probs.data,
-                                  r->ids.data, r->weights.data, r->dweights.data,
-                                  slope ? r->dprobs.data : NULL, r->logits.data, NULL));
+                                  neapi_route_near_ids(r), r->weights.data, r->dweights.data,
+                                  slope ? r->dprobs.data : NULL, r->logits.data, neapi_stream()));
 }
 
 int neapi_route_gradient(neapi_route *r, const void *x, void *drouter)
@@ -183,16 +221,16 @@ int neapi_route_gradient(neapi_route *r, const void *x, void *drouter)
   return neapi_kernel_status_of("moe backward",
                                 r->kernels->gemm_tn(r->tokens, r->hidden, r->experts, x, r->hidden,
                                                     r->logits.data, r->experts, drouter, r->experts,
-                                                    1, NULL));
+                                                    1, neapi_stream()));
 }
 
 int neapi_route_maxima(neapi_route *r, const void *x, double *max)
 {
   const neapi_kernels *k = r->kernels;
   int64_t t = r->tokens, h = r->hidden, e = r->experts;
-  int result = k->exact_column_max(t, h, x, h, 0, max, NULL);
+  int result = k->exact_column_max(t, h, x, h, 0, max, neapi_stream());
   if (!result)
-    result = k->exact_column_max(t, e, r->logits.data, e, 0, max + h, NULL);
+    result = k->exact_column_max(t, e, r->logits.data, e, 0, max + h, neapi_stream());
   return neapi_kernel_status_of("moe backward", result);
 }
 
@@ -203,10 +241,10 @@ int neapi_route_exact_gradient(neapi_route *r, const void *x, const double *grid
   if (neapi_buffer_reserve(&r->factors, t * (h + e) * 8, "route"))
     return NEAP_MEMORY;
   double *left = r->factors.data, *right = left + t * h;
-  int result = k->exact_quantise(t, h, x, h, grids, left, NULL);
+  int result = k->exact_quantise(t, h, x, h, grids, left, neapi_stream());
   if (!result)
-    result = k->exact_quantise(t, e, r->logits.data, e, grids + h, right, NULL);
+    result = k->exact_quantise(t, e, r->logits.data, e, grids + h, right, neapi_stream());
   if (!result)
-    result = k->exact_gemm_tn(t, h, e, left, grids, right, grids + h, drouter, NULL);
+    result = k->exact_gemm_tn(t, h, e, left, grids, right, grids + h, drouter, neapi_stream());
   return neapi_kernel_status_of("moe backward", result);
 }

@@ -18,11 +18,12 @@ typedef struct {
   neapi_buffer logits;   /* (T, E), from backward on their gradient */
   neapi_buffer probs;    /* (T, E) */
   neapi_buffer dprobs;   /* (T, E) of an auxiliary loss */
-  neapi_buffer ids;      /* (T, K) int32_t, most probable first */
+  neapi_buffer ids;      /* (T, K) int32_t, most probable first; on a GPU page-locked */
   neapi_buffer weights;  /* (T, K) */
   neapi_buffer dweights; /* (T, K), filled by who computes it, before backward */
   neapi_buffer position; /* (T, K) int32_t: row that the choice was given by place */
   neapi_buffer source;   /* (T K) int32_t: token of each choice, by slot and token */
+  neapi_buffer near;     /* on a GPU: its copies of ids, position and source, (T, K) each */
   neapi_buffer cursors;  /* of place */
   neapi_buffer grid;     /* [E] of probability */
   neapi_buffer factors;  /* (T, H), (T, E) double, of exact_gradient */
@@ -36,6 +37,11 @@ void neapi_route_close(neapi_route *route);
  * are not finite, or -1. */
 int neapi_route_choose(neapi_route *route, int64_t tokens, const void *x, const void *router,
                        int64_t *bad);
+
+/* Where kernels find ids, position and source. */
+const int32_t *neapi_route_near_ids(const neapi_route *route);
+const int32_t *neapi_route_near_position(const neapi_route *route);
+const int32_t *neapi_route_near_source(const neapi_route *route);
 
 /* Gives every choice a row: of the tokens for an expert the first amount[s] go to the rows from
  * start[s] on of the expert's first slot s, and so on; fills position and source. amount[S] and

@@ -95,14 +95,14 @@ static int allocate_lists(neap_shards *s)
 static int allocate_parts(neap_shards *s)
 {
   for (int i = 0; i < 4; i++) {
-    s->part[i] = neapi_alloc_zero(s->owned * s->element, "shards");
+    s->part[i] = neapi_place_alloc_zero(s->place, s->owned * s->element, "shards");
     if (!s->part[i])
       return NEAP_MEMORY;
   }
   if (s->group_size[s->rank] == s->ranks)
     s->working = s->part[NEAP_SHARD_PARAMETER];
   else
-    s->working = neapi_alloc_zero(s->working_at[s->experts] * s->element, "shards");
+    s->working = neapi_place_alloc_zero(s->place, s->working_at[s->experts] * s->element, "shards");
   return s->working ? NEAP_OK : NEAP_MEMORY;
 }
 
@@ -110,14 +110,20 @@ int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int ex
                      const int64_t *sizes, int32_t group, neap_shards **out)
 {
   int status = check(comm, topology, dtype, sizes, group);
+  if (!status && exact)
+    status = neapi_require_cpu("shards: exact sums");
   if (status)
     return status;
+  const neapi_kernels *kernels = neapi_kernels_of(dtype);
+  if (!kernels)
+    return NEAP_ABSENT;
   neap_shards *s = neapi_alloc_zero(sizeof *s, "shards");
   if (!s)
     return NEAP_MEMORY;
   s->comm = comm;
   s->topology = neapi_topology_share(topology);
-  s->kernels = dtype == NEAP_F64 ? neapi_kernels_f64() : neapi_kernels_f32();
+  s->kernels = kernels;
+  s->place = s->scratch.place = neapi_place_of_reals();
   s->dtype = dtype;
   s->exact = exact;
   s->element = s->kernels->size;
@@ -144,9 +150,10 @@ void neap_shards_close(neap_shards *s)
     return;
   neapi_transfers_close(s);
   if (s->working != s->part[NEAP_SHARD_PARAMETER])
-    free(s->working);
+    neapi_place_free(s->place, s->working);
   for (int i = 0; i < 4; i++)
-    free(s->part[i]);
+    neapi_place_free(s->place, s->part[i]);
+  neapi_buffer_free(&s->counts);
   neapi_buffer_free(&s->scratch);
   free(s->group_first);
   free(s->group_size);
@@ -207,14 +214,10 @@ int neap_shards_normal(neap_shards *s, int32_t expert, int64_t first, int64_t co
   char *data = s->part[NEAP_SHARD_PARAMETER] + s->master_at[expert] * s->element;
   int64_t begin = own.begin > first ? own.begin : first;
   int64_t end = own.end < first + count ? own.end : first + count;
-  for (int64_t i = begin; i < end; i++) {
-    double value = scale * neap_random_normal(seed, stream, (uint64_t)(i - first));
-    if (s->dtype == NEAP_F32)
-      ((float *)data)[i - own.begin] = (float)value;
-    else
-      ((double *)data)[i - own.begin] = value;
-  }
-  return NEAP_OK;
+  if (begin >= end)
+    return NEAP_OK;
+  return neapi_draw(s->place, s->dtype, data + (begin - own.begin) * s->element, end - begin, seed,
+                    stream, begin - first, scale);
 }
 
 int neap_shards_set(neap_shards *s, int part, int32_t expert, const neap_tensor *value)
@@ -223,20 +226,19 @@ int neap_shards_set(neap_shards *s, int part, int32_t expert, const neap_tensor 
   if (status)
     return status;
   neapi_range own = neapi_shards_master(s, expert, s->rank);
-  memcpy(s->part[part] + s->master_at[expert] * s->element,
-         (char *)neap_tensor_data(value) + own.begin * s->element,
-         (size_t)((own.end - own.begin) * s->element));
-  return NEAP_OK;
+  return neapi_copy(s->part[part] + s->master_at[expert] * s->element,
+                    (char *)neap_tensor_data(value) + own.begin * s->element,
+                    (own.end - own.begin) * s->element);
 }
 
 int neap_shards_get(neap_shards *s, int part, int32_t expert, neap_tensor *value)
 {
   int status = check_part(s, part, expert, value);
   if (!status)
-    status = neapi_buffer_reserve(&s->scratch, s->ranks * 8ll, "shards get");
+    status = neapi_buffer_reserve(&s->counts, s->ranks * 8ll, "shards get");
   if (status)
     return status;
-  int64_t *counts = s->scratch.data;
+  int64_t *counts = s->counts.data;
   for (int32_t r = 0; r < s->ranks; r++) {
     neapi_range range = neapi_shards_master(s, expert, r);
     counts[r] = range.end - range.begin;
@@ -247,16 +249,30 @@ int neap_shards_get(neap_shards *s, int part, int32_t expert, neap_tensor *value
 
 /* ---- optimiser ----------------------------------------------------------------------------- */
 
+/* A number that a kernel of the gradient gives. */
+static int number(const neap_shards *s, int (*kernel)(int64_t, const void *, double *, void *),
+                  double *out)
+{
+  double *result = neapi_results();
+  if (!result)
+    return NEAP_MEMORY;
+  int status = neapi_kernel_status_of(
+      "shards", kernel(s->owned, s->part[NEAP_SHARD_GRADIENT], result, neapi_stream()));
+  if (!status)
+    status = neapi_stream_wait();
+  if (!status)
+    *out = *result;
+  return status;
+}
+
 int neap_shards_square_sum(neap_shards *s, double *sum)
 {
-  return neapi_kernel_status_of(
-      "shards", s->kernels->square_sum(s->owned, s->part[NEAP_SHARD_GRADIENT], sum, NULL));
+  return number(s, s->kernels->square_sum, sum);
 }
 
 int neap_shards_gradient_max(neap_shards *s, double *max)
 {
-  return neapi_kernel_status_of(
-      "shards", s->kernels->max_abs(s->owned, s->part[NEAP_SHARD_GRADIENT], max, NULL));
+  return number(s, s->kernels->max_abs, max);
 }
 
 int neap_shards_exact_square_sum(neap_shards *s, double max, int64_t total, double *sum)
@@ -264,9 +280,9 @@ int neap_shards_exact_square_sum(neap_shards *s, double max, int64_t total, doub
   if (total < s->owned || total >= 1ll << 40)
     return neapi_fail(NEAP_ARGUMENT, "shards: %lld elements overall; allowed are %lld to 2^40",
                       (long long)total, (long long)s->owned);
-  return neapi_kernel_status_of(
-      "shards",
-      s->kernels->exact_square_sum(s->owned, s->part[NEAP_SHARD_GRADIENT], max, total, sum, NULL));
+  return neapi_kernel_status_of("shards",
+                                s->kernels->exact_square_sum(s->owned, s->part[NEAP_SHARD_GRADIENT],
+                                                             max, total, sum, neapi_stream()));
 }
 
 int neap_shards_adamw(neap_shards *s, const neap_adamw *settings)
@@ -285,5 +301,5 @@ int neap_shards_adamw(neap_shards *s, const neap_adamw *settings)
   return neapi_kernel_status_of(
       "shards adamw", s->kernels->adamw(s->owned, &step, s->part[NEAP_SHARD_GRADIENT],
                                         s->part[NEAP_SHARD_PARAMETER], s->part[NEAP_SHARD_MOMENT1],
-                                        s->part[NEAP_SHARD_MOMENT2], NULL));
+                                        s->part[NEAP_SHARD_MOMENT2], neapi_stream()));
 }

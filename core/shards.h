@@ -29,7 +29,9 @@ struct neap_shards {
   int64_t *working_at;  /* [experts + 1] the same of working */
   char *part[4];        /* by neap_shard_part: [owned] of dtype */
   char *working;        /* part[NEAP_SHARD_PARAMETER] where the group is all ranks */
-  neapi_buffer scratch; /* of get and of finishing a reduce */
+  neapi_place place;    /* of part and working */
+  neapi_buffer counts;  /* [ranks] of get */
+  neapi_buffer scratch; /* of finishing a reduce, in the same place */
   neap_transfer *active, *idle;
   neap_shard_traffic traffic;
 };

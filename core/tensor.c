@@ -38,7 +38,8 @@ static int check_dims(int dtype, int32_t ndim, const int64_t *dims, int64_t *cou
   return NEAP_OK;
 }
 
-static neap_tensor *make(int dtype, int32_t ndim, const int64_t *dims, int64_t count)
+static neap_tensor *make(int dtype, int32_t ndim, const int64_t *dims, int64_t count,
+                         neapi_place place)
 {
   neap_tensor *t = neapi_alloc_zero(sizeof *t, "tensor");
   if (!t)
@@ -47,26 +48,46 @@ static neap_tensor *make(int dtype, int32_t ndim, const int64_t *dims, int64_t c
   t->ndim = ndim;
   memcpy(t->dims, dims, (size_t)ndim * sizeof *dims);
   t->count = count;
+  t->place = place;
   t->references = 1;
   return t;
 }
 
-int neap_tensor_open(int dtype, int32_t ndim, const int64_t *dims, neap_tensor **out)
+static int open_at(neapi_place place, int dtype, int32_t ndim, const int64_t *dims,
+                   neap_tensor **out)
 {
   int64_t count;
   int status = check_dims(dtype, ndim, dims, &count);
   if (status)
     return status;
-  neap_tensor *t = make(dtype, ndim, dims, count);
+  neap_tensor *t = make(dtype, ndim, dims, count, place);
   if (!t)
     return NEAP_MEMORY;
-  t->data = neapi_alloc(count * neap_dtype_size(dtype), "tensor");
+  t->data = neapi_place_alloc(place, count * neap_dtype_size(dtype), "tensor");
   if (!t->data) {
     free(t);
     return NEAP_MEMORY;
   }
   *out = t;
   return NEAP_OK;
+}
+
+int neap_tensor_open(int dtype, int32_t ndim, const int64_t *dims, neap_tensor **out)
+{
+  if (dtype == NEAP_F32)
+    return open_at(neapi_place_of_reals(), dtype, ndim, dims, out);
+  int status = dtype == NEAP_F64 ? neapi_require_cpu("tensors of f64") : NEAP_OK;
+  return status ? status : open_at(neapi_place_of_integers(), dtype, ndim, dims, out);
+}
+
+int neap_tensor_open_host(int dtype, int32_t ndim, const int64_t *dims, neap_tensor **out)
+{
+  return open_at(NEAPI_HOST, dtype, ndim, dims, out);
+}
+
+int neap_tensor_on_host(const neap_tensor *t)
+{
+  return t->place != NEAPI_GPU;
 }
 
 int neap_tensor_view(neap_tensor *parent, int64_t offset, int32_t ndim, const int64_t *dims,
@@ -81,7 +102,7 @@ int neap_tensor_view(neap_tensor *parent, int64_t offset, int32_t ndim, const in
   if (offset < 0 || offset > parent->count || count > parent->count - offset)
     return neapi_fail(NEAP_SHAPE, "tensor view: elements %lld to %lld of a tensor of %lld elements",
                       (long long)offset, (long long)(offset + count), (long long)parent->count);
-  neap_tensor *t = make(parent->dtype, ndim, dims, count);
+  neap_tensor *t = make(parent->dtype, ndim, dims, count, parent->place);
   if (!t)
     return NEAP_MEMORY;
   t->data = parent->data + offset * neap_dtype_size(parent->dtype);
@@ -104,7 +125,7 @@ void neap_tensor_close(neap_tensor *t)
   if (t->parent)
     neap_tensor_close(t->parent);
   else
-    free(t->data);
+    neapi_place_free(t->place, t->data);
   free(t);
 }
 
@@ -205,8 +226,26 @@ int neapi_tensor_ids(const char *operation, const neap_tensor *ids, int64_t rows
   return NEAP_OK;
 }
 
+static const neapi_kernels *gpu_kernels(void)
+{
+#ifdef NEAP_CUDA
+  return neapi_kernels_cuda_f32();
+#else
+  return NULL;
+#endif
+}
+
+const neapi_kernels *neapi_kernels_of(int dtype)
+{
+  if (dtype == NEAP_F64)
+    return neapi_require_cpu("f64") ? NULL : neapi_kernels_f64();
+  return neapi_on_gpu() ? gpu_kernels() : neapi_kernels_f32();
+}
+
 const neapi_kernels *neapi_tensor_kernels(const neap_tensor *tensor)
 {
+  if (tensor->place == NEAPI_GPU)
+    return gpu_kernels();
   return tensor->dtype == NEAP_F64 ? neapi_kernels_f64() : neapi_kernels_f32();
 }
 
@@ -256,9 +295,38 @@ int neap_tensor_fill(neap_tensor *t, double value)
       FILL(uint8_t);
     return status;
   default:
-    return neapi_kernel_status_of("tensor fill",
-                                  neapi_tensor_kernels(t)->fill(t->count, value, t->data, NULL));
+    return neapi_kernel_status_of(
+        "tensor fill", neapi_tensor_kernels(t)->fill(t->count, value, t->data, neapi_stream()));
   }
+}
+
+static void draw(int dtype, void *data, int64_t count, uint64_t seed, uint64_t stream,
+                 int64_t first, double scale)
+{
+  for (int64_t i = 0; i < count; i++) {
+    double value = scale * neap_random_normal(seed, stream, (uint64_t)(first + i));
+    if (dtype == NEAP_F32)
+      ((float *)data)[i] = (float)value;
+    else
+      ((double *)data)[i] = value;
+  }
+}
+
+int neapi_draw(neapi_place place, int dtype, void *data, int64_t count, uint64_t seed,
+               uint64_t stream, int64_t first, double scale)
+{
+  if (place != NEAPI_GPU) {
+    draw(dtype, data, count, seed, stream, first, scale);
+    return NEAP_OK;
+  }
+  int64_t bytes = count * neap_dtype_size(dtype);
+  void *values = neapi_alloc(bytes, "random numbers");
+  if (!values)
+    return NEAP_MEMORY;
+  draw(dtype, values, count, seed, stream, first, scale);
+  int status = neapi_copy(data, values, bytes);
+  free(values);
+  return status;
 }
 
 int neap_tensor_normal(neap_tensor *t, uint64_t seed, uint64_t stream, int64_t first, double scale)
@@ -266,14 +334,7 @@ int neap_tensor_normal(neap_tensor *t, uint64_t seed, uint64_t stream, int64_t f
   int status = neapi_tensor_real("tensor normal", "tensor", t);
   if (status)
     return status;
-  for (int64_t i = 0; i < t->count; i++) {
-    double value = scale * neap_random_normal(seed, stream, (uint64_t)(first + i));
-    if (t->dtype == NEAP_F32)
-      ((float *)t->data)[i] = (float)value;
-    else
-      ((double *)t->data)[i] = value;
-  }
-  return NEAP_OK;
+  return neapi_draw(t->place, t->dtype, t->data, t->count, seed, stream, first, scale);
 }
 
 static int check_range(const char *argument, const neap_tensor *t, int64_t offset, int64_t count)
@@ -295,9 +356,11 @@ int neap_tensor_copy(neap_tensor *to, int64_t to_offset, const neap_tensor *from
     return status;
   char *target = to->data + to_offset * neap_dtype_size(to->dtype);
   const char *source = from->data + from_offset * neap_dtype_size(from->dtype);
-  if (to->dtype == from->dtype)
-    memmove(target, source, (size_t)(count * neap_dtype_size(to->dtype)));
-  else if (to->dtype == NEAP_F64)
+  if (to->dtype == from->dtype) {
+    status = neapi_copy(target, source, count * neap_dtype_size(to->dtype));
+    return status || to->place == from->place ? status : neapi_stream_wait();
+  }
+  if (to->dtype == NEAP_F64)
     status = neapi_tensor_kernels(from)->to_double(count, source, (double *)target, NULL);
   else
     status = neapi_tensor_kernels(to)->from_double(count, (const double *)source, target, NULL);

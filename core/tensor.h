@@ -2,7 +2,7 @@
 #ifndef NEAP_TENSOR_H
 #define NEAP_TENSOR_H
 
-#include "status.h"
+#include "device.h"
 
 #include <kernels.h>
 #include <stdbool.h>
@@ -14,6 +14,7 @@ struct neap_tensor {
   int32_t ndim;
   int64_t dims[NEAPI_DIMS];
   int64_t count;
+  neapi_place place;
   char *data;
   neap_tensor *parent; /* owner of the memory, never a view itself; NULL: this tensor */
   int32_t references;  /* atomic */
@@ -41,8 +42,15 @@ int neapi_tensor_real(const char *operation, const char *argument, const neap_te
 int neapi_tensor_ids(const char *operation, const neap_tensor *ids, int64_t rows, int64_t least,
                      int64_t end);
 
-/* The kernels for a tensor's dtype; F32 or F64. */
+/* The kernels of the calling thread's device for a dtype; F32 or F64. NULL after reporting ABSENT:
+ * F64 on a GPU. */
+const neapi_kernels *neapi_kernels_of(int dtype);
+/* Those for a tensor's dtype and place. */
 const neapi_kernels *neapi_tensor_kernels(const neap_tensor *tensor);
+
+/* data[count] = scale x normal(seed, stream, first …), as neap_tensor_normal. */
+int neapi_draw(neapi_place place, int dtype, void *data, int64_t count, uint64_t seed,
+               uint64_t stream, int64_t first, double scale);
 
 /* A kernel's result as a status, with a message that names the operation. */
 int neapi_kernel_status_of(const char *operation, int result);

@@ -26,6 +26,7 @@ struct neap_transfer {
   int32_t copy_count;
   char *rows; /* of unshard: the slots' buffer */
   bool reduces, accumulates;
+  int failed;           /* copies within this rank */
   neapi_buffer parts;   /* [S] const void *: what an expert's range is the sum of, by expert */
   int32_t *part_first;  /* [experts + 1] */
   neapi_buffer staging; /* what has come from other ranks */
@@ -52,6 +53,7 @@ static neap_transfer *make_transfer(neap_shards *s)
   if (!t)
     return NULL;
   t->shards = s;
+  t->staging.place = s->place;
   t->copies = neapi_alloc(s->slots * (int64_t)sizeof *t->copies, "shards: transfer");
   t->part_first = neapi_alloc(s->experts * 4ll + 4, "shards: transfer");
   int64_t parts = s->topology->slots * (int64_t)sizeof(void *);
@@ -76,7 +78,7 @@ static neap_transfer *take(neap_shards *s)
   s->active = t;
   t->request = NULL;
   t->send.count = t->recv.count = 0;
-  t->copy_count = 0;
+  t->copy_count = t->failed = 0;
   t->reduces = false;
   return t;
 }
@@ -179,7 +181,7 @@ static void list_slot(neap_transfer *t, int32_t expert, char *row)
     char *place = row + range.begin * s->element;
     int64_t bytes = (range.end - range.begin) * s->element;
     if (peer == s->rank)
-      memcpy(place, s->working + s->working_at[expert] * s->element, (size_t)bytes);
+      t->failed |= neapi_copy(place, s->working + s->working_at[expert] * s->element, bytes);
     else
       add(&t->recv, place, bytes, peer);
   }
@@ -225,12 +227,15 @@ int neap_shards_unshard_start(neap_shards *s, const neap_layout *layout, neap_te
   return start(t, NEAP_SPAN_UNSHARD, &s->traffic.unshard, &s->traffic.unshard_inter, out);
 }
 
-static void finish_unshard(neap_transfer *t)
+static int finish_unshard(neap_transfer *t)
 {
+  int status = t->failed;
   const neap_shards *s = t->shards;
   int64_t bytes = s->slot_size * s->element;
   for (int32_t i = 0; i < t->copy_count; i++)
-    memcpy(t->rows + t->copies[i].end * bytes, t->rows + t->copies[i].begin * bytes, (size_t)bytes);
+    status |=
+        neapi_copy(t->rows + t->copies[i].end * bytes, t->rows + t->copies[i].begin * bytes, bytes);
+  return status ? NEAP_SYSTEM : NEAP_OK;
 }
 
 /* ---- reduce -------------------------------------------------------------------------------- */
@@ -334,11 +339,11 @@ static int add_parts(const neap_shards *s, int64_t n, int64_t count, const void 
 {
   const neapi_kernels *k = s->kernels;
   if (!count)
-    return k->fill(n, 0.0, target, NULL);
+    return k->fill(n, 0.0, target, neapi_stream());
   if (!s->exact)
-    return k->sum(n, count, parts, target, NULL);
-  int status = k->sum_double(n, count, (const double *const *)parts, sum, NULL);
-  return status ? status : k->from_double(n, sum, target, NULL);
+    return k->sum(n, count, parts, target, neapi_stream());
+  int status = k->sum_double(n, count, (const double *const *)parts, sum, neapi_stream());
+  return status ? status : k->from_double(n, sum, target, neapi_stream());
 }
 
 static int finish_reduce(neap_transfer *t)
@@ -356,7 +361,7 @@ static int finish_reduce(neap_transfer *t)
     void *target = t->accumulates ? (void *)(sum + n) : gradient;
     status = add_parts(s, n, t->part_first[e + 1] - from, parts, sum, target);
     if (!status && t->accumulates)
-      status = s->kernels->add(n, gradient, target, gradient, NULL);
+      status = s->kernels->add(n, gradient, target, gradient, neapi_stream());
     from = t->part_first[e + 1];
   }
   return neapi_kernel_status_of("reduce", status);
@@ -382,8 +387,8 @@ static void list_refresh(neap_transfer *t, int32_t e)
     neapi_range out = intersect(master, neapi_shards_working(s, e, peer));
     neapi_range in = intersect(neapi_shards_master(s, e, peer), working);
     if (peer == s->rank) {
-      memcpy(to + in.begin * s->element, from + in.begin * s->element,
-             (size_t)((in.end - in.begin) * s->element));
+      t->failed |= neapi_copy(to + in.begin * s->element, from + in.begin * s->element,
+                              (in.end - in.begin) * s->element);
       continue;
     }
     add(&t->send, from + out.begin * s->element, (out.end - out.begin) * s->element, peer);
@@ -424,7 +429,7 @@ int neap_transfer_wait(neap_transfer *t)
   if (!status && t->reduces)
     status = finish_reduce(t);
   else if (!status)
-    finish_unshard(t);
+    status = finish_unshard(t);
   if (t->reduces || t->copy_count)
     neap_timeline_end(t->reduces ? NEAP_SPAN_REDUCE : NEAP_SPAN_UNSHARD, begin);
   give_back(t);

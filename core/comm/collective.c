@@ -18,17 +18,24 @@ static int exchange(neap_comm *comm, const neapi_call *call, const neap_message 
   return comm->transport->exchange(comm->link, call, send, sends, recv, recvs);
 }
 
-/* Scratch memory of at least so many bytes, kept for later operations; NULL: reported. */
-static void *scratch(neap_comm *comm, int64_t bytes)
+static const neapi_memory *memory_of(const neapi_call *call)
 {
-  if (bytes > comm->scratch_bytes || !comm->scratch) {
-    comm->transport->memory->release(comm->scratch);
-    comm->scratch_bytes = 0;
-    comm->scratch = comm->transport->memory->allocate(bytes, "comm: scratch");
-    if (comm->scratch)
-      comm->scratch_bytes = bytes;
+  return call->gpu ? &neapi_gpu_memory : &neapi_host_memory;
+}
+
+/* Scratch memory of at least so many bytes, where the call's buffers are, kept for later
+ * operations; NULL: reported. */
+static void *scratch(neap_comm *comm, const neapi_call *call, int64_t bytes)
+{
+  int place = call->gpu > 0;
+  if (bytes > comm->scratch_bytes[place] || !comm->scratch[place]) {
+    memory_of(call)->release(comm->scratch[place]);
+    comm->scratch_bytes[place] = 0;
+    comm->scratch[place] = memory_of(call)->allocate(bytes, "comm: scratch");
+    if (comm->scratch[place])
+      comm->scratch_bytes[place] = bytes;
   }
-  return comm->scratch;
+  return comm->scratch[place];
 }
 
 /* Start of chunk i when count is cut into parts chunks that differ by at most one. */
@@ -42,9 +49,13 @@ static int64_t chunk(int64_t count, int32_t parts, int32_t i)
 static int run_messages(neap_request *request)
 {
   neap_comm *comm = request->comm;
-  for (int64_t i = 0; i < request->own_sends; i++)
-    comm->transport->memory->copy(request->own_recv[i].data, request->own_send[i].data,
-                                  request->own_send[i].bytes);
+  int status = NEAP_OK;
+  for (int64_t i = 0; !status && i < request->own_sends; i++)
+    status = memory_of(&request->call)
+                 ->copy(request->own_recv[i].data, request->own_send[i].data,
+                        request->own_send[i].bytes);
+  if (status)
+    return status;
   return exchange(comm, &request->call, request->send, request->sends, request->recv,
                   request->recvs);
 }
@@ -115,7 +126,7 @@ static int reduce_chunks(neap_request *request, const char *input, char *output,
       comm->send[sends++] = (neap_message){(char *)input + from * size, count * size, r};
     from += count;
   }
-  char *parts = scratch(comm, comm->size * mine * size);
+  char *parts = scratch(comm, &request->call, comm->size * mine * size);
   if (!parts)
     return NEAP_MEMORY;
   for (int32_t r = 0; r < comm->size; r++) {
@@ -125,8 +136,9 @@ static int reduce_chunks(neap_request *request, const char *input, char *output,
   }
   int status = exchange(comm, &request->call, comm->send, sends, comm->recv, recvs);
   if (!status)
-    comm->transport->memory->fold(output ? output : (char *)input + mine_from * size, comm->sources,
-                                  comm->size, mine, request->call.dtype, request->call.detail);
+    status = memory_of(&request->call)
+                 ->fold(output ? output : (char *)input + mine_from * size, comm->sources,
+                        comm->size, mine, request->call.dtype, request->call.detail);
   return status;
 }
 
@@ -140,7 +152,7 @@ static int run_reduce_scatter(neap_request *request)
 static int reduce_small(neap_request *request, int64_t bytes)
 {
   neap_comm *comm = request->comm;
-  char *parts = scratch(comm, comm->size * bytes);
+  char *parts = scratch(comm, &request->call, comm->size * bytes);
   if (!parts)
     return NEAP_MEMORY;
   int64_t messages = 0;
@@ -153,8 +165,9 @@ static int reduce_small(neap_request *request, int64_t bytes)
   }
   int status = exchange(comm, &request->call, comm->send, messages, comm->recv, messages);
   if (!status)
-    comm->transport->memory->fold(request->data, comm->sources, comm->size, request->count,
-                                  request->call.dtype, request->call.detail);
+    status = memory_of(&request->call)
+                 ->fold(request->data, comm->sources, comm->size, request->count,
+                        request->call.dtype, request->call.detail);
   return status;
 }
 
@@ -175,13 +188,13 @@ static int gather_colours(neap_request *request, int32_t *colours)
 {
   neap_comm *comm = request->comm;
   int32_t colour = (int32_t)request->count;
-  char *all = scratch(comm, comm->size * 4ll);
+  char *all = scratch(comm, &request->call, comm->size * 4ll);
   if (!all)
     return NEAP_MEMORY;
-  comm->transport->memory->copy(all + comm->rank * 4ll, &colour, 4);
+  memcpy(all + comm->rank * 4ll, &colour, 4);
   int status = gather_chunks(comm, &request->call, all, comm->size, 4, -1);
   if (!status)
-    comm->transport->memory->copy(colours, all, comm->size * 4ll);
+    memcpy(colours, all, (size_t)comm->size * 4);
   return status;
 }
 
@@ -205,10 +218,23 @@ static int run_split(neap_request *request)
                                 request->data);
 }
 
+/* Waits until the buffers of a GPU are ready, which may be under way in the starter's stream. */
+static int wait_for_buffers(neap_request *request)
+{
+  neapi_mark *mark = request->mark;
+  request->mark = NULL;
+  int status = request->call.gpu ? neapi_gpu_enter(request->call.gpu - 1) : NEAP_OK;
+  int waited = neapi_mark_wait(mark);
+  return status ? status : waited;
+}
+
 int neapi_collective_run(neap_request *request)
 {
   neap_comm *comm = request->comm;
   request->call.number = comm->operations++;
+  int status = wait_for_buffers(request);
+  if (status)
+    return status;
   switch (request->call.kind) {
   case NEAPI_BARRIER:
     return comm->transport->barrier(comm->link, &request->call);

@@ -134,11 +134,39 @@ static int start_thread(neap_comm *comm)
   return NEAP_OK;
 }
 
+/* Finds out where the buffers are; those on a GPU are ready at this point of the caller's stream.
+ */
+static int locate(neap_request *r)
+{
+  if (!neapi_on_gpu())
+    return NEAP_OK;
+  const void *memory = r->data ? r->data : r->input;
+  const neap_message *lists[] = {r->send, r->recv, r->own_send};
+  const int64_t counts[] = {r->sends, r->recvs, r->own_sends};
+  for (int i = 0; i < 3; i++)
+    for (int64_t j = 0; !memory && j < counts[i]; j++)
+      memory = lists[i][j].data;
+  r->call.gpu = memory ? neapi_gpu_of(memory) + 1 : 0;
+  if (!r->call.gpu)
+    return NEAP_OK;
+  if (!r->comm->transport->takes_gpu)
+    return neapi_fail(NEAP_ABSENT,
+                      "comm_%s: the transport %s does not take GPU memory; ranks that share GPUs "
+                      "are threads: neap run -n",
+                      neapi_kind_name(r->call.kind), r->comm->transport->name);
+  return neapi_mark_set(&r->mark);
+}
+
 int neapi_request_submit(neap_request *request, neap_request **out)
 {
   neap_comm *comm = request->comm;
+  int status = locate(request);
+  if (status) {
+    neapi_request_free(request);
+    return status;
+  }
   pthread_mutex_lock(&comm->lock);
-  int status = out ? start_thread(comm) : NEAP_OK;
+  status = out ? start_thread(comm) : NEAP_OK;
   if (!status)
     push(comm, request);
   if (!status && out)
@@ -220,7 +248,7 @@ static int derive(neap_comm *comm, int32_t kind, int32_t colour, neap_comm **out
 {
   if (!comm)
     return neapi_fail(NEAP_ARGUMENT, "comm_%s: no communicator", neapi_kind_name(kind));
-  neapi_call call = {kind, -1, 0, 0, 0};
+  neapi_call call = {kind, -1, 0, 0, 0, 0};
   neap_request *request = neapi_request_open(comm, &call, 0, 0, true);
   if (!request)
     return NEAP_MEMORY;
@@ -261,7 +289,8 @@ void neap_comm_close(neap_comm *comm)
   if (comm->threaded)
     pthread_join(comm->thread, NULL);
   comm->transport->close(comm->link);
-  comm->transport->memory->release(comm->scratch);
+  neapi_host_memory.release(comm->scratch[0]);
+  neapi_gpu_memory.release(comm->scratch[1]);
   release(comm);
 }
 

@@ -40,8 +40,8 @@ DEFINE_FOLD(f64, double, double)
 DEFINE_FOLD(i32, int32_t, uint32_t) /* sums wrap around */
 DEFINE_FOLD(i64, int64_t, uint64_t)
 
-static void fold(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,
-                 int op)
+static int fold(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,
+                int op)
 {
   switch (dtype) {
   case NEAP_F32:
@@ -56,12 +56,14 @@ static void fold(void *out, const void *const *sources, int32_t ranks, int64_t c
   default:
     fold_i64(out, sources, ranks, count, op);
   }
+  return NEAP_OK;
 }
 
-static void copy(void *to, const void *from, int64_t bytes)
+static int copy(void *to, const void *from, int64_t bytes)
 {
   if (bytes && to != from)
     memmove(to, from, (size_t)bytes);
+  return NEAP_OK;
 }
 
 const neapi_memory neapi_host_memory = {neapi_alloc, free, copy, fold};

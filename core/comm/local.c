@@ -312,10 +312,43 @@ static void post(group *g, int32_t rank)
   }
 }
 
-/* Copies what the others have for this rank; they stay until that is done. */
-static void copy_all(group *g, int32_t rank)
+/* Lists what the others have for this rank; not all ranks begin with the same sender. Returns how
+ * many pieces there are. */
+static int64_t list_pieces(group *g, int32_t rank, neapi_copy_piece *pieces)
 {
   const station *self = &g->stations[rank];
+  int64_t used = 0;
+  for (int32_t step = 1; step < g->size; step++) {
+    int32_t p = (rank + step) % g->size;
+    for (int64_t i = 0; i < held(&self->recv, p); i++) {
+      const neap_message *to = message(&self->recv, p, i);
+      const neap_message *from = message(&g->stations[p].send, rank, i);
+      if (to->bytes && pieces)
+        pieces[used] = (neapi_copy_piece){to->data, from->data, to->bytes};
+      used += to->bytes > 0;
+    }
+  }
+  return used;
+}
+
+static int copy_on_gpu(group *g, int32_t rank)
+{
+  int64_t count = list_pieces(g, rank, NULL);
+  neapi_copy_piece *pieces = neapi_alloc(count * (int64_t)sizeof *pieces, "comm: copies");
+  if (!pieces)
+    return NEAP_MEMORY;
+  list_pieces(g, rank, pieces);
+  int status = neapi_gpu_copy_all(pieces, count);
+  free(pieces);
+  return status;
+}
+
+/* Copies what the others have for this rank; they stay until that is done. */
+static int copy_all(group *g, int32_t rank)
+{
+  const station *self = &g->stations[rank];
+  if (self->calls[self->sequence % HISTORY].gpu)
+    return copy_on_gpu(g, rank);
   for (int32_t step = 1; step < g->size; step++) {
     int32_t p = (rank + step) % g->size; /* not all from the same rank at once */
     for (int64_t i = 0; i < held(&self->recv, p); i++) {
@@ -324,6 +357,7 @@ static void copy_all(group *g, int32_t rank)
         memcpy(to->data, message(&g->stations[p].send, rank, i)->data, (size_t)to->bytes);
     }
   }
+  return NEAP_OK;
 }
 
 static void mark_copied(group *g, int32_t rank)
@@ -350,9 +384,13 @@ static void meet(group *g, int32_t rank)
     return;
   g->copiers++;
   pthread_mutex_unlock(&g->lock);
-  copy_all(g, rank);
+  int status = copy_all(g, rank);
   pthread_mutex_lock(&g->lock);
   g->copiers--;
+  if (status) {
+    group_fail(g, "rank %d: %s", rank, neap_error_message());
+    return;
+  }
   mark_copied(g, rank);
   while (self->uncopied && !g->failed)
     pthread_cond_wait(&self->wake, &g->lock);
@@ -488,8 +526,7 @@ static int split(neapi_link *link, const neapi_call *call, const int32_t *member
   return status ? status : link_open(g, rank, out);
 }
 
-static const neapi_transport local = {"local", &neapi_host_memory, exchange, barrier,
-                                      split,   link_close};
+static const neapi_transport local = {"local", true, exchange, barrier, split, link_close};
 
 int neap_comm_open_local(neap_world *world, int32_t rank, neap_comm **out)
 {

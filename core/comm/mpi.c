@@ -334,8 +334,7 @@ static void link_close(neapi_link *link)
   free(link);
 }
 
-static const neapi_transport mpi = {"mpi", &neapi_host_memory, exchange, barrier,
-                                    split, link_close};
+static const neapi_transport mpi = {"mpi", false, exchange, barrier, split, link_close};
 
 int neap_comm_open_mpi(neap_comm **out)
 {

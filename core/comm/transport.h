@@ -7,7 +7,7 @@
 #ifndef NEAP_TRANSPORT_H
 #define NEAP_TRANSPORT_H
 
-#include "status.h"
+#include "device.h"
 
 #include <stdbool.h>
 
@@ -31,6 +31,7 @@ typedef struct {
   int32_t detail; /* root of a broadcast, operation of a reduction, else 0 */
   int64_t bytes;  /* of the whole operation; of all-to-all and exchange: what this rank sends */
   int64_t number; /* operations of this communicator before this one */
+  int32_t gpu;    /* of this rank's buffers: 0 is host memory, else the ordinal + 1 */
 } neapi_call;
 
 /* True if two ranks may make these calls at the same time. */
@@ -41,17 +42,17 @@ const char *neapi_call_text(const neapi_call *call, char *text);
 /* "all_reduce" */
 const char *neapi_kind_name(int32_t kind);
 
-/* Where the buffers of a transport live. */
+/* Where buffers live. */
 typedef struct {
   void *(*allocate)(int64_t bytes, const char *what);
   void (*release)(void *memory);
-  void (*copy)(void *to, const void *from, int64_t bytes);
+  int (*copy)(void *to, const void *from, int64_t bytes);
   /* out[count] = sources[0] op sources[1] op …, in this order; out may be one of the sources. */
-  void (*fold)(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,
-               int op);
+  int (*fold)(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,
+              int op);
 } neapi_memory;
 
-extern const neapi_memory neapi_host_memory;
+extern const neapi_memory neapi_host_memory, neapi_gpu_memory;
 
 /* A transport's end of one communicator at one rank. Its functions are called by one thread at a
  * time, in the order of the communicator's operations. */
@@ -59,7 +60,7 @@ typedef struct neapi_link neapi_link;
 
 typedef struct {
   const char *name;
-  const neapi_memory *memory;
+  bool takes_gpu; /* messages may be in a GPU's memory */
   /* Sends and receives all the messages, none of them to this rank itself; returns when the
    * buffers are free to use. The i-th message to p pairs with p's i-th from here. Blocks, but not
    * by spinning for long: there may be more ranks than cores. */

@@ -64,6 +64,26 @@ NEAP_API double neap_thread_seconds(void);
 /* Processors that this process may run on. */
 NEAP_API int32_t neap_processors(void);
 
+/* ---- devices ---------------------------------------------------------------------------------
+ */
+
+/* GPUs that CUDA finds; 0 where there are none, no driver or no GPU code in this build. */
+NEAP_API int32_t neap_device_count(void);
+/* The calling thread computes on a GPU from now on, or with -1 on the CPU, which it does at first.
+ * Threads may share a GPU; each has a stream of its own. What is opened on a GPU is used and closed
+ * by threads that use that GPU. On a GPU, tensors of reals (F32) are in its memory and those of
+ * integers in page-locked host memory; operations return when they are enqueued, apart from those
+ * that give a number to the caller; transfers and exchanges between ranks start when what came
+ * before them on the starter's stream is done. F64 and exact sums are the CPU's alone.
+ * Errors: ABSENT, SYSTEM. */
+NEAP_API int neap_device_use(int32_t ordinal);
+/* Waits for what the calling thread has enqueued. Errors: SYSTEM, if any of it failed. */
+NEAP_API int neap_device_wait(void);
+/* Writes name, compute capability and versions of CUDA and driver to text[size]. */
+NEAP_API int neap_device_describe(int32_t ordinal, char *text, int64_t size);
+/* Bytes of the calling thread's GPU. */
+NEAP_API int neap_device_memory(int64_t *free_bytes, int64_t *total_bytes);
+
 /* ---- random: counter-based, so that a value depends on its key and not on who draws it ----- */
 
 /* 64 random bits of (seed, stream, index). Source: SplitMix64 finaliser over a keyed counter. */
@@ -285,16 +305,20 @@ NEAP_API int neap_request_done(const neap_request *request);
 /* ---- tensors ------------------------------------------------------------------------------------
  */
 
-/* Dense, row-major, on the host. Ops check dtype and shape. */
+/* Dense, row-major, on the opening thread's device. Ops check dtype and shape. */
 typedef struct neap_tensor neap_tensor;
 
 /* dims[ndim], 1 <= ndim <= 4, each >= 0; content undefined. */
 NEAP_API int neap_tensor_open(int dtype, int32_t ndim, const int64_t *dims, neap_tensor **out);
+/* The same in host memory, for neap_tensor_copy to and from a GPU; no operation takes it there. */
+NEAP_API int neap_tensor_open_host(int dtype, int32_t ndim, const int64_t *dims, neap_tensor **out);
 /* A tensor of the same dtype over parent's memory from element offset on; keeps parent alive. */
 NEAP_API int neap_tensor_view(neap_tensor *parent, int64_t offset, int32_t ndim,
                               const int64_t *dims, neap_tensor **out);
 NEAP_API void neap_tensor_close(neap_tensor *tensor);
 NEAP_API void *neap_tensor_data(const neap_tensor *tensor);
+/* 1 if the host can read and write the data: always, but for reals on a GPU. */
+NEAP_API int neap_tensor_on_host(const neap_tensor *tensor);
 NEAP_API int neap_tensor_dtype(const neap_tensor *tensor);
 NEAP_API int32_t neap_tensor_ndim(const neap_tensor *tensor);
 NEAP_API int64_t neap_tensor_dim(const neap_tensor *tensor, int32_t axis);
@@ -303,7 +327,8 @@ NEAP_API int neap_tensor_fill(neap_tensor *tensor, double value);
 /* Element i (flat index) becomes scale x normal(seed, stream, first + i). */
 NEAP_API int neap_tensor_normal(neap_tensor *tensor, uint64_t seed, uint64_t stream, int64_t first,
                                 double scale);
-/* Copies count elements between tensors of any float dtype, from and to flat offsets. */
+/* Copies count elements between tensors of any float dtype, from and to flat offsets. Between host
+ * and GPU the dtypes must be the same, and it returns when the copy is done. */
 NEAP_API int neap_tensor_copy(neap_tensor *to, int64_t to_offset, const neap_tensor *from,
                               int64_t from_offset, int64_t count);
 

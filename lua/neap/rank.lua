@@ -7,7 +7,7 @@
 --   node_size             ranks a node (of the largest node where they differ)
 --   node_of               int32_t[ranks], node of every rank, as neap_topology_open takes it
 --   params                typed parameters of the recipe
---   device                'cpu'
+--   device                'cpu' or 'cuda'
 --   deadline              seconds that a policy's hook may run; nil for the session's default
 --   strict, in_process    whether a policy's fault stops the run; whether policies run in the rank
 --   timeline              records steps (timeline_job.lua); nil: nobody asked for it
@@ -24,6 +24,7 @@ local json = require 'neap.json'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.lib'
 local comm = require 'neap.comm'
+local device = require 'neap.device'
 local failure = require 'neap.failure'
 local params = require 'neap.params'
 local progress = require 'neap.progress'
@@ -127,6 +128,7 @@ local function find_nodes(world, ranks, asked, default)
 end
 
 local function run(channel, rank, ranks, order, runs)
+  device.use(order.device, rank)
   local script = recipe.load(order.recipe)
   local node_of = find_nodes(channel, ranks, order.node_size, script.node_size)
   local job = setmetatable({

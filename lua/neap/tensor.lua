@@ -47,6 +47,7 @@ local function wrap(dtype)
   object.dtype = dtype
   object.pointer = ffi.cast(POINTERS[dtype], C.neap_tensor_data(object.ptr))
   object.count = tonumber(C.neap_tensor_count(object.ptr))
+  object.on_host = C.neap_tensor_on_host(object.ptr) == 1
   return object
 end
 
@@ -58,6 +59,13 @@ function tensor.new(dtype, ...)
   end
   local count = set_dims(...)
   check(C.neap_tensor_open(CODES[dtype], count, dims, out), 2)
+  return wrap(dtype)
+end
+
+--- The same in host memory, whatever the rank's device: for copies from and to a GPU.
+function tensor.new_host(dtype, ...)
+  local count = set_dims(...)
+  check(C.neap_tensor_open_host(CODES[dtype], count, dims, out), 2)
   return wrap(dtype)
 end
 
@@ -86,10 +94,11 @@ function tensor.of(dtype, list)
   local sizes, values = {}, {}
   flatten(list, sizes, values, 1)
   local t = tensor.new(dtype, unpack(sizes))
+  local host = t.on_host and t or tensor.new_host(dtype, unpack(sizes))
   for i, value in ipairs(values) do
-    t.pointer[i - 1] = value
+    host.pointer[i - 1] = value
   end
-  return t
+  return t == host and t or t:copy(host)
 end
 
 --- A tensor of these dimensions: old itself, or old's memory seen anew, if it is of that type and
@@ -116,7 +125,14 @@ function Tensor:view(offset, ...)
   return wrap(self.dtype)
 end
 
---- Typed pointer to the elements; valid as long as the tensor is.
+--- The tensor itself if the host can read it, else a copy in host memory.
+function Tensor:host()
+  if self.on_host then return self end
+  return tensor.new_host(self.dtype, self:dims()):copy(self)
+end
+
+--- Typed pointer to the elements; valid as long as the tensor is. On a GPU (not on_host) only to be
+-- handed on.
 function Tensor:data()
   return self.pointer
 end
@@ -186,7 +202,7 @@ end
 
 --- The elements as a list, or as nested lists of numbers.
 function Tensor:tolist()
-  return (nest(self, { self:dims() }, 1, 0))
+  return (nest(self:host(), { self:dims() }, 1, 0))
 end
 
 --- "f32 (4, 8)".
@@ -197,9 +213,9 @@ end
 local SHOWN = 8
 
 function Tensor:__tostring()
-  local items = {}
+  local items, host = {}, self:host()
   for i = 1, math.min(self.count, SHOWN) do
-    items[i] = ('%g'):format(tonumber(self.pointer[i - 1]))
+    items[i] = ('%g'):format(tonumber(host.pointer[i - 1]))
   end
   return ('%s: %s%s'):format(self:shape(), table.concat(items, ' '),
     self.count > SHOWN and ' …' or '')

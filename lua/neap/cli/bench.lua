@@ -1,6 +1,7 @@
 --- neap bench NAME: measures; each bench is a module of lua/neap/bench.
--- A bench is { doc=, options=, run=function(args) }: options is a table of parameters as params.lua
--- describes, whose values run gets as args.params, or a function(command) over argparse.
+-- A bench is { doc=, options=, cuda=, run=function(args) }: options is a table of parameters as
+-- params.lua describes, whose values run gets as args.params, or a function(command) over argparse;
+-- cuda says that it knows --device=cuda.
 
 local launcher = require 'neap.launcher'
 local lib = require 'neap.lib'
@@ -32,7 +33,7 @@ function bench.options(command, arguments)
   local known = names()
   command:argument('name', 'one of: ' .. table.concat(known, ', ')):argname '<name>'
   command:flag('--json', 'results as JSON')
-  command:option('--device', 'where to compute'):choices({ 'cpu' }):default 'cpu'
+  command:option('--device', 'where to compute'):choices({ 'cpu', 'cuda' }):default 'cpu'
   local name = arguments[2]
   if not name or name:sub(1, 1) == '-' then return arguments end
   for _, candidate in ipairs(known) do
@@ -49,6 +50,9 @@ function bench.options(command, arguments)
 end
 
 function bench.run(args)
+  if args.device == 'cuda' and not bench.chosen.cuda then
+    failure.usage('bench %s measures the CPU only', args.name)
+  end
   if type(bench.chosen.options) == 'table' then
     args.params = params.values(bench.chosen.options, args.params or {})
   end

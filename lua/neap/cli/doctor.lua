@@ -1,5 +1,6 @@
 --- neap doctor: what this machine and build have, for people and for reports of trouble.
 
+local device = require 'neap.device'
 local json = require 'neap.json'
 local lib = require 'neap.lib'
 local text = require 'neap.text'
@@ -17,6 +18,7 @@ local function facts()
     if name == nil then break end
     list[#list + 1] = { lib.ffi.string(name), lib.ffi.string(value[0]) }
   end
+  for _, fact in ipairs(device.facts()) do list[#list + 1] = fact end
   list[#list + 1] = { 'lua', jit.version .. (jit.status() and '' or ', compiler off') }
   local names, packages = text.names()
   for _, name in ipairs(names) do

@@ -55,7 +55,7 @@ function run.options(command, arguments)
     :argname('<ranks>'):convert(whole('-n', 1, MAX_RANKS))
   command:option('--node-size', 'ranks a node (default: by host, else the recipe\'s)')
     :argname('<ranks>'):convert(whole('--node-size', 1, MAX_RANKS))
-  command:option('--device', 'where to compute'):choices({ 'cpu' }):default 'cpu'
+  command:option('--device', 'where to compute'):choices({ 'cpu', 'cuda' }):default 'cpu'
   command:flag('--strict', 'stop with status 3 at the first fault of a policy')
   command:flag('--in-process', 'run policies inside the rank, for debuggers and profilers')
   command:option('--deadline', 'seconds that a hook of a policy may run (default: 1)')

@@ -1,0 +1,264 @@
+/* Memory, streams and copies of the calling thread's GPU. */
+extern "C" {
+#include "cuda_device.h"
+}
+
+#include <cuda_runtime.h>
+#include <stdio.h>
+
+#define TRY(call)                                                                                  \
+  do {                                                                                             \
+    cudaError_t error = (call);                                                                    \
+    if (error != cudaSuccess) {                                                                    \
+      cudaGetLastError();                                                                          \
+      return (int)error;                                                                           \
+    }                                                                                              \
+  } while (0)
+
+int neapi_cuda_count(int32_t *count)
+{
+  *count = 0;
+  TRY(cudaGetDeviceCount(count));
+  return 0;
+}
+
+/* Waiting threads sleep, since there may be more of them than cores; freed memory stays with the
+ * process, since token counts wander. */
+int neapi_cuda_use(int32_t ordinal)
+{
+  cudaMemPool_t pool;
+  uint64_t all = UINT64_MAX;
+  TRY(cudaSetDevice(ordinal));
+  TRY(cudaSetDeviceFlags(cudaDeviceScheduleBlockingSync));
+  TRY(cudaDeviceGetDefaultMemPool(&pool, ordinal));
+  TRY(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all));
+  return 0;
+}
+
+int neapi_cuda_describe(int32_t ordinal, char *name, int64_t size, int32_t *capability,
+                        int32_t *driver, int32_t *runtime)
+{
+  cudaDeviceProp properties;
+  TRY(cudaGetDeviceProperties(&properties, ordinal));
+  TRY(cudaDriverGetVersion(driver));
+  TRY(cudaRuntimeGetVersion(runtime));
+  snprintf(name, (size_t)size, "%s", properties.name);
+  *capability = properties.major * 10 + properties.minor;
+  return 0;
+}
+
+int neapi_cuda_memory(int64_t *free_bytes, int64_t *total_bytes)
+{
+  size_t available, total;
+  TRY(cudaMemGetInfo(&available, &total));
+  *free_bytes = (int64_t)available;
+  *total_bytes = (int64_t)total;
+  return 0;
+}
+
+const char *neapi_cuda_text(int error)
+{
+  return cudaGetErrorString((cudaError_t)error);
+}
+
+void *neapi_cuda_stream(void)
+{
+  return cudaStreamPerThread;
+}
+
+int neapi_cuda_wait(void)
+{
+  TRY(cudaStreamSynchronize(cudaStreamPerThread));
+  return 0;
+}
+
+int neapi_cuda_alloc(bool pinned, int64_t bytes, void **out)
+{
+  size_t size = (size_t)(bytes > 0 ? bytes : 1);
+  if (pinned)
+    TRY(cudaMallocHost(out, size));
+  else
+    TRY(cudaMallocAsync(out, size, cudaStreamPerThread));
+  return 0;
+}
+
+void neapi_cuda_free(bool pinned, void *memory)
+{
+  if (pinned)
+    cudaFreeHost(memory);
+  else
+    cudaFreeAsync(memory, cudaStreamPerThread);
+}
+
+int neapi_cuda_zero(void *memory, int64_t bytes)
+{
+  TRY(cudaMemsetAsync(memory, 0, (size_t)bytes, cudaStreamPerThread));
+  return 0;
+}
+
+/* Whether the driver may go on with this memory after a copy has returned. */
+static bool stays(const void *memory)
+{
+  cudaPointerAttributes attributes;
+  bool known = cudaPointerGetAttributes(&attributes, memory) == cudaSuccess;
+  return known && attributes.type != cudaMemoryTypeUnregistered;
+}
+
+int neapi_cuda_copy(void *to, const void *from, int64_t bytes)
+{
+  TRY(cudaMemcpyAsync(to, from, (size_t)bytes, cudaMemcpyDefault, cudaStreamPerThread));
+  if (!stays(to) || !stays(from))
+    TRY(cudaStreamSynchronize(cudaStreamPerThread));
+  return 0;
+}
+
+int neapi_cuda_mark(void **out)
+{
+  cudaEvent_t event;
+  TRY(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync));
+  TRY(cudaEventRecord(event, cudaStreamPerThread));
+  *out = event;
+  return 0;
+}
+
+int neapi_cuda_mark_wait(void *mark)
+{
+  cudaError_t error = cudaEventSynchronize((cudaEvent_t)mark);
+  cudaEventDestroy((cudaEvent_t)mark);
+  return (int)error;
+}
+
+int32_t neapi_cuda_gpu_of(const void *memory)
+{
+  cudaPointerAttributes attributes;
+  if (cudaPointerGetAttributes(&attributes, memory) != cudaSuccess) {
+    cudaGetLastError();
+    return -1;
+  }
+  return attributes.type == cudaMemoryTypeDevice ? attributes.device : -1;
+}
+
+/* ---- copies of many pieces ------------------------------------------------------------------- */
+
+enum { PIECES = 64, THREADS = 512, UNROLL = 4, BLOCKS_A_PIECE = 64 };
+
+typedef struct {
+  neapi_copy_piece of[PIECES];
+} piece_list;
+
+/* A row of blocks a piece; 16 bytes at a time where both addresses allow it. */
+__global__ void __launch_bounds__(THREADS) copy_pieces(piece_list list)
+{
+  neapi_copy_piece piece = list.of[blockIdx.y];
+  int64_t thread = blockIdx.x * (int64_t)THREADS + threadIdx.x;
+  int64_t threads = (int64_t)gridDim.x * THREADS;
+  bool wide = (((uintptr_t)piece.to | (uintptr_t)piece.from) & 15) == 0;
+  int64_t words = wide ? piece.bytes / 16 : 0;
+  const int4 *from = (const int4 *)piece.from;
+  int4 *to = (int4 *)piece.to;
+  int64_t i = thread;
+  for (; i + (UNROLL - 1) * threads < words; i += UNROLL * threads) {
+    int4 held[UNROLL];
+#pragma unroll
+    for (int u = 0; u < UNROLL; u++)
+      held[u] = from[i + u * threads];
+#pragma unroll
+    for (int u = 0; u < UNROLL; u++)
+      to[i + u * threads] = held[u];
+  }
+  for (; i < words; i += threads)
+    to[i] = from[i];
+  for (int64_t b = words * 16 + thread; b < piece.bytes; b += threads)
+    ((char *)piece.to)[b] = ((const char *)piece.from)[b];
+}
+
+static unsigned blocks_for(int64_t bytes)
+{
+  int64_t blocks = (bytes + 16 * UNROLL * THREADS - 1) / (16 * UNROLL * THREADS);
+  blocks = blocks > BLOCKS_A_PIECE ? (int64_t)BLOCKS_A_PIECE : blocks;
+  return (unsigned)(blocks ? blocks : 1);
+}
+
+int neapi_cuda_copy_all(const neapi_copy_piece *pieces, int64_t count)
+{
+  for (int64_t i = 0; i < count;) {
+    piece_list list;
+    unsigned used = 0;
+    int64_t largest = 0;
+    for (; used < (unsigned)PIECES && i < count; i++)
+      if (pieces[i].bytes) {
+        list.of[used++] = pieces[i];
+        largest = pieces[i].bytes > largest ? pieces[i].bytes : largest;
+      }
+    if (used)
+      copy_pieces<<<dim3(blocks_for(largest), used), THREADS, 0, cudaStreamPerThread>>>(list);
+    TRY(cudaGetLastError());
+  }
+  return neapi_cuda_wait();
+}
+
+/* ---- reductions, in rank order ----------------------------------------------------------------
+ */
+
+enum { SOURCES = 64 };
+
+template <class X> struct source_list {
+  const X *of[SOURCES];
+  int count;
+};
+
+/* A NaN of any rank stays in a maximum or minimum. */
+template <class X> __device__ static X combine(X sum, X x, int op)
+{
+  if (op == NEAP_SUM)
+    return sum + x;
+  bool takes = op == NEAP_MAX ? x > sum : x < sum;
+  return takes || x != x ? x : sum;
+}
+
+template <class X> __global__ void fold(X *out, source_list<X> sources, int64_t count, int op)
+{
+  for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < count;
+       i += (int64_t)gridDim.x * blockDim.x) {
+    X sum = sources.of[0][i];
+    for (int r = 1; r < sources.count; r++)
+      sum = combine(sum, sources.of[r][i], op);
+    out[i] = sum;
+  }
+}
+
+/* Of more ranks than a launch takes, later launches go on from the result so far. */
+template <class X>
+static int fold_all(void *out, const void *const *sources, int32_t ranks, int64_t count, int op)
+{
+  int64_t blocks = (count + THREADS - 1) / THREADS;
+  for (int32_t from = 0; from < ranks;) {
+    source_list<X> list;
+    list.count = 0;
+    if (from)
+      list.of[list.count++] = (const X *)out;
+    while (list.count < SOURCES && from < ranks)
+      list.of[list.count++] = (const X *)sources[from++];
+    fold<X><<<(unsigned)(blocks < 2048 ? blocks : 2048), THREADS, 0, cudaStreamPerThread>>>(
+        (X *)out, list, count, op);
+    TRY(cudaGetLastError());
+  }
+  return neapi_cuda_wait();
+}
+
+int neapi_cuda_fold(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,
+                    int op)
+{
+  if (!count)
+    return 0;
+  switch (dtype) {
+  case NEAP_F32:
+    return fold_all<float>(out, sources, ranks, count, op);
+  case NEAP_F64:
+    return fold_all<double>(out, sources, ranks, count, op);
+  case NEAP_I32:
+    return fold_all<int32_t>(out, sources, ranks, count, op);
+  default:
+    return fold_all<int64_t>(out, sources, ranks, count, op);
+  }
+}

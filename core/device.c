@@ -1,0 +1,318 @@
+/* The calling thread's device, and memory in its places. */
+#include "device.h"
+
+#ifdef NEAP_CUDA
+#include "cuda/cuda_device.h"
+#endif
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef NEAP_CUDA
+
+static _Thread_local int32_t current = -1; /* ordinal of the thread's GPU; -1: the CPU */
+static _Thread_local double *results;
+
+static int check(int error, const char *what)
+{
+  if (!error)
+    return NEAP_OK;
+  return neapi_fail(NEAP_SYSTEM, "cuda: %s: %s", what, neapi_cuda_text(error));
+}
+
+int32_t neap_device_count(void)
+{
+  int32_t count = 0;
+  return neapi_cuda_count(&count) ? 0 : count;
+}
+
+int neap_device_use(int32_t ordinal)
+{
+  if (ordinal == -1) {
+    current = -1;
+    return NEAP_OK;
+  }
+  int32_t count = 0;
+  int error = neapi_cuda_count(&count);
+  if (error)
+    return neapi_fail(NEAP_ABSENT, "cuda: no GPU can be used: %s; run with --device=cpu",
+                      neapi_cuda_text(error));
+  if (ordinal < 0 || ordinal >= count)
+    return neapi_fail(NEAP_ABSENT, "cuda: GPU %d; this machine has %d, numbered from 0", ordinal,
+                      count);
+  int status = check(neapi_cuda_use(ordinal), "cannot use the GPU");
+  if (!status)
+    current = ordinal;
+  return status;
+}
+
+int neap_device_describe(int32_t ordinal, char *text, int64_t size)
+{
+  char name[256];
+  int32_t capability, driver, runtime;
+  int error = neapi_cuda_describe(ordinal, name, sizeof name, &capability, &driver, &runtime);
+  if (error)
+    return check(error, "cannot describe the GPU");
+  snprintf(text, (size_t)size, "%s, compute capability %d.%d, CUDA %d.%d, driver for CUDA %d.%d",
+           name, capability / 10, capability % 10, runtime / 1000, runtime % 1000 / 10,
+           driver / 1000, driver % 1000 / 10);
+  return NEAP_OK;
+}
+
+int neap_device_memory(int64_t *free_bytes, int64_t *total_bytes)
+{
+  if (current < 0)
+    return neapi_fail(NEAP_ARGUMENT, "device memory: this thread does not use a GPU");
+  return check(neapi_cuda_memory(free_bytes, total_bytes), "cannot tell the GPU's memory");
+}
+
+int neap_device_wait(void)
+{
+  return neapi_stream_wait();
+}
+
+bool neapi_on_gpu(void)
+{
+  return current >= 0;
+}
+
+void *neapi_stream(void)
+{
+  return current >= 0 ? neapi_cuda_stream() : NULL;
+}
+
+int neapi_stream_wait(void)
+{
+  return current >= 0 ? check(neapi_cuda_wait(), "an earlier kernel failed") : NEAP_OK;
+}
+
+void *neapi_place_alloc(neapi_place place, int64_t bytes, const char *what)
+{
+  if (place == NEAPI_HOST || current < 0)
+    return neapi_alloc(bytes, what);
+  void *memory = NULL;
+  int error = neapi_cuda_alloc(place == NEAPI_PINNED, bytes, &memory);
+  if (!error)
+    return memory;
+  int64_t available = 0, total = 0;
+  neapi_cuda_memory(&available, &total);
+  neapi_fail(NEAP_MEMORY,
+             "%s: %lld bytes are needed on GPU %d (%s), of whose %lld bytes %lld are free; lower "
+             "batch, sequence, slots, hidden or ffn, or use fewer ranks a GPU",
+             what, (long long)bytes, current, neapi_cuda_text(error), (long long)total,
+             (long long)available);
+  return NULL;
+}
+
+void neapi_place_free(neapi_place place, void *memory)
+{
+  if (!memory)
+    return;
+  if (place == NEAPI_HOST)
+    free(memory);
+  else
+    neapi_cuda_free(place == NEAPI_PINNED, memory);
+}
+
+static void zero(neapi_place place, void *memory, int64_t bytes)
+{
+  if (place == NEAPI_GPU)
+    neapi_cuda_zero(memory, bytes);
+  else
+    memset(memory, 0, (size_t)bytes);
+}
+
+int neapi_copy(void *to, const void *from, int64_t bytes)
+{
+  if (!bytes || to == from)
+    return NEAP_OK;
+  if (current >= 0)
+    return check(neapi_cuda_copy(to, from, bytes), "a copy failed");
+  memmove(to, from, (size_t)bytes);
+  return NEAP_OK;
+}
+
+double *neapi_results(void)
+{
+  if (!results)
+    results = neapi_place_alloc(NEAPI_PINNED, NEAPI_RESULTS * 8, "results");
+  return results;
+}
+
+int neapi_mark_set(neapi_mark **out)
+{
+  return check(neapi_cuda_mark((void **)out), "cannot mark a stream");
+}
+
+int neapi_mark_wait(neapi_mark *mark)
+{
+  return mark ? check(neapi_cuda_mark_wait(mark), "an earlier kernel failed") : NEAP_OK;
+}
+
+int32_t neapi_gpu_of(const void *memory)
+{
+  return neapi_cuda_gpu_of(memory);
+}
+
+int neapi_gpu_enter(int32_t ordinal)
+{
+  return current == ordinal ? NEAP_OK : neap_device_use(ordinal);
+}
+
+int neapi_gpu_copy_all(const neapi_copy_piece *pieces, int64_t count)
+{
+  return check(neapi_cuda_copy_all(pieces, count), "copies between ranks failed");
+}
+
+int neapi_gpu_fold(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,
+                   int op)
+{
+  return check(neapi_cuda_fold(out, sources, ranks, count, dtype, op), "a reduction failed");
+}
+
+#else /* every place is the host */
+
+static int absent(void)
+{
+  return neapi_fail(NEAP_ABSENT, "cuda: this build has no GPU code: no CUDA toolkit (nvcc) was "
+                                 "found when it was made; run with --device=cpu");
+}
+
+int32_t neap_device_count(void)
+{
+  return 0;
+}
+
+int neap_device_use(int32_t ordinal)
+{
+  return ordinal == -1 ? NEAP_OK : absent();
+}
+
+int neap_device_describe(int32_t ordinal, char *text, int64_t size)
+{
+  (void)ordinal, (void)text, (void)size;
+  return absent();
+}
+
+int neap_device_memory(int64_t *free_bytes, int64_t *total_bytes)
+{
+  (void)free_bytes, (void)total_bytes;
+  return absent();
+}
+
+int neap_device_wait(void)
+{
+  return NEAP_OK;
+}
+
+bool neapi_on_gpu(void)
+{
+  return false;
+}
+
+void *neapi_stream(void)
+{
+  return NULL;
+}
+
+int neapi_stream_wait(void)
+{
+  return NEAP_OK;
+}
+
+void *neapi_place_alloc(neapi_place place, int64_t bytes, const char *what)
+{
+  (void)place;
+  return neapi_alloc(bytes, what);
+}
+
+void neapi_place_free(neapi_place place, void *memory)
+{
+  (void)place;
+  free(memory);
+}
+
+static void zero(neapi_place place, void *memory, int64_t bytes)
+{
+  (void)place;
+  memset(memory, 0, (size_t)bytes);
+}
+
+int neapi_copy(void *to, const void *from, int64_t bytes)
+{
+  if (bytes && to != from)
+    memmove(to, from, (size_t)bytes);
+  return NEAP_OK;
+}
+
+double *neapi_results(void)
+{
+  static _Thread_local double results[NEAPI_RESULTS];
+  return results;
+}
+
+int neapi_mark_set(neapi_mark **out)
+{
+  *out = NULL;
+  return NEAP_OK;
+}
+
+int neapi_mark_wait(neapi_mark *mark)
+{
+  (void)mark;
+  return NEAP_OK;
+}
+
+int32_t neapi_gpu_of(const void *memory)
+{
+  (void)memory;
+  return -1;
+}
+
+int neapi_gpu_enter(int32_t ordinal)
+{
+  return neap_device_use(ordinal);
+}
+
+int neapi_gpu_copy_all(const neapi_copy_piece *pieces, int64_t count)
+{
+  (void)pieces, (void)count;
+  return absent();
+}
+
+int neapi_gpu_fold(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,
+                   int op)
+{
+  (void)out, (void)sources, (void)ranks, (void)count, (void)dtype, (void)op;
+  return absent();
+}
+
+#endif
+
+/* ---- the same in both builds ----------------------------------------------------------------- */
+
+void *neapi_place_alloc_zero(neapi_place place, int64_t bytes, const char *what)
+{
+  void *memory = neapi_place_alloc(place, bytes, what);
+  if (memory)
+    zero(place, memory, bytes);
+  return memory;
+}
+
+neapi_place neapi_place_of_reals(void)
+{
+  return neapi_on_gpu() ? NEAPI_GPU : NEAPI_HOST;
+}
+
+neapi_place neapi_place_of_integers(void)
+{
+  return neapi_on_gpu() ? NEAPI_PINNED : NEAPI_HOST;
+}
+
+int neapi_require_cpu(const char *what)
+{
+  if (!neapi_on_gpu())
+    return NEAP_OK;
+  return neapi_fail(NEAP_ABSENT, "%s: not on a GPU yet; run with --device=cpu", what);
+}

@@ -1,0 +1,66 @@
+/* Where memory is, and the calling thread's device: the CPU, or after neap_device_use a GPU. On a
+ * GPU a thread works on a stream of its own (CUDA's per-thread stream), and kernels and copies are
+ * enqueued there. */
+#ifndef NEAP_DEVICE_H
+#define NEAP_DEVICE_H
+
+#include "status.h"
+
+#include <stdbool.h>
+
+typedef enum {
+  NEAPI_HOST,
+  NEAPI_GPU,
+  NEAPI_PINNED /* host memory that the GPU reads and writes too */
+} neapi_place;
+
+/* Whether the calling thread computes on a GPU. */
+bool neapi_on_gpu(void);
+/* The calling thread's stream, for kernels; NULL on the CPU. */
+void *neapi_stream(void);
+/* Waits until everything that the calling thread has enqueued is done. */
+int neapi_stream_wait(void);
+
+/* On the CPU every place is the host. A failure reports MEMORY for what and returns NULL. */
+void *neapi_place_alloc(neapi_place place, int64_t bytes, const char *what);
+void *neapi_place_alloc_zero(neapi_place place, int64_t bytes, const char *what);
+void neapi_place_free(neapi_place place, void *memory);
+/* Between any two places, in the order of the calling thread's stream; host memory that is not
+ * pinned is done with on return. On the CPU: memmove. */
+int neapi_copy(void *to, const void *from, int64_t bytes);
+/* The place that an array of reals or of integers has in the calling thread. */
+neapi_place neapi_place_of_reals(void);
+neapi_place neapi_place_of_integers(void);
+
+/* Pinned memory of the calling thread for NEAPI_RESULTS numbers that kernels return. NULL:
+ * reported.
+ */
+enum { NEAPI_RESULTS = 8 };
+double *neapi_results(void);
+
+/* ABSENT unless the calling thread computes on the CPU. */
+int neapi_require_cpu(const char *what);
+
+/* What communicators need. A mark is a point in the calling thread's stream; NULL on the CPU. */
+typedef struct neapi_mark neapi_mark;
+int neapi_mark_set(neapi_mark **out);
+/* Blocks the calling thread until the point is reached; frees the mark. */
+int neapi_mark_wait(neapi_mark *mark);
+/* Ordinal of the GPU whose memory this is, or -1: the host's. */
+int32_t neapi_gpu_of(const void *memory);
+/* Makes the calling thread, a communicator's, work with a GPU's memory. */
+int neapi_gpu_enter(int32_t ordinal);
+
+/* Pieces of memory that are copied together, by one kernel for many. */
+typedef struct {
+  void *to;
+  const void *from;
+  int64_t bytes;
+} neapi_copy_piece;
+/* Returns when all is copied. */
+int neapi_gpu_copy_all(const neapi_copy_piece *pieces, int64_t count);
+/* out[count] = sources[0] op sources[1] op …; returns when it is done. */
+int neapi_gpu_fold(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,
+                   int op);
+
+#endif

@@ -1,0 +1,121 @@
+--- One rank of neap bench unshard, as launcher.run_ranks calls it: (rank, ranks, world, ORDER).
+-- Rates count every byte that has to be read and written, from the moment that all ranks are ready
+-- until the last one is done. An unshard reads a slot's parameters and writes them; a reduce moves
+-- the parts that other ranks own, then reads all parts and writes the sums.
+
+local comm = require 'neap.comm'
+local device = require 'neap.device'
+local failure = require 'neap.failure'
+local json = require 'neap.json'
+local launcher = require 'neap.launcher'
+local layouts = require 'neap.layout'
+local lib = require 'neap.lib'
+local metrics = require 'neap.metrics'
+local shards = require 'neap.shards'
+local tensor = require 'neap.tensor'
+local topologies = require 'neap.topology'
+
+local ffi, C = lib.ffi, lib.C
+
+local WARM_UP = 3
+local COPY_BYTES = 2 ^ 32 -- at most, of the copy that rates are compared with
+
+--- Median seconds of an action that all ranks begin together.
+local function measure(channel, repeats, action)
+  local series = metrics.series()
+  for i = 1, WARM_UP + repeats do
+    device.wait()
+    channel:barrier()
+    local start = C.neap_clock()
+    action()
+    device.wait()
+    channel:barrier()
+    if i > WARM_UP then series:add(C.neap_clock() - start) end
+  end
+  return series:quantile(0.5)
+end
+
+--- Bytes a second, read and written, of a plain copy by rank 0 alone.
+local function copy_rate(channel, rank, p, bytes)
+  local count = math.floor(math.min(bytes, COPY_BYTES) / 4)
+  local from, to
+  if rank == 0 then
+    from, to = tensor.zeros('f32', count), tensor.zeros('f32', count)
+  end
+  local seconds = measure(channel, p.repeats, function()
+    if rank == 0 then to:copy(from) end
+  end)
+  if rank == 0 then
+    from:close()
+    to:close()
+  end
+  return 2 * 4 * count / seconds
+end
+
+local function open(channel, rank, ranks, p)
+  local s = { topology = topologies.open { ranks = ranks, slots = p.slots, experts = p.experts } }
+  local sizes, size = {}, 3 * p.hidden * p.ffn
+  for e = 1, p.experts do sizes[e] = size end
+  s.channel = channel:duplicate()
+  s.store = shards.open { comm = s.channel, topology = s.topology, sizes = sizes }
+  for e = 0, p.experts - 1 do s.store:normal(e, 0, math.min(size, 4096), 1, e, 1) end
+  s.store:refresh()
+  s.buffer = tensor.new('f32', p.slots, size):fill(0)
+  local slots = s.topology.slots
+  local expert_of = ffi.new('int32_t[?]', slots)
+  s.tokens = ffi.new('int64_t[?]', slots)
+  for i = 0, slots - 1 do expert_of[i], s.tokens[i] = i % p.experts, 1 end
+  s.layout = layouts.open(s.topology):set(expert_of)
+  s.rank = rank
+  return s
+end
+
+local function run(channel, rank, ranks, order)
+  local p = order.params
+  device.use(order.device, rank)
+  local s = open(channel, rank, ranks, p)
+  local size, slots = 4 * 3 * p.hidden * p.ffn, ranks * p.slots
+  local unshard = measure(channel, p.repeats, function()
+    s.store:unshard_start(s.layout, s.buffer):wait()
+  end)
+  local reduce = measure(channel, p.repeats, function()
+    s.store:reduce_start(s.layout, s.buffer, s.tokens):wait()
+  end)
+  local copy = copy_rate(channel, rank, p, slots * size)
+  local moved = slots * size * (ranks - 1) / ranks
+  local unshard_rate = 2 * slots * size / unshard
+  local reduce_rate = (2 * moved + slots * size + p.experts * size) / reduce
+  local result = {
+    bench = 'unshard', device = order.device, dtype = 'f32', ranks = ranks, experts = p.experts,
+    slots = p.slots, hidden = p.hidden, ffn = p.ffn, unshard_ms = 1e3 * unshard,
+    unshard_gb_per_second = unshard_rate / 1e9, unshard_share_of_copy = unshard_rate / copy,
+    reduce_ms = 1e3 * reduce, reduce_gb_per_second = reduce_rate / 1e9,
+    reduce_share_of_copy = reduce_rate / copy, copy_gb_per_second = copy / 1e9,
+    gpu = order.device == 'cuda' and device.describe(0) or nil,
+  }
+  s.store:close()
+  s.channel:close()
+  if rank > 0 then return end
+  if order.json then
+    print(json.encode(result))
+  else
+    print(('unshard %.3f ms, %.0f GB/s, %.0f %% of a copy; reduce %.3f ms, %.0f GB/s, %.0f %%; '
+      .. 'copy %.0f GB/s (read and written)'):format(result.unshard_ms,
+      result.unshard_gb_per_second, 100 * result.unshard_share_of_copy, result.reduce_ms,
+      result.reduce_gb_per_second, 100 * result.reduce_share_of_copy, result.copy_gb_per_second))
+  end
+end
+
+local function main(rank, ranks, world, text)
+  world = ffi.cast('neap_world *', world)
+  local channel = comm.open_local(world, rank)
+  local ok, err = xpcall(run, failure.handler, channel, rank, ranks, json.decode(text))
+  if not ok then
+    if launcher.first_failure() then failure.tell(err, ('rank %d: '):format(rank)) end
+    C.neap_world_abort(world, ('rank %d failed'):format(rank))
+  end
+  channel:close()
+  return ok and 0 or failure.status(err)
+end
+
+return main(...)

@@ -1,0 +1,28 @@
+--- neap bench unshard: what restoring experts from shards, and reducing their gradients, costs on
+-- ranks that are threads, beside a plain copy of memory in the same run.
+
+local json = require 'neap.json'
+local launcher = require 'neap.launcher'
+
+local bench = {
+  doc = "Unshard and reduce of one layer's experts, beside a copy of memory.", cuda = true,
+}
+
+bench.options = {
+  ranks = { default = 8, min = 1, integer = true, doc = 'ranks; on a GPU they share it' },
+  experts = { default = 8, min = 1, integer = true, doc = 'experts' },
+  slots = { default = 2, min = 1, integer = true, doc = 'expert slots a rank' },
+  hidden = { default = 256, min = 1, integer = true, doc = 'width of the model' },
+  ffn = { default = 512, min = 1, integer = true, doc = 'hidden size of an expert' },
+  repeats = { default = 10, min = 1, integer = true, doc = 'measured transfers of each kind' },
+}
+
+function bench.run(args)
+  local values = {}
+  for name in pairs(bench.options) do values[name] = args.params[name] end
+  local order = json.encode { params = values, device = args.device, json = args.json }
+  return launcher.run_ranks(args.params.ranks, launcher.home .. '/lua/neap/bench/ranks/unshard.lua',
+    { order })
+end
+
+return bench

@@ -1,0 +1,58 @@
+--- GPUs: how many there are, what they are, and the one that the calling rank computes on.
+
+local lib = require 'neap.lib'
+
+local ffi, C, check = lib.ffi, lib.C, lib.check
+
+local device = {}
+
+local SIZE = 512
+
+--- GPUs that CUDA finds.
+function device.count()
+  return C.neap_device_count()
+end
+
+--- Name, compute capability and versions of a GPU.
+function device.describe(ordinal)
+  local buffer = ffi.new('char[?]', SIZE)
+  check(C.neap_device_describe(ordinal, buffer, SIZE), 2)
+  return ffi.string(buffer)
+end
+
+--- Makes a rank compute on 'cpu' or 'cuda'; ranks share the GPUs in turn.
+function device.use(name, rank)
+  if name == 'cuda' then
+    check(C.neap_device_use(rank % math.max(1, device.count())), 2)
+  else
+    check(C.neap_device_use(-1), 2)
+  end
+end
+
+--- Waits for what this rank has enqueued.
+function device.wait()
+  check(C.neap_device_wait(), 2)
+end
+
+--- Free and all bytes of this rank's GPU.
+function device.memory()
+  local numbers = ffi.new 'int64_t[2]'
+  check(C.neap_device_memory(numbers, numbers + 1), 2)
+  return tonumber(numbers[0]), tonumber(numbers[1])
+end
+
+--- What doctor tells: a list of { name, text }.
+function device.facts()
+  local count = device.count()
+  if count == 0 then
+    local ok, failure = pcall(check, C.neap_device_use(0))
+    return { { 'gpu', ok and 'none' or failure.message } }
+  end
+  local list = {}
+  for i = 0, count - 1 do
+    list[#list + 1] = { 'gpu ' .. i, device.describe(i) }
+  end
+  return list
+end
+
+return device
