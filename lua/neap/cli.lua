@@ -11,6 +11,7 @@ local usage_message = require 'neap.usage'
 local COMMANDS = {
   { 'run', 'neap.cli.run' },
   { 'replay', 'neap.replay' },
+  { 'simulate', 'neap.cli.simulate' },
   { 'report', 'neap.report' },
   { 'bench', 'neap.cli.bench' },
   { 'sweep', 'neap.cli.sweep' },

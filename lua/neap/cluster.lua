@@ -3,12 +3,13 @@
 --   local machine = cluster.describe 'a100x32'      -- or a table, or the path of a Lua file
 --   local c = cluster.open(machine, topology)
 --   local a = c:compute({ name = 'attention', layer = 0 }, 0.012)
---   local x = c:exchange({ name = 'dispatch', layer = 0 }, 'tokens', { ports = bytes, after = {a} })
+--   local x = c:exchange({ name = 'dispatch' }, 'tokens', { ports = bytes, after = { a } })
 --   c:run()
 --   c:times(x)                                      -- begin, end: double[ranks]
---   c:report()                                      -- { seconds=, ideal=, busy={…}, waited={…}, … }
+--   c:report()                                      -- { seconds=, ideal=, busy=, waited=, … }
 --   c:critical()                                    -- list of { op=, rank= }, first one first
--- Operations are numbers from 0; c.spans[op] is the label that they were given, with its stream.
+-- Operations are numbers from 0; c.spans[op] is the label that they were given, with its
+-- stream and what it comes after.
 
 local lib = require 'neap.lib'
 local clusters = require 'neap.clusters'
@@ -96,7 +97,8 @@ local function load_file(path)
   return machine
 end
 
---- A machine: a name, the path of a Lua file, or a table; changes: fields that differ. Raises USAGE.
+--- A machine: a name, the path of a Lua file, or a table; changes: fields that differ. Raises
+-- USAGE.
 function cluster.describe(what, changes)
   local base = what
   if type(what) == 'string' then
@@ -149,9 +151,9 @@ local function take_after(self, after)
   return count
 end
 
-local function label(self, span, stream)
+local function label(self, span, stream, after)
   local op = self.id[0]
-  span.stream = stream
+  span.stream, span.after = stream, after or {}
   self.spans[op] = span
   return op
 end
@@ -161,7 +163,7 @@ end
 function Cluster:compute(span, seconds, each, after)
   local count = take_after(self, after)
   lib.check(C.neap_cluster_compute(self.ptr, seconds, each, self.after, count, self.id), 2)
-  return label(self, span, 'compute')
+  return label(self, span, 'compute', after)
 end
 
 --- options: ports (double[ranks]) and uplinks (double[nodes]), bytes; group: 'all', 'node' or a
@@ -171,7 +173,7 @@ function Cluster:exchange(span, stream, options)
   local group = options.group or 'all'
   lib.check(C.neap_cluster_exchange(self.ptr, STREAM[stream], GROUP[group] or group,
     options.delay or 0, options.ports, options.uplinks, self.after, count, self.id), 2)
-  return label(self, span, stream)
+  return label(self, span, stream, options.after)
 end
 
 function Cluster:run()

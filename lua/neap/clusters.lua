@@ -19,7 +19,7 @@
 local A100 = {
   flops = 312e12,                    -- data sheet, bf16
   gemm = 0.835, tile = 64,           -- 9.02 and 11.74 s of experts a step (published break-down)
-  attention = 0.40,                  -- FlashAttention 2, head size 128, causal
+  attention = 0.38,                  -- FlashAttention 2, head size 128, causal
   memory = 1.6e12,                   -- of 2.04e12, data sheet
   launch = 5e-6, host = 5e-3, capacity = 80e9,
   port = 216.27e9,                   -- constant of the published planner

@@ -1,6 +1,7 @@
 --- Timelines as files for trace viewers (Perfetto, chrome://tracing): the JSON format of Chrome's
 -- trace events. A process is a rank, a thread is a stream; an arrow leads from an unshard to the
--- experts that it was for.
+-- experts that it was for. Spans of a simulated step's critical path are marked (and red in viewers
+-- that know cname).
 --
 --   timeline_file.write('step.json', { { label = 'laer', ranks = ranks } })   -- ranks: of gather
 
@@ -40,8 +41,10 @@ local function add_span(events, process, span)
   add(events, {
     ph = 'X', name = span.name, cat = span.stream, pid = process, tid = TRACK[span.stream],
     ts = microseconds(span.begin), dur = microseconds(span.finish - span.begin),
+    cname = span.critical and 'terrible' or nil,
     args = setmetatable({ phase = span.phase, layer = span.layer, chunk = span.chunk,
-      waits_for = span.waits_for }, { __jsontype = 'object' }),
+      waits_for = span.waits_for, critical = span.critical, micro = span.micro },
+      { __jsontype = 'object' }),
   })
 end
 

@@ -10,9 +10,9 @@
 --             begins, gradients when they are complete
 --   laer      the next layer's parameters after this layer's tokens have gone out; gradients are
 --             held back until the tokens of the next layer's backward have (nn/pipeline.lua)
---   neap      as laer; what the forward has counted and split is kept for its repetition, which then
---             needs no counts and no combine; and the next micro-batch's first layer is fetched under
---             the last layer of a backward
+--   neap      as laer; what the forward has counted and split is kept for its repetition, which
+--             then needs no counts and no combine; and the next micro-batch's first layer is
+--             fetched under the last layer of a backward
 --   resident  experts stay where they are; gradients as in eager
 -- With chunks > 1 the tokens of a layer travel in so many parts, each computed while others travel.
 
@@ -21,6 +21,8 @@ local lib = require 'neap.lib'
 local program = {}
 
 program.schedules = { 'eager', 'laer', 'neap', 'none', 'resident' }
+program.known = {}
+for _, name in ipairs(program.schedules) do program.known[name] = true end
 
 local Program = {}
 Program.__index = Program
@@ -237,10 +239,11 @@ end
 
 --- Fills a cluster (cleared before) with a step. o: schedule, chunks, token_group, shard_group,
 -- tensor and tensor_ports, gradient_scale (bytes of a gradient / of a parameter), accumulate
--- (gradients are sent in the last micro-batch only), layers, recompute; seconds: attention, attention_back, route, route_back, finish, finish_back, head,
--- optimizer, host; dense: bytes of the dense parameters' exchanges, of a layer, outer and all; micro: a list, for every
--- micro-batch, of loads[layer] = { ports, uplinks, experts, experts_back (of a chunk) } and weights[layer] = {
--- ports, uplinks }.
+-- (gradients are sent in the last micro-batch only), layers, recompute; seconds: attention,
+-- attention_back, route, route_back, finish, finish_back, head, optimizer, host; dense: bytes of
+-- the dense parameters' exchanges, of a layer, outer and all; micro: a list, for every
+-- micro-batch, of loads[layer] = { ports, uplinks, experts, experts_back (of a chunk) } and of
+-- weights[layer] = { ports, uplinks }.
 function program.build(cluster, o)
   cluster:clear()
   local self = setmetatable({ cluster = cluster, reduced = {} }, Program)

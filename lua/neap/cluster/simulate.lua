@@ -26,9 +26,10 @@ Simulation.__index = Simulation
 
 local DEFAULTS = {
   policy = 'laer', schedule = 'laer', chunks = 1, token_group = 'all', shard_group = 'all',
-  tensor = 1, parts = 1, elementwise = 1, gradient_bytes = 2, accumulate = false, seed = 1, warm_up = 5, in_process = true, strict = false,
+  tensor = 1, parts = 1, elementwise = 1, gradient_bytes = 2, accumulate = false, seed = 1,
+  warm_up = 5, in_process = true, strict = false,
 }
-local OPTIONAL = { cluster = true, model = true, trace = true, slots = true, overlap = true }
+local OPTIONAL = { cluster = true, model = true, trace = true, slots = true }
 
 local function take_options(given)
   local o = {}
@@ -46,11 +47,10 @@ local function take_options(given)
 end
 
 local function check_schedule(name)
-  for _, known in ipairs(program.schedules) do
-    if name == known then return end
+  if not program.known[name] then
+    failure.usage("schedule is '%s'%s; allowed: %s", tostring(name),
+      lib.hint(tostring(name), program.schedules), table.concat(program.schedules, ', '))
   end
-  failure.usage("schedule is '%s'%s; allowed: %s", tostring(name),
-    lib.hint(tostring(name), program.schedules), table.concat(program.schedules, ', '))
 end
 
 local function check_whole(name, value, low, high)
@@ -97,11 +97,11 @@ end
 
 --- Options: cluster and model (what their describe takes), policy, schedule (program.lua), chunks,
 -- token_group and shard_group ('all', 'node' or a number), tensor (ranks that share attention),
--- parts (smaller micro-batches that one is cut into),
--- elementwise (costs.lua), gradient_bytes (of a number of a gradient under way), accumulate
--- (gradients are sent once a step), slots (a rank, of the policy's layouts;
--- default: the model's), trace (trace.open's; default: synthetic loads), seed, warm_up (micro-batches
--- before the first step that counts), in_process, strict. Raises USAGE.
+-- parts (smaller micro-batches that one is cut into), elementwise (costs.lua), gradient_bytes (of a
+-- number of a gradient under way), accumulate (gradients are sent once a step), slots (a rank, of
+-- the policy's layouts; default: the model's), trace (trace.open's; default: synthetic loads),
+-- seed, warm_up (micro-batches before the first step that counts), in_process, strict. Raises
+-- USAGE.
 function simulate.open(given)
   local self = setmetatable({ options = take_options(given) }, Simulation)
   local o = self.options
@@ -211,8 +211,8 @@ end
 
 --- ---- one step ---------------------------------------------------------------------------------
 
---- Bytes on the links when gradients of dense parameters are summed and cut over all ranks, and when
--- the parameters are gathered: every rank and node takes in all but its own part.
+--- Bytes on the links when gradients of dense parameters are summed and cut over all ranks, and
+-- when the parameters are gathered: every rank and node takes in all but its own part.
 local function dense_exchange(self, parameters)
   local o, t, out = self.options, self.topology, {}
   local function fill(kind, bytes)
@@ -268,8 +268,8 @@ local function description(self, micro, tokens)
   return d
 end
 
---- Simulates the next step and leaves it in self.cluster. Returns cluster:report(), with the ideal of
--- whole exchanges, whatever the chunks.
+--- Simulates the next step and leaves it in self.cluster. Returns cluster:report(), with the ideal
+-- of whole exchanges, whatever the chunks.
 function Simulation:step()
   while self.micro_batches < self.options.warm_up do self:next_micro_batch(false) end
   local parts, micro = self.options.parts, {}

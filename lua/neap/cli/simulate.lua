@@ -1,0 +1,100 @@
+--- neap simulate: steps of a model on a described cluster under a policy: the policy file that
+-- replays and trains, unchanged, on machines that nobody here owns.
+
+local clusters = require 'neap.cluster'
+local failure = require 'neap.failure'
+local json = require 'neap.json'
+local lib = require 'neap.lib'
+local models = require 'neap.cluster.models'
+local program = require 'neap.cluster.program'
+local simulate = require 'neap.cluster.simulate'
+local spans = require 'neap.cluster.spans'
+local text_table = require 'neap.table'
+local timeline_file = require 'neap.timeline_file'
+local trace = require 'neap.trace'
+
+local command = { doc = 'Simulate training steps of a model on a cluster that is only described.' }
+
+local function whole(name, low)
+  return function(text)
+    local value = tonumber(text)
+    if value and value % 1 == 0 and value >= low and value < 2 ^ 31 then return value end
+    return nil, ("%s is '%s'; it must be a whole number of at least %d"):format(name, text, low)
+  end
+end
+
+local function group(text)
+  if text == 'all' or text == 'node' then return text end
+  return whole('--shard-group', 1)(text)
+end
+
+function command.options(parser)
+  parser:option('--cluster', 'name or Lua file: ' .. table.concat(clusters.names(), ', '))
+    :default 'a100x32'
+  parser:option('--model', 'model: ' .. table.concat(lib.sorted_keys(models.known), ', '))
+    :default 'mixtral-8x7b-e16k4'
+  parser:option('--policy', 'NAME or file, with +SPLIT and :parameter=value,…; several: a row each')
+    :count '*'
+  parser:option('--schedule', 'of unshard and reduce: ' .. table.concat(program.schedules, ', '))
+    :default 'laer'
+  parser:option('--chunks', 'exchanges that tokens travel in'):convert(whole('--chunks', 1))
+    :default '1'
+  parser:option('--shard-group', 'ranks that parameters are cut over: all, node, or how many')
+    :convert(group):default 'all'
+  parser:option('--trace', 'recorded routing (default: synthetic)')
+  parser:option('--steps', 'steps to simulate'):convert(whole('--steps', 1)):default '4'
+  parser:option('--seed', 'of routing and policies'):convert(whole('--seed', 0)):default '1'
+  parser:option('--timeline', 'file for the last step: JSON for Perfetto; its text is printed')
+  parser:option('--timeline-ranks', 'ranks that the file shows (default: 32)')
+    :convert(whole('--timeline-ranks', 1)):default '32'
+  parser:flag('--strict', 'stop with status 3 at the first fault of a policy')
+  parser:flag('--in-process', 'run policies in this process, for debuggers and profilers')
+  parser:flag('--json', 'results as JSON')
+end
+
+local function run_policy(args, policy, last)
+  local s = simulate.open { cluster = args.cluster, model = args.model, policy = policy,
+    schedule = args.schedule, chunks = args.chunks, shard_group = args.shard_group,
+    seed = args.seed, trace = args.trace and trace.open(args.trace), strict = args.strict or false,
+    in_process = args.in_process or false }
+  local row = s:run(args.steps)
+  row.policy, row.schedule = policy, args.schedule
+  if last and args.timeline then
+    timeline_file.write(args.timeline, { { label = policy,
+      ranks = spans.of(s.cluster, args.timeline_ranks) } })
+    row.text = spans.text(s.cluster)
+  end
+  s:close()
+  return row
+end
+
+local function print_table(args, rows)
+  local cells = {}
+  for i, r in ipairs(rows) do
+    cells[i] = { r.policy, ('%.2f'):format(r.step_ms), ('%.1f'):format(100 * r.share_of_ideal),
+      ('%.1f'):format(100 * r.utilization), ('%.1f'):format(100 * r.exposed),
+      ('%.4f'):format(r.imbalance), ('%.1f'):format(r.std_percent),
+      ('%.2f'):format(100 * r.inter_node_share), ('%.3f'):format(r.plan_ms.mean), r.faults }
+  end
+  print(('simulated: %s on %s, schedule %s, %d steps, seed %d'):format(args.model, args.cluster,
+    args.schedule, args.steps, args.seed))
+  print(text_table.format({ 'policy', 'step ms', '% of ideal', 'utilization %', 'exposed %',
+    'imbalance', 'std %', 'inter-node %', 'plan ms', 'faults' }, cells))
+  if rows[#rows].text then print('\n' .. rows[#rows].text) end
+end
+
+function command.run(args)
+  local texts = #args.policy > 0 and args.policy or { 'static', 'laer', 'neap' }
+  if not program.known[args.schedule] then
+    failure.usage("--schedule is '%s'%s; allowed: %s", args.schedule,
+      lib.hint(args.schedule, program.schedules), table.concat(program.schedules, ', '))
+  end
+  local rows = {}
+  for i, policy in ipairs(texts) do rows[i] = run_policy(args, policy, i == #texts) end
+  if not args.json then return print_table(args, rows) end
+  for _, row in ipairs(rows) do row.text = nil end
+  print(json.encode({ cluster = args.cluster, model = args.model, steps = args.steps,
+    seed = args.seed, simulated = true, rows = rows }))
+end
+
+return command

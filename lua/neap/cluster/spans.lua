@@ -1,0 +1,107 @@
+--- A simulated step as a timeline: for viewers (timeline_file.lua takes what spans.of gives), and
+-- on one screen.
+--
+--   timeline_file.write('step.json', { { label = 'simulated', ranks = spans.of(cluster) } })
+--   print(spans.text(cluster))
+
+local text_table = require 'neap.table'
+
+local spans = {}
+
+--- For every operation the set of ranks in which it is on the critical path.
+local function critical_ranks(cluster)
+  local marks, list = {}, cluster:critical()
+  for _, place in ipairs(list) do
+    marks[place.op] = marks[place.op] or {}
+    marks[place.op][place.rank] = true
+  end
+  return marks, list
+end
+
+--- The stream that a rank waited for before an operation of compute.
+local function awaited(cluster, op, rank)
+  local latest, stream = -1, nil
+  for _, other in ipairs(cluster.spans[op].after) do
+    local _, finish = cluster:times(other)
+    if finish[rank] > latest then latest, stream = finish[rank], cluster.spans[other].stream end
+  end
+  return stream
+end
+
+local function by_time(a, b)
+  if a.begin ~= b.begin then return a.begin < b.begin end
+  return a.finish > b.finish
+end
+
+--- The spans of all ranks (or of the first so many), as timeline.lua describes them: waits of the
+-- compute stream are spans of their own; critical: on the critical path.
+function spans.of(cluster, count)
+  local marks = critical_ranks(cluster)
+  local ranks, last = {}, {}
+  count = math.min(count or cluster.topology.ranks, cluster.topology.ranks)
+  for r = 1, count do ranks[r], last[r] = {}, 0 end
+  for op = 0, #cluster.spans do
+    local kind = cluster.spans[op]
+    local begin, finish = cluster:times(op)
+    for r = 1, count do
+      local list = ranks[r]
+      if kind.stream == 'compute' and begin[r - 1] > last[r] then
+        list[#list + 1] = { name = 'wait', stream = 'compute', begin = last[r],
+          finish = begin[r - 1], waits_for = awaited(cluster, op, r - 1), layer = kind.layer }
+      end
+      if kind.stream == 'compute' then last[r] = finish[r - 1] end
+      list[#list + 1] = { name = kind.name, phase = kind.phase, stream = kind.stream,
+        begin = begin[r - 1], finish = finish[r - 1], layer = kind.layer, micro = kind.micro,
+        critical = marks[op] and marks[op][r - 1] }
+    end
+  end
+  for r = 1, count do table.sort(ranks[r], by_time) end
+  return ranks
+end
+
+--- Names of spans in order of their first use, and seconds by name: mean over ranks, and on the
+-- critical path.
+local function sum_up(cluster)
+  local order, mean, path = {}, {}, {}
+  for op = 0, #cluster.spans do
+    local name = cluster.spans[op].name
+    if not mean[name] then order[#order + 1], mean[name], path[name] = name, 0, 0 end
+    mean[name] = mean[name] + (cluster:operation(op))
+  end
+  local _, list = critical_ranks(cluster)
+  for i, place in ipairs(list) do
+    local begin, finish = cluster:times(place.op)
+    local name = cluster.spans[place.op].name
+    local from = begin[place.rank]
+    if i > 1 then -- an exchange that others delay begins when it is ready
+      local _, before = cluster:times(list[i - 1].op)
+      from = math.max(from, before[place.rank])
+    end
+    path[name] = path[name] + finish[place.rank] - from
+  end
+  return order, mean, path
+end
+
+--- Where a step's time goes, on one screen: spans by name, waits by stream, and what ends last.
+function spans.text(cluster)
+  local report, rows = cluster:report(), {}
+  local order, mean, path = sum_up(cluster)
+  local function row(name, seconds, critical)
+    rows[#rows + 1] = { name, ('%.2f'):format(seconds * 1e3),
+      ('%.1f %%'):format(100 * seconds / report.seconds),
+      critical and ('%.2f'):format(critical * 1e3),
+      critical and ('%.1f %%'):format(100 * critical / report.seconds) }
+  end
+  for _, name in ipairs(order) do row(name, mean[name], path[name]) end
+  for _, stream in ipairs { 'tokens', 'unshard', 'reduce' } do
+    row('exposed: wait for ' .. stream, report.waited[stream])
+  end
+  row('idle at the end', report.idle_end)
+  local last = cluster.spans[report.last.op]
+  return ('step of %.2f ms, ideal %.2f ms; last: %s%s on rank %d\n'):format(report.seconds * 1e3,
+    report.ideal * 1e3, last.name, last.layer and ' of layer ' .. last.layer or '',
+    report.last.rank) .. text_table.format({ 'span', 'mean ms', 'of step', 'critical ms',
+    'of step' }, rows)
+end
+
+return spans

@@ -1,0 +1,206 @@
+--- What the scripts of experiments/paper share: the published figures, the systems that are
+-- compared (as settings of simulate.lua), and how results are averaged and put out.
+
+local lib = require 'neap.lib'
+local failure = require 'neap.failure'
+local json = require 'neap.json'
+local models = require 'neap.cluster.models'
+local simulate = require 'neap.cluster.simulate'
+local text_table = require 'neap.table'
+
+local paper = {}
+
+--- Step time, ms, of the published result files (wikitext, no auxiliary loss).
+paper.published = {
+  ['mixtral-8x7b-e8k2'] = { ['fsdp+ep'] = 35661, flexmoe = 28513, laer = 26325, megatron = 43378 },
+  ['mixtral-8x7b-e16k4'] = { ['fsdp+ep'] = 27791, flexmoe = 24714, laer = 18848, megatron = 25982 },
+  ['qwen-8x7b-e8k2'] = { ['fsdp+ep'] = 35767, flexmoe = 28977, laer = 25643, megatron = 43413 },
+  ['qwen-8x7b-e16k4'] = { ['fsdp+ep'] = 27819, flexmoe = 25029, laer = 18874, megatron = 25880 },
+}
+
+--- Max / mean tokens of a rank, and seconds of a step (exchange of tokens with waiting, experts, in
+-- all), by kind of model.
+paper.balance = {
+  e16k4 = { ['fsdp+ep'] = 1.73, flexmoe = 1.66, laer = 1.27 },
+  e8k2 = { ['fsdp+ep'] = 1.66, flexmoe = 1.48, laer = 1.38 },
+}
+paper.breakdown = {
+  e16k4 = { ['fsdp+ep'] = { 11.66, 9.03, 28.14 }, flexmoe = { 9.23, 9.00, 24.82 },
+    laer = { 4.35, 9.02, 19.36 } },
+  e8k2 = { ['fsdp+ep'] = { 14.73, 11.85, 38.01 }, flexmoe = { 11.42, 11.80, 32.97 },
+    laer = { 8.45, 11.74, 29.55 } },
+}
+--- Step time, ms, of mixtral-8x7b-e8k2 without a part of LAER.
+paper.ablation = { laer = 26325, no_even = 28333, no_comm_opt = 28592, no_pq = 31700,
+  ['fsdp+ep'] = 35661 }
+
+paper.methods = { 'fsdp+ep', 'flexmoe', 'laer', 'megatron', 'neap' }
+
+local PACED = lib.home .. '/experiments/paper/policies/paced_flexmoe.lua'
+
+local SYSTEMS = {
+  -- FSDP within, expert parallelism in groups that hold all experts once. A sum in the network is
+  -- made in the type that travels, so gradients travel in fp32.
+  ['fsdp+ep'] = function(m)
+    return { policy = 'static', schedule = 'eager', gradient_bytes = 4,
+      token_group = math.max(1, math.floor(m.experts / m.slots)) }
+  end,
+  -- Replicas keep their gradients until the last micro-batch.
+  flexmoe = function() return { policy = PACED, schedule = 'eager', accumulate = true } end,
+  laer = function() return { policy = 'laer', schedule = 'laer' } end,
+  ['laer+minimax'] = function() return { policy = 'laer+minimax', schedule = 'laer' } end,
+  -- TP x EP: attention of a sequence on a group of ranks, experts at home on 8, fused elementwise
+  -- code, as many tokens of a rank in a micro-batch as its heads leave room for.
+  megatron = function(m, machine)
+    local group = math.min(8, machine.ranks)
+    local tensor = math.min(machine.node_size, m.top_k == 2 and 8 or 4)
+    return { policy = 'static', schedule = 'resident', slots = math.ceil(m.experts / group),
+      tensor = tensor, parts = math.max(1, tensor / 4), token_group = group, gradient_bytes = 4,
+      accumulate = true, elementwise = 0.5 }
+  end,
+  neap = function() return { policy = 'neap', schedule = 'neap', chunks = 3 } end,
+}
+
+--- Settings of a system for simulate.open. Raises USAGE for an unknown one.
+function paper.system(method, model, machine)
+  local make = SYSTEMS[method]
+  if not make then
+    failure.usage("unknown method '%s'%s; known are %s", method,
+      lib.hint(method, lib.sorted_keys(SYSTEMS)), table.concat(lib.sorted_keys(SYSTEMS), ', '))
+  end
+  return make(model, machine)
+end
+
+local function add(sum, row)
+  for key, value in pairs(row) do
+    if type(value) == 'number' then sum[key] = (sum[key] or 0) + value end
+  end
+end
+
+--- Figures of simulate:run, means over seeds 1 to seeds. settings: of simulate.open.
+function paper.average(settings, steps, seeds)
+  local sum = {}
+  for seed = 1, seeds do
+    settings.seed = seed
+    local s = simulate.open(settings)
+    add(sum, s:run(steps))
+    s:close()
+  end
+  for key, value in pairs(sum) do sum[key] = value / seeds end
+  return sum
+end
+
+--- A system on a cluster: average's figures. changes: settings that differ from the system's.
+function paper.score(method, cluster, model, run, changes)
+  local machine = require('neap.cluster').describe(cluster)
+  local settings = paper.system(method, models.describe(model), machine)
+  settings.cluster, settings.model = machine, model
+  for name, value in pairs(changes or {}) do settings[name] = value end
+  return paper.average(settings, run.steps, run.seeds)
+end
+
+--- The models that --model names: one, a list with commas, or all six of the paper.
+function paper.models(text)
+  if text == 'all' then return models.paper end
+  local list = {}
+  for name in text:gmatch '[^,]+' do
+    models.describe(name)
+    list[#list + 1] = name
+  end
+  return list
+end
+
+--- Parameters that every script offers.
+paper.params = {
+  cluster = { default = 'a100x32', doc = 'name or file of a cluster' },
+  steps = { default = 10, min = 1, integer = true, doc = 'steps to simulate, for each seed' },
+  seeds = { default = 4, min = 1, integer = true, doc = 'seeds of the routing to average over' },
+  out = { default = '', doc = "folder for table, numbers and plot; '' for none" },
+}
+
+--- ---- output -----------------------------------------------------------------------------------
+
+local function write(path, text)
+  local file, why = io.open(path, 'w')
+  if not file then failure.plain('%s', why) end
+  file:write(text)
+  file:close()
+end
+
+--- A bar chart by gnuplot: groups of bars, one bar for each series. data: lists of a group's name
+-- and numbers.
+local function plot(path, chart)
+  local lines = {}
+  for _, row in ipairs(chart.data) do
+    local cells = { ('"%s"'):format(row[1]) }
+    for i = 2, #chart.series + 1 do cells[i] = row[i] and ('%.6g'):format(row[i]) or 'NaN' end
+    lines[#lines + 1] = table.concat(cells, ' ')
+  end
+  local plots = {}
+  for i, name in ipairs(chart.series) do
+    plots[i] = ('$data using %d:xtic(1) title "%s"'):format(i + 1, name)
+  end
+  local style = chart.lines and 'set style data linespoints'
+    or 'set style data histograms; set style histogram clustered; set style fill solid 0.8'
+  local pipe = io.popen('gnuplot 2>/dev/null', 'w')
+  pipe:write(([[
+$data << EOD
+%s
+EOD
+set terminal svg size 860,420 font "sans,12"
+set output "%s"
+%s
+set title "%s"
+set ylabel "%s"
+set key outside top horizontal
+set xtics rotate by -20
+set grid ytics
+set yrange [0:*]
+plot %s
+]]):format(table.concat(lines, '\n'), path, style, chart.title, chart.unit,
+    table.concat(plots, ', ')))
+  pipe:close()
+end
+
+--- Reports a result: heading and rows for the table, a note below, document for JSON, and chart =
+-- { title=, unit=, series=, data= } for the plot. With --out it also leaves NAME.md, NAME.json and
+-- NAME.svg there.
+function paper.report(job, name, result)
+  local text = text_table.format(result.heading, result.rows)
+  if result.note then text = text .. '\n\n' .. result.note end
+  local folder = job.params.out
+  if folder ~= '' then
+    os.execute(("mkdir -p '%s'"):format(folder))
+    write(('%s/%s.md'):format(folder, name), paper.markdown(result))
+    write(('%s/%s.json'):format(folder, name), json.encode(result.document) .. '\n')
+    if result.chart then plot(('%s/%s.svg'):format(folder, name), result.chart) end
+  end
+  job:report { text = text, json = result.document }
+end
+
+--- The table as Markdown, with the note.
+function paper.markdown(result)
+  local lines = { '| ' .. table.concat(result.heading, ' | ') .. ' |',
+    '|' .. ('---|'):rep(#result.heading) }
+  for _, row in ipairs(result.rows) do
+    local cells = {}
+    for i = 1, #result.heading do
+      local value = row[i]
+      cells[i] = (value == nil or value == false) and '-' or tostring(value)
+    end
+    lines[#lines + 1] = '| ' .. table.concat(cells, ' | ') .. ' |'
+  end
+  return table.concat(lines, '\n') .. '\n' .. (result.note and '\n' .. result.note .. '\n' or '')
+end
+
+--- What a row of figures is in JSON.
+function paper.figures(method, model, figures)
+  return {
+    model = model, method = method, step_ms = figures.step_ms, ideal_ms = figures.ideal_ms,
+    utilization = figures.utilization, exposed = figures.exposed, imbalance = figures.imbalance,
+    std_percent = figures.std_percent, inter_node_share = figures.inter_node_share,
+    share_of_ideal = figures.share_of_ideal, simulated = true,
+  }
+end
+
+return paper
