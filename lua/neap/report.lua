@@ -181,10 +181,20 @@ local function find_references(list)
   return found
 end
 
+--- What policies are ranked by: the imbalance, unless pairs of runs have a winner in tokens/s.
+local function ranked_by(document)
+  for _, entry in ipairs(document.comparison and document.comparison.metrics or {}) do
+    if entry.metric == 'tokens_per_second' and entry.winner then return 'rate' end
+  end
+  return #entries.rank(document.entries, 'imbalance') > 0 and 'imbalance' or 'rate'
+end
+
 --- The page of a document as text; see sections.lua for what a document has.
 function report.render(document, title)
   document.entries = entries.group(document.entries)
   document.references = find_references(document.entries)
+  document.by = ranked_by(document)
+  document.best = entries.rank(document.entries, document.by)[1]
   local names = {}
   for i, entry in ipairs(document.entries) do names[i] = entry.name end
   return page.render(title or ('Neap: %s'):format(document.subject or 'report'),

@@ -103,21 +103,19 @@ function entries.find(list, policy)
   end
 end
 
---- What entries are ranked by: tokens a second where all have them, else the imbalance.
--- Returns the figure's name and the entries, best first. Bounds, which see the future, are left
+--- Entries, best first by a figure, 'rate' or 'imbalance'. Bounds, which see the future, are left
 -- out.
-function entries.rank(list)
-  local ranked, by = {}, 'rate'
+function entries.rank(list, by)
+  local ranked = {}
   for _, entry in ipairs(list) do
-    if not entry.bound then ranked[#ranked + 1] = entry end
-    if not entry.figures.rate then by = 'imbalance' end
+    if not entry.bound and entry.figures[by] then ranked[#ranked + 1] = entry end
   end
   table.sort(ranked, function(a, b)
     local x, y = a.figures[by] or math.huge, b.figures[by] or math.huge
     if by == 'rate' then x, y = -x, -y end
     return x < y or x == y and a.policy < b.policy
   end)
-  return by, ranked
+  return ranked
 end
 
 return entries

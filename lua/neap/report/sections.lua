@@ -16,6 +16,12 @@ local function percent(share, digits)
   return share and ('%.' .. (digits or 1) .. 'f %%'):format(100 * share)
 end
 
+--- A number with about four digits.
+local function short(value)
+  local text = (math.abs(value) >= 1000 and '%.0f' or '%.4g'):format(value)
+  return (text:gsub('^-', '−'))
+end
+
 local function key_of(i)
   return ('<span class="key" style="background:%s"></span>'):format(
     svg.colours[(i - 1) % #svg.colours + 1])
@@ -50,9 +56,17 @@ local function headline(by, best, others)
     best.figures.imbalance, against)
 end
 
+--- What compare.lua says about a metric in one sentence.
+local function verdict_on(entry)
+  local w, title = entry.winner, entry.metric:gsub('_', ' ')
+  if not w then return ('%s: no winner; %s.'):format(title, entry.reason) end
+  return ('%s: %s wins over %s by %s (95 %% interval %s to %s, %d pairs).'):format(title, w.policy,
+    w.over, signed(w.relative) or short(w.difference), short(w.low), short(w.high),
+    w.pairs)
+end
+
 --- What the numbers are worth.
 local function caveat(document)
-  if document.verdict then return document.verdict end
   local fewest = math.huge
   for _, entry in ipairs(document.entries) do fewest = math.min(fewest, entry.runs or 1) end
   if fewest < FEWEST_PAIRS then
@@ -79,22 +93,25 @@ local function tiles(document, by, best)
     out[i] = tile(better and percent(math.abs(better)), BETTER[by][better and better < 0 and 2 or 1]
       .. ' than ' .. other.name)
   end
-  local share = by == 'rate' and 'of the ideal rate' or 'of the work of a perfectly balanced step'
+  local share = f.ideal_rate and 'of the ideal rate' or 'of the work of a perfectly balanced step'
   return '<div class="tiles">' .. table.concat(out) .. tile(percent(f.share), share)
     .. tile(f.inter_node and percent(f.inter_node), 'of its tokens cross nodes')
     .. tile(('%d'):format(faults), 'faults of policies') .. '</div>'
 end
 
 function sections.summary(document)
-  if #document.entries == 0 then return nil end
-  local by, ranked = entries.rank(document.entries)
-  local best = ranked[1]
+  local by, best = document.by, document.best
   if not best then return nil end
-  document.best = best
-  local others = #document.references > 0 and document.references or ranked
-  return { title = 'Summary', body = ('<div class="card verdict%s">'):format(
-    document.verdict and '' or ' open')
-    .. page.fill('<p>%s</p><p>%s</p></div>', headline(by, best, others), caveat(document))
+  local others = #document.references > 0 and document.references
+    or entries.rank(document.entries, by)
+  local lines, won = {}, false
+  for i, entry in ipairs(document.comparison and document.comparison.metrics or {}) do
+    lines[i] = page.fill('<p>%s</p>', verdict_on(entry))
+    won = won or entry.winner ~= nil
+  end
+  if #lines == 0 then lines[1] = page.fill('<p>%s</p>', caveat(document)) end
+  return { title = 'Summary', body = ('<div class="card verdict%s">'):format(won and '' or ' open')
+    .. page.fill('<p>%s</p>', headline(by, best, others)) .. table.concat(lines) .. '</div>'
     .. tiles(document, by, best) }
 end
 
@@ -155,7 +172,7 @@ end
 
 --- The row that no policy beats.
 local function ideal_row(document, columns)
-  local by, rate = entries.rank(document.entries), nil
+  local by, rate = document.by, nil
   for _, entry in ipairs(document.entries) do rate = rate or entry.figures.ideal_rate end
   local figures = { imbalance = 1, p95 = 1, max = 1, std_percent = 0, share = 1, rate = rate,
     exposed = 0 }
@@ -167,7 +184,7 @@ end
 
 function sections.comparison(document)
   if #document.entries == 0 then return nil end
-  local by, columns = entries.rank(document.entries), used_columns(document.entries)
+  local by, columns = document.by, used_columns(document.entries)
   local rows, heading = {}, cells(document, by, columns, 'policy',
     function(column) return column[1] end,
     function(other) return 'better than<br>' .. svg.escape(other.name) end)
@@ -179,6 +196,35 @@ function sections.comparison(document)
     .. 'work of the fullest rank / mean work, over steps and layers. Better: %s. Ideal: every rank '
     .. 'does the mean, and nothing waits for communication.</p>'):format(
     by == 'rate' and 'tokens a second' or 'the imbalance, in percent of the other') }
+end
+
+--- ---- differences ------------------------------------------------------------------------------
+
+local function difference_row(entry, row)
+  local interval = row.low and ('%s to %s'):format(short(row.low), short(row.high))
+  return { svg.escape(entries.short(row.policy)), short(row.mean),
+    row.pairs and ('%d'):format(row.pairs), row.difference and short(row.difference), interval,
+    signed(row.relative), svg.escape(row.verdict),
+    class = row.policy == (entry.winner and entry.winner.policy) and 'best' or nil }
+end
+
+--- Differences on the same seed and data, with how sure they are.
+function sections.differences(document)
+  local comparison = document.comparison
+  if not comparison then return nil end
+  local parts = {}
+  for i, entry in ipairs(comparison.metrics) do
+    local rows = {}
+    for j, row in ipairs(entry.rows) do rows[j] = difference_row(entry, row) end
+    parts[i] = page.fill('<h3>%s (%s is better)</h3>', entry.metric:gsub('_', ' '), entry.better)
+      .. page.table({ 'policy', 'mean', 'pairs', 'difference', '95 % interval', 'relative',
+        'verdict' }, rows)
+  end
+  for _, warning in ipairs(comparison.warnings) do
+    parts[#parts + 1] = page.fill('<p class="note">Warning: %s.</p>', warning)
+  end
+  return { title = 'Differences from ' .. comparison.baseline, body = '<p class="note">Pairs are '
+    .. 'runs that differ in nothing but the policy.</p>' .. table.concat(parts) }
 end
 
 --- ---- curves -----------------------------------------------------------------------------------
@@ -377,9 +423,9 @@ end
 --- All of them, in order.
 function sections.all(document)
   local list = {}
-  for _, name in ipairs { 'summary', 'comparison', 'curves', 'heat', 'ranks', 'layouts', 'timeline',
-    'faults', 'provenance' } do
-    list[#list + 1] = sections[name] and sections[name](document)
+  for _, name in ipairs { 'summary', 'comparison', 'differences', 'curves', 'heat', 'ranks',
+    'layouts', 'faults', 'provenance' } do
+    list[#list + 1] = sections[name](document)
   end
   return list
 end

@@ -1,5 +1,6 @@
 --- Takes runs out of the run store for a report: entries with their curves, provenance, texts.
 
+local compare = require 'neap.compare'
 local failure = require 'neap.failure'
 local json = require 'neap.json'
 local lib = require 'neap.lib'
@@ -18,7 +19,8 @@ local FACTS = { 'command', 'state', 'seed', 'ranks', 'node_size', 'transport', '
 --- Runs that options ask for: by number, by sweep, else the last one that has results.
 local function choose(runs, args)
   if args.sweep then
-    local list = runs:runs('sweep = ?', args.sweep)
+    local list = runs:runs("state = 'done' AND key IN (SELECT key FROM sweeps WHERE name = ?)",
+      args.sweep)
     if #list == 0 then failure.usage("no run of the sweep '%s' in %s", args.sweep, runs.path) end
     return list
   end
@@ -98,6 +100,14 @@ end
 
 local MOST_FACTS = 8 -- runs whose circumstances are told; a sweep has many of the same
 
+--- What compare.lua says about the runs, if they hold several policies.
+local function compare_all(runs, list)
+  local ids = {}
+  for i, run in ipairs(list) do ids[i] = run.id end
+  local document = compare.policies(compare.results(runs, { runs = ids }), {})
+  return #document.policies > 1 and document or nil
+end
+
 --- Adds the runs that the options ask for to a document; recorded: the first trace that one of them
 -- replayed or wrote, as { path =, parameters =, kind = }.
 function stored.add(document, runs, args)
@@ -116,6 +126,7 @@ function stored.add(document, runs, args)
     document.facts[#document.facts + 1] = { 'more runs', ('%d, in %s'):format(#list - shown,
       runs.path) }
   end
+  document.comparison = compare_all(runs, list)
   document.subject = args.sweep and 'sweep ' .. args.sweep
     or #list == 1 and ('run %d'):format(list[1].id) or ('%d runs'):format(#list)
 end
