@@ -2,7 +2,8 @@
 --
 -- Simulated, for the six models of the paper's artifact; published ratios of step times stand
 -- beside it where there are any. All systems run on the same cluster description and the same
--- routing. 
+-- routing.
+--
 --   ./neap run experiments/paper/end_to_end.lua --model=all --json
 --
 -- Costs: about a minute for all models.

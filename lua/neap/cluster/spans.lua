@@ -30,7 +30,7 @@ end
 
 local function by_time(a, b)
   if a.begin ~= b.begin then return a.begin < b.begin end
-  return a.finish > b.finish
+  return a.finish < b.finish
 end
 
 --- The spans of all ranks (or of the first so many), as timeline.lua describes them: waits of the

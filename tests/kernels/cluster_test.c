@@ -1,0 +1,238 @@
+/* Simulated clusters: hand-computed cases; conservation, repetition and faster links on random
+ * programs. */
+#include "check.h"
+#include "neap.h"
+
+#include <stdlib.h>
+
+static uint64_t drawn;
+
+static double uniform(void)
+{
+  return neap_random_uniform(7, 1, drawn++);
+}
+
+static int32_t integer(int32_t n)
+{
+  return (int32_t)(uniform() * n);
+}
+
+static neap_topology *topology(int32_t ranks, int32_t node_size, const double *speed)
+{
+  int32_t node_of[64], slots_of[64];
+  for (int32_t r = 0; r < ranks; r++) {
+    node_of[r] = r / node_size;
+    slots_of[r] = 2;
+  }
+  neap_topology *t = NULL;
+  check(!neap_topology_open(ranks, 2, node_of, slots_of, NULL, speed, &t), "topology");
+  return t;
+}
+
+static neap_cluster *cluster(neap_topology *t, neap_links links)
+{
+  neap_cluster *c = NULL;
+  check(!neap_cluster_open(t, &links, &c), "open: %s", neap_error_message());
+  return c;
+}
+
+static double end_of(const neap_cluster *c, int32_t op, int32_t rank)
+{
+  const double *begin, *end;
+  check(!neap_cluster_times(c, op, &begin, &end), "times");
+  return end[rank];
+}
+
+/* Rank 0 computes 1 s, rank 1 3 s; then 100 bytes at 50 B/s after 0.5 s; then each 1 s. */
+static void test_two_ranks(void)
+{
+  neap_topology *t = topology(2, 2, NULL);
+  neap_cluster *c = cluster(t, (neap_links){50, 1e9, 0.5, 9, 0});
+  double each[2] = {1, 3}, bytes[2] = {100, 20};
+  int32_t a, x, b;
+  neap_cluster_compute(c, 0, each, NULL, 0, &a);
+  neap_cluster_exchange(c, NEAP_TOKENS, NEAP_GROUP_ALL, 0, bytes, NULL, &a, 1, &x);
+  neap_cluster_compute(c, 1, NULL, &x, 1, &b);
+  check(!neap_cluster_run(c), "run");
+  check_close(end_of(c, x, 0), 3 + 0.5 + 2, 1e-12, "end of the exchange");
+  check_close(end_of(c, b, 0), 6.5, 1e-12, "end of rank 0");
+  neap_cluster_figures f;
+  check(!neap_cluster_report(c, &f), "report");
+  check_close(f.seconds, 6.5, 1e-12, "step");
+  check_close(f.ideal, 3, 1e-12, "ideal: mean of 2 and 4");
+  check_close(f.waited[NEAP_TOKENS], (4.5 + 2.5) / 2, 1e-12, "waited");
+  int32_t ops[8], ranks[8];
+  int64_t count;
+  check(!neap_cluster_critical(c, ops, ranks, 8, &count) && count == 3, "path of %d", (int)count);
+  check(ops[0] == b && ops[1] == x && ops[2] == a && ranks[2] == 1, "critical path");
+  neap_cluster_close(c);
+  neap_topology_close(t);
+}
+
+/* Two exchanges of 100 bytes each on one link of 100 B/s: together 2 s; queued 1 s and 2 s. One of
+ * 100 and one of 50 bytes: the small one is done after 1 s, the other after 1.5 s. */
+static void test_sharing(void)
+{
+  neap_topology *t = topology(2, 2, NULL);
+  for (int32_t queued = 0; queued < 2; queued++) {
+    neap_cluster *c = cluster(t, (neap_links){100, 1e9, 0, 0, queued});
+    double large[2] = {100, 100}, small[2] = {50, 50};
+    int32_t x, y;
+    neap_cluster_exchange(c, NEAP_TOKENS, 0, 0, large, NULL, NULL, 0, &x);
+    neap_cluster_exchange(c, NEAP_UNSHARD, 0, 0, small, NULL, NULL, 0, &y);
+    check(!neap_cluster_run(c), "run");
+    check_close(end_of(c, x, 1), queued ? 1 : 1.5, 1e-12, "large exchange");
+    check_close(end_of(c, y, 1), queued ? 1.5 : 1, 1e-12, "small exchange");
+    neap_cluster_close(c);
+  }
+  neap_topology_close(t);
+}
+
+/* Nodes of 2 ranks: groups of a node move at once, the uplink holds the exchange of all up; an
+ * exchange that uses a tenth of a link slows another one by as much only. */
+static void test_groups_and_uplinks(void)
+{
+  neap_topology *t = topology(4, 2, NULL);
+  neap_cluster *c = cluster(t, (neap_links){100, 10, 0, 0, 0});
+  double ports[4] = {100, 100, 200, 200}, tenth[4] = {10, 10, 10, 10}, uplinks[2] = {30, 10};
+  int32_t x, y, z;
+  neap_cluster_exchange(c, NEAP_TOKENS, NEAP_GROUP_NODE, 0, ports, NULL, NULL, 0, &x);
+  neap_cluster_exchange(c, NEAP_TOKENS, NEAP_GROUP_ALL, 0, NULL, uplinks, NULL, 0, &y);
+  check(!neap_cluster_run(c), "run");
+  check_close(end_of(c, x, 0), 1, 1e-12, "first node");
+  check_close(end_of(c, x, 3), 2, 1e-12, "second node");
+  check_close(end_of(c, y, 0), 5, 1e-12, "all, over the uplink");
+  neap_cluster_clear(c);
+  double ten[2] = {10, 10};
+  neap_cluster_exchange(c, NEAP_TOKENS, NEAP_GROUP_ALL, 0, ports, NULL, NULL, 0, &x);
+  neap_cluster_exchange(c, NEAP_UNSHARD, NEAP_GROUP_ALL, 0, tenth, ten, NULL, 0, &z);
+  check(!neap_cluster_run(c), "run");
+  check_close(end_of(c, z, 0), 1, 1e-12, "slow one is not held up");
+  check_close(end_of(c, x, 0), 2.1, 1e-12, "fast one gets nine tenths for 1 s");
+  neap_cluster_close(c);
+  neap_topology_close(t);
+}
+
+/* A random program of operations on random streams and groups. */
+static void fill(neap_cluster *c, int32_t ranks, int32_t nodes, double work, double bytes)
+{
+  for (int32_t i = 0; i < 60; i++) {
+    int32_t after[3], count = i ? integer(4) : 0, op;
+    double each[64], uplinks[64];
+    for (int32_t k = 0; k < count; k++)
+      after[k] = integer(i);
+    bool compute = uniform() < 0.5;
+    for (int32_t r = 0; r < ranks; r++)
+      each[r] = uniform() * (compute ? work : bytes);
+    for (int32_t n = 0; n < nodes; n++)
+      uplinks[n] = uniform() * bytes;
+    int32_t stream = 1 + integer(3), group = integer(4) - 1;
+    int status = compute ? neap_cluster_compute(c, work * uniform(), each, after, count, &op)
+                         : neap_cluster_exchange(c, stream, group > ranks ? 0 : group, 0, each,
+                                                 uplinks, after, count, &op);
+    check(!status && op == i, "operation %d: %s", i, neap_error_message());
+  }
+}
+
+/* Busy, waiting and idle time add up; the critical path has no gap from 0 to the end. */
+static void check_program(const neap_cluster *c)
+{
+  neap_cluster_figures f;
+  check(!neap_cluster_report(c, &f), "report");
+  double sum = f.busy[NEAP_COMPUTE] + f.idle_end;
+  for (int32_t s = 1; s < NEAP_STREAMS; s++)
+    sum += f.waited[s];
+  check_close(sum, f.seconds, 1e-9, "busy + waited + idle");
+  check(f.seconds >= f.ideal - 1e-9, "step %g, ideal %g", f.seconds, f.ideal);
+  int32_t ops[256], ranks[256];
+  int64_t count;
+  check(!neap_cluster_critical(c, ops, ranks, 256, &count) && count <= 60, "critical path");
+  double at = f.seconds;
+  for (int64_t i = 0; i < count; i++) {
+    const double *begin, *end;
+    check(!neap_cluster_times(c, ops[i], &begin, &end), "times");
+    check(end[ranks[i]] <= at + 1e-9, "critical path goes back");
+    if (i)
+      check_close(end[ranks[i]], at, 1e-9, "no gap on the critical path");
+    at = begin[ranks[i]];
+  }
+  check_close(at, 0, 1e-9, "critical path starts at 0");
+}
+
+static void test_random_programs(void)
+{
+  for (int32_t i = 0; i < 400; i++) {
+    int32_t ranks = 1 + integer(12), size = 1 + integer(ranks);
+    int32_t nodes = (ranks + size - 1) / size;
+    neap_topology *t = topology(ranks, size, NULL);
+    double seconds[3];
+    uint64_t mark = drawn;
+    for (int32_t k = 0; k < 3; k++) { /* the same program twice, then on links without limit */
+      drawn = mark;
+      double speed = k < 2 ? 100 : INFINITY;
+      neap_cluster *c = cluster(t, (neap_links){speed, speed / 2, 0.01, 0.02, i % 2});
+      fill(c, ranks, nodes, 1, 50);
+      check(!neap_cluster_run(c), "run: %s", neap_error_message());
+      check_program(c);
+      neap_cluster_figures f;
+      neap_cluster_report(c, &f);
+      seconds[k] = f.seconds;
+      neap_cluster_close(c);
+    }
+    check(seconds[0] == seconds[1], "two runs: %.17g and %.17g", seconds[0], seconds[1]);
+    check(seconds[2] <= seconds[0] + 1e-9, "faster links: %g, then %g", seconds[0], seconds[2]);
+    neap_topology_close(t);
+  }
+}
+
+static void test_refusals(void)
+{
+  neap_topology *t = topology(2, 2, NULL);
+  neap_cluster *c = NULL;
+  const neap_links bad[] = {{0, 1, 0, 0, 0}, {1, -1, 0, 0, 0}, {1, 1, -1, 0, 0}, {NAN, 1, 0, 0, 0}};
+  for (int32_t i = 0; i < 4; i++)
+    check(neap_cluster_open(t, &bad[i], &c) == NEAP_ARGUMENT && !c, "links %d", i);
+  c = cluster(t, (neap_links){1, 1, 0, 0, 0});
+  double negative[2] = {1, -1};
+  int32_t op, later = 5;
+  neap_cluster_figures f;
+  check(neap_cluster_compute(c, -1, NULL, NULL, 0, &op) == NEAP_ARGUMENT, "seconds below 0");
+  check(neap_cluster_compute(c, 0, negative, NULL, 0, &op) == NEAP_ARGUMENT, "of a rank");
+  check(neap_cluster_compute(c, 0, NULL, &later, 1, &op) == NEAP_ARGUMENT, "after a later one");
+  check(neap_cluster_exchange(c, 0, 0, 0, NULL, NULL, NULL, 0, &op) == NEAP_ARGUMENT, "stream");
+  check(neap_cluster_exchange(c, 1, 3, 0, NULL, NULL, NULL, 0, &op) == NEAP_ARGUMENT, "group");
+  check(neap_cluster_report(c, &f) == NEAP_ARGUMENT, "report before run");
+  neap_cluster_close(c);
+  neap_cluster_close(NULL);
+  neap_topology_close(t);
+}
+
+/* Bytes of an unshard over two nodes of two ranks: each rank gets 3 / 4 of its two slots. */
+static void test_layout_traffic(void)
+{
+  neap_topology *t = topology(4, 2, NULL);
+  neap_layout *l = NULL;
+  check(!neap_layout_open(t, &l), "layout");
+  const int32_t experts[8] = {0, 1, 0, 1, 0, 1, 0, 1};
+  check(!neap_layout_set(l, experts), "set");
+  double bytes[2] = {100, 60}, ports[4], uplinks[2];
+  check(!neap_layout_traffic(l, bytes, NEAP_GROUP_ALL, ports, uplinks), "traffic");
+  check_close(ports[3], 160 * 0.75, 1e-12, "port");
+  check_close(uplinks[1], 320 * 0.5, 1e-12, "uplink");
+  check(!neap_layout_traffic(l, bytes, NEAP_GROUP_NODE, ports, uplinks), "traffic of nodes");
+  check_close(ports[0], 80, 1e-12, "port in a node");
+  check_close(uplinks[0], 0, 1e-12, "no uplink");
+  neap_layout_close(l);
+  neap_topology_close(t);
+}
+
+int main(void)
+{
+  test_two_ranks();
+  test_sharing();
+  test_groups_and_uplinks();
+  test_random_programs();
+  test_refusals();
+  test_layout_traffic();
+  return check_done();
+}

@@ -1,0 +1,276 @@
+-- Simulated clusters: descriptions, limits, conservation, monotony, the paper's ratios, timelines.
+
+local ffi = require 'ffi'
+local clusters = require 'neap.cluster'
+local costs = require 'neap.cluster.costs'
+local json = require 'neap.json'
+local models = require 'neap.cluster.models'
+local paper = require 'neap.paper'
+local simulate = require 'neap.cluster.simulate'
+local spans = require 'neap.cluster.spans'
+local synth = require 'neap.synth'
+local timeline_file = require 'neap.timeline_file'
+local topologies = require 'neap.topology'
+
+local MODEL = { hidden = 512, ffn = 1024, experts = 8, top_k = 2, slots = 2, layers = 3, heads = 8,
+  kv_heads = 4, sequence = 512, tokens = 2048, micro_batches = 2, vocabulary = 1000 }
+
+local function machine(changes)
+  local all = { ranks = 8, node_size = 4 }
+  for name, value in pairs(changes or {}) do all[name] = value end
+  return clusters.describe('a100x8', all)
+end
+
+--- Routing without any imbalance.
+local function even_trace(ranks, experts, tokens, layers)
+  return { path = 'even', ranks = ranks, experts = experts, layers = layers, steps = 1,
+    load = function(_, _, _, out)
+      for i = 0, ranks * experts - 1 do out[i] = tokens / experts end
+      return out
+    end }
+end
+
+local function run(options, steps)
+  local all = { cluster = machine(), model = MODEL }
+  for name, value in pairs(options or {}) do all[name] = value end
+  local s = simulate.open(all)
+  local row = s:run(steps or 2)
+  s:close()
+  return row
+end
+
+local function message_of(...)
+  local ok, err = pcall(...)
+  assert.is_false(ok)
+  return type(err) == 'table' and err.message or err
+end
+
+describe('descriptions of clusters', function()
+  it('are known by name, and whole', function()
+    assert.same({ 'a100x32', 'a100x8', 'ethernet8', 'h100x256', 'h100x8', 'laptop' },
+      clusters.names())
+    for _, name in ipairs(clusters.names()) do clusters.describe(name) end
+    assert.equal(32, clusters.describe('a100x32').ranks)
+  end)
+
+  it('are refused with field, value and range', function()
+    assert.matches("unknown cluster 'a100x31' %(did you mean 'a100x32'%?%)",
+      message_of(clusters.describe, 'a100x31'))
+    assert.matches('uplink is 0; it must be a number above 0',
+      message_of(machine, { uplink = 0 }))
+    assert.matches('port is %-5; it must be a number above 0', message_of(machine, { port = -5 }))
+    assert.matches('ranks is 2.5; it must be a whole number', message_of(machine, { ranks = 2.5 }))
+    assert.matches('gemm is 2; .* at most 1', message_of(machine, { gemm = 2 }))
+    assert.matches("unknown field 'uplnk' %(did you mean 'uplink'%?%)",
+      message_of(machine, { uplnk = 1 }))
+    assert.matches('speed has 2 values; there are 8 ranks', message_of(machine,
+      { speed = { 1, 1 } }))
+  end)
+
+  it('come from files too', function()
+    local path = os.tmpname() .. '.lua'
+    local file = io.open(path, 'w')
+    file:write "return { ranks = 2 }"
+    file:close()
+    assert.matches('attention is missing', message_of(clusters.describe, path))
+    os.remove(path)
+  end)
+
+  it('refuse models and traces that do not fit', function()
+    assert.matches("unknown model 'mixtral'", message_of(models.describe, 'mixtral'))
+    assert.matches('hidden is %-1; it must be a whole number', message_of(models.describe, MODEL,
+      { hidden = -1 }))
+    assert.matches('top_k is 9; there are 8 experts', message_of(models.describe, MODEL,
+      { top_k = 9 }))
+    assert.matches('1 slots on each of 4 ranks; there are 8 experts', message_of(run,
+      { cluster = machine { ranks = 4 }, slots = 1 }))
+    assert.matches('even has 4 ranks, 8 experts and 3 layers; .* want 8, 8 and 3', message_of(run,
+      { trace = even_trace(4, 8, 64, 3) }))
+    assert.matches("schedule is 'lear' %(did you mean 'laer'%?%)", message_of(run,
+      { schedule = 'lear' }))
+  end)
+end)
+
+describe('a simulated step', function()
+  it('adds up on every rank', function()
+    local s = simulate.open { cluster = machine(), model = MODEL, policy = 'laer' }
+    local r = s:step()
+    local sum = r.busy.compute + r.idle_end
+    for _, seconds in pairs(r.waited) do sum = sum + seconds end
+    assert.is_true(math.abs(sum - r.seconds) < 1e-9 * r.seconds + 1e-12)
+    s:close()
+  end)
+
+  it('is ideal with perfect balance and links without limit', function()
+    local row = run { policy = 'static', trace = even_trace(8, 8, 4096, 3),
+      cluster = machine { port = math.huge, uplink = math.huge, latency = 0, far_latency = 0 } }
+    assert.is_true(math.abs(row.share_of_ideal - 1) < 1e-9)
+    assert.is_true(row.exposed < 1e-9)
+  end)
+
+  it('is bound by the slowest rank when links have no limit', function()
+    local fast = { port = math.huge, uplink = math.huge, latency = 0, far_latency = 0 }
+    local row = run { policy = 'static', cluster = machine(fast) }
+    assert.is_true(row.imbalance > 1.05 and row.share_of_ideal < 0.99)
+    assert.equal(0, row.unshard)
+  end)
+
+  it('is bound by communication when work costs nothing', function()
+    local row = run { cluster = machine { flops = 1e30, memory = 1e30, launch = 0, host = 0 } }
+    assert.is_true(row.utilization < 1e-6)
+    assert.is_true(row.exposed > 0.999999)
+  end)
+
+  -- Where exchanges share links, one that ends earlier can meet another one that it did not meet
+  -- before: a thousandth of the step.
+  it('is never slower on faster links', function()
+    for _, field in ipairs { 'port', 'uplink' } do
+      for _, schedule in ipairs { 'none', 'eager', 'laer', 'neap' } do
+        for _, queued in ipairs { true, false } do
+          local last = math.huge
+          for _, factor in ipairs { 0.05, 0.2, 1, 5 } do
+            local changed = { queued = queued }
+            changed[field] = factor * machine()[field]
+            local ms = run({ schedule = schedule, cluster = machine(changed) }, 1).step_ms
+            assert.is_true(ms <= last * (1 + (queued and 1e-9 or 3e-3)),
+              ('%s x %g, %s: %g ms after %g'):format(field, factor, schedule, ms, last))
+            last = ms
+          end
+        end
+      end
+    end
+  end)
+
+  it('is the same twice', function()
+    assert.equal(run({ policy = 'neap' }).step_ms, run({ policy = 'neap' }).step_ms)
+  end)
+
+  it('takes speeds, unequal experts, shard groups and chunks', function()
+    local base = run()
+    assert.is_true(run({ cluster = machine { speed = { 0.5, 1, 1, 1, 1, 1, 1, 1 } } }).step_ms
+      > base.step_ms)
+    assert.is_true(run({ shard_group = 'node' }).step_ms <= base.step_ms)
+    assert.is_true(run({ chunks = 4 }).step_ms > 0)
+    local unequal = models.describe(MODEL,
+      { ffn = { 512, 1024, 1536, 1024, 512, 1024, 1536, 1024 } })
+    assert.is_true(run({ model = unequal }).imbalance >= 1)
+  end)
+end)
+
+describe('the cost of work', function()
+  it('is that of the published planner for its experts', function()
+    local model = models.describe 'mixtral-8x7b-e8k2'
+    local first, each = costs.of(clusters.describe 'a100x32', model):expert_line(0)
+    assert.is_true(math.abs((first + 4096 * each) / 6.7096e-3 - 1) < 0.08)
+  end)
+
+  it('grows with tokens, and less than in proportion', function()
+    local c = costs.of(machine(), models.describe(MODEL))
+    local first, each = c:expert_line(0)
+    assert.is_true(first > 0 and each > 0)
+    assert.is_true(c:product(64, 512, 512) * 2 > c:product(128, 512, 512))
+  end)
+end)
+
+describe("the paper's figures", function()
+  local run_of = { steps = 3, seeds = 2 }
+
+  local function ratio(method, model)
+    local laer = paper.score('laer', 'a100x32', model, run_of)
+    return paper.score(method, 'a100x32', model, run_of).step_ms / laer.step_ms
+  end
+
+  it('come out near the published ratios', function()
+    for _, model in ipairs { 'mixtral-8x7b-e8k2', 'mixtral-8x7b-e16k4' } do
+      local known = paper.published[model]
+      for method, limit in pairs { ['fsdp+ep'] = 0.08, flexmoe = 0.12, megatron = 0.25 } do
+        local got = ratio(method, model) / (known[method] / known.laer)
+        assert.is_true(math.abs(got - 1) < limit, ('%s %s: %g'):format(model, method, got))
+      end
+    end
+    assert.is_true(ratio('neap', 'mixtral-8x7b-e16k4') < 1 / 1.15)
+  end)
+end)
+
+describe('synthetic routing', function()
+  local OPTIONS = { ranks = 8, experts = 16, top_k = 4, tokens = 1000, layers = 2, sigma = 1.72,
+    tau = 0.77, rho = 0.989, seed = 5 }
+
+  it('gives every rank its tokens, no expert twice a token', function()
+    local s = synth.open(OPTIONS)
+    for step = 0, 5 do
+      local load = s:load(step, 1)
+      for r = 0, 7 do
+        local sum = 0
+        for e = 0, 15 do
+          local tokens = tonumber(load[r * 16 + e])
+          assert.is_true(tokens >= 0 and tokens <= 1000)
+          sum = sum + tokens
+        end
+        assert.equal(4000, sum)
+      end
+    end
+  end)
+
+  it('depends on seed, step and layer alone', function()
+    local a, b = synth.open(OPTIONS), synth.open(OPTIONS)
+    for step = 0, 3 do a:load(step, 0) end
+    local x, y = a:load(3, 1), b:load(3, 1)
+    assert.equal(ffi.string(x, 8 * 16 * 8), ffi.string(y, 8 * 16 * 8))
+  end)
+
+  it('refuses what makes no sense', function()
+    local bad = {}
+    for name, value in pairs(OPTIONS) do bad[name] = value end
+    bad.rho = 2
+    assert.matches('rho is 2; allowed are 0 to 1', message_of(synth.open, bad))
+  end)
+end)
+
+describe('the timeline of a simulated step', function()
+  local s
+
+  before_each(function()
+    s = simulate.open { cluster = machine(), model = MODEL, policy = 'laer' }
+    s:step()
+  end)
+
+  after_each(function() s:close() end)
+
+  it('has every stream of every rank, without overlap, and a marked path', function()
+    local ranks, marked = spans.of(s.cluster), 0
+    assert.equal(8, #ranks)
+    for _, list in ipairs(ranks) do
+      local last = {}
+      for _, span in ipairs(list) do
+        assert.is_true(span.begin >= (last[span.stream] or 0) - 1e-12)
+        last[span.stream] = span.finish
+        marked = marked + (span.critical and 1 or 0)
+      end
+    end
+    assert.equal(#s.cluster:critical(), marked)
+  end)
+
+  it('is written for viewers, with arrows', function()
+    local events, arrows = timeline_file.events { { ranks = spans.of(s.cluster, 2) } }, 0
+    for _, text in ipairs(events) do
+      arrows = arrows + (json.decode(text).ph == 's' and 1 or 0)
+    end
+    assert.is_true(arrows >= 2 * MODEL.layers)
+  end)
+
+  it('is told on one screen', function()
+    local text = spans.text(s.cluster)
+    assert.matches('step of [%d.]+ ms, ideal [%d.]+ ms; last: dense gather on rank %d', text)
+    assert.matches('exposed: wait for tokens', text)
+    assert.is_true(select(2, text:gsub('\n', '')) < 25)
+  end)
+end)
+
+describe('a program', function()
+  it('is refused for a topology of another size', function()
+    local t = topologies.open { ranks = 4, slots = 2, experts = 8 }
+    assert.matches('a topology of 4 ranks; the machine has 8', message_of(clusters.open, machine(),
+      t))
+  end)
+end)
