@@ -12,6 +12,7 @@ local COMMANDS = {
   { 'run', 'neap.cli.run' },
   { 'replay', 'neap.replay' },
   { 'simulate', 'neap.cli.simulate' },
+  { 'try', 'neap.cli.try' },
   { 'report', 'neap.report' },
   { 'bench', 'neap.cli.bench' },
   { 'sweep', 'neap.cli.sweep' },

@@ -1,21 +1,104 @@
---- neap trace: looks into recorded loads, and turns CSV into a trace.
+--- neap trace: looks into recorded loads, cuts, merges and converts them, and makes synthetic ones.
 
+local chart = require 'neap.chart'
 local failure = require 'neap.failure'
 local json = require 'neap.json'
 local lib = require 'neap.lib'
+local synth = require 'neap.synth'
 local text_table = require 'neap.table'
+local tools = require 'neap.trace_tools'
 local trace = require 'neap.trace'
 
-local command = { doc = 'Show or convert recorded loads.' }
+local command = { doc = 'Look into recorded loads, cut, merge, convert or make them.' }
+
+local EXAMPLES = [[
+Examples:
+  neap trace info run.safetensors
+  neap trace plot run.safetensors --layer 2               characters; --out load.svg: a picture
+  neap trace cut run.safetensors part.safetensors --steps 40..79 --layers 0,2
+  neap trace merge all.safetensors a.safetensors b.safetensors --along steps
+  neap trace import loads.csv.gz loads.safetensors --slots 4 --node-size 8
+  neap trace export run.safetensors run.csv.gz
+  neap trace synth made.safetensors --preset e16k4 --ranks 32 --steps 24 --slots 4
+A trace is tokens by step, layer, source rank and expert. Files that are read may be safetensors, or
+CSV (step,layer,rank,e0,e1,...), plain or gzipped.]]
+
+local function whole(name, low)
+  return function(text)
+    local value = tonumber(text)
+    if value and value % 1 == 0 and value >= low and value < 2 ^ 31 then return value end
+    return nil, ("%s is '%s'; it must be a whole number of at least %d"):format(name, text, low)
+  end
+end
+
+local function range(text)
+  local first, last = text:match '^(%d+)%.%.(%d+)$'
+  first, last = tonumber(first or text), tonumber(last or text)
+  if first and first % 1 == 0 and first >= 0 and last >= first then return { first, last } end
+  return nil, ("--steps is '%s'; the form is 10..19, both included"):format(text)
+end
+
+local function numbers(text)
+  local list = {}
+  for item in text:gmatch '[^,]+' do
+    local layer = tonumber(item)
+    if not layer or layer % 1 ~= 0 or layer < 0 then
+      return nil, ("--layers is '%s'; the form is 0,2,5"):format(text)
+    end
+    list[#list + 1] = layer
+  end
+  return #list > 0 and list or nil
+end
+
+local function add_synth(parser)
+  local made = parser:command('synth', 'Make loads of a model of routing, from a seed.')
+  made:argument('to', 'file to write'):argname '<to.safetensors>'
+  made:option('--preset', 'sigma, tau, rho, experts and top-k of known loads')
+    :choices(lib.sorted_keys(synth.presets)):default 'e16k4'
+  for _, option in ipairs { { 'ranks', 32, 'ranks' }, { 'tokens', 16384, 'tokens a rank' },
+    { 'steps', 24, 'steps' }, { 'layers', 4, 'layers' }, { 'seed', 1, 'of all draws' } } do
+    made:option('--' .. option[1], ('%s (default: %d)'):format(option[3], option[2]))
+      :convert(whole('--' .. option[1], option[1] == 'seed' and 0 or 1))
+      :default(tostring(option[2]))
+  end
+  made:option('--experts', "experts (default: the preset's)"):convert(whole('--experts', 1))
+  made:option('--top-k', "experts a token (default: the preset's)"):convert(whole('--top-k', 1))
+  made:option('--sigma', 'spread of log-popularity over experts'):convert(tonumber)
+  made:option('--tau', 'spread of log-popularity over ranks'):convert(tonumber)
+  made:option('--rho', 'correlation of popularity from step to step'):convert(tonumber)
+  made:option('--slots', 'noted for replay: slots a rank'):convert(whole('--slots', 1))
+  made:option('--node-size', 'noted for replay: ranks a node'):convert(whole('--node-size', 1))
+end
 
 function command.options(parser)
   parser:require_command(true):command_target 'action'
+  parser:epilog(EXAMPLES)
   local info = parser:command('info', 'Shape, metadata and balance of a trace.')
   info:argument('file', 'safetensors, or CSV, plain or gzipped')
   info:flag('--json', 'results as JSON')
-  local convert = parser:command('convert', 'Write a trace or CSV as a safetensors trace.')
-  convert:argument('file', 'what to read'):argname '<from>'
-  convert:argument('to', 'file to write'):argname '<to.safetensors>'
+  local plot = parser:command('plot', 'Load of the experts over steps, as a heat map.')
+  plot:argument('file', 'what to show')
+  plot:option('--layer', 'layer (default: 0)'):convert(whole('--layer', 0)):default '0'
+  plot:option('--out', 'SVG file to write instead of characters'):argname '<file.svg>'
+  local cut = parser:command('cut', 'Some steps and layers as a trace of their own.')
+  cut:argument('file', 'what to read'):argname '<from>'
+  cut:argument('to', 'file to write'):argname '<to.safetensors>'
+  cut:option('--steps', 'first and last step: 10..19 (default: all)'):convert(range)
+  cut:option('--layers', 'layers: 0,2 (default: all)'):convert(numbers)
+  local merge = parser:command('merge', 'Several traces as one.')
+  merge:argument('to', 'file to write'):argname '<to.safetensors>'
+  merge:argument('files', 'what to read'):args '1+':argname '<from>'
+  merge:option('--along', 'one after the other, or side by side'):choices { 'steps', 'layers' }
+    :default 'steps'
+  local import = parser:command('import convert', 'Write CSV as a safetensors trace.')
+  import:argument('file', 'what to read'):argname '<from>'
+  import:argument('to', 'file to write'):argname '<to.safetensors>'
+  import:option('--slots', 'noted for replay: slots a rank'):convert(whole('--slots', 1))
+  import:option('--node-size', 'noted for replay: ranks a node'):convert(whole('--node-size', 1))
+  local export = parser:command('export', 'Write a trace as CSV, gzipped if it is named so.')
+  export:argument('file', 'what to read'):argname '<from>'
+  export:argument('to', 'file to write'):argname '<to.csv>'
+  add_synth(parser)
 end
 
 --- Tokens of a layer over all steps, and the mean over steps of the hottest expert's share in
@@ -62,27 +145,99 @@ local function show_info(args)
   print(text_table.format({ 'layer', 'routed tokens', 'hottest expert / mean' }, rows))
 end
 
-local function convert(args)
-  local from = trace.open(args.file)
-  if args.file == args.to then failure.usage('%s: cannot be read and written at once', args.to) end
-  local metadata = { source = args.file:match '[^/]*$' }
-  for _, key in ipairs(from.metadata_keys) do
-    if key ~= 'format' and key ~= 'version' and key ~= 'crc32' then
-      metadata[key] = from.metadata[key]
+local function tell(path, steps)
+  io.stderr:write(('%s: %d steps\n'):format(path, steps))
+end
+
+local actions = { info = show_info }
+
+function actions.plot(args)
+  local t = trace.open(args.file)
+  if args.layer >= t.layers then
+    failure.usage('--layer is %d; %s has layers 0 to %d', args.layer, t.path, t.layers - 1)
+  end
+  local shares = tools.shares(t, args.layer)
+  local title = ('%s, layer %d: load of the experts'):format(t.path:match '[^/]*$', args.layer)
+  if not args.out then
+    print(title .. ' (rows) over steps; @ is twice the mean expert and more')
+    print(tools.picture(t, shares, 100))
+    return
+  end
+  local file, why = io.open(args.out, 'w')
+  if not file then failure.plain('%s', why) end
+  file:write(tostring(chart.heat { title = title, rows = t.experts, columns = t.steps, x = 'step',
+    y = 'expert', unit = 'load / mean', at = function(e, step) return shares[e][step] end }), '\n')
+  file:close()
+end
+
+function actions.cut(args)
+  local t = trace.open(args.file)
+  local steps, chosen = tools.all(t)
+  steps, chosen = args.steps or steps, args.layers or chosen
+  if steps[2] >= t.steps then
+    failure.usage('--steps ends with %d; %s has steps 0 to %d', steps[2], t.path, t.steps - 1)
+  end
+  for _, layer in ipairs(chosen) do
+    if layer >= t.layers then
+      failure.usage('--layers names %d; %s has layers 0 to %d', layer, t.path, t.layers - 1)
     end
   end
-  local to = trace.writer(args.to,
-    { layers = from.layers, ranks = from.ranks, experts = from.experts, metadata = metadata })
-  local load = lib.ffi.new('int64_t[?]', from.ranks * from.experts)
-  for step = 0, from.steps - 1 do
-    for layer = 0, from.layers - 1 do to:append(step, layer, from:load(step, layer, load)) end
+  tools.cut(t, args.to, steps, chosen, { source = args.file:match '[^/]*$',
+    cut = ('steps %d..%d, layers %s'):format(steps[1], steps[2], table.concat(chosen, ',')) })
+  tell(args.to, steps[2] - steps[1] + 1)
+end
+
+function actions.merge(args)
+  local traces = {}
+  for i, path in ipairs(args.files) do traces[i] = trace.open(path) end
+  tell(args.to, tools.merge(traces, args.to, args.along))
+end
+
+actions['import'] = function(args)
+  local t = trace.open(args.file)
+  local steps, all = tools.all(t)
+  tools.cut(t, args.to, steps, all, { source = args.file:match '[^/]*$', slots = args.slots,
+    node_size = args.node_size })
+  tell(args.to, t.steps)
+end
+
+function actions.export(args)
+  local t = trace.open(args.file)
+  tools.export(t, args.to)
+  tell(args.to, t.steps)
+end
+
+--- The generator's options: the preset, and over it what was given.
+local function synth_options(args)
+  local options = { ranks = args.ranks, tokens = args.tokens, layers = args.layers,
+    seed = args.seed }
+  for name, value in pairs(synth.presets[args.preset]) do options[name] = value end
+  for _, name in ipairs { 'experts', 'top_k', 'sigma', 'tau', 'rho' } do
+    options[name] = args[name] or options[name]
   end
-  to:close()
-  io.stderr:write(('%s: %d steps\n'):format(args.to, from.steps))
+  return options
+end
+
+function actions.synth(args)
+  local options = synth_options(args)
+  local ok, made = pcall(synth.open, options)
+  if not ok then failure.usage('%s', made.message) end
+  local metadata = { generator = 'neap trace synth', preset = args.preset, slots = args.slots,
+    node_size = args.node_size, tokens_per_step = args.tokens * args.ranks }
+  for _, name in ipairs { 'seed', 'sigma', 'tau', 'rho', 'top_k' } do
+    metadata[name] = options[name]
+  end
+  local writer = trace.writer(args.to, { layers = args.layers, ranks = args.ranks,
+    experts = options.experts, metadata = metadata })
+  for step = 0, args.steps - 1 do
+    for layer = 0, args.layers - 1 do writer:append(step, layer, made:load(step, layer)) end
+  end
+  writer:close()
+  tell(args.to, args.steps)
 end
 
 function command.run(args)
-  return (args.action == 'info' and show_info or convert)(args)
+  return actions[args.action](args)
 end
 
 return command

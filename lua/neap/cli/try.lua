@@ -1,0 +1,227 @@
+--- neap try: a policy on the traces that come with Neap, in seconds; again whenever it is saved.
+
+local chart = require 'neap.chart'
+local child = require 'neap.child'
+local failure = require 'neap.failure'
+local json = require 'neap.json'
+local launcher = require 'neap.launcher'
+local lib = require 'neap.lib'
+local policies = require 'neap.policy'
+local progress = require 'neap.progress'
+local provenance = require 'neap.provenance'
+local text_table = require 'neap.table'
+local trial = require 'neap.trial'
+
+local command = { doc = 'Try a policy on the traces that come with Neap; --watch: as you write.' }
+
+local REFERENCES = { 'static', 'laer', 'neap' }
+local LOOK = 0.2     -- seconds between looks at a watched file
+local DEADLINE = '1' -- seconds that a hook may run, as in training
+local INTERRUPTED = 130
+
+local EXAMPLES = [[
+Examples:
+  neap try experiments/policies/hot.lua
+  neap try mine.lua --watch                   again whenever the file is saved
+  neap try mine.lua:window=3 --trace my.safetensors
+  neap try mine.lua --picture worst.svg       the worst step as a picture
+Says whether the policy's answers are valid, whether it is deterministic, its imbalance (largest
+work of a rank / mean) next to static, laer and neap, the time of its plans, and its worst step.
+Exit status 3 if the policy had faults or is not deterministic.]]
+
+function command.options(parser)
+  parser:argument('policy', 'NAME or file, with +SPLIT and :parameter=value,…'):argname '<policy>'
+  parser:option('--trace', 'a trace to try it on instead; may be given more than once')
+    :count '*':argname '<file>'
+  parser:option('--seed', 'of policies that draw'):convert(tonumber):default '1'
+  parser:option('--deadline', 'seconds that a hook may run'):convert(tonumber):default(DEADLINE)
+  parser:option('--picture', 'SVG file for the worst step, work by rank'):argname '<file.svg>'
+  parser:flag('--watch', 'try again whenever the file is saved, until Ctrl-C')
+  parser:flag('--json', 'results as JSON')
+  parser:epilog(EXAMPLES)
+end
+
+local function shipped_traces()
+  local folder, list = launcher.home .. '/experiments/traces/', {}
+  for _, entry in ipairs(launcher.list(folder)) do
+    if entry:match '%.safetensors$' then list[#list + 1] = folder .. entry end
+  end
+  table.sort(list)
+  return list
+end
+
+--- The traces with what the references score on them, which does not change while we watch.
+local function open_trials(args)
+  local trials = {}
+  for i, path in ipairs(#args.trace > 0 and args.trace or shipped_traces()) do
+    trials[i] = trial.open(path)
+  end
+  local bar = progress.open(#trials * #REFERENCES, 'references')
+  for i, t in ipairs(trials) do
+    t.references = {}
+    for j, name in ipairs(REFERENCES) do
+      t.references[name] = t:run(name).entry
+      bar:update((i - 1) * #REFERENCES + j, t.name)
+    end
+  end
+  bar:close()
+  return trials
+end
+
+--- A policy on one trace, twice. Returns the trace's row and the messages of faults. The first
+-- replay stops at the first fault: if that was a hook that ran too long, the rest is not worth the
+-- wait, and the row has no figures.
+local function try_one(args, t)
+  local options = { seed = args.seed, deadline = args.deadline, strict = true }
+  local began = lib.C.neap_clock()
+  local ok, first = pcall(t.run, t, args.policy, options)
+  if not ok and (type(first) ~= 'table' or first.code ~= 'POLICY') then error(first, 0) end
+  if not ok and lib.C.neap_clock() - began >= args.deadline then
+    return { trace = t.name, faults = 1, deterministic = true }, { first.message }
+  end
+  options.strict = false
+  first = ok and first or t:run(args.policy, options)
+  local second, row = t:run(args.policy, options), first.entry
+  row.trace, row.deterministic = t.name, first.digest == second.digest
+  row.worst = first.worst
+  return row, first.messages
+end
+
+--- One round over all traces. Returns the document.
+local function try(args, trials)
+  local document = { policy = args.policy, traces = {}, faults = 0, messages = {},
+    deterministic = true }
+  for i, t in ipairs(trials) do
+    local row, messages = try_one(args, t)
+    row.references = {}
+    for _, name in ipairs(REFERENCES) do row.references[name] = t.references[name].imbalance end
+    document.traces[i] = row
+    document.faults = document.faults + row.faults
+    document.deterministic = document.deterministic and row.deterministic
+    for _, message in ipairs(messages) do
+      document.messages[#document.messages + 1] = t.name .. ': ' .. message
+    end
+  end
+  return document
+end
+
+--- ---- showing it -------------------------------------------------------------------------------
+
+local function cells_of(row)
+  local cells = { row.trace }
+  for i, name in ipairs(REFERENCES) do
+    cells[i + 1] = ('%.4f'):format(row.references[name].mean)
+  end
+  if not row.imbalance then return cells end
+  for _, value in ipairs { ('%.4f'):format(row.imbalance.mean), ('%.4f'):format(row.imbalance.p95),
+    ('%.2f'):format(100 * row.inter_node_share), ('%.2f'):format(row.plan_ms.p95),
+    ('%.0f'):format(row.split_us.mean), ('%.1f'):format(row.slots_changed) } do
+    cells[#cells + 1] = value
+  end
+  return cells
+end
+
+local function table_of(document)
+  local rows = {}
+  for i, row in ipairs(document.traces) do rows[i] = cells_of(row) end
+  return text_table.format({ 'trace', REFERENCES[1], REFERENCES[2], REFERENCES[3], 'yours', 'p95',
+    'inter-node %', 'plan ms p95', 'split us', 'slots changed' }, rows)
+end
+
+--- The trace on which the worst step is worst: the step and its trial, or nil without any.
+local function worst_of(document, trials)
+  local worst, where
+  for i, row in ipairs(document.traces) do
+    if row.worst and not (worst and row.worst.imbalance <= worst.imbalance) then
+      worst, where = row.worst, trials[i]
+    end
+  end
+  return worst, where
+end
+
+local function verdict(document)
+  local better = {}
+  for _, name in ipairs(REFERENCES) do
+    local count = 0
+    for _, row in ipairs(document.traces) do
+      if row.imbalance and row.imbalance.mean < row.references[name].mean then
+        count = count + 1
+      end
+    end
+    better[#better + 1] = ('%s on %d of %d'):format(name, count, #document.traces)
+  end
+  return 'better balanced than ' .. table.concat(better, ', ')
+end
+
+local function show(document, trials)
+  print(('%s: %s, %s'):format(document.policy,
+    document.faults == 0 and 'every answer is valid' or document.faults .. ' FAULTS',
+    document.deterministic and 'deterministic' or 'NOT DETERMINISTIC: two replays differ'))
+  for i = 1, math.min(3, #document.messages) do print('  ' .. document.messages[i]) end
+  if #document.messages > 3 then print(('  and %d more'):format(#document.messages - 3)) end
+  print '\nimbalance, mean over steps and layers; 1 is ideal'
+  print(table_of(document))
+  print(verdict(document) .. '\n')
+  local worst, where = worst_of(document, trials)
+  if worst then print(where:picture(worst)) end
+end
+
+local function draw(document, trials, path)
+  local worst, where = worst_of(document, trials)
+  if not worst then return end
+  local file, why = io.open(path, 'w')
+  if not file then failure.plain('%s', why) end
+  file:write(tostring(chart.bars {
+    title = ('%s, step %d, layer %d: work by rank'):format(where.name, worst.step, worst.layer),
+    unit = 'tokens x cost', values = worst.work,
+    node_of = function(rank) return where.topology:node_of(rank) end,
+  }), '\n')
+  file:close()
+end
+
+local function once(args, trials)
+  local document = try(args, trials)
+  if args.json then
+    print(json.encode(document, { 'policy', 'faults', 'deterministic', 'messages', 'traces',
+      'trace', 'imbalance', 'references' }))
+  else
+    show(document, trials)
+  end
+  if args.picture then draw(document, trials, args.picture) end
+  io.stdout:flush()
+  return (document.faults > 0 or not document.deterministic) and 3 or 0
+end
+
+--- ---- watching ---------------------------------------------------------------------------------
+
+--- Waits until a file's text differs from body; nil after Ctrl-C.
+local function wait_for_change(file, body)
+  while child.interrupts() == 0 do
+    local now = provenance.read(file)
+    if now and now ~= body and #now > 0 then return now end
+    launcher.sleep(LOOK)
+  end
+end
+
+--- A policy that cannot even be loaded is no reason to stop watching.
+local function watch(args, trials, file)
+  local body = provenance.read(file)
+  child.catch_interrupts()
+  while body do
+    local ok, err = xpcall(once, failure.handler, args, trials)
+    if not ok then failure.tell(err) end
+    io.stderr:write(('\nwatching %s; Ctrl-C ends it\n'):format(file))
+    body = wait_for_change(file, body)
+    if body then print(('\n%s'):format(('='):rep(80))) end
+  end
+  return INTERRUPTED
+end
+
+function command.run(args)
+  local file = policies.resolve(args.policy).file
+  local trials = open_trials(args)
+  if #trials == 0 then failure.plain('%s/experiments/traces has no traces', lib.home) end
+  return args.watch and watch(args, trials, file) or once(args, trials)
+end
+
+return command

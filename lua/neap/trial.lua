@@ -1,0 +1,130 @@
+--- Tries a policy on a trace: is it valid, is it deterministic, how good is it, where is it worst?
+--
+--   local t = trial.open 'experiments/traces/e16k4.safetensors'
+--   local result = t:run('mine.lua')
+--   result.entry, result.messages, result.digest, result.worst
+--   print(t:picture(result.worst))
+
+local lib = require 'neap.lib'
+local replay = require 'neap.replay'
+local topologies = require 'neap.topology'
+local trace = require 'neap.trace'
+
+local ffi, C = lib.ffi, lib.C
+
+local trial = {}
+
+local Trial = {}
+Trial.__index = Trial
+
+local WARM_UP = 5
+local PRIME = 0x100000001b3ULL
+
+--- The trace's own slots and nodes.
+function trial.open(path)
+  local t = trace.open(path)
+  return setmetatable({
+    trace = t, name = path:match '([^/]*)%.%w+$' or path,
+    topology = topologies.open { ranks = t.ranks, experts = t.experts,
+      node_size = math.min(tonumber(t.metadata.node_size) or 8, t.ranks),
+      slots = tonumber(t.metadata.slots) or math.ceil(t.experts / t.ranks) },
+  }, Trial)
+end
+
+--- Work of every rank under a split, and the tokens of its slots.
+local function rank_work(topology, layout, split)
+  local tokens, expert_of = ffi.new('int64_t[?]', topology.slots), layout:array()
+  lib.check(C.neap_split_slot_tokens(split.ptr, tokens))
+  local work, slots = {}, {}
+  for rank = 0, topology.ranks - 1 do
+    local sum, held = 0, {}
+    for slot = topology.first_slot[rank], topology.first_slot[rank + 1] - 1 do
+      local amount = tonumber(tokens[slot]) * topology.expert_cost[expert_of[slot]]
+      sum = sum + amount
+      held[#held + 1] = { expert = expert_of[slot], work = amount }
+    end
+    work[rank + 1], slots[rank + 1] = sum, held
+  end
+  return work, slots
+end
+
+--- What a replay looks like: a digest of all layouts and balances, and the worst step.
+local function observer(topology, warm_up)
+  local seen = { digest = 0xcbf29ce484222325ULL, worst = nil }
+  local bits = ffi.new 'union { double value; uint64_t bits; }'
+  function seen.on_layer(step, layer, layout, balance, split)
+    bits.value = balance.max_work
+    seen.digest = bit.bxor(seen.digest, C.neap_layout_hash(layout.ptr)) * PRIME
+    seen.digest = bit.bxor(seen.digest, bits.bits) * PRIME
+    if step < warm_up or (seen.worst and balance.imbalance <= seen.worst.imbalance) then return end
+    local work, slots = rank_work(topology, layout, split)
+    seen.worst = { step = step, layer = layer, imbalance = balance.imbalance, work = work,
+      slots = slots, inter_node = balance.inter_node / math.max(1, balance.tokens) }
+  end
+  return seen
+end
+
+--- Replays the trace under a policy (text as --policy takes it). options: seed, deadline, strict
+-- (the first fault is raised, as POLICY).
+function Trial:run(policy, options)
+  options = options or {}
+  local warm_up = math.min(WARM_UP, self.trace.steps - 1)
+  local seen = observer(self.topology, warm_up)
+  local entry, messages = replay.score {
+    trace = self.trace, topology = self.topology, policy = policy, warm_up = warm_up,
+    seed = options.seed or 1, deadline = options.deadline, strict = options.strict,
+    on_layer = seen.on_layer,
+  }
+  return { entry = entry, messages = messages, digest = bit.tohex(seen.digest, 16),
+    worst = seen.worst }
+end
+
+--- ---- the picture -------------------------------------------------------------------------------
+
+local BARS = { '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█' }
+
+local function fullest(work)
+  local place, sum = 1, 0
+  for i, value in ipairs(work) do
+    sum = sum + value
+    if value > work[place] then place = i end
+  end
+  return place, sum / #work
+end
+
+--- The experts of a rank by their work, heaviest first, in units of the mean rank.
+local function shares(slots, mean)
+  local list = { unpack(slots) }
+  table.sort(list, function(a, b) return a.work > b.work end)
+  local parts = {}
+  for i = 1, math.min(4, #list) do
+    parts[i] = ('expert %d: %.2f'):format(list[i].expert, list[i].work / mean)
+  end
+  return table.concat(parts, ', ')
+end
+
+--- A step's work by rank, in lines: a bar a rank, a line a node.
+function Trial:picture(worst)
+  local top, mean = fullest(worst.work)
+  local lines = { ('worst step of %s: step %d, layer %d, imbalance %.4f'):format(self.name,
+    worst.step, worst.layer, worst.imbalance) }
+  local node, bars = nil, {}
+  local function finish()
+    if node then lines[#lines + 1] = ('  node %-3d %s'):format(node, table.concat(bars)) end
+  end
+  for rank = 0, self.topology.ranks - 1 do
+    if self.topology:node_of(rank) ~= node then
+      finish()
+      node, bars = self.topology:node_of(rank), {}
+    end
+    local level = worst.work[rank + 1] / worst.work[top] * #BARS
+    bars[#bars + 1] = BARS[math.max(1, math.ceil(level))]
+  end
+  finish()
+  lines[#lines + 1] = ('  the bar of the mean is %s; rank %d is fullest, %.2f x the mean (%s)')
+    :format(BARS[math.max(1, math.ceil(mean / worst.work[top] * #BARS))], top - 1,
+    worst.work[top] / mean, shares(worst.slots[top], mean))
+  return table.concat(lines, '\n')
+end
+
+return trial

@@ -1,0 +1,118 @@
+--- neap trace: what goes in comes out, cut, merged, converted and made.
+
+local program = require 'tests.cli.program'
+local trace = require 'neap.trace'
+
+describe('neap trace', function()
+  local folder, made
+
+  setup(function()
+    folder = os.tmpname()
+    os.remove(folder)
+    program.shell(("mkdir '%s'"):format(folder))
+    made = folder .. '/made.safetensors'
+  end)
+  teardown(function() program.shell(("rm -r '%s'"):format(folder)) end)
+
+  --- Runs neap trace in the folder.
+  local function run(status, arguments)
+    local got, out, err = program.shell(("cd '%s' && '%s' trace %s"):format(folder, program.path,
+      arguments))
+    assert.are.equal(status, got, arguments .. '\n' .. out .. err)
+    return out, err
+  end
+
+  local SYNTH = 'synth made.safetensors --ranks 4 --steps 6 --layers 3 --tokens 100 --slots 5 '
+    .. '--node-size 2 --seed 9 '
+
+  local function each(t, f)
+    for step = 0, t.steps - 1 do
+      for layer = 0, t.layers - 1 do f(step, layer, t:load(step, layer)) end
+    end
+  end
+
+  local function assert_equal_loads(a, b, cells)
+    for i = 0, cells - 1 do assert.are.equal(tonumber(a[i]), tonumber(b[i])) end
+  end
+
+  before_each(function() run(0, SYNTH) end)
+
+  it('makes loads from a seed: every rank its tokens, no expert more than one a token', function()
+    local t = trace.open(made)
+    assert.are.same({ 6, 3, 4, 16 }, { t.steps, t.layers, t.ranks, t.experts })
+    assert.are.same({ '9', '5', '2', 'e16k4' }, { t.metadata.seed, t.metadata.slots,
+      t.metadata.node_size, t.metadata.preset })
+    each(t, function(_, _, load)
+      for rank = 0, 3 do
+        local sum = 0
+        for e = 0, 15 do
+          local count = tonumber(load[rank * 16 + e])
+          assert.is_true(count >= 0 and count <= 100)
+          sum = sum + count
+        end
+        assert.are.equal(400, sum)
+      end
+    end)
+    run(0, (SYNTH:gsub('made', 'again')))
+    assert.are.equal(0, (program.shell(("cmp '%s' '%s/again.safetensors'"):format(made, folder))))
+    run(0, (SYNTH:gsub('made', 'other')) .. '--rho 0')
+    assert.are.equal(1, (program.shell(("cmp -s '%s' '%s/other.safetensors'"):format(made,
+      folder))))
+  end)
+
+  it('exports CSV, plain and gzipped, and imports it again', function()
+    for _, name in ipairs { 'x.csv', 'x.csv.gz' } do
+      run(0, 'export made.safetensors ' .. name)
+      run(0, ('import %s back.safetensors --slots 5'):format(name))
+      local a, b = trace.open(made), trace.open(folder .. '/back.safetensors')
+      assert.are.equal('5', b.metadata.slots)
+      each(a, function(step, layer, load) assert_equal_loads(load, b:load(step, layer), 64) end)
+    end
+  end)
+
+  it('cuts steps and layers, and merges what was cut', function()
+    run(0, 'cut made.safetensors a.safetensors --steps 0..1')
+    run(0, 'cut made.safetensors b.safetensors --steps 2..5')
+    run(0, 'merge back.safetensors a.safetensors b.safetensors')
+    local a, b = trace.open(made), trace.open(folder .. '/back.safetensors')
+    assert.are.same({ 6, 3 }, { b.steps, b.layers })
+    assert.are.equal('steps 2..5, layers 0,1,2',
+      trace.open(folder .. '/b.safetensors').metadata.cut)
+    each(a, function(step, layer, load) assert_equal_loads(load, b:load(step, layer), 64) end)
+    run(0, 'cut made.safetensors l.safetensors --layers 2,0')
+    run(0, 'merge wide.safetensors l.safetensors made.safetensors --along layers')
+    b = trace.open(folder .. '/wide.safetensors')
+    assert.are.same({ 6, 5 }, { b.steps, b.layers })
+    assert_equal_loads(a:load(4, 2), b:load(4, 0), 64)
+    assert_equal_loads(a:load(4, 1), b:load(4, 3), 64)
+  end)
+
+  it('plots characters and SVG', function()
+    local out = run(0, 'plot made.safetensors --layer 1')
+    assert.are.equal(17, select(2, out:gsub('\n', '')))
+    assert.matches('\n  15 |......|\n', out)
+    run(0, 'plot made.safetensors --out p.svg')
+    local file = io.open(folder .. '/p.svg')
+    assert.matches('^<svg.*load / mean.*</svg>\n$', file:read '*a')
+    file:close()
+  end)
+
+  it('refuses what does not fit', function()
+    run(0, (SYNTH:gsub('made', 'six')) .. '--ranks 6')
+    for arguments, pattern in pairs {
+      ['cut made.safetensors x.safetensors --steps 4..9'] = '%-%-steps ends with 9',
+      ['cut made.safetensors x.safetensors --steps 4'] = false,
+      ['cut made.safetensors x.safetensors --layers 3'] = 'has layers 0 to 2',
+      ['cut made.safetensors x.safetensors --steps 5..4'] = 'the form is',
+      ['plot made.safetensors --layer 3'] = 'has layers 0 to 2',
+      ['merge x.safetensors made.safetensors six.safetensors'] = 'has 4 ranks, .* has 6',
+      ['merge made.safetensors made.safetensors'] = 'read and written at once',
+      ['synth x.safetensors --top-k 99'] = 'top_k is 99',
+      ['synth x.safetensors --preset e16'] = 'e16k4',
+      ['mrege'] = "did you mean 'merge'",
+    } do
+      local _, err = run(pattern and 2 or 0, arguments)
+      assert.matches(pattern or '', err)
+    end
+  end)
+end)
