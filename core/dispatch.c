@@ -62,18 +62,10 @@ void neapi_dispatch_close(neapi_dispatch *d)
 
 /* ---- rows ---------------------------------------------------------------------------------- */
 
-static int32_t chunk_of(const neapi_dispatch *d, int32_t slot)
-{
-  const neap_topology *t = d->topology;
-  int32_t rank = t->rank_of[slot], first = t->first_slot[rank];
-  return (int32_t)((int64_t)(slot - first) * d->chunks / (t->first_slot[rank + 1] - first));
-}
-
 void neapi_dispatch_slots(const neapi_dispatch *d, int32_t chunk, int32_t *from, int32_t *end)
 {
-  int64_t chunks = d->chunks;
-  *from = (int32_t)((chunk * (int64_t)d->slots + chunks - 1) / chunks);
-  *end = (int32_t)(((chunk + 1) * (int64_t)d->slots + chunks - 1) / chunks);
+  *from = neapi_slots_before(d->slots, d->chunks, chunk);
+  *end = neapi_slots_before(d->slots, d->chunks, chunk + 1);
 }
 
 /* Numbers the rows of this rank's slots, and lists what comes from other ranks. */
@@ -89,7 +81,8 @@ static void place_batches(neapi_dispatch *d)
       if (peer == d->rank)
         d->start[first + i] = row;
       else if (rows)
-        d->here[d->here_count++] = (neapi_piece){row, rows, peer, chunk_of(d, first + i)};
+        d->here[d->here_count++] =
+            (neapi_piece){row, rows, peer, neapi_topology_part(d->topology, first + i, d->chunks)};
       row += rows;
     }
     d->batch[i] = row - begin;
@@ -107,7 +100,8 @@ static void place_away(neapi_dispatch *d)
     if (peer == d->rank || !d->amount[s])
       continue;
     d->start[s] = row;
-    d->away[d->away_count++] = (neapi_piece){row, d->amount[s], peer, chunk_of(d, s)};
+    d->away[d->away_count++] =
+        (neapi_piece){row, d->amount[s], peer, neapi_topology_part(d->topology, s, d->chunks)};
     row += d->amount[s];
   }
   d->all_rows = row;

@@ -11,6 +11,7 @@
 #include "dispatch.h"
 #include "experts.h"
 #include "route.h"
+#include "shards.h"
 #include "tensor.h"
 #include "timeline.h"
 
@@ -391,24 +392,47 @@ int neap_moe_dispatch(neap_moe *m, const neap_tensor *x, const neap_layout *layo
 
 /* ---- forward ------------------------------------------------------------------------------- */
 
-static int compute_forward(neap_moe *m, const void *weights)
+/* neapi_experts_forward or neapi_experts_backward. */
+typedef int compute(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
+                    const void *in, void *out);
+
+/* Slots from to end - 1, each when its parameters have arrived. id, chunk: of the spans. */
+static int compute_slots(neap_moe *m, compute *experts, int id, int32_t chunk, int32_t from,
+                         int32_t end, const void *weights, neap_transfer *arriving, const void *in,
+                         void *out)
+{
+  int status = NEAP_OK;
+  while (!status && from < end) {
+    double since = neap_clock();
+    int32_t ready = end;
+    if (arriving)
+      status = neapi_transfer_need(arriving, from, &ready);
+    lap_wait(m, &since);
+    if (!status)
+      status = experts(&m->experts, from, ready, weights, in, out);
+    lap_experts(m, &since, id, chunk);
+    from = ready;
+  }
+  return status;
+}
+
+static int compute_forward(neap_moe *m, const void *weights, neap_transfer *arriving)
 {
   int status = NEAP_OK;
   for (int32_t c = 0, from, end; !status && c < m->options.chunks; c++) {
     neapi_dispatch_slots(&m->rows, c, &from, &end);
     status = wait_for(m, c, false);
-    double since = neap_clock();
     if (!status)
-      status =
-          neapi_experts_forward(&m->experts, from, end, weights, m->input.data, m->output.data);
+      status = compute_slots(m, neapi_experts_forward, NEAP_SPAN_EXPERT, c, from, end, weights,
+                             arriving, m->input.data, m->output.data);
     if (!status)
       status = start_chunk(m, c, true, NEAP_SPAN_COMBINE, m->output.data);
-    lap_experts(m, &since, NEAP_SPAN_EXPERT, c);
   }
   return status;
 }
 
-int neap_moe_forward(neap_moe *m, const neap_tensor *weights, neap_tensor *y)
+int neap_moe_forward(neap_moe *m, const neap_tensor *weights, neap_transfer *arriving,
+                     neap_tensor *y)
 {
   int status = require(m, "forward", DISPATCHED);
   if (!status)
@@ -419,7 +443,7 @@ int neap_moe_forward(neap_moe *m, const neap_tensor *weights, neap_tensor *y)
   if (status)
     return status;
   m->last = IDLE;
-  status = compute_forward(m, neap_tensor_data(weights));
+  status = compute_forward(m, neap_tensor_data(weights), arriving);
   if (!status)
     status = wait_for_all_back(m);
   if (status)
@@ -461,19 +485,17 @@ int neap_moe_backward_dispatch(neap_moe *m, const neap_tensor *dy)
 }
 
 /* Gradients of the experts' inputs, which take the place of their outputs. */
-static int compute_backward(neap_moe *m, const void *weights)
+static int compute_backward(neap_moe *m, const void *weights, neap_transfer *arriving)
 {
   int status = NEAP_OK;
   for (int32_t c = 0, from, end; !status && c < m->options.chunks; c++) {
     neapi_dispatch_slots(&m->rows, c, &from, &end);
     status = wait_for(m, c, false);
-    double since = neap_clock();
     if (!status)
-      status =
-          neapi_experts_backward(&m->experts, from, end, weights, m->slope.data, m->output.data);
+      status = compute_slots(m, neapi_experts_backward, NEAP_SPAN_EXPERT_BACK, c, from, end,
+                             weights, arriving, m->slope.data, m->output.data);
     if (!status)
       status = start_chunk(m, c, true, NEAP_SPAN_COMBINE_BACK, m->output.data);
-    lap_experts(m, &since, NEAP_SPAN_EXPERT_BACK, c);
   }
   return status;
 }
@@ -572,8 +594,8 @@ static int check_backward(const neap_moe *m, const neap_tensor *x, const neap_te
 }
 
 int neap_moe_backward(neap_moe *m, const neap_tensor *x, const neap_tensor *router,
-                      const neap_tensor *weights, neap_tensor *gradients, neap_tensor *dx,
-                      neap_tensor *drouter)
+                      const neap_tensor *weights, neap_transfer *arriving, neap_tensor *gradients,
+                      neap_tensor *dx, neap_tensor *drouter)
 {
   int status = check_backward(m, x, router, weights, gradients, dx, drouter);
   if (status)
@@ -584,7 +606,7 @@ int neap_moe_backward(neap_moe *m, const neap_tensor *x, const neap_tensor *rout
   status = neapi_route_backward(&m->route, balances ? m->slope_of_probs : NULL);
   lap(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
   if (!status)
-    status = compute_backward(m, neap_tensor_data(weights));
+    status = compute_backward(m, neap_tensor_data(weights), arriving);
   if (!status)
     status = (m->options.exact ? exact_gradients : plain_gradients)(
         m, neap_tensor_data(x), neap_tensor_data(gradients), neap_tensor_data(drouter));

@@ -40,6 +40,10 @@ struct neap_shards {
 neapi_range neapi_shards_master(const neap_shards *shards, int32_t expert, int32_t rank);
 neapi_range neapi_shards_working(const neap_shards *shards, int32_t expert, int32_t rank);
 
+/* Waits until a slot of this rank (from 0) has its expert's parameters; *end: then the slots before
+ * it, from this one, have theirs too, if *end is not fewer. Slots are asked for in order. */
+int neapi_transfer_need(neap_transfer *unshard, int32_t slot, int32_t *end);
+
 /* Waits for what is under way and frees all transfers. */
 void neapi_transfers_close(neap_shards *shards);
 

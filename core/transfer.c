@@ -20,10 +20,12 @@ typedef struct {
 struct neap_transfer {
   neap_shards *shards;
   neap_transfer *next;
-  neap_request *request; /* NULL: nothing has to move */
-  messages send, recv;
-  neapi_range *copies; /* [slots] after unshard: row begin is copied to row end */
-  int32_t copy_count;
+  neapi_buffer requests; /* neap_request *[exchanges]; of unshard: the p-th brings the p-th part of
+                            the slots */
+  int32_t exchanges, arrived; /* 0 of them: nothing has to move */
+  messages send, recv;        /* of one part */
+  neapi_range *copies;        /* [slots] of unshard: row begin is copied to row end, by end */
+  int32_t copy_count, copied;
   char *rows; /* of unshard: the slots' buffer */
   bool reduces, accumulates;
   int failed;           /* copies within this rank */
@@ -42,6 +44,7 @@ static void free_transfer(neap_transfer *t)
   neapi_buffer_free(&t->recv.buffer);
   neapi_buffer_free(&t->parts);
   neapi_buffer_free(&t->staging);
+  neapi_buffer_free(&t->requests);
   free(t->copies);
   free(t->part_first);
   free(t);
@@ -64,25 +67,6 @@ static neap_transfer *make_transfer(neap_shards *s)
   return t;
 }
 
-/* A transfer from the idle ones, or a new one. */
-static neap_transfer *take(neap_shards *s)
-{
-  neap_transfer *t = s->idle;
-  if (t)
-    s->idle = t->next;
-  else
-    t = make_transfer(s);
-  if (!t)
-    return NULL;
-  t->next = s->active;
-  s->active = t;
-  t->request = NULL;
-  t->send.count = t->recv.count = 0;
-  t->copy_count = t->failed = 0;
-  t->reduces = false;
-  return t;
-}
-
 static void give_back(neap_transfer *t)
 {
   neap_shards *s = t->shards;
@@ -94,11 +78,45 @@ static void give_back(neap_transfer *t)
   s->idle = t;
 }
 
+/* A transfer of at most so many exchanges from the idle ones, or a new one. */
+static neap_transfer *take(neap_shards *s, int32_t exchanges)
+{
+  neap_transfer *t = s->idle;
+  if (t)
+    s->idle = t->next;
+  else
+    t = make_transfer(s);
+  if (!t)
+    return NULL;
+  t->next = s->active;
+  s->active = t;
+  t->exchanges = t->arrived = 0;
+  t->send.count = t->recv.count = 0;
+  t->copy_count = t->copied = t->failed = 0;
+  t->reduces = false;
+  int64_t bytes = exchanges * (int64_t)sizeof(neap_request *);
+  if (!neapi_buffer_reserve(&t->requests, bytes, "shards: transfer"))
+    return t;
+  give_back(t);
+  return NULL;
+}
+
+/* Waits for the exchanges that have not been waited for. Returns the first failure. */
+static int drain(neap_transfer *t)
+{
+  neap_request **requests = t->requests.data;
+  int status = NEAP_OK;
+  while (t->arrived < t->exchanges) {
+    int failed = neap_request_wait(requests[t->arrived++]);
+    status = status ? status : failed;
+  }
+  return status;
+}
+
 void neapi_transfers_close(neap_shards *s)
 {
   while (s->active) {
-    if (s->active->request)
-      neap_request_wait(s->active->request);
+    drain(s->active);
     give_back(s->active);
   }
   while (s->idle) {
@@ -123,27 +141,38 @@ static void add(messages *list, void *data, int64_t bytes, int32_t peer)
     ((neap_message *)list->buffer.data)[list->count++] = (neap_message){data, bytes, peer};
 }
 
-/* Starts the exchange, or gives the transfer back; counts what is sent in total and inter. */
-static int start(neap_transfer *t, int id, int64_t *total, int64_t *inter, neap_transfer **out)
+/* Starts the exchange of what is listed as the transfer's next part; counts what is sent in total
+ * and inter. id, chunk: of the span. */
+static int start_part(neap_transfer *t, int id, int32_t chunk, int64_t *total, int64_t *inter)
 {
   neap_shards *s = t->shards;
   const int32_t *node_of = s->topology->node_of;
   const neap_message *send = t->send.buffer.data;
-  neapi_timeline_purpose(id, t->reduces ? NEAP_REDUCE : NEAP_UNSHARD, -1);
+  neap_request **requests = t->requests.data;
+  neapi_timeline_purpose(id, t->reduces ? NEAP_REDUCE : NEAP_UNSHARD, chunk);
   int status = neap_comm_exchange_start(s->comm, send, t->send.count, t->recv.buffer.data,
-                                        t->recv.count, &t->request);
-  if (status) {
-    t->request = NULL;
-    give_back(t);
+                                        t->recv.count, &requests[t->exchanges]);
+  if (status)
     return status;
-  }
+  t->exchanges++;
   for (int64_t i = 0; i < t->send.count; i++) {
     *total += send[i].bytes;
     if (node_of[send[i].peer] != node_of[s->rank])
       *inter += send[i].bytes;
   }
-  *out = t;
   return NEAP_OK;
+}
+
+/* Hands out a transfer that was started, or takes it back. */
+static int started(neap_transfer *t, int status, neap_transfer **out)
+{
+  if (status) {
+    drain(t);
+    give_back(t);
+  } else {
+    *out = t;
+  }
+  return status;
 }
 
 /* ---- unshard ------------------------------------------------------------------------------- */
@@ -157,8 +186,8 @@ static int32_t first_copy(const neap_topology *t, const int32_t *expert_of, int3
   return first;
 }
 
-/* This rank's working range of each expert that the other ranks of its group need. */
-static void list_outgoing(neap_transfer *t, const int32_t *expert_of)
+/* This rank's working range of each expert that the other ranks of its group need in a part. */
+static void list_outgoing(neap_transfer *t, const int32_t *expert_of, int32_t part, int32_t parts)
 {
   const neap_shards *s = t->shards;
   const neap_topology *topology = s->topology;
@@ -166,7 +195,8 @@ static void list_outgoing(neap_transfer *t, const int32_t *expert_of)
   for (int32_t slot = topology->first_slot[first]; slot < topology->first_slot[end]; slot++) {
     int32_t e = expert_of[slot], peer = topology->rank_of[slot];
     int64_t bytes = (s->working_at[e + 1] - s->working_at[e]) * s->element;
-    if (peer != s->rank && first_copy(topology, expert_of, slot) == slot)
+    if (peer != s->rank && neapi_topology_part(topology, slot, parts) == part &&
+        first_copy(topology, expert_of, slot) == slot)
       add(&t->send, s->working + s->working_at[e] * s->element, bytes, peer);
   }
 }
@@ -187,11 +217,12 @@ static void list_slot(neap_transfer *t, int32_t expert, char *row)
   }
 }
 
-static void list_incoming(neap_transfer *t, const int32_t *expert_of)
+static void list_incoming(neap_transfer *t, const int32_t *expert_of, int32_t part, int32_t parts)
 {
   const neap_shards *s = t->shards;
   int32_t first = s->topology->first_slot[s->rank];
-  for (int32_t i = 0; i < s->slots; i++) {
+  int32_t from = neapi_slots_before(s->slots, parts, part);
+  for (int32_t i = from; i < neapi_slots_before(s->slots, parts, part + 1); i++) {
     int32_t source = first_copy(s->topology, expert_of, first + i) - first;
     if (source == i)
       list_slot(t, expert_of[first + i], t->rows + i * s->slot_size * s->element);
@@ -200,42 +231,73 @@ static void list_incoming(neap_transfer *t, const int32_t *expert_of)
   }
 }
 
+static int start_unshard(neap_transfer *t, const int32_t *expert_of, int32_t parts)
+{
+  neap_shards *s = t->shards;
+  int status = NEAP_OK;
+  for (int32_t part = 0; !status && part < parts; part++) {
+    double begin = neap_timeline_begin();
+    t->send.count = t->recv.count = 0;
+    list_outgoing(t, expert_of, part, parts);
+    list_incoming(t, expert_of, part, parts);
+    neap_timeline_end(NEAP_SPAN_UNSHARD, begin);
+    status = start_part(t, NEAP_SPAN_UNSHARD, parts > 1 ? part : -1, &s->traffic.unshard,
+                        &s->traffic.unshard_inter);
+  }
+  return status;
+}
+
 int neap_shards_unshard_start(neap_shards *s, const neap_layout *layout, neap_tensor *buffer,
-                              neap_transfer **out)
+                              int32_t parts, neap_transfer **out)
 {
   int status = neapi_layout_require(layout, s->topology, "unshard");
   if (!status)
     status = neapi_tensor_matrix("unshard", "buffer", buffer, s->dtype, s->slots, s->slot_size);
+  if (!status && parts < 1)
+    status = neapi_fail(NEAP_ARGUMENT, "unshard: %d parts; it must be 1 or more", parts);
   if (status)
     return status;
-  neap_transfer *t = take(s);
+  neap_transfer *t = take(s, parts);
   if (!t)
     return NEAP_MEMORY;
   int32_t first = s->group_first[s->rank], end = first + s->group_size[s->rank];
   status = room(&t->send, s->topology->first_slot[end] - s->topology->first_slot[first]);
   if (!status)
     status = room(&t->recv, (int64_t)s->slots * (end - first));
-  if (status) {
-    give_back(t);
-    return status;
-  }
-  double begin = neap_timeline_begin();
   t->rows = neap_tensor_data(buffer);
-  list_outgoing(t, layout->expert_of);
-  list_incoming(t, layout->expert_of);
-  neap_timeline_end(NEAP_SPAN_UNSHARD, begin);
-  return start(t, NEAP_SPAN_UNSHARD, &s->traffic.unshard, &s->traffic.unshard_inter, out);
+  if (!status)
+    status = start_unshard(t, layout->expert_of, parts);
+  return started(t, status, out);
 }
 
-static int finish_unshard(neap_transfer *t)
+/* Rows whose expert another row of the first end slots has; those have arrived. */
+static void copy_rows(neap_transfer *t, int32_t end)
 {
-  int status = t->failed;
   const neap_shards *s = t->shards;
   int64_t bytes = s->slot_size * s->element;
-  for (int32_t i = 0; i < t->copy_count; i++)
-    status |=
-        neapi_copy(t->rows + t->copies[i].end * bytes, t->rows + t->copies[i].begin * bytes, bytes);
-  return status ? NEAP_SYSTEM : NEAP_OK;
+  double begin = neap_timeline_begin();
+  int32_t before = t->copied;
+  for (; t->copied < t->copy_count && t->copies[t->copied].end < end; t->copied++) {
+    const neapi_range *copy = &t->copies[t->copied];
+    t->failed |= neapi_copy(t->rows + copy->end * bytes, t->rows + copy->begin * bytes, bytes);
+  }
+  if (t->copied > before)
+    neap_timeline_end(NEAP_SPAN_UNSHARD, begin);
+}
+
+int neapi_transfer_need(neap_transfer *t, int32_t slot, int32_t *end)
+{
+  neap_request **requests = t->requests.data;
+  int32_t slots = t->shards->slots, ready = neapi_slots_before(slots, t->exchanges, t->arrived);
+  while (ready <= slot) {
+    int status = neap_request_wait(requests[t->arrived++]);
+    if (status)
+      return status;
+    ready = neapi_slots_before(slots, t->exchanges, t->arrived);
+    copy_rows(t, ready);
+  }
+  *end = ready < *end ? ready : *end;
+  return t->failed ? NEAP_SYSTEM : NEAP_OK;
 }
 
 /* ---- reduce -------------------------------------------------------------------------------- */
@@ -312,7 +374,7 @@ int neap_shards_reduce_start(neap_shards *s, const neap_layout *layout,
     status = neapi_tensor_matrix("reduce", "gradients", gradients, dtype, s->slots, s->slot_size);
   if (status)
     return status;
-  neap_transfer *t = take(s);
+  neap_transfer *t = take(s, 1);
   if (!t)
     return NEAP_MEMORY;
   status = room(&t->send, (int64_t)s->slots * s->ranks);
@@ -321,16 +383,15 @@ int neap_shards_reduce_start(neap_shards *s, const neap_layout *layout,
   if (!status)
     status = neapi_buffer_reserve(
         &t->staging, staging_bytes(s, layout->expert_of, slot_tokens, element), "reduce");
-  if (status) {
-    give_back(t);
-    return status;
-  }
+  if (status)
+    return started(t, status, out);
   char *rows = neap_tensor_data(gradients);
   t->reduces = true;
   t->accumulates = accumulate;
   list_gradients(t, layout->expert_of, slot_tokens, rows, element);
   list_parts(t, layout, slot_tokens, rows, element);
-  return start(t, NEAP_SPAN_REDUCE, &s->traffic.reduce, &s->traffic.reduce_inter, out);
+  status = start_part(t, NEAP_SPAN_REDUCE, -1, &s->traffic.reduce, &s->traffic.reduce_inter);
+  return started(t, status, out);
 }
 
 /* target[n] = the sum of the parts, in double and rounded once if exact. sum: [n] double. */
@@ -398,23 +459,19 @@ static void list_refresh(neap_transfer *t, int32_t e)
 
 int neap_shards_refresh_start(neap_shards *s, neap_transfer **out)
 {
-  neap_transfer *t = take(s);
+  neap_transfer *t = take(s, 1);
   if (!t)
     return NEAP_MEMORY;
   int64_t most = (int64_t)s->experts * s->ranks;
+  bool moves = s->group_size[0] != s->ranks;
   int status = room(&t->send, most);
   if (!status)
     status = room(&t->recv, most);
-  if (status) {
-    give_back(t);
-    return status;
-  }
-  for (int32_t e = 0; s->group_size[0] != s->ranks && e < s->experts; e++)
+  for (int32_t e = 0; !status && moves && e < s->experts; e++)
     list_refresh(t, e);
-  if (s->group_size[0] != s->ranks)
-    return start(t, NEAP_SPAN_REFRESH, &s->traffic.refresh, &s->traffic.refresh_inter, out);
-  *out = t;
-  return NEAP_OK;
+  if (!status && moves)
+    status = start_part(t, NEAP_SPAN_REFRESH, -1, &s->traffic.refresh, &s->traffic.refresh_inter);
+  return started(t, status, out);
 }
 
 /* ---- waiting ------------------------------------------------------------------------------- */
@@ -423,15 +480,15 @@ int neap_transfer_wait(neap_transfer *t)
 {
   if (!t)
     return neapi_fail(NEAP_ARGUMENT, "transfer wait: no transfer");
-  int status = t->request ? neap_request_wait(t->request) : NEAP_OK;
-  double begin = neap_timeline_begin();
-  t->request = NULL;
-  if (!status && t->reduces)
+  int status = drain(t);
+  if (!status && t->reduces) {
+    double begin = neap_timeline_begin();
     status = finish_reduce(t);
-  else if (!status)
-    status = finish_unshard(t);
-  if (t->reduces || t->copy_count)
-    neap_timeline_end(t->reduces ? NEAP_SPAN_REDUCE : NEAP_SPAN_UNSHARD, begin);
+    neap_timeline_end(NEAP_SPAN_REDUCE, begin);
+  } else if (!status) {
+    copy_rows(t, t->shards->slots);
+    status = t->failed ? NEAP_SYSTEM : NEAP_OK;
+  }
   give_back(t);
   return status;
 }

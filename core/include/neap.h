@@ -500,9 +500,11 @@ NEAP_API int neap_shards_get(neap_shards *shards, int part, int32_t expert, neap
 
 /* Brings the experts of the layout to their slots. buffer: (slots of this rank, slot size) of
  * dtype; row i becomes the parameters of slot i's expert, elements past its size stay. Of an
- * expert that a rank holds twice one copy travels. Collective. */
+ * expert that a rank holds twice one copy travels. parts: exchanges that each rank's slots travel
+ * in, in their order, so that the first experts can begin while the last are under way.
+ * Collective. */
 NEAP_API int neap_shards_unshard_start(neap_shards *shards, const neap_layout *layout,
-                                       neap_tensor *buffer, neap_transfer **out);
+                                       neap_tensor *buffer, int32_t parts, neap_transfer **out);
 /* The way back of gradients: every owner adds what the replicas of an expert hold for its range,
  * in the order of slots, and puts the sum into its gradient, or with accumulate adds it to that.
  * gradients: as buffer of unshard, but F64 if exact. slot_tokens[S]: the same on all ranks; slots
@@ -554,7 +556,7 @@ typedef struct {
 typedef struct {
   double route;       /* seconds in router, permutation and combine */
   double experts;     /* seconds in the experts' products */
-  double waited;      /* seconds spent waiting for counts or tokens: exposed communication */
+  double waited;      /* seconds of waiting for counts, tokens and parameters that arrive late */
   double flops;       /* operations of the experts' products */
   int64_t rows;       /* tokens computed here, forward */
   int64_t sent;       /* bytes of tokens sent to other ranks, both ways, forward and backward */
@@ -588,18 +590,20 @@ NEAP_API int neap_moe_dispatch(neap_moe *moe, const neap_tensor *x, const neap_l
 /* slot_tokens[S], since the last dispatch. Owned by the layer. */
 NEAP_API const int64_t *neap_moe_slot_tokens(const neap_moe *moe);
 /* weights: (slots of this rank, largest expert), as neap_shards_unshard_start leaves it.
- * y: (T, H). */
-NEAP_API int neap_moe_forward(neap_moe *moe, const neap_tensor *weights, neap_tensor *y);
+ * arriving: the unshard that fills weights, still to be waited for: a slot is computed when it has
+ * arrived; or NULL. y: (T, H). */
+NEAP_API int neap_moe_forward(neap_moe *moe, const neap_tensor *weights, neap_transfer *arriving,
+                              neap_tensor *y);
 /* dy: (T, H). Starts to send what the experts' backward needs. */
 NEAP_API int neap_moe_backward_dispatch(neap_moe *moe, const neap_tensor *dy);
-/* x, router: as in route; weights: as in forward. gradients: as weights, F64 if exact; a slot with
- * tokens gets its expert's gradient from them, one without is left alone. dx: (T, H), written.
- * drouter: (H, E), F64 if exact; this rank's part is added. Exact parts may be added up over ranks
- * in any order in double, if drouter was 0 before; of either factor of a product about
+/* x, router: as in route; weights, arriving: as in forward. gradients: as weights, F64 if exact; a
+ * slot with tokens gets its expert's gradient from them, one without is left alone. dx: (T, H),
+ * written. drouter: (H, E), F64 if exact; this rank's part is added. Exact parts may be added up
+ * over ranks in any order in double, if drouter was 0 before; of either factor of a product about
  * (53 - log2 of all tokens) / 2 bits of its column's maximum count. */
 NEAP_API int neap_moe_backward(neap_moe *moe, const neap_tensor *x, const neap_tensor *router,
-                               const neap_tensor *weights, neap_tensor *gradients, neap_tensor *dx,
-                               neap_tensor *drouter);
+                               const neap_tensor *weights, neap_transfer *arriving,
+                               neap_tensor *gradients, neap_tensor *dx, neap_tensor *drouter);
 NEAP_API int neap_moe_cost(const neap_moe *moe, neap_moe_costs *out);
 /* ---- timeline: what the streams of a rank did, and when ---------------------------------------
  */

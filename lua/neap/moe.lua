@@ -110,9 +110,15 @@ function Moe:slot_tokens()
   return C.neap_moe_slot_tokens(self.ptr)
 end
 
---- y (T, H) = the weighted sum of the experts' outputs.
-function Moe:forward(weights, y)
-  check(C.neap_moe_forward(self.ptr, weights.ptr, y.ptr), 2)
+--- The C side of an unshard that is perhaps none.
+local function pointer(transfer)
+  return transfer and transfer.ptr or nil
+end
+
+--- y (T, H) = the weighted sum of the experts' outputs. arriving: the unshard that fills weights,
+-- unless it has been waited for; a slot is computed when it has arrived.
+function Moe:forward(weights, y, arriving)
+  check(C.neap_moe_forward(self.ptr, weights.ptr, pointer(arriving), y.ptr), 2)
   return y
 end
 
@@ -121,10 +127,10 @@ function Moe:backward_dispatch(dy)
   check(C.neap_moe_backward_dispatch(self.ptr, dy.ptr), 2)
 end
 
---- Writes dx and the gradients of slots that had tokens; adds to drouter.
-function Moe:backward(x, router, weights, gradients, dx, drouter)
-  check(C.neap_moe_backward(self.ptr, x.ptr, router.ptr, weights.ptr, gradients.ptr, dx.ptr,
-    drouter.ptr), 2)
+--- Writes dx and the gradients of slots that had tokens; adds to drouter. arriving: as in forward.
+function Moe:backward(x, router, weights, gradients, dx, drouter, arriving)
+  check(C.neap_moe_backward(self.ptr, x.ptr, router.ptr, weights.ptr, pointer(arriving),
+    gradients.ptr, dx.ptr, drouter.ptr), 2)
   return dx
 end
 

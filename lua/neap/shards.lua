@@ -113,9 +113,10 @@ local function started(self, ...)
   return transfer
 end
 
---- Starts to fill buffer (slots of this rank, slot_size) with the experts of a layout.
-function Shards:unshard_start(layout, buffer)
-  check(C.neap_shards_unshard_start(self.ptr, layout.ptr, buffer.ptr, out_transfer), 2)
+--- Starts to fill buffer (slots of this rank, slot_size) with the experts of a layout, in so many
+-- parts, 1 by default.
+function Shards:unshard_start(layout, buffer, parts)
+  check(C.neap_shards_unshard_start(self.ptr, layout.ptr, buffer.ptr, parts or 1, out_transfer), 2)
   return started(self, buffer)
 end
 

@@ -133,25 +133,43 @@ static step open_step(const scene *s, int32_t rank, int64_t begin, int64_t t, in
 
 static void close_step(step *p)
 {
-  neap_tensor *all[] = {p->x, p->dy, p->router, p->weights, p->gradients, p->y, p->dx, p->drouter};
+  neap_tensor *all[] = {p->x,         p->dy, p->router, p->weights, NULL,
+                        p->gradients, p->y,  p->dx,     p->drouter};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++)
     neap_tensor_close(all[i]);
 }
 
+/* Starts to fetch the weights, in one to four parts. */
+static neap_transfer *fetch(const scene *s, neap_shards *shards, step *p)
+{
+  neap_transfer *transfer = NULL;
+  int32_t parts = 1 + (int32_t)(s->seed % 4);
+  check_ok(neap_tensor_fill(p->weights, NAN));
+  check_ok(neap_shards_unshard_start(shards, s->layout, p->weights, parts, &transfer));
+  return transfer;
+}
+
+/* Half of the scenes wait for all weights before they compute, the others slot by slot. */
 static void run_phases(const scene *s, neap_moe *moe, neap_shards *shards, step *p, bool backward)
 {
-  neap_transfer *transfer;
-  check_ok(neap_shards_unshard_start(shards, s->layout, p->weights, &transfer));
+  bool whole = s->seed / 4 % 2;
+  neap_transfer *transfer = fetch(s, shards, p);
   check_ok(neap_moe_route(moe, p->x, p->router));
   neap_split *split = make_split(s, neap_moe_load(moe));
   check_ok(neap_moe_dispatch(moe, p->x, s->layout, split));
-  check_ok(neap_transfer_wait(transfer));
-  check_ok(neap_moe_forward(moe, p->weights, p->y));
+  if (whole)
+    check_ok(neap_transfer_wait(transfer));
+  check_ok(neap_moe_forward(moe, p->weights, whole ? NULL : transfer, p->y));
+  if (!whole)
+    check_ok(neap_transfer_wait(transfer));
   neap_split_close(split);
   if (!backward)
     return;
+  transfer = fetch(s, shards, p);
   check_ok(neap_moe_backward_dispatch(moe, p->dy));
-  check_ok(neap_moe_backward(moe, p->x, p->router, p->weights, p->gradients, p->dx, p->drouter));
+  check_ok(neap_moe_backward(moe, p->x, p->router, p->weights, transfer, p->gradients, p->dx,
+                             p->drouter));
+  check_ok(neap_transfer_wait(transfer));
   check_ok(neap_shards_reduce_start(shards, s->layout, p->gradients, neap_moe_slot_tokens(moe), 0,
                                     &transfer));
   check_ok(neap_transfer_wait(transfer));

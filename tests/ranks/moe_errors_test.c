@@ -60,12 +60,12 @@ static void refuse_phases(neap_moe *moe, const step *p, const neap_split *split,
   if (due != 1)
     check_fails(neap_moe_dispatch(moe, p->x, fixed.layout, split), NEAP_ARGUMENT, "after route");
   if (due != 2)
-    check_fails(neap_moe_forward(moe, p->weights, p->y), NEAP_ARGUMENT, "after dispatch");
+    check_fails(neap_moe_forward(moe, p->weights, NULL, p->y), NEAP_ARGUMENT, "after dispatch");
   if (due != 3)
     check_fails(neap_moe_backward_dispatch(moe, p->dy), NEAP_ARGUMENT, "after forward");
   if (due != 4)
     check_fails(
-        neap_moe_backward(moe, p->x, p->router, p->weights, p->gradients, p->dx, p->drouter),
+        neap_moe_backward(moe, p->x, p->router, p->weights, NULL, p->gradients, p->dx, p->drouter),
         NEAP_ARGUMENT, "after backward_dispatch");
 }
 
@@ -81,14 +81,15 @@ static void refuse_disorder(neap_moe *moe, step *p)
   check_fails(neap_moe_dispatch(moe, p->router, fixed.layout, split), NEAP_SHAPE, "x is");
   check_ok(neap_moe_dispatch(moe, p->x, fixed.layout, split));
   refuse_phases(moe, p, split, 2);
-  check_fails(neap_moe_forward(moe, p->router, p->y), NEAP_SHAPE, "weights is");
-  check_ok(neap_moe_forward(moe, p->weights, p->y));
+  check_fails(neap_moe_forward(moe, p->router, NULL, p->y), NEAP_SHAPE, "weights is");
+  check_ok(neap_moe_forward(moe, p->weights, NULL, p->y));
   refuse_phases(moe, p, split, 3);
   check_ok(neap_moe_backward_dispatch(moe, p->dy));
   refuse_phases(moe, p, split, 4);
-  check_fails(neap_moe_backward(moe, p->x, p->router, p->weights, p->gradients, p->dx, p->dx),
+  check_fails(neap_moe_backward(moe, p->x, p->router, p->weights, NULL, p->gradients, p->dx, p->dx),
               NEAP_SHAPE, "drouter is");
-  check_ok(neap_moe_backward(moe, p->x, p->router, p->weights, p->gradients, p->dx, p->drouter));
+  check_ok(
+      neap_moe_backward(moe, p->x, p->router, p->weights, NULL, p->gradients, p->dx, p->drouter));
   refuse_phases(moe, p, split, 0);
   neap_split_close(split);
 }

@@ -150,7 +150,8 @@ static void test_transfers(const problem *p, int32_t rank, neap_shards *shards,
     tokens[s] = tokens_of_slot(p, s);
   fill_gradients(p, rank, gradients, width);
   neap_transfer *unshard, *reduce, *again;
-  check_ok(neap_shards_unshard_start(shards, layout, buffer, &unshard));
+  int32_t parts = 1 + neap_topology_slots(p->topology) % 4;
+  check_ok(neap_shards_unshard_start(shards, layout, buffer, parts, &unshard));
   check_ok(neap_shards_reduce_start(shards, layout, gradients, tokens, 0, &reduce));
   check_ok(neap_transfer_wait(unshard));
   check_unshard(p, rank, layout, buffer, width);
@@ -295,15 +296,17 @@ static void run_errors(neap_comm *comm, neap_world *world, int which)
   neap_layout *layout;
   neap_transfer *transfer;
   check_ok(neap_layout_open(one, &layout));
-  check(neap_shards_unshard_start(shards, layout, right, &transfer) == NEAP_ARGUMENT,
+  check(neap_shards_unshard_start(shards, layout, right, 1, &transfer) == NEAP_ARGUMENT,
         "a layout that was never set");
   check_ok(neap_layout_set(layout, (int32_t[]){0}));
-  check(neap_shards_unshard_start(shards, layout, narrow, &transfer) == NEAP_SHAPE,
+  check(neap_shards_unshard_start(shards, layout, right, 0, &transfer) == NEAP_ARGUMENT,
+        "no parts: %s", neap_error_message());
+  check(neap_shards_unshard_start(shards, layout, narrow, 1, &transfer) == NEAP_SHAPE,
         "a buffer that is too narrow");
   check(neap_shards_get(shards, NEAP_SHARD_PARAMETER, 1, right) == NEAP_ARGUMENT, "expert 1 of 1");
   check(neap_shards_get(shards, 4, 0, right) == NEAP_ARGUMENT, "part 4");
   check(neap_shards_normal(shards, 0, 2, 3, 0, 0, 1) == NEAP_ARGUMENT, "elements 2 to 4 of 4");
-  check_ok(neap_shards_unshard_start(shards, layout, right, &transfer));
+  check_ok(neap_shards_unshard_start(shards, layout, right, 1, &transfer));
   neap_shards_close(shards); /* waits for it */
   neap_tensor_close(narrow);
   neap_tensor_close(right);

@@ -104,7 +104,7 @@ static void close_store(store *s)
 
 static void unshard(store *s, neap_transfer **transfer)
 {
-  check(!neap_shards_unshard_start(s->shards, s->layout, s->buffer, transfer), "%s",
+  check(!neap_shards_unshard_start(s->shards, s->layout, s->buffer, 1, transfer), "%s",
         neap_error_message());
 }
 

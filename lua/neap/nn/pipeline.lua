@@ -64,7 +64,8 @@ function Pipeline:start(layer)
   if self.holder[i] == layer then return end
   local outer = timeline.layer(layer)
   self.holder[i] = layer
-  self.fetching[i] = self.stores[layer]:unshard_start(self.layout(layer), self.weights_of[i])
+  self.fetching[i] = self.stores[layer]:unshard_start(self.layout(layer), self.weights_of[i],
+    self.schedule.unshard_parts)
   timeline.layer(outer)
 end
 
@@ -78,12 +79,16 @@ function Pipeline:reach(place, layer, direction)
   end
 end
 
---- The parameters of a layer's slots, fetched and complete.
+--- The parameters of a layer's slots, and the transfer by which they arrive, nil if they are there.
 function Pipeline:weights(layer)
   self:start(layer)
   local i = layer % self.kept
-  wait_for_weights(self, i)
-  return self.weights_of[i]
+  return self.weights_of[i], self.fetching[i]
+end
+
+--- The layer's experts have been computed: their transfer is done.
+function Pipeline:settle(layer)
+  wait_for_weights(self, layer % self.kept)
 end
 
 --- ---- gradients --------------------------------------------------------------------------------

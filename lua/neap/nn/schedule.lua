@@ -17,6 +17,8 @@ schedule.fields = {
   unshard_at = { default = 'dispatch', choices = { 'attention', 'dispatch' },
     doc = 'where in a layer the next unshard starts: before its attention, or when its tokens are '
       .. 'on their way' },
+  unshard_parts = { default = 1, min = 1,
+    doc = "exchanges that a rank's slots travel in; a slot is computed when its part is there" },
   keep = { default = 2, min = 1,
     doc = 'layers whose parameters have buffers: the last so many of a forward need no unshard in '
       .. 'the backward; at least unshard_ahead + 1' },

@@ -137,7 +137,9 @@ function Transformer:forward_layer(l, x, step)
   experts:dispatch(normed, session:layout(l), split)
   if session.observe then session:observe(step, l, experts:load()) end
   if self:ahead() then self.pipeline:reach('dispatch', l, 1) end
-  experts:forward(self.pipeline:weights(l), block:answer())
+  local weights, arriving = self.pipeline:weights(l)
+  experts:forward(weights, block:answer(), arriving)
+  self.pipeline:settle(l)
   return block:finish()
 end
 
@@ -178,8 +180,10 @@ function Transformer:backward_layer(l, dy)
   experts:backward_dispatch(dy)
   pipeline:reach('dispatch', l, -1)
   pipeline:release()
-  experts:backward(block.norm2.output, block.router.value, pipeline:weights(l),
-    pipeline:gradients(l), block:slope(), block.router.grad)
+  local weights, arriving = pipeline:weights(l)
+  experts:backward(block.norm2.output, block.router.value, weights, pipeline:gradients(l),
+    block:slope(), block.router.grad, arriving)
+  pipeline:settle(l)
   pipeline:reduce(l, experts:slot_tokens())
   local began = timeline.begin()
   local dx = block:backward(dy)
