@@ -23,15 +23,20 @@ local function at(...)
   end
 end
 
+--- Mean imbalance: simulations have it as a number.
+local function imbalance_of(summary)
+  return tonumber(summary.imbalance) or at('imbalance', 'mean')(summary)
+end
+
 --- What replays lack in time they have in balance: the ideal's work over the fullest rank's.
 local function share_of_ideal(summary)
-  local share, imbalance = tonumber(summary.share_of_ideal), at('imbalance', 'mean')(summary)
+  local share, imbalance = tonumber(summary.share_of_ideal), imbalance_of(summary)
   return share or imbalance and 1 / imbalance
 end
 
 --- Metrics, in the order of reports: better is the direction; ideal what no policy can beat.
 compare.METRICS = {
-  { name = 'imbalance', get = at('imbalance', 'mean'), better = 'lower', format = '%.4f',
+  { name = 'imbalance', get = imbalance_of, better = 'lower', format = '%.4f',
     ideal = 1, default = true, doc = 'largest work of a rank / mean, mean over steps and layers' },
   { name = 'imbalance_p95', get = at('imbalance', 'p95'), better = 'lower', format = '%.4f',
     ideal = 1, doc = 'its 95 % quantile' },
@@ -117,9 +122,8 @@ end
 --- What tells two measurements of a policy in one context apart: without a trace of the seed in the
 -- balance, a replay with another seed is the same one again.
 local function mark_of(row, value)
-  local imbalance = row.summary.imbalance or {}
-  return ('%s %.17g %.17g %.17g'):format(row.context or '', tonumber(imbalance.mean) or 0,
-    tonumber(imbalance.max) or 0, value)
+  local imbalance, most = imbalance_of(row.summary), at('imbalance', 'max')(row.summary)
+  return ('%s %.17g %.17g %.17g'):format(row.context or '', imbalance or 0, most or 0, value)
 end
 
 --- Pairs of two policies: lists of values, what each pair is called, and how many pairs were left

@@ -107,8 +107,8 @@ end
 --- Ends the result with its summary, a table that JSON can hold.
 function Recorder:close(summary)
   lib.check(C.neap_store_flush(self.store.ptr))
-  self.store:write('UPDATE results SET ended = ?, summary = ?, steps = (SELECT count(*) FROM steps '
-    .. 'WHERE result = ?) WHERE id = ?', C.neap_time(), json.encode(summary), self.id, self.id)
+  self.store:write('UPDATE results SET ended = ?, summary = ?, steps = '
+    .. '(SELECT nullif(count(*), 0) FROM steps WHERE result = ?) WHERE id = ?', C.neap_time(), json.encode(summary), self.id, self.id)
 end
 
 return recorder

@@ -2,7 +2,7 @@
 --
 --   return {                                      -- experiments/sweeps/policies.lua
 --     name = 'policies', doc = 'Which policy balances best?',
---     kind = 'run',                               -- the command: 'run' (default) or 'replay'
+--     kind = 'run',                               -- the command: 'run' (default), 'replay', …
 --     script = 'experiments/quickstart.lua',      -- recipe, of kind 'run'
 --     fixed = { steps = 60 },                     -- parameters and options, the same for all
 --     grid = { policies = { 'static', 'laer' }, seed = '0..4' },
@@ -25,7 +25,9 @@ local usage_message = require 'neap.usage'
 local sweep = {}
 
 -- Commands that a sweep can be of: modules as cli.lua has them, with key(args) besides.
-local KINDS = { run = 'neap.cli.run', replay = 'neap.replay' }
+local KINDS = {
+  run = 'neap.cli.run', replay = 'neap.replay', simulate = 'neap.cli.simulate',
+}
 
 local FIELDS = {
   name = 'string', doc = 'string', kind = 'string', script = 'string', fixed = 'table',

@@ -101,7 +101,7 @@ describe('neap sweep', function()
     sweep(1, 'policy=laer seed=1 steps=2 --launch /no/such/launcher')
   end)
 
-  it('takes a file, and replays', function()
+  it('takes a file, replays and simulations', function()
     local out = neap(0, 'sweep experiments/sweeps/policies.lua --dry-run')
     assert.matches('sweep policies: 30 runs, 30 to do', out)
     local file = io.open(folder .. '/s.lua', 'w')
@@ -115,6 +115,8 @@ describe('neap sweep', function()
     end
     file:close()
     assert.matches('4 done', (neap(0, ("sweep '%s/s.lua'"):format(folder))))
+    assert.matches('2 done', (neap(0, 'sweep simulate policy=static,laer seed=1 steps=1')))
+    assert.matches('step_seconds', (neap(0, 'compare simulate')))
   end)
 
   it('refuses with a hint, before anything runs', function()

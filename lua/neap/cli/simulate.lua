@@ -7,8 +7,10 @@ local json = require 'neap.json'
 local lib = require 'neap.lib'
 local models = require 'neap.cluster.models'
 local program = require 'neap.cluster.program'
+local provenance = require 'neap.provenance'
 local simulate = require 'neap.cluster.simulate'
 local spans = require 'neap.cluster.spans'
+local store = require 'neap.store'
 local text_table = require 'neap.table'
 local timeline_file = require 'neap.timeline_file'
 local trace = require 'neap.trace'
@@ -50,6 +52,7 @@ function command.options(parser)
   parser:flag('--strict', 'stop with status 3 at the first fault of a policy')
   parser:flag('--in-process', 'run policies in this process, for debuggers and profilers')
   parser:flag('--json', 'results as JSON')
+  store.options(parser)
 end
 
 local function run_policy(args, policy, last)
@@ -83,14 +86,53 @@ local function print_table(args, rows)
   if rows[#rows].text then print('\n' .. rows[#rows].text) end
 end
 
+local DEFAULT_POLICIES = { 'static', 'laer', 'neap' }
+
+--- Columns of the run store for a simulation, and what its results can be compared by.
+local function describe(args)
+  local parameters = { policies = #args.policy > 0 and args.policy or DEFAULT_POLICIES }
+  for _, name in ipairs { 'cluster', 'model', 'schedule', 'chunks', 'shard_group', 'steps',
+    'seed' } do
+    parameters[name] = args[name]
+  end
+  local files = { args.trace }
+  if args.cluster:match '%.lua$' then files[#files + 1] = args.cluster end
+  local key, context = provenance.keys { kind = 'simulate', files = files,
+    parameters = parameters }
+  return { kind = 'simulate', command = provenance.command(), key = key, seed = args.seed,
+    parameters = json.encode(parameters) }, context
+end
+
+--- Key of the run that arguments ask for: what a sweep knows finished runs by.
+function command.key(args)
+  return (describe(args)).key
+end
+
+local function record_policy(args, policy, last, begin)
+  local recorder = begin { policy = policy, seed = args.seed, trace = args.trace }
+  local row = run_policy(args, policy, last)
+  if recorder then
+    local summary = { step_seconds = row.step_ms / 1e3 }
+    for name, value in pairs(row) do
+      if name ~= 'text' then summary[name] = value end
+    end
+    recorder:close(summary)
+  end
+  return row
+end
+
 function command.run(args)
-  local texts = #args.policy > 0 and args.policy or { 'static', 'laer', 'neap' }
+  local texts = #args.policy > 0 and args.policy or DEFAULT_POLICIES
   if not program.known[args.schedule] then
     failure.usage("--schedule is '%s'%s; allowed: %s", args.schedule,
       lib.hint(args.schedule, program.schedules), table.concat(program.schedules, ', '))
   end
-  local rows = {}
-  for i, policy in ipairs(texts) do rows[i] = run_policy(args, policy, i == #texts) end
+  local columns, context = describe(args)
+  local rows = store.recorded(args, columns, context, function(begin)
+    local list = {}
+    for i, policy in ipairs(texts) do list[i] = record_policy(args, policy, i == #texts, begin) end
+    return list
+  end)
   if not args.json then return print_table(args, rows) end
   for _, row in ipairs(rows) do row.text = nil end
   print(json.encode({ cluster = args.cluster, model = args.model, steps = args.steps,

@@ -14,6 +14,7 @@ Examples:
   neap sweep experiments/quickstart.lua policies=static,laer,minimax seed=0..4
   neap sweep experiments/quickstart.lua policy=laer,minimax seed=0..4 steps=60 --dry-run
   neap sweep replay trace=experiments/traces/drift.safetensors policy=static,laer seed=0..4
+  neap sweep simulate cluster=a100x32 policy=static,laer,neap seed=1..5
   neap sweep experiments/sweeps/policies.lua
   neap sweep experiments/sweeps/policies.lua seed=0..9 --launch='mpirun -n 4'
 Values: a,b,c; 0..4; 0..100:20; lists in braces: ffn={64,32},{128}.
@@ -23,7 +24,7 @@ The same command goes on where it stopped: finished runs are never repeated, fai
 local INTERRUPTED = 130
 
 function command.options(parser)
-  parser:argument('what', 'a recipe, a sweep file (Lua, returns a table), or run or replay')
+  parser:argument('what', 'a recipe, a sweep file (Lua, returns a table), replay or simulate')
     :argname '<what>'
   parser:argument('axes', 'NAME=VALUES: parameters of the recipe, options of the command')
     :args '*':argname '<axis>'
