@@ -1,5 +1,6 @@
 --- The command line. A command is a module { doc=, options=function(command), run=function(args,
--- arguments) }; run returns the exit status (nil: 0) and raises errors as failure.lua describes.
+-- arguments), examples= (the end of its help) }; run returns the exit status (nil: 0) and raises
+-- errors as failure.lua describes.
 
 local argparse = require 'argparse'
 local failure = require 'neap.failure'
@@ -50,6 +51,7 @@ local function add_commands(root, name, arguments)
     if entry[1] == name then
       chosen, parser = module, command
       arguments = module.options(command, arguments) or arguments
+      if module.examples then command:epilog(module.examples) end
     end
   end
   return chosen, arguments, parser

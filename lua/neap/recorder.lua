@@ -108,7 +108,8 @@ end
 function Recorder:close(summary)
   lib.check(C.neap_store_flush(self.store.ptr))
   self.store:write('UPDATE results SET ended = ?, summary = ?, steps = '
-    .. '(SELECT nullif(count(*), 0) FROM steps WHERE result = ?) WHERE id = ?', C.neap_time(), json.encode(summary), self.id, self.id)
+    .. '(SELECT nullif(count(*), 0) FROM steps WHERE result = ?) WHERE id = ?', C.neap_time(),
+    json.encode(summary), self.id, self.id)
 end
 
 return recorder

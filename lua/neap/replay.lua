@@ -24,6 +24,11 @@ local replay = {
   WINDOW = 5, -- steps that warm up
 }
 
+replay.examples = [[
+Examples:
+  neap replay --trace quickstart.safetensors --policy laer --policy mine.lua
+  neap replay --trace loads.csv.gz --slots 4 --node-size 8 --policy laer+minimax:window=3]]
+
 local NODE_SIZE = 8 -- ranks a node, where neither the trace nor the caller says
 local WINDOW = replay.WINDOW
 local DEADLINE = 10 -- seconds that a hook may run: nobody waits for it but the user

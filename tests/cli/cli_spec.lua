@@ -27,6 +27,13 @@ describe('neap', function()
     assert.matches('^neap %d', (expect(0, '--version')))
   end)
 
+  it('has examples in the help of every command', function()
+    local out = expect(0, '--help')
+    for command in out:gmatch '\n   (%l+) +%u' do
+      assert.matches('\nExamples:\n  neap ' .. command, (expect(0, command .. ' --help')))
+    end
+  end)
+
   it('refuses unknown commands and options with a hint, on one line', function()
     for arguments, pattern in pairs {
       rum = "unknown command 'rum' %(did you mean 'run'%?%)",

@@ -10,6 +10,12 @@ local params = require 'neap.params'
 
 local bench = { doc = 'Measure one part of the engine.' }
 
+bench.examples = [[
+Examples:
+  neap bench moe
+  neap bench plan --json
+  neap bench policy --help            its own options]]
+
 --- Names of the benches, sorted.
 local function names()
   local list = {}

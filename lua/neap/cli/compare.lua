@@ -9,7 +9,7 @@ local text_table = require 'neap.table'
 
 local command = { doc = 'Compare policies on equal seeds, traces and parameters.' }
 
-local EXAMPLES = [[
+command.examples = [[
 Examples:
   neap compare                              everything that has finished
   neap compare --sweep policies             one sweep
@@ -30,7 +30,6 @@ function command.options(parser)
   parser:flag('--csv', 'results as CSV')
   parser:flag('--markdown', 'results as Markdown')
   parser:option('--out', 'write to this file instead of stdout'):argname '<file>'
-  parser:epilog(EXAMPLES)
 end
 
 --- Sorts words into runs, a sweep and policies.

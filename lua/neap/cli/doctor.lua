@@ -7,6 +7,11 @@ local text = require 'neap.text'
 
 local command = { doc = 'Show what this machine and build have.' }
 
+command.examples = [[
+Examples:
+  neap doctor
+  neap doctor --json]]
+
 function command.options(parser)
   parser:flag('--json', 'results as JSON')
 end

@@ -7,6 +7,11 @@ local lib = require 'neap.lib'
 
 local command = { doc = 'Install the Jupyter kernel for Lua.', example = 'neap kernel install' }
 
+command.examples = [[
+Examples:
+  neap kernel install
+  neap kernel --help]]
+
 local PYTHONS = { '/usr/bin/python3', 'python3' }
 local PROBE = "'%s' -c 'import ipykernel.kernelapp, ipykernel.kernelbase' 2>/dev/null"
 

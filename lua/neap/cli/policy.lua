@@ -8,6 +8,11 @@ local text_table = require 'neap.table'
 
 local command = { doc = 'List the policies that --policy knows by name.' }
 
+command.examples = [[
+Examples:
+  neap policy list
+  neap policy list --json]]
+
 function command.options(parser)
   parser:require_command(true):command_target 'action'
   parser:command('list', 'Name, split, parameters and what each policy does.')

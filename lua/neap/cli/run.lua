@@ -10,6 +10,13 @@ local store = require 'neap.store'
 
 local run = { doc = 'Run a recipe on ranks that are threads, or on the processes of mpirun.' }
 
+run.examples = [[
+Examples:
+  neap run experiments/quickstart.lua
+  neap run experiments/quickstart.lua --help            its parameters too
+  neap run experiments/quickstart.lua -n 4 --steps=60 --policies=laer,mine.lua --seed=2
+  mpirun -n 4 neap run experiments/quickstart.lua --node-size 2]]
+
 -- Options of run itself that take a value: what the search for the recipe's name must skip.
 local WITH_VALUE = {
   ['-n'] = true, ['--ranks'] = true, ['--node-size'] = true, ['--device'] = true,

@@ -10,7 +10,7 @@ local command = { doc = 'List the runs of the run store, or show one of them.' }
 
 local STATES = { 'done', 'failed', 'interrupted', 'running' }
 
-local EXAMPLES = [[
+command.examples = [[
 Examples:
   neap runs                         the last 20 runs
   neap runs --state failed          those that failed, with what they said
@@ -30,7 +30,6 @@ function command.options(parser)
   parser:option('--last', 'how many (default: 20)'):convert(tonumber):default '20'
   parser:flag('--steps', 'with a run: the metrics of every step')
   parser:flag('--json', 'results as JSON')
-  parser:epilog(EXAMPLES)
 end
 
 local function date(seconds)

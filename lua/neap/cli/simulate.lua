@@ -17,6 +17,12 @@ local trace = require 'neap.trace'
 
 local command = { doc = 'Simulate training steps of a model on a cluster that is only described.' }
 
+command.examples = [[
+Examples:
+  neap simulate
+  neap simulate --cluster a100x32 --model mixtral-8x7b-e8k2 --policy laer --policy mine.lua
+  neap simulate --policy neap --steps 1 --timeline step.json]]
+
 local function whole(name, low)
   return function(text)
     local value = tonumber(text)

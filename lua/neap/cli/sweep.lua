@@ -9,7 +9,7 @@ local text_table = require 'neap.table'
 
 local command = { doc = 'Run every combination of some parameters; go on where it stopped.' }
 
-local EXAMPLES = [[
+command.examples = [[
 Examples:
   neap sweep experiments/quickstart.lua policies=static,laer,minimax seed=0..4
   neap sweep experiments/quickstart.lua policy=laer,minimax seed=0..4 steps=60 --dry-run
@@ -40,7 +40,6 @@ function command.options(parser)
   parser:flag('--retry-failed', 'do failed runs again')
   parser:option('--store', 'run store (default: NEAP_STORE, else runs.db)'):argname '<file>'
   parser:flag('--json', 'results as JSON')
-  parser:epilog(EXAMPLES)
 end
 
 --- How many runs of a plan are in each state.

@@ -11,7 +11,7 @@ local trace = require 'neap.trace'
 
 local command = { doc = 'Look into recorded loads, cut, merge, convert or make them.' }
 
-local EXAMPLES = [[
+command.examples = [[
 Examples:
   neap trace info run.safetensors
   neap trace plot run.safetensors --layer 2               characters; --out load.svg: a picture
@@ -72,7 +72,6 @@ end
 
 function command.options(parser)
   parser:require_command(true):command_target 'action'
-  parser:epilog(EXAMPLES)
   local info = parser:command('info', 'Shape, metadata and balance of a trace.')
   info:argument('file', 'safetensors, or CSV, plain or gzipped')
   info:flag('--json', 'results as JSON')

@@ -19,7 +19,7 @@ local LOOK = 0.2     -- seconds between looks at a watched file
 local DEADLINE = '1' -- seconds that a hook may run, as in training
 local INTERRUPTED = 130
 
-local EXAMPLES = [[
+command.examples = [[
 Examples:
   neap try experiments/policies/hot.lua
   neap try mine.lua --watch                   again whenever the file is saved
@@ -38,7 +38,6 @@ function command.options(parser)
   parser:option('--picture', 'SVG file for the worst step, work by rank'):argname '<file.svg>'
   parser:flag('--watch', 'try again whenever the file is saved, until Ctrl-C')
   parser:flag('--json', 'results as JSON')
-  parser:epilog(EXAMPLES)
 end
 
 local function shipped_traces()
