@@ -12,9 +12,8 @@ describe('notebooks:', function()
 
   setup(function()
     local status, _, err = program.shell(("rm '%s' && mkdir '%s' && cd '%s' && cp -r "
-      .. "'%s'/notebooks '%s'/quickstart.safetensors . && ln -s '%s'/experiments . && JUPYTER_DATA_DIR=jupyter "
-      .. "'%s' kernel install"):format(folder, folder, folder, program.home, program.home,
-      program.home, program.path))
+      .. "'%s'/notebooks . && ln -s '%s'/experiments . && JUPYTER_DATA_DIR=jupyter '%s' kernel "
+      .. 'install'):format(folder, folder, folder, program.home, program.home, program.path))
     assert.are.equal(0, status, err)
   end)
   teardown(function() program.shell(("rm -r '%s'"):format(folder)) end)

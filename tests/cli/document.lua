@@ -1,0 +1,162 @@
+--- What README.md and docs/*.md tell readers to do, as a test does it: files that they are told to
+-- save, Lua blocks, and commands, in their order, in a folder that looks like the repository.
+--
+-- A fenced block after "Save this as `NAME`", "`NAME`:" or "over `NAME`:" is a file. Other Lua
+-- blocks are run. Commands are the lines of ```sh blocks, indented lines that call ./neap or
+-- mpirun ./neap, and what stands between single backticks and begins with ./neap.
+
+local program = require 'tests.cli.program'
+
+local document = {}
+
+--- What is appended to a command that contains the text, so that it ends in seconds.
+local SMALLER = {
+  { 'run experiments/quickstart.lua',
+    '--steps=7 --batch=8 --sequence=16 --layers=1 --hidden=32 --ffn=32' },
+  { 'sweep experiments/quickstart.lua', 'batch=8 sequence=16 layers=1 hidden=32 ffn=32' },
+  { 'run race.lua', '--batch=8 --sequence=16 --layers=1 --hidden=32 --ffn=32' },
+  { 'bench policy', '--repeats=100' },
+  { 'bench moe', '--tokens=64 --hidden=32 --ffn=32 --experts=4 --repeats=1' },
+}
+
+--- Commands that no test can run as they stand, and why.
+local LEFT_OUT = {
+  { '^%./neap test$', 'it is what runs this' },
+  { '%-%-host', 'needs other hosts' },
+  { '^srun', 'needs Slurm' },
+  { '…', 'an abbreviation' },
+  { 'COMMAND', 'stands for any command' },
+}
+
+local function read(path)
+  local file = assert(io.open(path))
+  local text = file:read '*a'
+  file:close()
+  return text
+end
+
+--- Name of the file that a paragraph says the next block is.
+local function file_name(line)
+  return line:match 'ave this as `([^`]+)`:$' or line:match 'over `([^`]+)`:$'
+    or line:match '`([%w_.]+)`:$'
+end
+
+local function is_command(line)
+  return line:match '^%./neap%s' or line:match '^mpirun .*%./neap%s' or line:match '^srun'
+end
+
+--- Lines of a fenced block from the i-th on; returns its text and the line after it.
+local function fenced(lines, i)
+  local block = {}
+  while lines[i] and not lines[i]:match '^```' do
+    block[#block + 1] = lines[i]
+    i = i + 1
+  end
+  return table.concat(block, '\n') .. '\n', i + 1
+end
+
+local function add_commands(tasks, text)
+  for line in text:gsub('\\\n%s*', ' '):gmatch '[^\n]+' do
+    line = line:gsub('%s+#.*$', ''):gsub('^%s*%$?%s*', '')
+    if is_command(line) then tasks[#tasks + 1] = { command = line } end
+  end
+end
+
+--- What a document asks for: list of { file =, text = }, { lua = text } and { command = line }.
+function document.tasks(path)
+  local lines, tasks, i, name = {}, {}, 1, nil
+  for line in (read(path) .. '\n'):gmatch '(.-)\n' do lines[#lines + 1] = line end
+  while lines[i] do
+    local line = lines[i]
+    local language = line:match '^```(%w*)'
+    i = i + 1
+    if language then
+      local text
+      text, i = fenced(lines, i)
+      if name then
+        tasks[#tasks + 1] = { file = name, text = text }
+      elseif language == 'lua' then
+        tasks[#tasks + 1] = { lua = text }
+      elseif language == 'sh' or language == '' then
+        add_commands(tasks, text)
+      end
+    elseif line:match '^    ' then
+      add_commands(tasks, line)
+    else
+      for command in line:gmatch '`(%./neap%s[^`]*)`' do add_commands(tasks, command) end
+    end
+    if line ~= '' then name = not language and file_name(line) or nil end
+  end
+  return tasks
+end
+
+--- The command as this build runs it: its program for ./neap, busted for ./neap test SPEC.
+local function adapt(command)
+  for _, entry in ipairs(SMALLER) do
+    if command:find(entry[1], 1, true) then command = command .. ' ' .. entry[2] end
+  end
+  if command:find ' sweep ' then
+    command = command:gsub(' steps=%d+', ' steps=3'):gsub('seed=0%.%.%d+', 'seed=0..1')
+  end
+  command = command:gsub('%./neap test ', './neap lua tests/busted.lua ')
+  return (command:gsub('%./neap', ("'%s'"):format(program.path))
+    :gsub('mpirun ', 'mpirun --oversubscribe '))
+end
+
+local function left_out(command)
+  for _, entry in ipairs(LEFT_OUT) do
+    if command:find(entry[1]) then return true end
+  end
+end
+
+local function write(path, text)
+  local file = assert(io.open(path, 'w'))
+  file:write(text)
+  file:close()
+end
+
+--- Makes a folder that looks like the repository: links, but copies of what commands may overwrite.
+local function make_folder()
+  local folder = os.tmpname()
+  os.remove(folder)
+  local status, _, err = program.shell(("mkdir '%s' && ln -s '%s'/* '%s' && cd '%s' && "
+    .. "for file in *.safetensors; do cp --remove-destination \"$(readlink \"$file\")\" \"$file\"; "
+    .. 'done'):format(folder, program.home, folder, folder))
+  assert(status == 0, err)
+  return folder
+end
+
+--- Runs one task in the folder; returns exit status, and what was done and said.
+local function run(folder, task)
+  if task.file then
+    write(folder .. '/' .. task.file, task.text)
+    return 0
+  end
+  local command = task.command and adapt(task.command)
+  if task.lua then
+    write(folder .. '/block.lua', task.lua)
+    command = ("'%s' lua block.lua"):format(program.path)
+  end
+  local status, out, err = program.shell(("cd '%s' && export OMPI_ALLOW_RUN_AS_ROOT=1 "
+    .. 'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 && unset NEAP_STORE && %s </dev/null'):format(folder,
+    command))
+  return status, command .. '\n' .. out .. err
+end
+
+--- Defines the tests of a document (inside describe): it and the others are busted's.
+function document.tests(path, it, setup, teardown)
+  local folder
+  setup(function() folder = make_folder() end)
+  teardown(function() program.shell(("rm -r '%s'"):format(folder)) end)
+  for _, task in ipairs(document.tasks(program.home .. '/' .. path)) do
+    local title = task.command or task.file and 'save ' .. task.file or 'a block of Lua'
+    if not (task.command and left_out(task.command)) then
+      it(title, function()
+        local status, said = run(folder, task)
+        assert(status == 0, said)
+      end)
+    end
+  end
+end
+
+return document
