@@ -8,7 +8,8 @@
 #include <math.h>
 #include <string.h>
 
-enum { EFFORT, SAMPLES, SPREAD, LOCALITY };
+enum { EFFORT, SAMPLES, SPREAD, LOCALITY }; /* parameters */
+enum { SEARCHES = 3 };
 
 /* Whether a layout is one that this planner could have made: no doubles that are not needed. */
 static bool tidy(neapi_neap *n, const int32_t *expert_of)
@@ -34,10 +35,52 @@ static void choose_start(neapi_neap *n, const neap_layout *previous)
   if (!previous || !tidy(n, previous->expert_of))
     return;
   double greedy = neapi_neap_cost(n);
-  memcpy(n->rival, n->expert_of, bytes);
   memcpy(n->expert_of, previous->expert_of, bytes);
   if (neapi_neap_cost(n) >= greedy)
     memcpy(n->expert_of, n->rival, bytes);
+}
+
+/* Keeps the layout at hand if it is the cheapest so far. Returns whether it is balanced. */
+static bool compare(neapi_neap *n, double *cost)
+{
+  bool balanced;
+  double now = neapi_neap_judge(n, &balanced);
+  if (now < *cost) {
+    *cost = now;
+    memcpy(n->best, n->expert_of, sizeof *n->best * n->topology->slots);
+  }
+  return balanced;
+}
+
+/* Searches, where nodes can hold all experts; with more weight on risk as long as the outcome is
+ * not balanced. The greedy layout is in the contest, too. */
+static bool contest(neapi_neap *n, const neapi_plan_input *input, double *cost)
+{
+  uint64_t bytes = sizeof *n->expert_of * n->topology->slots;
+  if (!n->whole)
+    return compare(n, cost);
+  memcpy(n->rival, n->expert_of, bytes);
+  choose_start(n, input->previous);
+  memcpy(n->start, n->expert_of, bytes);
+  bool done = false;
+  for (int32_t i = 0; i < SEARCHES && !done; i++, n->caution *= 4) {
+    memcpy(n->expert_of, n->start, bytes);
+    neapi_neap_search(n, input->parameter[EFFORT]);
+    done = compare(n, cost);
+  }
+  memcpy(n->expert_of, n->rival, bytes);
+  return done || compare(n, cost);
+}
+
+static void improve(neapi_neap *n, const neapi_plan_input *input)
+{
+  int32_t slots = n->topology->slots;
+  double cost = INFINITY, flows = 8 + fmin(0.13 * input->parameter[EFFORT], 32768.0 / slots);
+  neapi_neap_draw(n, 1 + input->parameter[SAMPLES]);
+  bool done = contest(n, input, &cost);
+  memcpy(n->expert_of, n->best, sizeof *n->expert_of * slots);
+  if (!done)
+    neapi_neap_repair(n, flows);
 }
 
 static int neap_plan(const neapi_plan_input *input, int32_t *expert_of)
@@ -47,14 +90,11 @@ static int neap_plan(const neapi_plan_input *input, int32_t *expert_of)
   n->spread = input->parameter[SPREAD];
   n->home = 0.45 * towards;
   n->caution = 0.05 / (towards * towards);
+  n->toll = 0.2 * towards / n->topology->ranks;
   neapi_neap_forecast(n, input);
   neapi_neap_greedy(n);
-  if (n->whole && input->parameter[EFFORT] > 0) {
-    choose_start(n, input->previous);
-    neapi_neap_search(n, input->parameter[EFFORT]);
-  }
-  if (input->parameter[EFFORT] > 0 && input->parameter[SAMPLES] > 0)
-    neapi_neap_repair(n, input->parameter[SAMPLES]);
+  if (input->parameter[EFFORT] > 0)
+    improve(n, input);
   memcpy(expert_of, n->expert_of, sizeof *expert_of * n->topology->slots);
   return NEAP_OK;
 }
@@ -64,7 +104,7 @@ const neapi_planner_kind neapi_plan_neap = {
     {{"effort",
       "changes that the search looks at, a cell of up to 8 ranks; 0: no search, no repair", 500, 0,
       1e9},
-     {"samples", "disturbed loads that a layout must carry", 8, 0, 1000},
+     {"samples", "disturbed loads that a layout must carry", 8, 0, 64},
      {"spread", "error of a node's predicted load of an expert, relative", 0.25, 0, 10},
      {"locality", "from 0, balance whatever happens, to 1, tokens on their node", 0.5, 0, 1}},
     neapi_neap_open,

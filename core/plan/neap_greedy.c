@@ -205,6 +205,20 @@ static void pack_node(neapi_neap *n, int32_t node)
       fill(n, r, sorted);
 }
 
+/* Whether every node can hold every expert, those with much work more than once. */
+static bool fits_everywhere(const neapi_neap *n)
+{
+  const neap_topology *t = n->topology;
+  bool fits = n->whole;
+  for (int32_t g = 0; g < t->nodes && fits; g++) {
+    double slots = 0;
+    for (int32_t e = 0; e < t->experts; e++)
+      slots += fmax(1, ceil(n->load[(int64_t)g * t->experts + e]));
+    fits = slots <= neapi_neap_node_slots(t, g);
+  }
+  return fits;
+}
+
 void neapi_neap_greedy(neapi_neap *n)
 {
   const neap_topology *t = n->topology;
@@ -212,7 +226,7 @@ void neapi_neap_greedy(neapi_neap *n)
   memset(n->held, 0, sizeof *n->held * t->experts);
   for (int32_t g = 0; g < t->nodes; g++)
     n->pending[g] = neapi_neap_node_slots(t, g);
-  if (n->whole)
+  if (fits_everywhere(n))
     give_everywhere(n);
   else
     give_homes(n);

@@ -1,67 +1,135 @@
-/* Planner neap's repair: the forecast and disturbed forecasts are placed as the split will place
- * loads, by flow. Where work is stuck, the ranks that it is confined to and all others are the two
- * sides of a cut: a replica of one of the experts confined moves to the other side. */
+/* Planner neap's repair: the forecast and disturbed forecasts are split as the split will do it,
+ * and the layout changes where that makes their least max loads smaller.
+ *
+ * A sample's least max load is found by flow, as in minimax.c. The last cut on the way there names
+ * the ranks that have too much and the experts that live only on them: a replica of one of these
+ * moves to another rank, or changes places with one there. A change stays only if it makes the
+ * whole layout cheaper: mean least max load, a part of the worst one, and work that leaves its
+ * node. */
 #include "neap_state.h"
 
 #include <math.h>
 #include <string.h>
 
-static const double UNITS = 1 << 20;  /* of the flow, in the work of a mean rank */
-static const double TOLERANCE = 1e-3; /* work that may be stuck */
-enum { CANDIDATES = 4, REPAIRS_A_SAMPLE = 8 };
+static const double UNITS = 1 << 20;   /* of the flow, in the work of a mean rank */
+static const double TOLERANCE = 1e-3;  /* of a least max load */
+static const double WORST = 0.1;       /* weight of the worst sample */
+static const double LEAST_GAIN = 0.02; /* of a change, in what is above ideal: less may be chance */
+enum { CANDIDATES = 4 };
+
+/* ---- samples ----------------------------------------------------------------------------------
+ */
+
+/* Work of the experts in every sample; the first is the forecast. Where every node has every expert
+ * only what whole nodes lack is left to the flow: less uncertain. */
+void neapi_neap_draw(neapi_neap *n, int32_t samples)
+{
+  n->samples = samples;
+  int32_t experts = n->topology->experts;
+  double least = n->whole ? 0.15 : 0.25;
+  for (int32_t i = 0; i < samples; i++) {
+    double *work = n->sample + (int64_t)i * experts, sum = 0;
+    for (int32_t e = 0; e < experts; e++) {
+      double deviation = fmin(fmax(least, 0.5 * n->drift[e]), 0.6);
+      double normal = i ? neap_random_normal(0, i, e) : 0;
+      sum += work[e] = (n->total[e] + 0.02) * exp(deviation * normal);
+    }
+    for (int32_t e = 0; e < experts; e++)
+      work[e] *= n->topology->ranks / sum;
+  }
+}
 
 static void index_layout(neapi_neap *n)
 {
   memcpy(n->draft.expert_of, n->expert_of, sizeof *n->expert_of * n->topology->slots);
   neapi_layout_index(&n->draft); /* cannot fail: the layout is valid */
   neapi_flow_build(&n->flow, &n->draft);
+  memset(n->flow.supply, 0, sizeof *n->flow.supply * n->flow.groups);
 }
 
-static void count_replicas(neapi_neap *n)
-{
-  const neap_topology *t = n->topology;
-  memset(n->count, 0, sizeof *n->count * t->experts);
-  memset(n->node_count, 0, sizeof *n->node_count * t->nodes * t->experts);
-  for (int32_t s = 0; s < t->slots; s++) {
-    n->count[n->expert_of[s]]++;
-    ++*neapi_neap_on_node(n, t->node_of[t->rank_of[s]], n->expert_of[s]);
-  }
-}
-
-/* each: work of the experts in a sample; the first is the forecast itself. Where every node has
- * every expert, what is left to the flow is what whole nodes lack: less uncertain. */
-static void draw(neapi_neap *n, int32_t sample)
-{
-  const neap_topology *t = n->topology;
-  double sum = 0, deviation = sample ? (n->whole ? 0.15 : 0.25) : 0;
-  for (int32_t e = 0; e < t->experts; e++) {
-    double normal = sample ? neap_random_normal(0, sample, e) : 0;
-    sum += n->each[e] = (n->total[e] + 0.02) * exp(deviation * normal);
-  }
-  for (int32_t e = 0; e < t->experts; e++)
-    n->each[e] *= t->ranks / sum;
-}
-
-/* Places the sample, all work being free to go anywhere. Returns the work that is stuck. */
-static double place(neapi_neap *n)
+static void start_flow(neapi_neap *n, const double *work)
 {
   neapi_flow *f = &n->flow;
-  const neap_topology *t = f->topology;
-  memset(f->supply, 0, sizeof *f->supply * f->groups);
-  for (int32_t e = 0; e < t->experts; e++)
-    f->outside[e] = n->each[e] * UNITS;
-  for (int32_t r = 0; r < t->ranks; r++)
+  for (int32_t e = 0; e < f->topology->experts; e++)
+    f->outside[e] = work[e] * UNITS;
+  for (int32_t r = 0; r < f->topology->ranks; r++)
     f->room[r] = n->speed[r] * UNITS + 1;
   f->leaving = false;
   neapi_flow_reset(f);
   neapi_flow_pool(f);
-  return neapi_flow_spread(f, false) / UNITS;
 }
 
-typedef struct {
-  double score;
-  int32_t slot, expert;
-} repair;
+/* The experts confined by a cut that have most work; returns how many. */
+static int32_t confined(const neapi_neap *n, const double *work, int32_t *experts)
+{
+  int32_t count = 0;
+  for (int32_t e = 0; e < n->topology->experts; e++) {
+    if (!neapi_flow_confines(&n->flow, e))
+      continue;
+    int32_t i = count < CANDIDATES ? count++ : CANDIDATES;
+    for (; i > 0 && work[e] > work[experts[i - 1]]; i--)
+      if (i < CANDIDATES)
+        experts[i] = experts[i - 1];
+    if (i < CANDIDATES)
+      experts[i] = e;
+  }
+  return count;
+}
+
+/* Least max load of a sample, in the work of a mean rank. Leaves the last cut in n->member and its
+ * heaviest experts in n->confined. */
+static double least_max(neapi_neap *n, const double *work)
+{
+  neapi_flow *f = &n->flow;
+  double bound = 1, next;
+  start_flow(n, work);
+  for (n->flows--; neapi_flow_spread(f, false); n->flows--, bound = next) {
+    double units = neapi_flow_cut(f, n->member), speed = 0;
+    n->confine_count = confined(n, work, n->confined);
+    for (int32_t r = 0; r < f->topology->ranks; r++)
+      speed += n->member[r] ? n->speed[r] : 0;
+    next = units / UNITS / speed;
+    if (next < bound + TOLERANCE)
+      return next;
+    for (int32_t r = 0; r < f->topology->ranks; r++)
+      f->room[r] += (next - bound) * n->speed[r] * UNITS + 1;
+  }
+  return bound;
+}
+
+/* What the layout costs, as far as it is below limit. The sample with the largest least max load:
+ * *worst. */
+static double layout_cost(neapi_neap *n, double limit, int32_t *worst)
+{
+  int32_t samples = n->samples;
+  double sum = 0, largest = 0, leaving = n->leaving * n->toll;
+  index_layout(n);
+  for (int32_t i = 0; i < samples; i++) {
+    double least = least_max(n, n->sample + (int64_t)i * n->topology->experts);
+    sum += least;
+    if (least > largest) {
+      largest = least;
+      *worst = i;
+    }
+    if ((sum + samples - i - 1) / samples + WORST * largest + leaving >= limit)
+      return INFINITY;
+  }
+  return sum / samples + WORST * largest + leaving;
+}
+
+/* Cost of the layout if all samples could be split evenly. */
+static double ideal(const neapi_neap *n)
+{
+  return 1 + WORST + n->leaving * n->toll;
+}
+
+static bool balanced(const neapi_neap *n, double cost)
+{
+  return cost <= ideal(n) + TOLERANCE;
+}
+
+/* ---- changes ----------------------------------------------------------------------------------
+ */
 
 static bool on_rank(const neapi_neap *n, int32_t rank, int32_t expert)
 {
@@ -72,82 +140,157 @@ static bool on_rank(const neapi_neap *n, int32_t rank, int32_t expert)
   return false;
 }
 
-/* What it is worth to put an expert into a slot instead of the slot's: work that stays on the node,
- * and a little for evening out replicas. */
-static double score(const neapi_neap *n, int32_t slot, int32_t expert)
+static int32_t node_of(const neapi_neap *n, int32_t slot)
 {
-  const neap_topology *t = n->topology;
-  int32_t node = t->node_of[t->rank_of[slot]], old = n->expert_of[slot];
-  const double *load = n->load + (int64_t)node * t->experts;
-  double stays = *neapi_neap_on_node(n, node, expert) ? 0 : load[expert];
-  double leaves = *neapi_neap_on_node(n, node, old) > 1 ? 0 : load[old];
-  double eased = n->each[expert] / n->count[expert] / (n->count[expert] + 1);
-  double burdened = n->each[old] / n->count[old] / (n->count[old] - 1);
-  return stays - leaves + 0.1 * (eased - burdened);
+  return n->topology->node_of[n->topology->rank_of[slot]];
 }
 
-/* The best slot for an expert on the ranks that are not members of the cut. */
-static void try_expert(const neapi_neap *n, int32_t expert, repair *best)
+/* Puts an expert into a slot; keeps count, node_count and leaving. */
+static void put(neapi_neap *n, int32_t slot, int32_t expert)
+{
+  int32_t node = node_of(n, slot), old = n->expert_of[slot];
+  const double *load = n->load + (int64_t)node * n->topology->experts;
+  n->leaving += --*neapi_neap_on_node(n, node, old) ? 0 : load[old];
+  n->leaving -= (*neapi_neap_on_node(n, node, expert))++ ? 0 : load[expert];
+  n->count[old]--;
+  n->count[expert]++;
+  n->expert_of[slot] = expert;
+}
+
+typedef struct {
+  double score;
+  int32_t slot, expert; /* the slot gets that expert; */
+  int32_t other;        /* the slot's goes to that slot of the expert; -1: nowhere */
+} change;
+
+/* What an expert on a slot's node would keep there, less what the slot's expert keeps there. */
+static double stays(const neapi_neap *n, int32_t slot, int32_t expert)
+{
+  int32_t node = node_of(n, slot), old = n->expert_of[slot];
+  const double *load = n->load + (int64_t)node * n->topology->experts;
+  return (*neapi_neap_on_node(n, node, expert) ? 0 : load[expert]) -
+         (*neapi_neap_on_node(n, node, old) > 1 ? 0 : load[old]);
+}
+
+/* Work of one replica when there are count. */
+static double share(const double *work, int32_t expert, int32_t count)
+{
+  return work[expert] / count;
+}
+
+/* Best slot for one more replica of an expert, on the ranks that are not in the cut; toll: weight
+ * of what stays on its node. */
+static change best_replacement(const neapi_neap *n, const double *work, int32_t expert, double toll)
 {
   const neap_topology *t = n->topology;
+  change best = {-INFINITY, -1, expert, -1};
   for (int32_t r = 0; r < t->ranks; r++) {
     if (n->member[r] || on_rank(n, r, expert))
       continue;
     for (int32_t s = t->first_slot[r]; s < t->first_slot[r + 1]; s++) {
-      double value = n->count[n->expert_of[s]] > 1 ? score(n, s, expert) : -INFINITY;
-      if (value > best->score)
-        *best = (repair){value, s, expert};
+      int32_t old = n->expert_of[s], count = n->count[old];
+      if (count == 1)
+        continue;
+      double score =
+          toll * stays(n, s, expert) - share(work, old, count - 1) + 0.5 * share(work, old, count);
+      if (score > best.score)
+        best = (change){score, s, expert, -1};
     }
   }
+  return best;
 }
 
-/* The confined experts with most work, at most CANDIDATES. Returns how many. */
-static int32_t confined(const neapi_neap *n, int32_t *experts)
-{
-  int32_t count = 0;
-  for (int32_t e = 0; e < n->topology->experts; e++) {
-    if (!neapi_flow_confines(&n->flow, e))
-      continue;
-    int32_t i = count < CANDIDATES ? count++ : CANDIDATES;
-    for (; i > 0 && n->each[e] > n->each[experts[i - 1]]; i--)
-      if (i < CANDIDATES)
-        experts[i] = experts[i - 1];
-    if (i < CANDIDATES)
-      experts[i] = e;
-  }
-  return count;
-}
-
-static bool move_replica(neapi_neap *n)
+/* Best slot outside the cut for an expert of a slot inside, whose own expert comes inside. */
+static change best_swap(const neapi_neap *n, const double *work, int32_t expert)
 {
   const neap_topology *t = n->topology;
-  int32_t experts[CANDIDATES];
-  repair best = {-INFINITY, -1, -1};
-  neapi_flow_cut(&n->flow, n->member);
-  for (int32_t i = confined(n, experts) - 1; i >= 0; i--)
-    try_expert(n, experts[i], &best);
-  if (best.slot < 0)
-    return false;
-  int32_t old = n->expert_of[best.slot], node = t->node_of[t->rank_of[best.slot]];
-  n->count[old]--;
-  n->count[best.expert]++;
-  --*neapi_neap_on_node(n, node, old);
-  ++*neapi_neap_on_node(n, node, best.expert);
-  n->expert_of[best.slot] = best.expert;
-  return true;
-}
-
-void neapi_neap_repair(neapi_neap *n, int32_t samples)
-{
-  int32_t left = REPAIRS_A_SAMPLE * samples, clean = 0;
-  count_replicas(n);
-  index_layout(n);
-  for (int32_t i = 0; clean <= samples && left > 0; i = i == samples ? 0 : i + 1) {
-    draw(n, i);
-    clean++;
-    while (place(n) > TOLERANCE && left-- > 0 && move_replica(n)) {
-      index_layout(n);
-      clean = 0;
+  int32_t inside = n->draft.by_expert[n->draft.first[expert]], home = t->rank_of[inside];
+  change best = {-INFINITY, -1, expert, inside};
+  for (int32_t r = 0; r < t->ranks; r++) {
+    if (n->member[r] || on_rank(n, r, expert))
+      continue;
+    for (int32_t s = t->first_slot[r]; s < t->first_slot[r + 1]; s++) {
+      int32_t old = n->expert_of[s];
+      double score = stays(n, s, expert) + stays(n, inside, old) - share(work, old, n->count[old]);
+      if (score > best.score && !on_rank(n, home, old))
+        best = (change){score, s, expert, inside};
     }
   }
+  return best;
+}
+
+/* Makes a change if that makes the layout cheaper. */
+static bool try(neapi_neap *n, change c, double *cost, int32_t *worst)
+{
+  if (c.slot < 0 || n->flows <= 0)
+    return false;
+  int32_t old = n->expert_of[c.slot], now = *worst;
+  double limit = *cost - LEAST_GAIN * (*cost - ideal(n));
+  put(n, c.slot, c.expert);
+  if (c.other >= 0)
+    put(n, c.other, old);
+  double changed = layout_cost(n, limit, &now);
+  if (changed < limit) {
+    *cost = changed;
+    *worst = now;
+    return true;
+  }
+  put(n, c.slot, old);
+  if (c.other >= 0)
+    put(n, c.other, c.expert);
+  return false;
+}
+
+/* Looks for a change that relieves the worst sample. */
+static bool improve(neapi_neap *n, double *cost, int32_t *worst)
+{
+  const double *work = n->sample + (int64_t)*worst * n->topology->experts;
+  index_layout(n);
+  n->confine_count = 0;
+  least_max(n, work);
+  change list[3 * CANDIDATES];
+  int32_t count = 0;
+  for (int32_t i = 0; i < n->confine_count; i++) {
+    list[count++] = best_replacement(n, work, n->confined[i], 1);
+    list[count++] = best_replacement(n, work, n->confined[i], 0.1);
+    list[count++] = best_swap(n, work, n->confined[i]);
+  }
+  for (int32_t i = 0; i < count; i++)
+    if (try(n, list[i], cost, worst))
+      return true;
+  return false;
+}
+
+static void count_replicas(neapi_neap *n)
+{
+  const neap_topology *t = n->topology;
+  memset(n->count, 0, sizeof *n->count * t->experts);
+  memset(n->node_count, 0, sizeof *n->node_count * t->nodes * t->experts);
+  for (int32_t s = 0; s < t->slots; s++) {
+    n->count[n->expert_of[s]]++;
+    ++*neapi_neap_on_node(n, node_of(n, s), n->expert_of[s]);
+  }
+  n->leaving = 0;
+  for (int32_t g = 0; g < t->nodes; g++)
+    for (int32_t e = 0; e < t->experts; e++)
+      n->leaving += *neapi_neap_on_node(n, g, e) ? 0 : n->load[(int64_t)g * t->experts + e];
+}
+
+double neapi_neap_judge(neapi_neap *n, bool *done)
+{
+  int32_t worst = 0;
+  count_replicas(n);
+  double cost = layout_cost(n, INFINITY, &worst);
+  *done = balanced(n, cost);
+  return cost;
+}
+
+void neapi_neap_repair(neapi_neap *n, int32_t flows)
+{
+  int32_t worst = 0;
+  count_replicas(n);
+  double cost = layout_cost(n, INFINITY, &worst);
+  n->flows = flows;
+  while (n->flows > 0 && !balanced(n, cost) && improve(n, &cost, &worst))
+    continue;
 }

@@ -56,6 +56,8 @@ static void lay_out(neapi_neap *n)
   }
   n->expert_of = take(n, 4ll * t->slots);
   n->rival = take(n, 4ll * t->slots);
+  n->start = take(n, 4ll * t->slots);
+  n->best = take(n, 4ll * t->slots);
   n->count = take(n, 4ll * t->experts);
   n->node_count = take(n, 4 * pairs);
   n->away = take(n, 8ll * t->experts);
@@ -71,6 +73,7 @@ static void lay_out(neapi_neap *n)
   n->holders = take(n, 4ll * t->experts);
   n->work = take(n, 4ll * t->experts);
   n->variance = take(n, 4ll * t->experts);
+  n->sample = take(n, 8ll * NEAPI_SAMPLES * t->experts);
   n->member = take(n, t->ranks);
   n->draft.expert_of = take(n, 4ll * t->slots);
   n->draft.first = take(n, 4ll * t->experts + 4);

@@ -11,6 +11,8 @@
 #include "neap_cell.h"
 #include "planner.h"
 
+enum { NEAPI_SAMPLES = 65 };
+
 typedef struct {
   const neap_topology *topology;
   char *memory; /* the one block behind all arrays */
@@ -53,12 +55,19 @@ typedef struct {
   int32_t *node_cells;    /* [nodes][experts] cells of a node that hold it */
   int32_t *holders;       /* [experts] cells that hold it */
   float *work, *variance; /* [experts] of the cell at hand, were they in it */
-  int32_t *rival;         /* [slots] the greedy layout, when the previous one is a start, too */
+  int32_t samples;
+  int32_t *start, *best; /* [slots] */
+  int32_t *rival;        /* [slots] the greedy layout, when the previous one is a start, too */
 
   /* Of the repair. */
   neapi_flow flow;
-  neap_layout draft; /* borrows topology */
-  uint8_t *member;   /* [ranks] of a cut */
+  double *sample;                     /* [samples][experts] */
+  int32_t flows;                      /* that may still be looked for */
+  int32_t confined[4], confine_count; /* heaviest experts of a cut */
+  double leaving;                     /* work that has no replica on its node */
+  double toll;                        /* what it costs, / ranks */
+  neap_layout draft;                  /* borrows topology */
+  uint8_t *member;                    /* [ranks] of a cut */
 } neapi_neap;
 
 int neapi_neap_open(const neap_topology *topology, void **scratch);
@@ -72,8 +81,13 @@ void neapi_neap_greedy(neapi_neap *n);
 double neapi_neap_cost(neapi_neap *n);
 /* Improves the layout in expert_of, cell by cell; effort: changes looked at, a cell. */
 void neapi_neap_search(neapi_neap *n, double effort);
-/* Changes the layout until it carries the forecast and that many disturbed ones. */
-void neapi_neap_repair(neapi_neap *n, int32_t samples);
+/* Draws the samples that judge and repair look at: the forecast, and that disturbed. */
+void neapi_neap_draw(neapi_neap *n, int32_t samples);
+/* What the layout costs: least max loads of the samples, and work that leaves its node. Balanced:
+ * every sample can be split evenly. */
+double neapi_neap_judge(neapi_neap *n, bool *balanced);
+/* Changes the layout as long as that makes it cheaper; flows: how many may be looked for. */
+void neapi_neap_repair(neapi_neap *n, int32_t flows);
 
 /* Replicas of an expert on a node. */
 static inline int32_t *neapi_neap_on_node(const neapi_neap *n, int32_t node, int32_t expert)
