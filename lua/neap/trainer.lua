@@ -95,7 +95,7 @@ function trainer.open(options)
     job = job, params = p, policy = options.policy, text = options.text,
     label = options.label or options.policy, comm = job.comm:duplicate(), done = 0,
     balance = metrics.balance(), losses = metrics.series(), seconds = metrics.series(),
-    busy = 0, waited = 0, schedule = schedules.resolve(options.schedule or p.schedule, 2),
+    busy = 0, waited = 0, schedule = schedules.resolve(options.schedule or p.schedule),
   }, Trainer)
   self.topology = topologies.open { node_of = job.node_of, ranks = job.ranks, slots = p.slots,
     experts = p.experts, cost = costs(p.ffn) }

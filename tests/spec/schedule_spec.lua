@@ -3,7 +3,7 @@ local schedule = require 'neap.nn.schedule'
 local function message(given)
   local ok, err = pcall(schedule.resolve, given)
   assert.is_false(ok)
-  assert.are.equal('ARGUMENT', err.code)
+  assert.are.equal('USAGE', err.code)
   return err.message
 end
 

@@ -7,6 +7,7 @@
 --
 -- The result has all fields. No schedule changes a result: losses are the same to the bit.
 
+local failure = require 'neap.failure'
 local lib = require 'neap.lib'
 
 local schedule = {}
@@ -38,63 +39,63 @@ schedule.named = {
   neap = { hold_reduce = true, keep = 4, gradients = 4 },
 }
 
-local function fail(level, text, ...)
-  lib.raise('ARGUMENT', 'schedule: ' .. text:format(...), level + 1)
+local function fail(text, ...)
+  failure.usage('schedule: ' .. text, ...)
 end
 
-local function check_choice(name, value, choices, level)
+local function check_choice(name, value, choices)
   for _, choice in ipairs(choices) do
     if value == choice then return end
   end
-  fail(level + 1, "%s is '%s'%s; there are %s", name, tostring(value),
+  fail("%s is '%s'%s; there are %s", name, tostring(value),
     lib.hint(tostring(value), choices), table.concat(choices, ', '))
 end
 
-local function check_value(name, value, level)
+local function check_value(name, value)
   local field = schedule.fields[name]
   if type(value) ~= type(field.default) then
-    fail(level + 1, '%s is a %s; it must be a %s', name, type(value), type(field.default))
+    fail('%s is a %s; it must be a %s', name, type(value), type(field.default))
   elseif field.choices then
-    check_choice(name, value, field.choices, level + 1)
+    check_choice(name, value, field.choices)
   elseif field.min and (value < field.min or value % 1 ~= 0) then
-    fail(level + 1, '%s is %s; it must be a whole number, %d or more', name, value, field.min)
+    fail('%s is %s; it must be a whole number, %d or more', name, value, field.min)
   end
 end
 
-local function named(name, level)
+local function named(name)
   if schedule.named[name] then return schedule.named[name] end
   local names = lib.sorted_keys(schedule.named)
-  fail(level + 1, "'%s' is unknown%s; there are %s", tostring(name),
+  fail("'%s' is unknown%s; there are %s", tostring(name),
     lib.hint(tostring(name), names), table.concat(names, ', '))
 end
 
 --- A value as it was typed, by the field's type.
-local function typed(name, text, level)
+local function typed(name, text)
   local default = (schedule.fields[name] or {}).default
   if type(default) == 'number' then
-    return tonumber(text) or fail(level + 1, "%s is '%s'; it must be a number", name, text)
+    return tonumber(text) or fail("%s is '%s'; it must be a number", name, text)
   elseif type(default) == 'boolean' then
-    check_choice(name, text, { 'false', 'true' }, level + 1)
+    check_choice(name, text, { 'false', 'true' })
     return text == 'true'
   end
   return text
 end
 
 --- 'laer:chunks=2,keep=4' as a table.
-local function parse(text, level)
+local function parse(text)
   local name, rest = text:match '^([^:]*):?(.*)$'
   local result = { name }
   for item in rest:gmatch '[^,]+' do
     local field, value = item:match '^([^=]*)=(.*)$'
-    if not field then fail(level + 1, "'%s' in '%s'; a field is name=value", item, text) end
-    result[field] = typed(field, value, level + 1)
+    if not field then fail("'%s' in '%s'; a field is name=value", item, text) end
+    result[field] = typed(field, value)
   end
   return result
 end
 
-local function check_together(result, level)
+local function check_together(result)
   if result.hold_reduce and result.wait_reduce then
-    fail(level + 1, 'hold_reduce and wait_reduce are both true; one reduce cannot be held back and '
+    fail('hold_reduce and wait_reduce are both true; one reduce cannot be held back and '
       .. 'waited for at once')
   end
   result.keep = math.max(result.keep, result.unshard_ahead + 1)
@@ -111,28 +112,27 @@ local function given_fields(given)
   return names
 end
 
---- All fields of a schedule, given by name, text or table. Raises ARGUMENT, with hints.
-function schedule.resolve(given, level)
-  level = (level or 1) + 1
-  if type(given) == 'string' then given = parse(given, level) end
+--- All fields of a schedule, given by name, text or table. Mistakes are usage errors, with hints.
+function schedule.resolve(given)
+  if type(given) == 'string' then given = parse(given) end
   if type(given) ~= 'table' then
-    fail(level, 'it is a %s; it must be a name or a table', type(given))
+    fail('it is a %s; it must be a name or a table', type(given))
   end
   local result = {}
   for name, field in pairs(schedule.fields) do result[name] = field.default end
   if given[1] ~= nil then
-    for name, value in pairs(named(given[1], level)) do result[name] = value end
+    for name, value in pairs(named(given[1])) do result[name] = value end
   end
   for _, name in ipairs(given_fields(given)) do
     if not schedule.fields[name] then
-      fail(level, "unknown field '%s'%s; there are %s", name,
+      fail("unknown field '%s'%s; there are %s", name,
         lib.hint(name, lib.sorted_keys(schedule.fields)),
         table.concat(lib.sorted_keys(schedule.fields), ', '))
     end
-    check_value(name, given[name], level)
+    check_value(name, given[name])
     result[name] = given[name]
   end
-  return check_together(result, level)
+  return check_together(result)
 end
 
 return schedule

@@ -39,7 +39,7 @@ local function take_options(given)
     options[name] = given[name]
   end
   options.kv_heads = options.kv_heads or options.heads
-  options.schedule = schedules.resolve(options.schedule, 3)
+  options.schedule = schedules.resolve(options.schedule)
   return options
 end
 
