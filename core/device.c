@@ -12,7 +12,6 @@
 #ifdef NEAP_CUDA
 
 static _Thread_local int32_t current = -1; /* ordinal of the thread's GPU; -1: the CPU */
-static _Thread_local double *results;
 
 static int check(int error, const char *what)
 {
@@ -135,9 +134,13 @@ int neapi_copy(void *to, const void *from, int64_t bytes)
 
 double *neapi_results(void)
 {
-  if (!results)
-    results = neapi_place_alloc(NEAPI_PINNED, NEAPI_RESULTS * 8, "results");
-  return results;
+  static _Thread_local double on_host[NEAPI_RESULTS];
+  static _Thread_local double *pinned; /* kept until the process ends */
+  if (current < 0)
+    return on_host;
+  if (!pinned)
+    pinned = neapi_place_alloc(NEAPI_PINNED, NEAPI_RESULTS * 8, "results");
+  return pinned;
 }
 
 int neapi_mark_set(neapi_mark **out)
