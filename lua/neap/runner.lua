@@ -4,6 +4,7 @@ local child = require 'neap.child'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.lib'
 local progress = require 'neap.progress'
+local sweep = require 'neap.sweep'
 
 local runner = {}
 
@@ -24,8 +25,16 @@ local function start(self, entry)
   argv[#argv + 1] = '--json'
   entry.child = child.open(argv, { NEAP_STORE = self.runs.path, NEAP_KEY = entry.key,
     NEAP_SWEEP = self.name, NEAP_HOME = launcher.home })
-  entry.began = lib.C.neap_clock()
+  entry.started = lib.C.neap_time()
   self.active[#self.active + 1] = entry
+end
+
+--- Whether another sweep has done the run meanwhile, or is at it.
+local function taken(self, entry)
+  local state, row = sweep.state(self.runs, entry.key)
+  if state ~= 'done' and state ~= 'running' then return false end
+  entry.state, entry.run = state, row.id
+  return true
 end
 
 --- The last line that says something, for a run that could not say it in the store.
@@ -103,9 +112,11 @@ function runner.run(entries, options)
   child.catch_interrupts()
   while next_one <= #entries or #self.active > 0 do
     while next_one <= #entries and #self.active < self.jobs do
-      local entry = entries[next_one]
-      entry.started = lib.C.neap_time()
-      start(self, entry)
+      if taken(self, entries[next_one]) then
+        done = done + 1
+      else
+        start(self, entries[next_one])
+      end
       next_one = next_one + 1
     end
     launcher.sleep(POLL)

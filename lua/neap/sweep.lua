@@ -201,7 +201,7 @@ end
 --- ---- what is done ------------------------------------------------------------------------------
 
 --- 'done', 'running', 'failed' or 'todo', and the row of the run that says so.
-local function state_of(runs, key)
+function sweep.state(runs, key)
   local rows = runs:runs('key = ?', key)
   local found = {}
   for _, row in ipairs(rows) do found[row.state] = row end
@@ -215,7 +215,7 @@ end
 --- Fills in state and run of every run of a plan.
 function sweep.look_up(runs, plan)
   for _, entry in ipairs(plan) do
-    local state, row = state_of(runs, entry.key)
+    local state, row = sweep.state(runs, entry.key)
     entry.state, entry.run = state, row and row.id
     entry.error = state == 'failed' and row.error or nil
   end

@@ -8,6 +8,8 @@ local text_table = require 'neap.table'
 
 local command = { doc = 'List the runs of the run store, or show one of them.' }
 
+local WIDEST = 80 -- characters of a command or error in the list
+
 local STATES = { 'done', 'failed', 'interrupted', 'running' }
 
 command.examples = [[
@@ -58,6 +60,12 @@ local function choose(runs, args)
   return list
 end
 
+--- What a run was or said, short enough for a line.
+local function last_column(run)
+  local text = (run.error or run.command):match '^[^\n]*'
+  return #text > WIDEST and text:sub(1, WIDEST) .. '…' or text
+end
+
 local function show_list(runs, args)
   local list, rows = choose(runs, args), {}
   if args.json then
@@ -66,8 +74,7 @@ local function show_list(runs, args)
   end
   for i, run in ipairs(list) do
     rows[i] = { run.id, run.state, run.kind, date(run.started), duration(run), run.seed,
-      table.concat(run.policies, ' '), run.sweep,
-      run.error and run.error:match '^[^\n]*' or run.command }
+      table.concat(run.policies, ' '), run.sweep, last_column(run) }
   end
   print(text_table.format({ 'run', 'state', 'kind', 'started', 'took', 'seed', 'policies', 'sweep',
     'command or error' }, rows))
