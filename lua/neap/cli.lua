@@ -1,5 +1,5 @@
 --- The command line. A command is a module { doc=, options=function(command), run=function(args,
--- arguments), examples= (the end of its help) }; run returns the exit status (nil: 0) and raises
+-- full_parser), examples= (the end of its help) }; run returns the exit status (nil: 0) and raises
 -- errors as failure.lua describes.
 
 local argparse = require 'argparse'
@@ -23,6 +23,7 @@ local COMMANDS = {
   { 'policy', 'neap.cli.policy' },
   { 'kernel', 'neap.cli.kernel' },
   { 'doctor', 'neap.cli.doctor' },
+  { 'completion', 'neap.cli.completion' },
 }
 
 local EPILOG = [[
@@ -57,6 +58,16 @@ local function add_commands(root, name, arguments)
   return chosen, arguments, parser
 end
 
+--- The parser with the options of all commands, for shells to complete.
+local function full_parser()
+  local root = build_parser()
+  for _, entry in ipairs(COMMANDS) do
+    local module = require(entry[2])
+    module.options(root:command(entry[1], module.doc), { entry[1] })
+  end
+  return root
+end
+
 local function main(arguments)
   require('neap.provenance').arguments = arguments
   if #arguments == 0 then arguments = { '--help' } end
@@ -71,7 +82,7 @@ local function main(arguments)
   end, function(err) return message and err or failure.handler(err) end)
   if message then failure.usage('%s', message) end
   if not ok then error(args, 0) end
-  return chosen.run(args) or 0
+  return chosen.run(args, full_parser) or 0
 end
 
 --- Under mpirun every process sees the same mistake; only rank 0 tells it.

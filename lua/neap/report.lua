@@ -19,7 +19,7 @@ local report = { doc = 'Write one HTML file about runs and replays.' }
 
 local POLICIES = { 'static', 'laer', 'laer+minimax' }
 
-local EXAMPLES = [[
+report.examples = [[
 Examples:
   neap report                              the last run of the run store
   neap report --run 3 --run 4              runs of the store, as neap runs lists them
@@ -45,7 +45,6 @@ function report.options(command)
   command:option('--store', 'the run store (default: NEAP_STORE, else runs.db)'):argname '<file>'
   command:option('-o --output', 'file to write'):argname('<file>'):default 'report.html'
   command:option('--title', 'heading of the page'):argname '<text>'
-  command:epilog(EXAMPLES)
 end
 
 --- ---- results in JSON --------------------------------------------------------------------------

@@ -99,6 +99,7 @@ local function adapt(command)
     command = command:gsub(' steps=%d+', ' steps=3'):gsub('seed=0%.%.%d+', 'seed=0..1')
   end
   command = command:gsub('%./neap test ', './neap lua tests/busted.lua ')
+    :gsub('%-%-timeline%-step=%d+', '--timeline-step=3')
   return (command:gsub('%./neap', ("'%s'"):format(program.path))
     :gsub('mpirun ', 'mpirun --oversubscribe '))
 end
@@ -138,7 +139,8 @@ local function run(folder, task)
     command = ("'%s' lua block.lua"):format(program.path)
   end
   local status, out, err = program.shell(("cd '%s' && export OMPI_ALLOW_RUN_AS_ROOT=1 "
-    .. 'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 && unset NEAP_STORE && %s </dev/null'):format(folder,
+    .. 'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 JUPYTER_DATA_DIR="$PWD/jupyter" && unset NEAP_STORE '
+    .. '&& %s </dev/null'):format(folder,
     command))
   return status, command .. '\n' .. out .. err
 end

@@ -5,7 +5,13 @@ local json = require 'neap.json'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.lib'
 
-local command = { doc = 'Install the Jupyter kernel for Lua.', example = 'neap kernel install' }
+local command = { doc = 'Install the Jupyter kernel for Lua.' }
+
+command.examples = [[
+Examples:
+  neap kernel install                         for this user
+  neap kernel install --prefix /usr/local     for all
+Then open notebooks/write_a_policy.ipynb in Jupyter, or choose 'Lua (Neap)' for a new notebook.]]
 
 command.examples = [[
 Examples:
