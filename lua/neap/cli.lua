@@ -14,6 +14,7 @@ local COMMANDS = {
   { 'replay', 'neap.replay' },
   { 'simulate', 'neap.cli.simulate' },
   { 'try', 'neap.cli.try' },
+  { 'calibrate', 'neap.cli.calibrate' },
   { 'report', 'neap.report' },
   { 'bench', 'neap.cli.bench' },
   { 'sweep', 'neap.cli.sweep' },

@@ -30,10 +30,11 @@ local RANGES = {
   flops = { 0, false, math.huge }, gemm = { 0, false, 1 }, attention = { 0, false, 1 },
   tile = { 0, true, 1e6 }, memory = { 0, false, math.huge }, launch = { 0, true, 10 },
   host = { 0, true, 10 }, port = { 0, false, math.huge }, uplink = { 0, false, math.huge },
+  elementwise = { 0, false, 1000, optional = true },
   latency = { 0, true, 10 }, far_latency = { 0, true, 10 }, capacity = { 0, false, math.huge },
 }
 
-local OTHERS = { doc = 'string', queued = 'boolean', speed = 'table' }
+local OTHERS = { doc = 'string', queued = 'boolean', shared = 'boolean', speed = 'table' }
 
 local function known_fields()
   local names = lib.sorted_keys(RANGES)
@@ -43,6 +44,7 @@ end
 
 local function check_number(where, name, value)
   local range = RANGES[name]
+  if value == nil and range.optional then return end
   if type(value) ~= 'number' or value ~= value or value > range[3]
     or value < range[1] or value == range[1] and not range[2] or range.whole and value % 1 ~= 0 then
     failure.usage('cluster %s: %s is %s; it must be a %snumber %s %g%s', where, name,

@@ -13,13 +13,15 @@
 --   latency, far_latency  seconds of an exchange within a node, and between nodes
 --   queued             exchanges of a rank run one at a time, in the order in which they are issued
 --   capacity           bytes of a rank's memory
+--   elementwise        passes of elementwise code through memory, compared with costs.lua's (1)
+--   shared             ranks share processors: what one does not use, the others get
 --   speed              list of the ranks' relative speeds (default: all 1)
 -- Where the figures come from is said beside them.
 
 local A100 = {
   flops = 312e12,                    -- data sheet, bf16
   gemm = 0.835, tile = 64,           -- 9.02 and 11.74 s of experts a step (published break-down)
-  attention = 0.38,                  -- FlashAttention 2, head size 128, causal
+  attention = 0.36,                  -- chosen, with host: the published step times of LAER
   memory = 1.6e12,                   -- of 2.04e12, data sheet
   launch = 5e-6, host = 5e-3, capacity = 80e9,
   port = 216.27e9,                   -- constant of the published planner

@@ -9,7 +9,7 @@ local Paced = policy.define {
   params = {
     window = { default = 5, min = 1, integer = true, doc = 'steps of history to plan on' },
     rounds = { default = 1, min = 0, integer = true, doc = 'changes a node and plan, at most' },
-    every = { default = 5, min = 1, integer = true, doc = 'steps from one plan to the next' },
+    every = { default = 3, min = 1, integer = true, doc = 'steps from one plan to the next' },
   },
   split = 'lite',
 }

@@ -30,7 +30,7 @@ Costs.__index = Costs
 -- through memory, compared with the passes above (fused kernels: less than 1).
 function costs.of(machine, model, tensor, elementwise)
   return setmetatable({ machine = machine, model = model, tensor = tensor or 1,
-    elementwise = elementwise or 1 }, Costs)
+    elementwise = (elementwise or 1) * (machine.elementwise or 1) }, Costs)
 end
 
 --- Seconds of a product.
@@ -81,6 +81,14 @@ function Costs:expert_line(expert)
   return each * tile + 4 * machine.launch, each + passes
 end
 
+--- Ranks that share processors: one that has less to do leaves its time to the others.
+local function even_out(seconds, ranks)
+  local sum = 0
+  for r = 0, ranks - 1 do sum = sum + seconds[r] end
+  for r = 0, ranks - 1 do seconds[r] = sum / ranks end
+  return seconds
+end
+
 --- Seconds of the experts' forward on every rank, scaled: out[ranks] = scale x sum over slots.
 -- slot_tokens[slots], int64_t.
 function Costs:experts(layout, slot_tokens, scale, out)
@@ -98,6 +106,7 @@ function Costs:experts(layout, slot_tokens, scale, out)
     end
     out[rank] = seconds
   end
+  if self.machine.shared then return even_out(out, t.ranks) end
   return out
 end
 

@@ -1,0 +1,30 @@
+--- neap calibrate: measures the machine at hand, as ranks that are threads or processes of mpirun,
+-- and writes a cluster description that --cluster takes.
+
+local launcher = require 'neap.launcher'
+local run = require 'neap.cli.run'
+
+local command = { doc = 'Measure this machine as a cluster description, for --cluster.' }
+
+local function whole(name)
+  return function(text)
+    local value = tonumber(text)
+    if value and value % 1 == 0 and value >= 1 and value <= 4096 then return value end
+    return nil, ("%s is '%s'; it must be a whole number from 1 to 4096"):format(name, text)
+  end
+end
+
+function command.options(parser)
+  parser:option('-n --ranks', 'ranks to measure with'):convert(whole '-n'):default '4'
+  parser:option('--node-size', 'ranks a node (default: all)'):convert(whole '--node-size')
+  parser:option('-o --out', 'file to write (default: stdout)'):default ''
+  parser:option('--steps', 'training steps to measure'):convert(whole '--steps'):default '12'
+end
+
+function command.run(args)
+  return run.run { recipe = launcher.home .. '/lua/neap/calibrate/recipe.lua',
+    ranks = args.ranks, node_size = args.node_size, device = 'cpu', no_store = true,
+    params = { out = args.out, steps = tostring(args.steps) } }
+end
+
+return command
