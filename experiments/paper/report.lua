@@ -38,8 +38,8 @@ exposed time. What differs between the systems is only what they do:
   parameters are fetched when a layer begins, gradients are sent when they are complete, in fp32,
   since a sum made in the network has the type that travels.
 * **flexmoe**: the same order of exchanges; one change of a replica a node every three
-  micro-batches, since parameters and optimizer state have to move. This pace was chosen with the published balance
-  in view (1.66 and 1.48).
+  micro-batches, since parameters and optimizer state have to move. This pace was chosen with the
+  published balance in view (1.66 and 1.48).
 * **laer**: planner, split and schedule as published.
 * **megatron**: TP x EP with the experts at home on 8 ranks, fused elementwise code.
 * **neap**: planner and exact split of this project; LAER's order of exchanges, tokens in three
@@ -52,7 +52,7 @@ ms count as work.
 local PARTS = {
   { 'end_to_end', 'Step time', [[
 The constants were chosen with the published figures in view: the absolute step times of LAER, and
-the ratios as a check of what each system is assumed to do. The two 8x22b models are predictions.]] },
+the ratios as a check of what each system is assumed to do. The two 8x22b models are predicted.]] },
   { 'breakdown', 'Where the time goes', '' },
   { 'balance', 'Balance', '' },
   { 'ablation', 'What the parts are worth', [[
