@@ -50,6 +50,7 @@ function command.options(parser)
   parser:option('--shard-group', 'ranks that parameters are cut over: all, node, or how many')
     :convert(group):default 'all'
   parser:option('--trace', 'recorded routing (default: synthetic)')
+  parser:option('--layers', "layers, other than the model's"):convert(whole('--layers', 1))
   parser:option('--steps', 'steps to simulate'):convert(whole('--steps', 1)):default '4'
   parser:option('--seed', 'of routing and policies'):convert(whole('--seed', 0)):default '1'
   parser:option('--timeline', 'file for the last step: JSON for Perfetto; its text is printed')
@@ -62,7 +63,8 @@ function command.options(parser)
 end
 
 local function run_policy(args, policy, last)
-  local s = simulate.open { cluster = args.cluster, model = args.model, policy = policy,
+  local s = simulate.open { cluster = args.cluster, policy = policy,
+    model = models.describe(args.model, { layers = args.layers }),
     schedule = args.schedule, chunks = args.chunks, shard_group = args.shard_group,
     seed = args.seed, trace = args.trace and trace.open(args.trace), strict = args.strict or false,
     in_process = args.in_process or false }

@@ -1,0 +1,85 @@
+-- neap simulate, calibrate's files and the paper's scripts, through the program.
+
+local json = require 'neap.json'
+local program = require 'tests.cli.program'
+
+local function expect(status, arguments, pattern)
+  local got, out, err = program.run(arguments)
+  assert.are.equal(status, got, arguments .. '\n' .. out .. err)
+  assert.matches(pattern or '', err)
+  return out
+end
+
+local SMALL = 'simulate --cluster a100x8 --layers 2 --steps 1 '
+
+describe('neap simulate', function()
+  it('compares policies, files among them', function()
+    local out = expect(0, SMALL .. '--policy static --policy experiments/policies/hot.lua --json')
+    local document = json.decode(out)
+    assert.equal(2, #document.rows)
+    assert.is_true(document.simulated)
+    assert.is_true(document.rows[2].step_ms < document.rows[1].step_ms)
+    for _, row in ipairs(document.rows) do
+      assert.is_true(row.share_of_ideal > 0 and row.share_of_ideal <= 1)
+      assert.is_true(math.abs(row.utilization + row.exposed - 1) < 1e-9)
+    end
+  end)
+
+  it('writes a timeline and tells where the time goes', function()
+    local path = os.tmpname()
+    local out = expect(0, SMALL .. '--policy laer --timeline ' .. path)
+    assert.matches('exposed: wait for tokens', out)
+    local file = io.open(path)
+    local document = json.decode(file:read '*a')
+    file:close()
+    os.remove(path)
+    local critical = 0
+    for _, event in ipairs(document.traceEvents) do
+      if event.args and event.args.critical then critical = critical + 1 end
+    end
+    assert.is_true(critical > 20)
+  end)
+
+  it('refuses bad input', function()
+    expect(2, 'simulate --cluster a100x31', "did you mean 'a100x32'")
+    expect(2, 'simulate --schedule lear', "did you mean 'laer'")
+    expect(2, SMALL .. '--shard-group 0', "%-%-shard%-group is '0'")
+    expect(2, SMALL .. '--chunks 100', 'chunks is 100; it must be a whole number from 1 to 64')
+    expect(3, SMALL .. '--policy tests/policies/fails.lua --strict', 'fails.lua:%d+: plan at step')
+    local path = os.tmpname()
+    local file = io.open(path, 'w')
+    file:write 'step,layer,rank,e0,e1\n0,0,0,1,2\n'
+    file:close()
+    expect(2, SMALL .. '--trace ' .. path, 'has 1 ranks, 2 experts and 1 layers; .* want 8, 16')
+    os.remove(path)
+  end)
+end)
+
+describe("the paper's scripts", function()
+  it('print one JSON document', function()
+    local out = expect(0, 'run experiments/paper/end_to_end.lua --model=mixtral-8x7b-e8k2 '
+      .. '--steps=1 --seeds=1 --json')
+    local rows, methods = json.decode(out).rows, {}
+    for _, row in ipairs(rows) do
+      methods[row.method] = true
+      for _, field in ipairs { 'step_ms', 'utilization', 'exposed', 'imbalance',
+        'share_of_ideal' } do
+        assert.is_number(row[field], field)
+      end
+    end
+    assert.same({ ['fsdp+ep'] = true, flexmoe = true, laer = true, megatron = true, neap = true },
+      methods)
+    expect(2, 'run experiments/paper/end_to_end.lua --model=mixtral', 'unknown model')
+    expect(2, 'run experiments/paper/beyond.lua --part=link', "allowed: all, ranks")
+  end)
+end)
+
+describe('neap calibrate', function()
+  it('writes a description that simulate takes', function()
+    local path = os.tmpname() .. '.lua'
+    expect(0, 'calibrate -n 4 --steps 1 --out ' .. path)
+    expect(0, 'simulate --cluster ' .. path .. ' --layers 1 --steps 1 --policy laer '
+      .. '--model moe-1.2b')
+    os.remove(path)
+  end)
+end)
