@@ -11,6 +11,7 @@ local policies = require 'neap.policy'
 local progress = require 'neap.progress'
 local replay = require 'neap.replay'
 local sections = require 'neap.report.sections'
+local spans = require 'neap.report.spans'
 local store = require 'neap.store'
 local stored = require 'neap.report.stored'
 local trace = require 'neap.trace'
@@ -26,6 +27,7 @@ Examples:
   neap report --sweep policies             all runs of a sweep
   neap report --trace t.safetensors --policy laer --policy mine.lua
                                            replays a trace, for this report only
+  neap report --timeline step.json         with a step that neap run --timeline has recorded
   neap report results.json                 what neap run --json has printed
 Runs whose trace is still there get pictures of loads and layouts by replaying it.]]
 
@@ -44,6 +46,8 @@ function report.options(command)
   command:option('--sweep', 'runs of this sweep'):argname '<name>'
   command:option('--store', 'the run store (default: NEAP_STORE, else runs.db)'):argname '<file>'
   command:option('-o --output', 'file to write'):argname('<file>'):default 'report.html'
+  command:option('--timeline', 'what neap run or neap simulate --timeline has written')
+    :argname '<file.json>'
   command:option('--title', 'heading of the page'):argname '<text>'
 end
 
@@ -206,6 +210,7 @@ function report.run(args)
   local from_store = #args.run > 0 or args.sweep or not (args.trace or args.results[1])
   if from_store then add_stored(document, args) end
   if args.trace then add_replay(document, args) end
+  document.timeline = args.timeline and spans.read(args.timeline)
   if not from_store then add_circumstances(document.facts) end
   document.facts[#document.facts + 1] = { 'written', os.date '%Y-%m-%d %H:%M' }
   local text = report.render(document, args.title)

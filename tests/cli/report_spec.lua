@@ -118,10 +118,14 @@ describe('neap report', function()
   teardown(function() os.execute(("rm -r '%s'"):format(folder)) end)
 
   it('writes one page that fits every screen, without scripts or network', function()
-    expect(0, ("report %s --policy '%s' --policy oracle -o a.html"):format(base, mine))
+    expect(0, 'simulate --cluster a100x8 --model moe-1.2b --steps 1 --policy laer --no-store '
+      .. '--timeline step.json')
+    expect(0, ("report %s --policy '%s' --policy oracle --timeline step.json -o a.html"):format(
+      base, mine))
     local html = read(path_of 'a.html')
     for _, title in ipairs { 'Summary', 'Comparison', 'Over the steps', 'Load of the experts',
-      'Work of the ranks', 'Layouts: the largest change', 'Faults of policies',
+      'Work of the ranks', 'Layouts: the largest change', 'Timeline of a step',
+      'Faults of policies',
       'Where this comes from' } do
       assert.is_truthy(html:find(title, 1, true), title)
     end

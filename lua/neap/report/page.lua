@@ -34,6 +34,7 @@ figure{margin:0;background:#fff;border:1px solid #dfe3e8;border-radius:10px;padd
 svg{display:block;max-width:100%;height:auto;margin:0 auto}
 figcaption{color:#57606a;font-size:.85rem;padding:2px 8px 4px}
 .narrow{display:none}
+.fixed svg{max-width:none;min-width:1000px;width:100%}
 .scroll{overflow-x:auto;background:#fff;border:1px solid #dfe3e8;border-radius:10px}
 table{border-collapse:collapse;width:100%;font-size:.86rem;font-variant-numeric:tabular-nums}
 th,td{padding:7px 9px;text-align:right;white-space:nowrap;border-bottom:1px solid #e8ebef}

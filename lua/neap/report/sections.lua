@@ -4,6 +4,7 @@ local chart = require 'neap.chart'
 local entries = require 'neap.report.entries'
 local layout_map = require 'neap.layout_map'
 local page = require 'neap.report.page'
+local spans = require 'neap.report.spans'
 local svg = require 'neap.svg'
 
 local sections = {}
@@ -400,6 +401,19 @@ function sections.layouts(document)
     .. table.concat(parts) }
 end
 
+--- ---- timeline ---------------------------------------------------------------------------------
+
+function sections.timeline(document)
+  if not document.timeline then return nil end
+  local parts = {}
+  for i, run in ipairs(document.timeline) do
+    parts[i] = ('<div class="scroll fixed">%s</div>'):format(tostring(spans.draw(run)))
+  end
+  return { title = 'Timeline of a step', body = table.concat(parts, '<p></p>')
+    .. '<p class="note">For each rank, from above: compute, tokens, unshard, reduce. The first '
+    .. 'ranks are shown; what a rank waits for delays the step.</p>' }
+end
+
 --- ---- provenance -------------------------------------------------------------------------------
 
 function sections.faults(document)
@@ -424,7 +438,7 @@ end
 function sections.all(document)
   local list = {}
   for _, name in ipairs { 'summary', 'comparison', 'differences', 'curves', 'heat', 'ranks',
-    'layouts', 'faults', 'provenance' } do
+    'layouts', 'timeline', 'faults', 'provenance' } do
     list[#list + 1] = sections[name](document)
   end
   return list
