@@ -26,19 +26,28 @@ local function params_of(job, changes)
   return p
 end
 
---- Seconds of the fastest of some training steps: the others were disturbed. Collective.
-local function train(job, p, steps)
-  local trainer = neap.trainer.open { job = job, params = p, policy = POLICY,
-    text = neap.text.schedule 'english' }
-  local times = neap.metrics.series()
-  for i = 1, steps + WARM_UP do
-    job.comm:barrier()
-    local began = C.neap_clock()
-    trainer:step()
-    if i > WARM_UP then times:add(C.neap_clock() - began) end
+--- Seconds of a training step for each of some parameters: medians of steps that are taken in turn,
+-- so that what disturbs one training disturbs the others as well. Collective.
+local function train(job, list, steps)
+  local trainers, times = {}, {}
+  for i, p in ipairs(list) do
+    trainers[i] = neap.trainer.open { job = job, params = p, policy = POLICY,
+      text = neap.text.schedule 'english' }
+    times[i] = neap.metrics.series()
   end
-  trainer:close()
-  return times:quantile(0)
+  for step = 1, steps + WARM_UP do
+    for i, trainer in ipairs(trainers) do
+      job.comm:barrier()
+      local began = C.neap_clock()
+      trainer:step()
+      if step > WARM_UP then times[i]:add(C.neap_clock() - began) end
+    end
+  end
+  for i, trainer in ipairs(trainers) do
+    trainer:close()
+    times[i] = times[i]:quantile(0.5)
+  end
+  return times
 end
 
 --- Simulated seconds of a step.
@@ -48,13 +57,6 @@ local function predict(machine, p)
   local seconds = s:run(3).step_ms / 1e3
   s:close()
   return seconds
-end
-
-local function calibrate(job, steps)
-  local machine, probe = measure.machine(job), params_of(job, PROBE)
-  local measured = train(job, probe, steps)
-  if job.rank ~= 0 then return nil end
-  return measure.fit(machine, measured, function(changed) return predict(changed, probe) end)
 end
 
 local function write(path, text)
@@ -74,13 +76,13 @@ return neap.recipe.define {
   },
 
   run = function(_, job)
-    local p = job.params
-    local machine = calibrate(job, p.steps)
-    local quickstart = params_of(job, {})
-    local measured = p.predict and train(job, quickstart, p.steps)
+    local p, probe, quickstart = job.params, params_of(job, PROBE), params_of(job, {})
+    local machine = measure.machine(job)
+    local measured = train(job, p.predict and { probe, quickstart } or { probe }, p.steps)
     if job.rank ~= 0 then return end
+    measure.fit(machine, measured[1], function(changed) return predict(changed, probe) end)
     if not p.predict then return write(p.out, measure.text(machine)) end
-    write(p.out, json.encode { ranks = job.ranks, measured_ms = measured * 1e3,
+    write(p.out, json.encode { ranks = job.ranks, measured_ms = measured[2] * 1e3,
       predicted_ms = predict(machine, quickstart) * 1e3, machine = machine })
   end,
 }
