@@ -81,6 +81,10 @@ function document.tasks(path)
         add_commands(tasks, text)
       end
     elseif line:match '^    ' then
+      while line:match '\\$' and lines[i] do
+        line = line:gsub('%s*\\$', ' ') .. lines[i]:gsub('^%s*', '')
+        i = i + 1
+      end
       add_commands(tasks, line)
     else
       for command in line:gmatch '`(%./neap%s[^`]*)`' do add_commands(tasks, command) end
