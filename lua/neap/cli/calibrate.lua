@@ -6,6 +6,11 @@ local run = require 'neap.cli.run'
 
 local command = { doc = 'Measure this machine as a cluster description, for --cluster.' }
 
+command.examples = [[
+Examples:
+  neap calibrate -n 4 --out here.lua
+  neap simulate --cluster here.lua --model moe-1.2b --layers 2 --policy laer]]
+
 local function whole(name)
   return function(text)
     local value = tonumber(text)
@@ -17,14 +22,14 @@ end
 function command.options(parser)
   parser:option('-n --ranks', 'ranks to measure with'):convert(whole '-n'):default '4'
   parser:option('--node-size', 'ranks a node (default: all)'):convert(whole '--node-size')
-  parser:option('-o --out', 'file to write (default: stdout)'):default ''
+  parser:option('-o --out', 'file to write (default: stdout)')
   parser:option('--steps', 'training steps to measure'):convert(whole '--steps'):default '12'
 end
 
 function command.run(args)
   return run.run { recipe = launcher.home .. '/lua/neap/calibrate/recipe.lua',
     ranks = args.ranks, node_size = args.node_size, device = 'cpu', no_store = true,
-    params = { out = args.out, steps = tostring(args.steps) } }
+    params = { out = args.out or '', steps = tostring(args.steps) } }
 end
 
 return command
