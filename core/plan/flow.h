@@ -17,6 +17,7 @@ typedef struct {
   int32_t *group_of;     /* [slots] */
   int32_t *group_first;  /* [slots + 1] where a group's slots start in layout->by_expert */
   int32_t *group_expert; /* [slots] */
+  int32_t *group_node;   /* [slots] */
   int32_t *expert_group; /* [experts + 1] first group of an expert */
   int64_t *near, *far;   /* [slots] of the caller: work from the own node, and from the pool */
   int64_t *supply;       /* [slots] a group's own work */
@@ -26,9 +27,9 @@ typedef struct {
   int64_t *room;         /* [ranks] */
   /* Of one search. */
   bool pooled;     /* the pools take part */
-  int64_t price;   /* added to a path's length by leaving the node */
-  int64_t *length; /* [vertices] of the shortest path to a rank with room */
-  int32_t *cursor, *queue, *path;
+  int32_t price;   /* added to a path's length by leaving the node */
+  int32_t *length; /* [vertices] of the shortest path to a rank with room */
+  int32_t *cursor, *queue, *later, *path;
   uint8_t *queued;
 } neapi_flow;
 

@@ -21,7 +21,6 @@ typedef struct {
   bool equal;          /* experts cost the same: a unit is a token */
   int64_t *unit;       /* [experts] units of a token */
   int64_t *total;      /* [experts] tokens */
-  int64_t *node_load;  /* [experts] tokens of one node */
   int32_t *next_group; /* [experts] */
   int64_t *cap;        /* [ranks] units that the bound allows */
   double *speed;       /* [ranks] relative to the fastest */
@@ -35,7 +34,6 @@ static void minimax_close(void *scratch)
   neapi_flow_close(&m->flow);
   free(m->unit);
   free(m->total);
-  free(m->node_load);
   free(m->next_group);
   free(m->cap);
   free(m->speed);
@@ -69,14 +67,13 @@ static int minimax_open(const neap_topology *t, void **scratch)
   int status = neapi_flow_open(t, &m->flow);
   m->unit = neapi_alloc(t->experts * 8ll, "split");
   m->total = neapi_alloc(t->experts * 8ll, "split");
-  m->node_load = neapi_alloc(t->experts * 8ll, "split");
   m->next_group = neapi_alloc(t->experts * 4ll, "split");
   m->cap = neapi_alloc(t->ranks * 8ll, "split");
   m->speed = neapi_alloc(t->ranks * 8ll, "split");
   m->member = neapi_alloc(t->ranks, "split");
   m->rest = neapi_alloc(t->slots * 8ll, "split");
-  if (status || !m->unit || !m->total || !m->node_load || !m->next_group || !m->cap || !m->speed ||
-      !m->member || !m->rest) {
+  if (status || !m->unit || !m->total || !m->next_group || !m->cap || !m->speed || !m->member ||
+      !m->rest) {
     minimax_close(m);
     return NEAP_MEMORY;
   }
@@ -88,38 +85,25 @@ static int minimax_open(const neap_topology *t, void **scratch)
 
 /* ---- supply --------------------------------------------------------------------------------- */
 
-static void sum_node(const neap_topology *t, const int64_t *load, int32_t node, int64_t *sum)
-{
-  memset(sum, 0, t->experts * 8ul);
-  for (int32_t r = t->first_rank[node]; r < t->first_rank[node + 1]; r++) {
-    const int64_t *row = load + (int64_t)r * t->experts;
-    for (int32_t e = 0; e < t->experts; e++)
-      sum[e] += row[e];
-  }
-}
-
 /* Tokens of every group, and of nodes without the expert. */
-static void gather(minimax *m, const int64_t *load)
+static void gather(minimax *m, const int64_t *node_load)
 {
   neapi_flow *f = &m->flow;
   const neap_topology *t = f->topology;
   memset(m->total, 0, t->experts * 8ul);
   memset(f->outside, 0, t->experts * 8ul);
   memcpy(m->next_group, f->expert_group, t->experts * 4ul);
-  for (int32_t g = 0; g < t->nodes; g++) {
-    sum_node(t, load, g, m->node_load);
+  for (int32_t g = 0; g < t->nodes; g++, node_load += t->experts)
     for (int32_t e = 0; e < t->experts; e++) {
       int32_t k = m->next_group[e];
-      bool own = k < f->expert_group[e + 1] &&
-                 t->node_of[t->rank_of[f->layout->by_expert[f->group_first[k]]]] == g;
-      if (own)
-        f->supply[k] = m->node_load[e];
-      else
-        f->outside[e] += m->node_load[e];
-      m->next_group[e] += own;
-      m->total[e] += m->node_load[e];
+      m->total[e] += node_load[e];
+      if (k < f->expert_group[e + 1] && f->group_node[k] == g) {
+        f->supply[k] = node_load[e];
+        m->next_group[e]++;
+      } else {
+        f->outside[e] += node_load[e];
+      }
     }
-  }
 }
 
 /* Units of a token: 2^50 units are all work together, so that sums stay exact. */
@@ -352,7 +336,7 @@ static minimax *prepare(neap_split *split)
   m->flow.near = split->near;
   m->flow.far = split->far;
   neapi_flow_build(&m->flow, split->layout);
-  gather(m, split->load);
+  gather(m, split->node_load);
   choose_units(m);
   to_units(m);
   return m;

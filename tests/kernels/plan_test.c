@@ -91,6 +91,8 @@ static void choose_parameters(neap_planner *planner)
       check(!neap_planner_set(planner, name, 0), "doubles");
     if (!strcmp(name, "chunk") || !strcmp(name, "min_tokens"))
       check(!neap_planner_set(planner, name, 10), "%s", name);
+    if (!strcmp(name, "effort")) /* neap's search: its default is tried by the others */
+      check(!neap_planner_set(planner, name, 20), "%s", name);
   }
 }
 

@@ -1,0 +1,37 @@
+/* Inside the flow: its vertices, and shortest paths. Vertices: ranks, then groups, then pools. */
+#ifndef NEAP_FLOW_PATH_H
+#define NEAP_FLOW_PATH_H
+
+#include "flow.h"
+
+enum {
+  NEAPI_FAR_AWAY = INT32_MAX / 2, /* length where no path is known */
+  NEAPI_LEAVING = 1 << 20         /* in a length: more arcs than any path has */
+};
+
+static inline int32_t neapi_flow_vertices(const neapi_flow *f)
+{
+  const neap_topology *t = f->topology;
+  return t->ranks + t->slots + t->experts;
+}
+
+static inline int32_t neapi_flow_group(const neapi_flow *f, int32_t group)
+{
+  return f->topology->ranks + group;
+}
+
+static inline int32_t neapi_flow_pool_of(const neapi_flow *f, int32_t expert)
+{
+  return f->topology->ranks + f->topology->slots + expert;
+}
+
+/* Lengths of the vertices from which a rank with room among [first, last) can be reached, as far as
+ * it takes to give that many sources theirs. Vertices of the part of the graph that is searched are
+ * NEAPI_FAR_AWAY before. Without leavings the first length of a vertex is its last one (breadth
+ * first), so that the search stops at the last source; with leavings it completes all lengths
+ * within reach. */
+void neapi_flow_measure(neapi_flow *flow, int32_t first, int32_t last, int32_t sources);
+/* Pushes as much of *amount from a vertex as shortest paths carry. Returns what was pushed. */
+int64_t neapi_flow_push(neapi_flow *flow, int32_t source, int64_t *amount);
+
+#endif
