@@ -124,9 +124,11 @@ end
 local function make_folder()
   local folder = os.tmpname()
   os.remove(folder)
-  local status, _, err = program.shell(("mkdir '%s' && ln -s '%s'/* '%s' && cd '%s' && "
-    .. "for file in *.safetensors; do cp --remove-destination \"$(readlink \"$file\")\" \"$file\"; "
-    .. 'done'):format(folder, program.home, folder, folder))
+  local status, _, err = program.shell(([[
+    mkdir '%s' && ln -s '%s'/* '%s' && cd '%s' && rm -f runs.db* &&
+    for file in *.safetensors; do
+      [ ! -L "$file" ] || cp --remove-destination "$(readlink "$file")" "$file"
+    done]]):format(folder, program.home, folder, folder))
   assert(status == 0, err)
   return folder
 end
