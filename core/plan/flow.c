@@ -104,9 +104,10 @@ static int64_t node_left(const neapi_flow *f, int32_t first, int32_t last, int32
   int64_t sum = 0;
   *sources = 0;
   for (int32_t s = t->first_slot[first]; s < t->first_slot[last]; s++)
-    if (s == f->layout->by_expert[f->group_first[f->group_of[s]]]) {
+    if (s == f->layout->by_expert[f->group_first[f->group_of[s]]] &&
+        neapi_flow_source(f, f->group_of[s])) {
       sum += f->left[f->group_of[s]];
-      *sources += f->left[f->group_of[s]] > 0;
+      ++*sources;
     }
   return sum;
 }
@@ -158,30 +159,47 @@ static void pour_node(neapi_flow *f, int32_t first, int32_t last)
   for (int32_t single = 1; single >= 0; single--)
     for (int32_t s = t->first_slot[first]; s < t->first_slot[last]; s++) {
       int32_t k = f->group_of[s], count = f->group_first[k + 1] - f->group_first[k];
-      if (f->left[k] && (count == 1) == single)
+      if ((count == 1) == single && neapi_flow_source(f, k))
         pour(f, f->group_first[k], f->group_first[k + 1], &f->left[k], f->near);
     }
 }
 
-int64_t neapi_flow_fill_node(neapi_flow *f, int32_t node)
+/* Near work of the sources, over shortest paths. Returns what is left of them. */
+static int64_t fill_degree(neapi_flow *f, int32_t first, int32_t last)
 {
   const neap_topology *t = f->topology;
-  int32_t first = t->first_rank[node], last = t->first_rank[node + 1], sources;
+  int32_t sources;
   pour_node(f, first, last);
   int64_t left = node_left(f, first, last, &sources), moved = left;
-  f->pooled = false;
-  f->price = 0;
   while (left && moved) {
     clear_node(f, first, last);
     neapi_flow_measure(f, first, last, sources);
     moved = 0;
     for (int32_t s = t->first_slot[first]; s < t->first_slot[last]; s++) {
       int32_t group = f->group_of[s], vertex = neapi_flow_group(f, group);
-      if (f->left[group] && f->length[vertex] < NEAPI_FAR_AWAY)
+      if (neapi_flow_source(f, group) && f->length[vertex] < NEAPI_FAR_AWAY)
         moved += neapi_flow_push(f, vertex, &f->left[group]);
     }
     left = node_left(f, first, last, &sources);
   }
+  return left;
+}
+
+/* The largest weight goes first: what can be near are the independent sets of a matroid, whose
+ * dearest one a greedy choice finds (Edmonds 1971); those chosen before move, but stay near. */
+int64_t neapi_flow_fill_node(neapi_flow *f, int32_t node)
+{
+  const neap_topology *t = f->topology;
+  int32_t first = t->first_rank[node], last = t->first_rank[node + 1];
+  int64_t left = 0;
+  f->pooled = f->cheap = false;
+  if (!f->weighted) {
+    f->degree = 0;
+    return fill_degree(f, first, last);
+  }
+  for (f->degree = NEAPI_FLOW_WEIGHTS; f->degree > 0; f->degree--)
+    left += fill_degree(f, first, last);
+  f->degree = 0;
   return left;
 }
 
@@ -268,7 +286,7 @@ int64_t neapi_flow_spread(neapi_flow *f, bool cheap)
   pour_pools(f);
   squeeze_pools(f);
   f->pooled = true;
-  f->price = cheap ? NEAPI_LEAVING : 0;
+  f->cheap = cheap;
   int64_t stuck = pool_left(f, &sources);
   while (stuck && moved) {
     clear_all(f);

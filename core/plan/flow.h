@@ -2,12 +2,14 @@
  *
  * Work is counted in whole units (tokens, when all experts cost the same). A group is a node and an
  * expert that has replicas there; its work either stays (near) or leaves for the expert's pool, at
- * a cost of 1 a unit. A pool's work may go to every replica of the expert (far). Each rank takes
- * work up to its room. Vertices: ranks, then groups, then pools. */
+ * the price of the expert's weight a unit. A pool's work may go to every replica of the expert
+ * (far). Each rank takes work up to its room. Vertices: ranks, then groups, then pools. */
 #ifndef NEAP_FLOW_H
 #define NEAP_FLOW_H
 
 #include "layout.h"
+
+enum { NEAPI_FLOW_WEIGHTS = 8 };
 
 typedef struct {
   const neap_topology *topology;
@@ -18,6 +20,7 @@ typedef struct {
   int32_t *group_first;  /* [slots + 1] where a group's slots start in layout->by_expert */
   int32_t *group_expert; /* [slots] */
   int32_t *group_node;   /* [slots] */
+  int32_t *weight;       /* [experts] of the caller: price of leaving, 1 to NEAPI_FLOW_WEIGHTS */
   int32_t *expert_group; /* [experts + 1] first group of an expert */
   int64_t *near, *far;   /* [slots] of the caller: work from the own node, and from the pool */
   int64_t *supply;       /* [slots] a group's own work */
@@ -27,7 +30,9 @@ typedef struct {
   int64_t *room;         /* [ranks] */
   /* Of one search. */
   bool pooled;     /* the pools take part */
-  int32_t price;   /* added to a path's length by leaving the node */
+  bool weighted;   /* weights differ */
+  bool cheap;      /* leaving counts */
+  int32_t degree;  /* only groups whose expert has this weight are sources; 0: all */
   int32_t *length; /* [vertices] of the shortest path to a rank with room */
   int32_t *cursor, *queue, *later, *path;
   uint8_t *queued;

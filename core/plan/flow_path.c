@@ -30,7 +30,7 @@ static bool is_source(const neapi_flow *f, int32_t vertex)
   int32_t group = vertex - f->topology->ranks, expert = group - f->topology->slots;
   if (expert >= 0)
     return f->excess[expert] > 0;
-  return group >= 0 && !f->pooled && f->left[group] > 0;
+  return group >= 0 && !f->pooled && neapi_flow_source(f, group);
 }
 
 static void join_ring(neapi_flow *f, line *q, int32_t vertex)
@@ -80,8 +80,9 @@ static void relax_to_group(neapi_flow *f, line *q, int32_t group)
     if (f->near[slot])
       relax(f, q, f->topology->rank_of[slot], length + 1);
   }
-  if (f->pooled && f->leaving && f->left[group] && length + 1 >= f->price)
-    relax(f, q, neapi_flow_pool_of(f, f->group_expert[group]), length + 1 - f->price);
+  int32_t expert = f->group_expert[group], price = neapi_flow_price(f, expert);
+  if (f->pooled && f->leaving && f->left[group] && length + 1 >= price)
+    relax(f, q, neapi_flow_pool_of(f, expert), length + 1 - price);
 }
 
 static void relax_to_pool(neapi_flow *f, line *q, int32_t expert)
@@ -94,7 +95,7 @@ static void relax_to_pool(neapi_flow *f, line *q, int32_t expert)
   }
   if (f->leaving)
     for (int32_t k = f->expert_group[expert]; k < f->expert_group[expert + 1]; k++)
-      relax(f, q, neapi_flow_group(f, k), length + 1 + f->price);
+      relax(f, q, neapi_flow_group(f, k), length + 1 + neapi_flow_price(f, expert));
 }
 
 static void relax_to(neapi_flow *f, line *q, int32_t vertex)
@@ -124,7 +125,7 @@ static void extend(neapi_flow *f, line *q)
 {
   int32_t count = q->later;
   q->later = 0;
-  q->reach += f->price;
+  q->reach += NEAPI_LEAVING;
   for (int32_t i = 0; i < count; i++) {
     int32_t vertex = f->later[i];
     if (f->queued[vertex] != IN_LIST)
@@ -194,7 +195,9 @@ static int32_t step_from_group(neapi_flow *f, int32_t group)
   int32_t to = step_to_slot(f, vertex, f->group_first[group], count);
   if (to != NONE || f->cursor[vertex] > count || !f->pooled || !f->leaving)
     return to;
-  return f->length[pool] == f->length[vertex] - 1 - f->price ? pool : NONE;
+  return f->length[pool] == f->length[vertex] - 1 - neapi_flow_price(f, f->group_expert[group])
+             ? pool
+             : NONE;
 }
 
 static int32_t step_from_pool(neapi_flow *f, int32_t expert)
@@ -207,7 +210,8 @@ static int32_t step_from_pool(neapi_flow *f, int32_t expert)
   for (int32_t k;
        (k = f->expert_group[expert] + f->cursor[vertex] - count) < f->expert_group[expert + 1];
        f->cursor[vertex]++)
-    if (f->left[k] && f->length[neapi_flow_group(f, k)] == f->length[vertex] - 1 + f->price)
+    if (f->left[k] &&
+        f->length[neapi_flow_group(f, k)] == f->length[vertex] - 1 + neapi_flow_price(f, expert))
       return neapi_flow_group(f, k);
   return NONE;
 }

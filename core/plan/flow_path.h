@@ -25,6 +25,18 @@ static inline int32_t neapi_flow_pool_of(const neapi_flow *f, int32_t expert)
   return f->topology->ranks + f->topology->slots + expert;
 }
 
+/* What leaving the node adds to the length of a path of an expert's work. */
+static inline int32_t neapi_flow_price(const neapi_flow *f, int32_t expert)
+{
+  return f->cheap ? f->weight[expert] * NEAPI_LEAVING : 0;
+}
+
+/* Whether a group still has work for its node, of the degree that is being placed. */
+static inline bool neapi_flow_source(const neapi_flow *f, int32_t group)
+{
+  return f->left[group] && (!f->degree || f->weight[f->group_expert[group]] == f->degree);
+}
+
 /* Lengths of the vertices from which a rank with room among [first, last) can be reached, as far as
  * it takes to give that many sources theirs. Vertices of the part of the graph that is searched are
  * NEAPI_FAR_AWAY before. Without leavings the first length of a vertex is its last one (breadth

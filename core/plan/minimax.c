@@ -21,6 +21,7 @@ typedef struct {
   bool equal;          /* experts cost the same: a unit is a token */
   int64_t *unit;       /* [experts] units of a token */
   int64_t *total;      /* [experts] tokens */
+  int32_t *weight;     /* [experts] price of leaving a node, relative */
   int32_t *next_group; /* [experts] */
   int64_t *cap;        /* [ranks] units that the bound allows */
   double *speed;       /* [ranks] relative to the fastest */
@@ -34,6 +35,7 @@ static void minimax_close(void *scratch)
   neapi_flow_close(&m->flow);
   free(m->unit);
   free(m->total);
+  free(m->weight);
   free(m->next_group);
   free(m->cap);
   free(m->speed);
@@ -59,6 +61,17 @@ static void relative_speeds(const neap_topology *t, double *speed)
     speed[r] = t->speed[r] / fastest;
 }
 
+/* Weight of a unit of work: the tokens that it is, 8 for the cheapest expert. */
+static void weigh_tokens(const neap_topology *t, int32_t *weight)
+{
+  int32_t most = equal_costs(t) ? 1 : NEAPI_FLOW_WEIGHTS;
+  double least = t->cost[0];
+  for (int32_t e = 1; e < t->experts; e++)
+    least = fmin(least, t->cost[e]);
+  for (int32_t e = 0; e < t->experts; e++)
+    weight[e] = fmax(1, round(most * least / t->cost[e]));
+}
+
 static int minimax_open(const neap_topology *t, void **scratch)
 {
   minimax *m = neapi_alloc_zero(sizeof *m, "split");
@@ -67,17 +80,20 @@ static int minimax_open(const neap_topology *t, void **scratch)
   int status = neapi_flow_open(t, &m->flow);
   m->unit = neapi_alloc(t->experts * 8ll, "split");
   m->total = neapi_alloc(t->experts * 8ll, "split");
+  m->weight = neapi_alloc(t->experts * 4ll, "split");
   m->next_group = neapi_alloc(t->experts * 4ll, "split");
   m->cap = neapi_alloc(t->ranks * 8ll, "split");
   m->speed = neapi_alloc(t->ranks * 8ll, "split");
   m->member = neapi_alloc(t->ranks, "split");
   m->rest = neapi_alloc(t->slots * 8ll, "split");
-  if (status || !m->unit || !m->total || !m->next_group || !m->cap || !m->speed || !m->member ||
-      !m->rest) {
+  if (status || !m->unit || !m->total || !m->weight || !m->next_group || !m->cap || !m->speed ||
+      !m->member || !m->rest) {
     minimax_close(m);
     return NEAP_MEMORY;
   }
   m->equal = equal_costs(t);
+  weigh_tokens(t, m->weight);
+  m->flow.weight = m->weight;
   relative_speeds(t, m->speed);
   *scratch = m;
   return NEAP_OK;
@@ -346,6 +362,7 @@ static int minimax_compute(neap_split *split)
 {
   minimax *m = prepare(split);
   m->flow.leaving = true;
+  m->flow.weighted = !m->equal;
   solve_minimax(m);
   if (!m->equal)
     round_minimax(m);
@@ -355,7 +372,7 @@ static int minimax_compute(neap_split *split)
 static int local_compute(neap_split *split)
 {
   minimax *m = prepare(split);
-  m->flow.leaving = false;
+  m->flow.leaving = m->flow.weighted = false;
   solve_local(m);
   if (!m->equal)
     round_local(m);

@@ -58,20 +58,27 @@ static int32_t sort_experts(neapi_neap *n, const double *key)
   return sorted;
 }
 
-/* Homes on that many different nodes, those in the heap with most pending slots. */
-static void add_homes(neapi_neap *n, int32_t *nodes, int32_t expert, int64_t homes)
+/* Where an expert's next home is best: where its work is, and where many slots are left. */
+static double appeal(const neapi_neap *n, int32_t node, int32_t expert)
 {
-  int32_t *aside = n->order + n->topology->experts, taken = 0;
-  for (; taken < homes && *nodes; taken++) {
-    int32_t node = neapi_heap_pop(n->heap, nodes).id;
+  const neap_topology *t = n->topology;
+  double own = n->load[(int64_t)node * t->experts + expert] * t->nodes;
+  double free = (double)n->pending[node] / neapi_neap_node_slots(t, node);
+  return own / (n->total[expert] + 1e-9) + free;
+}
+
+/* Homes on that many different nodes. */
+static void add_homes(neapi_neap *n, int32_t expert, int64_t homes)
+{
+  int32_t nodes = 0;
+  for (int32_t g = 0; g < n->topology->nodes; g++)
+    if (n->pending[g])
+      n->heap[nodes++] = (neapi_heap_item){-appeal(n, g, expert), g};
+  neapi_heap_build(n->heap, nodes);
+  for (; homes > 0 && nodes; homes--) {
+    int32_t node = neapi_heap_pop(n->heap, &nodes).id;
     ++*neapi_neap_on_node(n, node, expert);
     n->pending[node]--;
-    aside[taken] = node;
-  }
-  while (taken--) {
-    int32_t node = aside[taken];
-    if (n->pending[node])
-      neapi_heap_push(n->heap, nodes, (neapi_heap_item){-n->pending[node], node});
   }
 }
 
@@ -79,14 +86,12 @@ static void give_homes(neapi_neap *n)
 {
   const neap_topology *t = n->topology;
   double size = home_size(n);
-  int32_t nodes = 0;
   sort_experts(n, n->each);
-  for (int32_t g = 0; g < t->nodes; g++)
-    neapi_heap_push(n->heap, &nodes, (neapi_heap_item){-n->pending[g], g});
   for (int32_t i = 0; i < t->experts; i++) {
-    int64_t homes = 1 + (int64_t)fmin(n->each[n->order[i]] / size, t->ranks - 1);
-    for (; homes > 0 && nodes; homes -= t->nodes)
-      add_homes(n, &nodes, n->order[i], homes);
+    int32_t expert = n->order[i];
+    int64_t homes = 1 + (int64_t)fmin(n->each[expert] / size, t->ranks - 1);
+    for (; homes > 0; homes -= t->nodes)
+      add_homes(n, expert, homes);
   }
 }
 

@@ -80,6 +80,7 @@ static void lay_out(neapi_neap *n)
   n->draft.by_expert = take(n, 4ll * t->slots);
   n->flow.near = take(n, 8ll * t->slots);
   n->flow.far = take(n, 8ll * t->slots);
+  n->flow.weight = NULL; /* leavings do not count in samples */
 }
 
 void neapi_neap_close(void *scratch)

@@ -5,7 +5,7 @@
 #include <neap.h>
 #include <stdlib.h>
 
-enum { RANKS = 7, EXPERTS = 7, SLOTS = 24, CASES = 1500, VERTICES = 100, FAR_AWAY = 1 << 20 };
+enum { RANKS = 7, EXPERTS = 7, SLOTS = 24, CASES = 600, VERTICES = 100, FAR_AWAY = 1 << 20 };
 
 typedef struct {
   uint64_t seed, next;
