@@ -11,8 +11,7 @@
 enum { EFFORT, SAMPLES, SPREAD, LOCALITY }; /* parameters */
 enum { SEARCHES = 3 };
 
-/* Whether a layout is one that this planner could have made: no doubles that are not needed. */
-static bool tidy(neapi_neap *n, const int32_t *expert_of)
+bool neapi_neap_tidy(neapi_neap *n, const int32_t *expert_of)
 {
   const neap_topology *t = n->topology;
   memset(n->held, 0, sizeof *n->held * t->experts);
@@ -32,7 +31,7 @@ static bool tidy(neapi_neap *n, const int32_t *expert_of)
 static void choose_start(neapi_neap *n, const neap_layout *previous)
 {
   uint64_t bytes = sizeof *n->expert_of * n->topology->slots;
-  if (!previous || !tidy(n, previous->expert_of))
+  if (!previous || !neapi_neap_tidy(n, previous->expert_of))
     return;
   double greedy = neapi_neap_cost(n);
   memcpy(n->expert_of, previous->expert_of, bytes);
@@ -96,6 +95,7 @@ static int neap_plan(const neapi_plan_input *input, int32_t *expert_of)
 {
   neapi_neap *n = input->scratch;
   double towards = exp2(2 * input->parameter[LOCALITY] - 1); /* 1/2 to 2 */
+  n->late = false;
   n->spread = input->parameter[SPREAD];
   n->home = 0.45 * towards;
   n->caution = 0.05 / (towards * towards);

@@ -32,7 +32,7 @@ void neapi_neap_draw(neapi_neap *n, int32_t samples)
     for (int32_t e = 0; e < experts; e++) {
       double deviation = fmin(fmax(least, 0.5 * n->drift[e]), 0.6);
       double normal = i ? neap_random_normal(0, i, e) : 0;
-      sum += work[e] = (n->total[e] + 0.02) * exp(deviation * normal);
+      sum += work[e] = (n->total[e] + (i ? 0.02 : 1e-9)) * exp(deviation * normal);
     }
     for (int32_t e = 0; e < experts; e++)
       work[e] *= n->topology->ranks / sum;
@@ -178,6 +178,13 @@ static double share(const double *work, int32_t expert, int32_t count)
   return work[expert] / count;
 }
 
+/* First slot of a rank that may change. */
+static int32_t first_slot(const neapi_neap *n, int32_t rank)
+{
+  const int32_t *first = n->topology->first_slot;
+  return n->late ? first[rank + 1] - 1 : first[rank];
+}
+
 /* Best slot for one more replica of an expert, on the ranks that are not in the cut; toll: weight
  * of what stays on its node. */
 static change best_replacement(const neapi_neap *n, const double *work, int32_t expert, double toll)
@@ -187,7 +194,7 @@ static change best_replacement(const neapi_neap *n, const double *work, int32_t 
   for (int32_t r = 0; r < t->ranks; r++) {
     if (n->member[r] || on_rank(n, r, expert))
       continue;
-    for (int32_t s = t->first_slot[r]; s < t->first_slot[r + 1]; s++) {
+    for (int32_t s = first_slot(n, r); s < t->first_slot[r + 1]; s++) {
       int32_t old = n->expert_of[s], count = n->count[old];
       if (count == 1)
         continue;
@@ -253,7 +260,8 @@ static bool improve(neapi_neap *n, double *cost, int32_t *worst)
   for (int32_t i = 0; i < n->confine_count; i++) {
     list[count++] = best_replacement(n, work, n->confined[i], 1);
     list[count++] = best_replacement(n, work, n->confined[i], 0.1);
-    list[count++] = best_swap(n, work, n->confined[i]);
+    if (!n->late)
+      list[count++] = best_swap(n, work, n->confined[i]);
   }
   for (int32_t i = 0; i < count; i++)
     if (try(n, list[i], cost, worst))

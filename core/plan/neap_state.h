@@ -56,6 +56,7 @@ typedef struct {
   int32_t *holders;       /* [experts] cells that hold it */
   float *work, *variance; /* [experts] of the cell at hand, were they in it */
   int32_t samples;
+  bool late;             /* only the last slot of each rank may change */
   int32_t *start, *best; /* [slots] */
   int32_t *rival;        /* [slots] the greedy layout, when the previous one is a start, too */
 
@@ -88,6 +89,9 @@ void neapi_neap_draw(neapi_neap *n, int32_t samples);
 double neapi_neap_judge(neapi_neap *n, bool *balanced);
 /* Changes the layout as long as that makes it cheaper; flows: how many may be looked for. */
 void neapi_neap_repair(neapi_neap *n, int32_t flows);
+
+/* Whether a layout holds an expert on a rank twice only where the rank has every expert. */
+bool neapi_neap_tidy(neapi_neap *n, const int32_t *expert_of);
 
 /* Replicas of an expert on a node. */
 static inline int32_t *neapi_neap_on_node(const neapi_neap *n, int32_t node, int32_t expert)

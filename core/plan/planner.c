@@ -16,7 +16,7 @@ struct neap_planner {
 static const neapi_planner_kind *const kinds[] = {
     &neapi_plan_static,    &neapi_plan_random, &neapi_plan_eplb,   &neapi_plan_flexmoe,
     &neapi_plan_laer,      &neapi_plan_llep,   &neapi_plan_moonep, &neapi_plan_ultraep,
-    &neapi_plan_fastermoe, &neapi_plan_neap,
+    &neapi_plan_fastermoe, &neapi_plan_neap,   &neapi_plan_late,
 };
 
 enum { KINDS = sizeof kinds / sizeof *kinds };

@@ -36,6 +36,6 @@ typedef struct {
 
 extern const neapi_planner_kind neapi_plan_static, neapi_plan_random, neapi_plan_eplb,
     neapi_plan_flexmoe, neapi_plan_laer, neapi_plan_llep, neapi_plan_moonep, neapi_plan_ultraep,
-    neapi_plan_fastermoe, neapi_plan_neap;
+    neapi_plan_fastermoe, neapi_plan_neap, neapi_plan_late;
 
 #endif

@@ -107,20 +107,25 @@ function Context:replicas(by_expert)
   end
 end
 
+-- Options of ctx:plan that are not the planner's own.
+local OWN = { load = true, window = true, recall = true, skip = true, from = true }
+
 --- options: load (a load; default: the sum of the last window), window (default 5), recall (steps
--- that the planner sees one by one, instead of a sum), and the planner's own parameters. A draft.
+-- that the planner sees one by one, instead of a sum), skip (how many of the newest of these it
+-- does not see), from (a draft to start from; default: the layout in force), and the planner's own
+-- parameters. A draft.
 function Context:plan(name, options)
   local own, given = { window = 5 }, {}
   for key, value in pairs(options or {}) do
-    if key == 'load' or key == 'window' or key == 'recall' then own[key] = value
-    else given[key] = value end
+    if OWN[key] then own[key] = value else given[key] = value end
   end
   local tools = self.tools
   local planner = tools:planner(name, given)
-  local before = tools.before:set(self.previous.expert_of)
+  local before = own.from and tools:layout(own.from) or tools.before:set(self.previous.expert_of)
   local seed = C.neap_random_bits(self.random.seed, self.random.stream, 2 ^ 32)
-  if own.recall and self.history:len() > 0 then
-    planner:plan_history(self.history:recent(own.recall), before, seed, tools.scratch)
+  local recent = own.recall and self.history:recent(own.recall, own.skip) or {}
+  if #recent > 0 then
+    planner:plan_history(recent, before, seed, tools.scratch)
   else
     planner:plan(own.load or self.history:sum(own.window), before, seed, tools.scratch)
   end

@@ -172,8 +172,58 @@ static void test_costs_and_speeds(void)
   check(neap.imbalance < 1.01, "imbalance %g", neap.imbalance);
 }
 
+static double max_work(neap_topology *topology, const neap_layout *layout, const int64_t *tokens)
+{
+  neap_split *split;
+  neap_balance balance = {0};
+  check(!neap_split_open(topology, "minimax", &split) &&
+            !neap_split_compute(split, layout, tokens) && !neap_split_balance(split, &balance),
+        "%s", neap_error_message());
+  neap_split_close(split);
+  return balance.max_work;
+}
+
+/* The late slots: only the last slot of a rank changes, and only for the better. */
+static void test_late(void)
+{
+  static double loads[STEPS * MOST_RANKS * MOST_EXPERTS];
+  static int64_t tokens[MOST_RANKS * MOST_EXPERTS];
+  setting s = {24, 8, 24, 2, NULL, NULL, 0};
+  neap_topology *topology = open_topology(&s);
+  neap_planner *early, *late;
+  neap_layout *before, *after;
+  double gained = 0;
+  check(!neap_planner_open(topology, "neap", &early) &&
+            !neap_planner_open(topology, "late", &late) && !neap_layout_open(topology, &before) &&
+            !neap_layout_open(topology, &after),
+        "%s", neap_error_message());
+  draw_loads(&s, 5, loads);
+  for (int32_t i = 1; i < STEPS; i++) {
+    const double *exact = loads + i * s.ranks * s.experts;
+    for (int32_t k = 0; k < s.ranks * s.experts; k++)
+      tokens[k] = exact[k];
+    check(!neap_planner_plan(early, exact - s.ranks * s.experts, NULL, 0, before) &&
+              !neap_planner_plan(late, exact, before, 0, after),
+          "%s", neap_error_message());
+    for (int32_t slot = 0; slot < s.ranks * s.slots; slot++)
+      check(slot % s.slots == s.slots - 1 ||
+                neap_layout_experts(before)[slot] == neap_layout_experts(after)[slot],
+            "step %d: slot %d changes", i, slot);
+    double was = max_work(topology, before, tokens), is = max_work(topology, after, tokens);
+    check(is <= was * 1.001, "step %d: max work %g after %g", i, is, was);
+    gained += (was / is - 1) / (STEPS - 1);
+  }
+  check(gained > 0.02, "late slots gain %g", gained);
+  neap_layout_close(after);
+  neap_layout_close(before);
+  neap_planner_close(late);
+  neap_planner_close(early);
+  neap_topology_close(topology);
+}
+
 int main(void)
 {
+  test_late();
   test_whole_nodes();
   test_many_experts();
   test_scarce_slots();

@@ -78,10 +78,10 @@ local function draw_case(seed, uneven)
   return c
 end
 
---- ---- linear programmes ---------------------------------------------------------------------------
+--- ---- linear programmes --------------------------------------------------------------------------
 
---- Rows of case i: x<i>_<node>_<slot> tokens of a node in a slot; work of a rank / speed <= bound, a
--- number or a variable's name.
+--- Rows of case i: x<i>_<node>_<slot> tokens of a node in a slot; work of a rank / speed <= bound,
+-- a number or a variable's name.
 local function rows_of(c, i, bound, out)
   local sent, work = {}, {}
   for s, e in ipairs(c.held) do

@@ -15,7 +15,7 @@ describe('plan', function()
   it('knows the shipped planners and documents their parameters', function()
     local names = table.concat(plan.names(), ' ')
     for _, name in ipairs { 'static', 'random', 'eplb', 'flexmoe', 'laer', 'llep', 'moonep',
-      'ultraep', 'fastermoe', 'neap' } do
+      'ultraep', 'fastermoe', 'neap', 'late' } do
       assert.matches(name, names)
     end
     for _, name in ipairs(plan.names()) do

@@ -1,0 +1,23 @@
+--- Neap's layout, planned on history, with one late slot a rank: it is filled on the exact counts,
+-- for whoever accepts the transfer of one expert a rank on the critical path. It shows what such a
+-- transfer would buy where slots are scarce.
+local plan = require 'neap.plan'
+local policy = require 'neap.policy'
+
+local Late = policy.define {
+  name = 'late',
+  doc = "neap's layout with one slot a rank filled on the exact counts",
+  params = {
+    window = { default = 5, min = 1, integer = true, doc = 'steps of history to plan on' },
+    flows = { default = 100, min = 0, integer = true, doc = 'effort of the late slots' },
+  },
+  plans_on = 'current',
+  split = 'minimax',
+}
+
+function Late:plan(ctx)
+  local early = plan.neap(ctx, { recall = self.window, skip = 1 })
+  return plan.late(ctx, { load = ctx.history:last(), from = early, flows = self.flows })
+end
+
+return Late
