@@ -95,6 +95,25 @@ describe('training', function()
     os.remove(path)
   end)
 
+  it('plans and splits as a replay of its trace does, to the bit', function()
+    local path = os.tmpname()
+    for _, policy in ipairs { 'minimax', 'neap', 'static' } do
+      local status, out, err = program.run((SMALL:gsub("%-%-trace='' ", ''))
+        .. ('-n 4 --node-size=2 --steps=8 --in-process --json --policies=%s --trace=%s'):format(
+          policy, path))
+      assert.are.equal(0, status, err)
+      local trace = require('neap.trace').open(path)
+      local replayed = require('neap.replay').score { trace = trace, policy = policy, warm_up = 0,
+        seed = 1, in_process = true, topology = require('neap.topology').open { ranks = 4,
+          node_size = 2, slots = 3, experts = 6 } }
+      local trained = json.decode(out).rows[1]
+      assert.are.same(json.decode(json.encode(replayed.imbalance)), trained.imbalance)
+      assert.are.equal(json.decode(json.encode(replayed.inter_node_share)),
+        trained.inter_node_share)
+    end
+    os.remove(path)
+  end)
+
   it('names the package that a missing text comes from', function()
     local status, _, err = program.shell(('NEAP_TEXT_ROOT=/nowhere %s %s'):format(program.path,
       SMALL .. '-n 2 --steps=1'))

@@ -78,7 +78,7 @@ local function draw_case(seed, uneven)
   return c
 end
 
---- ---- linear programmes --------------------------------------------------------------------------
+--- ---- linear programmes -------------------------------------------------------------------------
 
 --- Rows of case i: x<i>_<node>_<slot> tokens of a node in a slot; work of a rank / speed <= bound,
 -- a number or a variable's name.
