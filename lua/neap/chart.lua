@@ -143,7 +143,7 @@ end
 function chart.curves(options)
   local lines, names = {}, {}
   for i, series in ipairs(options.series) do
-    lines[i], names[i] = points_of(series), series.name
+    lines[i], names[i] = points_of(series), svg.short(series.name)
   end
   local places, rows = legend_places(names, options.width or WIDTH)
   local d, range = frame(options, rows * LEGEND_ROW + 2), range_of(lines, options)

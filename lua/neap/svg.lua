@@ -59,6 +59,12 @@ function svg.escape(text)
     { ['&'] = '&amp;', ['<'] = '&lt;', ['>'] = '&gt;', ['"'] = '&quot;', ["'"] = '&#39;' }))
 end
 
+--- A name of 40 bytes at most, as pictures show it: a long one loses its middle.
+function svg.short(name)
+  if #name <= 40 then return name end
+  return name:sub(1, 18):gsub('[\128-\255]*$', '') .. '…' .. name:sub(-18):gsub('^[\128-\191]*', '')
+end
+
 local function number(value)
   return (('%.2f'):format(value):gsub('%.?0+$', ''))
 end

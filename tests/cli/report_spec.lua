@@ -106,7 +106,8 @@ end
 
 describe('neap report', function()
   local csv = write('a.csv', make_csv())
-  local mine = write('<odd> & name.lua', [[
+  -- A path without a place to break is longer than a phone is wide.
+  local mine = write('<odd> & ' .. ('long'):rep(40) .. '.lua', [[
     local Mine = require('neap.policy').define { name = 'mine' }
     function Mine.plan(_, ctx)
       if ctx.step == 7 then error 'lost & <found>' end

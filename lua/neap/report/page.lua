@@ -10,15 +10,15 @@ local STYLE = [[
 *{box-sizing:border-box}
 body{margin:0;background:#f3f5f7;color:#1b1f24;
  font:16px/1.5 system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif;
- -webkit-text-size-adjust:100%}
+ -webkit-text-size-adjust:100%;overflow-wrap:anywhere}
 main{max-width:1120px;margin:0 auto;padding:0 16px 48px}
 header{background:#12324a;color:#fff;padding:28px 0 24px;margin-bottom:20px}
 header div{max-width:1120px;margin:0 auto;padding:0 16px}
-h1{font-size:1.65rem;line-height:1.2;margin:0 0 6px;overflow-wrap:anywhere}
-header p{margin:0;color:#c9dbe8;overflow-wrap:anywhere}
+h1{font-size:1.65rem;line-height:1.2;margin:0 0 6px}
+header p{margin:0;color:#c9dbe8}
 h2{font-size:1.2rem;margin:34px 0 6px}
 h3{font-size:1rem;margin:18px 0 6px}
-p{margin:6px 0 12px;max-width:76ch;overflow-wrap:anywhere}
+p{margin:6px 0 12px;max-width:76ch}
 .note{color:#57606a;font-size:.9rem}
 .card{background:#fff;border:1px solid #dfe3e8;border-radius:10px;padding:14px 16px}
 .verdict{border-left:6px solid #0072B2}
@@ -27,7 +27,7 @@ p{margin:6px 0 12px;max-width:76ch;overflow-wrap:anywhere}
 .verdict p:last-child{margin-bottom:0}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:14px 0}
 .tile b{display:block;font-size:1.5rem;line-height:1.25;font-variant-numeric:tabular-nums}
-.tile span{color:#57606a;font-size:.85rem;overflow-wrap:anywhere}
+.tile span{color:#57606a;font-size:.85rem}
 .card,figure{min-width:0}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,340px),1fr));gap:12px}
 figure{margin:0;background:#fff;border:1px solid #dfe3e8;border-radius:10px;padding:8px}
@@ -44,7 +44,7 @@ tr:last-child td{border-bottom:0}
 tr.best td{background:#e9f3fa;font-weight:600}
 tr.reference td{color:#57606a}
 .facts{table-layout:fixed}
-.facts td{text-align:left;white-space:normal;overflow-wrap:anywhere;vertical-align:top}
+.facts td{text-align:left;white-space:normal;vertical-align:top}
 .facts td:first-child{color:#57606a;width:10.5rem}
 .key{display:inline-block;width:12px;height:12px;border-radius:2px;margin-right:7px;
  vertical-align:-1px}

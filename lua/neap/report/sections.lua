@@ -6,6 +6,7 @@ local entries = require 'neap.report.entries'
 local layout_map = require 'neap.layout_map'
 local numbers = require 'neap.report.numbers'
 local page = require 'neap.report.page'
+local svg = require 'neap.svg'
 local spans = require 'neap.report.spans'
 
 local sections = { summary = numbers.summary, comparison = numbers.comparison,
@@ -91,8 +92,8 @@ function sections.ranks(document)
   end
   for i, policy in ipairs(seen.policies) do
     figures[i] = page.figure(chart.bars {
-      title = entries.short(policy.figures.policy), unit = 'work (tokens)', values = policy.work,
-      high = high,
+      title = svg.short(entries.short(policy.figures.policy)), unit = 'work (tokens)',
+      values = policy.work, high = high,
       node_of = function(rank) return topology:node_of(rank) end })
   end
   return { title = ('Work of the ranks, step %d, layer %d'):format(seen.moment.step,
