@@ -4,7 +4,8 @@
 --              exact = { default = false, doc = '…' },
 --              sizes = { default = { 64, 128 }, doc = 'a list: --sizes=64,128' } }
 -- A parameter has the type of its default: number, string, boolean, or list of the type of its
--- first element. On the command line: --steps=50 or --steps 50; --exact, --no-exact.
+-- first element. on_cuda: the default with --device=cuda, where it is another. On the command line:
+-- --steps=50 or --steps 50; --exact, --no-exact.
 
 local lib = require 'neap.lib'
 local failure = require 'neap.failure'
@@ -13,6 +14,7 @@ local params = {}
 
 local FIELDS = {
   choices = true, default = true, doc = true, integer = true, max = true, min = true,
+  on_cuda = true,
 }
 local TYPES = { number = true, string = true, boolean = true, table = true }
 
@@ -27,6 +29,9 @@ function params.check(specs, owner, level)
     end
     if type(spec) ~= 'table' or not TYPES[type(spec.default)] then
       error(place .. ': needs a table with a default (number, string, boolean or list)', level)
+    end
+    if spec.on_cuda ~= nil and type(spec.on_cuda) ~= type(spec.default) then
+      error(place .. ': on_cuda and default are of different types', level)
     end
     for _, field in ipairs(lib.sorted_keys(spec)) do
       if not FIELDS[field] then
@@ -113,9 +118,14 @@ local Values = {
   end,
 }
 
---- Typed values: texts[name] where it is given, else the default. Reading a name that is not
--- declared is an error.
-function params.values(specs, texts)
+local function default_of(spec, device)
+  if device == 'cuda' and spec.on_cuda ~= nil then return spec.on_cuda end
+  return spec.default
+end
+
+--- Typed values: texts[name] where it is given, else the default on device ('cpu'). Reading a name
+-- that is not declared is an error.
+function params.values(specs, texts, device)
   for _, name in ipairs(lib.sorted_keys(texts)) do
     if not specs[name] then
       failure.usage("unknown parameter '%s'%s", name, lib.hint(name, lib.sorted_keys(specs)))
@@ -124,7 +134,7 @@ function params.values(specs, texts)
   local values = {}
   for _, name in ipairs(lib.sorted_keys(specs)) do
     local spec, text = specs[name], texts[name]
-    values[name] = spec.default
+    values[name] = default_of(spec, device)
     if text ~= nil then
       values[name] = convert[type(spec.default)](name, spec, text)
     end
@@ -137,7 +147,8 @@ local function description(spec)
   if spec.choices then
     text = ('%s: %s'):format(text, table.concat(spec.choices, ', '))
   end
-  return ('%s (default: %s)'):format(text, params.show(spec.default))
+  local cuda = spec.on_cuda ~= nil and '; on cuda: ' .. params.show(spec.on_cuda) or ''
+  return ('%s (default: %s%s)'):format(text, params.show(spec.default), cuda)
 end
 
 --- Action of an option that keeps its text, or a fixed one, in args.params.

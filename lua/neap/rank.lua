@@ -134,7 +134,7 @@ local function run(channel, rank, ranks, order, runs)
   local job = setmetatable({
     comm = channel, rank = rank, ranks = ranks,
     node_of = node_of, node_size = largest_node(node_of, ranks),
-    params = params.values(script.params, order.params),
+    params = params.values(script.params, order.params, order.device),
     device = order.device, strict = order.strict, in_process = order.in_process, json = order.json,
     deadline = order.deadline,
     store = runs, order = order,

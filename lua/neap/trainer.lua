@@ -46,7 +46,8 @@ trainer.params = {
     doc = 'of transfers: none, laer, neap; with fields: laer:chunks=2,keep=3 (docs/schedules.md)' },
   shard_group = { default = 'all',
     doc = 'ranks that working parameters are cut over: all, node, or how many' },
-  exact = { default = false, doc = 'losses that no policy, layout or number of ranks changes' },
+  exact = { default = true, on_cuda = false,
+    doc = 'losses that no policy, layout or number of ranks changes; --no-exact is faster' },
 }
 
 local Trainer = {}

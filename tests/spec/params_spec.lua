@@ -18,6 +18,14 @@ describe('params', function()
     assert.are.same({}, params.values(SPECS, { names = '' }).names)
   end)
 
+  it('has another default on another device', function()
+    local specs = { exact = { default = true, on_cuda = false, doc = 'exact' } }
+    assert.is_true(params.values(specs, {}).exact)
+    assert.is_true(params.values(specs, {}, 'cpu').exact)
+    assert.is_false(params.values(specs, {}, 'cuda').exact)
+    assert.is_true(params.values(specs, { exact = 'true' }, 'cuda').exact)
+  end)
+
   it('makes reading an undeclared parameter an error', function()
     assert.has_error(function() return params.values(SPECS, {}).stepz end,
       "unknown parameter 'stepz'")
@@ -36,6 +44,8 @@ describe('params', function()
       ["x: parameter 'b': needs a table with a default"] = { b = { doc = 'nothing' } },
       ["unknown field 'defualt' %(did you mean 'default'%?%)"] =
         { a = { default = 1, defualt = 2 } },
+      ["x: parameter 'c': on_cuda and default are of different types"] =
+        { c = { default = 1, on_cuda = 'a' } },
       ["x: parameter 'a%-b'"] = { ['a-b'] = { default = 1 } },
     } do
       local ok, err = pcall(params.check, specs, 'x')

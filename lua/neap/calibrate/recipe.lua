@@ -17,10 +17,12 @@ local PROBE = { hidden = 96, ffn = { 192 }, layers = 2, experts = 8, slots = 4, 
 local WARM_UP = 3
 local POLICY = 'laer+minimax'
 
---- Parameters of a training: the trainer's defaults with changes, and slots enough for all experts.
+--- Parameters of a training: the trainer's defaults with changes, sums as fast as can be, and slots
+-- enough for all experts.
 local function params_of(job, changes)
   local p = {}
   for name, spec in pairs(neap.trainer.params) do p[name] = spec.default end
+  p.exact = false
   for name, value in pairs(changes) do p[name] = value end
   p.slots = math.max(p.slots, math.ceil(p.experts / job.ranks))
   return p
