@@ -53,8 +53,7 @@ describe('training', function()
 
   it('learns the same under every policy, whatever the seed', function()
     for seed = 1, 3 do
-      local list = rows(('-n 4 --steps=100 --text=english --policies=static,minimax --seed=%d'):format(
-        seed))
+      local list = rows('-n 4 --steps=100 --text=english --policies=static,minimax --seed=' .. seed)
       assert.are.same(list[1].losses, list[2].losses)
       assert.is_true(list[1].loss < 0.6 * list[1].losses[1])
     end
