@@ -1,6 +1,6 @@
---- Neap's layout, planned on history, with one late slot a rank: it is filled on the exact counts,
--- for whoever accepts the transfer of one expert a rank on the critical path. It shows what such a
--- transfer would buy where slots are scarce.
+--- Neap's layout, planned on history off the critical path, with one late slot a rank: it is filled
+-- on the exact counts, for whoever accepts the transfer of one expert a rank on the critical path.
+-- It shows what such a transfer would buy where slots are scarce.
 local plan = require 'neap.plan'
 local policy = require 'neap.policy'
 
@@ -11,13 +11,13 @@ local Late = policy.define {
     window = { default = 5, min = 1, integer = true, doc = 'steps of history to plan on' },
     flows = { default = 100, min = 0, integer = true, doc = 'effort of the late slots' },
   },
-  plans_on = 'current',
+  plans_on = 'both',
   split = 'minimax',
 }
 
 function Late:plan(ctx)
-  local early = plan.neap(ctx, { recall = self.window, skip = 1 })
-  return plan.late(ctx, { load = ctx.history:last(), from = early, flows = self.flows })
+  if not ctx.current then return plan.neap(ctx, { recall = self.window }) end
+  return plan.late(ctx, { load = ctx.history:last(), flows = self.flows })
 end
 
 return Late

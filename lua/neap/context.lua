@@ -2,6 +2,7 @@
 --   ctx.step, ctx.layer      the step that the answer is for, and the layer
 --   ctx.topology             ranks, nodes, slots, costs (topology.lua)
 --   ctx.history              loads of this layer (history.lua): :last(i) :mean(w) :sum(w) :len()
+--   ctx.current              whether history's newest load is that of the very step (plans_on)
 --   ctx.previous             the layout in force, as a draft
 --   ctx.random               :uniform() :integer(n) :normal() :shuffle(list); depends on seed, step
 --                            and layer alone
@@ -108,12 +109,11 @@ function Context:replicas(by_expert)
 end
 
 -- Options of ctx:plan that are not the planner's own.
-local OWN = { load = true, window = true, recall = true, skip = true, from = true }
+local OWN = { load = true, window = true, recall = true, from = true }
 
 --- options: load (a load; default: the sum of the last window), window (default 5), recall (steps
--- that the planner sees one by one, instead of a sum), skip (how many of the newest of these it
--- does not see), from (a draft to start from; default: the layout in force), and the planner's own
--- parameters. A draft.
+-- that the planner sees one by one, instead of a sum), from (a draft to start from; default: the
+-- layout in force), and the planner's own parameters. A draft.
 function Context:plan(name, options)
   local own, given = { window = 5 }, {}
   for key, value in pairs(options or {}) do
@@ -123,7 +123,7 @@ function Context:plan(name, options)
   local planner = tools:planner(name, given)
   local before = own.from and tools:layout(own.from) or tools.before:set(self.previous.expert_of)
   local seed = C.neap_random_bits(self.random.seed, self.random.stream, 2 ^ 32)
-  local recent = own.recall and self.history:recent(own.recall, own.skip) or {}
+  local recent = own.recall and self.history:recent(own.recall) or {}
   if #recent > 0 then
     planner:plan_history(recent, before, seed, tools.scratch)
   else

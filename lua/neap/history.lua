@@ -123,12 +123,11 @@ function History:last(i)
   return history.load(self.ranks, self.experts):set(at(self, i).ptr)
 end
 
---- The newest loads, as many as there are up to window, oldest first; skip: how many of the newest
--- are left out (default 0). Not copies, so only to be read, and only until the next push.
-function History:recent(window, skip)
-  skip = skip or 0
-  local list, count = {}, math.min(math.floor(window), self:len() - skip)
-  for i = 1, count do list[i] = at(self, skip + count - i + 1) end
+--- The newest loads, as many as there are up to window, oldest first. Not copies, so only to be
+-- read, and only until the next push.
+function History:recent(window)
+  local list, count = {}, math.min(math.floor(window), self:len())
+  for i = 1, count do list[i] = at(self, count - i + 1) end
   return list
 end
 

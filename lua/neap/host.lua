@@ -139,12 +139,14 @@ function Host:observe(layer, load)
   self.layers[layer].ctx.history:push(load)
 end
 
---- Plans a layer for a step; expert_of[slots]: the layout in force. Returns the outcome and, for
--- PLANNED, expert_of[slots] (valid until the next plan), for FAULT, the message.
-function Host:plan(step, layer, expert_of)
+--- Plans a layer for a step; expert_of[slots]: the layout in force; known: for a policy that plans
+-- on both, this is the plan on history. Returns the outcome and, for PLANNED, expert_of[slots]
+-- (valid until the next plan), for FAULT, the message.
+function Host:plan(step, layer, expert_of, known)
   local ctx = self.layers[layer].ctx
   if not self.plans then return host.SKIPPED end
   ctx:enter(step, expert_of)
+  ctx.current = self.plans_on ~= 'history' and not known
   local ok, answer
   if self.class.when then
     ok, answer = call(self, 'when', step, layer)

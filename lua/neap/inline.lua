@@ -16,11 +16,11 @@ function inline.open(options)
   return self
 end
 
---- Plans at once; the answer waits for next.
-function Inline:observe(_, plan_step, layer, load, expert_of)
-  self.host:observe(layer, load)
+--- Plans at once; the answer waits for next. known: the load has been handed over before.
+function Inline:observe(known, plan_step, layer, load, expert_of)
+  if not known then self.host:observe(layer, load) end
   local start = lib.C.neap_clock()
-  local outcome, result = self.host:plan(plan_step, layer, expert_of)
+  local outcome, result = self.host:plan(plan_step, layer, expert_of, known)
   local answer = { outcome = outcome, step = plan_step, layer = layer,
     seconds = lib.C.neap_clock() - start }
   if outcome == host.PLANNED then

@@ -86,8 +86,9 @@ local function add_field(class, field, value)
 end
 
 --- Makes a policy. Fields: name (required), doc, params (see params.lua), history (steps kept,
--- default 32), plans_on ('history', or 'current': plans on the counts of the very step, on the
--- critical path), and the hooks. An unknown field is an error.
+-- default 32), plans_on ('history'; 'current': on the counts of the very step, on the critical
+-- path;
+-- 'both': on history, and again on the counts), and the hooks. An unknown field is an error.
 function policy.define(definition)
   for _, field in ipairs(lib.sorted_keys(definition)) do
     check_field(field, definition[field])
@@ -98,8 +99,8 @@ function policy.define(definition)
   if class.history < 1 or class.history % 1 ~= 0 then
     misuse(2, 'history is %s; it must be a whole number of at least 1 step', class.history)
   end
-  if not contains({ 'history', 'current' }, class.plans_on) then
-    misuse(2, "plans_on is '%s'; allowed are 'history' and 'current'", class.plans_on)
+  if not contains({ 'history', 'current', 'both' }, class.plans_on) then
+    misuse(2, "plans_on is '%s'; allowed are 'history', 'current' and 'both'", class.plans_on)
   end
   params.check(class.params, 'policy ' .. class.name, 2)
   for name in pairs(class.params) do

@@ -99,6 +99,7 @@ function replay.score(options)
   end
   local report, entry = run.session:report(), run.balance:summary()
   entry.policy, entry.bound = options.policy, run.session.plans_on == 'current' or nil
+  entry.late_slots = run.session.plans_on == 'both' or nil
   entry.plan_ms, entry.split_us = report.plan_ms, mean_and_p95(run.split_us)
   entry.slots_changed, entry.faults = run.changed:mean(), report.faults
   run.session:close()
@@ -194,8 +195,9 @@ local function print_table(document, t)
   for i, p in ipairs(document.policies) do
     local m = p.imbalance
     rows[i] = {
-      p.policy .. (p.bound and ' (bound)' or ''), ('%.4f'):format(m.mean), ('%.4f'):format(m.p50),
-      ('%.4f'):format(m.p95), ('%.3f'):format(m.max), ('%.2f'):format(p.std_percent),
+      p.policy .. (p.bound and ' (bound)' or p.late_slots and ' (late slots)' or ''),
+      ('%.4f'):format(m.mean), ('%.4f'):format(m.p50), ('%.4f'):format(m.p95),
+      ('%.3f'):format(m.max), ('%.2f'):format(p.std_percent),
       ('%.2f'):format(100 * p.inter_node_share), ('%.3f'):format(p.plan_ms.mean),
       ('%.3f'):format(p.plan_ms.p95), ('%.1f'):format(p.split_us.mean),
       ('%.1f'):format(p.split_us.p95), ('%.1f'):format(p.slots_changed), p.faults,
@@ -205,8 +207,8 @@ local function print_table(document, t)
     'plan ms', 'p95', 'split us', 'p95', 'slots changed', 'faults' }, rows))
 end
 
-local KEYS = { 'trace', 'topology', 'warm_up', 'seed', 'policies', 'policy', 'bound', 'ranks',
-  'experts', 'layers', 'steps', 'imbalance', 'mean', 'p50', 'p95', 'max', 'std_percent',
+local KEYS = { 'trace', 'topology', 'warm_up', 'seed', 'policies', 'policy', 'bound', 'late_slots',
+  'ranks', 'experts', 'layers', 'steps', 'imbalance', 'mean', 'p50', 'p95', 'max', 'std_percent',
   'inter_node_share', 'plan_ms', 'split_us', 'slots_changed', 'faults', 'messages' }
 
 local function score_all(args, t, topology, document, begin)

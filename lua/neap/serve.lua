@@ -53,15 +53,15 @@ end
 
 --- The newest load of a layer is what is planned on; an older one that waits is answered as late.
 function Server:observe(load, expert_of)
-  local request = self.waiting[note.layer]
-  self.host:observe(note.layer, load)
+  local request, known = self.waiting[note.layer], note.about == kinds.known
+  if not known then self.host:observe(note.layer, load) end
   local late, step = request.new, tonumber(note.step)
   if late then
     answer(self.door, request, host.LATE)
   else
     self.queue[#self.queue + 1] = request
   end
-  request.step, request.seconds, request.new = step, 0, true
+  request.step, request.seconds, request.new, request.known = step, 0, true, known
   ffi.copy(request.expert_of, expert_of, self.slots * 4)
 end
 
@@ -82,7 +82,8 @@ function Server:plan()
   if self.first > #self.queue then self.queue, self.first = {}, 1 end
   request.new = false
   local start = C.neap_clock()
-  local outcome, result = self.host:plan(request.step, request.layer, request.expert_of)
+  local outcome, result = self.host:plan(request.step, request.layer, request.expert_of,
+    request.known)
   C.neap_door_end(self.door)
   request.seconds = C.neap_clock() - start
   if outcome == host.PLANNED then

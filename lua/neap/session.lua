@@ -155,18 +155,18 @@ end
 
 --- ---- planning ---------------------------------------------------------------------------------
 
-local function observe(self, step, plan_step, layer, load)
-  local taken = self.door:observe(step, plan_step, layer, load,
+local function observe(self, known, plan_step, layer, load)
+  local taken = self.door:observe(known, plan_step, layer, load,
     C.neap_layout_experts(self.in_force[layer].ptr))
   if not taken then self.late = self.late + 1 end
 end
 
 --- Hands load, int64_t[ranks][experts], the counts of a step, to the planner. Never waits: what
 -- finds no room is dropped and counted as late. Does nothing on ranks other than 0, nor for a
--- policy that plans on current counts (replan has handed them over).
+-- policy that plans on current counts only (replan has handed them over).
 function Session:observe(step, layer, load)
-  if self.root and self.plans_on == 'history' then
-    observe(self, step, step + 1, layer, load)
+  if self.root and self.plans_on ~= 'current' then
+    observe(self, self.plans_on == 'both', step + 1, layer, load)
   end
 end
 
@@ -198,10 +198,11 @@ function Session:advance(step, wait)
 end
 
 --- Collective: plans a layer on the counts of this very step and takes the layout over. For
--- policies that plan on current counts (self.plans_on == 'current'); does nothing for others.
+-- policies that plan on current counts (self.plans_on is 'current' or 'both'); does nothing for
+-- others.
 function Session:replan(step, layer, load)
-  if self.plans_on ~= 'current' then return end
-  if self.root then observe(self, step, step, layer, load) end
+  if self.plans_on == 'history' then return end
+  if self.root then observe(self, false, step, layer, load) end
   self:advance(step, true)
 end
 

@@ -86,17 +86,17 @@ function worker.open(options)
   return self
 end
 
-local function send(self, kind, step, layer, load, expert_of)
+local function send(self, kind, about, step, layer, load, expert_of)
   local note = self.note
-  note.kind, note.step, note.layer, note.about, note.seconds = kind, step, layer, 0, 0
+  note.kind, note.step, note.layer, note.about, note.seconds = kind, step, layer, about, 0
   lib.check(C.neap_worker_send(self.ptr, note, load, self.load_bytes, expert_of, self.slots * 4))
 end
 
---- Hands a load over; false if there is no room for it.
-function Worker:observe(_, plan_step, layer, load, expert_of)
+--- Hands a load over to be planned on; false if there is no room for it. known: history has it.
+function Worker:observe(known, plan_step, layer, load, expert_of)
   if self.given_up then return true end
   if C.neap_worker_pending(self.ptr) >= self.room then return false end
-  send(self, kinds.plan, plan_step, layer, load, expert_of)
+  send(self, kinds.plan, known and kinds.known or 0, plan_step, layer, load, expert_of)
   return true
 end
 
@@ -185,7 +185,7 @@ end
 function Worker:split(step, layer, load, expert_of, out)
   for _ = 1, 2 do
     if self.given_up then break end
-    send(self, kinds.split, step, layer, load, expert_of)
+    send(self, kinds.split, 0, step, layer, load, expert_of)
     while true do
       local answer = receive(self, 2 * self.deadline + START_SECONDS)
       if answer and answer.hook == 'split' and answer.outcome == host.PLANNED then

@@ -72,14 +72,15 @@ describe('replay', function()
   end)
 
   it('replays every shipped policy without a fault', function()
-    local on_current_counts = { oracle = true, late = true }
+    local bounds, late_slots = { oracle = true }, { late = true }
     for _, name in ipairs(policy.names()) do
       local entry, messages = replay.score {
         trace = t, topology = top, policy = name, seed = 3, in_process = true,
       }
       assert.are.equal(0, entry.faults, messages[1])
       assert.is_true(entry.imbalance.mean >= 1 and entry.imbalance.mean < 6, name)
-      assert.are.equal(on_current_counts[name], entry.bound)
+      assert.are.equal(bounds[name], entry.bound)
+      assert.are.equal(late_slots[name], entry.late_slots)
     end
   end)
 

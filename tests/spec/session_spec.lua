@@ -112,6 +112,25 @@ describe('session', function()
     s:close()
   end)
 
+  it('plans on history and again on the counts for a policy that wants both', function()
+    for _, in_process in ipairs { true, false } do
+      local s = open(file 'both', { in_process = in_process })
+      local layout = s:layout(1)
+      local function slot(rank) return layout:array()[rank * layout.topology:slots_of(0)] end
+      local before = { slot(0), slot(1), slot(2), slot(3) }
+      s:replan(0, 1, load_of(0, 1))
+      assert.are.same({ before[1], before[2], before[4], before[3] },
+        { slot(0), slot(1), slot(2), slot(3) })
+      s:observe(0, 1, load_of(0, 1))
+      s:advance(1, true)
+      s:replan(1, 1, load_of(1, 1))
+      assert.are.same({ before[2], before[1], before[3], before[4] },
+        { slot(0), slot(1), slot(2), slot(3) })
+      assert.are.equal(0, s:report().faults)
+      s:close()
+    end
+  end)
+
   it('refuses unknown options with a hint', function()
     local ok, err = pcall(open, 'laer', { deadlin = 1 })
     assert.is_false(ok)

@@ -44,7 +44,7 @@ local function open(p)
 end
 
 local function plan(s, step)
-  s.door:observe(step, step + 1, 0, s.load, s.expert_of)
+  s.door:observe(false, step + 1, 0, s.load, s.expert_of)
   return s.door:next(true)
 end
 

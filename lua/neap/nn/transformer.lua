@@ -122,7 +122,7 @@ end
 
 --- Whether the layouts of a step are known before its counts, so that they can be fetched early.
 function Transformer:ahead()
-  return self.session.plans_on ~= 'current'
+  return (self.session.plans_on or 'history') == 'history'
 end
 
 function Transformer:forward_layer(l, x, step)
