@@ -153,6 +153,31 @@ int neapi_mark_wait(neapi_mark *mark)
   return mark ? check(neapi_cuda_mark_wait(mark), "an earlier kernel failed") : NEAP_OK;
 }
 
+int neapi_event_open(neapi_event **out)
+{
+  return check(neapi_cuda_event_open((void **)out), "cannot make an event");
+}
+
+void neapi_event_close(neapi_event *event)
+{
+  neapi_cuda_event_close(event);
+}
+
+int neapi_event_set(neapi_event *event)
+{
+  return check(neapi_cuda_event_set(event), "cannot set an event");
+}
+
+int neapi_event_wait(neapi_event *event)
+{
+  return check(neapi_cuda_event_wait(event), "an earlier kernel failed");
+}
+
+int neapi_event_seconds(neapi_event *from, neapi_event *to, double *out)
+{
+  return check(neapi_cuda_event_seconds(from, to, out), "cannot tell the time of an event");
+}
+
 int32_t neapi_gpu_of(const void *memory)
 {
   return neapi_cuda_gpu_of(memory);
@@ -265,6 +290,35 @@ int neapi_mark_wait(neapi_mark *mark)
 {
   (void)mark;
   return NEAP_OK;
+}
+
+int neapi_event_open(neapi_event **out)
+{
+  (void)out;
+  return absent();
+}
+
+void neapi_event_close(neapi_event *event)
+{
+  (void)event;
+}
+
+int neapi_event_set(neapi_event *event)
+{
+  (void)event;
+  return absent();
+}
+
+int neapi_event_wait(neapi_event *event)
+{
+  (void)event;
+  return absent();
+}
+
+int neapi_event_seconds(neapi_event *from, neapi_event *to, double *out)
+{
+  (void)from, (void)to, (void)out;
+  return absent();
 }
 
 int32_t neapi_gpu_of(const void *memory)

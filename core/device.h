@@ -46,6 +46,16 @@ typedef struct neapi_mark neapi_mark;
 int neapi_mark_set(neapi_mark **out);
 /* Blocks the calling thread until the point is reached; frees the mark. */
 int neapi_mark_wait(neapi_mark *mark);
+/* Points in a stream whose times can be told. ABSENT on the CPU. */
+typedef struct neapi_event neapi_event;
+int neapi_event_open(neapi_event **out);
+void neapi_event_close(neapi_event *event);
+/* Puts the event at this point of the calling thread's stream. */
+int neapi_event_set(neapi_event *event);
+/* Blocks the calling thread, which spins, until the GPU has come to the event. */
+int neapi_event_wait(neapi_event *event);
+/* Seconds from one event to another, both of which the GPU has come to. */
+int neapi_event_seconds(neapi_event *from, neapi_event *to, double *out);
 /* Ordinal of the GPU whose memory this is, or -1: the host's. */
 int32_t neapi_gpu_of(const void *memory);
 /* Makes the calling thread, a communicator's, work with a GPU's memory. */

@@ -10,6 +10,7 @@
  */
 #include "dispatch.h"
 #include "experts.h"
+#include "range.h"
 #include "route.h"
 #include "shards.h"
 #include "tensor.h"
@@ -196,7 +197,7 @@ static int require_tokens(const neap_moe *m, const char *name, const char *argum
 /* Adds the time since *since to an account, and a span to the timeline. */
 static void lap(double *since, double *account, int id)
 {
-  double now = neap_clock();
+  double now = neapi_timeline_now();
   *account += now - *since;
   neapi_timeline_span(id, -1, *since, now);
   *since = now;
@@ -205,7 +206,7 @@ static void lap(double *since, double *account, int id)
 /* The same for the experts' products of a chunk. */
 static void lap_experts(neap_moe *m, double *since, int id, int32_t chunk)
 {
-  double now = neap_clock();
+  double now = neapi_timeline_now();
   m->costs.experts += now - *since;
   neapi_timeline_span(id, m->options.chunks > 1 ? chunk : -1, *since, now);
   *since = now;
@@ -214,7 +215,7 @@ static void lap_experts(neap_moe *m, double *since, int id, int32_t chunk)
 /* Adds time to what has been waited; the request has put it on the timeline. */
 static void lap_wait(neap_moe *m, double *since)
 {
-  double now = neap_clock();
+  double now = neapi_timeline_now();
   m->costs.waited += now - *since;
   *since = now;
 }
@@ -264,6 +265,7 @@ static int balance_loss(neap_moe *m)
 
 int neap_moe_route(neap_moe *m, const neap_tensor *x, const neap_tensor *router)
 {
+  NEAPI_RANGE("moe route");
   int64_t hidden = m->options.hidden, bad = -1;
   int status = neapi_tensor_matrix("moe route", "x", x, m->options.dtype, NEAPI_ANY, hidden);
   if (!status)
@@ -271,7 +273,7 @@ int neap_moe_route(neap_moe *m, const neap_tensor *x, const neap_tensor *router)
                                  m->topology->experts);
   if (status)
     return status;
-  double since = neap_clock();
+  double since = neapi_timeline_now();
   neapi_dispatch_drain(&m->rows); /* what a step without its backward has left */
   m->last = IDLE;
   status = neapi_route_choose(&m->route, neap_tensor_dim(x, 0), neap_tensor_data(x),
@@ -332,12 +334,14 @@ static int wait_for_all_back(neap_moe *m)
 
 static int place_tokens(neap_moe *m, const neap_layout *layout, const neap_split *split)
 {
+  double begin = neapi_host_begin();
   int status = neapi_dispatch_plan(&m->rows, split);
   if (!status)
     status = neapi_route_place(&m->route, layout, m->rows.amount, m->rows.start);
   if (!status)
     status = neapi_experts_plan(&m->experts, layout->expert_of + m->topology->first_slot[m->rank],
                                 m->rows.batch);
+  neapi_host_end(begin);
   return status;
 }
 
@@ -369,6 +373,7 @@ static int fill_input(neap_moe *m, const char *x)
 int neap_moe_dispatch(neap_moe *m, const neap_tensor *x, const neap_layout *layout,
                       const neap_split *split)
 {
+  NEAPI_RANGE("moe dispatch");
   int status = require(m, "dispatch", ROUTED);
   if (!status)
     status = require_tokens(m, "moe dispatch", "x", x);
@@ -376,7 +381,7 @@ int neap_moe_dispatch(neap_moe *m, const neap_tensor *x, const neap_layout *layo
     status = neapi_layout_require(layout, m->topology, "moe dispatch");
   if (status)
     return status;
-  double since = neap_clock();
+  double since = neapi_timeline_now();
   status = place_tokens(m, layout, split);
   if (!status)
     status = reserve_rows(m);
@@ -403,7 +408,7 @@ static int compute_slots(neap_moe *m, compute *experts, int id, int32_t chunk, i
 {
   int status = NEAP_OK;
   while (!status && from < end) {
-    double since = neap_clock();
+    double since = neapi_timeline_now();
     int32_t ready = end;
     if (arriving)
       status = neapi_transfer_need(arriving, from, &ready);
@@ -434,6 +439,7 @@ static int compute_forward(neap_moe *m, const void *weights, neap_transfer *arri
 int neap_moe_forward(neap_moe *m, const neap_tensor *weights, neap_transfer *arriving,
                      neap_tensor *y)
 {
+  NEAPI_RANGE("moe forward");
   int status = require(m, "forward", DISPATCHED);
   if (!status)
     status = require_tokens(m, "moe forward", "y", y);
@@ -448,7 +454,7 @@ int neap_moe_forward(neap_moe *m, const neap_tensor *weights, neap_transfer *arr
     status = wait_for_all_back(m);
   if (status)
     return status;
-  double since = neap_clock();
+  double since = neapi_timeline_now();
   status = neapi_kernel_status_of(
       "moe forward",
       m->kernels->combine(m->route.tokens, m->options.top_k, m->options.hidden,
@@ -465,12 +471,13 @@ int neap_moe_forward(neap_moe *m, const neap_tensor *weights, neap_transfer *arr
 
 int neap_moe_backward_dispatch(neap_moe *m, const neap_tensor *dy)
 {
+  NEAPI_RANGE("moe backward_dispatch");
   int status = require(m, "backward_dispatch", COMPUTED);
   if (!status)
     status = require_tokens(m, "moe backward_dispatch", "dy", dy);
   if (status)
     return status;
-  double since = neap_clock();
+  double since = neapi_timeline_now();
   status = neapi_kernel_status_of(
       "moe backward_dispatch",
       m->kernels->combine_backward(m->route.tokens, m->options.top_k, m->options.hidden,
@@ -506,7 +513,7 @@ static int agree_on_grids(neap_moe *m, const void *x)
 {
   int64_t columns = m->experts.columns_at[m->topology->experts];
   int64_t count = columns + m->options.hidden + m->topology->experts;
-  double since = neap_clock();
+  double since = neapi_timeline_now();
   int status = neapi_buffer_reserve(&m->maxima, count * 8, "moe");
   if (!status)
     status = neapi_buffer_reserve(&m->grids, count * 8, "moe");
@@ -535,7 +542,7 @@ static int exact_gradients(neap_moe *m, const void *x, void *gradients, void *dr
 {
   int status = agree_on_grids(m, x);
   const double *grids = m->grids.data;
-  double since = neap_clock();
+  double since = neapi_timeline_now();
   if (!status)
     status =
         neapi_experts_exact_gradients(&m->experts, m->input.data, m->slope.data, grids, gradients);
@@ -549,7 +556,7 @@ static int exact_gradients(neap_moe *m, const void *x, void *gradients, void *dr
 
 static int plain_gradients(neap_moe *m, const void *x, void *gradients, void *drouter)
 {
-  double since = neap_clock();
+  double since = neapi_timeline_now();
   int status = neapi_experts_gradients(&m->experts, m->input.data, m->slope.data, gradients);
   lap_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
   if (!status)
@@ -597,11 +604,12 @@ int neap_moe_backward(neap_moe *m, const neap_tensor *x, const neap_tensor *rout
                       const neap_tensor *weights, neap_transfer *arriving, neap_tensor *gradients,
                       neap_tensor *dx, neap_tensor *drouter)
 {
+  NEAPI_RANGE("moe backward");
   int status = check_backward(m, x, router, weights, gradients, dx, drouter);
   if (status)
     return status;
   m->last = IDLE;
-  double since = neap_clock();
+  double since = neapi_timeline_now();
   bool balances = m->options.aux_loss && m->total;
   status = neapi_route_backward(&m->route, balances ? m->slope_of_probs : NULL);
   lap(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
@@ -612,7 +620,7 @@ int neap_moe_backward(neap_moe *m, const neap_tensor *x, const neap_tensor *rout
         m, neap_tensor_data(x), neap_tensor_data(gradients), neap_tensor_data(drouter));
   if (!status)
     status = wait_for_all_back(m);
-  since = neap_clock();
+  since = neapi_timeline_now();
   if (!status)
     status = input_gradient(m, neap_tensor_data(router), neap_tensor_data(dx));
   lap(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);

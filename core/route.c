@@ -2,6 +2,7 @@
 #include "route.h"
 
 #include "tensor.h"
+#include "timeline.h"
 
 #include <string.h>
 
@@ -89,8 +90,10 @@ int neapi_route_choose(neapi_route *r, int64_t tokens, const void *x, const void
     result = k->router(tokens, r->experts, r->top_k, r->renormalise, r->logits.data, r->probs.data,
                        chosen, r->weights.data, first_bad, neapi_stream());
   int status = neapi_copy(r->ids.data, chosen, tokens * r->top_k * 4);
+  double begin = neapi_host_begin();
   if (!status)
     status = neapi_stream_wait(); /* the one wait of a layer: the load matrix needs the counts */
+  neapi_host_end(begin);
   if (status)
     return status;
   *bad = *first_bad;

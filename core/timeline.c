@@ -1,6 +1,9 @@
 /* Timelines: a ring of spans for every rank, and the variable by which a thread finds its own. */
 #include "timeline.h"
 
+#include "marks.h"
+#include "range.h"
+
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +15,11 @@ struct neap_timeline {
   pthread_mutex_t lock; /* of what follows */
   int64_t room, count;  /* count: recorded since the last clear */
   neap_span *spans;     /* [room] the i-th is at i % room */
+  bool marked;          /* the times of spans are those of marks, where there are any */
+  neapi_marks marks;
 };
+
+enum { MARKS_A_SPAN = 2 };
 
 static _Thread_local neap_timeline *current;
 static _Thread_local neap_span next; /* the purpose of the next request */
@@ -67,6 +74,7 @@ static void release(neap_timeline *t)
   if (__atomic_sub_fetch(&t->references, 1, __ATOMIC_ACQ_REL))
     return;
   pthread_mutex_destroy(&t->lock);
+  neapi_marks_free(&t->marks);
   free(t->spans);
   free(t);
 }
@@ -80,10 +88,20 @@ void neap_timeline_close(neap_timeline *t)
   release(t);
 }
 
+/* On a GPU whose clock cannot be read, spans keep the host's times. */
+static void begin_marks(neap_timeline *t)
+{
+  pthread_mutex_lock(&t->lock);
+  t->marked = neapi_on_gpu() && !neapi_marks_begin(&t->marks, MARKS_A_SPAN * t->room);
+  pthread_mutex_unlock(&t->lock);
+}
+
 void neap_timeline_use(neap_timeline *t)
 {
   current = t;
   announced = 0;
+  if (t)
+    begin_marks(t);
 }
 
 void neap_timeline_step(int64_t step)
@@ -136,15 +154,43 @@ void neapi_timeline_span(int id, int32_t chunk, double begin, double end)
                                .waits_for = -1});
 }
 
-double neap_timeline_begin(void)
+/* Times of marks ascend, so the clock is read where nobody else sets one. */
+static double set_mark(neap_timeline *t)
 {
-  return current ? neap_clock() : 0;
+  pthread_mutex_lock(&t->lock);
+  double now = neap_clock();
+  neapi_marks_set(&t->marks, now);
+  pthread_mutex_unlock(&t->lock);
+  return now;
+}
+
+double neapi_timeline_now(void)
+{
+  return current && current->marked ? set_mark(current) : neap_clock();
+}
+
+double neap_timeline_begin(int id)
+{
+  neapi_range_begin(neap_span_name(id));
+  return current ? neapi_timeline_now() : 0;
 }
 
 void neap_timeline_end(int id, double begin)
 {
+  neapi_range_end();
   if (current && begin > 0 && neap_span_name(id))
-    neapi_timeline_span(id, -1, begin, neap_clock());
+    neapi_timeline_span(id, -1, begin, neapi_timeline_now());
+}
+
+double neapi_host_begin(void)
+{
+  return neapi_on_gpu() ? neap_timeline_begin(NEAP_SPAN_HOST) : 0;
+}
+
+void neapi_host_end(double begin)
+{
+  if (neapi_on_gpu())
+    neap_timeline_end(NEAP_SPAN_HOST, begin);
 }
 
 /* ---- requests ------------------------------------------------------------------------------ */
@@ -176,6 +222,13 @@ void neapi_purpose_drop(neapi_purpose *p)
     release(p->timeline);
 }
 
+double neapi_purpose_now(const neapi_purpose *p, int32_t gpu)
+{
+  neap_timeline *t = p->span.stream == NEAP_COMPUTE ? NULL : p->timeline;
+  bool marks = gpu && t && t->marked && neapi_on_gpu();
+  return marks ? set_mark(t) : neap_clock();
+}
+
 void neapi_purpose_ran(const neapi_purpose *p, double begin, double end)
 {
   if (!p->timeline || p->span.stream == NEAP_COMPUTE)
@@ -202,6 +255,33 @@ void neapi_purpose_waited(const neapi_purpose *p, double begin, double end)
 }
 
 /* ---- reading ------------------------------------------------------------------------------- */
+
+/* Gives a span the GPU's times. Exchanges that the host makes and those of the GPU share streams,
+ * whose clocks agree to some microseconds: *ends[stream] is the last one's end, at the least. */
+static void resolve_span(const neapi_marks *marks, neap_span *span, double *ends)
+{
+  span->begin = neapi_marks_time(marks, span->begin);
+  span->end = neapi_marks_time(marks, span->end);
+  if (span->stream != NEAP_COMPUTE) {
+    double *end = &ends[span->stream];
+    span->begin = span->begin < *end ? *end : span->begin;
+    *end = span->end > *end ? span->end : *end;
+  }
+  span->end = span->end < span->begin ? span->begin : span->end;
+}
+
+int neap_timeline_resolve(neap_timeline *t)
+{
+  double ends[NEAP_STREAMS] = {0};
+  pthread_mutex_lock(&t->lock);
+  int status = t->marked ? neapi_marks_resolve(&t->marks) : NEAP_OK;
+  int64_t first = t->count > t->room ? t->count - t->room : 0;
+  for (int64_t i = first; !status && t->marked && i < t->count; i++)
+    resolve_span(&t->marks, &t->spans[i % t->room], ends);
+  t->marked = t->marked && status;
+  pthread_mutex_unlock(&t->lock);
+  return status;
+}
 
 void neap_timeline_clear(neap_timeline *t)
 {

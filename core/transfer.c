@@ -236,7 +236,7 @@ static int start_unshard(neap_transfer *t, const int32_t *expert_of, int32_t par
   neap_shards *s = t->shards;
   int status = NEAP_OK;
   for (int32_t part = 0; !status && part < parts; part++) {
-    double begin = neap_timeline_begin();
+    double begin = neap_timeline_begin(NEAP_SPAN_UNSHARD);
     t->send.count = t->recv.count = 0;
     list_outgoing(t, expert_of, part, parts);
     list_incoming(t, expert_of, part, parts);
@@ -275,14 +275,14 @@ static void copy_rows(neap_transfer *t, int32_t end)
 {
   const neap_shards *s = t->shards;
   int64_t bytes = s->slot_size * s->element;
-  double begin = neap_timeline_begin();
-  int32_t before = t->copied;
+  if (t->copied == t->copy_count || t->copies[t->copied].end >= end)
+    return;
+  double begin = neap_timeline_begin(NEAP_SPAN_UNSHARD);
   for (; t->copied < t->copy_count && t->copies[t->copied].end < end; t->copied++) {
     const neapi_range *copy = &t->copies[t->copied];
     t->failed |= neapi_copy(t->rows + copy->end * bytes, t->rows + copy->begin * bytes, bytes);
   }
-  if (t->copied > before)
-    neap_timeline_end(NEAP_SPAN_UNSHARD, begin);
+  neap_timeline_end(NEAP_SPAN_UNSHARD, begin);
 }
 
 int neapi_transfer_need(neap_transfer *t, int32_t slot, int32_t *end)
@@ -482,7 +482,7 @@ int neap_transfer_wait(neap_transfer *t)
     return neapi_fail(NEAP_ARGUMENT, "transfer wait: no transfer");
   int status = drain(t);
   if (!status && t->reduces) {
-    double begin = neap_timeline_begin();
+    double begin = neap_timeline_begin(NEAP_SPAN_REDUCE);
     status = finish_reduce(t);
     neap_timeline_end(NEAP_SPAN_REDUCE, begin);
   } else if (!status) {

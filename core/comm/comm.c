@@ -92,9 +92,10 @@ static void run_head(neap_comm *comm)
   comm->head = request->next;
   comm->busy = true;
   pthread_mutex_unlock(&comm->lock);
-  double begin = neap_clock();
+  int32_t gpu = request->call.gpu;
+  double begin = neapi_purpose_now(&request->purpose, gpu);
   request->status = neapi_collective_run(request);
-  neapi_purpose_ran(&request->purpose, begin, neap_clock());
+  neapi_purpose_ran(&request->purpose, begin, neapi_purpose_now(&request->purpose, gpu));
   if (request->status)
     snprintf(request->error, sizeof request->error, "%s", neap_error_message());
   pthread_mutex_lock(&comm->lock);
@@ -183,7 +184,7 @@ int neapi_request_submit(neap_request *request, neap_request **out)
 static void await(neap_request *request)
 {
   neap_comm *comm = request->comm;
-  double begin = neap_clock();
+  double begin = neapi_timeline_now();
   pthread_mutex_lock(&comm->lock);
   bool waits = !request->done;
   while (!request->done)
@@ -191,11 +192,10 @@ static void await(neap_request *request)
       run_head(comm);
     else
       pthread_cond_wait(&comm->changed, &comm->lock);
-  double end = neap_clock();
-  comm->seconds_waited += end - begin;
+  comm->seconds_waited += neap_clock() - begin;
   pthread_mutex_unlock(&comm->lock);
   if (waits)
-    neapi_purpose_waited(&request->purpose, begin, end);
+    neapi_purpose_waited(&request->purpose, begin, neapi_timeline_now());
 }
 
 int neap_request_wait(neap_request *request)

@@ -20,6 +20,11 @@ int neapi_cuda_zero(void *memory, int64_t bytes);
 int neapi_cuda_copy(void *to, const void *from, int64_t bytes);
 int neapi_cuda_mark(void **out);
 int neapi_cuda_mark_wait(void *mark);
+int neapi_cuda_event_open(void **out);
+void neapi_cuda_event_close(void *event);
+int neapi_cuda_event_set(void *event);
+int neapi_cuda_event_wait(void *event);
+int neapi_cuda_event_seconds(void *from, void *to, double *out);
 int32_t neapi_cuda_gpu_of(const void *memory);
 int neapi_cuda_copy_all(const neapi_copy_piece *pieces, int64_t count);
 int neapi_cuda_fold(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,

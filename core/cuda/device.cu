@@ -128,6 +128,38 @@ int neapi_cuda_mark_wait(void *mark)
   return (int)error;
 }
 
+/* Waiting for one spins: they are waited for when a step is over, or to read clocks. */
+int neapi_cuda_event_open(void **out)
+{
+  TRY(cudaEventCreateWithFlags((cudaEvent_t *)out, cudaEventDefault));
+  return 0;
+}
+
+void neapi_cuda_event_close(void *event)
+{
+  cudaEventDestroy((cudaEvent_t)event);
+}
+
+int neapi_cuda_event_set(void *event)
+{
+  TRY(cudaEventRecord((cudaEvent_t)event, cudaStreamPerThread));
+  return 0;
+}
+
+int neapi_cuda_event_wait(void *event)
+{
+  TRY(cudaEventSynchronize((cudaEvent_t)event));
+  return 0;
+}
+
+int neapi_cuda_event_seconds(void *from, void *to, double *out)
+{
+  float milliseconds;
+  TRY(cudaEventElapsedTime(&milliseconds, (cudaEvent_t)from, (cudaEvent_t)to));
+  *out = milliseconds / 1e3;
+  return 0;
+}
+
 int32_t neapi_cuda_gpu_of(const void *memory)
 {
   cudaPointerAttributes attributes;

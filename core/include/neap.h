@@ -615,6 +615,7 @@ typedef enum { NEAP_COMPUTE, NEAP_TOKENS, NEAP_UNSHARD, NEAP_REDUCE, NEAP_STREAM
 #define NEAP_SPAN_LIST(X)                                                                          \
   X(STEP, "step", "") /* a whole training step */                                                  \
   X(PLAN, "plan", "") /* what the policy costs the rank: layouts, splits */                        \
+  X(HOST, "host", "") /* a GPU's stream waits for what the host finds out or decides */            \
   X(EMBED, "embed", "forward")                                                                     \
   X(ATTENTION, "attention", "forward") /* with its normalisation */                                \
   X(ROUTE, "route", "forward")         /* the router */                                            \
@@ -648,7 +649,7 @@ NEAP_API const char *neap_span_phase(int32_t id);
 NEAP_API const char *neap_stream_name(int32_t stream);
 
 typedef struct {
-  double begin, end; /* neap_clock */
+  double begin, end; /* seconds: neap_clock */
   int64_t step;
   int32_t id, stream;   /* neap_span_id, neap_stream */
   int32_t layer, chunk; /* -1: none */
@@ -663,20 +664,25 @@ NEAP_API int neap_timeline_open(int64_t room, neap_timeline **out);
 /* Not before the thread that uses it has stopped to, or is the caller. */
 NEAP_API void neap_timeline_close(neap_timeline *timeline);
 /* From now on the engine records what the calling thread does, and the exchanges that it starts,
- * wherever they run. NULL, at first: nothing, at no cost. */
+ * wherever they run. NULL, at first: nothing, at no cost. On a GPU the bounds of spans are events
+ * in its streams, which the host does not wait for; resolve does, afterwards. */
 NEAP_API void neap_timeline_use(neap_timeline *timeline);
 /* Step and layer (-1, at first: none) of the calling thread's spans and exchanges to come. The
  * second returns the layer until now. */
 NEAP_API void neap_timeline_step(int64_t step);
 NEAP_API int32_t neap_timeline_layer(int32_t layer);
 /* A span of the compute stream in the calling thread's recorder: begin gives the time that end
- * takes. Without a recorder neither does anything. */
-NEAP_API double neap_timeline_begin(void);
+ * takes. Both are told to a profiler that knows NVTX; without a recorder they do nothing else. */
+NEAP_API double neap_timeline_begin(int id);
 NEAP_API void neap_timeline_end(int id, double begin);
 /* Records a span whose times were measured elsewhere, a device for instance; from any thread.
  * Errors: ARGUMENT (no such id or stream; the end is before the begin). */
 NEAP_API int neap_timeline_add(neap_timeline *timeline, const neap_span *span);
 NEAP_API void neap_timeline_clear(neap_timeline *timeline);
+/* Gives spans of a GPU the times at which it came to their bounds, on neap_clock's scale, to some
+ * microseconds; those of one rank agree among each other to 1. To be called once, when their last
+ * exchange has been waited for and before they are read; waits for the GPU. Errors: SYSTEM. */
+NEAP_API int neap_timeline_resolve(neap_timeline *timeline);
 /* Spans that are there; *lost: earlier ones that were overwritten since the last clear. */
 NEAP_API int64_t neap_timeline_count(const neap_timeline *timeline, int64_t *lost);
 /* Copies the latest spans, at most room, in the order of their ends; returns how many. */

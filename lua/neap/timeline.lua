@@ -5,7 +5,7 @@
 --   …                                                  -- timeline.begin and finish add more
 --   recorder:stop()
 --   local ranks = timeline.gather(comm, recorder)      -- on rank 0: a list of lists of spans
---   print(timeline.text(timeline.summary(ranks)))
+--   print(time_use.text(time_use.summary(ranks)))   -- time_use.lua
 --
 -- A span is { name =, phase =, stream =, begin =, finish =, layer =, chunk =, waits_for = }: times
 -- in seconds; phase, layer, chunk and waits_for (a stream, for name 'wait') where there are any.
@@ -13,7 +13,6 @@
 -- Layers count from 0; of ranks, rank r is element r + 1.
 
 local lib = require 'neap.lib'
-local text_table = require 'neap.table'
 
 local ffi, C, check = lib.ffi, lib.C, lib.check
 
@@ -39,15 +38,15 @@ end
 
 ---- recording
 
---- When a span begins, for finish; nothing is recorded unless a recorder of this thread is started.
-function timeline.begin()
-  return C.neap_timeline_begin()
+--- When a span of the compute stream begins, for finish, by its title ('head', 'head backward').
+-- Nothing is recorded unless a recorder of this thread is started.
+function timeline.begin(title)
+  return C.neap_timeline_begin(ID[title])
 end
 
---- Records a span of the compute stream, by its title ('head', 'head backward'). Spans nest: the
--- last one begun ends first.
+--- Records the span. Spans nest: the last one begun ends first.
 function timeline.finish(title, began)
-  if began > 0 then C.neap_timeline_end(ID[title], began) end
+  C.neap_timeline_end(ID[title], began)
 end
 
 --- The layer of spans and exchanges to come; -1: none. Returns the one until now.
@@ -74,9 +73,11 @@ function Recorder:start(step)
   C.neap_timeline_layer(-1)
 end
 
---- This thread records no more.
-function Recorder.stop()
+--- This thread records no more; on a GPU, waits for what was recorded. To be called when all
+-- exchanges have been waited for, before spans are read.
+function Recorder:stop()
   C.neap_timeline_use(nil)
+  check(C.neap_timeline_resolve(self.ptr), 2)
 end
 
 --- Spans that were overwritten because there was no room.
@@ -171,94 +172,43 @@ function timeline.gather(comm, recorder)
   return list
 end
 
----- where the time goes
+---- of a step
 
---- Adds the time of every span of a stream, without that of spans inside it, to own[title], and of
--- waits to exposed[what]. Raises FORMAT where spans overlap without one holding the other.
-local function add_own(spans, stream, own, exposed)
-  local open = {}
-  for _, span in ipairs(spans) do
-    if span.stream == stream then
-      local length = span.finish - span.begin
-      while open[#open] and open[#open].finish <= span.begin do open[#open] = nil end
-      local outer = open[#open]
-      if outer and span.finish > outer.finish then
-        lib.raise('FORMAT', ('timeline: %s from %.9f to %.9f s and %s from %.9f to %.9f s overlap')
-          :format(outer.name, outer.begin, outer.finish, span.name, span.begin, span.finish), 2)
+--- Names of spans of the compute stream in which it does nothing that the step is for.
+timeline.no_computation = { step = true, plan = true, host = true, wait = true, unshard = true,
+  reduce = true, refresh = true }
+
+local buffer = { room = 0 }
+
+local function reserve(count)
+  if count <= buffer.room then return end
+  buffer.room, buffer.spans = count, ffi.new('neap_span[?]', count)
+  buffer.begin, buffer.length = ffi.new('double[?]', count), ffi.new('double[?]', count)
+end
+
+--- Of this rank's spans, in seconds: of its outermost spans together (the step), in waits, and in
+-- computation. Spans in the order of their ends: those inside one are before it.
+function Recorder:totals()
+  local count = tonumber(C.neap_timeline_count(self.ptr, lost))
+  reserve(count)
+  local begin, length = buffer.begin, buffer.length -- of spans that no later one has held so far
+  local waited, computed, whole, depth = 0, 0, 0, 0
+  for i = 0, tonumber(C.neap_timeline_spans(self.ptr, count, buffer.spans)) - 1 do
+    local span = buffer.spans[i]
+    if span.stream == C.NEAP_COMPUTE then
+      local all, inner = span['end'] - span.begin, 0
+      while depth > 0 and begin[depth - 1] >= span.begin do
+        depth = depth - 1
+        inner = inner + length[depth]
       end
-      local title = timeline.title(span)
-      own[title] = (own[title] or 0) + length
-      if outer then
-        title = timeline.title(outer)
-        own[title] = own[title] - length
-      end
-      if span.name == 'wait' then
-        local kind = span.waits_for or 'other'
-        exposed[kind] = (exposed[kind] or 0) + length
-      end
-      open[#open + 1] = span
+      begin[depth], length[depth], depth = span.begin, all, depth + 1
+      whole = whole + all - inner
+      local name = KINDS[span.id].name
+      if name == 'wait' then waited = waited + all end
+      if not timeline.no_computation[name] then computed = computed + all - inner end
     end
   end
-end
-
---- Mean over ranks, largest, and the rank that it is of.
-local function over_ranks(list, key)
-  local sum, most, slowest = 0, -1, 0
-  for r, values in ipairs(list) do
-    local value = values[key] or 0
-    sum = sum + value
-    if value > most then most, slowest = value, r - 1 end
-  end
-  return { name = key, mean = sum / #list, most = most, rank = slowest }
-end
-
-local function in_order(list, order)
-  local rows = {}
-  for _, key in ipairs(order) do
-    local row = over_ranks(list, key)
-    if row.most > 0 then rows[#rows + 1] = row end
-  end
-  return rows
-end
-
-local EXPOSED = { 'tokens', 'unshard', 'reduce', 'other' }
-
---- Of gathered spans: seconds (from the first begin to the last end), compute (seconds of every
--- title on the compute stream, inner spans taken from outer ones; 'step' is then what no other one
--- covers), busy (of every other stream), exposed (waits by what they wait for). Lists of { name =,
--- mean = over ranks, most = of the rank with the most, rank = it }.
-function timeline.summary(ranks)
-  local own, busy, exposed, first, last = {}, {}, {}, math.huge, -math.huge
-  for r, spans in ipairs(ranks) do
-    own[r], busy[r], exposed[r] = {}, {}, {}
-    add_own(spans, 'compute', own[r], exposed[r])
-    for _, span in ipairs(spans) do
-      first, last = math.min(first, span.begin), math.max(last, span.finish)
-      if span.stream ~= 'compute' then
-        busy[r][span.stream] = (busy[r][span.stream] or 0) + span.finish - span.begin
-      end
-    end
-  end
-  return {
-    seconds = math.max(last - first, 0), compute = in_order(own, timeline.names),
-    busy = in_order(busy, timeline.streams), exposed = in_order(exposed, EXPOSED),
-  }
-end
-
-local function add_rows(rows, title, list, seconds)
-  for _, row in ipairs(list) do
-    rows[#rows + 1] = { title .. row.name, ('%.2f'):format(row.mean * 1e3),
-      ('%.1f %%'):format(100 * row.mean / seconds), ('%.2f'):format(row.most * 1e3), row.rank }
-  end
-end
-
---- A summary on one screen.
-function timeline.text(summary)
-  local rows = {}
-  add_rows(rows, '', summary.compute, summary.seconds)
-  add_rows(rows, 'exposed: wait for ', summary.exposed, summary.seconds)
-  add_rows(rows, 'stream busy: ', summary.busy, summary.seconds)
-  return text_table.format({ 'span', 'mean ms', 'of step', 'max ms', 'rank' }, rows)
+  return whole, waited, computed
 end
 
 return timeline

@@ -1,10 +1,12 @@
 --- The timeline of a job: neap run --timeline=FILE records one step of every training in it.
 --
--- Who trains calls check_steps(steps) before, start(step) before every step, and stop(comm, label)
--- after one for which start said true (collective). The file has the trainings one after the other
--- and is whole after each of them; where the time goes is printed at the end.
+-- Who trains calls check_steps(steps) before, start(step) before every step, and after one for
+-- which that gave a recorder, stops it and calls keep(comm, label) (collective). The file has the
+-- trainings one after the other and is whole after each of them; where the time goes is printed at
+-- the end.
 
 local failure = require 'neap.failure'
+local time_use = require 'neap.time_use'
 local timeline = require 'neap.timeline'
 local timeline_file = require 'neap.timeline_file'
 
@@ -29,16 +31,15 @@ function Recording:check_steps(steps)
   self.step = self.asked or math.min(DEFAULT_STEP, steps - 1)
 end
 
---- Starts to record if this is the step; says whether it does.
+--- Starts to record if this is the step; returns the recorder then.
 function Recording:start(step)
-  if step ~= self.step then return false end
+  if step ~= self.step then return nil end
   self.recorder:start(step)
-  return true
+  return self.recorder
 end
 
---- Collective.
-function Recording:stop(comm, label)
-  self.recorder.stop()
+--- Of a recorder that has been stopped. Collective.
+function Recording:keep(comm, label)
   local lost = self.recorder:lost()
   local ranks = timeline.gather(comm, self.recorder)
   if not ranks then return end
@@ -47,9 +48,9 @@ function Recording:stop(comm, label)
 end
 
 local function text_of(run, step)
-  local summary = timeline.summary(run.ranks)
+  local summary = time_use.summary(run.ranks)
   local text = ('%s, step %d: %.1f ms\n%s'):format(run.label, step, summary.seconds * 1e3,
-    timeline.text(summary))
+    time_use.text(summary))
   if run.lost > 0 then
     text = ('%s\n%d spans of rank 0 were lost for want of room'):format(text, run.lost)
   end

@@ -116,6 +116,7 @@ function trainer.open(options)
   self.recorder = job.record and job:record({ policy = self.policy, seed = p.seed,
     trace = self.writer and options.trace }, self.text)
   self.sent = { 0, 0, 0 }
+  self.meter = job.device == 'cuda' and timeline.open() or nil
   return self
 end
 
@@ -179,30 +180,49 @@ end
 
 --- What a step is, as spans of a timeline.
 local function work(self)
-  local whole = timeline.begin()
+  local whole, planning = timeline.begin 'step', timeline.begin 'plan'
   self.session:advance(self.done)
-  timeline.finish('plan', whole)
+  timeline.finish('plan', planning)
   self:fill_batch()
   local loss = self.model:forward(self.ids, self.targets, self.done)
   self.model:backward()
-  local began = timeline.begin()
+  local began = timeline.begin 'optimizer'
   self.optimizer:step()
   timeline.finish('optimizer', began)
   timeline.finish('step', whole)
   return loss
 end
 
+--- What records the step: the job's timeline, if this is the step that it wants, or on a GPU the
+-- trainer's own, since the host's clock does not tell what a GPU does.
+local function start_recorder(self)
+  local wanted = self.job.timeline and self.job.timeline:start(self.done)
+  if not wanted and self.meter then self.meter:start(self.done) end
+  return wanted, wanted or self.meter
+end
+
+--- Seconds of the step that has ended in which this rank computed and waited for communication.
+local function use_of_time(self, busy, waited, recorder)
+  if self.job.device ~= 'cuda' then
+    return C.neap_thread_seconds() - busy, self:waiting() - waited
+  end
+  local _, in_waits, in_computation = recorder:totals()
+  return in_computation, in_waits
+end
+
 --- One optimizer step. Returns its loss: nats a byte, the mean over the tokens of all ranks.
 function Trainer:step()
   local began, busy, waited = C.neap_clock(), C.neap_thread_seconds(), self:waiting()
   self.step_imbalance = 0
-  local recording = self.job.timeline and self.job.timeline:start(self.done)
+  local wanted, recorder = start_recorder(self)
   local loss = work(self)
-  if recording then self.job.timeline:stop(self.comm, self.label) end
+  if recorder then recorder:stop() end
+  local seconds = C.neap_clock() - began
+  busy, waited = use_of_time(self, busy, waited, recorder)
+  if wanted then self.job.timeline:keep(self.comm, self.label) end
   self.done = self.done + 1
-  busy, waited = C.neap_thread_seconds() - busy, self:waiting() - waited
   self.losses:add(loss)
-  self.seconds:add(C.neap_clock() - began)
+  self.seconds:add(seconds)
   self.busy, self.waited = self.busy + busy, self.waited + waited
   if self.recorder then record_step(self, busy, waited) end
   return loss
@@ -267,7 +287,8 @@ function Trainer:summary()
   local tokens, unshard, reduce = bytes_sent(self)
   local sums = sum_over_ranks(self.comm, { self.busy, self.waited, self.seconds.sum, tokens,
     unshard, reduce })
-  local workers = math.min(C.neap_processors(), self.job.ranks)
+  local workers = self.job.device == 'cuda' and self.job.ranks
+    or math.min(C.neap_processors(), self.job.ranks)
   local row = self.balance:summary()
   row.policy, row.steps, row.seed, row.ranks = self.policy, steps, p.seed, self.job.ranks
   row.losses, row.digest = self.losses, digest(self.losses)
@@ -285,6 +306,7 @@ end
 --- Collective.
 function Trainer:close()
   if self.writer then self.writer:close() end
+  if self.meter then self.meter:close() end
   self.session:close()
   self.model:close()
   self.comm:close()

@@ -1,5 +1,6 @@
 local json = require 'neap.json'
 local lib = require 'neap.lib'
+local time_use = require 'neap.time_use'
 local timeline = require 'neap.timeline'
 local timeline_file = require 'neap.timeline_file'
 local comm = require 'neap.comm'
@@ -26,11 +27,11 @@ end
 describe('timeline', function()
   it('records nothing unless a recorder is started', function()
     local recorder = timeline.open()
-    assert.are.equal(0, timeline.begin())
-    timeline.finish('head', timeline.begin())
+    assert.are.equal(0, timeline.begin 'head')
+    timeline.finish('head', timeline.begin 'head')
     recorder:start(1)
     recorder:stop()
-    timeline.finish('head', timeline.begin())
+    timeline.finish('head', timeline.begin 'head')
     alone(function(group) assert.are.same({ {} }, timeline.gather(group, recorder)) end)
     recorder:close()
   end)
@@ -38,9 +39,9 @@ describe('timeline', function()
   it('records spans that nest, with their layer', function()
     local recorder = timeline.open()
     recorder:start(7)
-    local outer = timeline.begin()
+    local outer = timeline.begin 'head'
     assert.are.equal(-1, timeline.layer(2))
-    timeline.finish('attention', timeline.begin())
+    timeline.finish('attention', timeline.begin 'head')
     assert.are.equal(2, timeline.layer(-1))
     timeline.finish('step', outer)
     recorder:stop()
@@ -60,7 +61,7 @@ describe('timeline', function()
   it('keeps the latest spans, and tells how many were lost', function()
     local recorder = timeline.open(5)
     recorder:start(0)
-    for i = 1, 12 do timeline.finish(i > 7 and 'head' or 'loss', timeline.begin()) end
+    for i = 1, 12 do timeline.finish(i > 7 and 'head' or 'loss', timeline.begin 'head') end
     recorder:stop()
     assert.are.equal(7, recorder:lost())
     alone(function(group)
@@ -71,7 +72,7 @@ describe('timeline', function()
     recorder:start(1)
     assert.are.equal(0, recorder:lost())
     recorder:close()
-    assert.are.equal(0, timeline.begin())
+    assert.are.equal(0, timeline.begin 'head')
   end)
 
   it('refuses spans that are none', function()
@@ -85,7 +86,7 @@ describe('timeline', function()
   end)
 
   it('tells where the time goes: own time, waits by stream, the slowest rank', function()
-    local summary = timeline.summary {
+    local summary = time_use.summary {
       { span('step', 0, 10), span('expert', 1, 5), span('wait', 2, 3, { waits_for = 'tokens' }),
         span('dispatch', 1, 2, { stream = 'tokens' }) },
       { span('step', 0, 10), span('expert', 1, 9), span('wait', 4, 5, { waits_for = 'unshard' }),
@@ -104,13 +105,42 @@ describe('timeline', function()
     assert.are.same({ name = 'other', mean = 0.25, most = 0.5, rank = 1 },
       row(summary.exposed, 'other'))
     assert.are.same({ { name = 'tokens', mean = 0.5, most = 1, rank = 0 } }, summary.busy)
-    local text = timeline.text(summary)
+    local text = time_use.text(summary)
     assert.matches('expert +5000.00 +50.0 %% +7000.00 +1', text)
     assert.matches('exposed: wait for unshard +500.00', text)
+    assert.are.same({ 5, 1.25 }, { summary.computing, summary.waiting })
+    assert.are.equal(8, summary.any_computing)
+    assert.is_nil(summary.host_gap)
+  end)
+
+  it('tells how long layers wait for the host', function()
+    local function host(begin, finish, l) return span('host', begin, finish, { layer = l }) end
+    local ranks = { { span('step', 0, 10), host(1, 1.5, 0), host(2, 2.25, 0), host(4, 5, 1) },
+      { span('step', 0, 10), host(1, 1.25, 0), host(4, 6, 1) } }
+    local summary = time_use.summary(ranks)
+    assert.are.equal((1.25 + 1 + 0.25 + 2) / 4, summary.host_gap)
+    assert.are.equal((1.25 + 1 + 0.25 + 2) / 2, summary.host_gaps)
+    assert.matches('a layer waits 1125.000 ms for the host', time_use.text(summary))
+  end)
+
+  it("adds up a rank's own waits and computation as they are recorded", function()
+    local recorder = timeline.open()
+    local function add(id, begin, finish, stream)
+      lib.check(C.neap_timeline_add(recorder.ptr, ffi.new('neap_span', { id = id, begin = begin,
+        ['end'] = finish, stream = stream or C.NEAP_COMPUTE })))
+    end
+    add(C.NEAP_SPAN_WAIT, 2, 3)
+    add(C.NEAP_SPAN_UNSHARD, 0, 9, C.NEAP_UNSHARD)
+    add(C.NEAP_SPAN_LOSS, 1, 4)
+    add(C.NEAP_SPAN_PLAN, 4, 5)
+    add(C.NEAP_SPAN_WAIT, 5, 5.5)
+    add(C.NEAP_SPAN_STEP, 0, 8)
+    assert.are.same({ 8, 1.5, 2 }, { recorder:totals() })
+    recorder:close()
   end)
 
   it('names spans that overlap without one holding the other', function()
-    local ok, err = pcall(timeline.summary, { { span('head', 0, 2), span('loss', 1, 3) } })
+    local ok, err = pcall(time_use.summary, { { span('head', 0, 2), span('loss', 1, 3) } })
     assert.is_false(ok)
     assert.matches('head from .* and loss from .* overlap', err.message)
   end)

@@ -129,7 +129,7 @@ function Transformer:forward_layer(l, x, step)
   local block, experts, session = self.blocks[l], self.experts[l], self.session
   timeline.layer(l)
   if self:ahead() then self.pipeline:reach('attention', l, 1) end
-  local began = timeline.begin()
+  local began = timeline.begin 'attention'
   local normed = block:attend(x)
   timeline.finish('attention', began)
   experts:route(normed, block.router.value)
@@ -145,7 +145,7 @@ end
 
 --- What the policy says for the counts of a layer: a split.
 function Transformer:plan(l, load, step)
-  local session, began = self.session, timeline.begin()
+  local session, began = self.session, timeline.begin 'plan'
   if session.replan then session:replan(step, l, load) end
   local split = session:split(l, load, step)
   timeline.finish('plan', began)
@@ -157,17 +157,17 @@ end
 function Transformer:forward(ids, targets, step)
   self.pipeline:begin()
   if self:ahead() and self.options.schedule.unshard_ahead > 0 then self.pipeline:start(0) end
-  local began = timeline.begin()
+  local began = timeline.begin 'embed'
   local x = self.embed:forward(ids)
   timeline.finish('embed', began)
   for l = 0, self.options.layers - 1 do
     x = self:forward_layer(l, x, step)
   end
   timeline.layer(-1)
-  began = timeline.begin()
+  began = timeline.begin 'head'
   local logits = self.head:forward(self.norm:forward(x))
   timeline.finish('head', began)
-  began = timeline.begin()
+  began = timeline.begin 'loss'
   local loss = self.criterion:forward(logits, targets)
   timeline.finish('loss', began)
   return loss
@@ -185,7 +185,7 @@ function Transformer:backward_layer(l, dy)
     block:slope(), block.router.grad, arriving)
   pipeline:settle(l)
   pipeline:reduce(l, experts:slot_tokens())
-  local began = timeline.begin()
+  local began = timeline.begin 'attention backward'
   local dx = block:backward(dy)
   timeline.finish('attention backward', began)
   return dx
@@ -195,14 +195,14 @@ end
 -- optimizer sums them over ranks), those of experts with their owners. Collective.
 function Transformer:backward()
   self.parameters:zero_grad()
-  local began = timeline.begin()
+  local began = timeline.begin 'head backward'
   local dx = self.norm:backward(self.head:backward(self.criterion:backward()))
   timeline.finish('head backward', began)
   for l = self.options.layers - 1, 0, -1 do
     dx = self:backward_layer(l, dx)
   end
   timeline.layer(-1)
-  began = timeline.begin()
+  began = timeline.begin 'embed backward'
   self.embed:backward(dx)
   timeline.finish('embed backward', began)
   self.pipeline:finish()

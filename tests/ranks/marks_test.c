@@ -1,0 +1,218 @@
+/*
+ * Spans of a GPU, without one: timeline.c and marks.c over a device of this file, whose clock is
+ * another and whose streams come to what is enqueued later than the host enqueues it.
+ */
+#include "check.h"
+
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdlib.h>
+
+#include "marks.c"
+#include "timeline.c"
+
+/* ---- the device --------------------------------------------------------------------------------
+ */
+
+struct neapi_event {
+  double time;
+};
+
+static const double SKEW = 1234.5; /* of the device's clock */
+static const double LAG = 0.01;    /* seconds until a stream comes to what is enqueued, at least */
+static _Thread_local double stream_time;
+static _Thread_local bool late;
+static bool on_gpu = true;
+static int opened;
+
+void *neapi_alloc(int64_t bytes, const char *what)
+{
+  (void)what;
+  return malloc((size_t)bytes);
+}
+
+void *neapi_alloc_zero(int64_t bytes, const char *what)
+{
+  (void)what;
+  return calloc(1, (size_t)bytes);
+}
+
+int neapi_fail(int status, const char *format, ...)
+{
+  (void)format;
+  return status;
+}
+
+bool neapi_on_gpu(void)
+{
+  return on_gpu;
+}
+
+int neapi_stream_wait(void)
+{
+  return NEAP_OK;
+}
+
+int neapi_event_open(neapi_event **out)
+{
+  *out = malloc(sizeof **out);
+  __atomic_add_fetch(&opened, 1, __ATOMIC_RELAXED);
+  return NEAP_OK;
+}
+
+void neapi_event_close(neapi_event *event)
+{
+  __atomic_sub_fetch(&opened, 1, __ATOMIC_RELAXED);
+  free(event);
+}
+
+/* Each comes 1 ms after the one before it, or when it is set, if that is later. */
+int neapi_event_set(neapi_event *event)
+{
+  double now = neap_clock() + SKEW + (late ? LAG : 0), after = stream_time + 1e-3;
+  event->time = stream_time = late && after > now ? after : now;
+  return NEAP_OK;
+}
+
+int neapi_event_wait(neapi_event *event)
+{
+  (void)event;
+  return NEAP_OK;
+}
+
+int neapi_event_seconds(neapi_event *from, neapi_event *to, double *out)
+{
+  *out = to->time - from->time;
+  return NEAP_OK;
+}
+
+/* ---- tests -------------------------------------------------------------------------------------
+ */
+
+enum { ROOM = 16, MOST_SPANS = 64 };
+
+static neap_span spans[MOST_SPANS];
+
+static neap_timeline *start(int64_t room)
+{
+  neap_timeline *t = NULL;
+  late = false; /* while the clocks are compared */
+  check(!neap_timeline_open(room, &t), "open failed");
+  neap_timeline_use(t);
+  late = true;
+  return t;
+}
+
+static int64_t finish(neap_timeline *t)
+{
+  neap_timeline_use(NULL);
+  check(!neap_timeline_resolve(t), "resolve failed");
+  return neap_timeline_spans(t, MOST_SPANS, spans);
+}
+
+/* Spans nest, and are where the device was, not where the host was. */
+static void test_device_times(void)
+{
+  neap_timeline *t = start(ROOM);
+  double outer = neap_timeline_begin(NEAP_SPAN_STEP);
+  for (int i = 0; i < 3; i++)
+    neap_timeline_end(NEAP_SPAN_HEAD, neap_timeline_begin(NEAP_SPAN_HEAD));
+  neap_timeline_end(NEAP_SPAN_STEP, outer);
+  double end = neap_clock();
+  check(finish(t) == 4, "spans are missing");
+  const neap_span *step = &spans[3];
+  check(step->begin - outer > 0.9 * LAG && step->begin - outer < LAG + 1e-2,
+        "the step begins %g s after the host's", step->begin - outer);
+  check(step->end - step->begin > 6.9e-3 && step->end > end, "the step takes %g s",
+        step->end - step->begin);
+  for (int i = 0; i < 3; i++) {
+    check(spans[i].begin >= step->begin && spans[i].end <= step->end, "head %d is outside", i);
+    check(fabs(spans[i].end - spans[i].begin - 1e-3) < 1e-6 || i == 0, "head %d takes %g s", i,
+          spans[i].end - spans[i].begin);
+    check(!i || spans[i].begin >= spans[i - 1].end, "heads %d and before overlap", i);
+  }
+  neap_span again = *step;
+  check(!neap_timeline_resolve(t), "a second resolve fails");
+  neap_timeline_spans(t, MOST_SPANS, spans);
+  check(spans[3].begin == again.begin, "a second resolve moves spans");
+  neap_timeline_close(t);
+  check(opened == 0, "%d events are left", opened);
+}
+
+/* An exchange that another thread runs, in a stream of its own. */
+static void *run_request(void *argument)
+{
+  neapi_purpose *purpose = argument;
+  late = true;
+  double begin = neapi_purpose_now(purpose, 1);
+  neapi_purpose_ran(purpose, begin, neapi_purpose_now(purpose, 1));
+  begin = neapi_purpose_now(purpose, 0); /* its buffers are the host's */
+  neapi_purpose_ran(purpose, begin, neapi_purpose_now(purpose, 0));
+  return NULL;
+}
+
+static void test_requests(void)
+{
+  neap_timeline *t = start(ROOM);
+  neapi_purpose purpose;
+  neapi_timeline_purpose(NEAP_SPAN_UNSHARD, NEAP_UNSHARD, -1);
+  neapi_purpose_take(&purpose);
+  pthread_t thread;
+  double before = neap_clock();
+  pthread_create(&thread, NULL, run_request, &purpose);
+  pthread_join(thread, NULL);
+  double begin = neapi_timeline_now();
+  neapi_purpose_waited(&purpose, begin, neapi_timeline_now());
+  neapi_purpose_drop(&purpose);
+  check(finish(t) == 3, "spans are missing");
+  check(spans[0].begin - before > 0.9 * LAG, "the exchange begins at the host's time");
+  check(spans[1].begin >= spans[0].end && spans[1].end >= spans[1].begin, "exchanges overlap");
+  check(spans[2].id == NEAP_SPAN_WAIT && spans[2].waits_for == NEAP_UNSHARD &&
+            spans[2].begin - begin > 0.9 * LAG,
+        "the wait is not the device's");
+  neap_timeline_close(t);
+  check(opened == 0, "%d events are left", opened);
+}
+
+/* A ring that is too small: the latest spans are there, those without marks at the host's times. */
+static void test_room(void)
+{
+  enum { SPANS = 5 * ROOM };
+  neap_timeline *t = start(ROOM);
+  double first = neap_clock();
+  for (int i = 0; i < SPANS; i++)
+    neap_timeline_end(NEAP_SPAN_HEAD, neap_timeline_begin(NEAP_SPAN_HEAD));
+  check(finish(t) == ROOM, "the ring is not full");
+  for (int i = 0; i < ROOM; i++)
+    check(spans[i].begin >= first && spans[i].end >= spans[i].begin, "span %d", i);
+  neap_timeline_clear(t);
+  late = false;
+  neap_timeline_use(t);
+  late = true;
+  double begin = neap_timeline_begin(NEAP_SPAN_HEAD);
+  neap_timeline_end(NEAP_SPAN_HEAD, begin);
+  check(finish(t) == 1 && spans[0].begin - begin > 0.9 * LAG, "marks do not come again");
+  neap_timeline_close(t);
+}
+
+/* On the CPU there are no marks and no spans of the host. */
+static void test_cpu(void)
+{
+  on_gpu = false;
+  neap_timeline *t = start(ROOM);
+  neapi_host_end(neapi_host_begin());
+  double begin = neap_timeline_begin(NEAP_SPAN_HEAD);
+  neap_timeline_end(NEAP_SPAN_HEAD, begin);
+  check(finish(t) == 1 && spans[0].begin == begin && !opened, "the CPU sets marks");
+  neap_timeline_close(t);
+  on_gpu = true;
+}
+
+int main(void)
+{
+  test_device_times();
+  test_requests();
+  test_room();
+  test_cpu();
+  return check_done();
+}
