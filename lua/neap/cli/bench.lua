@@ -60,7 +60,7 @@ function bench.run(args)
     failure.usage('bench %s measures the CPU only', args.name)
   end
   if type(bench.chosen.options) == 'table' then
-    args.params = params.values(bench.chosen.options, args.params or {})
+    args.params = params.values(bench.chosen.options, args.params or {}, args.device)
   end
   return bench.chosen.run(args)
 end

@@ -3,11 +3,9 @@
 -- until the last one is done. An unshard reads a slot's parameters and writes them; a reduce moves
 -- the parts that other ranks own, then reads all parts and writes the sums.
 
-local comm = require 'neap.comm'
+local bench_rank = require 'neap.bench_rank'
 local device = require 'neap.device'
-local failure = require 'neap.failure'
 local json = require 'neap.json'
-local launcher = require 'neap.launcher'
 local layouts = require 'neap.layout'
 local lib = require 'neap.lib'
 local metrics = require 'neap.metrics'
@@ -106,16 +104,4 @@ local function run(channel, rank, ranks, order)
   end
 end
 
-local function main(rank, ranks, world, text)
-  world = ffi.cast('neap_world *', world)
-  local channel = comm.open_local(world, rank)
-  local ok, err = xpcall(run, failure.handler, channel, rank, ranks, json.decode(text))
-  if not ok then
-    if launcher.first_failure() then failure.tell(err, ('rank %d: '):format(rank)) end
-    C.neap_world_abort(world, ('rank %d failed'):format(rank))
-  end
-  channel:close()
-  return ok and 0 or failure.status(err)
-end
-
-return main(...)
+return bench_rank(run, ...)

@@ -1,0 +1,55 @@
+--- neap bench step: whole training steps of a MoE transformer on ranks that are threads, under one
+-- schedule of transfers after the other, with the same seed.
+
+local json = require 'neap.json'
+local launcher = require 'neap.launcher'
+local params = require 'neap.params'
+local trainer = require 'neap.trainer'
+
+local bench = {
+  doc = 'Training steps of a MoE transformer: time, exposed communication, utilization, spans.',
+  cuda = true,
+}
+
+--- A parameter of the trainer with other defaults: on the CPU, and on a GPU.
+local function resized(name, small, large)
+  local spec = {}
+  for field, value in pairs(trainer.params[name]) do spec[field] = value end
+  spec.default, spec.on_cuda = small, large
+  return spec
+end
+
+local all = params.extend(trainer.params, {
+  ranks = { default = 4, on_cuda = 8, min = 1, integer = true, doc = 'ranks; they share a GPU' },
+  node_size = { default = 2, on_cuda = 4, min = 1, integer = true, doc = 'ranks a node' },
+  layers = resized('layers', 2, 12),
+  hidden = resized('hidden', 64, 1024),
+  heads = resized('heads', 4, 16),
+  kv_heads = resized('kv_heads', 4, 16),
+  ffn = resized('ffn', { 128 }, { 2048 }),
+  experts = resized('experts', 8, 16),
+  sequence = resized('sequence', 64, 2048),
+  batch = resized('batch', 8, 8),
+  exact = resized('exact', false, false),
+  vocabulary = { default = 256, on_cuda = 32000, min = 2, integer = true, doc = 'different tokens' },
+  policy = { default = 'minimax', doc = 'layout policy' },
+  schedules = { default = { 'none', 'neap' },
+    doc = "schedules of transfers, one after the other; with fields: none,laer:chunks=2+keep=3" },
+  warm_up = { default = 1, on_cuda = 3, min = 1, integer = true, doc = 'steps before' },
+  repeats = { default = 2, on_cuda = 5, min = 1, integer = true, doc = 'measured steps' },
+  timeline = { default = '', doc = "JSON file for Perfetto: the last step of each; '' for none" },
+})
+
+-- Not parameters of a measurement.
+for _, name in ipairs { 'steps', 'schedule', 'warmup', 'rate' } do all[name] = nil end
+bench.options = all
+
+function bench.run(args)
+  local values = {}
+  for name in pairs(bench.options) do values[name] = args.params[name] end
+  local order = json.encode { params = values, device = args.device, json = args.json }
+  return launcher.run_ranks(args.params.ranks, launcher.home .. '/lua/neap/bench/ranks/step.lua',
+    { order })
+end
+
+return bench
