@@ -68,7 +68,6 @@ local function open_model(self, p)
     comm = self.comm, topology = self.topology, session = self,
     layers = p.layers, hidden = p.hidden, heads = p.heads, kv_heads = p.kv_heads, top_k = p.top_k,
     ffn = #p.ffn > 1 and p.ffn or p.ffn[1], sequence = p.sequence, batch = self.last - self.first,
-    -- nil: bytes
     vocabulary = rawget(p, 'vocabulary'), -- nil: bytes
     total_batch = p.batch, aux_loss = p.aux_loss, seed = p.seed, exact = p.exact,
     schedule = self.schedule, group = tonumber(p.shard_group) or p.shard_group,
