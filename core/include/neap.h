@@ -945,8 +945,9 @@ NEAP_API int32_t neap_interrupts(void);
 typedef struct neap_store neap_store;
 typedef struct neap_statement neap_statement;
 
-/* create: makes the file if there is none. Errors: SYSTEM (no such file, no access), FORMAT (no
- * store, damaged, or of a later version). */
+/* create: makes the file if there is none. A store of an earlier version gets the tables that it
+ * lacks. Errors: SYSTEM (no such file, no access), FORMAT (no store, damaged, or of a later
+ * version). */
 NEAP_API int neap_store_open(const char *path, int create, neap_store **out);
 /* Writes what record has kept back. Statements may be closed later. */
 NEAP_API void neap_store_close(neap_store *store);

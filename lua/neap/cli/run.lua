@@ -126,8 +126,9 @@ local function record(args, script, values, rank, ranks)
   local row, context = describe(args, script, values, ranks)
   row.transport = rank and 'mpi' or 'local'
   local id = runs:begin(row)
+  local started = runs:runs('id = ?', id)[1].started
   runs:close()
-  return { path = store.path(args), run = id, context = context }
+  return { path = store.path(args), run = id, context = context, started = started }
 end
 
 function run.run(args)
