@@ -13,6 +13,14 @@
 
 static _Thread_local int32_t current = -1; /* ordinal of the thread's GPU; -1: the CPU */
 
+/* As many hardware queues as CUDA gives, unless the user says otherwise: ranks that share a process
+ * have several streams each, and streams of one queue wait for each other. CUDA looks when it is
+ * first used; before main no other thread reads the environment. */
+__attribute__((constructor)) static void ask_for_queues(void)
+{
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+}
+
 static int check(int error, const char *what)
 {
   if (!error)
@@ -143,9 +151,16 @@ double *neapi_results(void)
   return pinned;
 }
 
-int neapi_mark_set(neapi_mark **out)
+int neapi_mark_set(neapi_mark **mark)
 {
-  return check(neapi_cuda_mark((void **)out), "cannot mark a stream");
+  return check(neapi_cuda_mark((void **)mark), "cannot mark a stream");
+}
+
+int neapi_mark_follow(neapi_mark *mark)
+{
+  if (!mark || current < 0)
+    return neapi_mark_wait(mark);
+  return check(neapi_cuda_mark_follow(mark), "cannot wait for a stream");
 }
 
 int neapi_mark_wait(neapi_mark *mark)
@@ -178,25 +193,93 @@ int neapi_event_seconds(neapi_event *from, neapi_event *to, double *out)
   return check(neapi_cuda_event_seconds(from, to, out), "cannot tell the time of an event");
 }
 
+int neapi_mark_reached(neapi_mark *mark)
+{
+  return mark ? neapi_cuda_mark_reached(mark) : 1;
+}
+
+void neapi_mark_free(neapi_mark *mark)
+{
+  if (mark)
+    neapi_cuda_mark_free(mark);
+}
+
+struct neapi_lane {
+  void *stream;
+  int32_t ordinal;
+  int32_t before; /* the device of the thread that has entered */
+};
+
+int neapi_lane_open(int32_t ordinal, neapi_lane **out)
+{
+  neapi_lane *lane = neapi_alloc_zero(sizeof *lane, "stream");
+  if (!lane)
+    return NEAP_MEMORY;
+  lane->ordinal = ordinal;
+  int32_t before = current;
+  int status = before == ordinal ? NEAP_OK : neap_device_use(ordinal);
+  if (!status)
+    status = check(neapi_cuda_stream_open(&lane->stream), "cannot open a stream");
+  if (before != ordinal)
+    neap_device_use(before);
+  if (status)
+    free(lane);
+  else
+    *out = lane;
+  return status;
+}
+
+int neapi_lane_enter(neapi_lane *lane)
+{
+  int error = current == lane->ordinal ? 0 : neapi_cuda_select(lane->ordinal);
+  if (error)
+    return check(error, "cannot use the GPU");
+  lane->before = current;
+  current = lane->ordinal;
+  neapi_cuda_stream_use(lane->stream);
+  return NEAP_OK;
+}
+
+void neapi_lane_leave(neapi_lane *lane)
+{
+  neapi_cuda_stream_use(NULL);
+  current = lane->before;
+  if (current >= 0 && current != lane->ordinal)
+    neapi_cuda_select(current);
+}
+
+void neapi_lane_close(neapi_lane *lane)
+{
+  if (!lane)
+    return;
+  neapi_cuda_stream_close(lane->stream);
+  free(lane);
+}
+
 int32_t neapi_gpu_of(const void *memory)
 {
   return neapi_cuda_gpu_of(memory);
 }
 
-int neapi_gpu_enter(int32_t ordinal)
+int32_t neapi_gpu_current(void)
 {
-  return current == ordinal ? NEAP_OK : neap_device_use(ordinal);
+  return current;
+}
+
+int neapi_gpu_id(int32_t ordinal, unsigned char id[NEAPI_GPU_ID])
+{
+  return check(neapi_cuda_id(ordinal, id), "cannot identify the GPU");
 }
 
 int neapi_gpu_copy_all(const neapi_copy_piece *pieces, int64_t count)
 {
-  return check(neapi_cuda_copy_all(pieces, count), "copies between ranks failed");
+  return check(neapi_cuda_copy_all(pieces, count), "cannot copy between ranks");
 }
 
 int neapi_gpu_fold(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,
                    int op)
 {
-  return check(neapi_cuda_fold(out, sources, ranks, count, dtype, op), "a reduction failed");
+  return check(neapi_cuda_fold(out, sources, ranks, count, dtype, op), "cannot reduce");
 }
 
 #else /* every place is the host */
@@ -280,9 +363,15 @@ double *neapi_results(void)
   return results;
 }
 
-int neapi_mark_set(neapi_mark **out)
+int neapi_mark_set(neapi_mark **mark)
 {
-  *out = NULL;
+  *mark = NULL;
+  return NEAP_OK;
+}
+
+int neapi_mark_follow(neapi_mark *mark)
+{
+  (void)mark;
   return NEAP_OK;
 }
 
@@ -321,15 +410,54 @@ int neapi_event_seconds(neapi_event *from, neapi_event *to, double *out)
   return absent();
 }
 
+int neapi_mark_reached(neapi_mark *mark)
+{
+  (void)mark;
+  return 1;
+}
+
+void neapi_mark_free(neapi_mark *mark)
+{
+  (void)mark;
+}
+
+int neapi_lane_open(int32_t ordinal, neapi_lane **out)
+{
+  (void)ordinal, (void)out;
+  return absent();
+}
+
+int neapi_lane_enter(neapi_lane *lane)
+{
+  (void)lane;
+  return absent();
+}
+
+void neapi_lane_leave(neapi_lane *lane)
+{
+  (void)lane;
+}
+
+void neapi_lane_close(neapi_lane *lane)
+{
+  (void)lane;
+}
+
 int32_t neapi_gpu_of(const void *memory)
 {
   (void)memory;
   return -1;
 }
 
-int neapi_gpu_enter(int32_t ordinal)
+int32_t neapi_gpu_current(void)
 {
-  return neap_device_use(ordinal);
+  return -1;
+}
+
+int neapi_gpu_id(int32_t ordinal, unsigned char id[NEAPI_GPU_ID])
+{
+  (void)ordinal, (void)id;
+  return absent();
 }
 
 int neapi_gpu_copy_all(const neapi_copy_piece *pieces, int64_t count)

@@ -1,6 +1,6 @@
 /* Where memory is, and the calling thread's device: the CPU, or after neap_device_use a GPU. On a
- * GPU a thread works on a stream of its own (CUDA's per-thread stream), and kernels and copies are
- * enqueued there. */
+ * GPU a thread works on a stream of its own (CUDA's per-thread stream or a lane), and kernels and
+ * copies are enqueued there. */
 #ifndef NEAP_DEVICE_H
 #define NEAP_DEVICE_H
 
@@ -41,11 +41,20 @@ double *neapi_results(void);
 /* ABSENT unless the calling thread computes on the CPU. */
 int neapi_require_cpu(const char *what);
 
-/* What communicators need. A mark is a point in the calling thread's stream; NULL on the CPU. */
+/* What communicators need, so that streams wait for each other and the host for none. A mark is a
+ * point in a stream, and does nothing where it is NULL. Setting it again moves it; *mark is made if
+ * it is NULL. */
 typedef struct neapi_mark neapi_mark;
-int neapi_mark_set(neapi_mark **out);
-/* Blocks the calling thread until the point is reached; frees the mark. */
+int neapi_mark_set(neapi_mark **mark);
+/* What the calling thread enqueues from now on runs when the mark's point is reached. A thread on
+ * the CPU blocks until then. */
+int neapi_mark_follow(neapi_mark *mark);
+/* Blocks the calling thread until the point is reached. */
 int neapi_mark_wait(neapi_mark *mark);
+/* 1 if the point is reached, 0 if not, negative if the GPU failed. */
+int neapi_mark_reached(neapi_mark *mark);
+void neapi_mark_free(neapi_mark *mark);
+
 /* Points in a stream whose times can be told. ABSENT on the CPU. */
 typedef struct neapi_event neapi_event;
 int neapi_event_open(neapi_event **out);
@@ -56,10 +65,22 @@ int neapi_event_set(neapi_event *event);
 int neapi_event_wait(neapi_event *event);
 /* Seconds from one event to another, both of which the GPU has come to. */
 int neapi_event_seconds(neapi_event *from, neapi_event *to, double *out);
+
+/* A lane is a GPU and a stream of its own there, which goes before other streams' kernels. From
+ * enter to leave it is the calling thread's device and stream. */
+typedef struct neapi_lane neapi_lane;
+int neapi_lane_open(int32_t ordinal, neapi_lane **out);
+int neapi_lane_enter(neapi_lane *lane);
+void neapi_lane_leave(neapi_lane *lane);
+void neapi_lane_close(neapi_lane *lane);
+
 /* Ordinal of the GPU whose memory this is, or -1: the host's. */
 int32_t neapi_gpu_of(const void *memory);
-/* Makes the calling thread, a communicator's, work with a GPU's memory. */
-int neapi_gpu_enter(int32_t ordinal);
+/* Ordinal of the calling thread's GPU, or -1: the CPU. */
+int32_t neapi_gpu_current(void);
+/* What tells the GPU from all others, on any host. */
+enum { NEAPI_GPU_ID = 16 };
+int neapi_gpu_id(int32_t ordinal, unsigned char id[NEAPI_GPU_ID]);
 
 /* Pieces of memory that are copied together, by one kernel for many. */
 typedef struct {
@@ -67,9 +88,9 @@ typedef struct {
   const void *from;
   int64_t bytes;
 } neapi_copy_piece;
-/* Returns when all is copied. */
+/* Enqueues the copies. */
 int neapi_gpu_copy_all(const neapi_copy_piece *pieces, int64_t count);
-/* out[count] = sources[0] op sources[1] op …; returns when it is done. */
+/* Enqueues out[count] = sources[0] op sources[1] op …. */
 int neapi_gpu_fold(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,
                    int op);
 

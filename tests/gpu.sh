@@ -25,6 +25,22 @@ for program in "$build"/tests/test_cuda_*; do
   ((status == 0)) || head -n 20 <<<"$output"
 done
 
+# NCCL between processes that share the GPUs there are: every collective, and the results' digests
+# beside those of the same operations in host memory by MPI. NCCL 2.30 or later is needed to share.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+for ranks in 2 4 8; do
+  over=(timeout 120 mpirun --oversubscribe -n "$ranks")
+  output=$("${over[@]}" "$build/tests/test_cuda_comm" mpi 2>&1)
+  status=$?
+  if ((status == 0)) && ! grep -q '^skipped' <<<"$output"; then
+    [[ $(grep '^digest' <<<"$output") == "$("${over[@]}" "$build/tests/test_comm" mpi |
+      grep '^digest')" ]]
+    status=$?
+  fi
+  count "NCCL, $ranks ranks: $(grep -E '^skipped|passed' <<<"$output" | head -n 1)" "$status"
+  ((status == 0)) || head -n 20 <<<"$output"
+done
+
 # The same training run on both devices: losses agree within F32's rounding. On the GPU the first
 # loss, which is that of a forward with equal parameters, has the same bits under every layout, split
 # and number of ranks.

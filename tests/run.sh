@@ -39,7 +39,7 @@ job() { names+=("$1"); commands+=("$2"); }
 
 shopt -s nullglob
 specs=(tests/spec/*_spec.lua tests/cli/*_spec.lua)
-c_tests=(tests/kernels/*.c tests/ranks/*.c)
+c_tests=(tests/kernels/*.c tests/ranks/*.c tests/fake/fake_comm.c)
 
 # Options of AddressSanitizer for a spec. Child processes that end or crash in the middle of things
 # because the spec wants it leave leaks behind, and no report of theirs is wanted.
@@ -75,6 +75,18 @@ under_mpirun() { # the rank tests that know how
   done
 }
 
+by_fake_nccl() { # the transport for GPUs, without one: its errors and its reports of failures
+  local program=build/tests/test_fake_comm n
+  for n in 2 4; do
+    job "mpirun -n $n fake NCCL" "mpirun --oversubscribe -n $n $program mpi"
+  done
+  job 'mpirun -n 2 fake NCCL that fails' "mpirun --oversubscribe -n 2 $program fail"
+  job 'mpirun -n 2 fake NCCL, too old' "mpirun --oversubscribe -n 2 -x FAKE_NCCL_VERSION=22800 \
+    $program absent 'share a GPU, which needs NCCL 2.30'"
+  job 'mpirun -n 2 no NCCL' "mpirun --oversubscribe -n 2 -x NEAP_NCCL=/nowhere/libnccl.so.2 \
+    $program absent 'nccl: cannot be loaded (/nowhere/libnccl.so.2'"
+}
+
 style() { # each tool prints counts of files
   local files="git ls-files --cached --others --exclude-standard"
   job luacheck "$files '*.lua' | xargs luacheck -q &&
@@ -85,7 +97,7 @@ style() { # each tool prints counts of files
 
 threads_under_tsan() {
   local test
-  for test in tests/ranks/*.c; do job "build-tsan $test" "$(program_of build-tsan "$test")"; done
+  for test in tests/ranks/*.c tests/fake/fake_comm.c; do job "build-tsan $test" "$(program_of build-tsan "$test")"; done
 }
 
 # ---- running them ----
@@ -164,6 +176,7 @@ run_part 'style'
 suite build
 on_gpu
 under_mpirun
+by_fake_nccl
 run_part 'release build'
 if build_with build-asan address,undefined; then
   suite build-asan

@@ -218,23 +218,9 @@ static int run_split(neap_request *request)
                                 request->data);
 }
 
-/* Waits until the buffers of a GPU are ready, which may be under way in the starter's stream. */
-static int wait_for_buffers(neap_request *request)
-{
-  neapi_mark *mark = request->mark;
-  request->mark = NULL;
-  int status = request->call.gpu ? neapi_gpu_enter(request->call.gpu - 1) : NEAP_OK;
-  int waited = neapi_mark_wait(mark);
-  return status ? status : waited;
-}
-
-int neapi_collective_run(neap_request *request)
+static int run_kind(neap_request *request)
 {
   neap_comm *comm = request->comm;
-  request->call.number = comm->operations++;
-  int status = wait_for_buffers(request);
-  if (status)
-    return status;
   switch (request->call.kind) {
   case NEAPI_BARRIER:
     return comm->transport->barrier(comm->link, &request->call);
@@ -250,4 +236,46 @@ int neapi_collective_run(neap_request *request)
   default:
     return run_messages(request);
   }
+}
+
+static int run(neap_request *request)
+{
+  int32_t gpu = request->call.gpu;
+  double begin = neapi_purpose_now(&request->purpose, gpu);
+  int status = run_kind(request);
+  neapi_purpose_ran(&request->purpose, begin, neapi_purpose_now(&request->purpose, gpu));
+  return status;
+}
+
+/* Enters the lane of the GPU that the buffers are on. */
+static int enter_lane(neap_comm *comm, int32_t gpu)
+{
+  if (comm->lane && comm->lane_gpu != gpu)
+    return neapi_fail(
+        NEAP_ARGUMENT,
+        "comm: buffers on GPU %d; this communicator has used GPU %d: open one for each", gpu,
+        comm->lane_gpu);
+  comm->lane_gpu = gpu;
+  int status = comm->lane ? NEAP_OK : neapi_lane_open(gpu, &comm->lane);
+  return status ? status : neapi_lane_enter(comm->lane);
+}
+
+/* On a GPU: the lane waits for what the starter had enqueued, and the request's mark is then moved
+ * to the end of the operation. */
+int neapi_collective_run(neap_request *request)
+{
+  neap_comm *comm = request->comm;
+  request->call.number = comm->operations++;
+  if (!request->call.gpu)
+    return run(request);
+  int status = enter_lane(comm, request->call.gpu - 1);
+  if (status)
+    return status;
+  status = neapi_mark_follow(request->mark);
+  if (!status)
+    status = run(request);
+  if (!status)
+    status = neapi_mark_set(&request->mark);
+  neapi_lane_leave(comm->lane);
+  return status;
 }

@@ -10,6 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+static _Thread_local int64_t training_step = -1;
+
+void neap_comm_step(int64_t step)
+{
+  training_step = step;
+}
+
 /* ---- requests ------------------------------------------------------------------------------ */
 
 neap_request *neapi_request_open(neap_comm *comm, const neapi_call *call, int64_t sends,
@@ -24,6 +31,7 @@ neap_request *neapi_request_open(neap_comm *comm, const neapi_call *call, int64_
   memset(request, 0, sizeof *request);
   request->comm = comm;
   request->call = *call;
+  request->call.step = training_step;
   neapi_purpose_take(&request->purpose);
   request->send = (neap_message *)(request + 1);
   request->recv = request->send + sends;
@@ -52,6 +60,7 @@ void neapi_request_free(neap_request *request)
   if (!request)
     return;
   neapi_purpose_drop(&request->purpose);
+  neapi_mark_free(request->mark);
   release(request->comm);
   free(request);
 }
@@ -92,10 +101,7 @@ static void run_head(neap_comm *comm)
   comm->head = request->next;
   comm->busy = true;
   pthread_mutex_unlock(&comm->lock);
-  int32_t gpu = request->call.gpu;
-  double begin = neapi_purpose_now(&request->purpose, gpu);
   request->status = neapi_collective_run(request);
-  neapi_purpose_ran(&request->purpose, begin, neapi_purpose_now(&request->purpose, gpu));
   if (request->status)
     snprintf(request->error, sizeof request->error, "%s", neap_error_message());
   pthread_mutex_lock(&comm->lock);
@@ -152,8 +158,8 @@ static int locate(neap_request *r)
     return NEAP_OK;
   if (!r->comm->transport->takes_gpu)
     return neapi_fail(NEAP_ABSENT,
-                      "comm_%s: the transport %s does not take GPU memory; ranks that share GPUs "
-                      "are threads: neap run -n",
+                      "comm_%s: the transport %s does not take GPU memory: open the communicator "
+                      "with neap_comm_open_nccl, as neap run --device=cuda does under mpirun",
                       neapi_kind_name(r->call.kind), r->comm->transport->name);
   return neapi_mark_set(&r->mark);
 }
@@ -180,13 +186,14 @@ int neapi_request_submit(neap_request *request, neap_request **out)
   return status || out ? status : neap_request_wait(request);
 }
 
-/* The waiting thread runs the operation itself if it is the next and nobody has begun it. */
-static void await(neap_request *request)
+/* The waiting thread runs the operation itself if it is the next and nobody has begun it. What it
+ * enqueues on a GPU later is after the operation. */
+static int await(neap_request *request)
 {
   neap_comm *comm = request->comm;
   double begin = neapi_timeline_now();
   pthread_mutex_lock(&comm->lock);
-  bool waits = !request->done;
+  bool waits = !request->done || request->call.gpu;
   while (!request->done)
     if (comm->head == request && !comm->busy)
       run_head(comm);
@@ -194,18 +201,21 @@ static void await(neap_request *request)
       pthread_cond_wait(&comm->changed, &comm->lock);
   comm->seconds_waited += neap_clock() - begin;
   pthread_mutex_unlock(&comm->lock);
+  int status = request->status;
+  if (status)
+    neapi_fail(status, "%s", request->error);
+  else
+    status = neapi_mark_follow(request->mark);
   if (waits)
     neapi_purpose_waited(&request->purpose, begin, neapi_timeline_now());
+  return status;
 }
 
 int neap_request_wait(neap_request *request)
 {
   if (!request)
     return neapi_fail(NEAP_ARGUMENT, "request_wait: no request");
-  await(request);
-  int status = request->status;
-  if (status)
-    neapi_fail(status, "%s", request->error);
+  int status = await(request);
   neapi_request_free(request);
   return status;
 }
@@ -248,7 +258,7 @@ static int derive(neap_comm *comm, int32_t kind, int32_t colour, neap_comm **out
 {
   if (!comm)
     return neapi_fail(NEAP_ARGUMENT, "comm_%s: no communicator", neapi_kind_name(kind));
-  neapi_call call = {kind, -1, 0, 0, 0, 0};
+  neapi_call call = {.kind = kind, .dtype = -1};
   neap_request *request = neapi_request_open(comm, &call, 0, 0, true);
   if (!request)
     return NEAP_MEMORY;
@@ -258,11 +268,8 @@ static int derive(neap_comm *comm, int32_t kind, int32_t colour, neap_comm **out
   pthread_mutex_lock(&comm->lock);
   push(comm, request);
   pthread_mutex_unlock(&comm->lock);
-  await(request);
-  int status = request->status;
-  if (status)
-    neapi_fail(status, "%s", request->error);
-  else
+  int status = await(request);
+  if (!status)
     status = neapi_comm_open(comm->transport, link, request->new_rank, request->new_size, out);
   neapi_request_free(request);
   return status;
@@ -290,7 +297,11 @@ void neap_comm_close(neap_comm *comm)
     pthread_join(comm->thread, NULL);
   comm->transport->close(comm->link);
   neapi_host_memory.release(comm->scratch[0]);
-  neapi_gpu_memory.release(comm->scratch[1]);
+  if (comm->lane && !neapi_lane_enter(comm->lane)) {
+    neapi_gpu_memory.release(comm->scratch[1]);
+    neapi_lane_leave(comm->lane);
+  }
+  neapi_lane_close(comm->lane);
   release(comm);
 }
 

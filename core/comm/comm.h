@@ -24,6 +24,8 @@ struct neap_comm {
   double seconds_waited;
   /* Of the running operation. */
   int64_t operations; /* begun so far */
+  neapi_lane *lane;   /* of operations on a GPU; NULL before the first */
+  int32_t lane_gpu;   /* its ordinal */
   void *scratch[2];   /* in host memory, on the GPU */
   int64_t scratch_bytes[2];
   neap_message *send, *recv; /* [size] each */
@@ -39,8 +41,8 @@ struct neap_request {
   void *data;        /* broadcast, all_reduce: the buffer; split: the neapi_link ** to fill */
   const void *input; /* reduce_scatter */
   int64_t count;     /* all_reduce: elements; split: colour */
-  neapi_mark *mark;  /* buffers on a GPU: where its starter's stream has to be first */
-  int64_t *counts;   /* [size] of reduce_scatter; split: memory for two lists of ranks */
+  neapi_mark *mark; /* buffers on a GPU: in its starter's stream, and when it is done in the lane */
+  int64_t *counts;  /* [size] of reduce_scatter; split: memory for two lists of ranks */
   int32_t new_rank, new_size; /* results of a split */
   /* Messages to others, and from this rank to itself in pairs; room for all in one piece. */
   neap_message *send, *recv, *own_send, *own_recv;

@@ -1,4 +1,4 @@
-/* Buffers in a GPU's memory: as in host.c, by the GPU. Everything is done on return. */
+/* Buffers in a GPU's memory: as in host.c, by the GPU, on the calling thread's stream. */
 #include "transport.h"
 
 static void *allocate(int64_t bytes, const char *what)

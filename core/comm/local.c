@@ -4,6 +4,9 @@
  * exchange, it copies what is for it straight from the senders' buffers, and it leaves once its own
  * messages have been copied. A rank sleeps at most twice an exchange, and whoever posts second
  * compares both ranks' calls and messages, so that ranks that disagree fail instead of hanging.
+ *
+ * Of buffers on a GPU only the addresses meet: a receiver's stream waits for the senders' before it
+ * copies, a sender's stream for the receivers' before it goes on, and the host for none of them.
  */
 #include "transport.h"
 
@@ -35,6 +38,8 @@ typedef struct {
   int64_t missing;  /* ranks that it exchanges with and that have not posted yet */
   int64_t uncopied; /* its messages that receivers have not copied yet; empty ones do not count */
   mailbag send, recv;
+  neapi_mark *ready;         /* in this rank's stream: its buffers may be read and written */
+  neapi_mark *copied;        /* it has read the senders' buffers */
   neapi_call calls[HISTORY]; /* of exchange s at s % HISTORY */
 } station;
 
@@ -73,6 +78,8 @@ static void group_free(group *g)
   for (int32_t r = 0; r < g->size; r++) {
     station *s = &g->stations[r];
     pthread_cond_destroy(&s->wake);
+    neapi_mark_free(s->ready);
+    neapi_mark_free(s->copied);
     free(s->send.first);
     free(s->send.order);
     free(s->recv.first);
@@ -184,6 +191,14 @@ static int64_t held(const mailbag *bag, int32_t peer)
 static const neap_message *message(const mailbag *bag, int32_t peer, int64_t i)
 {
   return &bag->messages[bag->order[bag->first[peer] + i]];
+}
+
+static int64_t bytes_held(const mailbag *bag, int32_t peer)
+{
+  int64_t bytes = 0;
+  for (int64_t i = 0; i < held(bag, peer); i++)
+    bytes += message(bag, peer, i)->bytes;
+  return bytes;
 }
 
 /* Sorts the messages by peer, keeping their order. */
@@ -331,6 +346,19 @@ static int64_t list_pieces(group *g, int32_t rank, neapi_copy_piece *pieces)
   return used;
 }
 
+/* This rank's stream waits until those that it gets data from may be read, or when it has sent,
+ * until those that took data have copied them. */
+static int follow(group *g, int32_t rank, bool sent)
+{
+  const station *self = &g->stations[rank];
+  const mailbag *bag = sent ? &self->send : &self->recv;
+  int status = NEAP_OK;
+  for (int32_t p = 0; p < g->size && !status; p++)
+    if (bytes_held(bag, p))
+      status = neapi_mark_follow(sent ? g->stations[p].copied : g->stations[p].ready);
+  return status;
+}
+
 static int copy_on_gpu(group *g, int32_t rank)
 {
   int64_t count = list_pieces(g, rank, NULL);
@@ -338,7 +366,11 @@ static int copy_on_gpu(group *g, int32_t rank)
   if (!pieces)
     return NEAP_MEMORY;
   list_pieces(g, rank, pieces);
-  int status = neapi_gpu_copy_all(pieces, count);
+  int status = follow(g, rank, false);
+  if (!status)
+    status = neapi_gpu_copy_all(pieces, count);
+  if (!status)
+    status = neapi_mark_set(&g->stations[rank].copied);
   free(pieces);
   return status;
 }
@@ -397,13 +429,15 @@ static void meet(group *g, int32_t rank)
 }
 
 /* A failed group's ranks may free their buffers only when nobody reads them any more. */
-static void await_copiers(group *g, int32_t rank)
+static void await_copiers(group *g, int32_t rank, bool on_gpu)
 {
   if (!g->copiers)
     for (int32_t r = 0; r < g->size; r++)
       pthread_cond_signal(&g->stations[r].wake);
   while (g->copiers)
     pthread_cond_wait(&g->stations[rank].wake, &g->lock);
+  for (int32_t r = 0; r < g->size && on_gpu; r++)
+    neapi_mark_wait(g->stations[r].copied);
 }
 
 static int exchange(neapi_link *link, const neapi_call *call, const neap_message *send,
@@ -415,6 +449,8 @@ static int exchange(neapi_link *link, const neapi_call *call, const neap_message
   int status = fill(&self->send, g->size, send, sends);
   if (!status)
     status = fill(&self->recv, g->size, recv, recvs);
+  if (!status && call->gpu)
+    status = neapi_mark_set(&self->ready);
   if (status)
     return status;
   pthread_mutex_lock(&g->lock);
@@ -430,11 +466,11 @@ static int exchange(neapi_link *link, const neapi_call *call, const neap_message
     self->active = false;
   }
   if (g->failed) {
-    await_copiers(g, link->rank);
+    await_copiers(g, link->rank, call->gpu > 0);
     status = neapi_fail(NEAP_COMM, "%s", g->failure);
   }
   pthread_mutex_unlock(&g->lock);
-  return status;
+  return status || !call->gpu ? status : follow(g, link->rank, true);
 }
 
 /* An exchange of an empty message with every other rank. */

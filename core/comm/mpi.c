@@ -334,16 +334,41 @@ static void link_close(neapi_link *link)
   free(link);
 }
 
-static const neapi_transport mpi = {"mpi", false, exchange, barrier, split, link_close};
+const neapi_transport neapi_mpi_transport = {"mpi", false, exchange, barrier, split, link_close};
 
-int neap_comm_open_mpi(neap_comm **out)
+int neapi_mpi_gather(neapi_link *link, const neapi_call *call, const void *data, int32_t bytes,
+                     void *out)
+{
+  if (link->failed)
+    return neapi_fail(NEAP_COMM, "%s", link->failure);
+  int status = reserve(link, 1);
+  if (status)
+    return status;
+  int error =
+      MPI_Iallgather(data, bytes, MPI_BYTE, out, bytes, MPI_BYTE, link->comm, link->requests);
+  if (!error)
+    error = finish(link, 1);
+  return error ? fail_mpi(link, call, error, -1) : NEAP_OK;
+}
+
+static void find_place(MPI_Comm comm, neapi_mpi_place *place)
+{
+  MPI_Comm host;
+  MPI_Comm_rank(comm, &place->rank);
+  MPI_Comm_size(comm, &place->size);
+  MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, place->rank, MPI_INFO_NULL, &host);
+  MPI_Comm_rank(host, &place->local_rank);
+  MPI_Comm_size(host, &place->local_size);
+  MPI_Comm_free(&host);
+}
+
+int neapi_mpi_link_open(neapi_link **out, neapi_mpi_place *place)
 {
   int status = start();
   if (status)
     return status;
   MPI_Comm comm;
-  int size, error;
-  neapi_link *link;
+  int error;
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   error = MPI_Comm_dup(MPI_COMM_WORLD, &comm);
   if (error) {
@@ -351,9 +376,14 @@ int neap_comm_open_mpi(neap_comm **out)
     MPI_Error_string(error, text, &(int){0});
     return neapi_fail(NEAP_COMM, "comm_open_mpi: cannot duplicate MPI_COMM_WORLD: %s", text);
   }
-  status = link_open(comm, &link);
-  if (status)
-    return status;
-  MPI_Comm_size(comm, &size);
-  return neapi_comm_open(&mpi, link, link->rank, size, out);
+  find_place(comm, place);
+  return link_open(comm, out);
+}
+
+int neap_comm_open_mpi(neap_comm **out)
+{
+  neapi_link *link;
+  neapi_mpi_place place;
+  int status = neapi_mpi_link_open(&link, &place);
+  return status ? status : neapi_comm_open(&neapi_mpi_transport, link, place.rank, place.size, out);
 }

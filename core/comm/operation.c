@@ -170,7 +170,7 @@ static int do_barrier(neap_comm *comm, neap_request **out)
   int status = check_comm(comm, NEAPI_BARRIER);
   if (status)
     return status;
-  neapi_call call = {NEAPI_BARRIER, -1, 0, 0, 0, 0};
+  neapi_call call = {.kind = NEAPI_BARRIER, .dtype = -1};
   neap_request *request = neapi_request_open(comm, &call, 0, 0, false);
   return request ? neapi_request_submit(request, out) : NEAP_MEMORY;
 }
@@ -188,7 +188,7 @@ static int do_broadcast(neap_comm *comm, void *data, int64_t bytes, int32_t root
   if (root < 0 || root >= comm->size)
     return neapi_fail(NEAP_ARGUMENT, "comm_broadcast: root %d; allowed are 0 to %d", root,
                       comm->size - 1);
-  neapi_call call = {NEAPI_BROADCAST, -1, root, bytes, 0, 0};
+  neapi_call call = {.kind = NEAPI_BROADCAST, .dtype = -1, .detail = root, .bytes = bytes};
   neap_request *request = neapi_request_open(comm, &call, 0, 0, false);
   if (!request)
     return NEAP_MEMORY;
@@ -209,7 +209,7 @@ static int do_all_reduce(neap_comm *comm, void *data, int64_t count, int dtype, 
     status = check_data(NEAPI_ALL_REDUCE, "data", data, bytes);
   if (status)
     return status;
-  neapi_call call = {NEAPI_ALL_REDUCE, dtype, op, bytes, 0, 0};
+  neapi_call call = {.kind = NEAPI_ALL_REDUCE, .dtype = dtype, .detail = op, .bytes = bytes};
   neap_request *request = neapi_request_open(comm, &call, 0, 0, false);
   if (!request)
     return NEAP_MEMORY;
@@ -233,7 +233,7 @@ static int do_all_gather(neap_comm *comm, const void *send, void *recv, const in
     status = check_data(NEAPI_ALL_GATHER, "recv", recv, total);
   if (status)
     return status;
-  neapi_call call = {NEAPI_ALL_GATHER, dtype, 0, total, 0, 0};
+  neapi_call call = {.kind = NEAPI_ALL_GATHER, .dtype = dtype, .bytes = total};
   neap_request *request = neapi_request_open(comm, &call, comm->size, comm->size, false);
   if (!request)
     return NEAP_MEMORY;
@@ -262,7 +262,7 @@ static int do_reduce_scatter(neap_comm *comm, const void *send, void *recv, cons
     status = check_data(NEAPI_REDUCE_SCATTER, "recv", recv, mine);
   if (status)
     return status;
-  neapi_call call = {NEAPI_REDUCE_SCATTER, dtype, op, total, 0, 0};
+  neapi_call call = {.kind = NEAPI_REDUCE_SCATTER, .dtype = dtype, .detail = op, .bytes = total};
   neap_request *request = neapi_request_open(comm, &call, 0, 0, true);
   if (!request)
     return NEAP_MEMORY;
@@ -290,7 +290,7 @@ static int do_all_to_all(neap_comm *comm, const void *send, const int64_t *send_
     status = check_data(NEAPI_ALL_TO_ALL, "recv", recv, received);
   if (status)
     return status;
-  neapi_call call = {NEAPI_ALL_TO_ALL, dtype, 0, sent, 0, 0};
+  neapi_call call = {.kind = NEAPI_ALL_TO_ALL, .dtype = dtype, .bytes = sent};
   neap_request *request = neapi_request_open(comm, &call, comm->size, comm->size, false);
   if (!request)
     return NEAP_MEMORY;
@@ -323,7 +323,7 @@ static int do_exchange(neap_comm *comm, const neap_message *send, int64_t sends,
     status = check_messages(comm, "receive", recv, recvs, &received);
   if (status)
     return status;
-  neapi_call call = {NEAPI_EXCHANGE, -1, 0, sent, 0, 0};
+  neapi_call call = {.kind = NEAPI_EXCHANGE, .dtype = -1, .bytes = sent};
   neap_request *request = neapi_request_open(comm, &call, sends, recvs, false);
   if (!request)
     return NEAP_MEMORY;

@@ -32,6 +32,7 @@ typedef struct {
   int64_t bytes;  /* of the whole operation; of all-to-all and exchange: what this rank sends */
   int64_t number; /* operations of this communicator before this one */
   int32_t gpu;    /* of this rank's buffers: 0 is host memory, else the ordinal + 1 */
+  int64_t step;   /* of the training, as its starter said; -1: none */
 } neapi_call;
 
 /* True if two ranks may make these calls at the same time. */
@@ -62,8 +63,9 @@ typedef struct {
   const char *name;
   bool takes_gpu; /* messages may be in a GPU's memory */
   /* Sends and receives all the messages, none of them to this rank itself; returns when the
-   * buffers are free to use. The i-th message to p pairs with p's i-th from here. Blocks, but not
-   * by spinning for long: there may be more ranks than cores. */
+   * buffers are free to use, or those on a GPU for what is enqueued next on the calling thread's
+   * stream. The i-th message to p pairs with p's i-th from here. Blocks, but not by spinning for
+   * long: there may be more ranks than cores. */
   int (*exchange)(neapi_link *link, const neapi_call *call, const neap_message *send, int64_t sends,
                   const neap_message *recv, int64_t recvs);
   int (*barrier)(neapi_link *link, const neapi_call *call);
@@ -73,6 +75,18 @@ typedef struct {
                int32_t size, neapi_link **out);
   void (*close)(neapi_link *link);
 } neapi_transport;
+
+/* Where a process is among those that mpirun started, and among those on its host. */
+typedef struct {
+  int32_t rank, size, local_rank, local_size;
+} neapi_mpi_place;
+
+/* What the transport for GPUs needs of MPI: the transport for host memory, its link over all
+ * processes, and everybody's bytes in out[size][bytes]. Collective. */
+extern const neapi_transport neapi_mpi_transport;
+int neapi_mpi_link_open(neapi_link **out, neapi_mpi_place *place);
+int neapi_mpi_gather(neapi_link *link, const neapi_call *call, const void *data, int32_t bytes,
+                     void *out);
 
 /* Makes a communicator of a link, which it then owns; on failure the link is closed. */
 int neapi_comm_open(const neapi_transport *transport, neapi_link *link, int32_t rank, int32_t size,

@@ -5,6 +5,7 @@ extern "C" {
 
 #include <cuda_runtime.h>
 #include <stdio.h>
+#include <string.h>
 
 #define TRY(call)                                                                                  \
   do {                                                                                             \
@@ -14,6 +15,8 @@ extern "C" {
       return (int)error;                                                                           \
     }                                                                                              \
   } while (0)
+
+static thread_local cudaStream_t current = cudaStreamPerThread;
 
 int neapi_cuda_count(int32_t *count)
 {
@@ -32,6 +35,12 @@ int neapi_cuda_use(int32_t ordinal)
   TRY(cudaSetDeviceFlags(cudaDeviceScheduleBlockingSync));
   TRY(cudaDeviceGetDefaultMemPool(&pool, ordinal));
   TRY(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all));
+  return 0;
+}
+
+int neapi_cuda_select(int32_t ordinal)
+{
+  TRY(cudaSetDevice(ordinal));
   return 0;
 }
 
@@ -63,12 +72,12 @@ const char *neapi_cuda_text(int error)
 
 void *neapi_cuda_stream(void)
 {
-  return cudaStreamPerThread;
+  return current;
 }
 
 int neapi_cuda_wait(void)
 {
-  TRY(cudaStreamSynchronize(cudaStreamPerThread));
+  TRY(cudaStreamSynchronize(current));
   return 0;
 }
 
@@ -78,7 +87,7 @@ int neapi_cuda_alloc(bool pinned, int64_t bytes, void **out)
   if (pinned)
     TRY(cudaMallocHost(out, size));
   else
-    TRY(cudaMallocAsync(out, size, cudaStreamPerThread));
+    TRY(cudaMallocAsync(out, size, current));
   return 0;
 }
 
@@ -87,12 +96,12 @@ void neapi_cuda_free(bool pinned, void *memory)
   if (pinned)
     cudaFreeHost(memory);
   else
-    cudaFreeAsync(memory, cudaStreamPerThread);
+    cudaFreeAsync(memory, current);
 }
 
 int neapi_cuda_zero(void *memory, int64_t bytes)
 {
-  TRY(cudaMemsetAsync(memory, 0, (size_t)bytes, cudaStreamPerThread));
+  TRY(cudaMemsetAsync(memory, 0, (size_t)bytes, current));
   return 0;
 }
 
@@ -106,26 +115,75 @@ static bool stays(const void *memory)
 
 int neapi_cuda_copy(void *to, const void *from, int64_t bytes)
 {
-  TRY(cudaMemcpyAsync(to, from, (size_t)bytes, cudaMemcpyDefault, cudaStreamPerThread));
+  TRY(cudaMemcpyAsync(to, from, (size_t)bytes, cudaMemcpyDefault, current));
   if (!stays(to) || !stays(from))
-    TRY(cudaStreamSynchronize(cudaStreamPerThread));
+    TRY(cudaStreamSynchronize(current));
   return 0;
 }
 
-int neapi_cuda_mark(void **out)
+int neapi_cuda_mark(void **mark)
 {
-  cudaEvent_t event;
-  TRY(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync));
-  TRY(cudaEventRecord(event, cudaStreamPerThread));
-  *out = event;
+  if (!*mark) {
+    cudaEvent_t event;
+    TRY(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync));
+    *mark = event;
+  }
+  TRY(cudaEventRecord((cudaEvent_t)*mark, current));
+  return 0;
+}
+
+int neapi_cuda_mark_follow(void *mark)
+{
+  TRY(cudaStreamWaitEvent(current, (cudaEvent_t)mark, 0));
   return 0;
 }
 
 int neapi_cuda_mark_wait(void *mark)
 {
-  cudaError_t error = cudaEventSynchronize((cudaEvent_t)mark);
+  TRY(cudaEventSynchronize((cudaEvent_t)mark));
+  return 0;
+}
+
+int neapi_cuda_mark_reached(void *mark)
+{
+  cudaError_t error = cudaEventQuery((cudaEvent_t)mark);
+  if (error == cudaErrorNotReady)
+    cudaGetLastError();
+  return error == cudaSuccess ? 1 : error == cudaErrorNotReady ? 0 : -1;
+}
+
+void neapi_cuda_mark_free(void *mark)
+{
   cudaEventDestroy((cudaEvent_t)mark);
-  return (int)error;
+}
+
+/* What ranks wait for goes first. */
+int neapi_cuda_stream_open(void **out)
+{
+  int least, greatest;
+  cudaStream_t stream;
+  TRY(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+  TRY(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest));
+  *out = stream;
+  return 0;
+}
+
+void neapi_cuda_stream_use(void *stream)
+{
+  current = stream ? (cudaStream_t)stream : cudaStreamPerThread;
+}
+
+void neapi_cuda_stream_close(void *stream)
+{
+  cudaStreamDestroy((cudaStream_t)stream);
+}
+
+int neapi_cuda_id(int32_t ordinal, unsigned char id[NEAPI_GPU_ID])
+{
+  cudaDeviceProp properties;
+  TRY(cudaGetDeviceProperties(&properties, ordinal));
+  memcpy(id, &properties.uuid, NEAPI_GPU_ID);
+  return 0;
 }
 
 /* Waiting for one spins: they are waited for when a step is over, or to read clocks. */
@@ -142,7 +200,7 @@ void neapi_cuda_event_close(void *event)
 
 int neapi_cuda_event_set(void *event)
 {
-  TRY(cudaEventRecord((cudaEvent_t)event, cudaStreamPerThread));
+  TRY(cudaEventRecord((cudaEvent_t)event, current));
   return 0;
 }
 
@@ -223,10 +281,10 @@ int neapi_cuda_copy_all(const neapi_copy_piece *pieces, int64_t count)
         largest = pieces[i].bytes > largest ? pieces[i].bytes : largest;
       }
     if (used)
-      copy_pieces<<<dim3(blocks_for(largest), used), THREADS, 0, cudaStreamPerThread>>>(list);
+      copy_pieces<<<dim3(blocks_for(largest), used), THREADS, 0, current>>>(list);
     TRY(cudaGetLastError());
   }
-  return neapi_cuda_wait();
+  return 0;
 }
 
 /* ---- reductions, in rank order ----------------------------------------------------------------
@@ -271,11 +329,11 @@ static int fold_all(void *out, const void *const *sources, int32_t ranks, int64_
       list.of[list.count++] = (const X *)out;
     while (list.count < SOURCES && from < ranks)
       list.of[list.count++] = (const X *)sources[from++];
-    fold<X><<<(unsigned)(blocks < 2048 ? blocks : 2048), THREADS, 0, cudaStreamPerThread>>>(
-        (X *)out, list, count, op);
+    fold<X><<<(unsigned)(blocks < 2048 ? blocks : 2048), THREADS, 0, current>>>((X *)out, list,
+                                                                                count, op);
     TRY(cudaGetLastError());
   }
-  return neapi_cuda_wait();
+  return 0;
 }
 
 int neapi_cuda_fold(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,

@@ -211,11 +211,9 @@ typedef struct {
   int64_t remote;     /* of them, computed on another rank than their source */
 } neap_balance;
 NEAP_API int neap_split_balance(const neap_split *split, neap_balance *out);
-/* Tokens on the links: ports[parts][ranks], of those that a rank sends to other ranks and gets from
- * them the larger number; uplinks[parts][nodes], the same for nodes. A part: the tokens for a
- * parts-th of every rank's slots, as they travel in so many chunks. Errors: ARGUMENT (no part),
- * MEMORY. */
-NEAP_API int neap_split_traffic(neap_split *split, int32_t parts, int64_t *ports, int64_t *uplinks);
+/* Tokens on the links: ports[ranks], of those that a rank sends to other ranks and gets from them
+ * the larger number; uplinks[nodes], the same for nodes. */
+NEAP_API int neap_split_traffic(neap_split *split, int64_t *ports, int64_t *uplinks);
 
 /* ---- communicators ----------------------------------------------------------------------------
  */
@@ -248,6 +246,19 @@ NEAP_API void neap_world_abort(neap_world *world, const char *why);
 NEAP_API int neap_comm_open_local(neap_world *world, int32_t rank, neap_comm **out);
 /* Collective over MPI_COMM_WORLD; starts MPI (thread support multiple) if it is not started. */
 NEAP_API int neap_comm_open_mpi(neap_comm **out);
+/* As open_mpi, for ranks that compute on GPUs: buffers on a GPU travel by NCCL, those of the host by
+ * MPI. The calling thread computes on the GPU of the rank's place on its host from now on; where
+ * ranks outnumber GPUs they share them in turn. NCCL is found at run time: libnccl.so.2, or what the
+ * environment's NEAP_NCCL names; 2.14 or later, and 2.30 or later where ranks share a GPU. An
+ * operation that NCCL fails, or that is not done in NEAP_NCCL_TIMEOUT seconds (600; 0: no limit),
+ * fails the communicator with COMM. Errors: ABSENT, with what to install. */
+NEAP_API int neap_comm_open_nccl(neap_comm **out);
+/* Version and place of the NCCL that would be used, and whether ranks could share a GPU, in
+ * text[size]. Errors: ABSENT. */
+NEAP_API int neap_nccl_describe(char *text, int64_t size);
+/* The training step of the operations that the calling thread starts from now on, for errors; -1,
+ * at first: none. */
+NEAP_API void neap_comm_step(int64_t step);
 /* Collective: a communicator of the same ranks with an order of its own. */
 NEAP_API int neap_comm_duplicate(neap_comm *comm, neap_comm **out);
 /* Collective: ranks that pass the same colour form a communicator, in their old order. */
@@ -256,7 +267,7 @@ NEAP_API int neap_comm_split(neap_comm *comm, int32_t colour, neap_comm **out);
 NEAP_API void neap_comm_close(neap_comm *comm);
 NEAP_API int32_t neap_comm_rank(const neap_comm *comm);
 NEAP_API int32_t neap_comm_size(const neap_comm *comm);
-/* "local" or "mpi". */
+/* "local", "mpi" or "nccl". */
 NEAP_API const char *neap_comm_transport(const neap_comm *comm);
 /* Bytes that this rank has sent to other ranks over comm, and seconds that its callers have
  * waited in wait and in blocking operations, since it was opened. */
@@ -551,9 +562,7 @@ typedef struct {
   int32_t renormalise; /* the weights of a token's K experts add up to 1 */
   int32_t exact;       /* weight gradients do not depend on layout, split or number of ranks */
   int32_t chunks;      /* exchanges that tokens travel in, so that some are computed meanwhile; 1 */
-  int32_t hold_combine; /* gradients of tokens travel back after those of weights are computed, not
-                           meanwhile */
-  double aux_loss;      /* coefficient of the load-balance loss; 0: none */
+  double aux_loss;     /* coefficient of the load-balance loss; 0: none */
 } neap_moe_options;
 
 /* What this rank has spent since the layer was opened. */
@@ -945,9 +954,8 @@ NEAP_API int32_t neap_interrupts(void);
 typedef struct neap_store neap_store;
 typedef struct neap_statement neap_statement;
 
-/* create: makes the file if there is none. A store of an earlier version gets the tables that it
- * lacks. Errors: SYSTEM (no such file, no access), FORMAT (no store, damaged, or of a later
- * version). */
+/* create: makes the file if there is none. Errors: SYSTEM (no such file, no access), FORMAT (no
+ * store, damaged, or of a later version). */
 NEAP_API int neap_store_open(const char *path, int create, neap_store **out);
 /* Writes what record has kept back. Statements may be closed later. */
 NEAP_API void neap_store_close(neap_store *store);

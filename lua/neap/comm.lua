@@ -53,6 +53,13 @@ function comm.open_mpi()
   return wrap()
 end
 
+--- As open_mpi, with NCCL between GPUs; the calling rank computes on its host's next GPU from now
+-- on. Collective.
+function comm.open_nccl()
+  check(C.neap_comm_open_nccl(out_comm), 2)
+  return wrap()
+end
+
 --- A communicator of the same ranks with an order of its own. Collective.
 function Comm:duplicate()
   check(C.neap_comm_duplicate(self.ptr, out_comm), 2)
@@ -78,7 +85,7 @@ function Comm:size()
   return C.neap_comm_size(self.ptr)
 end
 
---- 'local' or 'mpi'.
+--- 'local', 'mpi' or 'nccl'.
 function Comm:transport()
   return ffi.string(C.neap_comm_transport(self.ptr))
 end

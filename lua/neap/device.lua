@@ -20,7 +20,7 @@ function device.describe(ordinal)
   return ffi.string(buffer)
 end
 
---- Makes a rank compute on 'cpu' or 'cuda'; ranks share the GPUs in turn.
+--- Makes a rank that is a thread compute on 'cpu' or 'cuda'; ranks share the GPUs in turn.
 function device.use(name, rank)
   if name == 'cuda' then
     check(C.neap_device_use(rank % math.max(1, device.count())), 2)
@@ -41,17 +41,24 @@ function device.memory()
   return tonumber(numbers[0]), tonumber(numbers[1])
 end
 
+--- NCCL's version and place, and whether ranks can share a GPU; or why it cannot be used.
+function device.nccl()
+  local buffer = ffi.new('char[?]', SIZE)
+  local ok, failure = pcall(check, C.neap_nccl_describe(buffer, SIZE))
+  return ok and ffi.string(buffer) or failure.message
+end
+
 --- What doctor tells: a list of { name, text }.
 function device.facts()
-  local count = device.count()
+  local count, list = device.count(), {}
   if count == 0 then
     local ok, failure = pcall(check, C.neap_device_use(0))
-    return { { 'gpu', ok and 'none' or failure.message } }
+    list[1] = { 'gpu', ok and 'none' or failure.message }
   end
-  local list = {}
   for i = 0, count - 1 do
     list[#list + 1] = { 'gpu ' .. i, device.describe(i) }
   end
+  list[#list + 1] = { 'nccl', device.nccl() }
   return list
 end
 

@@ -45,12 +45,13 @@ static void run_threads(int ranks, rank_body *body, int which)
   neap_world_close(world);
 }
 
-/* Runs the body over the processes of mpirun and counts the checks of all ranks together. Returns
- * this process's rank, or -1 if MPI cannot be had. */
-__attribute__((unused)) static int run_mpi(rank_body *body, int which)
+/* Runs the body over the processes of mpirun, linked by MPI or as open does it, and counts the
+ * checks of all ranks together. Returns this process's rank, or -1 if they cannot be linked. */
+__attribute__((unused)) static int run_processes(int (*open)(neap_comm **out), rank_body *body,
+                                                 int which)
 {
   neap_comm *comm;
-  if (!check(!neap_comm_open_mpi(&comm), "%s", neap_error_message()))
+  if (!check(!open(&comm), "%s", neap_error_message()))
     return -1;
   body(comm, NULL, which);
   int64_t counts[2] = {check_passed, check_failed};
@@ -60,6 +61,11 @@ __attribute__((unused)) static int run_mpi(rank_body *body, int which)
   check_passed = (int)counts[0];
   check_failed = (int)counts[1];
   return rank;
+}
+
+__attribute__((unused)) static int run_mpi(rank_body *body, int which)
+{
+  return run_processes(neap_comm_open_mpi, body, which);
 }
 
 #endif

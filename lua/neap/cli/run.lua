@@ -124,11 +124,10 @@ local function record(args, script, values, rank, ranks)
   local runs = (rank or 0) == 0 and store.of(args)
   if not runs then return nil end
   local row, context = describe(args, script, values, ranks)
-  row.transport = rank and 'mpi' or 'local'
+  row.transport = rank and (args.device == 'cuda' and 'nccl' or 'mpi') or 'local'
   local id = runs:begin(row)
-  local started = runs:runs('id = ?', id)[1].started
   runs:close()
-  return { path = store.path(args), run = id, context = context, started = started }
+  return { path = store.path(args), run = id, context = context }
 end
 
 function run.run(args)

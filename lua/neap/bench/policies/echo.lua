@@ -2,7 +2,6 @@
 -- policy costs by itself.
 local Echo = require('neap.policy').define { name = 'echo' }
 
---- The layout in force, as it is.
 function Echo:plan(ctx)
   return ctx.previous
 end
