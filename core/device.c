@@ -5,9 +5,51 @@
 #include "cuda/cuda_device.h"
 #endif
 
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* ---- memory of the host that is counted ------------------------------------------------------ */
+
+static int64_t host_now, host_most; /* atomic: bytes */
+
+static void count_host(int64_t bytes)
+{
+  int64_t now = __atomic_add_fetch(&host_now, bytes, __ATOMIC_RELAXED);
+  int64_t most = __atomic_load_n(&host_most, __ATOMIC_RELAXED);
+  while (now > most && !__atomic_compare_exchange_n(&host_most, &most, now, true, __ATOMIC_RELAXED,
+                                                    __ATOMIC_RELAXED))
+    continue;
+}
+
+static void *alloc_host(int64_t bytes, const char *what)
+{
+  void *memory = neapi_alloc(bytes, what);
+  if (memory)
+    count_host((int64_t)malloc_usable_size(memory));
+  return memory;
+}
+
+static void free_host(void *memory)
+{
+  count_host(-(int64_t)malloc_usable_size(memory));
+  free(memory);
+}
+
+static int held_by_host(int64_t *now, int64_t *most)
+{
+  *now = __atomic_load_n(&host_now, __ATOMIC_RELAXED);
+  *most = __atomic_load_n(&host_most, __ATOMIC_RELAXED);
+  return NEAP_OK;
+}
+
+static int forget_most_of_host(void)
+{
+  int64_t now = __atomic_load_n(&host_now, __ATOMIC_RELAXED);
+  __atomic_store_n(&host_most, now, __ATOMIC_RELAXED);
+  return NEAP_OK;
+}
 
 #ifdef NEAP_CUDA
 
@@ -74,6 +116,20 @@ int neap_device_memory(int64_t *free_bytes, int64_t *total_bytes)
   return check(neapi_cuda_memory(free_bytes, total_bytes), "cannot tell the GPU's memory");
 }
 
+int neap_device_held(int64_t *now, int64_t *most)
+{
+  if (current < 0)
+    return held_by_host(now, most);
+  return check(neapi_cuda_held(current, now, most), "cannot tell what memory is used");
+}
+
+int neap_device_forget_most(void)
+{
+  if (current < 0)
+    return forget_most_of_host();
+  return check(neapi_cuda_forget_most(current), "cannot tell what memory is used");
+}
+
 int neap_device_wait(void)
 {
   return neapi_stream_wait();
@@ -97,7 +153,7 @@ int neapi_stream_wait(void)
 void *neapi_place_alloc(neapi_place place, int64_t bytes, const char *what)
 {
   if (place == NEAPI_HOST || current < 0)
-    return neapi_alloc(bytes, what);
+    return alloc_host(bytes, what);
   void *memory = NULL;
   int error = neapi_cuda_alloc(place == NEAPI_PINNED, bytes, &memory);
   if (!error)
@@ -105,9 +161,8 @@ void *neapi_place_alloc(neapi_place place, int64_t bytes, const char *what)
   int64_t available = 0, total = 0;
   neapi_cuda_memory(&available, &total);
   neapi_fail(NEAP_MEMORY,
-             "%s: %lld bytes are needed on GPU %d (%s), of whose %lld bytes %lld are free; lower "
-             "batch, sequence, slots, hidden or ffn, or use fewer ranks a GPU",
-             what, (long long)bytes, current, neapi_cuda_text(error), (long long)total,
+             "%s: %lld bytes are needed on GPU %d (%s), of whose %lld bytes %lld are free", what,
+             (long long)bytes, current, neapi_cuda_text(error), (long long)total,
              (long long)available);
   return NULL;
 }
@@ -117,7 +172,7 @@ void neapi_place_free(neapi_place place, void *memory)
   if (!memory)
     return;
   if (place == NEAPI_HOST)
-    free(memory);
+    free_host(memory);
   else
     neapi_cuda_free(place == NEAPI_PINNED, memory);
 }
@@ -312,6 +367,16 @@ int neap_device_memory(int64_t *free_bytes, int64_t *total_bytes)
   return absent();
 }
 
+int neap_device_held(int64_t *now, int64_t *most)
+{
+  return held_by_host(now, most);
+}
+
+int neap_device_forget_most(void)
+{
+  return forget_most_of_host();
+}
+
 int neap_device_wait(void)
 {
   return NEAP_OK;
@@ -335,13 +400,14 @@ int neapi_stream_wait(void)
 void *neapi_place_alloc(neapi_place place, int64_t bytes, const char *what)
 {
   (void)place;
-  return neapi_alloc(bytes, what);
+  return alloc_host(bytes, what);
 }
 
 void neapi_place_free(neapi_place place, void *memory)
 {
   (void)place;
-  free(memory);
+  if (memory)
+    free_host(memory);
 }
 
 static void zero(neapi_place place, void *memory, int64_t bytes)

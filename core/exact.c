@@ -31,7 +31,7 @@ static int key_failed;
 static void free_block(void *value)
 {
   block *b = value;
-  free(b->memory);
+  neapi_place_free(NEAPI_HOST, b->memory);
   free(b);
 }
 
@@ -57,9 +57,9 @@ static double *scratch(int64_t count)
     return NULL;
   }
   if (b->bytes < count * 8) {
-    free(b->memory);
+    neapi_place_free(NEAPI_HOST, b->memory);
     b->bytes = 0;
-    b->memory = neapi_alloc(count * 8, "exact sums");
+    b->memory = neapi_place_alloc(NEAPI_HOST, count * 8, "exact sums");
     if (b->memory)
       b->bytes = count * 8;
   }

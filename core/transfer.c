@@ -484,6 +484,8 @@ int neap_transfer_wait(neap_transfer *t)
   if (!status && t->reduces) {
     double begin = neap_timeline_begin(NEAP_SPAN_REDUCE);
     status = finish_reduce(t);
+    if (t->staging.place == NEAPI_GPU) /* where allocating costs little, and memory is scarce */
+      neapi_buffer_free(&t->staging);
     neap_timeline_end(NEAP_SPAN_REDUCE, begin);
   } else if (!status) {
     copy_rows(t, t->shards->slots);

@@ -1,7 +1,6 @@
 /* Buffers in host memory: copies, and reductions that add in rank order. */
 #include "transport.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 enum { BLOCK = 512 }; /* elements that a fold keeps in cache */
@@ -66,4 +65,14 @@ static int copy(void *to, const void *from, int64_t bytes)
   return NEAP_OK;
 }
 
-const neapi_memory neapi_host_memory = {neapi_alloc, free, copy, fold};
+static void *allocate(int64_t bytes, const char *what)
+{
+  return neapi_place_alloc(NEAPI_HOST, bytes, what);
+}
+
+static void release(void *memory)
+{
+  neapi_place_free(NEAPI_HOST, memory);
+}
+
+const neapi_memory neapi_host_memory = {allocate, release, copy, fold};

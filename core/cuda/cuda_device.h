@@ -12,6 +12,8 @@ int neapi_cuda_select(int32_t ordinal);
 int neapi_cuda_describe(int32_t ordinal, char *name, int64_t size, int32_t *capability,
                         int32_t *driver, int32_t *runtime);
 int neapi_cuda_memory(int64_t *free_bytes, int64_t *total_bytes);
+int neapi_cuda_held(int32_t ordinal, int64_t *now, int64_t *most);
+int neapi_cuda_forget_most(int32_t ordinal);
 const char *neapi_cuda_text(int error);
 void *neapi_cuda_stream(void);
 int neapi_cuda_wait(void);

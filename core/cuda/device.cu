@@ -65,6 +65,27 @@ int neapi_cuda_memory(int64_t *free_bytes, int64_t *total_bytes)
   return 0;
 }
 
+int neapi_cuda_held(int32_t ordinal, int64_t *now, int64_t *most)
+{
+  cudaMemPool_t pool;
+  uint64_t used, high;
+  TRY(cudaDeviceGetDefaultMemPool(&pool, ordinal));
+  TRY(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used));
+  TRY(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemHigh, &high));
+  *now = (int64_t)used;
+  *most = (int64_t)high;
+  return 0;
+}
+
+int neapi_cuda_forget_most(int32_t ordinal)
+{
+  cudaMemPool_t pool;
+  uint64_t none = 0;
+  TRY(cudaDeviceGetDefaultMemPool(&pool, ordinal));
+  TRY(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrUsedMemHigh, &none));
+  return 0;
+}
+
 const char *neapi_cuda_text(int error)
 {
   return cudaGetErrorString((cudaError_t)error);

@@ -83,6 +83,11 @@ NEAP_API int neap_device_wait(void);
 NEAP_API int neap_device_describe(int32_t ordinal, char *text, int64_t size);
 /* Bytes of the calling thread's GPU. */
 NEAP_API int neap_device_memory(int64_t *free_bytes, int64_t *total_bytes);
+/* Bytes that tensors, shards, buffers and exchanges of all this process's ranks hold on the calling
+ * thread's device: now, and at most since the last forget. Small things and what CUDA keeps for
+ * itself are not counted. */
+NEAP_API int neap_device_held(int64_t *now, int64_t *most);
+NEAP_API int neap_device_forget_most(void);
 
 /* ---- random: counter-based, so that a value depends on its key and not on who draws it ----- */
 

@@ -48,6 +48,18 @@ function device.nccl()
   return ok and ffi.string(buffer) or failure.message
 end
 
+--- Bytes that tensors, shards, buffers and exchanges of this process's ranks hold on this rank's
+-- device: now, and at most since forget_most.
+function device.held()
+  local numbers = ffi.new 'int64_t[2]'
+  check(C.neap_device_held(numbers, numbers + 1), 2)
+  return tonumber(numbers[0]), tonumber(numbers[1])
+end
+
+function device.forget_most()
+  check(C.neap_device_forget_most(), 2)
+end
+
 --- What doctor tells: a list of { name, text }.
 function device.facts()
   local count, list = device.count(), {}

@@ -25,6 +25,7 @@ local launcher = require 'neap.launcher'
 local lib = require 'neap.lib'
 local comm = require 'neap.comm'
 local device = require 'neap.device'
+local estimate = require 'neap.estimate'
 local failure = require 'neap.failure'
 local params = require 'neap.params'
 local progress = require 'neap.progress'
@@ -151,6 +152,19 @@ local function run(channel, rank, ranks, order, runs)
   if job.timeline then job.timeline:close(job) end
 end
 
+--- An error about memory with what the estimate says of it, if the recipe is a training.
+local function advise(err, ranks, order)
+  if type(err) ~= 'table' or err.code ~= 'MEMORY' then return err end
+  local ok, advice = pcall(function()
+    local script = recipe.load(order.recipe)
+    return estimate.knows(script.params) and estimate.advice(estimate.here(
+      params.values(script.params, order.params, order.device), ranks,
+      order.node_size or script.node_size, order.device))
+  end)
+  if ok and advice then err.message = ('%s; %s'):format(err.message, advice) end
+  return err
+end
+
 local function fail(rank, world, err)
   if not world and rank > 0 then
     launcher.sleep(COURTESY)
@@ -173,6 +187,7 @@ local function main(rank, ranks, world, text)
     channel = open_channel(rank, world, order)
     run(channel, rank, ranks, order, runs)
   end, failure.handler)
+  if not ok then err = advise(err, ranks, order) end
   if runs then
     runs:finish(order.store.run, ok and 0 or failure.status(err), not ok and failure.text(err)
       or nil)

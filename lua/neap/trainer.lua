@@ -7,6 +7,7 @@
 -- Every rank calls everything (collective). A run depends on params, text and seed alone: two runs
 -- have the same batches and the same initial parameters whatever their policy and ranks.
 
+local device = require 'neap.device'
 local lib = require 'neap.lib'
 local metrics = require 'neap.metrics'
 local optim = require 'neap.optim'
@@ -99,6 +100,7 @@ function trainer.open(options)
     balance = metrics.balance(), losses = metrics.series(), seconds = metrics.series(),
     busy = 0, waited = 0, schedule = schedules.resolve(options.schedule or p.schedule),
   }, Trainer)
+  device.forget_most() -- all ranks are here: earlier trainings have closed
   self.topology = topologies.open { node_of = job.node_of, ranks = job.ranks, slots = p.slots,
     experts = p.experts, cost = costs(p.ffn) }
   self.session = sessions.open { comm = self.comm, topology = self.topology, layers = p.layers,
@@ -282,7 +284,8 @@ end
 
 --- The run in figures: policy, steps, seed, losses (list), digest, loss (mean of the last tenth),
 -- tokens_per_second, ideal_tokens_per_second, balance figures (metrics.lua), exposed (share of the
--- step that ranks wait for communication), bytes a step by kind, and what session:report tells.
+-- step that ranks wait for communication), bytes a step by kind, device_bytes (the most that all
+-- ranks of this process have held on this rank's device), and what session:report tells.
 -- Collective; the same on every rank, apart from what only rank 0 knows of the policy.
 function Trainer:summary()
   local p, steps = self.params, self.done
@@ -300,18 +303,23 @@ function Trainer:summary()
   row.exposed = sums[2] / sums[3]
   row.bytes_per_step = { tokens = sums[4] / steps, unshard = sums[5] / steps,
     reduce = sums[6] / steps }
+  row.device_bytes = select(2, device.held())
   for name, value in pairs(self.session:report()) do row[name] = value end
   if self.recorder then self.recorder:close(summary.stored(row)) end
   return row
 end
 
---- Collective.
+--- Collective. The collector frees most of the memory; it does not know how much that is, so it is
+-- called.
 function Trainer:close()
   if self.writer then self.writer:close() end
   if self.meter then self.meter:close() end
   self.session:close()
   self.model:close()
   self.comm:close()
+  self.model, self.optimizer, self.ids, self.targets = nil, nil, nil, nil
+  collectgarbage()
+  collectgarbage() -- what the first one's tensors have kept alive
 end
 
 return trainer

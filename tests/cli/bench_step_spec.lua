@@ -35,6 +35,10 @@ describe('neap bench step', function()
       assert.are.equal(result.schedules[1].first_loss, schedule.first_loss)
       assert.is_nil(schedule.host_gap_us) -- there is no host beside the CPU
     end
+    status, out = program.run(SMALL .. '--json --dry-run --schedules=none,laer:chunks=2+keep=3')
+    assert.are.equal(0, status)
+    local held = math.max(result.schedules[1].device_bytes, result.schedules[2].device_bytes)
+    assert.is_true(math.abs(json.decode(out).process / held - 1) < 0.25)
     local file = assert(io.open(path))
     local events = json.decode(file:read '*a').traceEvents
     file:close()

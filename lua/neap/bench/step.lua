@@ -1,6 +1,7 @@
 --- neap bench step: whole training steps of a MoE transformer on ranks that are threads, under one
 -- schedule of transfers after the other, with the same seed.
 
+local estimate = require 'neap.estimate'
 local json = require 'neap.json'
 local launcher = require 'neap.launcher'
 local params = require 'neap.params'
@@ -38,6 +39,7 @@ local all = params.extend(trainer.params, {
     doc = "schedules of transfers, one after the other; with fields: none,laer:chunks=2+keep=3" },
   warm_up = { default = 1, on_cuda = 3, min = 1, integer = true, doc = 'steps before' },
   repeats = { default = 2, on_cuda = 5, min = 1, integer = true, doc = 'measured steps' },
+  dry_run = { default = false, doc = 'print the memory that it will need, by kind; start nothing' },
   timeline = { default = '', doc = "JSON file for Perfetto: the last step of each; '' for none" },
 })
 
@@ -45,9 +47,22 @@ local all = params.extend(trainer.params, {
 for _, name in ipairs { 'steps', 'schedule', 'warmup', 'rate' } do all[name] = nil end
 bench.options = all
 
+--- The schedule that needs most memory.
+local function dry_run(args, values)
+  local most
+  for _, schedule in ipairs(values.schedules) do
+    values.schedule = schedule:gsub('%+', ',')
+    local result = estimate.here(values, values.ranks, values.node_size, args.device)
+    most = most and most.process > result.process and most or result
+  end
+  estimate.tell(most, args.json)
+  return 0
+end
+
 function bench.run(args)
   local values = {}
   for name in pairs(bench.options) do values[name] = args.params[name] end
+  if values.dry_run then return dry_run(args, values) end
   local order = json.encode { params = values, device = args.device, json = args.json }
   return launcher.run_ranks(args.params.ranks, launcher.home .. '/lua/neap/bench/ranks/step.lua',
     { order })

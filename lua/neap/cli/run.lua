@@ -1,6 +1,7 @@
 --- neap run: loads the recipe, validates its parameters and starts the ranks.
 
 local json = require 'neap.json'
+local estimate = require 'neap.estimate'
 local failure = require 'neap.failure'
 local launcher = require 'neap.launcher'
 local params = require 'neap.params'
@@ -71,6 +72,7 @@ function run.options(command, arguments)
     :argname('<file>')
   command:option('--timeline-step', 'the step to record, from 0 (default: 3, or the last)')
     :argname('<step>'):convert(whole('--timeline-step', 0, 2 ^ 53))
+  command:flag('--dry-run', 'print the memory that the run will need, by kind; start nothing')
   command:flag('--json', 'results as JSON')
   store.options(command)
   local path = find_recipe(arguments)
@@ -130,6 +132,16 @@ local function record(args, script, values, rank, ranks)
   return { path = store.path(args), run = id, context = context }
 end
 
+--- Tells what memory a training of the recipe needs, without starting it.
+local function dry_run(args, script, values, ranks)
+  if not estimate.knows(script.params) then
+    failure.usage("--dry-run: recipe %s does not have a training's parameters", script.name)
+  end
+  estimate.tell(estimate.here(values, ranks, args.node_size or script.node_size, args.device),
+    args.json)
+  return 0
+end
+
 function run.run(args)
   local script = recipe.load(args.recipe)
   local texts = args.params or {}
@@ -142,6 +154,7 @@ function run.run(args)
     failure.usage('-n %d, but mpirun started %d processes; leave -n out', args.ranks, size)
   end
   local ranks = size or args.ranks or script.ranks
+  if args.dry_run then return rank and rank > 0 and 0 or dry_run(args, script, values, ranks) end
   local order = json.encode({
     recipe = args.recipe, node_size = args.node_size, device = args.device, strict = args.strict,
     in_process = args.in_process, deadline = args.deadline, json = args.json,

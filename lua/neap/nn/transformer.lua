@@ -233,7 +233,7 @@ function Transformer:shards()
   return list
 end
 
---- Collective.
+--- Collective. Whoever still knows the model does not keep its tensors alive: compiled code may.
 function Transformer:close()
   for l = 0, self.options.layers - 1 do
     self.experts[l]:close()
@@ -241,6 +241,8 @@ function Transformer:close()
   end
   self.comm.tokens:close()
   self.comm.shards:close()
+  self.parameters, self.pipeline, self.blocks, self.embed = nil, nil, nil, nil
+  self.norm, self.head, self.criterion = nil, nil, nil
 end
 
 return Transformer

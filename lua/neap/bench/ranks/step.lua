@@ -79,6 +79,7 @@ local function measure(channel, rank, ranks, order, schedule)
   for _ = 1, p.warm_up + p.repeats do run:step() end
   local total, used = run.model:count()
   local losses = run.losses
+  record.device_bytes = select(2, device.held())
   run:close()
   record.recorder:close()
   return record, losses, total, used
@@ -134,7 +135,8 @@ local function result_of(p, schedule, record, losses)
     utilization = share 'computing', any_rank_computes = share 'any_computing',
     host_gap_us = gap and 1e6 * gap, host_gap_ms_a_step = gaps and 1e3 * gaps,
     spans = by_name(all, 'compute'), exposed_by = by_name(all, 'exposed'),
-    streams = by_name(all, 'busy'), first_loss = losses[1], last_loss = losses[losses.count],
+    streams = by_name(all, 'busy'), device_bytes = record.device_bytes,
+    first_loss = losses[1], last_loss = losses[losses.count],
   }
 end
 
@@ -172,10 +174,11 @@ local function print_result(document)
   for i, r in ipairs(document.schedules) do
     rows[i] = { r.schedule, ('%.1f'):format(r.step_ms), ('%.0f'):format(r.tokens_per_second),
       ('%.2f'):format(r.tflops), percent(r.exposed), percent(r.utilization),
-      percent(r.any_rank_computes), r.host_gap_us and ('%.0f'):format(r.host_gap_us) or '' }
+      percent(r.any_rank_computes), r.host_gap_us and ('%.0f'):format(r.host_gap_us) or '',
+      ('%.2f'):format(r.device_bytes / 1e9) }
   end
   print(text_table.format({ 'schedule', 'step ms', 'tokens/s', 'TFLOP/s', 'exposed %',
-    'utilization %', 'any rank computes %', 'host gap us a layer' }, rows))
+    'utilization %', 'any rank computes %', 'host gap us a layer', 'GB' }, rows))
   print_spans(document.schedules)
 end
 
@@ -200,8 +203,6 @@ local function run(channel, rank, ranks, order)
   for i, schedule in ipairs(p.schedules) do
     local record, losses
     record, losses, total, used = measure(channel, rank, ranks, order, schedule)
-    collectgarbage() -- frees the tensors, and with the second call what they have kept alive
-    collectgarbage()
     if rank == 0 then
       results[i] = result_of(p, schedule, record, losses)
       runs[i] = { label = schedule, ranks = record.last }

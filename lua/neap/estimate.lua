@@ -1,0 +1,190 @@
+--- What memory a training will need, from its parameters alone: neap run --dry-run prints it, and a
+-- run that has no memory left names the parameter to lower.
+--
+--   local e = estimate.training(values, { ranks = 8, node_size = 4, device = 'cuda' })
+--   e.rank, e.process             -- bytes of one rank, and of all that are here
+--   e.kinds                       -- { kind =, bytes = of one rank, lower = 'which parameter' }
+--
+-- Counts what optim.lua, nn/, moe.c, shards.c and transfer.c allocate. Tokens of experts wander
+-- from step to step, and so do their buffers: they are taken with a margin.
+
+local device = require 'neap.device'
+local json = require 'neap.json'
+local schedules = require 'neap.nn.schedule'
+local text_table = require 'neap.table'
+
+local estimate = {}
+
+--- A rank's buffers of tokens grow to what a step needs and a quarter more.
+local MARGIN = 1.25
+
+local SIZE = { f64 = 8, f32 = 4, bf16 = 2 }
+
+local NEEDED = { 'layers', 'hidden', 'heads', 'kv_heads', 'experts', 'top_k', 'ffn', 'slots',
+  'sequence', 'batch', 'schedule', 'shard_group' }
+
+--- Whether parameters are those of a training that this file knows.
+function estimate.knows(specs)
+  for _, name in ipairs(NEEDED) do
+    if not specs[name] then return false end
+  end
+  return true
+end
+
+--- Sizes that everything follows from.
+local function sizes_of(p, job)
+  local s = { layers = p.layers, hidden = p.hidden, experts = p.experts, top_k = p.top_k,
+    slots = p.slots, ranks = job.ranks, gpu = job.device == 'cuda',
+    vocabulary = rawget(p, 'vocabulary') or 256, exact = rawget(p, 'exact') }
+  s.dtype = rawget(p, 'dtype') or 'f32'
+  s.element = SIZE[s.dtype]
+  s.stat = math.max(4, s.element)   -- masters, moments, sums
+  s.slope = s.exact and 8 or s.stat -- gradients
+  s.tokens = math.ceil(p.batch / job.ranks) * p.sequence
+  s.heads, s.sequence = p.heads, p.sequence
+  s.qkv = (p.heads + 2 * p.kv_heads) * p.hidden / p.heads
+  local sum, most = 0, 0
+  for _, f in ipairs(p.ffn) do sum, most = sum + f / #p.ffn, math.max(most, f) end
+  s.ffn, s.expert, s.slot = sum, 3 * p.hidden * sum, 3 * p.hidden * most
+  local group = { all = job.ranks, node = job.node_size }
+  s.group = math.min(group[p.shard_group] or tonumber(p.shard_group) or job.ranks, job.ranks)
+  s.schedule = schedules.resolve(p.schedule)
+  s.dense = 2 * s.vocabulary * s.hidden + s.hidden + s.layers
+    * (2 * s.hidden + s.hidden * (s.qkv + s.hidden + s.experts))
+  return s
+end
+
+--- Values that all ranks have, and shards of experts in the type of computation.
+local function parameters(s)
+  local shards = s.layers * s.experts * s.expert
+  local bytes = s.dense * s.element
+  if s.stat ~= s.element then bytes = bytes + shards / s.ranks * s.element end
+  if s.group < s.ranks then bytes = bytes + shards / s.group * s.element end
+  return bytes
+end
+
+--- Masters and two moments, each cut over the ranks; of f32, the experts' masters are what the rank
+-- computes with.
+local function optimizer(s)
+  local range = s.dense / s.ranks
+  local bytes = 3 * range * s.stat + 3 * s.layers * s.experts * s.expert / s.ranks * s.stat
+  return bytes + (s.stat ~= s.element and range * s.element or 0)
+end
+
+local function unshard_buffers(s)
+  return math.min(s.schedule.keep, s.layers) * s.slots * s.slot * s.element
+end
+
+--- Of dense parameters, of slots, of shards, and what comes from other ranks. On the CPU every
+-- layer keeps the memory for that.
+local function gradients(s)
+  local kept = math.min(s.schedule.gradients, s.layers)
+  local incoming = s.slots * s.expert * (s.ranks - 1) / s.ranks * s.slope
+  local scratch = s.ranks > 1 and s.dense * s.slope or 0
+  local ranges = (s.dense + s.layers * s.experts * s.expert) / s.ranks * s.stat
+  return s.dense * s.slope + kept * s.slots * s.slot * s.slope
+    + (s.gpu and kept or s.layers) * incoming + scratch + ranges
+    + (s.exact and s.dense / s.ranks * 8 or 0)
+end
+
+--- Of a layer's experts: rows that are computed here, and this rank's that others compute.
+local function expert_rows(s)
+  local here, rows = s.tokens * s.top_k, s.tokens * s.top_k * (2 - 1 / s.ranks)
+  local bytes = MARGIN * (3 * rows * s.hidden + 3 * here * s.ffn + here / s.slots * s.ffn)
+    * s.element
+  if s.exact then
+    local wide, narrow = math.max(2 * s.ffn, s.hidden), math.max(s.ffn, s.hidden)
+    bytes = bytes + MARGIN * here / s.slots * (wide + narrow) * 8
+      + s.tokens * (s.hidden + s.experts) * 8 + 16 * s.experts * (2 * s.hidden + 3 * s.ffn)
+  end
+  return bytes
+end
+
+local function activations(s)
+  local layer = 12 * s.hidden * s.element + 2 * s.qkv * s.element + (s.heads + 2) * s.stat
+    + 2 * s.experts * s.stat + s.top_k * (2 * s.stat + 12)
+    + (s.exact and 2 * s.hidden * s.stat or 0)
+  local ends = 4 * s.hidden * s.element + (s.exact and s.hidden * s.stat or 0)
+  local table_bytes = s.sequence * s.hidden / s.heads * s.stat
+  local scratch = s.exact and s.tokens * (s.hidden + math.max(s.qkv, s.vocabulary)) * 8 or 0
+  return s.layers * (s.tokens * layer + table_bytes + expert_rows(s)) + s.tokens * ends + scratch
+end
+
+local function logits(s)
+  local slope = s.stat ~= s.element and s.element or 0
+  return s.tokens * (s.vocabulary * (s.stat + slope) + s.stat)
+end
+
+local KINDS = {
+  { 'parameters', parameters, 'hidden, layers or ffn' },
+  { 'masters and moments', optimizer, 'hidden, layers, ffn or experts, or take more GPUs' },
+  { 'unshard buffers', unshard_buffers, "slots or the schedule's keep (--schedule=laer:keep=2)" },
+  { 'gradients', gradients, "slots or the schedule's gradients (--schedule=laer:gradients=2)" },
+  { 'activations', activations, 'batch or sequence' },
+  { 'logits', logits, 'batch, sequence or vocabulary' },
+}
+
+--- p: values of trainer.params, perhaps with a vocabulary. job: ranks, node_size, device, and
+-- perhaps sharing, the ranks that share the device (all of them). Bytes of the rank with the most
+-- sequences; process: of all that share its device.
+function estimate.training(p, job)
+  local s = sizes_of(p, job)
+  local result = { kinds = {}, rank = 0, sharing = job.sharing or job.ranks }
+  for i, kind in ipairs(KINDS) do
+    local bytes = kind[2](s)
+    result.kinds[i] = { kind = kind[1], bytes = bytes, lower = kind[3] }
+    result.rank = result.rank + bytes
+  end
+  -- activations of all ranks follow the batch, not its largest share
+  local share = p.batch * p.sequence / job.ranks / s.tokens
+  local moving = result.kinds[5].bytes + result.kinds[6].bytes
+  result.process = result.sharing * (result.rank - moving * (1 - share))
+  return result
+end
+
+--- Of ranks that share this machine's GPUs, or its memory. node_size: nil for one node.
+function estimate.here(p, ranks, node_size, name)
+  local devices = name == 'cuda' and math.max(1, device.count()) or 1
+  return estimate.training(p, { ranks = ranks, node_size = node_size or ranks, device = name,
+    sharing = math.ceil(ranks / devices) })
+end
+
+--- The kind that needs most.
+function estimate.largest(result)
+  local largest = result.kinds[1]
+  for _, kind in ipairs(result.kinds) do
+    if kind.bytes > largest.bytes then largest = kind end
+  end
+  return largest
+end
+
+local function gigabytes(bytes)
+  return ('%.3f'):format(bytes / 1e9)
+end
+
+--- As a table on one screen.
+function estimate.text(result)
+  local rows = {}
+  for i, kind in ipairs(result.kinds) do
+    rows[i] = { kind.kind, gigabytes(kind.bytes),
+      ('%.0f'):format(100 * kind.bytes / result.rank), kind.lower }
+  end
+  rows[#rows + 1] = { 'one rank', gigabytes(result.rank), '100', '' }
+  return ('%s\n%d ranks on a device: %s GB'):format(text_table.format({ 'kind', 'GB a rank', '%',
+    'to lower it' }, rows), result.sharing, gigabytes(result.process))
+end
+
+--- Prints it.
+function estimate.tell(result, as_json)
+  print(as_json and json.encode(result) or estimate.text(result))
+end
+
+--- What to add to the message of a run that is out of memory.
+function estimate.advice(result)
+  local largest = estimate.largest(result)
+  return ('the run is estimated to need %s GB on this device for its %d ranks (--dry-run), most of '
+    .. 'it, %.0f %%, for %s: lower %s'):format(gigabytes(result.process), result.sharing,
+    100 * largest.bytes / result.rank, largest.kind, largest.lower)
+end
+
+return estimate

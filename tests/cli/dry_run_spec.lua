@@ -1,0 +1,56 @@
+--- neap run --dry-run: the estimate of memory, against what the engine then holds.
+
+local json = require 'neap.json'
+local program = require 'tests.cli.program'
+
+local RECIPE = "run experiments/quickstart.lua --text=english --trace='' --policies=minimax "
+local SHARE = 0.15 -- of what a run holds, that an estimate may be wrong by
+
+local CASES = {
+  '--steps=4',
+  '--steps=4 --no-exact -n 4 --batch=4 --hidden=192 --layers=4 --schedule=neap --shard-group=2',
+  '--steps=4 --no-exact -n 3 --node-size=2 --batch=7 --ffn=500 --experts=6 --top-k=3 --slots=3 '
+    .. '--shard-group=node --schedule=none',
+  '--steps=4 -n 1 --slots=16 --batch=2 --heads=8 --kv-heads=2 --sequence=200',
+}
+
+local function run(arguments)
+  local status, out, err = program.run(arguments .. ' --json')
+  assert.are.equal(0, status, err)
+  return json.decode(out)
+end
+
+describe('neap run --dry-run', function()
+  for _, case in ipairs(CASES) do
+    it('estimates what a run holds: ' .. case, function()
+      local estimated = run(RECIPE .. case .. ' --dry-run')
+      local held = run(RECIPE .. case).rows[1].device_bytes
+      assert.is_true(math.abs(estimated.process / held - 1) < SHARE,
+        ('estimated %.1f MB, held %.1f MB'):format(estimated.process / 1e6, held / 1e6))
+      local sum = 0
+      for _, kind in ipairs(estimated.kinds) do sum = sum + kind.bytes end
+      assert.is_true(math.abs(sum - estimated.rank) < 1)
+    end)
+  end
+
+  it('starts nothing, and tells which parameter lowers what', function()
+    local status, out = program.run(RECIPE .. '--dry-run --hidden=8192 --layers=100 --batch=4096')
+    assert.are.equal(0, status)
+    assert.matches('activations +[%d.]+ +%d+ +batch or sequence', out)
+    assert.matches('8 ranks on a device: [%d.]+ GB', out)
+  end)
+
+  it('knows trainings only', function()
+    local status, _, err = program.run 'run tests/cli/recipes/probe.lua --dry-run'
+    assert.are.equal(2, status)
+    assert.matches("does not have a training's parameters", err)
+  end)
+
+  it('is what a run without memory is told', function()
+    local status, _, err = program.run 'run tests/cli/recipes/hungry.lua'
+    assert.are.equal(1, status)
+    assert.matches('rank 1: .*4 are free; the run is estimated to need [%d.]+ GB on this device '
+      .. 'for its 2 ranks %(%-%-dry%-run%), most of it, %d+ %%, for activations: lower batch or '
+      .. 'sequence', err)
+  end)
+end)
