@@ -12,6 +12,11 @@ int64_t neap_dtype_size(int dtype)
   return dtype >= NEAP_F32 && dtype <= NEAP_U8 ? types[dtype].size : 0;
 }
 
+int neapi_stat_of(int dtype)
+{
+  return dtype == NEAP_BF16 ? NEAP_F32 : dtype;
+}
+
 const char *neapi_dtype_name(int dtype)
 {
   return dtype >= NEAP_F32 && dtype <= NEAP_U8 ? types[dtype].name : "?";

@@ -119,8 +119,8 @@ static int gradients(const slot *s, char *row)
   int result =
       s->k->gemm_tn(s->rows, h, 2 * f, s->in, h, s->gate_up, 2 * f, row, 2 * f, 0, neapi_stream());
   if (!result)
-    result = s->k->gemm_tn(s->rows, f, h, s->activation, f, s->out, h, row + 2 * h * f * s->k->size,
-                           h, 0, neapi_stream());
+    result = s->k->gemm_tn(s->rows, f, h, s->activation, f, s->out, h,
+                           row + 2 * h * f * s->k->stat_size, h, 0, neapi_stream());
   return result;
 }
 
@@ -201,7 +201,7 @@ int neapi_experts_gradients(neapi_experts *x, const void *in, const void *dout, 
   int result = 0;
   for (int32_t i = 0; !result && i < x->slots; i++) {
     slot s = slot_of(x, i, NULL, in, dout);
-    result = s.rows ? gradients(&s, (char *)rows + i * x->stride * x->kernels->size) : 0;
+    result = s.rows ? gradients(&s, (char *)rows + i * x->stride * x->kernels->stat_size) : 0;
     x->flops += product_flops(&s);
   }
   return neapi_kernel_status_of("moe backward", result);

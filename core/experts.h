@@ -43,7 +43,8 @@ int neapi_experts_forward(neapi_experts *experts, int32_t from, int32_t end, con
 /* din = gradient of in for dout. */
 int neapi_experts_backward(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
                            const void *dout, void *din);
-/* Gradients of the weights of all slots with rows, after backward; other rows are left alone. */
+/* Gradients (slots, stride) stat of the weights of all slots with rows, after backward; other rows
+ * are left alone. */
 int neapi_experts_gradients(neapi_experts *experts, const void *in, const void *dout,
                             void *gradients);
 

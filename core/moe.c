@@ -52,8 +52,8 @@ static int check_options(const neap_comm *comm, const neap_topology *t, const ne
   if (neap_comm_size(comm) != t->ranks)
     return neapi_fail(NEAP_ARGUMENT, "moe: the communicator has %d ranks, the topology %d",
                       neap_comm_size(comm), t->ranks);
-  if (o->dtype != NEAP_F32 && o->dtype != NEAP_F64)
-    return neapi_fail(NEAP_ARGUMENT, "moe: dtype is %s; allowed are f32 and f64",
+  if (o->dtype != NEAP_F32 && o->dtype != NEAP_F64 && o->dtype != NEAP_BF16)
+    return neapi_fail(NEAP_ARGUMENT, "moe: dtype is %s; allowed are f32, f64 and bf16",
                       neapi_dtype_name(o->dtype));
   if (o->hidden < 1 || o->hidden > INT32_MAX)
     return neapi_fail(NEAP_ARGUMENT, "moe: hidden is %lld; it must be 1 or more",
@@ -113,7 +113,7 @@ int neap_moe_open(neap_comm *comm, neap_topology *topology, const neap_moe_optio
   m->input.place = m->output.place = m->slope.place = neapi_place_of_reals();
   m->rank = neap_comm_rank(comm);
   m->slots = topology->first_slot[m->rank + 1] - topology->first_slot[m->rank];
-  status = neapi_route_open(&m->route, m->kernels, options->hidden, topology->experts,
+  status = neapi_route_open(&m->route, options->dtype, options->hidden, topology->experts,
                             options->top_k, options->renormalise);
   if (!status)
     status = neapi_experts_open(&m->experts, m->kernels, options->hidden, topology->experts, ffn,
@@ -582,7 +582,7 @@ static int check_backward(const neap_moe *m, const neap_tensor *x, const neap_te
                           const neap_tensor *dx, const neap_tensor *drouter)
 {
   const char *name = "moe backward";
-  int dtype = m->options.dtype, sum_dtype = m->options.exact ? NEAP_F64 : dtype;
+  int dtype = m->options.dtype, sum_dtype = m->options.exact ? NEAP_F64 : neapi_stat_of(dtype);
   int64_t hidden = m->options.hidden, experts = m->topology->experts, stride = m->experts.stride;
   int status = require(m, "backward", SLOPES_SENT);
   if (!status)

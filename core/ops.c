@@ -27,10 +27,13 @@ int neap_op_linear(const neap_tensor *x, const neap_tensor *w, neap_tensor *y)
   int64_t t = x->dims[0], k = x->dims[1];
   CHECK(neapi_tensor_matrix("linear", "w", w, x->dtype, k, NEAPI_ANY));
   int64_t n = w->dims[1];
-  CHECK(neapi_tensor_matrix("linear", "y", y, x->dtype, t, n));
-  return neapi_kernel_status_of("linear",
-                                neapi_tensor_kernels(x)->gemm(t, n, k, x->data, k, 0, w->data, n, 0,
-                                                              y->data, n, 0, neapi_stream()));
+  bool into_stat = y && y->dtype != x->dtype;
+  CHECK(
+      neapi_tensor_matrix("linear", "y", y, into_stat ? neapi_stat_of(x->dtype) : x->dtype, t, n));
+  const neapi_kernels *kernels = neapi_tensor_kernels(x);
+  return neapi_kernel_status_of(
+      "linear", (into_stat ? kernels->gemm_stat : kernels->gemm)(t, n, k, x->data, k, 0, w->data, n,
+                                                                 0, y->data, n, 0, neapi_stream()));
 }
 
 int neap_op_linear_input_grad(const neap_tensor *dy, const neap_tensor *w, neap_tensor *dx,
@@ -53,7 +56,7 @@ int neap_op_linear_weight_grad(const neap_tensor *x, const neap_tensor *dy, neap
   int64_t t = x->dims[0], k = x->dims[1];
   CHECK(neapi_tensor_matrix("linear_weight_grad", "dy", dy, x->dtype, t, NEAPI_ANY));
   int64_t n = dy->dims[1];
-  CHECK(neapi_tensor_matrix("linear_weight_grad", "dw", dw, x->dtype, k, n));
+  CHECK(neapi_tensor_matrix("linear_weight_grad", "dw", dw, neapi_stat_of(x->dtype), k, n));
   return neapi_kernel_status_of("linear_weight_grad", neapi_tensor_kernels(x)->gemm_tn(
                                                           t, k, n, x->data, k, dy->data, n,
                                                           dw->data, n, accumulate, neapi_stream()));
@@ -76,7 +79,8 @@ int neap_op_embedding_grad(const neap_tensor *ids, const neap_tensor *dy, neap_t
 {
   CHECK(check_first("embedding_grad", "dy", dy));
   int64_t h = dy->dims[1], bytes = dy->dims[0] * 4;
-  CHECK(neapi_tensor_matrix("embedding_grad", "dtable", dtable, dy->dtype, NEAPI_ANY, h));
+  CHECK(neapi_tensor_matrix("embedding_grad", "dtable", dtable, neapi_stat_of(dy->dtype), NEAPI_ANY,
+                            h));
   CHECK(neapi_tensor_ids("embedding_grad", ids, dy->dims[0], 0, dtable->dims[0]));
   int32_t *near = (int32_t *)ids->data; /* a GPU reads them more than once */
   if (dy->place == NEAPI_GPU && !(near = neapi_place_alloc(NEAPI_GPU, bytes, "embedding_grad")))
@@ -100,7 +104,7 @@ int neap_op_rmsnorm(const neap_tensor *x, const neap_tensor *gain, double eps, n
   int64_t t = x->dims[0], h = x->dims[1];
   CHECK(neapi_tensor_vector("rmsnorm", "gain", gain, x->dtype, h));
   CHECK(neapi_tensor_matrix("rmsnorm", "y", y, x->dtype, t, h));
-  CHECK(neapi_tensor_vector("rmsnorm", "rstd", rstd, x->dtype, t));
+  CHECK(neapi_tensor_vector("rmsnorm", "rstd", rstd, neapi_stat_of(x->dtype), t));
   return neapi_kernel_status_of(
       "rmsnorm", neapi_tensor_kernels(x)->rmsnorm(t, h, x->data, gain->data, eps, y->data,
                                                   rstd->data, neapi_stream()));
@@ -112,11 +116,11 @@ int neap_op_rmsnorm_grad(const neap_tensor *x, const neap_tensor *gain, const ne
   CHECK(check_first("rmsnorm_grad", "x", x));
   int64_t t = x->dims[0], h = x->dims[1];
   CHECK(neapi_tensor_vector("rmsnorm_grad", "gain", gain, x->dtype, h));
-  CHECK(neapi_tensor_vector("rmsnorm_grad", "rstd", rstd, x->dtype, t));
+  CHECK(neapi_tensor_vector("rmsnorm_grad", "rstd", rstd, neapi_stat_of(x->dtype), t));
   CHECK(neapi_tensor_matrix("rmsnorm_grad", "dy", dy, x->dtype, t, h));
   CHECK(neapi_tensor_matrix("rmsnorm_grad", "dx", dx, x->dtype, t, h));
   if (dgain)
-    CHECK(neapi_tensor_vector("rmsnorm_grad", "dgain", dgain, x->dtype, h));
+    CHECK(neapi_tensor_vector("rmsnorm_grad", "dgain", dgain, neapi_stat_of(x->dtype), h));
   return neapi_kernel_status_of("rmsnorm_grad",
                                 neapi_tensor_kernels(x)->rmsnorm_backward(
                                     t, h, x->data, gain->data, rstd->data, dy->data, dx->data,
@@ -128,9 +132,9 @@ int neap_op_rmsnorm_gain_terms(const neap_tensor *x, const neap_tensor *rstd, co
 {
   CHECK(check_first("rmsnorm_gain_terms", "x", x));
   int64_t t = x->dims[0], h = x->dims[1];
-  CHECK(neapi_tensor_vector("rmsnorm_gain_terms", "rstd", rstd, x->dtype, t));
+  CHECK(neapi_tensor_vector("rmsnorm_gain_terms", "rstd", rstd, neapi_stat_of(x->dtype), t));
   CHECK(neapi_tensor_matrix("rmsnorm_gain_terms", "dy", dy, x->dtype, t, h));
-  CHECK(neapi_tensor_matrix("rmsnorm_gain_terms", "terms", terms, x->dtype, t, h));
+  CHECK(neapi_tensor_matrix("rmsnorm_gain_terms", "terms", terms, neapi_stat_of(x->dtype), t, h));
   return neapi_kernel_status_of(
       "rmsnorm_gain_terms", neapi_tensor_kernels(x)->rmsnorm_gain_terms(
                                 t, h, x->data, rstd->data, dy->data, terms->data, neapi_stream()));
@@ -141,6 +145,7 @@ int neap_op_rmsnorm_gain_terms(const neap_tensor *x, const neap_tensor *rstd, co
 static int check_table(const char *operation, const neap_tensor *table)
 {
   CHECK(check_first(operation, "table", table));
+  CHECK(neapi_tensor_stat(operation, "table", table));
   if (table->dims[0] < 1 || table->dims[1] < 2 || table->dims[1] % 2)
     return neapi_fail(NEAP_SHAPE,
                       "%s: table is (%lld, %lld); expected 1 or more rows and an even "
@@ -162,7 +167,9 @@ int neap_op_rotary_table(double base, neap_tensor *table)
 int neap_op_rotary(neap_tensor *x, int32_t heads, const neap_tensor *table, int inverse)
 {
   CHECK(check_table("rotary", table));
-  CHECK(neapi_tensor_matrix("rotary", "x", x, table->dtype, NEAPI_ANY, NEAPI_ANY));
+  CHECK(check_first("rotary", "x", x));
+  CHECK(
+      neapi_tensor_matrix("rotary", "table", table, neapi_stat_of(x->dtype), NEAPI_ANY, NEAPI_ANY));
   int64_t s = table->dims[0], d = table->dims[1];
   if (heads < 0 || heads * d > x->dims[1])
     return neapi_fail(NEAP_SHAPE, "rotary: %d heads of %lld columns; x has %lld columns", heads,
@@ -201,7 +208,7 @@ static int check_attention(const char *operation, const neap_tensor *qkv, int32_
   shape->sequences = t / sequence;
   shape->d = qkv->dims[1] / parts;
   CHECK(neapi_tensor_matrix(operation, "out", out, qkv->dtype, t, heads * shape->d));
-  return neapi_tensor_matrix(operation, "lse", lse, qkv->dtype, t, heads);
+  return neapi_tensor_matrix(operation, "lse", lse, neapi_stat_of(qkv->dtype), t, heads);
 }
 
 int neap_op_attention(const neap_tensor *qkv, int32_t heads, int32_t kv_heads, int64_t sequence,
@@ -237,17 +244,20 @@ int neap_op_cross_entropy(const neap_tensor *logits, const neap_tensor *target, 
                           neap_tensor *loss, neap_tensor *dlogits)
 {
   CHECK(check_first("cross_entropy", "logits", logits));
+  CHECK(neapi_tensor_stat("cross_entropy", "logits", logits));
   int64_t t = logits->dims[0], v = logits->dims[1];
+  bool narrows = dlogits && dlogits->dtype == NEAP_BF16 && logits->dtype == NEAP_F32;
   if (loss)
     CHECK(neapi_tensor_vector("cross_entropy", "loss", loss, logits->dtype, t));
   if (dlogits)
-    CHECK(neapi_tensor_matrix("cross_entropy", "dlogits", dlogits, logits->dtype, t, v));
+    CHECK(neapi_tensor_matrix("cross_entropy", "dlogits", dlogits,
+                              narrows ? NEAP_BF16 : logits->dtype, t, v));
   CHECK(neapi_tensor_ids("cross_entropy", target, t, INT32_MIN, v));
-  return neapi_kernel_status_of("cross_entropy",
-                                neapi_tensor_kernels(logits)->cross_entropy(
-                                    t, v, factor, logits->data, (const int32_t *)target->data,
-                                    loss ? loss->data : NULL, dlogits ? dlogits->data : NULL,
-                                    neapi_stream()));
+  return neapi_kernel_status_of(
+      "cross_entropy", neapi_tensor_kernels(narrows ? dlogits : logits)
+                           ->cross_entropy(t, v, factor, logits->data,
+                                           (const int32_t *)target->data, loss ? loss->data : NULL,
+                                           dlogits ? dlogits->data : NULL, neapi_stream()));
 }
 
 /* ---- elementwise --------------------------------------------------------------------------- */
@@ -320,7 +330,7 @@ int neap_op_adamw(const neap_adamw *settings, const neap_tensor *grad, neap_tens
 {
   neapi_adamw step;
   CHECK(neapi_adamw_step(settings, &step));
-  CHECK(neapi_tensor_real("adamw", "grad", grad));
+  CHECK(neapi_tensor_stat("adamw", "grad", grad));
   CHECK(neapi_tensor_elements("adamw", "param", param, grad->dtype, grad->count));
   CHECK(neapi_tensor_elements("adamw", "m", m, grad->dtype, grad->count));
   CHECK(neapi_tensor_elements("adamw", "v", v, grad->dtype, grad->count));

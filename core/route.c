@@ -6,10 +6,11 @@
 
 #include <string.h>
 
-int neapi_route_open(neapi_route *r, const neapi_kernels *kernels, int64_t hidden, int32_t experts,
-                     int32_t top_k, bool renormalise)
+int neapi_route_open(neapi_route *r, int dtype, int64_t hidden, int32_t experts, int32_t top_k,
+                     bool renormalise)
 {
-  *r = (neapi_route){.kernels = kernels,
+  *r = (neapi_route){.kernels = neapi_kernels_of(dtype),
+                     .stats = neapi_kernels_of(neapi_stat_of(dtype)),
                      .hidden = hidden,
                      .experts = experts,
                      .top_k = top_k,
@@ -37,8 +38,8 @@ void neapi_route_close(neapi_route *r)
 
 static int reserve(neapi_route *r)
 {
-  int64_t wide = r->tokens * r->experts * r->kernels->size;
-  int64_t narrow = r->tokens * r->top_k * r->kernels->size, ids = r->tokens * r->top_k * 4;
+  int64_t wide = r->tokens * r->experts * r->kernels->stat_size;
+  int64_t narrow = r->tokens * r->top_k * r->kernels->stat_size, ids = r->tokens * r->top_k * 4;
   const struct {
     neapi_buffer *buffer;
     int64_t bytes;
@@ -80,8 +81,8 @@ int neapi_route_choose(neapi_route *r, int64_t tokens, const void *x, const void
   r->tokens = tokens;
   if (reserve(r))
     return NEAP_MEMORY;
-  int result = k->gemm(tokens, r->experts, r->hidden, x, r->hidden, 0, router, r->experts, 0,
-                       r->logits.data, r->experts, 0, neapi_stream());
+  int result = k->gemm_stat(tokens, r->experts, r->hidden, x, r->hidden, 0, router, r->experts, 0,
+                            r->logits.data, r->experts, 0, neapi_stream());
   int32_t *chosen = near(r, 0, &r->ids);
   int64_t *first_bad = (int64_t *)neapi_results();
   if (!first_bad)
@@ -176,7 +177,7 @@ int neapi_route_place(neapi_route *r, const neap_layout *layout, const int64_t *
 
 int neapi_route_probability(neapi_route *r, int64_t total, double *sums)
 {
-  const neapi_kernels *k = r->kernels;
+  const neapi_kernels *k = r->stats;
   int bits = 53;
   while (total > 1ll << (53 - bits))
     bits--;
@@ -197,11 +198,11 @@ int neapi_route_probability(neapi_route *r, int64_t total, double *sums)
 /* dprobs[t] = slope for every token. */
 static int fill_dprobs(neapi_route *r, const double *slope)
 {
-  int64_t row = r->experts * r->kernels->size;
+  int64_t row = r->experts * r->stats->size;
   if (neapi_buffer_reserve(&r->dprobs, r->tokens * row, "route"))
     return NEAP_MEMORY;
   char *rows = r->dprobs.data;
-  int result = r->tokens ? r->kernels->from_double(r->experts, slope, rows, NULL) : 0;
+  int result = r->tokens ? r->stats->from_double(r->experts, slope, rows, NULL) : 0;
   for (int64_t t = 1; t < r->tokens; t++)
     memcpy(rows + t * row, rows, (size_t)row);
   return neapi_kernel_status_of("moe backward", result);

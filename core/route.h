@@ -9,18 +9,19 @@
 
 typedef struct {
   const neapi_kernels *kernels;
-  int64_t tokens, hidden; /* T, H */
-  int32_t experts, top_k; /* E, K */
+  const neapi_kernels *stats; /* those of kernels' stat */
+  int64_t tokens, hidden;     /* T, H */
+  int32_t experts, top_k;     /* E, K */
   bool renormalise;
   int64_t *counts;       /* [E] choices of this rank's tokens */
   int64_t *left;         /* [E] of place: tokens still to go to the expert's present slot */
   int32_t *turn;         /* [E] of place: which replica that is */
-  neapi_buffer logits;   /* (T, E), from backward on their gradient */
-  neapi_buffer probs;    /* (T, E) */
-  neapi_buffer dprobs;   /* (T, E) of an auxiliary loss */
+  neapi_buffer logits;   /* (T, E) stat, from backward on their gradient, real */
+  neapi_buffer probs;    /* (T, E) stat */
+  neapi_buffer dprobs;   /* (T, E) stat, of an auxiliary loss */
   neapi_buffer ids;      /* (T, K) int32_t, most probable first; on a GPU page-locked */
-  neapi_buffer weights;  /* (T, K) */
-  neapi_buffer dweights; /* (T, K), filled by who computes it, before backward */
+  neapi_buffer weights;  /* (T, K) stat */
+  neapi_buffer dweights; /* (T, K) stat, filled by who computes it, before backward */
   neapi_buffer position; /* (T, K) int32_t: row that the choice was given by place */
   neapi_buffer source;   /* (T K) int32_t: token of each choice, by slot and token */
   neapi_buffer near;     /* on a GPU: its copies of ids, position and source, (T, K) each */
@@ -29,8 +30,8 @@ typedef struct {
   neapi_buffer factors;  /* (T, H), (T, E) double, of exact_gradient */
 } neapi_route;
 
-int neapi_route_open(neapi_route *route, const neapi_kernels *kernels, int64_t hidden,
-                     int32_t experts, int32_t top_k, bool renormalise);
+int neapi_route_open(neapi_route *route, int dtype, int64_t hidden, int32_t experts, int32_t top_k,
+                     bool renormalise);
 void neapi_route_close(neapi_route *route);
 
 /* Fills probs, ids, weights and counts. x (T, H), router (H, E). bad: the first token whose logits
@@ -57,7 +58,7 @@ int neapi_route_probability(neapi_route *route, int64_t total, double *sums);
  * every token's probs. */
 int neapi_route_backward(neapi_route *route, const double *slope);
 
-/* After backward: drouter (H, E) += x^T times the gradient of logits. */
+/* After backward: drouter (H, E) stat += x^T times the gradient of logits. */
 int neapi_route_gradient(neapi_route *route, const void *x, void *drouter);
 /* The same exactly: the factors' column maxima, H of x and E of the logits' gradient; then, with
  * grids made of the maxima over all ranks, the product. */

@@ -35,8 +35,8 @@ static int check(const neap_comm *comm, const neap_topology *topology, int dtype
   if (neap_comm_size(comm) != topology->ranks)
     return neapi_fail(NEAP_ARGUMENT, "shards: the communicator has %d ranks, the topology %d",
                       neap_comm_size(comm), topology->ranks);
-  if (dtype != NEAP_F32 && dtype != NEAP_F64)
-    return neapi_fail(NEAP_ARGUMENT, "shards: dtype is %s; allowed are f32 and f64",
+  if (dtype != NEAP_F32 && dtype != NEAP_F64 && dtype != NEAP_BF16)
+    return neapi_fail(NEAP_ARGUMENT, "shards: dtype is %s; allowed are f32, f64 and bf16",
                       neapi_dtype_name(dtype));
   if (group < NEAP_GROUP_NODE)
     return neapi_fail(NEAP_ARGUMENT,
@@ -95,12 +95,17 @@ static int allocate_lists(neap_shards *s)
 static int allocate_parts(neap_shards *s)
 {
   for (int i = 0; i < 4; i++) {
-    s->part[i] = neapi_place_alloc_zero(s->place, s->owned * s->element, "shards");
+    s->part[i] = neapi_place_alloc_zero(s->place, s->owned * s->stats->size, "shards");
     if (!s->part[i])
       return NEAP_MEMORY;
   }
+  s->current = s->part[NEAP_SHARD_PARAMETER];
+  if (s->stat != s->dtype)
+    s->current = neapi_place_alloc_zero(s->place, s->owned * s->element, "shards");
+  if (!s->current)
+    return NEAP_MEMORY;
   if (s->group_size[s->rank] == s->ranks)
-    s->working = s->part[NEAP_SHARD_PARAMETER];
+    s->working = s->current;
   else
     s->working = neapi_place_alloc_zero(s->place, s->working_at[s->experts] * s->element, "shards");
   return s->working ? NEAP_OK : NEAP_MEMORY;
@@ -115,7 +120,8 @@ int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int ex
   if (status)
     return status;
   const neapi_kernels *kernels = neapi_kernels_of(dtype);
-  if (!kernels)
+  const neapi_kernels *stats = neapi_kernels_of(neapi_stat_of(dtype));
+  if (!kernels || !stats)
     return NEAP_ABSENT;
   neap_shards *s = neapi_alloc_zero(sizeof *s, "shards");
   if (!s)
@@ -123,8 +129,10 @@ int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int ex
   s->comm = comm;
   s->topology = neapi_topology_share(topology);
   s->kernels = kernels;
+  s->stats = stats;
   s->place = s->scratch.place = neapi_place_of_reals();
   s->dtype = dtype;
+  s->stat = neapi_stat_of(dtype);
   s->exact = exact;
   s->element = s->kernels->size;
   s->rank = neap_comm_rank(comm);
@@ -149,8 +157,10 @@ void neap_shards_close(neap_shards *s)
   if (!s)
     return;
   neapi_transfers_close(s);
-  if (s->working != s->part[NEAP_SHARD_PARAMETER])
+  if (s->working != s->current)
     neapi_place_free(s->place, s->working);
+  if (s->current != s->part[NEAP_SHARD_PARAMETER])
+    neapi_place_free(s->place, s->current);
   for (int i = 0; i < 4; i++)
     neapi_place_free(s->place, s->part[i]);
   neapi_buffer_free(&s->counts);
@@ -197,7 +207,7 @@ static int check_part(const neap_shards *s, int part, int32_t expert, const neap
                       NEAP_SHARD_PARAMETER, NEAP_SHARD_GRADIENT);
   int status = check_expert(s, expert);
   if (!status)
-    status = neapi_tensor_elements("shards", "value", value, s->dtype, s->sizes[expert]);
+    status = neapi_tensor_elements("shards", "value", value, s->stat, s->sizes[expert]);
   return status;
 }
 
@@ -211,13 +221,13 @@ int neap_shards_normal(neap_shards *s, int32_t expert, int64_t first, int64_t co
     return neapi_fail(NEAP_ARGUMENT, "shards: %lld elements from %lld of expert %d, which has %lld",
                       (long long)count, (long long)first, expert, (long long)s->sizes[expert]);
   neapi_range own = neapi_shards_master(s, expert, s->rank);
-  char *data = s->part[NEAP_SHARD_PARAMETER] + s->master_at[expert] * s->element;
+  char *data = s->part[NEAP_SHARD_PARAMETER] + s->master_at[expert] * s->stats->size;
   int64_t begin = own.begin > first ? own.begin : first;
   int64_t end = own.end < first + count ? own.end : first + count;
   if (begin >= end)
     return NEAP_OK;
-  return neapi_draw(s->place, s->dtype, data + (begin - own.begin) * s->element, end - begin, seed,
-                    stream, begin - first, scale);
+  return neapi_draw(s->place, s->stat, data + (begin - own.begin) * s->stats->size, end - begin,
+                    seed, stream, begin - first, scale);
 }
 
 int neap_shards_set(neap_shards *s, int part, int32_t expert, const neap_tensor *value)
@@ -226,9 +236,9 @@ int neap_shards_set(neap_shards *s, int part, int32_t expert, const neap_tensor 
   if (status)
     return status;
   neapi_range own = neapi_shards_master(s, expert, s->rank);
-  return neapi_copy(s->part[part] + s->master_at[expert] * s->element,
-                    (char *)neap_tensor_data(value) + own.begin * s->element,
-                    (own.end - own.begin) * s->element);
+  return neapi_copy(s->part[part] + s->master_at[expert] * s->stats->size,
+                    (char *)neap_tensor_data(value) + own.begin * s->stats->size,
+                    (own.end - own.begin) * s->stats->size);
 }
 
 int neap_shards_get(neap_shards *s, int part, int32_t expert, neap_tensor *value)
@@ -243,8 +253,8 @@ int neap_shards_get(neap_shards *s, int part, int32_t expert, neap_tensor *value
     neapi_range range = neapi_shards_master(s, expert, r);
     counts[r] = range.end - range.begin;
   }
-  return neap_comm_all_gather(s->comm, s->part[part] + s->master_at[expert] * s->element,
-                              neap_tensor_data(value), counts, s->dtype);
+  return neap_comm_all_gather(s->comm, s->part[part] + s->master_at[expert] * s->stats->size,
+                              neap_tensor_data(value), counts, s->stat);
 }
 
 /* ---- optimiser ----------------------------------------------------------------------------- */
@@ -267,12 +277,12 @@ static int number(const neap_shards *s, int (*kernel)(int64_t, const void *, dou
 
 int neap_shards_square_sum(neap_shards *s, double *sum)
 {
-  return number(s, s->kernels->square_sum, sum);
+  return number(s, s->stats->square_sum, sum);
 }
 
 int neap_shards_gradient_max(neap_shards *s, double *max)
 {
-  return number(s, s->kernels->max_abs, max);
+  return number(s, s->stats->max_abs, max);
 }
 
 int neap_shards_exact_square_sum(neap_shards *s, double max, int64_t total, double *sum)
@@ -281,8 +291,8 @@ int neap_shards_exact_square_sum(neap_shards *s, double max, int64_t total, doub
     return neapi_fail(NEAP_ARGUMENT, "shards: %lld elements overall; allowed are %lld to 2^40",
                       (long long)total, (long long)s->owned);
   return neapi_kernel_status_of("shards",
-                                s->kernels->exact_square_sum(s->owned, s->part[NEAP_SHARD_GRADIENT],
-                                                             max, total, sum, neapi_stream()));
+                                s->stats->exact_square_sum(s->owned, s->part[NEAP_SHARD_GRADIENT],
+                                                           max, total, sum, neapi_stream()));
 }
 
 int neap_shards_adamw(neap_shards *s, const neap_adamw *settings)
@@ -299,7 +309,7 @@ int neap_shards_adamw(neap_shards *s, const neap_adamw *settings)
                       .correction2 = 1.0 - pow(settings->beta2, (double)settings->step),
                       .grad_scale = settings->grad_scale};
   return neapi_kernel_status_of(
-      "shards adamw", s->kernels->adamw(s->owned, &step, s->part[NEAP_SHARD_GRADIENT],
-                                        s->part[NEAP_SHARD_PARAMETER], s->part[NEAP_SHARD_MOMENT1],
-                                        s->part[NEAP_SHARD_MOMENT2], neapi_stream()));
+      "shards adamw",
+      s->stats->adamw(s->owned, &step, s->part[NEAP_SHARD_GRADIENT], s->part[NEAP_SHARD_PARAMETER],
+                      s->part[NEAP_SHARD_MOMENT1], s->part[NEAP_SHARD_MOMENT2], neapi_stream()));
 }

@@ -16,10 +16,11 @@ typedef struct {
 struct neap_shards {
   neap_comm *comm;
   neap_topology *topology;
-  const neapi_kernels *kernels;
-  int dtype;
+  const neapi_kernels *kernels; /* of dtype */
+  const neapi_kernels *stats;   /* of stat: what the optimiser and sums of gradients use */
+  int dtype, stat;              /* of working parameters; of the master's arrays and gradients */
   bool exact;
-  int64_t element;                     /* bytes of a parameter */
+  int64_t element;                     /* bytes of a working parameter */
   int32_t rank, ranks, experts, slots; /* slots: of this rank */
   int32_t *group_first;                /* [ranks] first rank of a rank's shard group */
   int32_t *group_size;                 /* [ranks] */
@@ -27,9 +28,11 @@ struct neap_shards {
   int64_t slot_size, count, owned, largest_range;
   int64_t *master_at;   /* [experts + 1] where an expert's range starts in the master's arrays */
   int64_t *working_at;  /* [experts + 1] the same of working */
-  char *part[4];        /* by neap_shard_part: [owned] of dtype */
-  char *working;        /* part[NEAP_SHARD_PARAMETER] where the group is all ranks */
-  neapi_place place;    /* of part and working */
+  char *part[4];        /* by neap_shard_part: [owned] of stat */
+  char *current;        /* [owned] of dtype: the master's parameters, as refresh last saw them, or
+                           part[NEAP_SHARD_PARAMETER] where that is of dtype */
+  char *working;        /* current where the group is all ranks */
+  neapi_place place;    /* of part, current and working */
   neapi_buffer counts;  /* [ranks] of get */
   neapi_buffer scratch; /* of finishing a reduce, in the same place */
   neap_transfer *active, *idle;

@@ -24,9 +24,9 @@ static int check_dims(int dtype, int32_t ndim, const int64_t *dims, int64_t *cou
   if (ndim < 1 || ndim > NEAPI_DIMS)
     return neapi_fail(NEAP_ARGUMENT, "tensor: %d dimensions; allowed are 1 to %d", ndim,
                       NEAPI_DIMS);
-  if (!neap_dtype_size(dtype) || dtype == NEAP_BF16)
-    return neapi_fail(NEAP_ARGUMENT, "tensor: dtype %d (%s); allowed are f32, f64, i32, i64, u8",
-                      dtype, neapi_dtype_name(dtype));
+  if (!neap_dtype_size(dtype))
+    return neapi_fail(NEAP_ARGUMENT,
+                      "tensor: dtype %d; allowed are those of bf16, f32, f64, i32, i64, u8", dtype);
   *count = 1;
   for (int32_t i = 0; i < ndim; i++) {
     if (dims[i] < 0)
@@ -74,7 +74,7 @@ static int open_at(neapi_place place, int dtype, int32_t ndim, const int64_t *di
 
 int neap_tensor_open(int dtype, int32_t ndim, const int64_t *dims, neap_tensor **out)
 {
-  if (dtype == NEAP_F32)
+  if (dtype == NEAP_F32 || dtype == NEAP_BF16)
     return open_at(neapi_place_of_reals(), dtype, ndim, dims, out);
   int status = dtype == NEAP_F64 ? neapi_require_cpu("tensors of f64") : NEAP_OK;
   return status ? status : open_at(neapi_place_of_integers(), dtype, ndim, dims, out);
@@ -206,10 +206,17 @@ int neapi_tensor_real(const char *operation, const char *argument, const neap_te
 {
   if (!t)
     return neapi_fail(NEAP_ARGUMENT, "%s: %s is NULL", operation, argument);
-  if (t->dtype != NEAP_F32 && t->dtype != NEAP_F64)
-    return neapi_fail(NEAP_SHAPE, "%s: %s is %s; expected f32 or f64", operation, argument,
+  if (t->dtype != NEAP_F32 && t->dtype != NEAP_F64 && t->dtype != NEAP_BF16)
+    return neapi_fail(NEAP_SHAPE, "%s: %s is %s; expected f32, f64 or bf16", operation, argument,
                       neapi_dtype_name(t->dtype));
   return NEAP_OK;
+}
+
+int neapi_tensor_stat(const char *operation, const char *argument, const neap_tensor *t)
+{
+  if (t && t->dtype == NEAP_BF16)
+    return neapi_fail(NEAP_SHAPE, "%s: %s is bf16; expected f32 or f64", operation, argument);
+  return neapi_tensor_real(operation, argument, t);
 }
 
 int neapi_tensor_ids(const char *operation, const neap_tensor *ids, int64_t rows, int64_t least,
@@ -226,27 +233,33 @@ int neapi_tensor_ids(const char *operation, const neap_tensor *ids, int64_t rows
   return NEAP_OK;
 }
 
-static const neapi_kernels *gpu_kernels(void)
+static const neapi_kernels *cpu_kernels(int dtype)
+{
+  if (dtype == NEAP_F64)
+    return neapi_kernels_f64();
+  return dtype == NEAP_BF16 ? neapi_kernels_bf16() : neapi_kernels_f32();
+}
+
+static const neapi_kernels *gpu_kernels(int dtype)
 {
 #ifdef NEAP_CUDA
-  return neapi_kernels_cuda_f32();
+  return dtype == NEAP_BF16 ? neapi_kernels_cuda_bf16() : neapi_kernels_cuda_f32();
 #else
+  (void)dtype;
   return NULL;
 #endif
 }
 
 const neapi_kernels *neapi_kernels_of(int dtype)
 {
-  if (dtype == NEAP_F64)
-    return neapi_require_cpu("f64") ? NULL : neapi_kernels_f64();
-  return neapi_on_gpu() ? gpu_kernels() : neapi_kernels_f32();
+  if (dtype == NEAP_F64 && neapi_require_cpu("f64"))
+    return NULL;
+  return neapi_on_gpu() ? gpu_kernels(dtype) : cpu_kernels(dtype);
 }
 
 const neapi_kernels *neapi_tensor_kernels(const neap_tensor *tensor)
 {
-  if (tensor->place == NEAPI_GPU)
-    return gpu_kernels();
-  return tensor->dtype == NEAP_F64 ? neapi_kernels_f64() : neapi_kernels_f32();
+  return tensor->place == NEAPI_GPU ? gpu_kernels(tensor->dtype) : cpu_kernels(tensor->dtype);
 }
 
 int neapi_kernel_status_of(const char *operation, int result)
@@ -307,6 +320,8 @@ static void draw(int dtype, void *data, int64_t count, uint64_t seed, uint64_t s
     double value = scale * neap_random_normal(seed, stream, (uint64_t)(first + i));
     if (dtype == NEAP_F32)
       ((float *)data)[i] = (float)value;
+    else if (dtype == NEAP_BF16)
+      neapi_kernels_bf16()->from_double(1, &value, (uint16_t *)data + i, NULL);
     else
       ((double *)data)[i] = value;
   }
@@ -346,6 +361,20 @@ static int check_range(const char *argument, const neap_tensor *t, int64_t offse
   return status;
 }
 
+/* Between two dtypes, of which one is F64 or BF16. */
+static int convert(const neap_tensor *to, void *target, const neap_tensor *from, const void *source,
+                   int64_t count)
+{
+  const neapi_kernels *k_to = neapi_tensor_kernels(to), *k_from = neapi_tensor_kernels(from);
+  if (to->dtype == NEAP_F64)
+    return k_from->to_double(count, source, target, neapi_stream());
+  if (from->dtype == NEAP_F64)
+    return k_to->from_double(count, source, target, neapi_stream());
+  if (to->dtype == NEAP_BF16)
+    return k_to->from_stat(count, source, target, neapi_stream());
+  return k_from->to_stat(count, source, target, neapi_stream());
+}
+
 int neap_tensor_copy(neap_tensor *to, int64_t to_offset, const neap_tensor *from,
                      int64_t from_offset, int64_t count)
 {
@@ -360,9 +389,8 @@ int neap_tensor_copy(neap_tensor *to, int64_t to_offset, const neap_tensor *from
     status = neapi_copy(target, source, count * neap_dtype_size(to->dtype));
     return status || to->place == from->place ? status : neapi_stream_wait();
   }
-  if (to->dtype == NEAP_F64)
-    status = neapi_tensor_kernels(from)->to_double(count, source, (double *)target, NULL);
-  else
-    status = neapi_tensor_kernels(to)->from_double(count, (const double *)source, target, NULL);
-  return neapi_kernel_status_of("tensor copy", status);
+  if (to->place != from->place)
+    return neapi_fail(NEAP_SHAPE, "tensor copy: from %s to %s between host and GPU; convert first",
+                      neapi_dtype_name(from->dtype), neapi_dtype_name(to->dtype));
+  return neapi_kernel_status_of("tensor copy", convert(to, target, from, source, count));
 }

@@ -35,15 +35,16 @@ int neapi_tensor_matrix(const char *operation, const char *argument, const neap_
 /* Any shape with this many elements. */
 int neapi_tensor_elements(const char *operation, const char *argument, const neap_tensor *tensor,
                           int dtype, int64_t count);
-/* A tensor that is F32 or F64. */
+/* A tensor that is F32, F64 or BF16; and one that is F32 or F64. */
 int neapi_tensor_real(const char *operation, const char *argument, const neap_tensor *tensor);
+int neapi_tensor_stat(const char *operation, const char *argument, const neap_tensor *tensor);
 
 /* ids: I32 (rows), each from least to end - 1; else ARGUMENT, naming id and row. */
 int neapi_tensor_ids(const char *operation, const neap_tensor *ids, int64_t rows, int64_t least,
                      int64_t end);
 
-/* The kernels of the calling thread's device for a dtype; F32 or F64. NULL after reporting ABSENT:
- * F64 on a GPU. */
+/* The kernels of the calling thread's device for a dtype: F32, F64 or BF16. NULL after reporting
+ * ABSENT: F64 on a GPU. */
 const neapi_kernels *neapi_kernels_of(int dtype);
 /* Those for a tensor's dtype and place. */
 const neapi_kernels *neapi_tensor_kernels(const neap_tensor *tensor);

@@ -367,7 +367,7 @@ int neap_shards_reduce_start(neap_shards *s, const neap_layout *layout,
                              const neap_tensor *gradients, const int64_t *slot_tokens,
                              int accumulate, neap_transfer **out)
 {
-  int dtype = s->exact ? NEAP_F64 : s->dtype;
+  int dtype = s->exact ? NEAP_F64 : s->stat;
   int64_t element = neap_dtype_size(dtype);
   int status = neapi_layout_require(layout, s->topology, "reduce");
   if (!status)
@@ -398,7 +398,7 @@ int neap_shards_reduce_start(neap_shards *s, const neap_layout *layout,
 static int add_parts(const neap_shards *s, int64_t n, int64_t count, const void *const *parts,
                      double *sum, void *target)
 {
-  const neapi_kernels *k = s->kernels;
+  const neapi_kernels *k = s->stats;
   if (!count)
     return k->fill(n, 0.0, target, neapi_stream());
   if (!s->exact)
@@ -418,11 +418,11 @@ static int finish_reduce(neap_transfer *t)
   for (int32_t e = 0; !status && e < s->experts; e++) {
     int64_t n = s->master_at[e + 1] - s->master_at[e];
     const void *const *parts = (const void *const *)t->parts.data + from;
-    char *gradient = s->part[NEAP_SHARD_GRADIENT] + s->master_at[e] * s->element;
+    char *gradient = s->part[NEAP_SHARD_GRADIENT] + s->master_at[e] * s->stats->size;
     void *target = t->accumulates ? (void *)(sum + n) : gradient;
     status = add_parts(s, n, t->part_first[e + 1] - from, parts, sum, target);
     if (!status && t->accumulates)
-      status = s->kernels->add(n, gradient, target, gradient, neapi_stream());
+      status = s->stats->add(n, gradient, target, gradient, neapi_stream());
     from = t->part_first[e + 1];
   }
   return neapi_kernel_status_of("reduce", status);
@@ -442,7 +442,7 @@ static void list_refresh(neap_transfer *t, int32_t e)
   const neap_shards *s = t->shards;
   neapi_range master = neapi_shards_master(s, e, s->rank);
   neapi_range working = neapi_shards_working(s, e, s->rank);
-  char *from = s->part[NEAP_SHARD_PARAMETER] + (s->master_at[e] - master.begin) * s->element;
+  char *from = s->current + (s->master_at[e] - master.begin) * s->element;
   char *to = s->working + (s->working_at[e] - working.begin) * s->element;
   for (int32_t peer = 0; peer < s->ranks; peer++) {
     neapi_range out = intersect(master, neapi_shards_working(s, e, peer));
@@ -457,6 +457,16 @@ static void list_refresh(neap_transfer *t, int32_t e)
   }
 }
 
+/* What the master's parameters are in the working dtype. */
+static int round_master(neap_shards *s)
+{
+  const char *master = s->part[NEAP_SHARD_PARAMETER];
+  if (s->current == master)
+    return NEAP_OK;
+  return neapi_kernel_status_of(
+      "refresh", s->kernels->from_stat(s->owned, master, s->current, neapi_stream()));
+}
+
 int neap_shards_refresh_start(neap_shards *s, neap_transfer **out)
 {
   neap_transfer *t = take(s, 1);
@@ -464,7 +474,9 @@ int neap_shards_refresh_start(neap_shards *s, neap_transfer **out)
     return NEAP_MEMORY;
   int64_t most = (int64_t)s->experts * s->ranks;
   bool moves = s->group_size[0] != s->ranks;
-  int status = room(&t->send, most);
+  int status = round_master(s);
+  if (!status)
+    status = room(&t->send, most);
   if (!status)
     status = room(&t->recv, most);
   for (int32_t e = 0; !status && moves && e < s->experts; e++)

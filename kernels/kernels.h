@@ -6,7 +6,8 @@
  * unless its comment says otherwise:
  *   - matrices are row-major and dense; where a leading dimension (ldx) is given, row i starts at
  *     element i * ldx. "real" is the table's type; other types are written out. "stat" is what
- *     statistics are kept in: real, but float where real is bf16;
+ *     statistics, logits, and gradients and masters of parameters are kept in: real, but float where
+ *     real is bf16. Arithmetic is stat's; what goes to a real is rounded once, to nearest even;
  *   - sizes are int64_t and may be 0; indices are int32_t and are trusted: the caller checks them;
  *   - an output that is not said to be added to is overwritten whatever it held, NaN included;
  *   - inputs and outputs do not overlap, except that elementwise operations may work in place;
@@ -42,8 +43,9 @@ typedef struct {
 } neapi_adamw;
 
 typedef struct neapi_kernels {
-  const char *name; /* "f32", "f64", "f32 on cuda", "bf16 on cuda" */
-  int64_t size;     /* bytes of a real */
+  const char *name;  /* "f32", "f64", "bf16", "f32 on cuda", "bf16 on cuda" */
+  int64_t size;      /* bytes of a real */
+  int64_t stat_size; /* bytes of a stat */
 
   /* ---- products ------------------------------------------------------------------------------ */
 
@@ -54,11 +56,17 @@ typedef struct neapi_kernels {
               const void *b, int64_t ldb, int trans_b,             // (K, N); trans_b: (N, K)
               void *c, int64_t ldc, int accumulate, void *stream); // (M, N)
 
+  /* The same into stat: logits. */
+  int (*gemm_stat)(int64_t m, int64_t n, int64_t k,                     //
+                   const void *a, int64_t lda, int trans_a,             // (M, K); trans_a: (K, M)
+                   const void *b, int64_t ldb, int trans_b,             // (K, N); trans_b: (N, K)
+                   void *c, int64_t ldc, int accumulate, void *stream); // (M, N) stat
+
   /* c = a^T b, or c += a^T b with accumulate: a weight gradient, by the vendor's BLAS. */
   int (*gemm_tn)(int64_t t, int64_t k, int64_t n,                     //
                  const void *a, int64_t lda,                          // (T, K)
                  const void *b, int64_t ldb,                          // (T, N)
-                 void *c, int64_t ldc, int accumulate, void *stream); // (K, N)
+                 void *c, int64_t ldc, int accumulate, void *stream); // (K, N) stat
 
   /* ---- rows: embedding, dispatch, combine ---------------------------------------------------- */
 
@@ -75,7 +83,7 @@ typedef struct neapi_kernels {
   /* out[index[i]] += x[i], in the order of i. Embedding backward. */
   int (*scatter_add)(int64_t n, int64_t h, const int32_t *index, // (N)
                      const void *x,                              // (N, H)
-                     void *out, void *stream);                   // (any, H)
+                     void *out, void *stream);                   // (any, H) stat
 
   /* y[t] = sum over k, ascending, of weights[t,k] * x[position[t,k]]; all weights 1 if NULL.
    * With weights: combine forward. Without: the backward of a dispatch by gather. */
@@ -109,13 +117,13 @@ typedef struct neapi_kernels {
                           const void *rstd,                    // (T) stat
                           const void *dy,                      // (T, H)
                           void *dx,                            // (T, H)
-                          void *dgain, void *stream);          // (H) or NULL
+                          void *dgain, void *stream);          // (H) stat, or NULL
 
   /* terms = dy * x * rstd: what rmsnorm_backward sums over tokens, for an exact sum. */
   int (*rmsnorm_gain_terms)(int64_t t, int64_t h, const void *x, // (T, H)
-                            const void *rstd,                    // (T) stat stat
+                            const void *rstd,                    // (T) stat
                             const void *dy,                      // (T, H)
-                            void *terms, void *stream);          // (T, H)
+                            void *terms, void *stream);          // (T, H) stat
 
   /* table[s] = cos, then sin, of s * base^(-2i / D), i < D/2; D even. Su et al. 2021. */
   int (*rotary_table)(int64_t s, int64_t d, double base, //
@@ -170,8 +178,8 @@ typedef struct neapi_kernels {
 
   /* loss = log-sum-exp(logits) - logits[target]; dlogits = factor * (softmax - onehot(target)).
    * A target below 0 does not count: loss and gradient are 0. loss or dlogits may be NULL;
-   * dlogits may be logits. */
-  int (*cross_entropy)(int64_t t, int64_t v, double factor, const void *logits, // (T, V)
+   * dlogits may be logits where real is stat. */
+  int (*cross_entropy)(int64_t t, int64_t v, double factor, const void *logits, // (T, V) stat
                        const int32_t *target,                                   // (T)
                        void *loss,                                              // (T) stat, or NULL
                        void *dlogits, void *stream);                            // (T, V) or NULL
@@ -181,7 +189,7 @@ typedef struct neapi_kernels {
    * bad: the first token whose logits have a NaN or no finite maximum, or -1; all outputs of such
    * tokens are NaN, their ids 0 to K-1. 1 <= K <= E. */
   int (*router)(int64_t t, int64_t e, int64_t k, int renormalise, //
-                const void *logits,                               // (T, E)
+                const void *logits,                               // (T, E) stat
                 void *probs,                                      // (T, E) stat
                 int32_t *ids,                                     // (T, K)
                 void *weights,                                    // (T, K) stat
@@ -204,6 +212,8 @@ typedef struct neapi_kernels {
   int (*max_abs)(int64_t n, const void *x, double *out, void *stream);     // (N) -> (1)
   int (*to_double)(int64_t n, const void *x, double *out, void *stream);   // (N)
   int (*from_double)(int64_t n, const double *x, void *out, void *stream); // (N), rounded once
+  int (*to_stat)(int64_t n, const void *x, void *out, void *stream);       // (N) to (N) stat
+  int (*from_stat)(int64_t n, const void *x, void *out, void *stream);     // (N) stat to (N)
 
   /* ---- exact sums ----------------------------------------------------------------------------
    * Sums over tokens that come out the same to the bit in any order and any partition: each
@@ -254,9 +264,11 @@ typedef struct neapi_kernels {
                           double *sum, void *stream);                          // (2)
 } neapi_kernels;
 
-/* The CPU's tables. */
+/* The CPU's tables. That of bf16 widens its operands, computes as f32's does and rounds the result:
+ * not fast, but the same engine without a GPU, and the plain reference of CUDA's. */
 const neapi_kernels *neapi_kernels_f32(void);
 const neapi_kernels *neapi_kernels_f64(void);
+const neapi_kernels *neapi_kernels_bf16(void);
 
 /* The tables of the calling thread's GPU, in builds with NEAP_CUDA. Products of bf16 are cuBLAS's
  * where it is found and the shape suits it. Attention takes D up to 256. exact_ results are those

@@ -71,7 +71,7 @@ NEAP_API int32_t neap_processors(void);
 NEAP_API int32_t neap_device_count(void);
 /* The calling thread computes on a GPU from now on, or with -1 on the CPU, which it does at first.
  * Threads may share a GPU; each has a stream of its own. What is opened on a GPU is used and closed
- * by threads that use that GPU. On a GPU, tensors of reals (F32) are in its memory and those of
+ * by threads that use that GPU. On a GPU, tensors of reals (F32, BF16) are in its memory and those of
  * integers in page-locked host memory; operations return when they are enqueued, apart from those
  * that give a number to the caller; transfers and exchanges between ranks start when what came
  * before them on the starter's stream is done. F64 and exact sums are the CPU's alone.
@@ -323,7 +323,8 @@ NEAP_API int neap_request_done(const neap_request *request);
 /* ---- tensors ------------------------------------------------------------------------------------
  */
 
-/* Dense, row-major, on the opening thread's device. Ops check dtype and shape. */
+/* Dense, row-major, on the opening thread's device. Ops check dtype and shape. BF16 is the upper
+ * half of a float; what is rounded to it goes to the nearest, of two the even one. */
 typedef struct neap_tensor neap_tensor;
 
 /* dims[ndim], 1 <= ndim <= 4, each >= 0; content undefined. */
@@ -345,48 +346,50 @@ NEAP_API int neap_tensor_fill(neap_tensor *tensor, double value);
 /* Element i (flat index) becomes scale x normal(seed, stream, first + i). */
 NEAP_API int neap_tensor_normal(neap_tensor *tensor, uint64_t seed, uint64_t stream, int64_t first,
                                 double scale);
-/* Copies count elements between tensors of any float dtype, from and to flat offsets. Between host
- * and GPU the dtypes must be the same, and it returns when the copy is done. */
+/* Copies count elements between tensors of any float dtype (F32, F64, BF16), from and to flat
+ * offsets, rounding to nearest. Between host and GPU the dtypes must be the same, and it returns
+ * when the copy is done. Errors: SHAPE. */
 NEAP_API int neap_tensor_copy(neap_tensor *to, int64_t to_offset, const neap_tensor *from,
                               int64_t from_offset, int64_t count);
 
 /* ---- operations over tensors -----------------------------------------------------------------
  */
 
-/* All are local and block; results are written only if shapes fit. T: tokens (rows), reals: F32 or
- * F64, the same for all tensors of a call. Errors: SHAPE, naming operation and argument, what it
+/* All are local and block; results are written only if shapes fit. T: tokens (rows), reals: F32, F64
+ * or BF16, the same for all tensors of a call, but for those marked "stat" (statistics, logits and
+ * gradients of parameters), which beside BF16 are F32. Arithmetic is stat's. Errors: SHAPE, naming operation and argument, what it
  * is and what was expected; ARGUMENT. Outputs and inputs must not overlap, unless said otherwise.
  * Forward results and input gradients of a token do not depend on the other tokens of a call. */
 
-/* y = x w. x (T, K), w (K, N), y (T, N). */
+/* y = x w. x (T, K), w (K, N), y (T, N) of x's dtype or stat. */
 NEAP_API int neap_op_linear(const neap_tensor *x, const neap_tensor *w, neap_tensor *y);
 /* dx = dy w^T, or dx += with accumulate. */
 NEAP_API int neap_op_linear_input_grad(const neap_tensor *dy, const neap_tensor *w, neap_tensor *dx,
                                        int accumulate);
-/* dw = x^T dy, or dw += with accumulate: the sum over tokens, by the BLAS. */
+/* dw (stat) = x^T dy, or dw += with accumulate: the sum over tokens, by the BLAS. */
 NEAP_API int neap_op_linear_weight_grad(const neap_tensor *x, const neap_tensor *dy,
                                         neap_tensor *dw, int accumulate);
 
 /* y[t] = table[ids[t]]. ids I32 (T), table (V, H), y (T, H). Errors: ARGUMENT, an id that is not in
  * 0..V-1. */
 NEAP_API int neap_op_embedding(const neap_tensor *ids, const neap_tensor *table, neap_tensor *y);
-/* dtable[ids[t]] += dy[t], in the order of t. */
+/* dtable[ids[t]] += dy[t], in the order of t. dtable (V, H) stat. */
 NEAP_API int neap_op_embedding_grad(const neap_tensor *ids, const neap_tensor *dy,
                                     neap_tensor *dtable);
 
 /* y = x * rstd * gain, rstd = 1 / sqrt(mean of x^2 + eps) of each row (Zhang and Sennrich 2019).
- * x, y (T, H), gain (H), rstd (T). */
+ * x, y (T, H), gain (H), rstd (T) stat. */
 NEAP_API int neap_op_rmsnorm(const neap_tensor *x, const neap_tensor *gain, double eps,
                              neap_tensor *y, neap_tensor *rstd);
-/* Writes dx; adds the sum over tokens to dgain unless that is NULL. */
+/* Writes dx; adds the sum over tokens to dgain (H), stat, unless that is NULL. */
 NEAP_API int neap_op_rmsnorm_grad(const neap_tensor *x, const neap_tensor *gain,
                                   const neap_tensor *rstd, const neap_tensor *dy, neap_tensor *dx,
                                   neap_tensor *dgain);
-/* terms (T, H): what the gradient of gain sums over tokens, for neap_exact_column_sum. */
+/* terms (T, H) stat: what the gradient of gain sums over tokens, for neap_exact_column_sum. */
 NEAP_API int neap_op_rmsnorm_gain_terms(const neap_tensor *x, const neap_tensor *rstd,
                                         const neap_tensor *dy, neap_tensor *terms);
 
-/* table (S, D): cosines, then sines, of the positions 0..S-1; D even (Su et al. 2021). */
+/* table (S, D) stat: cosines, then sines, of the positions 0..S-1; D even (Su et al. 2021). */
 NEAP_API int neap_op_rotary_table(double base, neap_tensor *table);
 /* Turns the first heads x D columns of each row of x (T, >= heads x D) in place; row t stands at
  * position t mod S. inverse: turns back, which is the gradient. */
@@ -394,15 +397,15 @@ NEAP_API int neap_op_rotary(neap_tensor *x, int32_t heads, const neap_tensor *ta
 
 /* Causal attention within each sequence of `sequence` rows, scaled by 1 / sqrt(D).
  * qkv (T, (heads + 2 kv_heads) x D): queries, keys, values; kv_heads divides heads, sequence
- * divides T. out (T, heads x D), lse (T, heads): log-sum-exp of the scores, for the gradient. */
+ * divides T. out (T, heads x D), lse (T, heads) stat: log-sum-exp of the scores, for the gradient. */
 NEAP_API int neap_op_attention(const neap_tensor *qkv, int32_t heads, int32_t kv_heads,
                                int64_t sequence, neap_tensor *out, neap_tensor *lse);
 NEAP_API int neap_op_attention_grad(const neap_tensor *qkv, const neap_tensor *out,
                                     const neap_tensor *lse, const neap_tensor *dout, int32_t heads,
                                     int32_t kv_heads, int64_t sequence, neap_tensor *dqkv);
 
-/* loss = log-sum-exp(logits) - logits[target]; dlogits = factor x its gradient. logits, dlogits
- * (T, V), target I32 (T), loss (T). A target below 0 does not count: loss and gradient are 0.
+/* loss = log-sum-exp(logits) - logits[target]; dlogits = factor x its gradient. logits (T, V) and
+ * loss (T) F32 or F64, dlogits (T, V) of the same or, with F32, BF16; target I32 (T). A target below 0 does not count: loss and gradient are 0.
  * loss or dlogits may be NULL; dlogits may be logits. */
 NEAP_API int neap_op_cross_entropy(const neap_tensor *logits, const neap_tensor *target,
                                    double factor, neap_tensor *loss, neap_tensor *dlogits);
@@ -422,7 +425,7 @@ typedef struct {
   double rate, beta1, beta2, eps, decay, grad_scale;
   int64_t step;
 } neap_adamw;
-/* All of one count: gradient, parameters, first and second moment. */
+/* All of one count, F32 or F64: gradient, parameters, first and second moment. */
 NEAP_API int neap_op_adamw(const neap_adamw *settings, const neap_tensor *grad, neap_tensor *param,
                            neap_tensor *m, neap_tensor *v);
 
@@ -494,7 +497,10 @@ typedef struct {
 /* Every rank passes the same, comm's own rank apart. Everything is zero at first.
  * comm: of the topology's ranks; used in the order of calls, so that whatever should run beside it
  * needs a communicator of its own; not closed before the last collective call.
- * dtype: F32 or F64. exact: gradients to reduce are F64, added in double and rounded once.
+ * dtype: of working parameters, F32, F64 or BF16. Master parameters, moments and gradients are of
+ * dtype too, but F32 where it is BF16: then unshard moves half the bytes of reduce, since a gradient
+ * travels as it was summed and is rounded by no one but its owner's sum. exact: gradients to reduce
+ * are F64, added in double and rounded once.
  * sizes[experts]: elements of each expert, >= 1. group: ranks of a shard group, or see above.
  * Errors: ARGUMENT. */
 NEAP_API int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int exact,
@@ -510,7 +516,7 @@ NEAP_API int64_t neap_shards_count(const neap_shards *shards);
  * normal(seed, stream, 0 to count - 1), whatever the number of ranks. Local; a refresh follows. */
 NEAP_API int neap_shards_normal(neap_shards *shards, int32_t expert, int64_t first, int64_t count,
                                 uint64_t seed, uint64_t stream, double scale);
-/* value: the whole expert, (size) of dtype. set is local, each rank taking its range; a refresh
+/* value: the whole expert, (size) of the master's dtype. set is local, each rank taking its range; a refresh
  * follows a set of parameters. get is collective and gives every rank the whole. */
 NEAP_API int neap_shards_set(neap_shards *shards, int part, int32_t expert,
                              const neap_tensor *value);
@@ -525,13 +531,13 @@ NEAP_API int neap_shards_unshard_start(neap_shards *shards, const neap_layout *l
                                        neap_tensor *buffer, int32_t parts, neap_transfer **out);
 /* The way back of gradients: every owner adds what the replicas of an expert hold for its range,
  * in the order of slots, and puts the sum into its gradient, or with accumulate adds it to that.
- * gradients: as buffer of unshard, but F64 if exact. slot_tokens[S]: the same on all ranks; slots
+ * gradients: as buffer of unshard, but of the master's dtype, or F64 if exact. slot_tokens[S]: the same on all ranks; slots
  * without tokens are left out, and their rows may hold anything. Collective. */
 NEAP_API int neap_shards_reduce_start(neap_shards *shards, const neap_layout *layout,
                                       const neap_tensor *gradients, const int64_t *slot_tokens,
                                       int accumulate, neap_transfer **out);
-/* Makes the working parameters those of the master; nothing moves where the shard group is all
- * ranks. Collective. */
+/* Makes the working parameters those of the master, rounded where it is BF16; nothing moves where
+ * the shard group is all ranks. Collective. */
 NEAP_API int neap_shards_refresh_start(neap_shards *shards, neap_transfer **out);
 /* Blocks until the transfer is done, and frees it. */
 NEAP_API int neap_transfer_wait(neap_transfer *transfer);
@@ -563,7 +569,7 @@ typedef struct neap_moe neap_moe;
 typedef struct {
   int64_t hidden;      /* H */
   int32_t top_k;       /* K, 1 to the number of experts */
-  int32_t dtype;       /* F32 or F64 */
+  int32_t dtype;       /* F32, F64 or BF16; logits, probabilities and weights of BF16 are F32 */
   int32_t renormalise; /* the weights of a token's K experts add up to 1 */
   int32_t exact;       /* weight gradients do not depend on layout, split or number of ranks */
   int32_t chunks;      /* exchanges that tokens travel in, so that some are computed meanwhile; 1 */
@@ -614,9 +620,10 @@ NEAP_API int neap_moe_forward(neap_moe *moe, const neap_tensor *weights, neap_tr
                               neap_tensor *y);
 /* dy: (T, H). Starts to send what the experts' backward needs. */
 NEAP_API int neap_moe_backward_dispatch(neap_moe *moe, const neap_tensor *dy);
-/* x, router: as in route; weights, arriving: as in forward. gradients: as weights, F64 if exact; a
+/* x, router: as in route; weights, arriving: as in forward. gradients: as weights, but as neap_shards_reduce_start
+ * takes them; a
  * slot with tokens gets its expert's gradient from them, one without is left alone. dx: (T, H),
- * written. drouter: (H, E), F64 if exact; this rank's part is added. Exact parts may be added up
+ * written. drouter: (H, E), of gradients' dtype; this rank's part is added. Exact parts may be added up
  * over ranks in any order in double, if drouter was 0 before; of either factor of a product about
  * (53 - log2 of all tokens) / 2 bits of its column's maximum count. */
 NEAP_API int neap_moe_backward(neap_moe *moe, const neap_tensor *x, const neap_tensor *router,

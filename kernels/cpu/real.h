@@ -34,11 +34,12 @@ enum { ROW_LANES = 128 / sizeof(real) };
 /* Every launcher, declared with its type in the table. */
 /* clang-format off */
 #define LAUNCHERS(X)                                                                               \
-  X(gemm) X(gemm_tn) X(gather) X(scatter) X(scatter_add) X(combine) X(combine_backward)            \
+  X(gemm) X(gemm_stat) X(gemm_tn) X(gather) X(scatter) X(scatter_add)                              \
+  X(combine) X(combine_backward)                                                                   \
   X(rmsnorm) X(rmsnorm_backward) X(rmsnorm_gain_terms) X(rotary_table) X(rotary)                   \
   X(attention) X(attention_backward) X(fill) X(scale) X(add) X(axpy) X(sum) X(sum_double)          \
   X(swiglu) X(swiglu_backward) X(adamw) X(cross_entropy) X(router) X(router_backward)              \
-  X(square_sum) X(max_abs) X(to_double) X(from_double)                                             \
+  X(square_sum) X(max_abs) X(to_double) X(from_double) X(to_stat) X(from_stat)                     \
   X(exact_column_max) X(exact_grid) X(exact_quantise) X(exact_gemm_tn)                             \
   X(exact_column_sum) X(exact_scatter_add) X(exact_square_sum)
 /* clang-format on */
@@ -53,6 +54,8 @@ typedef enum {
   SCRATCH_GEMM_B,
   SCRATCH_ATTENTION,
   SCRATCH_EXACT,
+  SCRATCH_WIDE, /* operands of bf16 in float: four slots */
+  SCRATCH_WIDE_LAST = SCRATCH_WIDE + 3,
   SCRATCHES
 } scratch;
 void *NAME(scratch)(scratch slot, int64_t bytes);

@@ -37,7 +37,7 @@ typedef struct {
  * transposed (a sum over tokens), and m elsewhere. */
 typedef struct {
   int64_t m, n, k, lda, ldb, ldc;
-  int trans_a, trans_b, device;
+  int trans_a, trans_b, into_float, device;
 } shape;
 
 typedef struct {
@@ -106,7 +106,8 @@ static bool describe(const shape *s, description *d)
                                      (uint64_t)(s->trans_b ? s->n : s->k), s->ldb) &&
       !lt.cublasLtMatrixLayoutCreate(&d->right, CUDA_R_16BF, (uint64_t)(s->trans_a ? s->m : s->k),
                                      (uint64_t)(s->trans_a ? s->k : s->m), s->lda) &&
-      !lt.cublasLtMatrixLayoutCreate(&d->out, CUDA_R_16BF, (uint64_t)s->n, (uint64_t)s->m, s->ldc);
+      !lt.cublasLtMatrixLayoutCreate(&d->out, s->into_float ? CUDA_R_32F : CUDA_R_16BF,
+                                     (uint64_t)s->n, (uint64_t)s->m, s->ldc);
   return good;
 }
 
@@ -162,7 +163,7 @@ static const choice *choice_of(const shape *product)
 
 bool neapi_cublas_gemm(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, int trans_a,
                        const void *b, int64_t ldb, int trans_b, void *c, int64_t ldc,
-                       int accumulate, void *stream, int *status)
+                       bool into_float, int accumulate, void *stream, int *status)
 {
   shape s;
   memset(&s, 0, sizeof s); /* compared as bytes */
@@ -180,6 +181,7 @@ bool neapi_cublas_gemm(int64_t m, int64_t n, int64_t k, const void *a, int64_t l
   s.ldc = ldc;
   s.trans_a = trans_a != 0;
   s.trans_b = trans_b != 0;
+  s.into_float = into_float;
   const choice *chosen = choice_of(&s);
   description d;
   float one = 1, beta = accumulate ? 1 : 0;

@@ -4,25 +4,25 @@
 /* ---- loss ---------------------------------------------------------------------------------- */
 
 template <class T>
-__global__ void token_loss(int64_t v, float factor, const T *logits, const int32_t *target,
+__global__ void token_loss(int64_t v, float factor, const float *logits, const int32_t *target,
                            float *loss, T *dlogits)
 {
   int64_t row = blockIdx.x;
-  const T *x = logits + row * v;
+  const float *x = logits + row * v;
   int32_t id = target[row];
   float max = -INFINITY, sum = 0;
   for (int64_t i = threadIdx.x; i < v; i += blockDim.x)
-    max = fmaxf(max, to_float(x[i]));
+    max = fmaxf(max, x[i]);
   max = block_max(max);
   for (int64_t i = threadIdx.x; i < v; i += blockDim.x)
-    sum += expf(to_float(x[i]) - max);
+    sum += expf(x[i] - max);
   sum = block_sum(sum);
-  float of_target = id < 0 ? 0.0f : to_float(x[id]);
+  float of_target = id < 0 ? 0.0f : x[id];
   __syncthreads(); /* dlogits may be logits */
   if (loss && threadIdx.x == 0)
     loss[row] = id < 0 ? 0.0f : logf(sum) + (max - of_target);
   for (int64_t i = threadIdx.x; dlogits && i < v; i += blockDim.x) {
-    float slope = factor * (expf(to_float(x[i]) - max) / sum - (i == id ? 1.0f : 0.0f));
+    float slope = factor * (expf(x[i] - max) / sum - (i == id ? 1.0f : 0.0f));
     dlogits[row * v + i] = real_of<T>(id < 0 ? 0.0f : slope);
   }
 }
@@ -32,7 +32,7 @@ static int cross_entropy(int64_t t, int64_t v, double factor, const void *logits
                          const int32_t *target, void *loss, void *dlogits, void *s)
 {
   if (t)
-    token_loss<T><<<(unsigned)t, BLOCK, 0, stream_of(s)>>>(v, (float)factor, (const T *)logits,
+    token_loss<T><<<(unsigned)t, BLOCK, 0, stream_of(s)>>>(v, (float)factor, (const float *)logits,
                                                            target, (float *)loss, (T *)dlogits);
   return launched();
 }
@@ -64,18 +64,17 @@ __device__ static int32_t next_choice(int64_t e, const float *probs, float last,
   return id == INT32_MAX ? -1 : id;
 }
 
-template <class T>
-__global__ void choose(int64_t t, int64_t e, int64_t k, bool renormalise, const T *logits,
+__global__ void choose(int64_t t, int64_t e, int64_t k, bool renormalise, const float *logits,
                        float *probs, int32_t *ids, float *weights, unsigned long long *bad)
 {
   for (ROWS(row, t)) {
-    const T *x = logits + row * e;
+    const float *x = logits + row * e;
     float *p = probs + row * e, max = -INFINITY, sum = 0;
     for (int64_t i = threadIdx.x; i < e; i += WARP)
-      max = fmaxf(max, to_float(x[i]));
+      max = fmaxf(max, x[i]);
     max = warp_max(max);
     for (int64_t i = threadIdx.x; i < e; i += WARP)
-      sum += p[i] = expf(to_float(x[i]) - max);
+      sum += p[i] = expf(x[i] - max);
     sum = warp_sum(sum);
     bool fit = sum >= 1.0f;
     for (int64_t i = threadIdx.x; i < e; i += WARP)
@@ -102,7 +101,6 @@ __global__ void choose(int64_t t, int64_t e, int64_t k, bool renormalise, const 
   }
 }
 
-template <class T>
 static int router(int64_t t, int64_t e, int64_t k, int renormalise, const void *logits, void *probs,
                   int32_t *ids, void *weights, int64_t *bad, void *s)
 {
@@ -111,8 +109,8 @@ static int router(int64_t t, int64_t e, int64_t k, int renormalise, const void *
     return NEAPI_KERNEL_MEMORY;
   cudaMemsetAsync(first, 0xff, sizeof *first, stream_of(s)); /* -1: none */
   if (t)
-    choose<T><<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
-        t, e, k, renormalise, (const T *)logits, (float *)probs, ids, (float *)weights, first);
+    choose<<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
+        t, e, k, renormalise, (const float *)logits, (float *)probs, ids, (float *)weights, first);
   cudaMemcpyAsync(bad, first, sizeof *bad, cudaMemcpyDefault, stream_of(s));
   scratch_close(first, s);
   return launched();
@@ -164,7 +162,7 @@ static int router_backward(int64_t t, int64_t e, int64_t k, int renormalise, con
 template <class T> void neapi_cuda_choices(neapi_kernels *table)
 {
   table->cross_entropy = cross_entropy<T>;
-  table->router = router<T>;
+  table->router = router;
   table->router_backward = router_backward<T>;
 }
 template void neapi_cuda_choices<float>(neapi_kernels *);

@@ -315,6 +315,16 @@ template <class T> static int from_double(int64_t n, const double *x, void *out,
   return for_each<bf16>(n, converting<double, T>{x, (T *)out}, false, s);
 }
 
+template <class T> static int to_stat(int64_t n, const void *x, void *out, void *s)
+{
+  return for_each<bf16>(n, converting<T, float>{(const T *)x, (float *)out}, false, s);
+}
+
+template <class T> static int from_stat(int64_t n, const void *x, void *out, void *s)
+{
+  return for_each<bf16>(n, converting<float, T>{(const float *)x, (T *)out}, false, s);
+}
+
 template <class T> void neapi_cuda_elementwise(neapi_kernels *table)
 {
   table->fill = fill<T>;
@@ -328,6 +338,8 @@ template <class T> void neapi_cuda_elementwise(neapi_kernels *table)
   table->adamw = adamw;
   table->to_double = to_double<T>;
   table->from_double = from_double<T>;
+  table->to_stat = to_stat<T>;
+  table->from_stat = from_stat<T>;
 }
 template void neapi_cuda_elementwise<float>(neapi_kernels *);
 template void neapi_cuda_elementwise<bf16>(neapi_kernels *);

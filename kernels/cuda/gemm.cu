@@ -76,10 +76,11 @@ __device__ static void load_bf16_tile(bf16 *tile, const bf16 *x, int64_t ld, int
   }
 }
 
-template <bool TRANS_A, bool TRANS_B>
+/* c is bf16, or float for what is to be rounded no further. */
+template <bool TRANS_A, bool TRANS_B, class OUT>
 __global__ void __launch_bounds__(THREADS)
     bf16_product(int64_t m, int64_t n, int64_t k, const bf16 *a, int64_t lda, const bf16 *b,
-                 int64_t ldb, bf16 *c, int64_t ldc, bool accumulate, bool whole)
+                 int64_t ldb, OUT *c, int64_t ldc, bool accumulate, bool whole)
 {
   using namespace nvcuda::wmma;
   typedef typename std::conditional<TRANS_A, col_major, row_major>::type order_a;
@@ -127,9 +128,9 @@ __global__ void __launch_bounds__(THREADS)
         int64_t column = first_n + at_n + j * FRAGMENT + e % FRAGMENT;
         if (row >= m || column >= n)
           continue;
-        bf16 *to = c + row * ldc + column;
+        OUT *to = c + row * ldc + column;
         float value = patch[warp][e / FRAGMENT][e % FRAGMENT];
-        *to = __float2bfloat16(value + (accumulate ? __bfloat162float(*to) : 0.0f));
+        *to = real_of<OUT>(value + (accumulate ? to_float(*to) : 0.0f));
       }
       __syncwarp();
     }
@@ -147,20 +148,19 @@ static void launch(dim3 grid, int64_t m, int64_t n, int64_t k, const float *a, i
       <<<grid, LANES * LANES, 0, s>>>(m, n, k, a, lda, b, ldb, c, ldc, accumulate);
 }
 
-template <bool TRANS_A, bool TRANS_B>
+template <bool TRANS_A, bool TRANS_B, class OUT>
 static void launch(dim3 grid, int64_t m, int64_t n, int64_t k, const bf16 *a, int64_t lda,
-                   const bf16 *b, int64_t ldb, bf16 *c, int64_t ldc, bool accumulate,
-                   cudaStream_t s)
+                   const bf16 *b, int64_t ldb, OUT *c, int64_t ldc, bool accumulate, cudaStream_t s)
 {
   enum { SIZE = pack<bf16>::SIZE };
   bool whole = ((uintptr_t)a | (uintptr_t)b) % 16 == 0 && lda % SIZE == 0 && ldb % SIZE == 0;
-  bf16_product<TRANS_A, TRANS_B>
+  bf16_product<TRANS_A, TRANS_B, OUT>
       <<<grid, THREADS, 0, s>>>(m, n, k, a, lda, b, ldb, c, ldc, accumulate, whole);
 }
 
-template <class T>
+template <class T, class OUT>
 static int own_product(int64_t m, int64_t n, int64_t k, const T *a, int64_t lda, int trans_a,
-                       const T *b, int64_t ldb, int trans_b, T *c, int64_t ldc, int accumulate,
+                       const T *b, int64_t ldb, int trans_b, OUT *c, int64_t ldc, int accumulate,
                        cudaStream_t s)
 {
   const int64_t MOST_ROWS = 65535 * (int64_t)SIDE; /* of a grid */
@@ -169,7 +169,7 @@ static int own_product(int64_t m, int64_t n, int64_t k, const T *a, int64_t lda,
   for (int64_t row = 0; row < m; row += MOST_ROWS) {
     int64_t rows = m - row < MOST_ROWS ? m - row : MOST_ROWS;
     const T *left = trans_a ? a + row : a + row * lda;
-    T *out = c + row * ldc;
+    OUT *out = c + row * ldc;
     dim3 grid((unsigned)((n + SIDE - 1) / SIDE), (unsigned)((rows + SIDE - 1) / SIDE));
     if (trans_a && trans_b)
       launch<true, true>(grid, rows, n, k, left, lda, b, ldb, out, ldc, accumulate, s);
@@ -183,29 +183,31 @@ static int own_product(int64_t m, int64_t n, int64_t k, const T *a, int64_t lda,
   return launched();
 }
 
-template <class T>
+template <class T, class OUT>
 static int gemm(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, int trans_a,
                 const void *b, int64_t ldb, int trans_b, void *c, int64_t ldc, int accumulate,
                 void *stream)
 {
   int status;
-  if (sizeof(T) == sizeof(bf16) && neapi_cublas_gemm(m, n, k, a, lda, trans_a, b, ldb, trans_b, c,
-                                                     ldc, accumulate, stream, &status))
+  if (sizeof(T) == sizeof(bf16) &&
+      neapi_cublas_gemm(m, n, k, a, lda, trans_a, b, ldb, trans_b, c, ldc,
+                        sizeof(OUT) == sizeof(float), accumulate, stream, &status))
     return status;
-  return own_product<T>(m, n, k, (const T *)a, lda, trans_a, (const T *)b, ldb, trans_b, (T *)c,
-                        ldc, accumulate, stream_of(stream));
+  return own_product<T, OUT>(m, n, k, (const T *)a, lda, trans_a, (const T *)b, ldb, trans_b,
+                             (OUT *)c, ldc, accumulate, stream_of(stream));
 }
 
 template <class T>
 static int gemm_tn(int64_t t, int64_t k, int64_t n, const void *a, int64_t lda, const void *b,
                    int64_t ldb, void *c, int64_t ldc, int accumulate, void *stream)
 {
-  return gemm<T>(k, n, t, a, lda, 1, b, ldb, 0, c, ldc, accumulate, stream);
+  return gemm<T, float>(k, n, t, a, lda, 1, b, ldb, 0, c, ldc, accumulate, stream);
 }
 
 template <class T> void neapi_cuda_products(neapi_kernels *table)
 {
-  table->gemm = gemm<T>;
+  table->gemm = gemm<T, T>;
+  table->gemm_stat = gemm<T, float>;
   table->gemm_tn = gemm_tn<T>;
 }
 template void neapi_cuda_products<float>(neapi_kernels *);

@@ -77,7 +77,7 @@ __global__ void gain_parts(int64_t t, int64_t h, const T *x, const float *rstd, 
     parts[blockIdx.x * h + column] = sum;
 }
 
-template <class T> __global__ void add_parts(int64_t blocks, int64_t h, const float *parts, T *sum)
+__global__ void add_parts(int64_t blocks, int64_t h, const float *parts, float *sum)
 {
   int64_t column = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
   if (column >= h)
@@ -85,16 +85,16 @@ template <class T> __global__ void add_parts(int64_t blocks, int64_t h, const fl
   float total = 0;
   for (int64_t b = 0; b < blocks; b++)
     total += parts[b * h + column];
-  sum[column] = real_of<T>(to_float(sum[column]) + total);
+  sum[column] += total;
 }
 
 template <class T>
 __global__ void gain_terms(int64_t t, int64_t h, const T *x, const float *rstd, const T *dy,
-                           T *terms)
+                           float *terms)
 {
   for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < t * h;
        i += (int64_t)gridDim.x * blockDim.x)
-    terms[i] = real_of<T>(to_float(dy[i]) * to_float(x[i]) * rstd[i / h]);
+    terms[i] = to_float(dy[i]) * to_float(x[i]) * rstd[i / h];
 }
 
 __global__ void angles(int64_t s, int64_t d, double base, float *table)
@@ -149,7 +149,7 @@ static int gain_gradient(int64_t t, int64_t h, const void *x, const void *rstd, 
   dim3 grid((unsigned)blocks, blocks_for(h, BLOCK));
   gain_parts<T><<<grid, BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, (const float *)rstd,
                                                   (const T *)dy, parts);
-  add_parts<T><<<blocks_for(h, BLOCK), BLOCK, 0, stream_of(s)>>>(blocks, h, parts, (T *)dgain);
+  add_parts<<<blocks_for(h, BLOCK), BLOCK, 0, stream_of(s)>>>(blocks, h, parts, (float *)dgain);
   scratch_close(parts, s);
   return launched();
 }
@@ -173,7 +173,7 @@ static int rmsnorm_gain_terms(int64_t t, int64_t h, const void *x, const void *r
 {
   if (t && h)
     gain_terms<T><<<blocks_for(t * h, BLOCK), BLOCK, 0, stream_of(s)>>>(
-        t, h, (const T *)x, (const float *)rstd, (const T *)dy, (T *)terms);
+        t, h, (const T *)x, (const float *)rstd, (const T *)dy, (float *)terms);
   return launched();
 }
 

@@ -19,7 +19,7 @@ __global__ void move(int64_t n, int64_t h, const int32_t *index, const T *x, T *
 
 /* A block a row of x; the first row that has an index adds all of them, in their order. */
 template <class T>
-__global__ void add_rows(int64_t n, int64_t h, const int32_t *index, const T *x, T *out)
+__global__ void add_rows(int64_t n, int64_t h, const int32_t *index, const T *x, float *out)
 {
   int64_t row = blockIdx.x;
   int32_t id = index[row];
@@ -32,7 +32,7 @@ __global__ void add_rows(int64_t n, int64_t h, const int32_t *index, const T *x,
   __shared__ int count;
   for (int64_t column = threadIdx.x; column < (h + blockDim.x - 1) / blockDim.x * blockDim.x;
        column += blockDim.x) {
-    float sum = column < h ? to_float(out[id * h + column]) : 0;
+    float sum = column < h ? out[id * h + column] : 0;
     for (int64_t piece = row; piece < n; piece += blockDim.x) {
       int64_t i = piece + threadIdx.x;
       bool hit = i < n && index[i] == id;
@@ -52,7 +52,7 @@ __global__ void add_rows(int64_t n, int64_t h, const int32_t *index, const T *x,
       __syncthreads();
     }
     if (column < h)
-      out[id * h + column] = real_of<T>(sum);
+      out[id * h + column] = sum;
   }
 }
 
@@ -122,7 +122,7 @@ static int scatter_add(int64_t n, int64_t h, const int32_t *index, const void *x
 {
   if (n && h)
     add_rows<T><<<(unsigned)n, BLOCK, BLOCK * sizeof(int32_t), stream_of(s)>>>(
-        n, h, index, (const T *)x, (T *)out);
+        n, h, index, (const T *)x, (float *)out);
   return launched();
 }
 

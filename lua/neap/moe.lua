@@ -23,7 +23,7 @@ local Moe = {}
 Moe.__index = Moe
 moe.Moe = Moe
 
-local DTYPES = { f32 = C.NEAP_F32, f64 = C.NEAP_F64 }
+local DTYPES = { bf16 = C.NEAP_BF16, f32 = C.NEAP_F32, f64 = C.NEAP_F64 }
 local OPTIONS = {
   'aux_loss', 'chunks', 'comm', 'dtype', 'exact', 'ffn', 'hidden', 'renormalise', 'top_k',
   'topology',
@@ -44,7 +44,7 @@ end
 
 local function dtype_code(name)
   if not DTYPES[name] then
-    lib.raise('ARGUMENT', ("moe: type '%s' is unknown; there are f32, f64"):format(
+    lib.raise('ARGUMENT', ("moe: type '%s' is unknown; there are bf16, f32, f64"):format(
       tostring(name)), 3)
   end
   return DTYPES[name]
@@ -55,9 +55,10 @@ local function flag(value)
 end
 
 --- hidden: H. ffn: F of every expert, a list. top_k: experts a token. renormalise (true): the
--- weights of a token's experts add up to 1. dtype: 'f32' (default) or 'f64'. exact: weight
--- gradients do not depend on layout, split and ranks. aux_loss (0): coefficient of the load-balance
--- loss. chunks (1): exchanges that tokens travel in. comm: for tokens; stores need another one.
+-- weights of a token's experts add up to 1. dtype: 'f32' (default), 'f64' or 'bf16'. exact:
+-- weight gradients do not depend on layout, split and ranks. aux_loss (0): coefficient of the
+-- load-balance loss. chunks (1): exchanges that tokens travel in. comm: for tokens; stores need
+-- another one.
 function moe.open(options)
   check_options(options)
   local experts = C.neap_topology_experts(options.topology.ptr)

@@ -2,7 +2,8 @@
 -- experts' shards, which are cut over the ranks anyway.
 --
 -- A step: the gradients are summed over ranks and each rank gets its range of the sums; their norm
--- over everything is clipped; every rank updates its range; the parameters are gathered again.
+-- over everything is clipped; every rank updates its range; the parameters are gathered again, in
+-- bf16 where they are of that type: their masters, like gradients and moments, are f32.
 -- With exact parameters all of it gives the same bits on any number of ranks: gradients and norm
 -- are exact sums, the update is elementwise.
 
@@ -77,9 +78,10 @@ function AdamW:allocate()
   self.ranks = self.comm and self.comm:size() or 1
   self.counts, self.first = cut(values.count, rank, self.ranks)
   local count = tonumber(self.counts[rank])
-  local function make(dtype) return tensor.zeros(dtype or values.dtype, count) end
-  self.range = { grad = make(), param = make(), m = make(), v = make() }
-  self.range.param:copy(values, count, 0, self.first)
+  local stat = tensor.stat_of(values.dtype)
+  local function make(dtype) return tensor.zeros(dtype or stat, count) end
+  self.range = { grad = make(), param = self.parameters:take_masters(self.first, count),
+    m = make(), v = make() }
   self.sum = self.parameters.exact and make 'f64' or self.range.grad
   local decayed = math.max(0, math.min(count, self.parameters.decayed - self.first))
   self.parts = { self:part(0, decayed), self:part(decayed, count - decayed) }
@@ -142,10 +144,15 @@ end
 function AdamW:gather()
   local values, range, refreshes = self.parameters.values, self.range, {}
   for i, store in ipairs(self.shards) do refreshes[i] = store:refresh_start() end
+  local current = range.param
+  if values.dtype ~= current.dtype then -- half of the bytes travel
+    self.rounded = tensor.reuse(self.rounded, values.dtype, current.count):copy(current)
+    current = self.rounded
+  end
   if self.ranks > 1 then
-    self.comm:all_gather(range.param, values, self.counts)
+    self.comm:all_gather(current, values, self.counts)
   else
-    values:copy(range.param)
+    values:copy(current)
   end
   for _, refresh in ipairs(refreshes) do refresh:wait() end
 end

@@ -19,7 +19,7 @@ local Shards, Transfer = {}, {}
 Shards.__index, Transfer.__index = Shards, Transfer
 shards.Shards = Shards
 
-local DTYPES = { f32 = C.NEAP_F32, f64 = C.NEAP_F64 }
+local DTYPES = { bf16 = C.NEAP_BF16, f32 = C.NEAP_F32, f64 = C.NEAP_F64 }
 local PARTS = {
   parameter = C.NEAP_SHARD_PARAMETER, moment1 = C.NEAP_SHARD_MOMENT1,
   moment2 = C.NEAP_SHARD_MOMENT2, gradient = C.NEAP_SHARD_GRADIENT,
@@ -55,7 +55,8 @@ local function check_options(given)
 end
 
 --- comm: a communicator of the topology's ranks, for this store's transfers (stores that take turns
--- may share one). sizes: parameters of each expert, a list. dtype: 'f32' (default) or 'f64'. exact:
+-- may share one). sizes: parameters of each expert, a list. dtype: of what unshard brings, 'f32'
+-- (default), 'f64' or 'bf16'; beside bf16, master parameters, moments and gradients are f32. exact:
 -- gradients to reduce are F64. group: 'all' (default), 'node' or ranks a shard group.
 function shards.open(options)
   check_options(options)

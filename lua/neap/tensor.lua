@@ -16,9 +16,11 @@ Tensor.__index = Tensor
 tensor.Tensor = Tensor
 
 local CODES = {
-  f32 = C.NEAP_F32, f64 = C.NEAP_F64, i32 = C.NEAP_I32, i64 = C.NEAP_I64, u8 = C.NEAP_U8,
+  bf16 = C.NEAP_BF16, f32 = C.NEAP_F32, f64 = C.NEAP_F64, i32 = C.NEAP_I32, i64 = C.NEAP_I64,
+  u8 = C.NEAP_U8,
 }
 local POINTERS = {
+  bf16 = ffi.typeof 'uint16_t *', -- their bits
   f32 = ffi.typeof 'float *', f64 = ffi.typeof 'double *', i32 = ffi.typeof 'int32_t *',
   i64 = ffi.typeof 'int64_t *', u8 = ffi.typeof 'uint8_t *',
 }
@@ -51,7 +53,13 @@ local function wrap(dtype)
   return object
 end
 
---- A tensor of a type ('f32', 'f64', 'i32', 'i64', 'u8') and 1 to 4 dimensions; content undefined.
+--- The type of statistics, logits, master parameters and gradients beside reals of a type.
+function tensor.stat_of(dtype)
+  return dtype == 'bf16' and 'f32' or dtype
+end
+
+--- A tensor of a type ('bf16', 'f32', 'f64', 'i32', 'i64', 'u8') and 1 to 4 dimensions; content
+-- undefined.
 function tensor.new(dtype, ...)
   if not CODES[dtype] then
     lib.raise('ARGUMENT', ("tensor: type '%s' is unknown%s; there are %s"):format(tostring(dtype),
@@ -93,6 +101,9 @@ end
 function tensor.of(dtype, list)
   local sizes, values = {}, {}
   flatten(list, sizes, values, 1)
+  if dtype == 'bf16' then
+    return tensor.new(dtype, unpack(sizes)):copy(tensor.of('f32', list))
+  end
   local t = tensor.new(dtype, unpack(sizes))
   local host = t.on_host and t or tensor.new_host(dtype, unpack(sizes))
   for i, value in ipairs(values) do
@@ -131,8 +142,14 @@ function Tensor:host()
   return tensor.new_host(self.dtype, self:dims()):copy(self)
 end
 
---- Typed pointer to the elements; valid as long as the tensor is. On a GPU (not on_host) only to be
--- handed on.
+--- What can be read as numbers: the tensor itself, or a copy in host memory, of bf16 in f32.
+local function readable(t)
+  if t.dtype == 'bf16' then t = tensor.new('f32', t:dims()):copy(t) end
+  return t:host()
+end
+
+--- Typed pointer to the elements, of bf16 to their bits; valid as long as the tensor is. On a GPU
+-- (not on_host) only to be handed on.
 function Tensor:data()
   return self.pointer
 end
@@ -171,8 +188,8 @@ function Tensor:normal(seed, stream, first, scale)
   return self
 end
 
---- Copies from another float tensor: all elements, or count of them between offsets. F64 to F32
--- rounds to nearest.
+--- Copies from another float tensor: all elements, or count of them between offsets, rounded to
+-- nearest.
 function Tensor:copy(from, count, to_offset, from_offset)
   if not count and from.count ~= self.count then
     lib.raise('SHAPE', ('tensor copy: from %s to %s'):format(from:shape(), self:shape()), 2)
@@ -202,7 +219,7 @@ end
 
 --- The elements as a list, or as nested lists of numbers.
 function Tensor:tolist()
-  return (nest(self:host(), { self:dims() }, 1, 0))
+  return (nest(readable(self), { self:dims() }, 1, 0))
 end
 
 --- "f32 (4, 8)".
@@ -213,7 +230,7 @@ end
 local SHOWN = 8
 
 function Tensor:__tostring()
-  local items, host = {}, self:host()
+  local items, host = {}, readable(self)
   for i = 1, math.min(self.count, SHOWN) do
     items[i] = ('%g'):format(tonumber(host.pointer[i - 1]))
   end

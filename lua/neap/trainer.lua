@@ -47,6 +47,8 @@ trainer.params = {
     doc = 'of transfers: none, laer, neap; with fields: laer:chunks=2,keep=3 (docs/schedules.md)' },
   shard_group = { default = 'all',
     doc = 'ranks that working parameters are cut over: all, node, or how many' },
+  dtype = { default = 'f32', choices = { 'f32', 'bf16' },
+    doc = 'of parameters and activations; masters, moments, gradients and sums are f32' },
   exact = { default = true, on_cuda = false,
     doc = 'losses that no policy, layout or number of ranks changes; --no-exact is faster' },
 }
@@ -70,7 +72,7 @@ local function open_model(self, p)
     layers = p.layers, hidden = p.hidden, heads = p.heads, kv_heads = p.kv_heads, top_k = p.top_k,
     ffn = #p.ffn > 1 and p.ffn or p.ffn[1], sequence = p.sequence, batch = self.last - self.first,
     vocabulary = rawget(p, 'vocabulary'), -- nil: bytes
-    total_batch = p.batch, aux_loss = p.aux_loss, seed = p.seed, exact = p.exact,
+    total_batch = p.batch, aux_loss = p.aux_loss, seed = p.seed, exact = p.exact, dtype = p.dtype,
     schedule = self.schedule, group = tonumber(p.shard_group) or p.shard_group,
   }
 end
@@ -82,8 +84,8 @@ local function open_trace(self, path, p)
     metadata = {
       seed = p.seed, policy = self.policy, slots = p.slots, node_size = self.job.node_size,
       top_k = p.top_k, tokens_per_step = p.batch * p.sequence, text = self.text:describe(),
-      model = ('transformer layers=%d hidden=%d experts=%d ffn=%s'):format(p.layers, p.hidden,
-        p.experts, table.concat(p.ffn, ',')),
+      model = ('transformer layers=%d hidden=%d experts=%d ffn=%s dtype=%s'):format(p.layers,
+        p.hidden, p.experts, table.concat(p.ffn, ','), p.dtype),
     },
   })
 end
@@ -296,6 +298,7 @@ function Trainer:summary()
     or math.min(C.neap_processors(), self.job.ranks)
   local row = self.balance:summary()
   row.policy, row.steps, row.seed, row.ranks = self.policy, steps, p.seed, self.job.ranks
+  row.dtype = p.dtype
   row.losses, row.digest = self.losses, digest(self.losses)
   row.loss = self.losses:recent(math.max(1, math.floor(steps / 10)))
   row.tokens_per_second = p.batch * p.sequence * steps / self.seconds.sum

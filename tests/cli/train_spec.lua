@@ -69,6 +69,19 @@ describe('training', function()
     end
   end)
 
+  it('follows f32 in bf16 within its rounding', function()
+    local arguments = '-n 4 --steps=20 --text=english --policies=static,minimax --dtype='
+    local wide, narrow = rows(arguments .. 'f32'), rows(arguments .. 'bf16')
+    for policy, row in ipairs(narrow) do
+      assert.are.equal('bf16', row.dtype)
+      assert.are.equal(narrow[1].losses[1], row.losses[1])
+      for step, loss in ipairs(row.losses) do
+        local expected = wide[policy].losses[step]
+        assert.is_true(math.abs(loss - expected) <= 5e-3 * expected, 'step ' .. step)
+      end
+    end
+  end)
+
   it('goes on, with the last valid layout, whatever a policy does', function()
     local places = { fails = 'fails.lua:%d+', leaves = 'leaves.lua', loops = 'loops.lua' }
     for name, place in pairs(places) do

@@ -12,6 +12,7 @@ typedef struct {
   uint64_t seed;
   dense model;
   int dtype, exact;
+  bool gpu; /* ranks compute on the first GPU */
   int32_t ranks, chunks, group;
   int64_t first_token[MOST + 1];
   const char *rule; /* NULL: a random split */
@@ -30,22 +31,67 @@ static neap_tensor *tensor(int dtype, int64_t rows, int64_t columns)
   return t;
 }
 
+/* The dtype of gradients, masters and logits beside a dtype. */
+static int stat_of(int dtype)
+{
+  return dtype == NEAP_BF16 ? NEAP_F32 : dtype;
+}
+
+static const char *dtype_name(int dtype)
+{
+  return dtype == NEAP_BF16 ? "bf16" : dtype == NEAP_F32 ? "f32" : "f64";
+}
+
+/* The number of the dtype that is nearest to value. */
+static double rounded(int dtype, double value)
+{
+  int exponent;
+  double part = frexp(value, &exponent);
+  if (dtype == NEAP_BF16)
+    return ldexp(rint(ldexp(part, 8)), exponent - 8);
+  return dtype == NEAP_F32 ? (double)(float)value : value;
+}
+
+static neap_tensor *host_tensor(int dtype, int64_t count)
+{
+  neap_tensor *t = NULL;
+  check_ok(neap_tensor_open_host(dtype, 1, &count, &t));
+  return t;
+}
+
+/* By way of host memory, since the tensor may be on a GPU, and of stat. */
 static neap_tensor *tensor_of(int dtype, int64_t rows, int64_t columns, const double *values)
 {
-  neap_tensor *t = tensor(dtype, rows, columns);
-  for (int64_t i = 0; i < rows * columns; i++)
-    if (dtype == NEAP_F32)
-      ((float *)neap_tensor_data(t))[i] = (float)values[i];
+  int64_t count = rows * columns;
+  neap_tensor *host = host_tensor(stat_of(dtype), count);
+  neap_tensor *stat = tensor(stat_of(dtype), rows, columns), *t = stat;
+  for (int64_t i = 0; i < count; i++)
+    if (stat_of(dtype) == NEAP_F32)
+      ((float *)neap_tensor_data(host))[i] = (float)values[i];
     else
-      ((double *)neap_tensor_data(t))[i] = values[i];
+      ((double *)neap_tensor_data(host))[i] = values[i];
+  check_ok(neap_tensor_copy(stat, 0, host, 0, count));
+  neap_tensor_close(host);
+  if (dtype == NEAP_BF16) {
+    t = tensor(dtype, rows, columns);
+    check_ok(neap_tensor_copy(t, 0, stat, 0, count));
+    neap_tensor_close(stat);
+  }
   return t;
 }
 
 static void read_tensor(const neap_tensor *t, double *values)
 {
-  for (int64_t i = 0; i < neap_tensor_count(t); i++)
-    values[i] = neap_tensor_dtype(t) == NEAP_F32 ? (double)((float *)neap_tensor_data(t))[i]
-                                                 : ((double *)neap_tensor_data(t))[i];
+  int dtype = neap_tensor_dtype(t);
+  int64_t count = neap_tensor_count(t);
+  neap_tensor *host = host_tensor(stat_of(dtype), count), *stat = tensor(stat_of(dtype), 1, count);
+  check_ok(neap_tensor_copy(stat, 0, t, 0, count));
+  check_ok(neap_tensor_copy(host, 0, stat, 0, count));
+  for (int64_t i = 0; i < count; i++)
+    values[i] = stat_of(dtype) == NEAP_F32 ? (double)((float *)neap_tensor_data(host))[i]
+                                           : ((double *)neap_tensor_data(host))[i];
+  neap_tensor_close(host);
+  neap_tensor_close(stat);
 }
 
 /* ---- one rank ------------------------------------------------------------------------------ */
@@ -86,7 +132,7 @@ static neap_shards *make_shards(const scene *s, neap_comm *comm)
     sizes[e] = 3 * s->model.h * s->model.ffn[e];
   check_ok(neap_shards_open(comm, s->topology, s->dtype, s->exact, sizes, s->group, &shards));
   for (int32_t e = 0; e < s->model.e; e++) {
-    neap_tensor *w = tensor_of(s->dtype, 1, sizes[e], s->model.w[e]);
+    neap_tensor *w = tensor_of(stat_of(s->dtype), 1, sizes[e], s->model.w[e]);
     check_ok(neap_shards_set(shards, NEAP_SHARD_PARAMETER, e, w));
     neap_tensor_close(w);
   }
@@ -120,7 +166,7 @@ static step open_step(const scene *s, int32_t rank, int64_t begin, int64_t t, in
   const int32_t *first = neap_topology_first_slot(s->topology);
   int64_t h = s->model.h;
   int32_t slots = first[rank + 1] - first[rank];
-  int sum_dtype = s->exact ? NEAP_F64 : s->dtype;
+  int sum_dtype = s->exact ? NEAP_F64 : stat_of(s->dtype);
   return (step){.x = tensor_of(s->dtype, t, h, s->model.x + begin * h),
                 .dy = tensor_of(s->dtype, t, h, s->model.dy + begin * h),
                 .router = tensor_of(s->dtype, h, s->model.e, s->model.router),
@@ -181,8 +227,7 @@ static double *normal(const scene *s, uint64_t stream, int64_t count, double sca
 {
   double *values = zeros(count);
   for (int64_t i = 0; i < count; i++) {
-    values[i] = scale * neap_random_normal(s->seed, stream, (uint64_t)i);
-    values[i] = s->dtype == NEAP_F32 ? (double)(float)values[i] : values[i];
+    values[i] = rounded(s->dtype, scale * neap_random_normal(s->seed, stream, (uint64_t)i));
   }
   return values;
 }
@@ -194,7 +239,8 @@ static void avoid_ties(scene *s)
   for (int64_t t = 0; t < m->t; t++)
     for (uint64_t i = 0; dense_margin(m, m->x + t * m->h) < 1e-3; i++)
       m->x[t * m->h + (int64_t)i % m->h] =
-          (double)(float)neap_random_normal(s->seed, 6, (uint64_t)t * 1000 + i);
+          rounded(s->dtype == NEAP_BF16 ? NEAP_BF16 : NEAP_F32,
+                  neap_random_normal(s->seed, 6, (uint64_t)t * 1000 + i));
 }
 
 /* Tokens, parameters and gradients of a model whose sizes are set. */

@@ -13,15 +13,35 @@ typedef struct {
   neap_topology *topology;
 } problem;
 
+/* The dtype of masters and gradients. */
+static int stat_of(const problem *p)
+{
+  return p->dtype == NEAP_BF16 ? NEAP_F32 : p->dtype;
+}
+
 static double value(const problem *p, int64_t what, int64_t index)
 {
   double v = neap_random_normal(p->seed, (uint64_t)what, (uint64_t)index);
-  return p->dtype == NEAP_F32 ? (double)(float)v : v;
+  return p->dtype == NEAP_F64 ? v : (double)(float)v;
+}
+
+/* What unshard brings of a parameter. */
+static double working(const problem *p, double master)
+{
+  int exponent;
+  double part = frexp(master, &exponent);
+  return p->dtype == NEAP_BF16 ? ldexp(rint(ldexp(part, 8)), exponent - 8) : master;
 }
 
 static double element(const neap_tensor *t, int64_t i)
 {
   void *data = neap_tensor_data(t);
+  if (neap_tensor_dtype(t) == NEAP_BF16) {
+    uint32_t bits = (uint32_t)((uint16_t *)data)[i] << 16;
+    float wide;
+    memcpy(&wide, &bits, sizeof wide);
+    return (double)wide;
+  }
   return neap_tensor_dtype(t) == NEAP_F32 ? (double)((float *)data)[i] : ((double *)data)[i];
 }
 
@@ -71,7 +91,7 @@ static void check_get(const problem *p, neap_shards *shards, int part,
                       double (*expected)(const problem *, int32_t, int64_t))
 {
   for (int32_t e = 0; e < p->experts; e++) {
-    neap_tensor *whole = matrix(p->dtype, 1, p->sizes[e]);
+    neap_tensor *whole = matrix(stat_of(p), 1, p->sizes[e]);
     check_ok(neap_shards_get(shards, part, e, whole));
     int64_t wrong = 0;
     for (int64_t i = 0; i < p->sizes[e]; i++)
@@ -90,7 +110,7 @@ static void check_unshard(const problem *p, int32_t rank, const neap_layout *lay
   for (int32_t s = first[rank]; s < first[rank + 1]; s++) {
     int32_t e = neap_layout_experts(layout)[s];
     for (int64_t i = 0; i < p->sizes[e]; i++)
-      wrong += element(buffer, (s - first[rank]) * width + i) != parameter(p, e, i);
+      wrong += element(buffer, (s - first[rank]) * width + i) != working(p, parameter(p, e, i));
   }
   check(!wrong, "seed %d rank %d: %d unsharded elements are wrong", (int)p->seed, rank, (int)wrong);
 }
@@ -116,16 +136,16 @@ static double reduced(const problem *p, int32_t e, int64_t i)
   for (int32_t s = 0; s < neap_topology_slots(p->topology); s++)
     if (neap_layout_experts(reduced_layout)[s] == e && tokens_of_slot(p, s)) {
       sum += slot_gradient(p, s, i);
-      if (!p->exact && p->dtype == NEAP_F32)
+      if (!p->exact && p->dtype != NEAP_F64)
         sum = (double)(float)sum;
     }
-  return p->dtype == NEAP_F32 ? (double)(float)sum : sum;
+  return p->dtype != NEAP_F64 ? (double)(float)sum : sum;
 }
 
 static double reduced_twice(const problem *p, int32_t e, int64_t i)
 {
   double twice = 2 * reduced(p, e, i);
-  return p->dtype == NEAP_F32 ? (double)(float)twice : twice;
+  return p->dtype != NEAP_F64 ? (double)(float)twice : twice;
 }
 
 static void fill_gradients(const problem *p, int32_t rank, neap_tensor *gradients, int64_t width)
@@ -145,7 +165,7 @@ static void test_transfers(const problem *p, int32_t rank, neap_shards *shards,
   int64_t width = neap_shards_slot_size(shards), tokens[MAX_SLOTS];
   int32_t slots = first[rank + 1] - first[rank];
   neap_tensor *buffer = matrix(p->dtype, slots, width);
-  neap_tensor *gradients = matrix(p->exact ? NEAP_F64 : p->dtype, slots, width);
+  neap_tensor *gradients = matrix(p->exact ? NEAP_F64 : stat_of(p), slots, width);
   for (int32_t s = 0; s < neap_topology_slots(p->topology); s++)
     tokens[s] = tokens_of_slot(p, s);
   fill_gradients(p, rank, gradients, width);
@@ -178,7 +198,7 @@ static void check_adamw(const problem *p, neap_shards *shards)
   check_ok(neap_shards_adamw(shards, &settings));
   wait_refresh(shards);
   for (int32_t e = 0; e < p->experts; e++) {
-    neap_tensor *whole = matrix(p->dtype, 1, p->sizes[e]);
+    neap_tensor *whole = matrix(stat_of(p), 1, p->sizes[e]);
     check_ok(neap_shards_get(shards, NEAP_SHARD_PARAMETER, e, whole));
     double worst = 0;
     for (int64_t i = 0; i < p->sizes[e]; i++) {
@@ -186,7 +206,7 @@ static void check_adamw(const problem *p, neap_shards *shards)
       double expected = old - 0.1 * (g / (fabs(g) + 1e-8) + 0.01 * old);
       worst = fmax(worst, fabs(element(whole, i) - expected));
     }
-    check_close(worst, 0, p->dtype == NEAP_F32 ? 1e-6 : 1e-12, "parameter after AdamW");
+    check_close(worst, 0, p->dtype != NEAP_F64 ? 1e-6 : 1e-12, "parameter after AdamW");
     neap_tensor_close(whole);
   }
 }
@@ -250,12 +270,13 @@ static void run_problem(neap_comm *comm, neap_world *world, int which)
 static void test_random(void)
 {
   const int32_t sizes[] = {1, 2, 3, 4, 8};
+  const int dtypes[] = {NEAP_F32, NEAP_F64, NEAP_BF16};
   for (uint64_t seed = 0; seed < 150; seed++) {
     dice d = {seed, 0};
     problem p = {.seed = seed, .ranks = sizes[seed % 5]};
     p.experts = (int32_t)roll(&d, 1, MAX_EXPERTS);
     p.group = (int32_t)roll(&d, NEAP_GROUP_NODE, 4);
-    p.dtype = roll(&d, 0, 1) ? NEAP_F32 : NEAP_F64;
+    p.dtype = dtypes[roll(&d, 0, 2)];
     p.exact = (int)roll(&d, 0, 1);
     for (int32_t e = 0; e < p.experts; e++)
       p.sizes[e] = roll(&d, 1, MAX_SIZE);

@@ -2,6 +2,7 @@ local launcher = require 'neap.launcher'
 local lib = require 'neap.lib'
 local nn = require 'neap.nn'
 local optim = require 'neap.optim'
+local tensor = require 'neap.tensor'
 local gradients = dofile(lib.home .. '/tests/gradients.lua')
 
 --- Two matrices and a vector, with random values and gradients.
@@ -81,6 +82,23 @@ describe('optim', function()
     for k, v in pairs(o) do given[k] = v end
     given.clip = 0
     assert.is_true(follow(parameters, optim.AdamW.new(parameters, given), options, 5) < 1e-6)
+  end)
+
+  it('keeps masters of bf16 parameters in f32', function()
+    local narrow = model { dtype = 'bf16', seed = 5 }
+    local wide = model { dtype = 'f32', seed = 5 }
+    local first, second = optim.AdamW.new(narrow, o), optim.AdamW.new(wide, o)
+    assert.are.equal('f32', narrow.gradients.dtype)
+    for _ = 1, 5 do
+      randomise(wide)
+      narrow.gradients:copy(wide.gradients)
+      assert.are.equal(second:step(), first:step())
+    end
+    assert.are.same(tensor.new('bf16', wide.values.count):copy(wide.values):tolist(),
+      narrow.values:tolist())
+    local ok, err = pcall(optim.AdamW.new, narrow, o)
+    assert.is_false(ok)
+    assert.matches('the masters of bf16 values have been taken before', err.message)
   end)
 
   it('does so from exact gradients', function()

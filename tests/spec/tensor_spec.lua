@@ -9,7 +9,7 @@ end
 
 describe('tensor', function()
   it('has dimensions, a type and aligned memory', function()
-    for _, dtype in ipairs { 'f32', 'f64', 'i32', 'i64', 'u8' } do
+    for _, dtype in ipairs { 'bf16', 'f32', 'f64', 'i32', 'i64', 'u8' } do
       local t = tensor.new(dtype, 3, 5, 2)
       assert.are.same({ 3, 5, 2 }, { t:dims() })
       assert.are.equal(30, t.count)
@@ -28,6 +28,22 @@ describe('tensor', function()
     assert.are.equal('i32 (9): 7 7 7 7 7 7 7 7 …', tostring(tensor.new('i32', 9):fill(7)))
     assert.matches('SHAPE: tensor: a row has 1 elements; another has 2',
       failure(tensor.of, 'f32', { { 1, 2 }, { 3 } }))
+  end)
+
+  it('rounds to bf16, and shows its numbers', function()
+    local t = tensor.of('bf16', { { 1, 1 + 2 ^ -8 }, { 1 + 3 * 2 ^ -8, -2 ^ 100 } })
+    assert.are.same({ { 1, 1 }, { 1 + 2 ^ -6, -2 ^ 100 } }, t:tolist())
+    assert.are.equal('bf16 (2, 2): 1 1 1.01563 -1.26765e+30', tostring(t))
+    assert.are.equal(0x3f80, t:data()[0])
+    assert.are.same({ 1 + 2 ^ -6, 1 + 2 ^ -6 },
+      tensor.new('bf16', 2):fill(1 + 3 * 2 ^ -8 + 2 ^ -40):tolist())
+    local f64 = tensor.new('f64', 2, 2):copy(t)
+    assert.are.same(t:tolist(), f64:tolist())
+    assert.are.same(t:tolist(), tensor.new('bf16', 2, 2):copy(f64):tolist())
+    local f32, drawn = tensor.new('f32', 9):normal(3, 4), tensor.new('bf16', 9):normal(3, 4)
+    assert.are.same(tensor.new('bf16', 9):copy(f32):tolist(), drawn:tolist())
+    assert.are.equal('f32', tensor.stat_of 'bf16')
+    assert.are.equal('f64', tensor.stat_of 'f64')
   end)
 
   it('makes views that share and keep memory', function()

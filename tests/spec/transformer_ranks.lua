@@ -2,8 +2,8 @@
 -- FILE, 'name=value' …) on threads, (FILE, …) under mpirun. Whatever the number of ranks, layouts
 -- and splits, the global batches are the same; rank 0 writes losses, gradient norms and final
 -- parameters to FILE as hexadecimal floats, a line a step and then a line a parameter. Values:
--- exact, schedule, rule (of the split), layouts (a seed), slots, gradients (1: no training, but a
--- check by differences).
+-- exact, dtype, schedule, rule (of the split), layouts (a seed), slots, gradients (1: no training,
+-- but a check by differences).
 
 local lib = require 'neap.lib'
 local comm = require 'neap.comm'
@@ -23,7 +23,7 @@ else
   group = comm.open_mpi()
 end
 local rank, ranks, path = group:rank(), group:size(), table.remove(arguments, 1)
-local given = { schedule = 'laer', rule = 'minimax', layouts = '1', slots = '3' }
+local given = { dtype = 'f32', schedule = 'laer', rule = 'minimax', layouts = '1', slots = '3' }
 for _, argument in ipairs(arguments) do
   local name, value = argument:match '^(%w+)=(.*)$'
   given[name] = value
@@ -83,7 +83,7 @@ local model = nn.Transformer.new { comm = group, topology = session.topology, se
   vocabulary = VOCABULARY, layers = LAYERS, hidden = 8, heads = 2, kv_heads = 1, top_k = 2,
   ffn = FFN, sequence = SEQUENCE, batch = SEQUENCES / ranks, seed = 5, aux_loss = 0.01,
   exact = given.exact == '1', schedule = given.schedule,
-  dtype = given.gradients and 'f64' or 'f32' }
+  dtype = given.gradients and 'f64' or given.dtype }
 
 --- Finite differences of loss + auxiliary loss, over all dense parameters and some of experts.
 local function check_gradients()
@@ -117,7 +117,7 @@ local lines = {}
 
 local function write(t)
   local numbers = {}
-  for i = 0, t.count - 1 do numbers[i + 1] = ('%a'):format(t:data()[i]) end
+  for i, number in ipairs(t:tolist()) do numbers[i] = ('%a'):format(number) end
   lines[#lines + 1] = table.concat(numbers, ' ')
 end
 

@@ -28,6 +28,11 @@ local function run(ranks, ...)
   return train(threads, ranks, ...)
 end
 
+--- Of one loss a step, the first, which is that of a forward with equal parameters.
+local function first_loss(text)
+  return text:match '^%S+'
+end
+
 local function losses(text)
   local list = {}
   for line in text:gmatch '[^\n]+' do
@@ -62,6 +67,34 @@ describe('transformer', function()
   it('does so under mpirun too', function()
     assert.are.equal(run(3, 'exact=1'), train(mpi, 3, 'exact=1'))
     assert.are.equal(run(2), train(mpi, 2))
+  end)
+
+  it('has the same first loss, to the bit, on any ranks, layouts, splits and schedules', function()
+    for _, dtype in ipairs { 'f32', 'bf16' } do
+      local alone = first_loss(run(1, 'dtype=' .. dtype))
+      for i, ranks in ipairs { 2, 3, 4, 8 } do
+        assert.are.equal(alone, first_loss(run(ranks, 'dtype=' .. dtype, 'layouts=' .. i,
+          'rule=' .. ({ 'lite', 'even', 'minimax', 'local' })[i], 'slots=' .. 1 + i % 3,
+          'schedule=' .. ({ 'none', 'neap', 'laer:chunks=3', 'laer' })[i])))
+      end
+      assert.are.equal(alone, first_loss(train(mpi, 3, 'dtype=' .. dtype)))
+    end
+  end)
+
+  it('trains in bf16 as in f32, within its rounding', function()
+    local alone, narrow = run(1), run(3, 'dtype=bf16')
+    for i, loss in ipairs(losses(alone)) do
+      assert.is_true(math.abs(loss - losses(narrow)[i]) < 1e-2 * loss)
+    end
+    assert.are_not.equal(alone, narrow)
+  end)
+
+  it('trains in bf16 to the same bits on any ranks, layouts and splits when exact', function()
+    local alone = run(1, 'exact=1', 'dtype=bf16')
+    for _, ranks in ipairs { 2, 3, 8 } do
+      assert.are.equal(alone, run(ranks, 'exact=1', 'dtype=bf16', 'layouts=' .. ranks,
+        'schedule=neap'))
+    end
   end)
 
   it('trains to nearly the same losses otherwise, and repeats itself', function()

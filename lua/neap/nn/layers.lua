@@ -36,10 +36,12 @@ local Linear = {}
 Linear.__index = Linear
 layers.Linear = Linear
 
---- scale: standard deviation of the initial weights; default 1 / sqrt(inputs).
-function Linear.new(parameters, name, inputs, outputs, scale)
+--- scale: standard deviation of the initial weights; default 1 / sqrt(inputs). dtype: of the
+-- output, by default that of the parameters; what tensor.stat_of says of it gives logits.
+function Linear.new(parameters, name, inputs, outputs, scale, dtype)
   return setmetatable({
     parameters = parameters,
+    dtype = dtype or parameters.dtype,
     inputs = inputs,
     outputs = outputs,
     weight = parameters:declare(name, { inputs, outputs },
@@ -49,7 +51,7 @@ end
 
 function Linear:forward(x)
   self.input = x
-  self.output = tensor.reuse(self.output, self.parameters.dtype, x:dim(0), self.outputs)
+  self.output = tensor.reuse(self.output, self.dtype, x:dim(0), self.outputs)
   return ops.linear(x, self.weight.value, self.output)
 end
 
@@ -78,16 +80,17 @@ function RMSNorm:forward(x)
   local dtype, rows = self.parameters.dtype, x:dim(0)
   self.input = x
   self.output = tensor.reuse(self.output, dtype, rows, self.hidden)
-  self.rstd = tensor.reuse(self.rstd, dtype, rows)
+  self.rstd = tensor.reuse(self.rstd, tensor.stat_of(dtype), rows)
   return ops.rmsnorm(x, self.gain.value, self.eps, self.output, self.rstd)
 end
 
 function RMSNorm:backward(dy)
-  local exact = self.parameters.exact
-  self.grad_input = tensor.reuse(self.grad_input, self.parameters.dtype, dy:dim(0), self.hidden)
-  if exact then -- grad_input is free until the second call
+  local exact, dtype = self.parameters.exact, self.parameters.dtype
+  self.grad_input = tensor.reuse(self.grad_input, dtype, dy:dim(0), self.hidden)
+  if exact then
+    self.terms = tensor.reuse(self.terms, tensor.stat_of(dtype), dy:dim(0), self.hidden)
     self.parameters:add_columns(self.gain,
-      ops.rmsnorm_gain_terms(self.input, self.rstd, dy, self.grad_input))
+      ops.rmsnorm_gain_terms(self.input, self.rstd, dy, self.terms))
   end
   return ops.rmsnorm_grad(self.input, self.gain.value, self.rstd, dy, self.grad_input,
     not exact and self.gain.grad or nil)

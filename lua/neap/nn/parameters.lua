@@ -3,7 +3,8 @@
 -- Modules declare what they need; allocate then makes both tensors. Parameters that weight decay
 -- applies to (matrices) come first, so that an optimizer needs no list. Initial values depend on
 -- seed and name alone. This is also the one place where gradients are summed over tokens: plainly,
--- or exactly (neap.exact), then into F64.
+-- or exactly (neap.exact), then into F64. Parameters in bf16 are copies of masters in f32, which
+-- belong to the optimizer; their gradients are f32.
 
 local lib = require 'neap.lib'
 local tensor = require 'neap.tensor'
@@ -16,9 +17,10 @@ Parameters.__index = Parameters
 local OPTIONS = { comm = true, dtype = true, exact = true, seed = true }
 local ALIGNMENT = 16 -- elements; parameters start on cache lines
 
---- dtype: 'f32' (default) or 'f64'. seed: of initial values. exact: gradients are sums that do not
--- depend on the order of tokens and their cut over ranks. comm: the communicator of the ranks (nil:
--- alone). total, a field, must hold the tokens of all ranks before a loss or exact gradients.
+--- dtype: 'f32' (default), 'f64' or 'bf16'. seed: of initial values. exact: gradients are sums that
+-- do not depend on the order of tokens and their cut over ranks. comm: the communicator of the
+-- ranks (nil: alone). total, a field, must hold the tokens of all ranks before a loss or exact
+-- gradients.
 function Parameters.new(options)
   for _, name in ipairs(lib.sorted_keys(options)) do
     if not OPTIONS[name] then
@@ -75,22 +77,32 @@ local function place(list, decay, offset)
   return offset
 end
 
+local function draw(param, value, seed)
+  if param.init.value then
+    value:fill(param.init.value)
+  else
+    value:normal(seed, stream_of(param.name), 0, param.init.scale)
+  end
+end
+
 --- Makes values and gradients, the flat tensors, and initialises all parameters. decayed: how many
--- elements, from the start, weight decay applies to.
+-- elements, from the start, weight decay applies to. masters: the values themselves, or in bf16
+-- what they are rounded from.
 function Parameters:allocate()
   self.decayed = place(self.list, true, 0)
   local count = place(self.list, false, self.decayed)
-  self.values = tensor.zeros(self.dtype, count)
-  self.gradients = tensor.zeros(self.exact and 'f64' or self.dtype, count)
+  local stat = tensor.stat_of(self.dtype)
+  self.masters = tensor.zeros(stat, count)
+  self.values = stat == self.dtype and self.masters or tensor.new(self.dtype, count)
+  self.gradients = tensor.zeros(self.exact and 'f64' or stat, count)
   for _, param in ipairs(self.list) do
     param.value = self.values:view(param.offset, unpack(param.dims))
     param.grad = self.gradients:view(param.offset, unpack(param.dims))
-    if param.init.value then
-      param.value:fill(param.init.value)
-    else
-      param.value:normal(self.seed, stream_of(param.name), 0, param.init.scale)
-    end
+    local master = self.masters:view(param.offset, unpack(param.dims))
+    draw(param, master, self.seed)
+    master:close()
   end
+  if self.values ~= self.masters then self.values:copy(self.masters) end
   return self
 end
 
@@ -101,6 +113,20 @@ function Parameters:get(name)
       lib.hint(name, lib.sorted_keys(self.named))), 2)
   end
   return param
+end
+
+--- The elements from first on of the masters, as a tensor of the taker's. In bf16 they can be taken
+-- once: an optimizer has them from then on.
+function Parameters:take_masters(first, count)
+  if not self.masters then
+    lib.raise('ARGUMENT', 'parameters: the masters of bf16 values have been taken before', 2)
+  end
+  local range = tensor.new(self.masters.dtype, count):copy(self.masters, count, 0, first)
+  if self.masters ~= self.values then
+    self.masters:close()
+    self.masters = nil
+  end
+  return range
 end
 
 function Parameters:zero_grad()

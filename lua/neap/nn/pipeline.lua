@@ -35,8 +35,8 @@ function Pipeline.new(options)
   }, Pipeline)
   local size = widest(self.stores)
   self.weights_of = buffers(self.kept, options.dtype, options.slots, size)
-  self.gradients_of = buffers(self.gradient_kept, options.exact and 'f64' or options.dtype,
-    options.slots, size)
+  self.gradients_of = buffers(self.gradient_kept,
+    options.exact and 'f64' or tensor.stat_of(options.dtype), options.slots, size)
   return self
 end
 

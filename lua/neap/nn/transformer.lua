@@ -9,6 +9,7 @@
 local lib = require 'neap.lib'
 local moe = require 'neap.moe'
 local shards = require 'neap.shards'
+local tensor = require 'neap.tensor'
 local timeline = require 'neap.timeline'
 local Block = require 'neap.nn.block'
 local CrossEntropy = require 'neap.nn.cross_entropy'
@@ -87,7 +88,7 @@ function Transformer:declare(o)
     self.blocks[l] = Block.new(p, 'layer' .. l, block)
   end
   self.norm = layers.RMSNorm.new(p, 'norm', o.hidden, o.eps)
-  self.head = layers.Linear.new(p, 'head', o.hidden, o.vocabulary)
+  self.head = layers.Linear.new(p, 'head', o.hidden, o.vocabulary, nil, tensor.stat_of(o.dtype))
   self.criterion = CrossEntropy.new(p)
 end
 
