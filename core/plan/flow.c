@@ -11,6 +11,8 @@ int neapi_flow_open(const neap_topology *t, neapi_flow *f)
   memset(f, 0, sizeof *f);
   f->topology = t;
   int64_t all = neapi_flow_vertices(f);
+  f->place_of = neapi_alloc(t->slots * 4ll, "split");
+  f->rank_at = neapi_alloc(t->slots * 4ll, "split");
   f->group_of = neapi_alloc(t->slots * 4ll, "split");
   f->group_first = neapi_alloc(t->slots * 4ll + 4, "split");
   f->group_expert = neapi_alloc(t->slots * 4ll, "split");
@@ -27,14 +29,17 @@ int neapi_flow_open(const neap_topology *t, neapi_flow *f)
   f->later = neapi_alloc(all * 4, "split");
   f->path = neapi_alloc(all * 4, "split");
   f->queued = neapi_alloc_zero(all, "split");
-  bool whole = f->group_of && f->group_first && f->group_expert && f->group_node &&
-               f->expert_group && f->supply && f->left && f->outside && f->excess && f->room &&
-               f->length && f->cursor && f->queue && f->later && f->path && f->queued;
+  bool whole = f->place_of && f->rank_at && f->group_of && f->group_first && f->group_expert &&
+               f->group_node && f->expert_group && f->supply && f->left && f->outside &&
+               f->excess && f->room && f->length && f->cursor && f->queue && f->later && f->path &&
+               f->queued;
   return whole ? NEAP_OK : NEAP_MEMORY;
 }
 
 void neapi_flow_close(neapi_flow *f)
 {
+  free(f->place_of);
+  free(f->rank_at);
   free(f->group_of);
   free(f->group_first);
   free(f->group_expert);
@@ -62,7 +67,9 @@ void neapi_flow_build(neapi_flow *f, const neap_layout *layout)
     f->expert_group[e] = group;
     int32_t node = NONE;
     for (int32_t i = layout->first[e]; i < layout->first[e + 1]; i++) {
-      int32_t slot = layout->by_expert[i], own = t->node_of[t->rank_of[slot]];
+      int32_t slot = layout->by_expert[i], rank = t->rank_of[slot], own = t->node_of[rank];
+      f->place_of[slot] = i;
+      f->rank_at[i] = rank;
       if (own != node) {
         f->group_first[group] = i;
         f->group_node[group] = node = own;
@@ -112,8 +119,8 @@ static int64_t node_left(const neapi_flow *f, int32_t first, int32_t last, int32
   return sum;
 }
 
-/* The level to which the room of the roomiest ranks sinks when the slots by_expert[first..last)
- * take amount; 0 if all get full. */
+/* The level to which the room of the roomiest ranks sinks when the places [first, last) take
+ * amount; 0 if all get full. */
 static int64_t water_level(const neapi_flow *f, int32_t first, int32_t last, int64_t amount)
 {
   int64_t level = 0;
@@ -121,7 +128,7 @@ static int64_t water_level(const neapi_flow *f, int32_t first, int32_t last, int
     int64_t sum = -amount;
     int32_t count = 0;
     for (int32_t i = first; i < last; i++) {
-      int64_t room = f->room[f->topology->rank_of[f->layout->by_expert[i]]];
+      int64_t room = f->room[f->rank_at[i]];
       if (room > level) {
         sum += room;
         count++;
@@ -134,19 +141,18 @@ static int64_t water_level(const neapi_flow *f, int32_t first, int32_t last, int
   }
 }
 
-/* Moves *amount into slots by_expert[first..last), into near or far, so that their ranks end
- * equally full, as far as that goes. */
+/* Moves *amount into the places [first, last), into near or far, so that their ranks end equally
+ * full, as far as that goes. */
 static void pour(neapi_flow *f, int32_t first, int32_t last, int64_t *amount, int64_t *into)
 {
   int64_t level = water_level(f, first, last, *amount);
   for (int32_t i = first; i < last && *amount; i++) {
-    int32_t slot = f->layout->by_expert[i];
-    int64_t *room = &f->room[f->topology->rank_of[slot]];
+    int64_t *room = &f->room[f->rank_at[i]];
     int64_t give = *room - level;
     give = give < *amount ? give : *amount;
     if (give > 0) {
       *room -= give;
-      into[slot] += give;
+      into[i] += give;
       *amount -= give;
     }
   }
@@ -242,14 +248,13 @@ static int64_t make_room(neapi_flow *f, int32_t rank, int64_t amount)
   const neap_topology *t = f->topology;
   int64_t made = 0;
   for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1]; s++) {
-    int32_t group = f->group_of[s];
-    for (int32_t i = f->group_first[group]; f->near[s] && i < f->group_first[group + 1]; i++) {
-      int32_t other = f->layout->by_expert[i];
-      int64_t *room = &f->room[t->rank_of[other]], give = amount - made;
+    int32_t group = f->group_of[s], own = f->place_of[s];
+    for (int32_t i = f->group_first[group]; f->near[own] && i < f->group_first[group + 1]; i++) {
+      int64_t *room = &f->room[f->rank_at[i]], give = amount - made;
       give = give < *room ? give : *room;
-      give = give < f->near[s] ? give : f->near[s];
-      f->near[s] -= give;
-      f->near[other] += give;
+      give = give < f->near[own] ? give : f->near[own];
+      f->near[own] -= give;
+      f->near[i] += give;
       *room -= give;
       made += give;
     }
@@ -265,9 +270,8 @@ static void squeeze_pools(neapi_flow *f)
 {
   for (int32_t e = 0; e < f->topology->experts; e++)
     for (int32_t i = f->layout->first[e]; f->excess[e] && i < f->layout->first[e + 1]; i++) {
-      int32_t slot = f->layout->by_expert[i];
-      int64_t amount = make_room(f, f->topology->rank_of[slot], f->excess[e]);
-      f->far[slot] += amount;
+      int64_t amount = make_room(f, f->rank_at[i], f->excess[e]);
+      f->far[i] += amount;
       f->excess[e] -= amount;
     }
 }
@@ -313,16 +317,16 @@ static void reach(neapi_flow *f, int32_t *tail, int32_t vertex)
 static void reach_slots(neapi_flow *f, int32_t *tail, int32_t first, int32_t last)
 {
   for (int32_t i = first; i < last; i++)
-    reach(f, tail, f->topology->rank_of[f->layout->by_expert[i]]);
+    reach(f, tail, f->rank_at[i]);
 }
 
 static void reach_from_rank(neapi_flow *f, int32_t *tail, int32_t rank)
 {
   const neap_topology *t = f->topology;
   for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1]; s++) {
-    if (f->near[s])
+    if (f->near[f->place_of[s]])
       reach(f, tail, neapi_flow_group(f, f->group_of[s]));
-    if (f->far[s] && f->pooled)
+    if (f->far[f->place_of[s]] && f->pooled)
       reach(f, tail, neapi_flow_pool_of(f, f->group_expert[f->group_of[s]]));
   }
 }
@@ -353,7 +357,7 @@ static int64_t confined(const neapi_flow *f, int32_t first, int32_t last, uint8_
   for (int32_t r = first; r < last; r++) {
     member[r] = f->length[r] == REACHED;
     for (int32_t s = t->first_slot[r]; member[r] && s < t->first_slot[r + 1]; s++)
-      work += f->near[s] + f->far[s];
+      work += f->near[f->place_of[s]] + f->far[f->place_of[s]];
   }
   return work;
 }

@@ -66,9 +66,16 @@ static void relax_to_rank(neapi_flow *f, line *q, int32_t rank)
   const neap_topology *t = f->topology;
   int32_t next = f->length[rank] + 1;
   for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1]; s++) {
-    relax(f, q, neapi_flow_group(f, f->group_of[s]), next);
+    int32_t group = f->group_of[s], expert = f->layout->expert_of[s];
     if (f->pooled)
-      relax(f, q, neapi_flow_pool_of(f, f->layout->expert_of[s]), next);
+      relax(f, q, neapi_flow_pool_of(f, expert), next);
+    if (neapi_flow_is_vertex(f, group)) {
+      relax(f, q, neapi_flow_group(f, group), next);
+    } else if (f->leaving && f->left[group]) {
+      int32_t price = neapi_flow_price(f, expert);
+      if (next >= price)
+        relax(f, q, neapi_flow_pool_of(f, expert), next - price);
+    }
   }
 }
 
@@ -76,9 +83,8 @@ static void relax_to_group(neapi_flow *f, line *q, int32_t group)
 {
   int32_t length = f->length[neapi_flow_group(f, group)];
   for (int32_t i = f->group_first[group]; i < f->group_first[group + 1]; i++) {
-    int32_t slot = f->layout->by_expert[i];
-    if (f->near[slot])
-      relax(f, q, f->topology->rank_of[slot], length + 1);
+    if (f->near[i])
+      relax(f, q, f->rank_at[i], length + 1);
   }
   int32_t expert = f->group_expert[group], price = neapi_flow_price(f, expert);
   if (f->pooled && f->leaving && f->left[group] && length + 1 >= price)
@@ -87,15 +93,19 @@ static void relax_to_group(neapi_flow *f, line *q, int32_t group)
 
 static void relax_to_pool(neapi_flow *f, line *q, int32_t expert)
 {
-  int32_t length = f->length[neapi_flow_pool_of(f, expert)];
+  int32_t next = f->length[neapi_flow_pool_of(f, expert)] + 1;
   for (int32_t i = f->layout->first[expert]; i < f->layout->first[expert + 1]; i++) {
-    int32_t slot = f->layout->by_expert[i];
-    if (f->far[slot])
-      relax(f, q, f->topology->rank_of[slot], length + 1);
+    if (f->far[i])
+      relax(f, q, f->rank_at[i], next);
   }
-  if (f->leaving)
-    for (int32_t k = f->expert_group[expert]; k < f->expert_group[expert + 1]; k++)
-      relax(f, q, neapi_flow_group(f, k), length + 1 + neapi_flow_price(f, expert));
+  int32_t farther = next + neapi_flow_price(f, expert);
+  for (int32_t k = f->expert_group[expert]; f->leaving && k < f->expert_group[expert + 1]; k++) {
+    int32_t place = f->group_first[k];
+    if (neapi_flow_is_vertex(f, k))
+      relax(f, q, neapi_flow_group(f, k), farther);
+    else if (f->near[place])
+      relax(f, q, f->rank_at[place], farther);
+  }
 }
 
 static void relax_to(neapi_flow *f, line *q, int32_t vertex)
@@ -160,28 +170,39 @@ void neapi_flow_measure(neapi_flow *f, int32_t first, int32_t last, int32_t sour
 /* ---- blocking flow ---------------------------------------------------------------------------
  *
  * A vertex's arcs are numbered: of a rank, 2i and 2i + 1 undo near and far work of its i-th slot;
- * of a group, one a slot and then its pool; of a pool, one a slot and then one a group. */
+ * of a group, one a slot and then its pool; of a pool, one a slot and then one a group. Where a
+ * group is no vertex its arcs lead on, to its pool or to its slot's rank. */
+
+/* Where the work of a slot goes that is undone, if that is on a shortest path; else NONE. */
+static int32_t step_from_slot(const neapi_flow *f, int32_t slot, bool far, int32_t next)
+{
+  int32_t group = f->group_of[slot], pool = neapi_flow_pool_of(f, f->group_expert[group]);
+  if (!(far ? f->far : f->near)[f->place_of[slot]])
+    return NONE;
+  if (far)
+    return f->length[pool] == next ? pool : NONE;
+  if (neapi_flow_is_vertex(f, group))
+    return f->length[neapi_flow_group(f, group)] == next ? neapi_flow_group(f, group) : NONE;
+  next -= neapi_flow_price(f, f->group_expert[group]);
+  return f->leaving && f->length[pool] == next ? pool : NONE;
+}
 
 static int32_t step_from_rank(neapi_flow *f, int32_t rank)
 {
   int32_t first = f->topology->first_slot[rank], arcs = 2 * slots_of_rank(f, rank);
-  int32_t next = f->length[rank] - 1;
-  for (int32_t a = f->cursor[rank]; a < arcs; a++) {
-    int32_t slot = first + a / 2, group = f->group_of[slot];
-    int32_t to = a & 1 ? neapi_flow_pool_of(f, f->group_expert[group]) : neapi_flow_group(f, group);
-    if ((a & 1 ? f->far : f->near)[slot] && f->length[to] == next) {
-      f->cursor[rank] = a;
+  for (; f->cursor[rank] < arcs; f->cursor[rank]++) {
+    int32_t a = f->cursor[rank];
+    int32_t to = step_from_slot(f, first + a / 2, a & 1, f->length[rank] - 1);
+    if (to != NONE)
       return to;
-    }
   }
-  f->cursor[rank] = arcs;
   return NONE;
 }
 
 static int32_t step_to_slot(neapi_flow *f, int32_t vertex, int32_t first, int32_t count)
 {
   for (; f->cursor[vertex] < count; f->cursor[vertex]++) {
-    int32_t to = f->topology->rank_of[f->layout->by_expert[first + f->cursor[vertex]]];
+    int32_t to = f->rank_at[first + f->cursor[vertex]];
     if (f->length[to] == f->length[vertex] - 1)
       return to;
   }
@@ -207,12 +228,14 @@ static int32_t step_from_pool(neapi_flow *f, int32_t expert)
   int32_t to = step_to_slot(f, vertex, first, count);
   if (to != NONE || !f->leaving)
     return to;
+  int32_t next = f->length[vertex] - 1 + neapi_flow_price(f, expert);
   for (int32_t k;
        (k = f->expert_group[expert] + f->cursor[vertex] - count) < f->expert_group[expert + 1];
-       f->cursor[vertex]++)
-    if (f->left[k] &&
-        f->length[neapi_flow_group(f, k)] == f->length[vertex] - 1 + neapi_flow_price(f, expert))
-      return neapi_flow_group(f, k);
+       f->cursor[vertex]++) {
+    to = neapi_flow_is_vertex(f, k) ? neapi_flow_group(f, k) : f->rank_at[f->group_first[k]];
+    if (f->left[k] && f->length[to] == next)
+      return to;
+  }
   return NONE;
 }
 
@@ -233,20 +256,27 @@ static int64_t *carry(neapi_flow *f, int32_t vertex, int64_t **more)
   const neap_topology *t = f->topology;
   int32_t arc = f->cursor[vertex];
   *more = NULL;
-  if (vertex < t->ranks)
-    return &(arc & 1 ? f->far : f->near)[t->first_slot[vertex] + arc / 2];
+  if (vertex < t->ranks) {
+    int32_t slot = t->first_slot[vertex] + arc / 2;
+    if (!(arc & 1) && !neapi_flow_is_vertex(f, f->group_of[slot]))
+      *more = &f->left[f->group_of[slot]];
+    return &(arc & 1 ? f->far : f->near)[f->place_of[slot]];
+  }
   bool group = vertex < t->ranks + t->slots;
   int32_t index = vertex - t->ranks - (group ? 0 : t->slots);
   const int32_t *first = group ? f->group_first : f->layout->first;
   if (arc < first[index + 1] - first[index]) {
-    *more = &(group ? f->near : f->far)[f->layout->by_expert[first[index] + arc]];
+    *more = &(group ? f->near : f->far)[first[index] + arc];
     return NULL;
   }
   if (group) {
     *more = &f->left[index];
     return NULL;
   }
-  return &f->left[f->expert_group[index] + arc - (first[index + 1] - first[index])];
+  int32_t returned = f->expert_group[index] + arc - (first[index + 1] - first[index]);
+  if (!neapi_flow_is_vertex(f, returned))
+    *more = &f->near[f->group_first[returned]];
+  return &f->left[returned];
 }
 
 /* A shortest path from source to a rank with room, in f->path. Returns its last index, or NONE. */

@@ -26,7 +26,7 @@ typedef struct {
   int64_t *cap;        /* [ranks] units that the bound allows */
   double *speed;       /* [ranks] relative to the fastest */
   uint8_t *member;     /* [ranks] of a cut */
-  int64_t *rest;       /* [slots] */
+  int64_t *rest;       /* [places] */
 } minimax;
 
 static void minimax_close(void *scratch)
@@ -269,40 +269,38 @@ static void solve_local(minimax *m)
 
 /* ---- whole tokens --------------------------------------------------------------------------- */
 
-/* The slot among by_expert[first..last) whose rest (in rest[slot]) makes it eligible for one more
- * token and whose rank has most room. */
+/* The place among [first, last) that has a rest, and so may get one more token, and whose rank has
+ * most room. */
 static int32_t roomiest(const neapi_flow *f, const int64_t *rest, int32_t first, int32_t last)
 {
   int32_t best = -1;
   int64_t best_room = 0;
   for (int32_t i = first; i < last; i++) {
-    int32_t slot = f->layout->by_expert[i];
-    int64_t room = f->room[f->topology->rank_of[slot]];
-    if (rest[slot] && (best < 0 || room > best_room)) {
-      best = slot;
+    int64_t room = f->room[f->rank_at[i]];
+    if (rest[i] && (best < 0 || room > best_room)) {
+      best = i;
       best_room = room;
     }
   }
   return best;
 }
 
-/* Rounds amount[slots] of the slots by_expert[first..last), in units, to tokens with that sum:
- * down, then up again where there is most room. rest[slots] is overwritten. */
+/* Rounds the amounts of the places [first, last), in units, to tokens with that sum: down, then up
+ * again where there is most room. rest is overwritten. */
 static void round_slots(neapi_flow *f, int64_t *amount, int64_t *rest, int32_t first, int32_t last,
                         int64_t unit, int64_t tokens)
 {
   for (int32_t i = first; i < last; i++) {
-    int32_t slot = f->layout->by_expert[i];
-    rest[slot] = amount[slot] % unit;
-    amount[slot] /= unit;
-    tokens -= amount[slot];
-    f->room[f->topology->rank_of[slot]] += rest[slot];
+    rest[i] = amount[i] % unit;
+    amount[i] /= unit;
+    tokens -= amount[i];
+    f->room[f->rank_at[i]] += rest[i];
   }
   for (; tokens > 0; tokens--) {
-    int32_t slot = roomiest(f, rest, first, last);
-    rest[slot] = 0;
-    amount[slot]++;
-    f->room[f->topology->rank_of[slot]] -= unit;
+    int32_t place = roomiest(f, rest, first, last);
+    rest[place] = 0;
+    amount[place]++;
+    f->room[f->rank_at[place]] -= unit;
   }
 }
 
@@ -310,10 +308,9 @@ static void round_slots(neapi_flow *f, int64_t *amount, int64_t *rest, int32_t f
 static void divide_group(neapi_flow *f, int32_t group, int64_t tokens)
 {
   for (int32_t i = f->group_first[group]; i < f->group_first[group + 1]; i++) {
-    int32_t slot = f->layout->by_expert[i];
-    int64_t near = f->near[slot] < tokens ? f->near[slot] : tokens;
-    f->far[slot] = f->near[slot] - near;
-    f->near[slot] = near;
+    int64_t near = f->near[i] < tokens ? f->near[i] : tokens;
+    f->far[i] = f->near[i] - near;
+    f->near[i] = near;
     tokens -= near;
   }
 }
@@ -322,8 +319,8 @@ static void round_minimax(minimax *m)
 {
   neapi_flow *f = &m->flow;
   const int32_t *first = f->layout->first;
-  for (int32_t s = 0; s < f->topology->slots; s++)
-    f->near[s] += f->far[s];
+  for (int32_t i = 0; i < f->topology->slots; i++)
+    f->near[i] += f->far[i];
   for (int32_t e = 0; e < f->topology->experts; e++) {
     round_slots(f, f->near, f->far, first[e], first[e + 1], m->unit[e], m->total[e]);
     for (int32_t k = f->expert_group[e]; k < f->expert_group[e + 1]; k++)

@@ -24,15 +24,12 @@ static void take_own(neap_split *s)
     const int64_t *load = s->load + (int64_t)r * t->experts;
     for (int32_t i = t->first_slot[r]; i < t->first_slot[r + 1]; i++) {
       int32_t e = s->layout->expert_of[i];
+      int32_t place = s->place_of[i];
       int64_t left = load[e];
       /* A rank may hold an expert twice: slots before this one come first. */
-      for (int32_t place = s->place_of[i] - 1; place >= s->layout->first[e]; place--) {
-        int32_t before = s->layout->by_expert[place];
-        if (t->rank_of[before] != r)
-          break;
-        left -= s->own[before];
-      }
-      s->own[i] = min64(left, s->near[i]);
+      for (int32_t p = place - 1; p >= s->layout->first[e] && s->rank_at[p] == r; p--)
+        left -= s->own[p];
+      s->own[place] = min64(left, s->near[place]);
     }
   }
 }
@@ -40,18 +37,17 @@ static void take_own(neap_split *s)
 void neapi_pooled_prepare(neap_split *s)
 {
   const neap_topology *t = s->topology;
-  const int32_t *by_expert = s->layout->by_expert;
   take_own(s);
   s->far_before[0] = 0;
   for (int32_t place = 0; place < t->slots; place++)
-    s->far_before[place + 1] = s->far_before[place] + s->far[by_expert[place]];
+    s->far_before[place + 1] = s->far_before[place] + s->far[place];
   memset(s->before, 0, 8ul * t->experts);
   for (int32_t n = 0; n < t->nodes; n++)
     for (int32_t e = 0; e < t->experts; e++) {
       int64_t cell = (int64_t)n * t->experts + e, near = 0, left = 0;
       for (int32_t place = s->node_first[cell]; place < s->node_first[cell + t->experts]; place++) {
-        near += s->near[by_expert[place]];
-        left += s->near[by_expert[place]] - s->own[by_expert[place]];
+        near += s->near[place];
+        left += s->near[place] - s->own[place];
       }
       s->near_left[cell] = left;
       s->pool_first[cell] = s->before[e];
@@ -82,9 +78,8 @@ static void fill_near(const neap_split *s, int32_t node, int32_t expert, stretch
   const int32_t *first = s->node_first + (int64_t)node * t->experts + expert;
   int64_t room_at = 0;
   for (int32_t place = first[0]; place < first[t->experts] && room_at < h.at + h.tokens; place++) {
-    int32_t slot = s->layout->by_expert[place];
-    int64_t room = s->near[slot] - s->own[slot];
-    amount[slot] += overlap(h.at, h.tokens, room_at, room);
+    int64_t room = s->near[place] - s->own[place];
+    amount[s->layout->by_expert[place]] += overlap(h.at, h.tokens, room_at, room);
     room_at += room;
   }
 }
@@ -104,7 +99,7 @@ static void fill_far(const neap_split *s, int32_t expert, int64_t at, int64_t to
       high = middle - 1;
   }
   for (int32_t place = low; tokens > 0; place++) {
-    int64_t some = overlap(at, tokens, s->far_before[place], s->far[l->by_expert[place]]);
+    int64_t some = overlap(at, tokens, s->far_before[place], s->far[place]);
     amount[l->by_expert[place]] += some;
     at += some;
     tokens -= some;
@@ -121,7 +116,7 @@ static void count_before(const neap_split *s, int32_t rank)
     for (int32_t e = 0; e < t->experts; e++)
       s->before[e] += s->load[(int64_t)r * t->experts + e];
   for (int32_t i = t->first_slot[first]; i < t->first_slot[rank]; i++)
-    s->before[s->layout->expert_of[i]] -= s->own[i];
+    s->before[s->layout->expert_of[i]] -= s->own[s->place_of[i]];
 }
 
 /* O(slots + ranks of the node x experts). */
@@ -132,15 +127,15 @@ void neapi_pooled_row(const neap_split *s, int32_t source, int64_t *amount)
   memset(amount, 0, 8ul * t->slots);
   count_before(s, source);
   for (int32_t i = t->first_slot[source]; i < t->first_slot[source + 1]; i++)
-    amount[i] = s->own[i];
+    amount[i] = s->own[s->place_of[i]];
   for (int32_t e = 0; e < t->experts; e++) {
     int64_t tokens = s->load[(int64_t)source * t->experts + e];
     if (!tokens)
       continue;
     for (int32_t place = s->node_first[(int64_t)node * t->experts + e];
          place < s->node_first[(int64_t)(node + 1) * t->experts + e]; place++)
-      if (t->rank_of[s->layout->by_expert[place]] == source)
-        tokens -= s->own[s->layout->by_expert[place]];
+      if (s->rank_at[place] == source)
+        tokens -= s->own[place];
     stretch h = stretch_of(s, node, e, s->before[e], tokens);
     fill_near(s, node, e, h, amount);
     fill_far(s, e, h.pool_at, h.pool_tokens, amount);
@@ -152,7 +147,7 @@ static int64_t room_before(const neap_split *s, int32_t node, int32_t expert, in
 {
   int64_t sum = 0;
   for (int32_t i = s->node_first[(int64_t)node * s->topology->experts + expert]; i < place; i++)
-    sum += s->near[s->layout->by_expert[i]] - s->own[s->layout->by_expert[i]];
+    sum += s->near[i] - s->own[i];
   return sum;
 }
 
@@ -167,14 +162,14 @@ static void fill_slot(const neap_split *s, int32_t slot, int64_t *amount, int64_
   int32_t next = l->first[e]; /* the expert's slots, alongside the sources */
   for (int32_t r = 0; r < t->ranks; r++) {
     int32_t node = t->node_of[r];
-    int64_t tokens = s->load[(int64_t)r * t->experts + e], sum = r == home ? s->own[slot] : 0;
+    int64_t tokens = s->load[(int64_t)r * t->experts + e], sum = r == home ? s->own[place] : 0;
     before = r == t->first_rank[node] ? 0 : before;
-    for (; next < l->first[e + 1] && t->rank_of[l->by_expert[next]] == r; next++)
-      tokens -= s->own[l->by_expert[next]];
+    for (; next < l->first[e + 1] && s->rank_at[next] == r; next++)
+      tokens -= s->own[next];
     stretch h = stretch_of(s, node, e, before, tokens);
     if (node == t->node_of[home])
-      sum += overlap(h.at, h.tokens, room_at, s->near[slot] - s->own[slot]);
-    sum += overlap(h.pool_at, h.pool_tokens, pool_at, s->far[slot]);
+      sum += overlap(h.at, h.tokens, room_at, s->near[place] - s->own[place]);
+    sum += overlap(h.pool_at, h.pool_tokens, pool_at, s->far[place]);
     amount[r * stride] = sum;
     before += tokens;
   }
@@ -199,13 +194,13 @@ static int64_t own_rank(const neap_split *s, int32_t rank)
     int64_t tokens = s->load[(int64_t)rank * t->experts + e];
     for (int32_t p = s->node_first[(int64_t)node * t->experts + e];
          p < s->node_first[(int64_t)(node + 1) * t->experts + e]; p++)
-      if (t->rank_of[s->layout->by_expert[p]] == rank)
-        tokens -= s->own[s->layout->by_expert[p]];
+      if (s->rank_at[p] == rank)
+        tokens -= s->own[p];
     stretch h = stretch_of(s, node, e, s->before[e], tokens);
-    sum +=
-        s->own[i] + overlap(h.at, h.tokens, room_before(s, node, e, place), s->near[i] - s->own[i]);
+    sum += s->own[place] +
+           overlap(h.at, h.tokens, room_before(s, node, e, place), s->near[place] - s->own[place]);
     sum += overlap(h.pool_at, h.pool_tokens,
-                   s->far_before[place] - s->far_before[s->layout->first[e]], s->far[i]);
+                   s->far_before[place] - s->far_before[s->layout->first[e]], s->far[place]);
   }
   return sum;
 }
@@ -220,7 +215,7 @@ static int64_t stay_in_node(const neap_split *s, int32_t node)
     int64_t low = s->far_before[s->node_first[cell]];
     int64_t high = s->far_before[s->node_first[cell + t->experts]], put = s->node_load[cell];
     for (int32_t p = s->node_first[cell]; p < s->node_first[cell + t->experts]; p++)
-      put -= s->near[s->layout->by_expert[p]];
+      put -= s->near[p];
     sum += s->node_load[cell] - put;
     sum += overlap(s->pool_first[cell], put, low - zero, high - low);
   }
@@ -237,7 +232,7 @@ void neapi_pooled_paths(const neap_split *s, int64_t *own, int64_t *near)
     for (int32_t e = 0; e < t->experts; e++)
       s->before[e] += s->load[(int64_t)r * t->experts + e];
     for (int32_t i = t->first_slot[r]; i < t->first_slot[r + 1]; i++)
-      s->before[s->layout->expert_of[i]] -= s->own[i];
+      s->before[s->layout->expert_of[i]] -= s->own[s->place_of[i]];
   }
   for (int32_t n = 0; n < t->nodes; n++)
     near[n] = stay_in_node(s, n);

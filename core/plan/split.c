@@ -49,6 +49,7 @@ static int allocate(neap_split *s)
   s->node_load = neapi_alloc(nodes, "split");
   s->node_first = neapi_alloc(4ll * (t->nodes + 1) * t->experts, "split");
   s->place_of = neapi_alloc(4ll * t->slots, "split");
+  s->rank_at = neapi_alloc(4ll * t->slots, "split");
   s->own = neapi_alloc(slots, "split");
   s->far_before = neapi_alloc(slots + 8, "split");
   s->near_left = neapi_alloc(nodes, "split");
@@ -58,8 +59,8 @@ static int allocate(neap_split *s)
   s->stay_rank = neapi_alloc(8ll * t->ranks, "split");
   s->stay_node = neapi_alloc(8ll * t->nodes, "split");
   bool whole = s->load && s->near && s->far && s->node_load && s->node_first && s->place_of &&
-               s->own && s->far_before && s->near_left && s->pool_first && s->before && s->sums &&
-               s->stay_rank && s->stay_node;
+               s->rank_at && s->own && s->far_before && s->near_left && s->pool_first &&
+               s->before && s->sums && s->stay_rank && s->stay_node;
   return whole ? neap_layout_open(s->topology, &s->layout) : NEAP_MEMORY;
 }
 
@@ -102,6 +103,7 @@ void neap_split_close(neap_split *s)
   free(s->node_load);
   free(s->node_first);
   free(s->place_of);
+  free(s->rank_at);
   free(s->own);
   free(s->far_before);
   free(s->near_left);
@@ -126,7 +128,7 @@ static int check_load(const neap_topology *t, const int64_t *load)
   return NEAP_OK;
 }
 
-/* node_first and place_of, which change with the layout only. */
+/* node_first, place_of and rank_at, which change with the layout only. */
 static void index_layout(neap_split *s)
 {
   const neap_topology *t = s->topology;
@@ -138,8 +140,10 @@ static void index_layout(neap_split *s)
   memcpy(first, l->first, 4ul * t->experts);
   for (int64_t i = t->experts; i < (int64_t)(t->nodes + 1) * t->experts; i++)
     first[i] += first[i - t->experts];
-  for (int32_t place = 0; place < t->slots; place++)
+  for (int32_t place = 0; place < t->slots; place++) {
     s->place_of[l->by_expert[place]] = place;
+    s->rank_at[place] = t->rank_of[l->by_expert[place]];
+  }
 }
 
 static void take_load(neap_split *s, const int64_t *load)
@@ -298,7 +302,7 @@ int neap_split_slot_tokens(const neap_split *s, int64_t *tokens)
     return status;
   if (s->form == NEAPI_SPLIT_POOLED)
     for (int32_t i = 0; i < s->topology->slots; i++)
-      tokens[i] = s->near[i] + s->far[i];
+      tokens[i] = s->near[s->place_of[i]] + s->far[s->place_of[i]];
   else if (s->form == NEAPI_SPLIT_RULE)
     neapi_even_slots(s, tokens);
   else

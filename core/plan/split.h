@@ -30,7 +30,7 @@ struct neap_split {
   const neapi_split_rule *rule;
   neap_layout *layout; /* the split's own copy */
   int64_t *load;       /* [ranks][experts] own copy of the counts */
-  int64_t *near, *far; /* [slots] pooled form */
+  int64_t *near, *far; /* [slots] pooled form, by place (see place_of) */
   int64_t *table;      /* [ranks][slots] table form; allocated at first use */
   enum { NEAPI_SPLIT_NONE, NEAPI_SPLIT_POOLED, NEAPI_SPLIT_RULE, NEAPI_SPLIT_TABLE } form;
   void *scratch; /* of the rule */
@@ -40,9 +40,10 @@ struct neap_split {
   int32_t *node_first; /* [nodes + 1][experts] where in layout->by_expert the replicas of an expert
                           on node n start; row n + 1 has their end */
   int32_t *place_of;   /* [slots] a slot's place in layout->by_expert */
+  int32_t *rank_at;    /* [slots] rank of the slot at a place */
 
   /* Made after it, pooled form: */
-  int64_t *own;        /* [slots] step 1's tokens */
+  int64_t *own;        /* [slots] by place: step 1's tokens */
   int64_t *far_before; /* [slots + 1] by place: sum of far of the places before */
   int64_t *near_left;  /* [nodes][experts] near of a node's slots less own */
   int64_t *pool_first; /* [nodes][experts] where in the expert's pool a node's tokens start */

@@ -87,8 +87,7 @@ end
 
 --- Makes a policy. Fields: name (required), doc, params (see params.lua), history (steps kept,
 -- default 32), plans_on ('history'; 'current': on the counts of the very step, on the critical
--- path;
--- 'both': on history, and again on the counts), and the hooks. An unknown field is an error.
+-- path; 'both': on history, and again on the counts), and the hooks. An unknown field is an error.
 function policy.define(definition)
   for _, field in ipairs(lib.sorted_keys(definition)) do
     check_field(field, definition[field])

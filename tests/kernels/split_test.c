@@ -89,13 +89,13 @@ static int random_compute(neap_split *s)
       int64_t tokens = s->node_load[n * t->experts + e];
       for (int32_t p = range[0]; p < range[t->experts]; p++) {
         int64_t some = draw((int32_t)tokens + 1);
-        s->near[s->layout->by_expert[p]] = some;
+        s->near[p] = some;
         tokens -= some;
       }
       left += tokens;
     }
     for (; left; left--)
-      s->far[s->layout->by_expert[first + draw(count)]]++;
+      s->far[first + draw(count)]++;
   }
   return NEAP_OK;
 }
