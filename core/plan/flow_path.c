@@ -279,23 +279,97 @@ static int64_t *carry(neapi_flow *f, int32_t vertex, int64_t **more)
   return &f->left[returned];
 }
 
+static inline int32_t min32(int32_t a, int32_t b)
+{
+  return a < b ? a : b;
+}
+
+static int32_t least_to_places(const neapi_flow *f, int32_t first, int32_t last)
+{
+  int32_t least = NEAPI_FAR_AWAY;
+  for (int32_t i = first; i < last; i++)
+    least = min32(least, f->length[f->rank_at[i]] + 1);
+  return least;
+}
+
+static int32_t least_from_rank(const neapi_flow *f, int32_t rank)
+{
+  const neap_topology *t = f->topology;
+  int32_t least = NEAPI_FAR_AWAY;
+  for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1]; s++) {
+    int32_t place = f->place_of[s], group = f->group_of[s], expert = f->group_expert[group];
+    int32_t pool = neapi_flow_pool_of(f, expert);
+    if (f->pooled && f->far[place])
+      least = min32(least, f->length[pool] + 1);
+    if (!f->near[place])
+      continue;
+    if (neapi_flow_is_vertex(f, group))
+      least = min32(least, f->length[neapi_flow_group(f, group)] + 1);
+    else if (f->leaving)
+      least = min32(least, f->length[pool] + 1 + neapi_flow_price(f, expert));
+  }
+  return least;
+}
+
+static int32_t least_from_group(const neapi_flow *f, int32_t group)
+{
+  int32_t least = least_to_places(f, f->group_first[group], f->group_first[group + 1]);
+  int32_t expert = f->group_expert[group];
+  if (f->pooled && f->leaving)
+    least =
+        min32(least, f->length[neapi_flow_pool_of(f, expert)] + 1 + neapi_flow_price(f, expert));
+  return least;
+}
+
+static int32_t least_from_pool(const neapi_flow *f, int32_t expert)
+{
+  int32_t least = least_to_places(f, f->layout->first[expert], f->layout->first[expert + 1]);
+  int32_t nearer = 1 - neapi_flow_price(f, expert);
+  for (int32_t k = f->expert_group[expert]; f->leaving && k < f->expert_group[expert + 1]; k++) {
+    int32_t to =
+        neapi_flow_is_vertex(f, k) ? neapi_flow_group(f, k) : f->rank_at[f->group_first[k]];
+    if (f->left[k])
+      least = min32(least, f->length[to] + nearer);
+  }
+  return least;
+}
+
+/* A vertex from which no shortest path goes on gets a new length, if there is one with as many
+ * leavings: the same search may then go on. Otherwise it is done with until the next measure. */
+static void lengthen(neapi_flow *f, int32_t vertex)
+{
+  int32_t group = vertex - f->topology->ranks, expert = group - f->topology->slots;
+  int32_t before = f->length[vertex], after;
+  if (group < 0)
+    after = least_from_rank(f, vertex);
+  else if (expert < 0)
+    after = least_from_group(f, group);
+  else
+    after = least_from_pool(f, expert);
+  bool same =
+      after / NEAPI_LEAVING == before / NEAPI_LEAVING && after % NEAPI_LEAVING < NEAPI_DETOUR;
+  f->length[vertex] = same && after > before ? after : NEAPI_FAR_AWAY;
+  f->cursor[vertex] = 0;
+}
+
 /* A shortest path from source to a rank with room, in f->path. Returns its last index, or NONE. */
 static int32_t find_path(neapi_flow *f, int32_t source)
 {
   int32_t depth = 0;
   f->path[0] = source;
-  for (;;) {
+  while (f->length[source] < NEAPI_FAR_AWAY) {
     int32_t vertex = f->path[depth];
     if (vertex < f->topology->ranks && !f->length[vertex] && f->room[vertex])
       return depth;
     int32_t next = step(f, vertex);
-    if (next != NONE)
+    if (next != NONE) {
       f->path[++depth] = next;
-    else if (!depth)
-      return NONE;
-    else
-      f->cursor[f->path[--depth]]++;
+    } else {
+      lengthen(f, vertex);
+      depth -= depth > 0;
+    }
   }
+  return NONE;
 }
 
 static int64_t push_path(neapi_flow *f, int32_t depth, int64_t amount)

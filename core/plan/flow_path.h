@@ -6,7 +6,8 @@
 
 enum {
   NEAPI_FAR_AWAY = INT32_MAX / 2, /* length where no path is known */
-  NEAPI_LEAVING = 1 << 20         /* in a length: more arcs than any path has */
+  NEAPI_LEAVING = 1 << 20,        /* in a length: more arcs than any path has */
+  NEAPI_DETOUR = 12               /* arcs up to which lengths are kept up to date */
 };
 
 static inline int32_t neapi_flow_vertices(const neapi_flow *f)

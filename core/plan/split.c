@@ -44,9 +44,11 @@ static int allocate(neap_split *s)
   int64_t cells = 8ll * t->ranks * t->experts, nodes = 8ll * t->nodes * t->experts;
   int64_t slots = 8ll * t->slots;
   s->load = neapi_alloc(cells, "split");
+  s->next_load = neapi_alloc(cells, "split");
   s->near = neapi_alloc(slots, "split");
   s->far = neapi_alloc(slots, "split");
   s->node_load = neapi_alloc(nodes, "split");
+  s->next_node_load = neapi_alloc(nodes, "split");
   s->node_first = neapi_alloc(4ll * (t->nodes + 1) * t->experts, "split");
   s->place_of = neapi_alloc(4ll * t->slots, "split");
   s->rank_at = neapi_alloc(4ll * t->slots, "split");
@@ -58,9 +60,10 @@ static int allocate(neap_split *s)
   s->sums = neapi_alloc(slots + 8, "split");
   s->stay_rank = neapi_alloc(8ll * t->ranks, "split");
   s->stay_node = neapi_alloc(8ll * t->nodes, "split");
-  bool whole = s->load && s->near && s->far && s->node_load && s->node_first && s->place_of &&
-               s->rank_at && s->own && s->far_before && s->near_left && s->pool_first &&
-               s->before && s->sums && s->stay_rank && s->stay_node;
+  bool whole = s->load && s->next_load && s->next_node_load && s->near && s->far && s->node_load &&
+               s->node_first && s->place_of && s->rank_at && s->own && s->far_before &&
+               s->near_left && s->pool_first && s->before && s->sums && s->stay_rank &&
+               s->stay_node;
   return whole ? neap_layout_open(s->topology, &s->layout) : NEAP_MEMORY;
 }
 
@@ -97,10 +100,12 @@ void neap_split_close(neap_split *s)
   neap_layout_close(s->layout);
   neap_topology_close(s->topology);
   free(s->load);
+  free(s->next_load);
   free(s->near);
   free(s->far);
   free(s->table);
   free(s->node_load);
+  free(s->next_node_load);
   free(s->node_first);
   free(s->place_of);
   free(s->rank_at);
@@ -115,17 +120,15 @@ void neap_split_close(neap_split *s)
   free(s);
 }
 
-static int check_load(const neap_topology *t, const int64_t *load)
+/* The first count that is out of range. */
+static int bad_load(const neap_topology *t, const int64_t *load)
 {
-  int64_t cells = (int64_t)t->ranks * t->experts, bad = 0;
-  for (int64_t i = 0; i < cells; i++)
-    bad |= load[i] & ~TOKENS_MAX;
-  for (int64_t i = 0; bad && i < cells; i++)
-    if (load[i] & ~TOKENS_MAX)
-      return neapi_fail(
-          NEAP_ARGUMENT, "split: rank %d has %lld tokens for expert %d; allowed are 0 to %lld",
-          (int)(i / t->experts), (long long)load[i], (int)(i % t->experts), (long long)TOKENS_MAX);
-  return NEAP_OK;
+  int64_t i = 0;
+  while (!(load[i] & ~TOKENS_MAX))
+    i++;
+  return neapi_fail(
+      NEAP_ARGUMENT, "split: rank %d has %lld tokens for expert %d; allowed are 0 to %lld",
+      (int)(i / t->experts), (long long)load[i], (int)(i % t->experts), (long long)TOKENS_MAX);
 }
 
 /* node_first, place_of and rank_at, which change with the layout only. */
@@ -146,25 +149,42 @@ static void index_layout(neap_split *s)
   }
 }
 
-static void take_load(neap_split *s, const int64_t *load)
+static void swap(int64_t **a, int64_t **b)
 {
-  const neap_topology *t = s->topology;
-  memcpy(s->load, load, 8ul * t->ranks * t->experts);
-  memset(s->node_load, 0, 8ul * t->nodes * t->experts);
-  for (int32_t r = 0; r < t->ranks; r++, load += t->experts) {
-    int64_t *sum = s->node_load + (int64_t)t->node_of[r] * t->experts;
-    for (int32_t e = 0; e < t->experts; e++)
-      sum[e] += load[e];
-  }
+  int64_t *was = *a;
+  *a = *b;
+  *b = was;
 }
 
-/* Copies layout and load; what the split held before is gone. */
+/* Copies, sums and checks in one pass: this is most of what a large cluster's split reads. */
+static int take_load(neap_split *s, const int64_t *load)
+{
+  const neap_topology *t = s->topology;
+  int64_t seen = 0;
+  memset(s->next_node_load, 0, 8ul * t->nodes * t->experts);
+  for (int32_t r = 0; r < t->ranks; r++) {
+    const int64_t *restrict from = load + (int64_t)r * t->experts;
+    int64_t *restrict to = s->next_load + (int64_t)r * t->experts;
+    int64_t *restrict sum = s->next_node_load + (int64_t)t->node_of[r] * t->experts;
+    for (int32_t e = 0; e < t->experts; e++) {
+      seen |= to[e] = from[e];
+      sum[e] += from[e];
+    }
+  }
+  if (seen & ~TOKENS_MAX)
+    return bad_load(t, load);
+  swap(&s->load, &s->next_load);
+  swap(&s->node_load, &s->next_node_load);
+  return NEAP_OK;
+}
+
+/* Copies layout and load; what the split held before is gone, unless they are refused. */
 static int take(neap_split *s, const neap_layout *layout, const int64_t *load)
 {
   const neap_topology *t = s->topology;
   int status = neapi_layout_require(layout, t, "split");
   if (!status)
-    status = check_load(t, load);
+    status = take_load(s, load);
   if (status)
     return status;
   s->form = NEAPI_SPLIT_NONE;
@@ -174,7 +194,6 @@ static int take(neap_split *s, const neap_layout *layout, const int64_t *load)
       return status;
     index_layout(s);
   }
-  take_load(s, load);
   return NEAP_OK;
 }
 
@@ -222,8 +241,6 @@ int neap_split_set(neap_split *s, const neap_layout *layout, const int64_t *load
 {
   const neap_topology *t = s->topology;
   int status = neapi_layout_require(layout, t, "split");
-  if (!status)
-    status = check_load(t, load);
   for (int32_t r = 0; !status && r < t->ranks; r++)
     for (int32_t e = 0; !status && e < t->experts; e++)
       status = check_amounts(layout, load + (int64_t)r * t->experts, amount + (int64_t)r * t->slots,
