@@ -326,6 +326,12 @@ int neapi_gpu_id(int32_t ordinal, unsigned char id[NEAPI_GPU_ID])
   return check(neapi_cuda_id(ordinal, id), "cannot identify the GPU");
 }
 
+int neapi_gpu_draw(float *data, int64_t count, uint64_t seed, uint64_t stream, int64_t first,
+                   double scale)
+{
+  return check(neapi_cuda_draw(data, count, seed, stream, first, scale), "cannot draw");
+}
+
 int neapi_gpu_copy_all(const neapi_copy_piece *pieces, int64_t count)
 {
   return check(neapi_cuda_copy_all(pieces, count), "cannot copy between ranks");
@@ -523,6 +529,13 @@ int32_t neapi_gpu_current(void)
 int neapi_gpu_id(int32_t ordinal, unsigned char id[NEAPI_GPU_ID])
 {
   (void)ordinal, (void)id;
+  return absent();
+}
+
+int neapi_gpu_draw(float *data, int64_t count, uint64_t seed, uint64_t stream, int64_t first,
+                   double scale)
+{
+  (void)data, (void)count, (void)seed, (void)stream, (void)first, (void)scale;
   return absent();
 }
 

@@ -82,6 +82,10 @@ int32_t neapi_gpu_current(void);
 enum { NEAPI_GPU_ID = 16 };
 int neapi_gpu_id(int32_t ordinal, unsigned char id[NEAPI_GPU_ID]);
 
+/* Enqueues data[i] = scale x normal(seed, stream, first + i). */
+int neapi_gpu_draw(float *data, int64_t count, uint64_t seed, uint64_t stream, int64_t first,
+                   double scale);
+
 /* Pieces of memory that are copied together, by one kernel for many. */
 typedef struct {
   void *to;

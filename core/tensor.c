@@ -334,6 +334,8 @@ int neapi_draw(neapi_place place, int dtype, void *data, int64_t count, uint64_t
     draw(dtype, data, count, seed, stream, first, scale);
     return NEAP_OK;
   }
+  if (dtype == NEAP_F32)
+    return neapi_gpu_draw(data, count, seed, stream, first, scale);
   int64_t bytes = count * neap_dtype_size(dtype);
   void *values = neapi_alloc(bytes, "random numbers");
   if (!values)

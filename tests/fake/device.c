@@ -430,6 +430,13 @@ int neapi_cuda_memory(int64_t *free_bytes, int64_t *total_bytes)
   return 0;
 }
 
+int neapi_cuda_draw(float *data, int64_t count, uint64_t seed, uint64_t stream, int64_t first,
+                    double scale)
+{
+  (void)data, (void)count, (void)seed, (void)stream, (void)first, (void)scale;
+  return 1;
+}
+
 int neapi_cuda_held(int32_t ordinal, int64_t *now, int64_t *most)
 {
   (void)ordinal, (void)now, (void)most;
