@@ -32,6 +32,7 @@ local all = params.extend(trainer.params, {
   sequence = resized('sequence', 64, 2048),
   batch = resized('batch', 8, 8),
   exact = resized('exact', false, false),
+  dtype = resized('dtype', 'f32', 'bf16'),
   vocabulary = { default = 256, on_cuda = 32000, min = 2, integer = true,
     doc = 'different tokens' },
   policy = { default = 'minimax', doc = 'layout policy' },

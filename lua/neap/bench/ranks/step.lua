@@ -191,7 +191,6 @@ local function document_of(order, results, total, used)
     gpu = order.device == 'cuda' and device.describe(0) or nil, parameters = total,
     used_parameters = used, schedules = results }
   for _, name in ipairs(SIZES) do document[name] = p[name] end
-  document.dtype = document.dtype or 'f32'
   return document
 end
 
