@@ -251,10 +251,10 @@ NEAP_API void neap_world_abort(neap_world *world, const char *why);
 NEAP_API int neap_comm_open_local(neap_world *world, int32_t rank, neap_comm **out);
 /* Collective over MPI_COMM_WORLD; starts MPI (thread support multiple) if it is not started. */
 NEAP_API int neap_comm_open_mpi(neap_comm **out);
-/* As open_mpi, for ranks that compute on GPUs: buffers on a GPU travel by NCCL, those of the host by
- * MPI. The calling thread computes on the GPU of the rank's place on its host from now on; where
- * ranks outnumber GPUs they share them in turn. NCCL is found at run time: libnccl.so.2, or what the
- * environment's NEAP_NCCL names; 2.14 or later, and 2.30 or later where ranks share a GPU. An
+/* As open_mpi, for ranks that compute on GPUs: buffers on a GPU travel by NCCL, those of the host
+ * by MPI. The calling thread computes on the GPU of the rank's place on its host from now on; where
+ * ranks outnumber GPUs they share them in turn. NCCL is found at run time: libnccl.so.2, or what
+ * the environment's NEAP_NCCL names; 2.14 or later, and 2.30 or later where ranks share a GPU. An
  * operation that NCCL fails, or that is not done in NEAP_NCCL_TIMEOUT seconds (600; 0: no limit),
  * fails the communicator with COMM. Errors: ABSENT, with what to install. */
 NEAP_API int neap_comm_open_nccl(neap_comm **out);

@@ -24,6 +24,7 @@ local LEFT_OUT = {
   { '^%./neap test$', 'it is what runs this' },
   { '%-%-host', 'needs other hosts' },
   { '^srun', 'needs Slurm' },
+  { '%-%-device=cuda', 'needs a GPU' },
   { '…', 'an abbreviation' },
   { 'COMMAND', 'stands for any command' },
 }
