@@ -305,11 +305,11 @@ static int start_chunk(neap_moe *m, int32_t chunk, bool back, int id, void *rows
   return neapi_dispatch_start(&m->rows, chunk, back, rows);
 }
 
-static int start_all(neap_moe *m, int id, void *rows)
+static int start_all(neap_moe *m, bool back, int id, void *rows)
 {
   int status = NEAP_OK;
   for (int32_t c = 0; !status && c < m->options.chunks; c++)
-    status = start_chunk(m, c, false, id, rows);
+    status = start_chunk(m, c, back, id, rows);
   return status;
 }
 
@@ -388,7 +388,7 @@ int neap_moe_dispatch(neap_moe *m, const neap_tensor *x, const neap_layout *layo
   if (!status)
     status = fill_input(m, neap_tensor_data(x));
   if (!status)
-    status = start_all(m, NEAP_SPAN_DISPATCH, m->input.data);
+    status = start_all(m, false, NEAP_SPAN_DISPATCH, m->input.data);
   lap(&since, &m->costs.route, NEAP_SPAN_DISPATCH);
   if (!status)
     m->last = DISPATCHED;
@@ -485,7 +485,7 @@ int neap_moe_backward_dispatch(neap_moe *m, const neap_tensor *dy)
                                    m->output.data, neap_tensor_data(dy), m->slope.data,
                                    m->route.dweights.data, neapi_stream()));
   if (!status)
-    status = start_all(m, NEAP_SPAN_DISPATCH_BACK, m->slope.data);
+    status = start_all(m, false, NEAP_SPAN_DISPATCH_BACK, m->slope.data);
   lap(&since, &m->costs.route, NEAP_SPAN_FINISH_BACK);
   m->last = status ? IDLE : SLOPES_SENT;
   return status;
@@ -501,7 +501,7 @@ static int compute_backward(neap_moe *m, const void *weights, neap_transfer *arr
     if (!status)
       status = compute_slots(m, neapi_experts_backward, NEAP_SPAN_EXPERT_BACK, c, from, end,
                              weights, arriving, m->slope.data, m->output.data);
-    if (!status)
+    if (!status && !m->options.hold_combine)
       status = start_chunk(m, c, true, NEAP_SPAN_COMBINE_BACK, m->output.data);
   }
   return status;
@@ -618,6 +618,8 @@ int neap_moe_backward(neap_moe *m, const neap_tensor *x, const neap_tensor *rout
   if (!status)
     status = (m->options.exact ? exact_gradients : plain_gradients)(
         m, neap_tensor_data(x), neap_tensor_data(gradients), neap_tensor_data(drouter));
+  if (!status && m->options.hold_combine)
+    status = start_all(m, true, NEAP_SPAN_COMBINE_BACK, m->output.data);
   if (!status)
     status = wait_for_all_back(m);
   since = neapi_timeline_now();

@@ -12,7 +12,8 @@
 enum { METRICS = 17, KEPT_ROWS = 1024, BUSY_MS = 30000, WAL_TRIES = 200, WAL_PAUSE_MS = 10 };
 
 #define APPLICATION 0x4e454150 /* "NEAP", where SQLite keeps what a file is for */
-#define VERSION 1
+#define VERSION 2              /* of the tables; 1 had no sweeps */
+#define TABLES 5
 
 static const char *const metrics[METRICS] = {
     "seconds",       "loss",         "tokens_per_second", "imbalance",   "imbalance_max",
@@ -132,11 +133,26 @@ static int create_tables(sqlite3 *db)
            APPLICATION, VERSION);
   if (sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL) ||
       sqlite3_exec(db, schema, NULL, NULL, NULL) || sqlite3_exec(db, steps, NULL, NULL, NULL))
-    return fail(db, "cannot be created");
+    return fail(db, "its tables cannot be made (move it away, or name another with --store)");
   return NEAP_OK;
 }
 
-/* Looks at what the file is, and makes the tables of a new one. */
+/* Whether the tables are those that this engine reads. */
+static int check_tables(sqlite3 *db, const char *path)
+{
+  static const char count[] = "SELECT count(*) FROM sqlite_master WHERE type='table' AND name IN "
+                              "('texts', 'runs', 'results', 'steps', 'sweeps')";
+  int64_t tables;
+  int status = read_number(db, count, &tables);
+  if (!status && tables != TABLES)
+    return neapi_fail(NEAP_FORMAT,
+                      "store %s: has %" PRId64 " of the %d tables of a run store; move it away, or "
+                      "name another with --store",
+                      path, tables, TABLES);
+  return status;
+}
+
+/* Looks at what the file is, and makes the tables that a new or earlier one lacks. */
 static int check_file(sqlite3 *db, const char *path)
 {
   int64_t application, version, tables;
@@ -146,13 +162,19 @@ static int check_file(sqlite3 *db, const char *path)
       (status = read_number(db, "SELECT count(*) FROM sqlite_master", &tables)))
     return status;
   if (application != APPLICATION && tables > 0)
-    return neapi_fail(NEAP_FORMAT, "store %s: is a database of another program", path);
+    return neapi_fail(NEAP_FORMAT,
+                      "store %s: is a database of another program; name another file with --store",
+                      path);
   if (version > VERSION)
-    return neapi_fail(NEAP_FORMAT, "store %s: was made by a later Neap (store version %" PRId64 ")",
-                      path, version);
+    return neapi_fail(NEAP_FORMAT,
+                      "store %s: was made by a later Neap (store version %" PRId64
+                      ", this one reads up to %d); use that one, or another file with --store",
+                      path, version, VERSION);
   if ((status = use_log(db)))
     return status;
-  return application == APPLICATION ? NEAP_OK : create_tables(db);
+  if (version == VERSION || !(status = create_tables(db)))
+    status = check_tables(db, path);
+  return status;
 }
 
 static int prepare(sqlite3 *db, const char *sql, sqlite3_stmt **out)

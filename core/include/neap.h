@@ -216,9 +216,11 @@ typedef struct {
   int64_t remote;     /* of them, computed on another rank than their source */
 } neap_balance;
 NEAP_API int neap_split_balance(const neap_split *split, neap_balance *out);
-/* Tokens on the links: ports[ranks], of those that a rank sends to other ranks and gets from them
- * the larger number; uplinks[nodes], the same for nodes. */
-NEAP_API int neap_split_traffic(neap_split *split, int64_t *ports, int64_t *uplinks);
+/* Tokens on the links: ports[parts][ranks], of those that a rank sends to other ranks and gets from
+ * them the larger number; uplinks[parts][nodes], the same for nodes. A part: the tokens for a
+ * parts-th of every rank's slots, as they travel in so many chunks. Errors: ARGUMENT (no part),
+ * MEMORY. */
+NEAP_API int neap_split_traffic(neap_split *split, int32_t parts, int64_t *ports, int64_t *uplinks);
 
 /* ---- communicators ----------------------------------------------------------------------------
  */
@@ -573,7 +575,9 @@ typedef struct {
   int32_t renormalise; /* the weights of a token's K experts add up to 1 */
   int32_t exact;       /* weight gradients do not depend on layout, split or number of ranks */
   int32_t chunks;      /* exchanges that tokens travel in, so that some are computed meanwhile; 1 */
-  double aux_loss;     /* coefficient of the load-balance loss; 0: none */
+  int32_t hold_combine; /* gradients of tokens travel back after those of weights are computed, not
+                           meanwhile */
+  double aux_loss;      /* coefficient of the load-balance loss; 0: none */
 } neap_moe_options;
 
 /* What this rank has spent since the layer was opened. */
@@ -966,8 +970,9 @@ NEAP_API int32_t neap_interrupts(void);
 typedef struct neap_store neap_store;
 typedef struct neap_statement neap_statement;
 
-/* create: makes the file if there is none. Errors: SYSTEM (no such file, no access), FORMAT (no
- * store, damaged, or of a later version). */
+/* create: makes the file if there is none. A store of an earlier version gets the tables that it
+ * lacks. Errors: SYSTEM (no such file, no access), FORMAT (no store, damaged, or of a later
+ * version). */
 NEAP_API int neap_store_open(const char *path, int create, neap_store **out);
 /* Writes what record has kept back. Statements may be closed later. */
 NEAP_API void neap_store_close(neap_store *store);

@@ -400,12 +400,9 @@ static int64_t max64(int64_t a, int64_t b)
   return a > b ? a : b;
 }
 
-int neap_split_traffic(neap_split *s, int64_t *ports, int64_t *uplinks)
+static void whole_traffic(neap_split *s, int64_t *ports, int64_t *uplinks)
 {
   const neap_topology *t = s->topology;
-  int status = neap_split_slot_tokens(s, s->sums);
-  if (status)
-    return status;
   find_paths(s);
   for (int32_t n = 0; n < t->nodes; n++) {
     int64_t node_in = 0, node_out = 0;
@@ -421,5 +418,54 @@ int neap_split_traffic(neap_split *s, int64_t *ports, int64_t *uplinks)
     }
     uplinks[n] = max64(node_in, node_out) - s->stay_node[n];
   }
+}
+
+static void larger_way(int64_t *in, const int64_t *out, int64_t count)
+{
+  for (int64_t i = 0; i < count; i++)
+    in[i] = max64(in[i], out[i]);
+}
+
+static int traffic_of_parts(neap_split *s, int32_t parts, int64_t *ports, int64_t *uplinks)
+{
+  const neap_topology *t = s->topology;
+  int64_t at_ranks = (int64_t)parts * t->ranks, at_nodes = (int64_t)parts * t->nodes;
+  int64_t *out = neapi_alloc_zero(8 * (at_ranks + at_nodes + t->slots), "split traffic");
+  if (!out)
+    return NEAP_MEMORY;
+  int64_t *node_out = out + at_ranks, *amount = node_out + at_nodes;
+  memset(ports, 0, 8ul * (size_t)at_ranks);
+  memset(uplinks, 0, 8ul * (size_t)at_nodes);
+  for (int32_t r = 0; r < t->ranks; r++) {
+    neap_split_row(s, r, amount);
+    for (int32_t i = 0; i < t->slots; i++) {
+      int32_t to = t->rank_of[i];
+      if (to == r || !amount[i])
+        continue;
+      int64_t part = neapi_topology_part(t, i, parts);
+      ports[part * t->ranks + to] += amount[i];
+      out[part * t->ranks + r] += amount[i];
+      if (t->node_of[to] == t->node_of[r])
+        continue;
+      uplinks[part * t->nodes + t->node_of[to]] += amount[i];
+      node_out[part * t->nodes + t->node_of[r]] += amount[i];
+    }
+  }
+  larger_way(ports, out, at_ranks);
+  larger_way(uplinks, node_out, at_nodes);
+  free(out);
+  return NEAP_OK;
+}
+
+int neap_split_traffic(neap_split *s, int32_t parts, int64_t *ports, int64_t *uplinks)
+{
+  int status = neap_split_slot_tokens(s, s->sums);
+  if (status)
+    return status;
+  if (parts < 1)
+    return neapi_fail(NEAP_ARGUMENT, "split traffic: %d parts; it must be 1 or more", parts);
+  if (parts > 1)
+    return traffic_of_parts(s, parts, ports, uplinks);
+  whole_traffic(s, ports, uplinks);
   return NEAP_OK;
 }

@@ -11,12 +11,12 @@ local MODEL = 'mixtral-8x7b-e8k2'
 local VARIANTS = {
   { 'laer', 'laer', {} },
   { 'no_even', 'laer', { policy = 'laer:no_even=true' } },
-  { 'no_comm_opt', 'laer', { schedule = 'eager' } },
+  { 'no_comm_opt', 'laer', { schedule = 'eager:hold_combine=true' } },
   { 'no_pq', 'laer', { policy = 'laer:no_pq=true' } },
   { 'fsdp+ep', 'fsdp+ep', {} },
   { 'laer + exact split', 'laer+minimax', {} },
-  { 'neap, no chunks', 'neap', { chunks = 1 } },
-  { 'neap, laer schedule', 'neap', { schedule = 'laer', chunks = 1 } },
+  { "neap, laer's schedule", 'neap', { schedule = 'laer:hold_combine=true' } },
+  { 'neap, two chunks', 'neap', { schedule = 'neap:chunks=2' } },
   { 'neap', 'neap', {} },
 }
 

@@ -42,11 +42,12 @@ exposed time. What differs between the systems is only what they do:
   published balance in view (1.66 and 1.48).
 * **laer**: planner, split and schedule as published.
 * **megatron**: TP x EP with the experts at home on 8 ranks, fused elementwise code.
-* **neap**: planner and exact split of this project; LAER's order of exchanges, tokens in three
-  chunks, counts kept for the recomputation, the next micro-batch's first layer fetched early.
+* **neap**: planner and exact split of this project; the engine's schedule `neap`
+  (docs/schedules.md): LAER's order of exchanges, four buffers, and tokens travel back while the
+  gradients of weights are computed.
 
-The share of ideal is (perfect balance, nothing exposed, whole exchanges) / step time; the host's 5
-ms count as work.
+The share of ideal is (perfect balance, nothing exposed) / step time; the host's 5 ms count as
+work.
 ]]
 
 local PARTS = {
@@ -76,8 +77,8 @@ local SHORT = [[
 * The ablation `no_pq` (see there).
 * FlexMoE on mixtral-8x7b-e8k2 is at the edge of 8 %; in the published runs, the same shapes as
   qwen-8x7b-e8k2 are 4 % slower, relative to LAER. Its balance on e16k4 is better than published.
-* neap's share of ideal is 97 to 98 %, not 98 % everywhere: what is left are the first and the last
-  chunk of every exchange and the smaller products of chunks.
+* neap's share of ideal is 96 to 98 %, not 98 % everywhere: what is left are the exchanges of tokens
+  that nothing hides. Only what the engine does is simulated.
 * Megatron on the e16k4 models is simulated slower than published: the imbalance of two experts a
   rank in groups of 8 is about 2.5 on this routing.
 * Links are shared fairly by exchanges that run side by side (not on `a100x32`, where they queue).

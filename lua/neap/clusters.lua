@@ -37,6 +37,7 @@ local H100 = {
   latency = 25e-6, far_latency = 50e-6,
 }
 
+--- A machine with the fields of another one and its own.
 local function machine(base, fields)
   local all = {}
   for name, value in pairs(base) do all[name] = value end

@@ -36,7 +36,7 @@ notebook.values.show = function(...)
   for i = 1, select('#', ...) do answer { display = bundle((select(i, ...))), result = false } end
 end
 
---- The process is the kernel's: a cell that wants to leave ends itself only.
+-- The process is the kernel's: a cell that wants to leave ends itself only.
 rawset(os, 'exit', function(status)
   error(('os.exit(%s) ends the cell only; the kernel goes on'):format(tostring(status or '')), 2)
 end)

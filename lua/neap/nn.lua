@@ -11,11 +11,11 @@
 -- gradients of its parameters and returns the gradient of its input. Both are buffers of the
 -- module, overwritten by its next call; inputs must stay as they are until backward. Activations
 -- are matrices (T, H), T being the tokens of this rank.
-
--- nn.Transformer is a whole model, of nn.Blocks with experts.
+-- nn.Transformer is a whole model, of nn.Blocks with experts; a module a file in lua/neap/nn.
 
 local layers = require 'neap.nn.layers'
 
+--- The modules by name.
 return {
   Parameters = require 'neap.nn.parameters',
   Embedding = layers.Embedding,

@@ -42,23 +42,27 @@ local SYSTEMS = {
   -- FSDP within, expert parallelism in groups that hold all experts once. A sum in the network is
   -- made in the type that travels, so gradients travel in fp32.
   ['fsdp+ep'] = function(m)
-    return { policy = 'static', schedule = 'eager', gradient_bytes = 4,
+    return { policy = 'static', schedule = 'eager:hold_combine=true', gradient_bytes = 4,
       token_group = math.max(1, math.floor(m.experts / m.slots)) }
   end,
   -- Replicas keep their gradients until the last micro-batch.
-  flexmoe = function() return { policy = PACED, schedule = 'eager', accumulate = true } end,
-  laer = function() return { policy = 'laer', schedule = 'laer' } end,
-  ['laer+minimax'] = function() return { policy = 'laer+minimax', schedule = 'laer' } end,
+  flexmoe = function()
+    return { policy = PACED, schedule = 'eager:hold_combine=true', accumulate = true }
+  end,
+  laer = function() return { policy = 'laer', schedule = 'laer:hold_combine=true' } end,
+  ['laer+minimax'] = function()
+    return { policy = 'laer+minimax', schedule = 'laer:hold_combine=true' }
+  end,
   -- TP x EP: attention of a sequence on a group of ranks, experts at home on 8, fused elementwise
   -- code, as many tokens of a rank in a micro-batch as its heads leave room for.
   megatron = function(m, machine)
     local group = math.min(8, machine.ranks)
     local tensor = math.min(machine.node_size, m.top_k == 2 and 8 or 4)
-    return { policy = 'static', schedule = 'resident', slots = math.ceil(m.experts / group),
-      tensor = tensor, parts = math.max(1, tensor / 4), token_group = group, gradient_bytes = 4,
-      accumulate = true, elementwise = 0.5 }
+    return { policy = 'static', schedule = 'eager:hold_combine=true', resident = true,
+      slots = math.ceil(m.experts / group), tensor = tensor, parts = math.max(1, tensor / 4),
+      token_group = group, gradient_bytes = 4, accumulate = true, elementwise = 0.5 }
   end,
-  neap = function() return { policy = 'neap', schedule = 'neap', chunks = 3 } end,
+  neap = function() return { policy = 'neap', schedule = 'neap' } end,
 }
 
 --- Settings of a system for simulate.open. Raises USAGE for an unknown one.

@@ -16,6 +16,7 @@
 --   job:say(text)         writes a line to stderr, on rank 0 only
 --   job:report(result)    prints result.text, or result.json with --json, on rank 0 only
 --   job:progress(n, name) progress line of n steps on stderr, on rank 0 only
+--   recorded              whether the store is told of the run; the same on all ranks
 --   job:record(row, text) rank 0 of a run that is recorded: begins the result of a policy in the
 --                         store (recorder.lua); row: policy, seed, and perhaps trace; text: what
 --                         is trained on, or nil. On other ranks, and unrecorded: nil
@@ -144,7 +145,7 @@ local function run(channel, rank, ranks, order, runs)
     node_of = node_of, node_size = largest_node(node_of, ranks),
     params = params.values(script.params, order.params, order.device),
     device = order.device, strict = order.strict, in_process = order.in_process, json = order.json,
-    deadline = order.deadline,
+    deadline = order.deadline, recorded = order.store ~= nil,
     store = runs, order = order,
     timeline = order.timeline and timelines.open(order.timeline, order.timeline_step),
   }, Job)
@@ -165,15 +166,40 @@ local function advise(err, ranks, order)
   return err
 end
 
-local function fail(rank, world, err)
+--- What the store is to be told of this run, for all ranks as rank 0 knows it: { path, run,
+-- context, started }, or nil. Collective.
+local function share(channel, rank, noted)
+  local text = rank == 0 and noted and json.encode(noted) or ''
+  local bytes = ffi.new('int64_t[1]', #text)
+  channel:broadcast(bytes, 8)
+  if bytes[0] == 0 then return nil end
+  local buffer = ffi.new('char[?]', bytes[0], text)
+  channel:broadcast(buffer, tonumber(bytes[0]))
+  return json.decode(ffi.string(buffer, bytes[0]))
+end
+
+--- Tells the store that the run has failed, as whichever rank knows it first. Where a rank cannot
+-- reach rank 0's store, nobody does: the run is listed as interrupted.
+local function note_failure(noted, status, message)
+  local ok, runs = pcall(store.open, noted.path)
+  if not ok then return end
+  local row = runs:runs("id = ? AND state = 'running' AND abs(started - ?) < 1e-3", noted.run,
+    noted.started)[1]
+  if row then runs:finish(row.id, status, message) end
+  runs:close()
+end
+
+local function fail(rank, world, err, noted)
   if not world and rank > 0 then
     launcher.sleep(COURTESY)
   end
+  local status = failure.status(err)
   if launcher.first_failure() then
     local everywhere = err.code == 'USAGE' or err.code == 'ABSENT'
-    failure.tell(err, everywhere and '' or ('rank %d: '):format(rank))
+    local prefix = everywhere and '' or ('rank %d: '):format(rank)
+    failure.tell(err, prefix)
+    if noted then note_failure(noted, status, prefix .. failure.text(err)) end
   end
-  local status = failure.status(err)
   if not world then launcher.leave(status) end
   lib.C.neap_world_abort(world, ('rank %d failed'):format(rank))
   return status
@@ -181,19 +207,19 @@ end
 
 local function main(rank, ranks, world, text)
   world = world and ffi.cast('neap_world *', world)
-  local order, channel = json.decode(text), nil
-  local runs = rank == 0 and order.store and store.open(order.store.path)
+  local order, channel, runs = json.decode(text), nil, nil
   local ok, err = xpcall(function()
     channel = open_channel(rank, world, order)
+    if not world then order.store = share(channel, rank, order.store) end
+    runs = rank == 0 and order.store and store.open(order.store.path)
     run(channel, rank, ranks, order, runs)
   end, failure.handler)
   if not ok then err = advise(err, ranks, order) end
   if runs then
-    runs:finish(order.store.run, ok and 0 or failure.status(err), not ok and failure.text(err)
-      or nil)
+    if ok then runs:finish(order.store.run, 0) end
     runs:close()
   end
-  local status = ok and 0 or fail(rank, world, err)
+  local status = ok and 0 or fail(rank, world, err, order.store)
   if channel then channel:close() end
   return status
 end

@@ -125,6 +125,11 @@ function session.open(given)
   return self
 end
 
+--- Seconds that this rank has waited for others in this session's exchanges.
+function Session:waited()
+  return self.comm and C.neap_comm_seconds_waited(self.comm) or 0
+end
+
 --- The layout in force for a layer; its content changes at advance.
 function Session:layout(layer)
   return self.in_force[layer]

@@ -38,8 +38,9 @@ local function median(values)
   return (sorted[math.ceil(half)] + sorted[math.floor(half) + 1]) / 2
 end
 
+local T_POINTS = { 12.706, 4.303, 3.182, 2.776 } -- of few degrees of freedom
+
 --- 97.5 % point of Student's t (Cornish and Fisher's expansion; exact values where it is poor).
-local T_POINTS = { 12.706, 4.303, 3.182, 2.776 }
 local function t_point(freedom)
   local z = 1.959964
   return T_POINTS[freedom] or z + (z ^ 3 + z) / (4 * freedom)

@@ -36,7 +36,7 @@ for i = 0, C.NEAP_STREAMS - 1 do
   timeline.streams[i + 1] = ffi.string(C.neap_stream_name(i))
 end
 
----- recording
+--- ---- recording ------------------------------------------------------------------------------
 
 --- When a span of the compute stream begins, for finish, by its title ('head', 'head backward').
 -- Nothing is recorded unless a recorder of this thread is started.
@@ -172,7 +172,7 @@ function timeline.gather(comm, recorder)
   return list
 end
 
----- of a step
+--- ---- of a step ------------------------------------------------------------------------------
 
 --- Names of spans of the compute stream in which it does nothing that the step is for.
 timeline.no_computation = { step = true, plan = true, host = true, wait = true, unshard = true,

@@ -120,8 +120,9 @@ function trainer.open(options)
   self.writer = open_trace(self, options.trace, p)
   self.recorder = job.record and job:record({ policy = self.policy, seed = p.seed,
     trace = self.writer and options.trace }, self.text)
-  self.sent = { 0, 0, 0 }
+  self.sent = { 0, 0, 0, 0, 0, 0 } -- sums of record_last, of the step before
   self.meter = job.device == 'cuda' and timeline.open() or nil
+  self.comm:barrier() -- rank 0 has started the policy: nobody's first step is a wait for that
   return self
 end
 
@@ -162,25 +163,50 @@ end
 
 --- Seconds that this rank's callers have waited for any communication so far.
 function Trainer:waiting()
-  local sum = 0
+  local sum = self.session:waited()
   for _, comm in ipairs { self.comm, self.model.comm.tokens, self.model.comm.shards } do
     sum = sum + C.neap_comm_seconds_waited(comm.ptr)
   end
   return sum
 end
 
-local bytes_sent
+--- Sums of a list of numbers over ranks. Collective.
+local function sum_over_ranks(comm, values)
+  local buffer = ffi.new('double[?]', #values, values)
+  lib.check(C.neap_comm_all_reduce(comm.ptr, buffer, #values, C.NEAP_F64, C.NEAP_SUM))
+  local sums = {}
+  for i = 1, #values do sums[i] = buffer[i - 1] end
+  return sums
+end
 
---- Rank 0's view of the step that has ended, for the store.
-local function record_step(self, busy, waited)
-  local p, seconds, sent = self.params, self.seconds[self.done], { bytes_sent(self) }
+--- Bytes that this rank has sent: tokens, unshard with refresh, reduce.
+local function bytes_sent(self)
+  local tokens, unshard, reduce = 0, 0, 0
+  for layer = 0, self.params.layers - 1 do
+    tokens = tokens + self.model.experts[layer]:cost().sent
+    local traffic = self.model.stores[layer]:traffic()
+    unshard = unshard + traffic.unshard + traffic.refresh
+    reduce = reduce + traffic.reduce
+  end
+  return tokens, unshard, reduce
+end
+
+--- Hands what the ranks have measured of the last step to the store, if the run is recorded: shares
+-- of the time of all ranks, and bytes of all. It is done when the next step begins, on that one's
+-- time, so that waiting here for slower ranks is seen as such. Collective.
+local function record_last(self)
+  if not self.measured then return end
+  local sums = sum_over_ranks(self.comm, self.measured)
+  self.measured = nil
+  if not self.recorder then return end
+  local p, seconds = self.params, self.seconds[self.done]
   self.recorder:step(self.done - 1, {
     loss = self.losses[self.done], seconds = seconds,
-    tokens_per_second = p.batch * p.sequence / seconds, exposed = waited / seconds,
-    utilization = busy / seconds, bytes_tokens = sent[1] - self.sent[1],
-    bytes_unshard = sent[2] - self.sent[2], bytes_reduce = sent[3] - self.sent[3],
+    tokens_per_second = p.batch * p.sequence / seconds, utilization = sums[1] / sums[3],
+    exposed = sums[2] / sums[3], bytes_tokens = sums[4] - self.sent[4],
+    bytes_unshard = sums[5] - self.sent[5], bytes_reduce = sums[6] - self.sent[6],
   }, self.session)
-  self.sent = sent
+  self.sent = sums
 end
 
 --- What a step is, as spans of a timeline.
@@ -218,6 +244,7 @@ end
 --- One optimizer step. Returns its loss: nats a byte, the mean over the tokens of all ranks.
 function Trainer:step()
   local began, busy, waited = C.neap_clock(), C.neap_thread_seconds(), self:waiting()
+  record_last(self)
   self.step_imbalance = 0
   C.neap_comm_step(self.done)
   local wanted, recorder = start_recorder(self)
@@ -230,7 +257,7 @@ function Trainer:step()
   self.losses:add(loss)
   self.seconds:add(seconds)
   self.busy, self.waited = self.busy + busy, self.waited + waited
-  if self.recorder then record_step(self, busy, waited) end
+  if self.job.recorded then self.measured = { busy, waited, seconds, bytes_sent(self) } end
   return loss
 end
 
@@ -253,27 +280,6 @@ end
 
 --- ---- summary ----------------------------------------------------------------------------------
 
---- Sums of a list of numbers over ranks. Collective.
-local function sum_over_ranks(comm, values)
-  local buffer = ffi.new('double[?]', #values, values)
-  lib.check(C.neap_comm_all_reduce(comm.ptr, buffer, #values, C.NEAP_F64, C.NEAP_SUM))
-  local sums = {}
-  for i = 1, #values do sums[i] = buffer[i - 1] end
-  return sums
-end
-
---- Bytes that this rank has sent: tokens, unshard with refresh, reduce.
-function bytes_sent(self)
-  local tokens, unshard, reduce = 0, 0, 0
-  for layer = 0, self.params.layers - 1 do
-    tokens = tokens + self.model.experts[layer]:cost().sent
-    local traffic = self.model.stores[layer]:traffic()
-    unshard = unshard + traffic.unshard + traffic.refresh
-    reduce = reduce + traffic.reduce
-  end
-  return tokens, unshard, reduce
-end
-
 --- FNV-1a hash of the bits of all losses, as text: runs that agree to the bit have the same.
 local function digest(losses)
   local hash, bits = 0xcbf29ce484222325ULL, ffi.new 'union { double value; uint64_t bits; }'
@@ -290,6 +296,7 @@ end
 -- ranks of this process have held on this rank's device), and what session:report tells.
 -- Collective; the same on every rank, apart from what only rank 0 knows of the policy.
 function Trainer:summary()
+  record_last(self)
   local p, steps = self.params, self.done
   local tokens, unshard, reduce = bytes_sent(self)
   local sums = sum_over_ranks(self.comm, { self.busy, self.waited, self.seconds.sum, tokens,
@@ -315,6 +322,7 @@ end
 --- Collective. The collector frees most of the memory; it does not know how much that is, so it is
 -- called.
 function Trainer:close()
+  record_last(self)
   if self.writer then self.writer:close() end
   if self.meter then self.meter:close() end
   self.session:close()

@@ -1,7 +1,9 @@
+--- What argparse says about wrong usage, as Neap says it.
+
 local lib = require 'neap.lib'
 
 --- argparse's message in Neap's form: with the hint in brackets, on one line.
-return function(parser, text)
+local function usage_message(parser, text)
   local message = text:gsub('\n?Did you mean .*$', '')
   local kind, name = message:match "^unknown (%a+) '(.*)'$"
   local names = {}
@@ -13,3 +15,5 @@ return function(parser, text)
   return ('%s%s; %s --help tells more'):format(message, name and lib.hint(name, names) or '',
     parser:_get_fullname())
 end
+
+return usage_message

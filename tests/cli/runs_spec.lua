@@ -58,6 +58,35 @@ describe('neap runs', function()
     assert.are.same({ 'done', 'mpi', 2 }, { list[1].state, list[1].transport, list[1].ranks })
   end)
 
+  it('tells a failed rank of mpirun from a killed run', function()
+    local recipe = os.tmpname()
+    local file = io.open(recipe, 'w')
+    file:write [[return require('neap.recipe').define {
+      name = 'fails', run = function(_, job)
+        if job.rank == 1 then error 'too hot' end
+        job.comm:barrier()
+      end }]]
+    file:close()
+    assert.are.equal(1, (program.mpirun(2, ('run %s --store %s'):format(recipe, path))))
+    local failed = show ''[1]
+    assert.are.same({ 'failed', 1 }, { failed.state, failed.exit_status })
+    assert.matches('rank 1: .*too hot', failed.error)
+    os.remove(recipe)
+  end)
+
+  it('records what all ranks have measured of a step', function()
+    assert.are.equal(0, (run(SMALL .. '--steps=4 --policies=laer')))
+    local result = show '1 --steps'.results[1]
+    local bytes, exposed = 0, 0
+    for _, step in ipairs(result.metrics) do
+      bytes = bytes + step.bytes_tokens
+      exposed = exposed + step.exposed / 4
+      assert.is_true(step.utilization > 0 and step.exposed > 0 and step.exposed < 1)
+    end
+    assert.is_near(result.summary.bytes_per_step.tokens, bytes / 4, 1)
+    assert.is_true(math.abs(exposed - result.summary.exposed) < 0.2)
+  end)
+
   it('keeps failures with what they said', function()
     assert.are.equal(3, (run(SMALL .. '--steps=6 --strict --policies=tests/policies/fails.lua')))
     local failed = show '--state failed'

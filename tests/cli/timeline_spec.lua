@@ -1,6 +1,9 @@
 --- neap run --timeline: what the file holds, on threads and under mpirun.
 
+local clusters = require 'neap.cluster'
 local json = require 'neap.json'
+local models = require 'neap.cluster.models'
+local simulate = require 'neap.cluster.simulate'
 local program = require 'tests.cli.program'
 
 local SMALL = 'run experiments/quickstart.lua --layers=3 --hidden=32 --heads=2 --kv-heads=1 '
@@ -80,6 +83,66 @@ local function check(events, ranks)
   end
   assert.is_nil(found[ranks])
 end
+
+-- Spans that only one of both has: a whole step and the policy's part, waits, copies within a rank;
+-- the dense parameters' exchanges.
+local EITHER = { step = true, plan = true, wait = true, ['dense reduce'] = true,
+  ['dense gather'] = true, ['compute unshard'] = true }
+
+--- The spans of a stream in order, several of a kind that follow each other as one.
+local function sequence(spans, stream)
+  local list = {}
+  for _, span in ipairs(spans) do
+    if span.stream == stream and not EITHER[span.name] and not EITHER[stream .. ' ' .. span.name]
+    then
+      local layer = not (stream == 'compute' and span.name == 'reduce') and span.layer or ''
+      local text = ('%s %s %s'):format(span.name, span.phase ~= 'forward' and stream ~= 'unshard'
+        and stream ~= 'reduce' and span.phase or '', layer)
+      if text ~= list[#list] then list[#list + 1] = text end
+    end
+  end
+  return list
+end
+
+--- The same model as SMALL describes, simulated: all spans of a step, in order.
+local function simulated(schedule)
+  local s = simulate.open { cluster = clusters.describe('laptop',
+      { ranks = 4, node_size = 2, host = 0 }),
+    policy = 'static', schedule = schedule, shard_group = 'node', warm_up = 0,
+    model = models.describe { hidden = 32, heads = 2, kv_heads = 1, ffn = 48, experts = 6,
+      top_k = 2, slots = 3, layers = 3, sequence = 32, tokens = 64, micro_batches = 1,
+      recompute = false, bytes = 4, vocabulary = 256 } }
+  s:step()
+  local list = {}
+  for op = 0, #s.cluster.spans do list[op + 1] = s.cluster.spans[op] end
+  s:close()
+  return list
+end
+
+--- Spans of a rank of a recorded run.
+local function measured(events, rank)
+  local list = {}
+  for _, event in ipairs(events) do
+    if event.ph == 'X' and event.pid == rank then
+      list[#list + 1] = { name = event.name, stream = STREAMS[event.tid + 1], at = event.ts,
+        phase = event.args.phase, layer = event.args.layer }
+    end
+  end
+  return list
+end
+
+describe('a simulated timeline', function()
+  for _, schedule in ipairs { 'none', 'eager', 'laer', 'neap', 'laer:chunks=3,hold_combine=true',
+    'laer:unshard_parts=2,unshard_ahead=2,gradients=1' } do
+    it('has the spans of a measured one, in their order, schedule ' .. schedule, function()
+      local model = simulated(schedule)
+      local real = measured(record(4, false, '--policies=static --schedule=' .. schedule), 2)
+      for _, stream in ipairs(STREAMS) do
+        assert.are.same(sequence(model, stream), sequence(real, stream))
+      end
+    end)
+  end
+end)
 
 describe('neap run --timeline', function()
   for _, schedule in ipairs { 'laer', 'none', 'neap', 'neap:chunks=2' } do

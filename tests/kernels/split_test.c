@@ -181,6 +181,36 @@ static void check_balance(const cluster *c, const neap_split *s, const int64_t *
   free(slot);
 }
 
+/* Tokens on the links in 1 to 3 parts, from the rows. */
+static void check_traffic(const cluster *c, neap_split *s, const int64_t *table, const char *rule)
+{
+  const neap_topology *t = c->topology;
+  int64_t in[64], out[64], node_in[64], node_out[64], ports[3 * 64], uplinks[3 * 64];
+  for (int32_t parts = 1; parts <= 3; parts++) {
+    check(!neap_split_traffic(s, parts, ports, uplinks), "traffic: %s", neap_error_message());
+    for (int32_t part = 0; part < parts; part++) {
+      memset(in, 0, sizeof in), memset(out, 0, sizeof out);
+      memset(node_in, 0, sizeof in), memset(node_out, 0, sizeof out);
+      for (int32_t r = 0; r < c->ranks; r++)
+        for (int32_t i = 0; i < c->slots; i++) {
+          int32_t to = t->rank_of[i], place = i - t->first_slot[to];
+          int64_t some = table[r * c->slots + i];
+          if (place * parts / (t->first_slot[to + 1] - t->first_slot[to]) != part || to == r)
+            continue;
+          in[to] += some, out[r] += some;
+          if (t->node_of[to] != t->node_of[r])
+            node_in[t->node_of[to]] += some, node_out[t->node_of[r]] += some;
+        }
+      for (int32_t r = 0; r < c->ranks; r++)
+        check(ports[part * c->ranks + r] == (in[r] > out[r] ? in[r] : out[r]), "%s: port %d", rule,
+              r);
+      for (int32_t n = 0; n < t->nodes; n++)
+        check(uplinks[part * t->nodes + n] == (node_in[n] > node_out[n] ? node_in[n] : node_out[n]),
+              "%s: uplink %d", rule, n);
+    }
+  }
+}
+
 /* lite and even by their definition: floor or ceiling of an equal share of the group. */
 static void check_rule(const cluster *c, const int64_t *table, bool node_first, const char *rule)
 {
@@ -216,6 +246,7 @@ static void check_one(const cluster *c, const char *name, const neapi_split_rule
   int64_t *table = rows_of(c, s, name);
   check_columns(c, s, table, name);
   check_balance(c, s, table, name);
+  check_traffic(c, s, table, name);
   if (!strcmp(name, "lite") || !strcmp(name, "even"))
     check_rule(c, table, !strcmp(name, "lite"), name);
   check(!neap_split_set(s, c->layout, c->load, table), "set: %s", neap_error_message());

@@ -84,9 +84,9 @@ describe('descriptions of clusters', function()
       { top_k = 9 }))
     assert.matches('1 slots on each of 4 ranks; there are 8 experts', message_of(run,
       { cluster = machine { ranks = 4 }, slots = 1 }))
-    assert.matches('even has 4 ranks, 8 experts and 3 layers; .* want 8, 8 and 3', message_of(run,
+    assert.matches('even has 4 ranks, 8 experts and 3 layers; .* want 8, 8 and 3 ', message_of(run,
       { trace = even_trace(4, 8, 64, 3) }))
-    assert.matches("schedule is 'lear' %(did you mean 'laer'%?%)", message_of(run,
+    assert.matches("'lear' is unknown %(did you mean 'laer'%?%)", message_of(run,
       { schedule = 'lear' }))
   end)
 end)
@@ -149,8 +149,8 @@ describe('a simulated step', function()
     local base = run()
     assert.is_true(run({ cluster = machine { speed = { 0.5, 1, 1, 1, 1, 1, 1, 1 } } }).step_ms
       > base.step_ms)
-    assert.is_true(run({ shard_group = 'node' }).step_ms <= base.step_ms)
-    assert.is_true(run({ chunks = 4 }).step_ms > 0)
+    assert.is_true(run({ shard_group = 'node' }).unshard <= base.unshard)
+    assert.is_true(run({ schedule = 'laer:chunks=4,unshard_parts=3' }).step_ms > 0)
     local unequal = models.describe(MODEL,
       { ffn = { 512, 1024, 1536, 1024, 512, 1024, 1536, 1024 } })
     assert.is_true(run({ model = unequal }).imbalance >= 1)

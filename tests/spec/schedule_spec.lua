@@ -9,7 +9,7 @@ end
 
 describe('schedule', function()
   it('has all fields, whatever is given', function()
-    for _, given in ipairs { 'none', 'laer', 'neap', {}, { 'laer' }, { chunks = 3 } } do
+    for _, given in ipairs { 'none', 'eager', 'laer', 'neap', {}, { 'laer' }, { chunks = 3 } } do
       local result = schedule.resolve(given)
       for name, field in pairs(schedule.fields) do
         assert.are.equal(type(field.default), type(result[name]), name)
@@ -30,7 +30,7 @@ describe('schedule', function()
   end)
 
   it('says what is wrong, with hints', function()
-    assert.matches("'lear' is unknown %(did you mean 'laer'%?%); there are laer, neap, none",
+    assert.matches("'lear' is unknown %(did you mean 'laer'%?%); there are eager, laer, neap, none",
       message 'lear')
     assert.matches("unknown field 'chunk' %(did you mean 'chunks'%?%); there are chunks, ",
       message { 'laer', chunk = 2 })

@@ -148,6 +148,24 @@ describe('store', function()
     assert.are.equal('ARGUMENT', (status_of(s.rows, s, 'SELECT 1', 2)))
   end)
 
+  it('gives an earlier version what it lacks, and refuses a store without its tables', function()
+    s:write 'DROP TABLE sweeps'
+    s:write 'PRAGMA user_version=1'
+    local again = store.open(path)
+    assert.are.same({}, again:rows 'SELECT * FROM sweeps')
+    assert.are.equal(2, again:rows('PRAGMA user_version')[1].user_version)
+    again:write 'DROP TABLE steps'
+    again:close()
+    local code, message = status_of(store.open, path)
+    assert.are.equal('FORMAT', code)
+    assert.matches('has 4 of the 5 tables of a run store; move it away, or name', message)
+    s:write 'DROP TABLE runs'
+    s:write 'CREATE TABLE runs(id INTEGER)'
+    s:write 'PRAGMA user_version=1'
+    assert.matches('its tables cannot be made .*no such column', select(2, status_of(store.open,
+      path)))
+  end)
+
   it('survives a damaged file with an error', function()
     for i = 1, 200 do
       s:insert('runs', { kind = ('k'):rep(500), command = 'x', started = i, heartbeat = 0,

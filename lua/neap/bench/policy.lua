@@ -85,6 +85,7 @@ local function row(what, series)
   return cells
 end
 
+--- args: the options by name. Prints a table, or JSON. Returns the exit status, if not 0.
 function bench.run(args)
   local p = args.params
   local s = open(p)

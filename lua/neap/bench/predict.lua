@@ -26,6 +26,7 @@ local function measure(ranks, steps)
   return json.decode(text)
 end
 
+--- args: the options by name. Prints a table, or JSON. Returns the exit status, if not 0.
 function bench.run(args)
   local rows, list = {}, {}
   for i, ranks in ipairs(args.params.ranks) do

@@ -17,6 +17,7 @@ bench.options = {
   repeats = { default = 10, min = 1, integer = true, doc = 'measured transfers of each kind' },
 }
 
+--- args: the options by name. Prints a table, or JSON. Returns the exit status, if not 0.
 function bench.run(args)
   local values = {}
   for name in pairs(bench.options) do values[name] = args.params[name] end

@@ -26,6 +26,7 @@ function command.options(parser)
   parser:option('--steps', 'training steps to measure'):convert(whole '--steps'):default '12'
 end
 
+--- Calls the recipe that measures, as neap run does. Returns its exit status.
 function command.run(args)
   return run.run { recipe = launcher.home .. '/lua/neap/calibrate/recipe.lua',
     ranks = args.ranks, node_size = args.node_size, device = 'cpu', no_store = true,

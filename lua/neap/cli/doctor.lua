@@ -36,6 +36,7 @@ local function facts()
   return list
 end
 
+--- Prints what is known, one fact a line, or JSON.
 function command.run(args)
   local document, order = {}, {}
   for i, fact in ipairs(facts()) do

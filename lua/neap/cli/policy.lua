@@ -36,6 +36,7 @@ local function as_typed(values)
   return table.concat(list, ',')
 end
 
+--- Prints the list, or JSON.
 function command.run(args)
   local list, rows = {}, {}
   for i, name in ipairs(policies.names()) do

@@ -128,8 +128,9 @@ local function record(args, script, values, rank, ranks)
   local row, context = describe(args, script, values, ranks)
   row.transport = rank and (args.device == 'cuda' and 'nccl' or 'mpi') or 'local'
   local id = runs:begin(row)
+  local started = runs:runs('id = ?', id)[1].started
   runs:close()
-  return { path = store.path(args), run = id, context = context }
+  return { path = store.path(args), run = id, context = context, started = started }
 end
 
 --- Tells what memory a training of the recipe needs, without starting it.

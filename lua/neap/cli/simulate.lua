@@ -2,14 +2,13 @@
 -- replays and trains, unchanged, on machines that nobody here owns.
 
 local clusters = require 'neap.cluster'
-local failure = require 'neap.failure'
 local json = require 'neap.json'
 local lib = require 'neap.lib'
 local models = require 'neap.cluster.models'
-local program = require 'neap.cluster.program'
 local provenance = require 'neap.provenance'
 local simulate = require 'neap.cluster.simulate'
 local spans = require 'neap.cluster.spans'
+local schedules = require 'neap.nn.schedule'
 local store = require 'neap.store'
 local text_table = require 'neap.table'
 local timeline_file = require 'neap.timeline_file'
@@ -43,10 +42,9 @@ function command.options(parser)
     :default 'mixtral-8x7b-e16k4'
   parser:option('--policy', 'NAME or file, with +SPLIT and :parameter=value,…; several: a row each')
     :count '*'
-  parser:option('--schedule', 'of unshard and reduce: ' .. table.concat(program.schedules, ', '))
+  parser:option('--schedule', 'of transfers, as neap run takes it: '
+    .. table.concat(lib.sorted_keys(schedules.named), ', ') .. ', with fields: laer:chunks=2')
     :default 'laer'
-  parser:option('--chunks', 'exchanges that tokens travel in'):convert(whole('--chunks', 1))
-    :default '1'
   parser:option('--shard-group', 'ranks that parameters are cut over: all, node, or how many')
     :convert(group):default 'all'
   parser:option('--trace', 'recorded routing (default: synthetic)')
@@ -65,7 +63,7 @@ end
 local function run_policy(args, policy, last)
   local s = simulate.open { cluster = args.cluster, policy = policy,
     model = models.describe(args.model, { layers = args.layers }),
-    schedule = args.schedule, chunks = args.chunks, shard_group = args.shard_group,
+    schedule = args.schedule, shard_group = args.shard_group,
     seed = args.seed, trace = args.trace and trace.open(args.trace), strict = args.strict or false,
     in_process = args.in_process or false }
   local row = s:run(args.steps)
@@ -99,7 +97,7 @@ local DEFAULT_POLICIES = { 'static', 'laer', 'neap' }
 --- Columns of the run store for a simulation, and what its results can be compared by.
 local function describe(args)
   local parameters = { policies = #args.policy > 0 and args.policy or DEFAULT_POLICIES }
-  for _, name in ipairs { 'cluster', 'model', 'schedule', 'chunks', 'shard_group', 'steps',
+  for _, name in ipairs { 'cluster', 'model', 'schedule', 'shard_group', 'steps',
     'seed' } do
     parameters[name] = args[name]
   end
@@ -131,10 +129,7 @@ end
 
 function command.run(args)
   local texts = #args.policy > 0 and args.policy or DEFAULT_POLICIES
-  if not program.known[args.schedule] then
-    failure.usage("--schedule is '%s'%s; allowed: %s", args.schedule,
-      lib.hint(args.schedule, program.schedules), table.concat(program.schedules, ', '))
-  end
+  schedules.resolve(args.schedule)
   local columns, context = describe(args)
   local rows = store.recorded(args, columns, context, function(begin)
     local list = {}

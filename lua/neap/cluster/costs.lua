@@ -18,6 +18,7 @@ local PASSES = {
   finish = 3,     -- residual
   expert = 8,     -- hidden values of the expert (tokens x ffn): gate, up, their product
   loss = 6,       -- of the logits
+  embed = 2,      -- read and written
 }
 local OPTIMIZER_BYTES = 40 -- of a parameter: AdamW in fp32, gradient and norms
 local SCRAP = 1e-9         -- tokens fewer than this are none
@@ -56,11 +57,18 @@ function Costs:attention(tokens)
   return products + core + rest, 2 * products + 2.5 * core + 2 * rest
 end
 
---- Router and permutation before the experts: forward, backward.
+--- The router: forward, backward.
 function Costs:route(tokens)
   local m = self.model
-  local bytes = (PASSES.route + PASSES.permute * m.top_k) * tokens * m.hidden * m.bytes
-  local seconds = self:pass(bytes) + 6 * self.machine.launch
+  local seconds = self:pass(PASSES.route * tokens * m.hidden * m.bytes) + 3 * self.machine.launch
+  return seconds, 2 * seconds
+end
+
+--- Permutation before the experts: forward, backward.
+function Costs:place(tokens)
+  local m = self.model
+  local bytes = PASSES.permute * m.top_k * tokens * m.hidden * m.bytes
+  local seconds = self:pass(bytes) + 3 * self.machine.launch
   return seconds, 2 * seconds
 end
 
@@ -89,9 +97,9 @@ local function even_out(seconds, ranks)
   return seconds
 end
 
---- Seconds of the experts' forward on every rank, scaled: out[ranks] = scale x sum over slots.
--- slot_tokens[slots], int64_t.
-function Costs:experts(layout, slot_tokens, scale, out)
+--- Seconds of the experts' forward on every rank, scaled: out[ranks] = scale x sum over slots from
+-- to upto - 1 of each rank (default: all). slot_tokens[slots], int64_t.
+function Costs:experts(layout, slot_tokens, scale, out, from, upto)
   local t, expert_of = layout.topology, layout:array()
   if not self.first then
     self.first, self.each = ffi.new('double[?]', t.experts), ffi.new('double[?]', t.experts)
@@ -99,8 +107,9 @@ function Costs:experts(layout, slot_tokens, scale, out)
   end
   local first, each, first_slot = self.first, self.each, t.first_slot
   for rank = 0, t.ranks - 1 do
-    local seconds = 0
-    for slot = first_slot[rank], first_slot[rank + 1] - 1 do
+    local seconds, begin, stop = 0, first_slot[rank], first_slot[rank + 1]
+    if upto then begin, stop = begin + from, begin + upto end
+    for slot = begin, stop - 1 do
       local tokens, e = tonumber(slot_tokens[slot]) * scale, expert_of[slot]
       if tokens > SCRAP then seconds = seconds + first[e] + each[e] * tokens end
     end
@@ -110,12 +119,24 @@ function Costs:experts(layout, slot_tokens, scale, out)
   return out
 end
 
---- Last normalisation, head and loss, forward and backward.
+--- Last normalisation and head; loss; backward of both.
 function Costs:head(tokens)
   local m = self.model
   local columns = m.vocabulary / self.tensor
-  return 3 * self:product(tokens * self.tensor, m.hidden, columns)
-    + self:pass(PASSES.loss * tokens * m.vocabulary * 4)
+  local product = self:product(tokens * self.tensor, m.hidden, columns)
+  return product, self:pass(PASSES.loss * tokens * m.vocabulary * 4), 2 * product
+end
+
+--- Embedding: forward, backward.
+function Costs:embed(tokens)
+  local m = self.model
+  local seconds = self:pass(PASSES.embed * tokens * m.hidden * m.bytes) + self.machine.launch
+  return seconds, seconds
+end
+
+--- Gradients that have arrived are added up: bytes of them.
+function Costs:sum(bytes)
+  return self:pass(bytes)
 end
 
 --- Parameters: of an expert; of a layer without its experts; of embedding and head.

@@ -1,256 +1,139 @@
---- The operations of a training step, in the order in which a schedule issues them. The phases are
--- those of the engine (nn/transformer.lua), and so are the names: attention, route, dispatch,
--- expert, combine, finish, unshard, reduce, head, optimizer; counts is the gathering of the counts,
--- host the time in which a rank waits until its host has read them, which counts as work.
--- Every span has a name, a phase (forward, recompute, backward), a micro-batch and a layer.
---
--- Schedules of unshard and reduce:
---   none      when it is needed, waited for at once
---   eager     as soon as there is something to send: the next layer's parameters when a layer
---             begins, gradients when they are complete
---   laer      the next layer's parameters after this layer's tokens have gone out; gradients are
---             held back until the tokens of the next layer's backward have (nn/pipeline.lua)
---   neap      as laer; what the forward has counted and split is kept for its repetition, which
---             then needs no counts and no combine; and the next micro-batch's first layer is
---             fetched under the last layer of a backward
---   resident  experts stay where they are; gradients as in eager
--- With chunks > 1 the tokens of a layer travel in so many parts, each computed while others travel.
+--- The operations of a training step on a cluster: the engine's own order of a layer's phases
+-- (nn/order.lua), its pipeline of parameters and gradients and its schedules (nn/pipeline.lua,
+-- nn/schedule.lua), run on layers whose work is operations (phases.lua). So a simulated timeline
+-- has the engine's spans in the engine's order. Besides them there are
+--   host      a rank waits until its host has read the counts, which counts as work
+--   tensor    exchanges of tensor parallelism
+--   dense     exchanges of the dense parameters: gradients are summed ('dense reduce'), parameters
+--             gathered ('dense gather')
+-- Every span has a name, a phase (forward, recompute, backward, step), a micro-batch and a layer.
 
-local lib = require 'neap.lib'
+local phases = require 'neap.cluster.phases'
+local Pipeline = require 'neap.nn.pipeline'
+local order = require 'neap.nn.order'
 
 local program = {}
-
-program.schedules = { 'eager', 'laer', 'neap', 'none', 'resident' }
-program.known = {}
-for _, name in ipairs(program.schedules) do program.known[name] = true end
 
 local Program = {}
 Program.__index = Program
 
---- ---- helpers ----------------------------------------------------------------------------------
+--- ---- issuing -----------------------------------------------------------------------------------
 
-local function list_of(...)
-  local list = {}
-  for i = 1, select('#', ...) do
-    local op = select(i, ...)
-    if op then list[#list + 1] = op end
-  end
-  return list
+local function span(self, name, o)
+  local phase, layer = self.phase, self.layer
+  if o.phase ~= nil then phase = o.phase or nil end
+  if o.layer then layer = o.layer end
+  return { name = name, phase = phase, micro = self.micro, layer = layer, chunk = o.chunk or nil }
 end
 
-function Program:span(name)
-  return { name = name, phase = self.phase, micro = self.micro, layer = self.layer }
+--- Every rank computes for seconds, and each[rank] more, after what has been waited for.
+function Program:compute(name, seconds, each, o)
+  local after = self.waits
+  self.waits = {}
+  self.last = self.cluster:compute(span(self, name, o or {}), seconds, each, after)
+  return self.last
 end
 
-function Program:compute(name, seconds, each, ...)
-  return self.cluster:compute(self:span(name), seconds, each, list_of(...))
-end
-
---- Part 1 / count of an array.
-local function part(array, size, count)
-  if not array or count == 1 then return array end
-  local out = lib.ffi.new('double[?]', size)
-  for i = 0, size - 1 do out[i] = array[i] / count end
-  return out
-end
-
---- One exchange of this layer's tokens, cut into chunks. after(chunk): an operation.
-function Program:send(name, chunk, after)
-  local t, load = self.cluster.topology, self.load
-  return self.cluster:exchange(self:span(name), 'tokens', {
-    group = self.token_group, after = list_of(after),
-    ports = part(load.ports, t.ranks, chunk), uplinks = part(load.uplinks, t.nodes, chunk),
-  })
-end
-
---- ---- parameters and gradients -----------------------------------------------------------------
-
---- Starts to fetch a layer's parameters once an operation has ended, unless they are there.
-function Program:prefetch(layer, after)
-  local weights = self.weights
-  if self.schedule == 'resident' or not weights[layer] or self.fetched[layer] then return end
-  self.fetched[layer] = self.cluster:exchange(
-    { name = 'unshard', phase = self.phase, micro = self.micro, layer = layer }, 'unshard',
-    { group = self.shard_group, ports = weights[layer].ports, uplinks = weights[layer].uplinks,
-      after = list_of(after) })
-  self.fetched[layer - 2], self.fetched[layer + 2] = nil, nil -- two buffers
-end
-
---- Starts to fetch the next micro-batch's first layer.
-function Program:prefetch_ahead(after)
-  local following = self.schedule == 'neap' and self.weights_by_micro[self.micro + 2]
-  if not following then return end
-  local weights, fetched, micro = self.weights, self.fetched, self.micro
-  self.weights, self.fetched, self.micro = following.weights, {}, micro + 1
-  self:prefetch(0, after)
-  self.ahead = self.fetched
-  self.weights, self.fetched, self.micro = weights, fetched, micro
-end
-
---- The operation that brings this layer's parameters.
-function Program:weights_of(after)
-  self:prefetch(self.layer, after)
-  return self.fetched[self.layer]
-end
-
---- Sends a layer's gradients to their owners after operations.
-function Program:send_gradients(layer, micro, ...)
-  local weights, scale = self.weights[layer], self.gradient_scale
+--- Starts an exchange. o: as of cluster:exchange, and share (of the bytes), layer, chunk.
+function Program:exchange(name, stream, o)
   local t = self.cluster.topology
-  self.reduced[layer] = self.cluster:exchange(
-    { name = 'reduce', phase = 'backward', micro = micro, layer = layer }, 'reduce',
-    { group = self.shard_group, ports = part(weights.ports, t.ranks, 1 / scale),
-      uplinks = part(weights.uplinks, t.nodes, 1 / scale), after = list_of(...) })
+  return self.cluster:exchange(span(self, name, o), stream, { group = o.group,
+    ports = phases.scaled(o.ports, t.ranks, o.share),
+    uplinks = phases.scaled(o.uplinks, t.nodes, o.share), after = { self.last } })
 end
 
-function Program:reduce(expert)
-  if self.accumulate and self.micro < self.last_micro then return end
-  if self.late then
-    self.held = { layer = self.layer, micro = self.micro, expert = expert }
-  else
-    self:send_gradients(self.layer, self.micro, expert)
-  end
-end
-
---- Sends what was held back.
-function Program:release(after)
-  local held = self.held
-  if held then
-    self.held = nil
-    self:send_gradients(held.layer, held.micro, held.expert, after)
-  end
-end
-
---- The dense parameters' gradients of a layer, or of all that is not in layers.
-function Program:reduce_dense(bytes)
-  self.dense_reduced = self.cluster:exchange(self:span 'dense reduce', 'reduce',
-    { ports = bytes.reduce_ports, uplinks = bytes.reduce_uplinks, after = { self.last } })
-end
-
---- ---- layers -----------------------------------------------------------------------------------
-
---- Attention of a rank; with tensor parallelism between a gathering and a scattering of tokens.
-function Program:attend(seconds, exchanges)
-  if self.tensor == 1 then return self:compute('attention', seconds, nil) end
-  local function exchange(after)
-    return self.cluster:exchange(self:span 'tensor', 'tokens', { group = self.tensor,
-      ports = self.tensor_ports, after = list_of(after) })
-  end
-  local before = self.last
-  for _ = 1, exchanges / 2 do before = exchange(before) end
-  local done = self:compute('attention', seconds, nil, before)
-  for _ = 1, exchanges / 2 do done = exchange(done) end
-  return done
-end
-
---- Experts of all chunks between two exchanges; returns the last operation of each. on_sent(op) is
--- called when the tokens are on their way.
-function Program:exchange_and_compute(each, after, on_sent, back)
-  local n, sent, expert, returned = self.chunks, {}, nil, nil
-  for i = 1, n do sent[i] = self:send('dispatch', n, after) end
-  on_sent(sent[n])
-  local weights = self.schedule ~= 'resident' and self:weights_of(sent[n]) or nil
-  local free = self.phase == 'backward' and self.reduced[self.layer + 2] or nil
-  local computed = {}
-  for i = 1, n do
-    expert = self:compute('expert', 0, each, sent[i], weights, free)
-    computed[i] = expert
-  end
-  for i = 1, n do
-    if back then returned = self:send('combine', n, computed[i]) end
-  end
-  return expert, returned
-end
-
---- The counts of all ranks, on the host.
-function Program:count(routed)
-  local gathered = self.cluster:exchange(self:span 'counts', 'tokens', { group = self.token_group,
-    after = { routed } })
-  return self:compute('host', self.host, nil, gathered)
-end
-
---- Forward of a layer, also when it is done again before its backward.
-function Program:forward_layer(next_layer)
-  local again = self.phase == 'recompute'
-  local kept = again and self.schedule == 'neap'
-  if self.schedule == 'eager' then self:prefetch(next_layer, self.last) end
-  local attended = self:attend(self.attention, 2)
-  local routed = self:compute('route', self.route, nil, attended)
-  local ready = kept and routed or self:count(routed)
-  local expert, returned = self:exchange_and_compute(self.load.experts, ready, function(sent)
-    if self.late then self:prefetch(next_layer, sent) end
-  end, not kept)
-  self.last = self:compute('finish', again and 0 or self.finish, nil, expert, returned)
-end
-
-function Program:backward_layer()
-  local layer = self.layer
-  if self.recompute then
-    self.phase = 'recompute'
-    self:forward_layer(layer - 1)
-  elseif self.schedule == 'eager' then
-    self:prefetch(layer - 1, self.last)
-  end
-  self.phase = 'backward'
-  local begun = self:compute('finish', self.finish_back, nil, self.last)
-  local expert, returned = self:exchange_and_compute(self.load.experts_back, begun, function(sent)
-    if self.late then
-      self:prefetch(layer - 1, sent)
-      if layer == 0 then self:prefetch_ahead(sent) end
-      self:release(sent)
+--- Computation to come needs an operation. Of a stream's exchanges only the last one matters.
+function Program:wait(op)
+  local stream = self.cluster.spans[op].stream
+  for i, other in ipairs(self.waits) do
+    if self.cluster.spans[other].stream == stream then
+      self.waits[i] = math.max(op, other)
+      return
     end
-  end, true)
-  self:reduce(expert)
-  local routed = self:compute('route', self.route_back, nil, expert, returned)
-  self.last = routed
-  self.last = self:attend(self.attention_back, 4)
-  if self.micro == self.last_micro then self:reduce_dense(self.dense.layer) end
+  end
+  self.waits[#self.waits + 1] = op
 end
+
+--- The gradients of dense parameters are summed.
+function Program:dense_reduce(bytes)
+  self.dense_reduced = self:exchange('dense reduce', 'reduce',
+    { ports = bytes.reduce_ports, uplinks = bytes.reduce_uplinks })
+end
+
+--- What a policy costs a rank is not simulated.
+function Program.plan() end
 
 --- ---- steps ------------------------------------------------------------------------------------
 
-function Program:micro_batch(micro, loads, weights)
-  self.micro, self.weights, self.fetched = micro, weights, self.ahead or {}
-  self.ahead = nil
-  self.phase, self.layer = 'forward', 0
-  if self.schedule ~= 'none' then self:prefetch(0, self.last) end
-  for layer = 0, self.layers - 1 do
-    self.layer, self.load = layer, loads[layer]
-    self:forward_layer(layer + 1)
-  end
-  self.phase, self.layer = 'backward', nil
-  self.last = self:compute('head', self.head, nil, self.last)
+function Program:forward()
+  self.phase, self.layer = 'forward', nil
+  order.begin(self)
+  self:compute('embed', self.embed)
+  for layer = 0, self.layers - 1 do order.forward_layer(self, layer, nil, 0) end
+  self.layer = nil
+  self:compute('head', self.head)
+  self:compute('loss', self.loss)
+end
+
+function Program:backward()
+  self.phase = 'backward'
+  self:compute('head', self.head_back)
   for layer = self.layers - 1, 0, -1 do
-    self.layer, self.load = layer, loads[layer]
-    self:backward_layer()
+    if self.recompute then
+      self.phase = 'recompute'
+      order.forward_layer(self, layer, nil, 0, -1)
+    end
+    order.backward_layer(self, layer)
   end
-  self:release(self.last)
+  self.layer = nil
+  self:compute('embed', self.embed_back)
+  if self.micro == self.last_micro then self.pipeline:finish() else self.pipeline:release() end
 end
 
---- The last gradients, the optimizer, and the gathering of the dense parameters that it changed.
+--- The last gradients, the optimizer, and the gathering of what it has changed.
 function Program:finish_step()
-  self.phase, self.layer, self.micro = 'step', nil, nil
-  self:reduce_dense(self.dense.outer)
-  local after = list_of(self.last, self.dense_reduced, self.reduced[0], self.reduced[1])
-  self.last = self:compute('optimizer', self.optimizer, nil, unpack(after))
-  self.cluster:exchange(self:span 'dense gather', 'unshard', { ports = self.dense.all.gather_ports,
-    uplinks = self.dense.all.gather_uplinks, after = { self.last } })
+  self.phase, self.micro = 'step', nil
+  self:dense_reduce(self.dense.outer)
+  self:wait(self.dense_reduced)
+  self:compute('optimizer', self.optimizer)
+  self:exchange('dense gather', 'unshard', { ports = self.dense.all.gather_ports,
+    uplinks = self.dense.all.gather_uplinks })
+  if self.refresh then self:exchange('refresh', 'unshard', self.refresh) end
 end
 
---- Fills a cluster (cleared before) with a step. o: schedule, chunks, token_group, shard_group,
--- tensor and tensor_ports, gradient_scale (bytes of a gradient / of a parameter), accumulate
--- (gradients are sent in the last micro-batch only), layers, recompute; seconds: attention,
--- attention_back, route, route_back, finish, finish_back, head, optimizer, host; dense: bytes of
--- the dense parameters' exchanges, of a layer, outer and all; micro: a list, for every
--- micro-batch, of loads[layer] = { ports, uplinks, experts, experts_back (of a chunk) } and of
--- weights[layer] = { ports, uplinks }.
+--- Fills a cluster (cleared before) with a step. o:
+--   schedule                what schedule.resolve gives
+--   plans_on                of the policy: 'history' or 'current'
+--   layers, recompute       of the model
+--   token_group, shard_group, tensor, tensor_ports, gradient_scale (bytes of a gradient / of a
+--                           parameter), resident (experts stay where they are), accumulate
+--                           (gradients are sent in the last micro-batch only)
+--   attention, attention_back, embed, embed_back, route, slope (of the router's probabilities),
+--   route_back, place, finish, finish_back, head, loss, head_back, optimizer, host, sum (of
+--   gradients that have arrived): seconds
+--   dense                   bytes of the dense parameters' exchanges, of a layer, outer and all
+--   refresh                 ports and uplinks: new parameters to the shard groups; or nil
+--   micro                   for every micro-batch loads[layer] = { ports, uplinks (of every chunk),
+--                           segments, seconds } and weights[layer] = { ports, uplinks }
 function program.build(cluster, o)
   cluster:clear()
-  local self = setmetatable({ cluster = cluster, reduced = {} }, Program)
+  local self = setmetatable({ cluster = cluster, waits = {}, blocks = {}, experts = {},
+    session = { plans_on = o.plans_on, layout = function() end } }, Program)
   for name, value in pairs(o) do self[name] = value end
-  self.last_micro, self.weights_by_micro = #o.micro - 1, o.micro
-  self.late = o.schedule == 'laer' or o.schedule == 'neap'
-  for i, micro in ipairs(o.micro) do self:micro_batch(i - 1, micro.loads, micro.weights) end
+  local stores = {}
+  for layer = 0, o.layers - 1 do
+    self.blocks[layer] = phases.block(self, layer)
+    self.experts[layer] = phases.experts(self, layer)
+    stores[layer] = phases.store(self, layer)
+  end
+  self.pipeline = Pipeline.new { stores = stores, schedule = o.schedule,
+    layout = self.session.layout }
+  self.last_micro = #o.micro - 1
+  for i, micro in ipairs(o.micro) do
+    self.micro, self.loads, self.weights = i - 1, micro.loads, micro.weights
+    self:forward()
+    self:backward()
+  end
   self:finish_step()
 end
 

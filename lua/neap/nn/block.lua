@@ -3,6 +3,7 @@
 
 local tensor = require 'neap.tensor'
 local ops = require 'neap.ops'
+local timeline = require 'neap.timeline'
 local Attention = require 'neap.nn.attention'
 local RMSNorm = require('neap.nn.layers').RMSNorm
 
@@ -25,9 +26,12 @@ end
 
 --- The first half; returns what router and experts get.
 function Block:attend(x)
+  local began = timeline.begin 'attention'
   self.middle = tensor.reuse(self.middle, self.dtype, x:dim(0), self.hidden)
   ops.add(x, self.attention:forward(self.norm1:forward(x)), self.middle)
-  return self.norm2:forward(self.middle)
+  local normed = self.norm2:forward(self.middle)
+  timeline.finish('attention', began)
+  return normed
 end
 
 --- A buffer for what the experts answer.
@@ -49,10 +53,13 @@ end
 
 --- From the gradients of the output and, in slope, of the experts' input to that of the input.
 function Block:backward(dy)
+  local began = timeline.begin 'attention backward'
   self.grad_input = tensor.reuse(self.grad_input, self.dtype, dy:dims())
   local dmiddle = ops.add(dy, self.norm2:backward(self.dnormed), self.grad_input)
   local dx = self.norm1:backward(self.attention:backward(dmiddle))
-  return ops.add(dmiddle, dx, self.grad_input)
+  ops.add(dmiddle, dx, self.grad_input)
+  timeline.finish('attention backward', began)
+  return self.grad_input
 end
 
 return Block

@@ -24,15 +24,16 @@ local function buffers(count, dtype, slots, size)
 end
 
 --- stores: the shard store of every layer, from index 0. schedule: with all fields. slots: of this
--- rank. layout(layer): the layout in force. dtype, exact: of parameters, and whether gradients are
--- F64.
+-- rank; nil: only the buffers' turns matter, as in a simulation. layout(layer): the layout in
+-- force. dtype, exact: of parameters, and whether gradients are F64.
 function Pipeline.new(options)
   local schedule, layers = options.schedule, #options.stores + 1
   local self = setmetatable({
     stores = options.stores, layout = options.layout, schedule = schedule,
     kept = math.min(schedule.keep, layers), gradient_kept = math.min(schedule.gradients, layers),
-    holder = {}, fetching = {}, reducing = {},
+    holder = {}, fetching = {}, reducing = {}, weights_of = {}, gradients_of = {},
   }, Pipeline)
+  if not options.slots then return self end
   local size = widest(self.stores)
   self.weights_of = buffers(self.kept, options.dtype, options.slots, size)
   self.gradients_of = buffers(self.gradient_kept,
@@ -116,9 +117,9 @@ local function start_reduce(self, layer, slot_tokens)
 end
 
 --- Sends a layer's gradients to their owners, now or when the next layer's tokens are on their
--- way. slot_tokens must stay as they are until then.
+-- way, if one comes. slot_tokens must stay as they are until then.
 function Pipeline:reduce(layer, slot_tokens)
-  if self.schedule.hold_reduce then
+  if self.schedule.hold_reduce and layer > 0 then
     self.held = { layer = layer, slot_tokens = slot_tokens }
     return
   end

@@ -1,4 +1,5 @@
---- Schedules: when expert parameters, gradients and tokens travel, as data (docs/schedules.md).
+--- Schedules: when expert parameters, gradients and tokens travel, as data (docs/schedules.md). The
+-- engine trains by them, and the simulator by the same ones (cluster/program.lua).
 --
 --   schedule.resolve 'laer'                               -- by name
 --   schedule.resolve 'laer:chunks=2,keep=4'               -- with other fields: command lines
@@ -28,6 +29,9 @@ schedule.fields = {
   wait_reduce = { default = false, doc = 'a reduce is waited for at once' },
   gradients = { default = 2, min = 1,
     doc = 'layers whose gradients have buffers: one is waited for when its buffer is needed' },
+  hold_combine = { default = false,
+    doc = 'in a backward, tokens travel back after the gradients of weights are computed, not '
+      .. 'meanwhile' },
   chunks = { default = 1, min = 1,
     doc = 'exchanges that tokens travel in, so that some are computed meanwhile' },
 }
@@ -35,6 +39,7 @@ schedule.fields = {
 --- Named schedules: what differs from the defaults.
 schedule.named = {
   none = { unshard_ahead = 0, wait_reduce = true },
+  eager = { unshard_at = 'attention' },
   laer = { hold_reduce = true },
   neap = { hold_reduce = true, keep = 4, gradients = 4 },
 }

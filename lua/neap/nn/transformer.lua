@@ -16,6 +16,7 @@ local CrossEntropy = require 'neap.nn.cross_entropy'
 local Parameters = require 'neap.nn.parameters'
 local Pipeline = require 'neap.nn.pipeline'
 local layers = require 'neap.nn.layers'
+local order = require 'neap.nn.order'
 local schedules = require 'neap.nn.schedule'
 
 local Transformer = {}
@@ -66,8 +67,8 @@ end
 -- 'all', 'node' or a number of ranks.
 function Transformer.new(given)
   local o = take_options(given)
-  local self = setmetatable({ options = o, session = o.session, blocks = {}, experts = {},
-    stores = {} }, Transformer)
+  local self = setmetatable({ options = o, session = o.session, schedule = o.schedule, blocks = {},
+    experts = {}, stores = {} }, Transformer)
   self.comm = { tokens = o.comm:duplicate(), shards = o.comm:duplicate() }
   self.tokens = o.batch * o.sequence
   self.parameters = Parameters.new { comm = o.comm, dtype = o.dtype, exact = o.exact,
@@ -111,7 +112,8 @@ function Transformer:open_experts(o, ffn)
   for l = 0, o.layers - 1 do
     self.experts[l] = moe.open { comm = self.comm.tokens, topology = o.topology, hidden = o.hidden,
       top_k = o.top_k, dtype = o.dtype, renormalise = o.renormalise, exact = o.exact,
-      chunks = o.schedule.chunks, aux_loss = o.aux_loss, ffn = ffn }
+      chunks = o.schedule.chunks, hold_combine = o.schedule.hold_combine, aux_loss = o.aux_loss,
+      ffn = ffn }
     self.stores[l] = shards.open { comm = self.comm.shards, topology = o.topology, dtype = o.dtype,
       exact = o.exact, sizes = sizes, group = o.group }
     draw(self.stores[l], l, o, ffn)
@@ -119,29 +121,6 @@ function Transformer:open_experts(o, ffn)
   self.pipeline = Pipeline.new { stores = self.stores, schedule = o.schedule, dtype = o.dtype,
     exact = o.exact, slots = o.topology:slots_of(o.comm:rank()),
     layout = function(layer) return self.session:layout(layer) end }
-end
-
---- Whether the layouts of a step are known before its counts, so that they can be fetched early.
-function Transformer:ahead()
-  return (self.session.plans_on or 'history') == 'history'
-end
-
-function Transformer:forward_layer(l, x, step)
-  local block, experts, session = self.blocks[l], self.experts[l], self.session
-  timeline.layer(l)
-  if self:ahead() then self.pipeline:reach('attention', l, 1) end
-  local began = timeline.begin 'attention'
-  local normed = block:attend(x)
-  timeline.finish('attention', began)
-  experts:route(normed, block.router.value)
-  local split = self:plan(l, experts:load(), step)
-  experts:dispatch(normed, session:layout(l), split)
-  if session.observe then session:observe(step, l, experts:load()) end
-  if self:ahead() then self.pipeline:reach('dispatch', l, 1) end
-  local weights, arriving = self.pipeline:weights(l)
-  experts:forward(weights, block:answer(), arriving)
-  self.pipeline:settle(l)
-  return block:finish()
 end
 
 --- What the policy says for the counts of a layer: a split.
@@ -156,13 +135,12 @@ end
 --- ids, targets: I32 (T), T = batch x sequence. Returns the mean loss over the tokens of all ranks
 -- in nats, without the auxiliary loss. Collective.
 function Transformer:forward(ids, targets, step)
-  self.pipeline:begin()
-  if self:ahead() and self.options.schedule.unshard_ahead > 0 then self.pipeline:start(0) end
+  order.begin(self)
   local began = timeline.begin 'embed'
   local x = self.embed:forward(ids)
   timeline.finish('embed', began)
   for l = 0, self.options.layers - 1 do
-    x = self:forward_layer(l, x, step)
+    x = order.forward_layer(self, l, x, step)
   end
   timeline.layer(-1)
   began = timeline.begin 'head'
@@ -174,24 +152,6 @@ function Transformer:forward(ids, targets, step)
   return loss
 end
 
-function Transformer:backward_layer(l, dy)
-  local block, experts, pipeline = self.blocks[l], self.experts[l], self.pipeline
-  timeline.layer(l)
-  pipeline:reach('attention', l, -1)
-  experts:backward_dispatch(dy)
-  pipeline:reach('dispatch', l, -1)
-  pipeline:release()
-  local weights, arriving = pipeline:weights(l)
-  experts:backward(block.norm2.output, block.router.value, weights, pipeline:gradients(l),
-    block:slope(), block.router.grad, arriving)
-  pipeline:settle(l)
-  pipeline:reduce(l, experts:slot_tokens())
-  local began = timeline.begin 'attention backward'
-  local dx = block:backward(dy)
-  timeline.finish('attention backward', began)
-  return dx
-end
-
 --- Of the last forward: all gradients, those of dense parameters still this rank's part alone (an
 -- optimizer sums them over ranks), those of experts with their owners. Collective.
 function Transformer:backward()
@@ -200,7 +160,7 @@ function Transformer:backward()
   local dx = self.norm:backward(self.head:backward(self.criterion:backward()))
   timeline.finish('head backward', began)
   for l = self.options.layers - 1, 0, -1 do
-    dx = self:backward_layer(l, dx)
+    dx = order.backward_layer(self, l, dx)
   end
   timeline.layer(-1)
   began = timeline.begin 'embed backward'

@@ -2,6 +2,7 @@
 -- policy costs by itself.
 local Echo = require('neap.policy').define { name = 'echo' }
 
+--- The layout in force, as it is.
 function Echo:plan(ctx)
   return ctx.previous
 end

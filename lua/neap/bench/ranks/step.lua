@@ -17,7 +17,7 @@ local trainer = require 'neap.trainer'
 
 local ffi, C = lib.ffi, lib.C
 
----- tokens
+--- ---- tokens ------------------------------------------------------------------------------------
 
 --- A text of random tokens: the i-th is as frequent as 1 / i.
 local function random_text(vocabulary)
@@ -38,7 +38,7 @@ local function random_text(vocabulary)
   return text
 end
 
----- measuring
+--- ---- measuring ---------------------------------------------------------------------------------
 
 --- What a trainer takes for a job's timeline: records every step from first on.
 local function recording(first)
@@ -85,7 +85,7 @@ local function measure(channel, rank, ranks, order, schedule)
   return record, losses, total, used
 end
 
----- results
+--- ---- results -----------------------------------------------------------------------------------
 
 --- Mean over the recorded steps of a number that fn takes from a summary; nil without any.
 local function mean(summaries, fn)

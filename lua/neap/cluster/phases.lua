@@ -1,0 +1,211 @@
+--- Blocks, experts and shard stores of a simulated model: what the order of a step (nn/order.lua)
+-- calls, with operations of a cluster as their work.
+--
+-- A program (program.lua) issues them. Like the engine's thread it goes on until it has to wait:
+-- an exchange starts when the work that was issued before it is done, and computation goes on after
+-- the exchanges that were waited for.
+
+local lib = require 'neap.lib'
+
+local phases = {}
+
+--- ---- transfers ---------------------------------------------------------------------------------
+
+local Transfer = {}
+Transfer.__index = Transfer
+
+--- Computation to come needs it.
+function Transfer:wait()
+  self.program:wait(self.ops[#self.ops])
+  if self.after then self.after() end
+end
+
+--- Computation to come needs a part of it, from 1.
+function Transfer:need(part)
+  self.program:wait(self.ops[part])
+end
+
+local Store = {}
+Store.__index = Store
+
+--- program.weights[layer]: bytes of a layer's parameters on the links.
+function phases.store(program, layer)
+  return setmetatable({ program = program, layer = layer }, Store)
+end
+
+function Store:unshard_start(_, _, parts)
+  local p, ops = self.program, {}
+  if p.resident then return nil end
+  local weights = p.weights[self.layer]
+  for i = 1, parts do
+    ops[i] = p:exchange('unshard', 'unshard', { layer = self.layer, part = parts > 1 and i - 1,
+      group = p.shard_group, ports = weights.ports, uplinks = weights.uplinks, share = 1 / parts })
+  end
+  return setmetatable({ program = p, ops = ops }, Transfer)
+end
+
+function Store:reduce_start()
+  local p = self.program
+  if p.accumulate and p.micro < p.last_micro then return nil end
+  local weights, layer = p.weights[self.layer], self.layer
+  local op = p:exchange('reduce', 'reduce', { layer = layer, group = p.shard_group,
+    ports = weights.ports, uplinks = weights.uplinks, share = p.gradient_scale })
+  return setmetatable({ program = p, ops = { op },
+    after = function() p:compute('reduce', p.sum, nil, { phase = false, layer = layer }) end,
+  }, Transfer)
+end
+
+--- ---- blocks ------------------------------------------------------------------------------------
+
+local Block = {}
+Block.__index = Block
+
+function phases.block(program, layer)
+  return setmetatable({ program = program, layer = layer, norm2 = {}, router = {} }, Block)
+end
+
+--- With tensor parallelism tokens are gathered before the attention and scattered after it.
+local function attend(program, seconds, exchanges)
+  local function exchange()
+    if program.tensor == 1 then return end
+    for _ = 1, exchanges do
+      program:wait(program:exchange('tensor', 'tokens',
+        { group = program.tensor, ports = program.tensor_ports }))
+    end
+  end
+  exchange()
+  program:compute('attention', seconds)
+  exchange()
+end
+
+function Block:attend()
+  self.program.layer = self.layer
+  attend(self.program, self.program.attention, 1)
+end
+
+function Block.answer() end
+
+function Block.finish() end
+
+function Block.slope() end
+
+function Block:backward()
+  local p = self.program
+  attend(p, p.attention_back, 2)
+  if p.micro == p.last_micro then p:dense_reduce(p.dense.layer) end
+end
+
+--- ---- experts -----------------------------------------------------------------------------------
+
+local Experts = {}
+Experts.__index = Experts
+
+function phases.experts(program, layer)
+  return setmetatable({ program = program, layer = layer }, Experts)
+end
+
+function Experts.load() end
+
+function Experts.slot_tokens() end
+
+--- The router, and the counts of all ranks, on the host.
+function Experts:route()
+  local p = self.program
+  p:compute('route', p.route)
+  p:wait(p:exchange('counts', 'tokens', { group = p.token_group }))
+  if p.host > 0 then p:compute('host', p.host) end
+end
+
+--- Starts an exchange of a chunk of this layer's tokens, from 1.
+local function send(self, name, chunk)
+  local p, load = self.program, self.program.loads[self.layer]
+  return p:exchange(name, 'tokens', { group = p.token_group, ports = load.ports[chunk],
+    uplinks = load.uplinks[chunk], chunk = #load.ports > 1 and chunk - 1 })
+end
+
+local function send_all(self, name)
+  local ops = {}
+  for chunk = 1, #self.program.loads[self.layer].ports do ops[chunk] = send(self, name, chunk) end
+  return ops
+end
+
+function Experts:dispatch()
+  self.program:compute('dispatch', self.program.place)
+  self.sent = send_all(self, 'dispatch')
+end
+
+--- Experts of all chunks, each when its tokens and parameters are there; calls done(chunk).
+local function compute_chunks(self, arriving, done)
+  local p, load = self.program, self.program.loads[self.layer]
+  for chunk = 1, #load.ports do
+    p:wait(self.sent[chunk])
+    for _, segment in ipairs(load.segments) do
+      if segment.chunk == chunk then
+        if arriving then arriving:need(segment.part) end
+        p:compute('expert', 0, segment.seconds, { chunk = #load.ports > 1 and chunk - 1 })
+      end
+    end
+    done(chunk)
+  end
+end
+
+function Experts:forward(_, _, arriving)
+  local p, last = self.program, nil
+  compute_chunks(self, arriving, function(chunk) last = send(self, 'combine', chunk) end)
+  p:wait(last)
+  p:compute('finish', p.phase == 'recompute' and 0 or p.finish)
+end
+
+function Experts:backward_dispatch()
+  local p = self.program
+  p.phase, p.layer = 'backward', self.layer
+  p:compute('finish', p.finish_back)
+  self.sent = send_all(self, 'dispatch')
+end
+
+--- Gradients of the experts' inputs cost as much as a forward, and so do those of their weights.
+function Experts:backward(_, _, _, _, _, _, arriving)
+  local p, last, hold = self.program, nil, self.program.schedule.hold_combine
+  p:compute('route', p.slope)
+  compute_chunks(self, arriving, function(chunk)
+    if not hold then last = send(self, 'combine', chunk) end
+  end)
+  p:compute('expert', 0, p.loads[self.layer].seconds)
+  if hold then last = send_all(self, 'combine') end
+  p:wait(hold and last[#last] or last)
+  p:compute('route', p.route_back)
+end
+
+--- ---- slots -------------------------------------------------------------------------------------
+
+--- The first slot of a part, as the engine cuts slots into parts, from 0.
+local function slots_before(slots, parts, part)
+  return math.floor((part * slots + parts - 1) / parts)
+end
+
+--- The slots of a rank cut where chunks of tokens or parts of parameters are: list of { chunk =,
+-- part = (both from 1), from =, upto = }.
+function phases.segments(slots, chunks, parts)
+  local list = {}
+  for chunk = 1, chunks do
+    local last = slots_before(slots, chunks, chunk)
+    for part = 1, parts do
+      local from = math.max(slots_before(slots, chunks, chunk - 1),
+        slots_before(slots, parts, part - 1))
+      local upto = math.min(last, slots_before(slots, parts, part))
+      if from < upto then list[#list + 1] = { chunk = chunk, part = part, from = from, upto = upto }
+      end
+    end
+  end
+  return list
+end
+
+--- share times an array.
+function phases.scaled(array, count, share)
+  if not array or not share or share == 1 then return array end
+  local out = lib.ffi.new('double[?]', count)
+  for i = 0, count - 1 do out[i] = array[i] * share end
+  return out
+end
+
+return phases

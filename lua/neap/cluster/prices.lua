@@ -1,0 +1,178 @@
+--- What a step of a model costs on a described machine: from layouts and splits, whoever made them
+-- (simulate.lua, account.lua), to the seconds and bytes that a program is made of.
+--
+--   local p = prices.open { machine =, model =, topology =, schedule =, … }
+--   p:tokens(layout, split, share)    -- a layer's experts and exchanges of tokens
+--   p:weights(layout)                 -- its exchanges of parameters
+--   p:step(micro, plans_on, parts)    -- all that program.build needs
+
+local lib = require 'neap.lib'
+local costs = require 'neap.cluster.costs'
+local phases = require 'neap.cluster.phases'
+
+local ffi, C = lib.ffi, lib.C
+
+local prices = {}
+
+local Prices = {}
+Prices.__index = Prices
+
+local GROUPS = { all = C.NEAP_GROUP_ALL, node = C.NEAP_GROUP_NODE }
+
+--- o: machine, model, topology (whose slots are those of layouts), schedule (all fields), and as
+-- simulate.open has them tensor, elementwise, token_group, shard_group, gradient_bytes, accumulate
+-- and resident.
+function prices.open(o)
+  local t = o.topology
+  local self = setmetatable({ o = o, machine = o.machine, model = o.model, topology = t,
+    costs = costs.of(o.machine, o.model, o.tensor, o.elementwise) }, Prices)
+  local chunks = o.schedule.chunks
+  self.slot_tokens = ffi.new('int64_t[?]', t.slots)
+  self.port_tokens = ffi.new('int64_t[?]', chunks * t.ranks)
+  self.uplink_tokens = ffi.new('int64_t[?]', chunks * t.nodes)
+  self.expert_bytes = ffi.new('double[?]', t.experts)
+  for e = 0, t.experts - 1 do
+    self.expert_bytes[e] = self.costs:expert_parameters(e) * o.model.bytes
+  end
+  return self
+end
+
+local function arrays(t)
+  return ffi.new('double[?]', t.ranks), ffi.new('double[?]', t.nodes)
+end
+
+local function scaled(array, offset, count, scale)
+  local out = ffi.new('double[?]', count)
+  for i = 0, count - 1 do out[i] = tonumber(array[offset + i]) * scale end
+  return out
+end
+
+--- ---- a layer -----------------------------------------------------------------------------------
+
+--- loads[layer] of program.build. share: of the tokens that were counted.
+function Prices:tokens(layout, split, share)
+  local t, s = self.topology, self.o.schedule
+  split:slot_tokens(self.slot_tokens)
+  lib.check(C.neap_split_traffic(split.ptr, s.chunks, self.port_tokens, self.uplink_tokens))
+  local bytes, load = self.costs:token_bytes() * share, { ports = {}, uplinks = {} }
+  for chunk = 1, s.chunks do
+    load.ports[chunk] = scaled(self.port_tokens, (chunk - 1) * t.ranks, t.ranks, bytes)
+    load.uplinks[chunk] = scaled(self.uplink_tokens, (chunk - 1) * t.nodes, t.nodes, bytes)
+  end
+  load.segments = phases.segments(t:slots_of(0), s.chunks, s.unshard_parts)
+  for _, segment in ipairs(load.segments) do
+    segment.seconds = self.costs:experts(layout, self.slot_tokens, share,
+      ffi.new('double[?]', t.ranks), segment.from, segment.upto)
+  end
+  load.seconds = #load.segments == 1 and load.segments[1].seconds
+    or self.costs:experts(layout, self.slot_tokens, share, ffi.new('double[?]', t.ranks))
+  return load
+end
+
+--- Bytes on the links when the experts that stay on ranks, in slots / experts copies on as many
+-- nodes, are summed and cut over their copies, or gathered.
+local function copies(self)
+  local t, count = self.topology, self.topology.slots / self.topology.experts
+  local bytes = self.expert_bytes[0] * t.slots / t.ranks * (count - 1) / count
+  local ports, uplinks = arrays(t)
+  for r = 0, t.ranks - 1 do ports[r] = bytes end
+  for n = 0, t.nodes - 1 do
+    uplinks[n] = t.nodes > 1 and bytes * (t.first_rank[n + 1] - t.first_rank[n]) or 0
+  end
+  return { ports = ports, uplinks = uplinks }
+end
+
+--- weights[layer] of program.build.
+function Prices:weights(layout)
+  if self.o.resident then return copies(self) end
+  local ports, uplinks = arrays(self.topology)
+  local group = self.o.shard_group
+  lib.check(C.neap_layout_traffic(layout.ptr, self.expert_bytes, GROUPS[group] or group, ports,
+    uplinks))
+  return { ports = ports, uplinks = uplinks }
+end
+
+--- ---- a step ------------------------------------------------------------------------------------
+
+--- Bytes on the links when gradients of dense parameters are summed and cut over all ranks, and
+-- when the parameters are gathered: every rank and node takes in all but its own part.
+local function dense_exchange(self, parameters)
+  local o, t, out = self.o, self.topology, {}
+  local function fill(kind, bytes)
+    local ports, uplinks = arrays(t)
+    for r = 0, t.ranks - 1 do ports[r] = bytes / o.tensor * (t.ranks - 1) / t.ranks end
+    for n = 0, t.nodes - 1 do uplinks[n] = bytes * (t.nodes - 1) / t.nodes end
+    out[kind .. '_ports'], out[kind .. '_uplinks'] = ports, uplinks
+  end
+  fill('reduce', parameters * o.gradient_bytes)
+  fill('gather', parameters * self.model.bytes)
+  return out
+end
+
+local function add(to, from, count, times)
+  for i = 0, count - 1 do to[i] = to[i] + times * from[i] end
+end
+
+local function dense(self)
+  local t, layers = self.topology, self.model.layers
+  local layer, outer = self.costs:dense_parameters(), self.costs:outer_parameters()
+  local out = {
+    layer = dense_exchange(self, layer), outer = dense_exchange(self, outer),
+    all = dense_exchange(self, layer * layers + outer),
+  }
+  if self.o.resident then
+    local extra = copies(self)
+    add(out.all.gather_ports, extra.ports, t.ranks, layers)
+    add(out.all.gather_uplinks, extra.uplinks, t.nodes, layers)
+  end
+  return out
+end
+
+--- New parameters to the shard groups: a rank holds 1 / group of all experts, and owns less.
+local function refresh(self)
+  local t, group, bytes = self.topology, self.o.shard_group, 0
+  if self.o.resident or group == 'all' or group == t.ranks then return nil end
+  local size = group == 'node' and t.ranks / t.nodes or group
+  for e = 0, t.experts - 1 do bytes = bytes + self.expert_bytes[e] * self.model.layers end
+  local ports, uplinks = arrays(t)
+  for r = 0, t.ranks - 1 do ports[r] = bytes / size * (1 - size / t.ranks) end
+  for n = 0, t.nodes - 1 do
+    local here = t.first_rank[n + 1] - t.first_rank[n]
+    uplinks[n] = bytes / size * here * (1 - math.max(here, size) / t.ranks)
+  end
+  return { ports = ports, uplinks = uplinks }
+end
+
+local function tensor_ports(self, tokens)
+  local ports, tensor = arrays(self.topology), self.o.tensor
+  for r = 0, self.topology.ranks - 1 do
+    ports[r] = tokens * (tensor - 1) * self.costs:token_bytes()
+  end
+  return ports
+end
+
+--- What program.build takes. micro: of tokens of a rank in each.
+function Prices:step(micro, plans_on, tokens)
+  local o, m, cost, t = self.o, self.model, self.costs, self.topology
+  local d = {
+    schedule = o.schedule, plans_on = plans_on, micro = micro, layers = m.layers,
+    recompute = m.recompute, token_group = o.token_group, shard_group = o.shard_group,
+    tensor = o.tensor, resident = o.resident, accumulate = o.accumulate,
+    gradient_scale = o.gradient_bytes / m.bytes, dense = dense(self), refresh = refresh(self),
+    optimizer = cost:optimizer(t.ranks), host = self.machine.host,
+    sum = cost:sum(self.expert_bytes[0] * o.gradient_bytes / m.bytes * t.slots / t.ranks),
+  }
+  d.attention, d.attention_back = cost:attention(tokens)
+  d.embed, d.embed_back = cost:embed(tokens)
+  d.head, d.loss, d.head_back = cost:head(tokens)
+  d.place = cost:place(tokens)
+  d.finish, d.finish_back = cost:finish(tokens)
+  local _, route_back = cost:route(tokens)
+  local _, place_back = cost:place(tokens)
+  d.route, d.slope = cost:route(tokens), 2 * self.machine.launch
+  d.route_back = route_back + place_back - d.slope
+  if o.tensor > 1 then d.tensor_ports = tensor_ports(self, tokens) end
+  return d
+end
+
+return prices

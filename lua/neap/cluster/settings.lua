@@ -1,0 +1,103 @@
+--- Options of a simulation: their defaults, and what is wrong with what was given.
+
+local lib = require 'neap.lib'
+local failure = require 'neap.failure'
+local clusters = require 'neap.cluster'
+local models = require 'neap.cluster.models'
+local schedules = require 'neap.nn.schedule'
+
+local settings = {}
+
+local DEFAULTS = {
+  policy = 'laer', schedule = 'laer', token_group = 'all', shard_group = 'all', tensor = 1,
+  parts = 1, elementwise = 1, gradient_bytes = 2, accumulate = false, resident = false, seed = 1,
+  warm_up = 5, in_process = true, strict = false,
+}
+local OPTIONAL = { cluster = true, model = true, trace = true, slots = true, distinct = true }
+
+local function check_whole(name, value, low, high)
+  if type(value) ~= 'number' or value % 1 ~= 0 or value < low or value > high then
+    failure.usage('%s is %s; it must be a whole number from %d to %d', name, tostring(value), low,
+      high)
+  end
+end
+
+local function check_group(name, value, ranks)
+  if value == 'all' or value == 'node' then return end
+  if type(value) ~= 'number' or value % 1 ~= 0 or value < 1 or value > ranks then
+    failure.usage("%s is %s; it must be 'all', 'node' or a whole number of ranks from 1 to %d",
+      name, tostring(value), ranks)
+  end
+end
+
+local function check_flag(name, value)
+  if type(value) ~= 'boolean' then
+    failure.usage('%s is %s; it must be true or false', name, tostring(value))
+  end
+end
+
+local function check_above_zero(name, value)
+  if type(value) ~= 'number' or not (value > 0 and value < math.huge) then
+    failure.usage('%s is %s; it must be a number above 0', name, tostring(value))
+  end
+end
+
+local function check_slots(o)
+  local ranks, experts = o.machine.ranks, o.model.experts
+  check_whole('slots', o.slots, 1, 2 ^ 20)
+  if o.slots * ranks < experts then
+    failure.usage('slots is %d: %d slots on each of %d ranks; there are %d experts, so it must be '
+      .. '%d or more', o.slots, o.slots, ranks, experts, math.ceil(experts / ranks))
+  end
+end
+
+local function check_trace(o)
+  local t, m = o.trace, o.model
+  if t.ranks ~= o.machine.ranks or t.experts ~= m.experts or t.layers < o.distinct then
+    failure.usage('trace %s has %d ranks, %d experts and %d layers; cluster and model want %d, %d '
+      .. 'and %d (or more)', t.path, t.ranks, t.experts, t.layers, o.machine.ranks, m.experts,
+      o.distinct)
+  end
+end
+
+local function check(o)
+  local ranks = o.machine.ranks
+  check_whole('parts', o.parts, 1, 1024)
+  check_whole('tensor', o.tensor, 1, ranks)
+  check_whole('seed', o.seed, 0, 2 ^ 52)
+  check_whole('warm_up', o.warm_up, 0, 1e6)
+  check_whole('distinct', o.distinct, 1, o.model.layers)
+  check_group('token_group', o.token_group, ranks)
+  check_group('shard_group', o.shard_group, ranks)
+  check_above_zero('elementwise', o.elementwise)
+  check_above_zero('gradient_bytes', o.gradient_bytes)
+  for _, name in ipairs { 'accumulate', 'resident', 'in_process', 'strict' } do
+    check_flag(name, o[name])
+  end
+  check_slots(o)
+  if o.trace then check_trace(o) end
+  return o
+end
+
+--- All options, checked: given's over the defaults, machine and model described, schedule with all
+-- fields. Raises USAGE or ARGUMENT (an unknown option).
+function settings.take(given)
+  local o = {}
+  for name, value in pairs(DEFAULTS) do o[name] = value end
+  for _, name in ipairs(lib.sorted_keys(given)) do
+    if DEFAULTS[name] == nil and not OPTIONAL[name] then
+      local known = lib.sorted_keys(DEFAULTS)
+      for _, other in ipairs(lib.sorted_keys(OPTIONAL)) do known[#known + 1] = other end
+      lib.raise('ARGUMENT', ("simulate: unknown option '%s'%s"):format(name, lib.hint(name, known)),
+        3)
+    end
+    o[name] = given[name]
+  end
+  o.machine, o.model = clusters.describe(o.cluster), models.describe(o.model)
+  o.schedule = schedules.resolve(o.schedule)
+  o.slots = o.slots or o.model.slots
+  o.distinct = o.distinct or o.model.layers
+  return check(o)
+end
+
+return settings

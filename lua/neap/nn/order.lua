@@ -1,0 +1,57 @@
+--- The order of a layer's work in a training step, forward and backward. The engine runs it on real
+-- layers (nn/transformer.lua), the simulator on the model of a cluster (cluster/program.lua).
+--
+-- A model has, by layer from 0: blocks (nn/block.lua), experts (moe.lua); and pipeline
+-- (nn/pipeline.lua), session, schedule, and plan(layer, load, step), which returns a split.
+
+local timeline = require 'neap.timeline'
+
+local order = {}
+
+--- Whether the layouts of a step are known before its counts, so that they can be fetched early.
+local function ahead(model)
+  return (model.session.plans_on or 'history') == 'history'
+end
+
+--- A forward begins.
+function order.begin(model)
+  model.pipeline:begin()
+  if ahead(model) and model.schedule.unshard_ahead > 0 then model.pipeline:start(0) end
+end
+
+--- x: of the layer before. direction: 1, or -1 where layers are computed again before their
+-- backward. Returns the layer's output.
+function order.forward_layer(model, l, x, step, direction)
+  local block, experts, pipeline = model.blocks[l], model.experts[l], model.pipeline
+  direction = direction or 1
+  timeline.layer(l)
+  if ahead(model) then pipeline:reach('attention', l, direction) end
+  local normed = block:attend(x)
+  experts:route(normed, block.router.value)
+  local split = model:plan(l, experts:load(), step)
+  experts:dispatch(normed, model.session:layout(l), split)
+  if model.session.observe then model.session:observe(step, l, experts:load()) end
+  if ahead(model) then pipeline:reach('dispatch', l, direction) end
+  local weights, arriving = pipeline:weights(l)
+  experts:forward(weights, block:answer(), arriving)
+  pipeline:settle(l)
+  return block:finish()
+end
+
+--- dy: gradient of the layer's output. Returns that of its input.
+function order.backward_layer(model, l, dy)
+  local block, experts, pipeline = model.blocks[l], model.experts[l], model.pipeline
+  timeline.layer(l)
+  pipeline:reach('attention', l, -1)
+  experts:backward_dispatch(dy)
+  pipeline:reach('dispatch', l, -1)
+  pipeline:release()
+  local weights, arriving = pipeline:weights(l)
+  experts:backward(block.norm2.output, block.router.value, weights, pipeline:gradients(l),
+    block:slope(), block.router.grad, arriving)
+  pipeline:settle(l)
+  pipeline:reduce(l, experts:slot_tokens())
+  return block:backward(dy)
+end
+
+return order
