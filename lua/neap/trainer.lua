@@ -91,8 +91,9 @@ local function open_trace(self, path, p)
 end
 
 --- Options: job (rank.lua), params (values of trainer.params), policy, text (text.schedule's), and
--- perhaps trace (path of the routing trace to write), label (of the progress line) and schedule (a
--- table instead of params.schedule).
+-- perhaps trace (path of the routing trace to write), label (of the progress line), schedule (a
+-- table instead of params.schedule) and seconds (that run may take; it ends with the step that is
+-- under way then).
 function trainer.open(options)
   local job, p = options.job, options.params
   if job.timeline then job.timeline:check_steps(p.steps) end
@@ -100,7 +101,8 @@ function trainer.open(options)
     job = job, params = p, policy = options.policy, text = options.text,
     label = options.label or options.policy, comm = job.comm:duplicate(), done = 0,
     balance = metrics.balance(), losses = metrics.series(), seconds = metrics.series(),
-    busy = 0, waited = 0, schedule = schedules.resolve(options.schedule or p.schedule),
+    busy = 0, waited = 0, limit = options.seconds,
+    schedule = schedules.resolve(options.schedule or p.schedule),
   }, Trainer)
   device.forget_most() -- all ranks are here: earlier trainings have closed
   self.topology = topologies.open { node_of = job.node_of, ranks = job.ranks, slots = p.slots,
@@ -266,13 +268,24 @@ local function progress_text(self, tokens)
     tokens / self.seconds:recent(10), self.step_imbalance)
 end
 
---- All remaining steps, with a progress line on rank 0. Returns the summary.
+--- Whether the time is over, as rank 0's clock says. Collective where there is a limit.
+local function is_late(self, ends)
+  if not ends then return false end
+  local late = ffi.new('int32_t[1]', C.neap_clock() >= ends and 1 or 0)
+  self.comm:broadcast(late, 4)
+  return late[0] == 1
+end
+
+--- All remaining steps, or those that there is time for, with a progress line on rank 0. Returns
+-- the summary.
 function Trainer:run()
   local p = self.params
   local bar = self.job:progress(p.steps, self.label)
+  local ends = self.limit and C.neap_clock() + self.limit
   while self.done < p.steps do
     self:step()
     bar:update(self.done, function() return progress_text(self, p.batch * p.sequence) end)
+    if is_late(self, ends) then break end
   end
   bar:close()
   return self:summary()

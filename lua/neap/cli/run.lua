@@ -117,7 +117,7 @@ end
 --- Key of the run that arguments ask for: what a sweep knows finished runs by.
 function run.key(args)
   local script = recipe.load(args.recipe)
-  local values = params.values(script.params, args.params or {})
+  local values = params.values(script.params, args.params or {}, args.device)
   return describe(args, script, values, args.ranks or script.ranks).key
 end
 
@@ -146,7 +146,7 @@ end
 function run.run(args)
   local script = recipe.load(args.recipe)
   local texts = args.params or {}
-  local values = params.values(script.params, texts)
+  local values = params.values(script.params, texts, args.device)
   if args.timeline_step and not args.timeline then
     failure.usage '--timeline-step goes with --timeline=FILE'
   end
