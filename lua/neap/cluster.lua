@@ -34,7 +34,8 @@ local RANGES = {
   latency = { 0, true, 10 }, far_latency = { 0, true, 10 }, capacity = { 0, false, math.huge },
 }
 
-local OTHERS = { doc = 'string', queued = 'boolean', shared = 'boolean', speed = 'table' }
+local OTHERS = { doc = 'string', queued = 'boolean', shared = 'boolean', copied = 'boolean',
+  speed = 'table' }
 
 local function known_fields()
   local names = lib.sorted_keys(RANGES)

@@ -15,6 +15,7 @@
 --   capacity           bytes of a rank's memory
 --   elementwise        passes of elementwise code through memory, compared with costs.lua's (1)
 --   shared             ranks share processors: what one does not use, the others get
+--   copied             exchanges are copied by what computes, so they hide under nothing
 --   speed              list of the ranks' relative speeds (default: all 1)
 -- Where the figures come from is said beside them.
 

@@ -1,23 +1,30 @@
---- neap bench predict: simulated against measured time of the quickstart's training step on this
--- machine. Each number of ranks is calibrated first (lua/neap/calibrate), on another model.
+--- neap bench predict: simulated against measured time of a training step on this machine. Each
+-- number of ranks is calibrated first (lua/neap/calibrate), on other models than the one predicted.
 
 local json = require 'neap.json'
 local launcher = require 'neap.launcher'
+local measure = require 'neap.calibrate.measure'
 local run = require 'neap.cli.run'
 local text_table = require 'neap.table'
 
-local bench = { doc = "Simulated against measured time of the quickstart's step." }
+local bench = { doc = "Simulated against measured time of the quickstart's step.", cuda = true }
 
 bench.options = {
-  ranks = { default = { 2, 4, 8 }, doc = 'numbers of ranks' },
+  ranks = { default = { 2, 4, 8 }, doc = 'numbers of ranks; they share processors, or a GPU' },
   steps = { default = 24, min = 1, integer = true, doc = 'training steps to measure' },
 }
+for _, name in ipairs(measure.sizes) do
+  bench.options[name] = { default = 0, min = 0, integer = true,
+    doc = "of the model whose step is predicted; 0: the quickstart's" }
+end
 
-local function measure(ranks, steps)
-  local path = os.tmpname()
+local function predict(ranks, args)
+  local path, p = os.tmpname(), args.params
+  local params = { out = path, steps = tostring(p.steps), predict = 'true' }
+  for _, name in ipairs(measure.sizes) do params[name] = tostring(p[name]) end
   local status = run.run { recipe = launcher.home .. '/lua/neap/calibrate/recipe.lua',
-    ranks = ranks, node_size = math.max(1, math.floor(ranks / 2)), device = 'cpu', no_store = true,
-    params = { out = path, steps = tostring(steps), predict = 'true' } }
+    ranks = ranks, node_size = math.max(1, math.floor(ranks / 2)), device = args.device,
+    no_store = true, params = params }
   local file = io.open(path)
   local text = file and file:read '*a'
   if file then file:close() end
@@ -26,24 +33,31 @@ local function measure(ranks, steps)
   return json.decode(text)
 end
 
---- args: the options by name. Prints a table, or JSON. Returns the exit status, if not 0.
+local function print_table(list)
+  local rows = {}
+  for i, r in ipairs(list) do
+    rows[i] = { r.ranks, ('%.2f'):format(r.measured_ms), ('%.1f'):format(100 * r.noise),
+      ('%.2f'):format(r.predicted_ms), ('%+.1f'):format(100 * (r.ratio - 1)),
+      ('%.2f'):format(r.machine.flops / 1e9), ('%.2f'):format(r.machine.memory / 1e9),
+      ('%.2f'):format(r.machine.port / 1e9), ('%.1f'):format(r.machine.latency * 1e6) }
+  end
+  print(text_table.format({ 'ranks', 'measured ms', 'noise %', 'predicted ms', 'off by %',
+    'GFLOP/s a rank', 'GB/s a rank', 'GB/s a port', 'latency us' }, rows))
+end
+
 function bench.run(args)
-  local rows, list = {}, {}
+  local list = {}
   for i, ranks in ipairs(args.params.ranks) do
-    local result, status = measure(ranks, args.params.steps)
+    local result, status = predict(ranks, args)
     if not result then return status end
     result.ratio = result.predicted_ms / result.measured_ms
     list[i] = result
-    rows[i] = { ranks, ('%.2f'):format(result.measured_ms), ('%.2f'):format(result.predicted_ms),
-      ('%+.1f'):format(100 * (result.ratio - 1)), ('%.2f'):format(result.machine.flops / 1e9),
-      ('%.2f'):format(result.machine.memory / 1e9), ('%.1f'):format(result.machine.latency * 1e6) }
   end
   if args.json then
-    print(json.encode { bench = 'predict', rows = list })
-    return
+    print(json.encode { bench = 'predict', device = args.device, rows = list })
+  else
+    print_table(list)
   end
-  print(text_table.format({ 'ranks', 'measured ms', 'predicted ms', 'off by %', 'GFLOP/s a rank',
-    'GB/s a rank', 'latency us' }, rows))
 end
 
 return bench

@@ -1,12 +1,13 @@
 --- Measures the machine at hand as a cluster description (clusters.lua): all ranks do the same work
--- at once, so that ranks that share memory and links show what each of them gets. Work is measured
--- in processor time, which other programs do not disturb; ranks that share processors get their
--- part.
+-- at once, so that ranks that share memory and links show what each of them gets. On the CPU work
+-- is measured in processor time, which other programs do not disturb; ranks that share processors
+-- get their part. On a GPU it is measured by the clock, from what was enqueued to its end.
 --
 --   local machine = measure.machine(job)       -- collective; the same table on every rank
 
 local lib = require 'neap.lib'
 local clusters = require 'neap.cluster'
+local device = require 'neap.device'
 local metrics = require 'neap.metrics'
 local models = require 'neap.cluster.models'
 local ops = require 'neap.ops'
@@ -14,11 +15,14 @@ local tensor = require 'neap.tensor'
 
 local ffi, C = lib.ffi, lib.C
 
-local measure = {}
+local measure = {
+  --- Sizes of a training that decide how long its step takes.
+  sizes = { 'batch', 'sequence', 'layers', 'hidden', 'ffn', 'experts', 'top_k', 'slots' },
+}
 
 local ROUNDS = 7         -- the fastest counts
 local LEAST = 4e-3       -- seconds of a round
-local MESSAGE = 2 ^ 20   -- bytes to every rank, of the exchange that tells the rate
+local MESSAGE = 2 ^ 18   -- numbers to every rank, of the exchange that tells the rate
 
 --- Mean of a number over ranks. Collective.
 local function mean(comm, value)
@@ -28,6 +32,7 @@ local function mean(comm, value)
 end
 
 local function wall()
+  device.wait()
   return C.neap_clock()
 end
 
@@ -35,10 +40,12 @@ local function processor()
   return C.neap_thread_seconds()
 end
 
---- Seconds of an action on all ranks at once, by a clock (default: processor time): the fastest of
--- some rounds, each with as many repeats as fill LEAST.
+local own_clock = processor -- of work that ranks do
+
+--- Seconds of an action on all ranks at once, by a clock (default: own_clock): the fastest of some
+-- rounds, each with as many repeats as fill LEAST.
 local function seconds(comm, action, clock)
-  clock = clock or processor
+  clock = clock or own_clock
   action()
   local began = clock()
   action()
@@ -60,23 +67,23 @@ local function product(comm, rows, width, columns)
   return seconds(comm, function() ops.linear(x, w, y) end)
 end
 
---- Rate of large products and the size that costs as much as nothing: 2mkn / rate, x (1 + tile / m)
--- and so on, fits a large and a small product.
-local function products(comm)
-  local large, small = product(comm, 512, 512, 512), product(comm, 32, 128, 128)
-  local flops = { large = 2 * 512 ^ 3, small = 2 * 32 * 128 * 128 }
+--- Rate of large products and the size that costs as much as nothing: 2mkn / rate,
+-- x (1 + tile / m) and so on, fits a large product (of a size) and a small one.
+local function products(comm, size)
+  local few, narrow = size / 16, size / 4
+  local large, small = product(comm, size, size, size), product(comm, few, narrow, narrow)
+  local flops = { large = 2 * size ^ 3, small = 2 * few * narrow * narrow }
   local low, high = 0, 64
   for _ = 1, 40 do -- the small one's cost grows with tile
     local tile = (low + high) / 2
-    local rate = flops.large / large * (1 + tile / 512) ^ 3
-    local model = flops.small / rate * (1 + tile / 32) * (1 + tile / 128) ^ 2
+    local rate = flops.large / large * (1 + tile / size) ^ 3
+    local model = flops.small / rate * (1 + tile / few) * (1 + tile / narrow) ^ 2
     if model < small then low = tile else high = tile end
   end
-  return flops.large / large * (1 + low / 512) ^ 3, low
+  return flops.large / large * (1 + low / size) ^ 3, low
 end
 
-local function memory(comm)
-  local size = 2 ^ 18
+local function memory(comm, size)
   local x, y = tensor.zeros('f32', size), tensor.zeros('f32', size)
   return 3 * 4 * size / seconds(comm, function() ops.add(x, y, y) end)
 end
@@ -93,17 +100,15 @@ end
 --- Latency of an all-to-all of nothing, and bytes a second at a rank's port.
 local function exchange(comm)
   local ranks = comm:size()
-  if ranks == 1 then return 1e-6, math.huge end
-  local send = ffi.new('uint8_t[?]', MESSAGE * ranks)
-  local recv = ffi.new('uint8_t[?]', MESSAGE * ranks)
-  local function all_to_all(bytes)
+  if ranks == 1 then return 1e-6, 1e12 end
+  local send, recv = tensor.zeros('f32', MESSAGE * ranks), tensor.zeros('f32', MESSAGE * ranks)
+  local function all_to_all(numbers)
     local counts = ffi.new('int64_t[?]', ranks)
-    for r = 0, ranks - 1 do counts[r] = bytes end
-    return seconds(comm, function() comm:all_to_all(send, counts, recv, counts, 'u8') end,
-      wall)
+    for r = 0, ranks - 1 do counts[r] = numbers end
+    return seconds(comm, function() comm:all_to_all(send, counts, recv, counts) end, wall)
   end
-  local latency, full = all_to_all(0), all_to_all(MESSAGE)
-  return latency, MESSAGE * (ranks - 1) / math.max(full - latency, 1e-9)
+  local latency, full = all_to_all(1), all_to_all(MESSAGE)
+  return latency, 4 * MESSAGE * (ranks - 1) / math.max(full - latency, 1e-9)
 end
 
 local function launch(comm)
@@ -120,35 +125,34 @@ function measure.model(p, ranks)
     bytes = 4, load = { sigma = 0.5, tau = 0.3, rho = 0.99 } }
 end
 
---- The machine, before a training step has told what elementwise work costs. Collective.
-function measure.machine(job)
-  local comm = job.comm
-  local rate, tile = products(comm)
-  local latency, port = exchange(comm)
-  local core = attention(comm, rate)
+--- How ranks share what computes: processors, or a GPU. Returns the share of the measured rates
+-- that a rank has when all work at once, whether there is less than one for each, and what.
+local function sharing(job)
+  if job.device == 'cuda' then
+    local gpus = device.count()
+    return 1, gpus < job.ranks, ('%d GPUs'):format(gpus)
+  end
   local share = math.min(1, C.neap_processors() / job.ranks)
-  local machine = {
-    doc = ('measured: %d ranks on %d processors, %s transport'):format(job.ranks,
-      C.neap_processors(), comm:transport()),
-    ranks = job.ranks, node_size = job.node_size, flops = rate * share, gemm = 1,
-    tile = tile, attention = core, memory = memory(comm) * share, launch = launch(comm), host = 0,
-    port = port, uplink = port * job.node_size, latency = latency, far_latency = latency,
-    capacity = 1e9, queued = false, shared = share < 1, elementwise = 1,
-  }
-  return clusters.describe(machine)
+  return share, share < 1, ('%d processors'):format(C.neap_processors())
 end
 
---- What is left of a training step's measured time, as passes through memory: changes
--- machine.elementwise so that the simulated step of a model takes as long. predict(machine): its
--- seconds.
-function measure.fit(machine, measured, predict)
-  local low, high = 0.01, 100
-  for _ = 1, 24 do
-    machine.elementwise = math.sqrt(low * high)
-    local middle = machine.elementwise
-    if predict(machine) < measured then low = middle else high = middle end
-  end
-  return machine
+--- The machine, before training steps have told what its operations measured alone do not.
+-- Collective.
+function measure.machine(job)
+  local comm, cuda = job.comm, job.device == 'cuda'
+  own_clock = cuda and wall or processor
+  local rate, tile = products(comm, cuda and 2048 or 512)
+  local latency, port = exchange(comm)
+  local core = attention(comm, rate)
+  local share, shared, what = sharing(job)
+  return clusters.describe {
+    doc = ('measured: %d ranks on %s, %s transport'):format(job.ranks, what, comm:transport()),
+    ranks = job.ranks, node_size = job.node_size, flops = rate * share, gemm = 1, tile = tile,
+    attention = core, memory = memory(comm, cuda and 2 ^ 24 or 2 ^ 18) * share,
+    launch = launch(comm), host = 0, port = port, uplink = port * job.node_size, latency = latency,
+    far_latency = latency, capacity = 1e9, queued = false, shared = shared, copied = shared,
+    elementwise = 1,
+  }
 end
 
 --- The table as a Lua file.

@@ -23,13 +23,14 @@ function command.options(parser)
   parser:option('-n --ranks', 'ranks to measure with'):convert(whole '-n'):default '4'
   parser:option('--node-size', 'ranks a node (default: all)'):convert(whole '--node-size')
   parser:option('-o --out', 'file to write (default: stdout)')
+  parser:option('--device', 'where ranks compute'):choices({ 'cpu', 'cuda' }):default 'cpu'
   parser:option('--steps', 'training steps to measure'):convert(whole '--steps'):default '12'
 end
 
 --- Calls the recipe that measures, as neap run does. Returns its exit status.
 function command.run(args)
   return run.run { recipe = launcher.home .. '/lua/neap/calibrate/recipe.lua',
-    ranks = args.ranks, node_size = args.node_size, device = 'cpu', no_store = true,
+    ranks = args.ranks, node_size = args.node_size, device = args.device, no_store = true,
     params = { out = args.out or '', steps = tostring(args.steps) } }
 end
 

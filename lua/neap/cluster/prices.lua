@@ -159,7 +159,7 @@ function Prices:step(micro, plans_on, tokens)
     recompute = m.recompute, token_group = o.token_group, shard_group = o.shard_group,
     tensor = o.tensor, resident = o.resident, accumulate = o.accumulate,
     gradient_scale = o.gradient_bytes / m.bytes, dense = dense(self), refresh = refresh(self),
-    optimizer = cost:optimizer(t.ranks), host = self.machine.host,
+    optimizer = cost:optimizer(t.ranks), host = self.machine.host, copied = self.machine.copied,
     sum = cost:sum(self.expert_bytes[0] * o.gradient_bytes / m.bytes * t.slots / t.ranks),
   }
   d.attention, d.attention_back = cost:attention(tokens)

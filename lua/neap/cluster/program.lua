@@ -36,10 +36,22 @@ end
 
 --- Starts an exchange. o: as of cluster:exchange, and share (of the bytes), layer, chunk.
 function Program:exchange(name, stream, o)
-  local t = self.cluster.topology
-  return self.cluster:exchange(span(self, name, o), stream, { group = o.group,
-    ports = phases.scaled(o.ports, t.ranks, o.share),
-    uplinks = phases.scaled(o.uplinks, t.nodes, o.share), after = { self.last } })
+  local t, ports, uplinks = self.cluster.topology, nil, nil
+  if self.copied then
+    if o.ports then self:compute(name, self:copying(o.ports) * (o.share or 1), nil, o) end
+  else
+    ports = phases.scaled(o.ports, t.ranks, o.share)
+    uplinks = phases.scaled(o.uplinks, t.nodes, o.share)
+  end
+  return self.cluster:exchange(span(self, name, o), stream, { group = o.group, ports = ports,
+    uplinks = uplinks, after = { self.last } })
+end
+
+--- Seconds in which ranks copy so many bytes themselves, all at once.
+function Program:copying(bytes)
+  local t, sum = self.cluster.topology, 0
+  for r = 0, t.ranks - 1 do sum = sum + bytes[r] end
+  return sum / t.ranks / self.cluster.machine.port
 end
 
 --- Computation to come needs an operation. Of a stream's exchanges only the last one matters.
@@ -112,6 +124,7 @@ end
 --   route_back, place, finish, finish_back, head, loss, head_back, optimizer, host, sum (of
 --   gradients that have arrived): seconds
 --   dense                   bytes of the dense parameters' exchanges, of a layer, outer and all
+--   copied                  exchanges are work of the ranks (clusters.lua)
 --   refresh                 ports and uplinks: new parameters to the shard groups; or nil
 --   micro                   for every micro-batch loads[layer] = { ports, uplinks (of every chunk),
 --                           segments, seconds } and weights[layer] = { ports, uplinks }
