@@ -177,7 +177,7 @@ void neapi_place_free(neapi_place place, void *memory)
     neapi_cuda_free(place == NEAPI_PINNED, memory);
 }
 
-static void zero(neapi_place place, void *memory, int64_t bytes)
+void neapi_place_zero(neapi_place place, void *memory, int64_t bytes)
 {
   if (place == NEAPI_GPU)
     neapi_cuda_zero(memory, bytes);
@@ -416,7 +416,7 @@ void neapi_place_free(neapi_place place, void *memory)
     free_host(memory);
 }
 
-static void zero(neapi_place place, void *memory, int64_t bytes)
+void neapi_place_zero(neapi_place place, void *memory, int64_t bytes)
 {
   (void)place;
   memset(memory, 0, (size_t)bytes);
@@ -560,7 +560,7 @@ void *neapi_place_alloc_zero(neapi_place place, int64_t bytes, const char *what)
 {
   void *memory = neapi_place_alloc(place, bytes, what);
   if (memory)
-    zero(place, memory, bytes);
+    neapi_place_zero(place, memory, bytes);
   return memory;
 }
 

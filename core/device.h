@@ -24,6 +24,8 @@ int neapi_stream_wait(void);
 /* On the CPU every place is the host. A failure reports MEMORY for what and returns NULL. */
 void *neapi_place_alloc(neapi_place place, int64_t bytes, const char *what);
 void *neapi_place_alloc_zero(neapi_place place, int64_t bytes, const char *what);
+/* Fills memory with bytes of 0, in the order of the calling thread's stream. */
+void neapi_place_zero(neapi_place place, void *memory, int64_t bytes);
 void neapi_place_free(neapi_place place, void *memory);
 /* Between any two places, in the order of the calling thread's stream; host memory that is not
  * pinned is done with on return. On the CPU: memmove. */

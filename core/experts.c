@@ -10,7 +10,9 @@ int neapi_experts_open(neapi_experts *x, const neapi_kernels *kernels, int64_t h
                        int32_t count, const int64_t *ffn, int32_t slots)
 {
   *x = (neapi_experts){.kernels = kernels, .hidden = hidden, .experts = count, .slots = slots};
-  x->gate_up.place = x->activation.place = x->slope.place = neapi_place_of_reals();
+  neapi_place place = neapi_place_of_reals();
+  x->gate_up.place = x->activation.place = x->slope.place = place;
+  x->left.place = x->right.place = place;
   x->ffn = neapi_alloc(count * 8ll, "experts");
   x->columns_at = neapi_alloc(count * 8ll + 8, "experts");
   x->batches = neapi_alloc_zero(slots * (int64_t)sizeof *x->batches, "experts");
@@ -143,7 +145,7 @@ static int exact_product(const slot *s, int64_t k, const void *a, const double *
                          const void *b, const double *grid_b, double *left, double *right,
                          double *product)
 {
-  memset(product, 0, (size_t)(k * n) * sizeof *product);
+  neapi_place_zero(neapi_place_of_reals(), product, k * n * 8);
   int result = s->k->exact_quantise(s->rows, k, a, k, grid_a, left, neapi_stream());
   if (!result)
     result = s->k->exact_quantise(s->rows, n, b, n, grid_b, right, neapi_stream());

@@ -96,8 +96,6 @@ int neap_moe_open(neap_comm *comm, neap_topology *topology, const neap_moe_optio
                   const int64_t *ffn, neap_moe **out)
 {
   int status = check_options(comm, topology, options, ffn);
-  if (!status && (options->exact || options->aux_loss))
-    status = neapi_require_cpu("moe: exact sums and the load-balance loss");
   if (status)
     return status;
   const neapi_kernels *kernels = neapi_kernels_of(options->dtype);
@@ -111,6 +109,7 @@ int neap_moe_open(neap_comm *comm, neap_topology *topology, const neap_moe_optio
   m->options = *options;
   m->kernels = kernels;
   m->input.place = m->output.place = m->slope.place = neapi_place_of_reals();
+  m->maxima.place = m->grids.place = neapi_place_of_reals();
   m->rank = neap_comm_rank(comm);
   m->slots = topology->first_slot[m->rank + 1] - topology->first_slot[m->rank];
   status = neapi_route_open(&m->route, options->dtype, options->hidden, topology->experts,
@@ -520,7 +519,7 @@ static int agree_on_grids(neap_moe *m, const void *x)
   if (status)
     return status;
   double *max = m->maxima.data;
-  memset(max, 0, (size_t)count * sizeof *max);
+  neapi_place_zero(m->maxima.place, max, count * 8);
   status = neapi_experts_maxima(&m->experts, m->input.data, m->slope.data, max);
   if (!status)
     status = neapi_route_maxima(&m->route, x, max + columns);

@@ -17,7 +17,8 @@ int neapi_route_open(neapi_route *r, int dtype, int64_t hidden, int32_t experts,
                      .renormalise = renormalise};
   neapi_place reals = neapi_place_of_reals(), integers = neapi_place_of_integers();
   r->logits.place = r->probs.place = r->weights.place = r->dweights.place = r->near.place = reals;
-  r->ids.place = r->position.place = r->source.place = integers;
+  r->ids.place = r->position.place = r->source.place = r->shares.place = integers;
+  r->grid.place = r->factors.place = r->dprobs.place = reals;
   r->counts = neapi_alloc_zero(experts * 8ll, "route");
   r->left = neapi_alloc_zero(experts * 8ll, "route");
   r->turn = neapi_alloc_zero(experts * 4ll, "route");
@@ -26,9 +27,9 @@ int neapi_route_open(neapi_route *r, int dtype, int64_t hidden, int32_t experts,
 
 void neapi_route_close(neapi_route *r)
 {
-  neapi_buffer *buffers[] = {&r->logits,  &r->probs,    &r->dprobs,   &r->ids,
-                             &r->weights, &r->dweights, &r->position, &r->source,
-                             &r->cursors, &r->grid,     &r->factors,  &r->near};
+  neapi_buffer *buffers[] = {&r->logits,   &r->probs,    &r->dprobs, &r->ids,     &r->weights,
+                             &r->dweights, &r->position, &r->source, &r->cursors, &r->grid,
+                             &r->factors,  &r->near,     &r->shares};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
     neapi_buffer_free(buffers[i]);
   free(r->counts);
@@ -181,18 +182,29 @@ int neapi_route_probability(neapi_route *r, int64_t total, double *sums)
   int bits = 53;
   while (total > 1ll << (53 - bits))
     bits--;
-  if (neapi_buffer_reserve(&r->grid, r->experts * 8ll, "route"))
+  int64_t experts = r->experts, bytes = 2 * experts * 8;
+  if (neapi_buffer_reserve(&r->grid, bytes, "route") ||
+      neapi_buffer_reserve(&r->shares, bytes, "route"))
     return NEAP_MEMORY;
-  double *grid = r->grid.data;
-  for (int32_t e = 0; e < r->experts; e++) {
-    grid[e] = 1.0; /* no probability is larger */
-    sums[e] = 0;
+  double *grid = r->grid.data, *host = r->shares.data;
+  for (int64_t e = 0; e < experts; e++) {
+    host[e] = 1.0; /* no probability is larger */
+    host[experts + e] = 0;
   }
-  int result = k->exact_grid(r->experts, bits, grid, grid, neapi_stream());
+  int status = neapi_copy(grid, host, bytes);
+  int result = k->exact_grid(experts, bits, grid, grid, neapi_stream());
   if (!result)
-    result = k->exact_column_sum(r->tokens, r->experts, r->probs.data, r->experts, grid, sums,
+    result = k->exact_column_sum(r->tokens, experts, r->probs.data, experts, grid, grid + experts,
                                  neapi_stream());
-  return neapi_kernel_status_of("moe route", result);
+  if (!status)
+    status = neapi_kernel_status_of("moe route", result);
+  if (!status)
+    status = neapi_copy(host, grid + experts, experts * 8);
+  if (!status)
+    status = neapi_stream_wait();
+  if (!status)
+    memcpy(sums, host, (size_t)experts * 8);
+  return status;
 }
 
 /* dprobs[t] = slope for every token. */
@@ -202,10 +214,18 @@ static int fill_dprobs(neapi_route *r, const double *slope)
   if (neapi_buffer_reserve(&r->dprobs, r->tokens * row, "route"))
     return NEAP_MEMORY;
   char *rows = r->dprobs.data;
-  int result = r->tokens ? r->stats->from_double(r->experts, slope, rows, NULL) : 0;
-  for (int64_t t = 1; t < r->tokens; t++)
-    memcpy(rows + t * row, rows, (size_t)row);
-  return neapi_kernel_status_of("moe backward", result);
+  void *first = r->shares.data; /* from probability, which comes before */
+  for (int32_t e = 0; e < r->experts; e++)
+    if (r->stats->size == sizeof *slope)
+      ((double *)first)[e] = slope[e];
+    else
+      ((float *)first)[e] = (float)slope[e];
+  int status = r->tokens ? neapi_copy(rows, first, row) : NEAP_OK;
+  for (int64_t done = 1, more; !status && done < r->tokens; done += more) {
+    more = done < r->tokens - done ? done : r->tokens - done;
+    status = neapi_copy(rows + done * row, rows, more * row);
+  }
+  return status;
 }
 
 int neapi_route_backward(neapi_route *r, const double *slope)

@@ -26,7 +26,8 @@ typedef struct {
   neapi_buffer source;   /* (T K) int32_t: token of each choice, by slot and token */
   neapi_buffer near;     /* on a GPU: its copies of ids, position and source, (T, K) each */
   neapi_buffer cursors;  /* of place */
-  neapi_buffer grid;     /* [E] of probability */
+  neapi_buffer grid;     /* [2][E] double, of probability: grids, then sums */
+  neapi_buffer shares;   /* [2][E] double on the host: what goes to grid and comes from it */
   neapi_buffer factors;  /* (T, H), (T, E) double, of exact_gradient */
 } neapi_route;
 

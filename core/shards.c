@@ -115,8 +115,6 @@ int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int ex
                      const int64_t *sizes, int32_t group, neap_shards **out)
 {
   int status = check(comm, topology, dtype, sizes, group);
-  if (!status && exact)
-    status = neapi_require_cpu("shards: exact sums");
   if (status)
     return status;
   const neapi_kernels *kernels = neapi_kernels_of(dtype);
@@ -290,9 +288,8 @@ int neap_shards_exact_square_sum(neap_shards *s, double max, int64_t total, doub
   if (total < s->owned || total >= 1ll << 40)
     return neapi_fail(NEAP_ARGUMENT, "shards: %lld elements overall; allowed are %lld to 2^40",
                       (long long)total, (long long)s->owned);
-  return neapi_kernel_status_of("shards",
-                                s->stats->exact_square_sum(s->owned, s->part[NEAP_SHARD_GRADIENT],
-                                                           max, total, sum, neapi_stream()));
+  return neapi_exact_squares("shards", s->stats, s->owned, s->part[NEAP_SHARD_GRADIENT], max, total,
+                             sum);
 }
 
 int neap_shards_adamw(neap_shards *s, const neap_adamw *settings)

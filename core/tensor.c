@@ -76,8 +76,8 @@ int neap_tensor_open(int dtype, int32_t ndim, const int64_t *dims, neap_tensor *
 {
   if (dtype == NEAP_F32 || dtype == NEAP_BF16)
     return open_at(neapi_place_of_reals(), dtype, ndim, dims, out);
-  int status = dtype == NEAP_F64 ? neapi_require_cpu("tensors of f64") : NEAP_OK;
-  return status ? status : open_at(neapi_place_of_integers(), dtype, ndim, dims, out);
+  bool real = dtype == NEAP_F64; /* on a GPU for sums alone */
+  return open_at(real ? neapi_place_of_reals() : neapi_place_of_integers(), dtype, ndim, dims, out);
 }
 
 int neap_tensor_open_host(int dtype, int32_t ndim, const int64_t *dims, neap_tensor **out)
@@ -202,14 +202,22 @@ int neapi_tensor_elements(const char *operation, const char *argument, const nea
                     (long long)count);
 }
 
+static int any_float(const char *operation, const char *argument, const neap_tensor *t)
+{
+  if (t->dtype == NEAP_F32 || t->dtype == NEAP_F64 || t->dtype == NEAP_BF16)
+    return NEAP_OK;
+  return neapi_fail(NEAP_SHAPE, "%s: %s is %s; expected f32, f64 or bf16", operation, argument,
+                    neapi_dtype_name(t->dtype));
+}
+
 int neapi_tensor_real(const char *operation, const char *argument, const neap_tensor *t)
 {
   if (!t)
     return neapi_fail(NEAP_ARGUMENT, "%s: %s is NULL", operation, argument);
-  if (t->dtype != NEAP_F32 && t->dtype != NEAP_F64 && t->dtype != NEAP_BF16)
-    return neapi_fail(NEAP_SHAPE, "%s: %s is %s; expected f32, f64 or bf16", operation, argument,
-                      neapi_dtype_name(t->dtype));
-  return NEAP_OK;
+  if (t->dtype == NEAP_F64 && t->place == NEAPI_GPU)
+    return neapi_fail(NEAP_ABSENT, "%s: %s is f64 on a GPU, where only exact sums are; use f32",
+                      operation, argument);
+  return any_float(operation, argument, t);
 }
 
 int neapi_tensor_stat(const char *operation, const char *argument, const neap_tensor *t)
@@ -288,6 +296,15 @@ static int check_whole(const neap_tensor *t, double value, double least, double 
                     neapi_dtype_name(t->dtype));
 }
 
+/* F64 on a GPU has no kernels of its own. */
+static int fill_sums(neap_tensor *t, double value)
+{
+  if (value != 0)
+    return neapi_fail(NEAP_ABSENT, "tensor fill: %g into f64 on a GPU; there it can be 0", value);
+  neapi_place_zero(NEAPI_GPU, t->data, t->count * 8);
+  return NEAP_OK;
+}
+
 int neap_tensor_fill(neap_tensor *t, double value)
 {
   int status = NEAP_OK;
@@ -307,6 +324,10 @@ int neap_tensor_fill(neap_tensor *t, double value)
     if (!status)
       FILL(uint8_t);
     return status;
+  case NEAP_F64:
+    if (t->place == NEAPI_GPU)
+      return fill_sums(t, value);
+  /* fall through */
   default:
     return neapi_kernel_status_of(
         "tensor fill", neapi_tensor_kernels(t)->fill(t->count, value, t->data, neapi_stream()));
@@ -356,7 +377,8 @@ int neap_tensor_normal(neap_tensor *t, uint64_t seed, uint64_t stream, int64_t f
 
 static int check_range(const char *argument, const neap_tensor *t, int64_t offset, int64_t count)
 {
-  int status = neapi_tensor_real("tensor copy", argument, t);
+  int status = t ? any_float("tensor copy", argument, t)
+                 : neapi_fail(NEAP_ARGUMENT, "tensor copy: %s is NULL", argument);
   if (!status && (offset < 0 || count < 0 || offset > t->count || count > t->count - offset))
     status = neapi_fail(NEAP_SHAPE, "tensor copy: %lld elements at %lld of %s, which has %lld",
                         (long long)count, (long long)offset, argument, (long long)t->count);

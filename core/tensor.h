@@ -53,6 +53,10 @@ const neapi_kernels *neapi_tensor_kernels(const neap_tensor *tensor);
 int neapi_draw(neapi_place place, int dtype, void *data, int64_t count, uint64_t seed,
                uint64_t stream, int64_t first, double scale);
 
+/* exact_square_sum of the calling thread's device, with sum[2] in any host memory. */
+int neapi_exact_squares(const char *operation, const neapi_kernels *kernels, int64_t count,
+                        const void *x, double max, int64_t total, double *sum);
+
 /* A kernel's result as a status, with a message that names the operation. */
 int neapi_kernel_status_of(const char *operation, int result);
 

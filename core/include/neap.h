@@ -74,7 +74,7 @@ NEAP_API int32_t neap_device_count(void);
  * by threads that use that GPU. On a GPU, tensors of reals (F32, BF16) are in its memory and those of
  * integers in page-locked host memory; operations return when they are enqueued, apart from those
  * that give a number to the caller; transfers and exchanges between ranks start when what came
- * before them on the starter's stream is done. F64 and exact sums are the CPU's alone.
+ * before them on the starter's stream is done. F64 is there for exact sums alone.
  * Errors: ABSENT, SYSTEM. */
 NEAP_API int neap_device_use(int32_t ordinal);
 /* Waits for what the calling thread has enqueued. Errors: SYSTEM, if any of it failed. */

@@ -1,4 +1,5 @@
-/* cuBLAS, found at run time: products of bf16 matrices, one algorithm a shape.
+/* cuBLAS, found at run time: products of bf16 matrices, and of double ones for exact sums, one
+ * algorithm a shape.
  *
  * cuBLAS chooses an algorithm by all of a product's sizes, and algorithms differ in the last bit.
  * Here it is asked once for each (N, K, leading dimensions, transpositions), as if there were
@@ -12,7 +13,7 @@
 #include <pthread.h>
 #include <string.h>
 
-enum { NOMINAL_TOKENS = 4096, SHAPES = 256, LEAST = 64, SIZE = pack<bf16>::SIZE };
+enum { NOMINAL_TOKENS = 4096, SHAPES = 256, LEAST = 64 };
 
 /* Everything of the library that is called. */
 #define FUNCTIONS(X)                                                                               \
@@ -37,7 +38,7 @@ typedef struct {
  * transposed (a sum over tokens), and m elsewhere. */
 typedef struct {
   int64_t m, n, k, lda, ldb, ldc;
-  int trans_a, trans_b, into_float, device;
+  int trans_a, trans_b, types, device;
 } shape;
 
 typedef struct {
@@ -96,18 +97,20 @@ static bool set_transposition(cublasLtMatmulDesc_t operation, cublasLtMatmulDesc
 static bool describe(const shape *s, description *d)
 {
   memset(d, 0, sizeof *d);
-  bool good = lt.cublasLtMatmulDescCreate(&d->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F) ==
-              CUBLAS_STATUS_SUCCESS;
+  bool doubles = s->types == NEAPI_DOUBLES;
+  cudaDataType_t in = doubles ? CUDA_R_64F : CUDA_R_16BF;
+  cudaDataType_t out = s->types == NEAPI_BF16_INTO_FLOAT ? CUDA_R_32F : in;
+  bool good =
+      lt.cublasLtMatmulDescCreate(&d->operation, doubles ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
+                                  doubles ? CUDA_R_64F : CUDA_R_32F) == CUBLAS_STATUS_SUCCESS;
   good = good && set_transposition(d->operation, CUBLASLT_MATMUL_DESC_TRANSA, s->trans_b) &&
          set_transposition(d->operation, CUBLASLT_MATMUL_DESC_TRANSB, s->trans_a);
-  good =
-      good &&
-      !lt.cublasLtMatrixLayoutCreate(&d->left, CUDA_R_16BF, (uint64_t)(s->trans_b ? s->k : s->n),
-                                     (uint64_t)(s->trans_b ? s->n : s->k), s->ldb) &&
-      !lt.cublasLtMatrixLayoutCreate(&d->right, CUDA_R_16BF, (uint64_t)(s->trans_a ? s->m : s->k),
-                                     (uint64_t)(s->trans_a ? s->k : s->m), s->lda) &&
-      !lt.cublasLtMatrixLayoutCreate(&d->out, s->into_float ? CUDA_R_32F : CUDA_R_16BF,
-                                     (uint64_t)s->n, (uint64_t)s->m, s->ldc);
+  good = good &&
+         !lt.cublasLtMatrixLayoutCreate(&d->left, in, (uint64_t)(s->trans_b ? s->k : s->n),
+                                        (uint64_t)(s->trans_b ? s->n : s->k), s->ldb) &&
+         !lt.cublasLtMatrixLayoutCreate(&d->right, in, (uint64_t)(s->trans_a ? s->m : s->k),
+                                        (uint64_t)(s->trans_a ? s->k : s->m), s->lda) &&
+         !lt.cublasLtMatrixLayoutCreate(&d->out, out, (uint64_t)s->n, (uint64_t)s->m, s->ldc);
   return good;
 }
 
@@ -163,11 +166,12 @@ static const choice *choice_of(const shape *product)
 
 bool neapi_cublas_gemm(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, int trans_a,
                        const void *b, int64_t ldb, int trans_b, void *c, int64_t ldc,
-                       bool into_float, int accumulate, void *stream, int *status)
+                       product_types types, int accumulate, void *stream, int *status)
 {
   shape s;
-  memset(&s, 0, sizeof s); /* compared as bytes */
-  bool suits = n % SIZE == 0 && lda % SIZE == 0 && ldb % SIZE == 0 && ldc % SIZE == 0;
+  memset(&s, 0, sizeof s);                                      /* compared as bytes */
+  int64_t size = types == NEAPI_DOUBLES ? 2 : pack<bf16>::SIZE; /* elements of 16 bytes */
+  bool suits = n % size == 0 && lda % size == 0 && ldb % size == 0 && ldc % size == 0;
   suits = suits && n >= LEAST && (trans_a ? m : k) >= LEAST;
   suits = suits && ((uintptr_t)a | (uintptr_t)b | (uintptr_t)c) % 16 == 0;
   pthread_once(&once, find_library);
@@ -181,16 +185,19 @@ bool neapi_cublas_gemm(int64_t m, int64_t n, int64_t k, const void *a, int64_t l
   s.ldc = ldc;
   s.trans_a = trans_a != 0;
   s.trans_b = trans_b != 0;
-  s.into_float = into_float;
+  s.types = types;
   const choice *chosen = choice_of(&s);
   description d;
   float one = 1, beta = accumulate ? 1 : 0;
+  double double_one = 1, double_beta = beta;
+  bool doubles = types == NEAPI_DOUBLES;
   if (!chosen)
     return false;
   bool good =
       describe(&s, &d) &&
-      !lt.cublasLtMatmul(handles[s.device], d.operation, &one, b, d.left, a, d.right, &beta, c,
-                         d.out, c, d.out, &chosen->algorithm, NULL, 0, stream_of(stream));
+      !lt.cublasLtMatmul(handles[s.device], d.operation, doubles ? (void *)&double_one : &one, b,
+                         d.left, a, d.right, doubles ? (void *)&double_beta : &beta, c, d.out, c,
+                         d.out, &chosen->algorithm, NULL, 0, stream_of(stream));
   forget(&d);
   *status = good ? launched() : NEAPI_KERNEL_DEVICE;
   return true;

@@ -191,11 +191,13 @@ template <class T> void neapi_cuda_choices(neapi_kernels *table);
 template <class T> void neapi_cuda_reductions(neapi_kernels *table);
 template <class T> void neapi_cuda_exact(neapi_kernels *table);
 
-/* cuBLAS's product for bf16, into bf16 or into float, where shapes and addresses suit it: sets
- * *status and returns true, or returns false and the caller's own product is to be used. Whether it
- * is used, and the algorithm, depend on N, K and leading dimensions alone, never on M. */
+/* cuBLAS's product, of bf16 into bf16 or float or of double, where shapes and addresses suit it:
+ * sets *status and returns true, or returns false and the caller's own product is to be used.
+ * Whether it is used, and the algorithm, depend on N, K and leading dimensions alone, never on M.
+ */
+typedef enum { NEAPI_BF16_INTO_BF16, NEAPI_BF16_INTO_FLOAT, NEAPI_DOUBLES } product_types;
 bool neapi_cublas_gemm(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, int trans_a,
                        const void *b, int64_t ldb, int trans_b, void *c, int64_t ldc,
-                       bool into_float, int accumulate, void *stream, int *status);
+                       product_types types, int accumulate, void *stream, int *status);
 
 #endif

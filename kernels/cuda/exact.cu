@@ -86,6 +86,14 @@ __global__ void product(int64_t t, int64_t k, int64_t n, const double *a, const 
   }
 }
 
+__global__ void add_scaled(int64_t k, int64_t n, const double *part, const double *grid_a,
+                           const double *grid_b, double *sum)
+{
+  for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < k * n;
+       i += (int64_t)gridDim.x * blockDim.x)
+    sum[i] += part[i] * grid_a[i / n] * grid_b[i % n];
+}
+
 template <class T>
 __global__ void column_sum(int64_t t, int64_t h, const T *x, int64_t ldx, const double *grid,
                            double *sum)
@@ -166,9 +174,29 @@ static int exact_quantise(int64_t t, int64_t h, const void *x, int64_t ldx, cons
   return launched();
 }
 
+/* By cuBLAS: no partial sum rounds, so that its order does not matter. */
+static bool cublas_product(int64_t t, int64_t k, int64_t n, const double *a, const double *grid_a,
+                           const double *b, const double *grid_b, double *sum, void *s, int *status)
+{
+  double *part = (double *)scratch_open(k * n * (int64_t)sizeof *part, s);
+  if (!part)
+    return false;
+  bool done = neapi_cublas_gemm(k, n, t, a, k, 1, b, n, 0, part, n, NEAPI_DOUBLES, 0, s, status);
+  if (done && !*status) {
+    add_scaled<<<blocks_for(k * n, BLOCK), BLOCK, 0, stream_of(s)>>>(k, n, part, grid_a, grid_b,
+                                                                     sum);
+    *status = launched();
+  }
+  scratch_close(part, s);
+  return done;
+}
+
 static int exact_gemm_tn(int64_t t, int64_t k, int64_t n, const double *a, const double *grid_a,
                          const double *b, const double *grid_b, double *sum, void *s)
 {
+  int status;
+  if (t && k && n && cublas_product(t, k, n, a, grid_a, b, grid_b, sum, s, &status))
+    return status;
   dim3 grid(blocks_for(n, TILE), (unsigned)((k + TILE - 1) / TILE));
   if (t && k && n)
     product<<<grid, dim3(TILE, TILE_ROWS), 0, stream_of(s)>>>(t, k, n, a, grid_a, b, grid_b, sum);

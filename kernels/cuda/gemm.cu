@@ -191,7 +191,8 @@ static int gemm(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, int
   int status;
   if (sizeof(T) == sizeof(bf16) &&
       neapi_cublas_gemm(m, n, k, a, lda, trans_a, b, ldb, trans_b, c, ldc,
-                        sizeof(OUT) == sizeof(float), accumulate, stream, &status))
+                        sizeof(OUT) == sizeof(bf16) ? NEAPI_BF16_INTO_BF16 : NEAPI_BF16_INTO_FLOAT,
+                        accumulate, stream, &status))
     return status;
   return own_product<T, OUT>(m, n, k, (const T *)a, lda, trans_a, (const T *)b, ldb, trans_b,
                              (OUT *)c, ldc, accumulate, stream_of(stream));
