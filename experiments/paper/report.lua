@@ -1,12 +1,17 @@
---- Runs all of experiments/paper and writes docs/paper.md, with numbers and plots in docs/paper/.
+--- Do the paper's results come out of the cluster model, and what does it say beyond them? Runs all
+-- of experiments/paper and writes docs/paper.md, with numbers and plots in docs/paper/.
 --
 --   ./neap lua experiments/paper/report.lua
+--   ./neap lua experiments/paper/report.lua FOLDER balance ablation     some parts, to FOLDER.md
 --
--- Costs: about three minutes.
+-- Costs: about three minutes on 2 cores.
 
+local failure = require 'neap.failure'
 local launcher = require 'neap.launcher'
+local lib = require 'neap.lib'
 
-local FOLDER = launcher.home .. '/docs/paper'
+local folder = ... or launcher.home .. '/docs/paper'
+local asked = { select(2, ...) }
 
 local INTRO = [[
 # The paper's experiments on a cluster that is only described
@@ -116,19 +121,34 @@ end
 local function run(name)
   io.stderr:write('paper: ', name, '\n')
   local command = ("'%s/neap' run '%s/experiments/paper/%s.lua' --out='%s' >/dev/null"):format(
-    launcher.home, launcher.home, name, FOLDER)
+    launcher.folder, launcher.home, name, folder)
   if os.execute(command) ~= 0 then error(name .. ' failed', 0) end
 end
 
-local pages = { INTRO }
-for _, part in ipairs(PARTS) do
-  run(part[1])
-  pages[#pages + 1] = ('\n## %s\n\n%s%s\n![%s](paper/%s.svg)\n'):format(part[2],
-    part[3] ~= '' and part[3] .. '\n\n' or '', read(FOLDER .. '/' .. part[1] .. '.md'), part[2],
-    part[1])
-  os.remove(FOLDER .. '/' .. part[1] .. '.md')
+--- The parts that were asked for, or all.
+local function choose()
+  local known, names, list = {}, {}, {}
+  for i, part in ipairs(PARTS) do names[i], known[part[1]] = part[1], part end
+  for i, name in ipairs(asked) do
+    list[i] = known[name] or failure.usage("report: unknown part '%s'%s; there are: %s", name,
+      lib.hint(name, names), table.concat(names, ', '))
+  end
+  return #list > 0 and list or PARTS
 end
+
+--- A part as a section; its table is in the page then, so that its file can go.
+local function section(name, title, text)
+  run(name)
+  local path = ('%s/%s.md'):format(folder, name)
+  local page = ('\n## %s\n\n%s%s\n![%s](%s/%s.svg)\n'):format(title,
+    text ~= '' and text .. '\n\n' or '', read(path), title, folder:match '[^/]*$', name)
+  os.remove(path)
+  return page
+end
+
+local pages = { INTRO }
+for _, part in ipairs(choose()) do pages[#pages + 1] = section(unpack(part)) end
 pages[#pages + 1] = SHORT
-local file = assert(io.open(launcher.home .. '/docs/paper.md', 'w'))
+local file = assert(io.open(folder .. '.md', 'w'))
 file:write(table.concat(pages))
 file:close()

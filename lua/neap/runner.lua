@@ -8,8 +8,9 @@ local sweep = require 'neap.sweep'
 
 local runner = {}
 
-local POLL = 0.03   -- seconds between looks at the children
-local PATIENCE = 10 -- seconds that an interrupted run has to end before it is killed
+local POLL = 0.03         -- seconds between looks at the children
+local STDERR_BYTES = 4000 -- of a failed run that the store keeps
+local PATIENCE = 10       -- seconds that an interrupted run has to end before it is killed
 
 local function words_of(text)
   local words = {}
@@ -37,14 +38,26 @@ local function taken(self, entry)
   return true
 end
 
---- The last line that says something, for a run that could not say it in the store.
+--- The line of a text that tells most: the last one of Neap's, else the first that is neither a
+-- ruler nor progress.
+local function telling(text)
+  local first, last
+  for line in text:gmatch '[^\r\n]+' do
+    if line:match '^neap: ' then last = line end
+    if line:match '%a' and not line:match ' %d+/%d+ ' then first = first or line end
+  end
+  return last or first
+end
+
+--- Why a run has failed that could not say it in the store; on further lines, the end of what it
+-- wrote to stderr.
 local function complaint(entry)
   local _, errors = entry.child:output()
-  local last
-  for line in errors:gmatch '[^\r\n]+' do
-    if line:match '^neap: ' or not last then last = line end
-  end
-  return last or ('exit status %d'):format(entry.child.status)
+  local status = entry.child.status
+  local how = status > 128 and ('ended by signal %d'):format(status - 128)
+    or ('exit status %d'):format(status)
+  local line = telling(errors)
+  return ('%s\n%s'):format(line and how .. ': ' .. line or how, errors:sub(-STDERR_BYTES))
 end
 
 --- Sees to it that the store says how the run ended.
@@ -56,8 +69,8 @@ local function settle(self, entry)
     entry.state, entry.run = 'done', row.id
     return
   end
-  entry.state, entry.error = 'failed', row and row.error or complaint(entry)
   local recorded = row and row.started >= entry.started
+  entry.state, entry.error = 'failed', recorded and row.error or complaint(entry)
   if not recorded then
     entry.run = self.runs:begin { kind = entry.kind, key = entry.key,
       command = 'neap ' .. entry.kind .. ' ' .. table.concat(entry.words, ' '),

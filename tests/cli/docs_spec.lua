@@ -4,17 +4,13 @@ local document = require 'tests.cli.document'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.lib'
 
--- Documents about experiments that take minutes: their numbers come from one command, which has
--- tests of its own.
-local LEFT_OUT = { ['planning.md'] = true, ['paper.md'] = true }
-
 -- The sanitizers' builds would take minutes, to see the same.
 if not lib.version:find 'Release' then return end
 
 local names = launcher.list(launcher.home .. '/docs')
 table.sort(names)
 for _, name in ipairs(names) do
-  if name:match '%.md$' and not LEFT_OUT[name] then
+  if name:match '%.md$' then
     describe('docs/' .. name .. ':', function()
       document.tests('docs/' .. name, it, setup, teardown)
     end)

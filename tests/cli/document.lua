@@ -16,14 +16,13 @@ local SMALLER = {
   { 'sweep experiments/quickstart.lua', 'batch=8 sequence=16 layers=1 hidden=32 ffn=32' },
   { 'run race.lua', '--batch=8 --sequence=16 --layers=1 --hidden=32 --ffn=32' },
   { 'bench policy', '--repeats=100' },
+  { 'experiments/paper/report.lua', 'paper breakdown seed_table' },
   { 'bench moe', '--tokens=64 --hidden=32 --ffn=32 --experts=4 --repeats=1' },
 }
 
 --- Commands that no test can run as they stand, and why.
 local LEFT_OUT = {
   { '^%./neap test$', 'it is what runs this' },
-  { '%-%-host', 'needs other hosts' },
-  { '^srun', 'needs Slurm' },
   { '%-%-device=cuda', 'needs a GPU' },
   { '…', 'an abbreviation' },
   { 'COMMAND', 'stands for any command' },
@@ -95,7 +94,8 @@ function document.tasks(path)
   return tasks
 end
 
---- The command as this build runs it: its program for ./neap, busted for ./neap test SPEC.
+--- The command as this build runs it: its program for ./neap, busted for ./neap test SPEC. What
+-- would start on other hosts, or under Slurm, starts on this one.
 local function adapt(command)
   for _, entry in ipairs(SMALLER) do
     if command:find(entry[1], 1, true) then command = command .. ' ' .. entry[2] end
@@ -106,6 +106,7 @@ local function adapt(command)
   command = command:gsub('%./neap test ', './neap lua tests/busted.lua ')
     :gsub('%-%-timeline%-step=%d+', '--timeline-step=3')
   return (command:gsub('%./neap', ("'%s'"):format(program.path))
+    :gsub('%-%-host %S+ ', ''):gsub('^srun .-%-%-mpi=pmix ', 'mpirun -n 4 ')
     :gsub('mpirun ', 'mpirun --oversubscribe '))
 end
 

@@ -13,11 +13,6 @@ Examples:
   neap kernel install --prefix /usr/local     for all
 Then open notebooks/write_a_policy.ipynb in Jupyter, or choose 'Lua (Neap)' for a new notebook.]]
 
-command.examples = [[
-Examples:
-  neap kernel install
-  neap kernel --help]]
-
 local PYTHONS = { '/usr/bin/python3', 'python3' }
 local PROBE = "'%s' -c 'import ipykernel.kernelapp, ipykernel.kernelbase' 2>/dev/null"
 

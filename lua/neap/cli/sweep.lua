@@ -13,7 +13,7 @@ command.examples = [[
 Examples:
   neap sweep experiments/quickstart.lua policies=static,laer,minimax seed=0..4
   neap sweep experiments/quickstart.lua policy=laer,minimax seed=0..4 steps=60 --dry-run
-  neap sweep replay trace=experiments/traces/drift.safetensors policy=static,laer seed=0..4
+  neap sweep replay trace=experiments/traces/e8k2.safetensors,mine.csv slots=2 policy=static,laer
   neap sweep simulate cluster=a100x32 policy=static,laer,neap seed=1..5
   neap sweep experiments/sweeps/policies.lua
   neap sweep experiments/sweeps/policies.lua seed=0..9 --launch='mpirun -n 4'
