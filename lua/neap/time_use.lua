@@ -89,24 +89,38 @@ end
 
 local EXPOSED = { 'tokens', 'unshard', 'reduce', 'other' }
 
---- Mean seconds from the first begin to the last finish of spans of the host in a layer: for so
--- long a GPU's stream waits until counts, layout and split have made the tokens' places. And the
--- sum over layers. Nil on the CPU.
-local function host_gap(ranks)
-  local sum, gaps = 0, 0
-  for _, spans in ipairs(ranks) do
-    local first, last = {}, {}
-    for _, span in ipairs(spans) do
-      if span.name == 'host' and span.layer then
-        first[span.layer] = math.min(first[span.layer] or math.huge, span.begin)
-        last[span.layer] = math.max(last[span.layer] or 0, span.finish)
-      end
-    end
-    for layer, begin in pairs(first) do
-      sum, gaps = sum + last[layer] - begin, gaps + 1
+--- From the first begin to the last finish of a rank's spans of the host, by layer.
+local function gaps_of(spans)
+  local gaps = {}
+  for _, span in ipairs(spans) do
+    if span.name == 'host' and span.layer then
+      local gap = gaps[span.layer] or { begin = math.huge, finish = 0, waited = 0 }
+      gap.begin, gap.finish = math.min(gap.begin, span.begin), math.max(gap.finish, span.finish)
+      gaps[span.layer] = gap
     end
   end
-  if gaps > 0 then return sum / gaps, sum / #ranks end
+  for _, span in ipairs(spans) do
+    local gap = span.name == 'wait' and gaps[span.layer]
+    if gap and span.begin >= gap.begin and span.finish <= gap.finish then
+      gap.waited = gap.waited + span.finish - span.begin
+    end
+  end
+  return gaps
+end
+
+--- For how long a GPU's stream waits in a layer until counts, layout and split have made the
+-- tokens' places, and how much of that it waits for the other ranks' counts: mean seconds over
+-- ranks and layers, and the sum over layers. Nil on the CPU.
+local function host_gap(ranks)
+  local sum, waited, count = 0, 0, 0
+  for _, spans in ipairs(ranks) do
+    local gaps = gaps_of(spans)
+    for _, layer in ipairs(lib.sorted_keys(gaps)) do
+      local gap = gaps[layer]
+      sum, waited, count = sum + gap.finish - gap.begin, waited + gap.waited, count + 1
+    end
+  end
+  if count > 0 then return sum / count, waited / count, sum / #ranks end
 end
 
 --- Of gathered spans: seconds (from the first begin to the last end), compute (seconds of every
@@ -114,7 +128,8 @@ end
 -- covers), busy (of every other stream), exposed (waits by what they wait for). Lists of { name =,
 -- mean = over ranks, most = of the rank with the most, rank = it }. And numbers: computing (mean
 -- seconds over ranks of computation), any_computing (seconds in which at least one rank computes),
--- waiting (mean seconds of waits), and on a GPU host_gap (seconds a layer) and host_gaps (a step).
+-- waiting (mean seconds of waits), and on a GPU host_gap (seconds a layer, of which
+-- host_gap_waits for other ranks' counts) and host_gaps (a step).
 function time_use.summary(ranks)
   local own, busy, exposed, first, last = {}, {}, {}, math.huge, -math.huge
   local intervals, computing, waiting = {}, 0, 0
@@ -130,12 +145,12 @@ function time_use.summary(ranks)
     computing = computing + (own[r][COMPUTED] or 0) / #ranks
     waiting = waiting + (own[r].wait or 0) / #ranks
   end
-  local gap, gaps = host_gap(ranks)
+  local gap, gap_waits, gaps = host_gap(ranks)
   return {
     seconds = math.max(last - first, 0), compute = in_order(own, timeline.names),
     busy = in_order(busy, timeline.streams), exposed = in_order(exposed, EXPOSED),
     computing = computing, any_computing = union(intervals), waiting = waiting,
-    host_gap = gap, host_gaps = gaps,
+    host_gap = gap, host_gap_waits = gap_waits, host_gaps = gaps,
   }
 end
 
@@ -154,8 +169,8 @@ function time_use.text(summary)
   add_rows(rows, 'stream busy: ', summary.busy, summary.seconds)
   local text = text_table.format({ 'span', 'mean ms', 'of step', 'max ms', 'rank' }, rows)
   if not summary.host_gap then return text end
-  return ('%s\na layer waits %.3f ms for the host: counts, split, places'):format(text,
-    summary.host_gap * 1e3)
+  return ("%s\na layer waits %.3f ms for the host, %.3f ms of it for other ranks' counts"):format(
+    text, summary.host_gap * 1e3, summary.host_gap_waits * 1e3)
 end
 
 return time_use

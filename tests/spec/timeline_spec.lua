@@ -115,12 +115,14 @@ describe('timeline', function()
 
   it('tells how long layers wait for the host', function()
     local function host(begin, finish, l) return span('host', begin, finish, { layer = l }) end
-    local ranks = { { span('step', 0, 10), host(1, 1.5, 0), host(2, 2.25, 0), host(4, 5, 1) },
+    local ranks = { { span('step', 0, 10), host(1, 1.5, 0), span('wait', 1.5, 1.75, { layer = 0 }),
+      host(2, 2.25, 0), span('wait', 3, 3.5, { layer = 0 }), host(4, 5, 1) },
       { span('step', 0, 10), host(1, 1.25, 0), host(4, 6, 1) } }
     local summary = time_use.summary(ranks)
     assert.are.equal((1.25 + 1 + 0.25 + 2) / 4, summary.host_gap)
     assert.are.equal((1.25 + 1 + 0.25 + 2) / 2, summary.host_gaps)
-    assert.matches('a layer waits 1125.000 ms for the host', time_use.text(summary))
+    assert.are.equal(0.25 / 4, summary.host_gap_waits)
+    assert.matches('a layer waits 1125.000 ms for the host, 62.500 ms', time_use.text(summary))
   end)
 
   it("adds up a rank's own waits and computation as they are recorded", function()

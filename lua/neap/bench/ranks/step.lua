@@ -128,12 +128,14 @@ local function result_of(p, schedule, record, losses)
     return mean(all, function(s) return s[field] / s.seconds end)
   end
   local gap = mean(all, function(s) return s.host_gap end)
+  local gap_waits = mean(all, function(s) return s.host_gap_waits end)
   local gaps = mean(all, function(s) return s.host_gaps end)
   return {
     schedule = schedule, step_ms = 1e3 * seconds, tokens_per_second = tokens / seconds,
     tflops = tokens * flops_a_token(p) / seconds / 1e12, exposed = share 'waiting',
     utilization = share 'computing', any_rank_computes = share 'any_computing',
-    host_gap_us = gap and 1e6 * gap, host_gap_ms_a_step = gaps and 1e3 * gaps,
+    host_gap_us = gap and 1e6 * gap, host_gap_waits_us = gap and 1e6 * gap_waits,
+    host_gap_ms_a_step = gaps and 1e3 * gaps,
     spans = by_name(all, 'compute'), exposed_by = by_name(all, 'exposed'),
     streams = by_name(all, 'busy'), device_bytes = record.device_bytes,
     first_loss = losses[1], last_loss = losses[losses.count],
@@ -175,10 +177,11 @@ local function print_result(document)
     rows[i] = { r.schedule, ('%.1f'):format(r.step_ms), ('%.0f'):format(r.tokens_per_second),
       ('%.2f'):format(r.tflops), percent(r.exposed), percent(r.utilization),
       percent(r.any_rank_computes), r.host_gap_us and ('%.0f'):format(r.host_gap_us) or '',
+      r.host_gap_us and ('%.0f'):format(r.host_gap_waits_us) or '',
       ('%.2f'):format(r.device_bytes / 1e9) }
   end
   print(text_table.format({ 'schedule', 'step ms', 'tokens/s', 'TFLOP/s', 'exposed %',
-    'utilization %', 'any rank computes %', 'host gap us a layer', 'GB' }, rows))
+    'utilization %', 'any rank computes %', 'host gap us a layer', 'for counts', 'GB' }, rows))
   print_spans(document.schedules)
 end
 
