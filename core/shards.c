@@ -124,7 +124,7 @@ int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int ex
   neap_shards *s = neapi_alloc_zero(sizeof *s, "shards");
   if (!s)
     return NEAP_MEMORY;
-  s->comm = comm;
+  s->comm = s->reduces = comm;
   s->topology = neapi_topology_share(topology);
   s->kernels = kernels;
   s->stats = stats;
@@ -148,6 +148,18 @@ int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int ex
   else
     *out = s;
   return status;
+}
+
+int neap_shards_reduce_over(neap_shards *s, neap_comm *comm)
+{
+  if (!s || !comm || neap_comm_size(comm) != s->ranks || neap_comm_rank(comm) != s->rank)
+    return neapi_fail(
+        NEAP_ARGUMENT,
+        "shards: reduce over a communicator of %d ranks, as rank %d; it must be of the "
+        "same ranks as the store's own",
+        comm ? neap_comm_size(comm) : 0, comm ? neap_comm_rank(comm) : 0);
+  s->reduces = comm;
+  return NEAP_OK;
 }
 
 void neap_shards_close(neap_shards *s)

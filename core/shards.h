@@ -15,6 +15,7 @@ typedef struct {
 
 struct neap_shards {
   neap_comm *comm;
+  neap_comm *reduces; /* comm, or another one for the way back of gradients */
   neap_topology *topology;
   const neapi_kernels *kernels; /* of dtype */
   const neapi_kernels *stats;   /* of stat: what the optimiser and sums of gradients use */

@@ -150,8 +150,9 @@ static int start_part(neap_transfer *t, int id, int32_t chunk, int64_t *total, i
   const neap_message *send = t->send.buffer.data;
   neap_request **requests = t->requests.data;
   neapi_timeline_purpose(id, t->reduces ? NEAP_REDUCE : NEAP_UNSHARD, chunk);
-  int status = neap_comm_exchange_start(s->comm, send, t->send.count, t->recv.buffer.data,
-                                        t->recv.count, &requests[t->exchanges]);
+  int status =
+      neap_comm_exchange_start(t->reduces ? s->reduces : s->comm, send, t->send.count,
+                               t->recv.buffer.data, t->recv.count, &requests[t->exchanges]);
   if (status)
     return status;
   t->exchanges++;

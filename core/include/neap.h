@@ -71,11 +71,11 @@ NEAP_API int32_t neap_processors(void);
 NEAP_API int32_t neap_device_count(void);
 /* The calling thread computes on a GPU from now on, or with -1 on the CPU, which it does at first.
  * Threads may share a GPU; each has a stream of its own. What is opened on a GPU is used and closed
- * by threads that use that GPU. On a GPU, tensors of reals (F32, BF16) are in its memory and those of
- * integers in page-locked host memory; operations return when they are enqueued, apart from those
- * that give a number to the caller; transfers and exchanges between ranks start when what came
- * before them on the starter's stream is done. F64 is there for exact sums alone.
- * Errors: ABSENT, SYSTEM. */
+ * by threads that use that GPU. On a GPU, tensors of reals (F32, BF16) are in its memory and those
+ * of integers in page-locked host memory; operations return when they are enqueued, apart from
+ * those that give a number to the caller; transfers and exchanges between ranks start when what
+ * came before them on the starter's stream is done. F64 is there for exact sums alone. Errors:
+ * ABSENT, SYSTEM. */
 NEAP_API int neap_device_use(int32_t ordinal);
 /* Waits for what the calling thread has enqueued. Errors: SYSTEM, if any of it failed. */
 NEAP_API int neap_device_wait(void);
@@ -357,11 +357,12 @@ NEAP_API int neap_tensor_copy(neap_tensor *to, int64_t to_offset, const neap_ten
 /* ---- operations over tensors -----------------------------------------------------------------
  */
 
-/* All are local and block; results are written only if shapes fit. T: tokens (rows), reals: F32, F64
- * or BF16, the same for all tensors of a call, but for those marked "stat" (statistics, logits and
- * gradients of parameters), which beside BF16 are F32. Arithmetic is stat's. Errors: SHAPE, naming operation and argument, what it
- * is and what was expected; ARGUMENT. Outputs and inputs must not overlap, unless said otherwise.
- * Forward results and input gradients of a token do not depend on the other tokens of a call. */
+/* All are local and block; results are written only if shapes fit. T: tokens (rows), reals: F32,
+ * F64 or BF16, the same for all tensors of a call, but for those marked "stat" (statistics, logits
+ * and gradients of parameters), which beside BF16 are F32. Arithmetic is stat's. Errors: SHAPE,
+ * naming operation and argument, what it is and what was expected; ARGUMENT. Outputs and inputs
+ * must not overlap, unless said otherwise. Forward results and input gradients of a token do not
+ * depend on the other tokens of a call. */
 
 /* y = x w. x (T, K), w (K, N), y (T, N) of x's dtype or stat. */
 NEAP_API int neap_op_linear(const neap_tensor *x, const neap_tensor *w, neap_tensor *y);
@@ -399,7 +400,8 @@ NEAP_API int neap_op_rotary(neap_tensor *x, int32_t heads, const neap_tensor *ta
 
 /* Causal attention within each sequence of `sequence` rows, scaled by 1 / sqrt(D).
  * qkv (T, (heads + 2 kv_heads) x D): queries, keys, values; kv_heads divides heads, sequence
- * divides T. out (T, heads x D), lse (T, heads) stat: log-sum-exp of the scores, for the gradient. */
+ * divides T. out (T, heads x D), lse (T, heads) stat: log-sum-exp of the scores, for the gradient.
+ */
 NEAP_API int neap_op_attention(const neap_tensor *qkv, int32_t heads, int32_t kv_heads,
                                int64_t sequence, neap_tensor *out, neap_tensor *lse);
 NEAP_API int neap_op_attention_grad(const neap_tensor *qkv, const neap_tensor *out,
@@ -407,8 +409,9 @@ NEAP_API int neap_op_attention_grad(const neap_tensor *qkv, const neap_tensor *o
                                     int32_t kv_heads, int64_t sequence, neap_tensor *dqkv);
 
 /* loss = log-sum-exp(logits) - logits[target]; dlogits = factor x its gradient. logits (T, V) and
- * loss (T) F32 or F64, dlogits (T, V) of the same or, with F32, BF16; target I32 (T). A target below 0 does not count: loss and gradient are 0.
- * loss or dlogits may be NULL; dlogits may be logits. */
+ * loss (T) F32 or F64, dlogits (T, V) of the same or, with F32, BF16; target I32 (T). A target
+ * below 0 does not count: loss and gradient are 0. loss or dlogits may be NULL; dlogits may be
+ * logits. */
 NEAP_API int neap_op_cross_entropy(const neap_tensor *logits, const neap_tensor *target,
                                    double factor, neap_tensor *loss, neap_tensor *dlogits);
 
@@ -500,13 +503,16 @@ typedef struct {
  * comm: of the topology's ranks; used in the order of calls, so that whatever should run beside it
  * needs a communicator of its own; not closed before the last collective call.
  * dtype: of working parameters, F32, F64 or BF16. Master parameters, moments and gradients are of
- * dtype too, but F32 where it is BF16: then unshard moves half the bytes of reduce, since a gradient
- * travels as it was summed and is rounded by no one but its owner's sum. exact: gradients to reduce
- * are F64, added in double and rounded once.
- * sizes[experts]: elements of each expert, >= 1. group: ranks of a shard group, or see above.
- * Errors: ARGUMENT. */
+ * dtype too, but F32 where it is BF16: then unshard moves half the bytes of reduce, since a
+ * gradient travels as it was summed and is rounded by no one but its owner's sum. exact: gradients
+ * to reduce are F64, added in double and rounded once. sizes[experts]: elements of each expert,
+ * >= 1. group: ranks of a shard group, or see above. Errors: ARGUMENT. */
 NEAP_API int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int exact,
                               const int64_t *sizes, int32_t group, neap_shards **out);
+/* Gradients come back over this communicator from now on, so that they do not wait for unshards nor
+ * unshards for them. comm: as for open, of the same ranks; not closed before the last reduce.
+ * Local. Errors: ARGUMENT. */
+NEAP_API int neap_shards_reduce_over(neap_shards *shards, neap_comm *comm);
 /* Local; waits for transfers under way. */
 NEAP_API void neap_shards_close(neap_shards *shards);
 /* Elements of the largest expert: what a slot takes in buffers. */
@@ -518,8 +524,8 @@ NEAP_API int64_t neap_shards_count(const neap_shards *shards);
  * normal(seed, stream, 0 to count - 1), whatever the number of ranks. Local; a refresh follows. */
 NEAP_API int neap_shards_normal(neap_shards *shards, int32_t expert, int64_t first, int64_t count,
                                 uint64_t seed, uint64_t stream, double scale);
-/* value: the whole expert, (size) of the master's dtype. set is local, each rank taking its range; a refresh
- * follows a set of parameters. get is collective and gives every rank the whole. */
+/* value: the whole expert, (size) of the master's dtype. set is local, each rank taking its range;
+ * a refresh follows a set of parameters. get is collective and gives every rank the whole. */
 NEAP_API int neap_shards_set(neap_shards *shards, int part, int32_t expert,
                              const neap_tensor *value);
 NEAP_API int neap_shards_get(neap_shards *shards, int part, int32_t expert, neap_tensor *value);
@@ -533,8 +539,9 @@ NEAP_API int neap_shards_unshard_start(neap_shards *shards, const neap_layout *l
                                        neap_tensor *buffer, int32_t parts, neap_transfer **out);
 /* The way back of gradients: every owner adds what the replicas of an expert hold for its range,
  * in the order of slots, and puts the sum into its gradient, or with accumulate adds it to that.
- * gradients: as buffer of unshard, but of the master's dtype, or F64 if exact. slot_tokens[S]: the same on all ranks; slots
- * without tokens are left out, and their rows may hold anything. Collective. */
+ * gradients: as buffer of unshard, but of the master's dtype, or F64 if exact. slot_tokens[S]: the
+ * same on all ranks; slots without tokens are left out, and their rows may hold anything.
+ * Collective. */
 NEAP_API int neap_shards_reduce_start(neap_shards *shards, const neap_layout *layout,
                                       const neap_tensor *gradients, const int64_t *slot_tokens,
                                       int accumulate, neap_transfer **out);
@@ -624,12 +631,12 @@ NEAP_API int neap_moe_forward(neap_moe *moe, const neap_tensor *weights, neap_tr
                               neap_tensor *y);
 /* dy: (T, H). Starts to send what the experts' backward needs. */
 NEAP_API int neap_moe_backward_dispatch(neap_moe *moe, const neap_tensor *dy);
-/* x, router: as in route; weights, arriving: as in forward. gradients: as weights, but as neap_shards_reduce_start
- * takes them; a
- * slot with tokens gets its expert's gradient from them, one without is left alone. dx: (T, H),
- * written. drouter: (H, E), of gradients' dtype; this rank's part is added. Exact parts may be added up
- * over ranks in any order in double, if drouter was 0 before; of either factor of a product about
- * (53 - log2 of all tokens) / 2 bits of its column's maximum count. */
+/* x, router: as in route; weights, arriving: as in forward. gradients: as weights, but as
+ * neap_shards_reduce_start takes them; a slot with tokens gets its expert's gradient from them, one
+ * without is left alone. dx: (T, H), written. drouter: (H, E), of gradients' dtype; this rank's
+ * part is added. Exact parts may be added up over ranks in any order in double, if drouter was 0
+ * before; of either factor of a product about (53 - log2 of all tokens) / 2 bits of its column's
+ * maximum count. */
 NEAP_API int neap_moe_backward(neap_moe *moe, const neap_tensor *x, const neap_tensor *router,
                                const neap_tensor *weights, neap_transfer *arriving,
                                neap_tensor *gradients, neap_tensor *dx, neap_tensor *drouter);

@@ -25,7 +25,7 @@ local PARTS = {
   moment2 = C.NEAP_SHARD_MOMENT2, gradient = C.NEAP_SHARD_GRADIENT,
 }
 local GROUPS = { all = C.NEAP_GROUP_ALL, node = C.NEAP_GROUP_NODE }
-local OPTIONS = { 'comm', 'topology', 'dtype', 'exact', 'sizes', 'group' }
+local OPTIONS = { 'comm', 'reduces', 'topology', 'dtype', 'exact', 'sizes', 'group' }
 
 local out_shards = ffi.new 'neap_shards *[1]'
 local out_transfer = ffi.new 'neap_transfer *[1]'
@@ -55,9 +55,10 @@ local function check_options(given)
 end
 
 --- comm: a communicator of the topology's ranks, for this store's transfers (stores that take turns
--- may share one). sizes: parameters of each expert, a list. dtype: of what unshard brings, 'f32'
--- (default), 'f64' or 'bf16'; beside bf16, master parameters, moments and gradients are f32. exact:
--- gradients to reduce are F64. group: 'all' (default), 'node' or ranks a shard group.
+-- may share one). reduces: another one, for gradients, which then need not wait for unshards.
+-- sizes: parameters of each expert, a list. dtype: of what unshard brings, 'f32' (default), 'f64'
+-- or 'bf16'; beside bf16, master parameters, moments and gradients are f32. exact: gradients to
+-- reduce are F64. group: 'all' (default), 'node' or ranks a shard group.
 function shards.open(options)
   check_options(options)
   local topology, dtype = options.topology, options.dtype or 'f32'
@@ -71,6 +72,7 @@ function shards.open(options)
     type(group) == 'number' and group or lookup(GROUPS, 'shard group', group), out_shards), 2)
   local self = lib.handle(Shards, out_shards[0], C.neap_shards_close)
   self.comm, self.dtype, self.exact, self.pending = options.comm, dtype, options.exact, {}
+  if options.reduces then check(C.neap_shards_reduce_over(self.ptr, options.reduces.ptr), 2) end
   return self
 end
 

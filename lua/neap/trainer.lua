@@ -165,8 +165,8 @@ end
 
 --- Seconds that this rank's callers have waited for any communication so far.
 function Trainer:waiting()
-  local sum = self.session:waited()
-  for _, comm in ipairs { self.comm, self.model.comm.tokens, self.model.comm.shards } do
+  local sum, own = self.session:waited(), self.model.comm
+  for _, comm in ipairs { self.comm, own.tokens, own.shards, own.reduces } do
     sum = sum + C.neap_comm_seconds_waited(comm.ptr)
   end
   return sum

@@ -69,7 +69,8 @@ function Transformer.new(given)
   local o = take_options(given)
   local self = setmetatable({ options = o, session = o.session, schedule = o.schedule, blocks = {},
     experts = {}, stores = {} }, Transformer)
-  self.comm = { tokens = o.comm:duplicate(), shards = o.comm:duplicate() }
+  self.comm = { tokens = o.comm:duplicate(), shards = o.comm:duplicate(),
+    reduces = o.comm:duplicate() }
   self.tokens = o.batch * o.sequence
   self.parameters = Parameters.new { comm = o.comm, dtype = o.dtype, exact = o.exact,
     seed = o.seed }
@@ -114,8 +115,8 @@ function Transformer:open_experts(o, ffn)
       top_k = o.top_k, dtype = o.dtype, renormalise = o.renormalise, exact = o.exact,
       chunks = o.schedule.chunks, hold_combine = o.schedule.hold_combine, aux_loss = o.aux_loss,
       ffn = ffn }
-    self.stores[l] = shards.open { comm = self.comm.shards, topology = o.topology, dtype = o.dtype,
-      exact = o.exact, sizes = sizes, group = o.group }
+    self.stores[l] = shards.open { comm = self.comm.shards, reduces = self.comm.reduces,
+      topology = o.topology, dtype = o.dtype, exact = o.exact, sizes = sizes, group = o.group }
     draw(self.stores[l], l, o, ffn)
   end
   self.pipeline = Pipeline.new { stores = self.stores, schedule = o.schedule, dtype = o.dtype,
@@ -202,6 +203,7 @@ function Transformer:close()
   end
   self.comm.tokens:close()
   self.comm.shards:close()
+  self.comm.reduces:close()
   self.parameters, self.pipeline, self.blocks, self.embed = nil, nil, nil, nil
   self.norm, self.head, self.criterion = nil, nil, nil
 end
