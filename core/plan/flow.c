@@ -213,6 +213,9 @@ int64_t neapi_flow_fill_node(neapi_flow *f, int32_t node)
 
 void neapi_flow_pool(neapi_flow *f)
 {
+  f->grouped = false;
+  for (int32_t k = 0; k < f->groups; k++)
+    f->grouped |= f->supply[k] > 0;
   for (int32_t e = 0; e < f->topology->experts; e++) {
     f->excess[e] = f->outside[e];
     for (int32_t k = f->expert_group[e]; k < f->expert_group[e + 1]; k++)
@@ -288,7 +291,8 @@ int64_t neapi_flow_spread(neapi_flow *f, bool cheap)
   int64_t moved = 1;
   int32_t sources;
   pour_pools(f);
-  squeeze_pools(f);
+  if (f->grouped)
+    squeeze_pools(f);
   f->pooled = true;
   f->cheap = cheap;
   int64_t stuck = pool_left(f, &sources);

@@ -32,6 +32,7 @@ typedef struct {
   int64_t *room;         /* [ranks] */
   /* Of one search. */
   bool pooled;     /* the pools take part */
+  bool grouped;    /* some work is in groups, not outside */
   bool weighted;   /* weights differ */
   bool cheap;      /* leaving counts */
   int32_t degree;  /* only groups whose expert has this weight are sources; 0: all */

@@ -69,6 +69,8 @@ static void relax_to_rank(neapi_flow *f, line *q, int32_t rank)
     int32_t group = f->group_of[s], expert = f->layout->expert_of[s];
     if (f->pooled)
       relax(f, q, neapi_flow_pool_of(f, expert), next);
+    if (f->pooled && !f->grouped)
+      continue;
     if (neapi_flow_is_vertex(f, group)) {
       relax(f, q, neapi_flow_group(f, group), next);
     } else if (f->leaving && f->left[group]) {

@@ -43,7 +43,7 @@ static void choose_start(neapi_neap *n, const neap_layout *previous)
 static bool compare(neapi_neap *n, double *cost)
 {
   bool balanced;
-  double now = neapi_neap_judge(n, &balanced);
+  double now = neapi_neap_judge(n, *cost, &balanced);
   if (now < *cost) {
     *cost = now;
     memcpy(n->best, n->expert_of, sizeof *n->best * n->topology->slots);
@@ -51,13 +51,12 @@ static bool compare(neapi_neap *n, double *cost)
   return balanced;
 }
 
-/* Searches, where nodes can hold all experts; with more weight on risk as long as the outcome is
- * not balanced. The greedy layout is in the contest, too. */
-static bool contest(neapi_neap *n, const neapi_plan_input *input, double *cost)
+/* Searches with more and more weight on risk, as long as the outcome is not balanced. The greedy
+ * layout is in the contest, too. Returns whether the winner, in n->best, is balanced. */
+static bool contest(neapi_neap *n, const neapi_plan_input *input)
 {
   uint64_t bytes = sizeof *n->expert_of * n->topology->slots;
-  if (!n->whole)
-    return compare(n, cost);
+  double cost = INFINITY;
   memcpy(n->rival, n->expert_of, bytes);
   choose_start(n, input->previous);
   memcpy(n->start, n->expert_of, bytes);
@@ -65,28 +64,52 @@ static bool contest(neapi_neap *n, const neapi_plan_input *input, double *cost)
   for (int32_t i = 0; i < SEARCHES && !done; i++, n->caution *= 4) {
     memcpy(n->expert_of, n->start, bytes);
     neapi_neap_search(n, input->parameter[EFFORT]);
-    done = compare(n, cost);
+    done = compare(n, &cost);
   }
   memcpy(n->expert_of, n->rival, bytes);
-  return done || compare(n, cost);
+  return done || compare(n, &cost);
+}
+
+/* 0 to 1: how much depends on the samples. All where nodes have hardly more slots than experts;
+ * else by how much loads changed of late. */
+static double restlessness(const neapi_neap *n)
+{
+  const neap_topology *t = n->topology;
+  double sum = 0;
+  for (int32_t e = 0; e < t->experts; e++)
+    sum += n->total[e] * n->drift[e];
+  if (n->whole && t->slots < 1.5 * t->nodes * t->experts)
+    return 1;
+  return fmin(fmax(sum / t->ranks / 0.2 - 1, 0), 1);
+}
+
+/* The forecast and disturbed ones: as many as the parameter says, and that many times more, as far
+ * as the number of slots allows. */
+static void draw(neapi_neap *n, const neapi_plan_input *input, double times)
+{
+  double samples = input->parameter[SAMPLES];
+  double more = fmin(times * samples, 4096.0 / n->topology->slots);
+  neapi_neap_draw(n, 1 + (int32_t)fmin(samples + more, NEAPI_SAMPLES - 1));
 }
 
 /* Where no layout is balanced for all samples, small differences decide: over more samples, and as
  * many flows as the number of slots allows. */
 static void repair(neapi_neap *n, const neapi_plan_input *input)
 {
-  double slots = n->topology->slots, samples = input->parameter[SAMPLES];
-  double more = fmin(3 * samples, samples + 4096 / slots);
-  neapi_neap_draw(n, 1 + (int32_t)fmin(more, NEAPI_SAMPLES - 1));
-  neapi_neap_repair(n, 8 + (int32_t)fmin(input->parameter[EFFORT] / 4, 32768 / slots));
+  double slots = n->topology->slots;
+  draw(n, input, fmax(2, 4 * restlessness(n)));
+  neapi_neap_repair(n, 8 + (int32_t)fmin(input->parameter[EFFORT] / 8, 32768 / slots));
 }
 
+/* A search, where nodes can hold all experts, and a repair of what is not balanced then. */
 static void improve(neapi_neap *n, const neapi_plan_input *input)
 {
-  double cost = INFINITY;
-  neapi_neap_draw(n, 1 + input->parameter[SAMPLES]);
-  bool done = contest(n, input, &cost);
-  memcpy(n->expert_of, n->best, sizeof *n->expert_of * n->topology->slots);
+  bool done = false;
+  if (n->whole) {
+    draw(n, input, 4 * restlessness(n));
+    done = contest(n, input);
+    memcpy(n->expert_of, n->best, sizeof *n->expert_of * n->topology->slots);
+  }
   if (!done)
     repair(n, input);
 }

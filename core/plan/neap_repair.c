@@ -24,6 +24,7 @@ enum { CANDIDATES = 4 };
  * only what whole nodes lack is left to the flow: less uncertain. */
 void neapi_neap_draw(neapi_neap *n, int32_t samples)
 {
+  memset(n->tight, 0, (int64_t)samples * n->topology->experts);
   n->samples = samples;
   int32_t experts = n->topology->experts;
   double least = n->whole ? 0.15 : 0.25;
@@ -47,24 +48,25 @@ static void index_layout(neapi_neap *n)
   memset(n->flow.supply, 0, sizeof *n->flow.supply * n->flow.groups);
 }
 
-static void start_flow(neapi_neap *n, const double *work)
+static void start_flow(neapi_neap *n, const double *work, double bound)
 {
   neapi_flow *f = &n->flow;
   for (int32_t e = 0; e < f->topology->experts; e++)
     f->outside[e] = work[e] * UNITS;
   for (int32_t r = 0; r < f->topology->ranks; r++)
-    f->room[r] = n->speed[r] * UNITS + 1;
+    f->room[r] = bound * n->speed[r] * UNITS + 1;
   f->leaving = false;
   neapi_flow_reset(f);
   neapi_flow_pool(f);
 }
 
-/* The experts confined by a cut that have most work; returns how many. */
-static int32_t confined(const neapi_neap *n, const double *work, int32_t *experts)
+/* The experts of a cut that have most work; returns how many. */
+static int32_t heaviest(const neapi_neap *n, const double *work, const uint8_t *tight,
+                        int32_t *experts)
 {
   int32_t count = 0;
   for (int32_t e = 0; e < n->topology->experts; e++) {
-    if (!neapi_flow_confines(&n->flow, e))
+    if (!tight[e])
       continue;
     int32_t i = count < CANDIDATES ? count++ : CANDIDATES;
     for (; i > 0 && work[e] > work[experts[i - 1]]; i--)
@@ -76,24 +78,59 @@ static int32_t confined(const neapi_neap *n, const double *work, int32_t *expert
   return count;
 }
 
-/* Least max load of a sample, in the work of a mean rank. Leaves the last cut in n->member and its
- * heaviest experts in n->confined. */
-static double least_max(neapi_neap *n, const double *work)
+/* Least max load that a set of experts allows, be the other ranks as empty as they may; 0 if it is
+ * empty. Marks its ranks in n->member. */
+static double load_of(neapi_neap *n, const double *work, const uint8_t *tight)
+{
+  const neapi_flow *f = &n->flow;
+  double sum = 0, speed = 0;
+  memset(n->member, 0, f->topology->ranks);
+  for (int32_t e = 0; e < f->topology->experts; e++) {
+    if (!tight[e])
+      continue;
+    sum += work[e];
+    for (int32_t i = n->draft.first[e]; i < n->draft.first[e + 1]; i++) {
+      speed += n->member[f->rank_at[i]] ? 0 : n->speed[f->rank_at[i]];
+      n->member[f->rank_at[i]] = 1;
+    }
+  }
+  return sum > 0 ? sum / speed : 0;
+}
+
+/* What no split of a sample can be below, as far as the experts tell that decided it for the layout
+ * before. Marks their ranks in n->member. */
+static double floor_of(neapi_neap *n, int32_t sample)
+{
+  int64_t first = (int64_t)sample * n->topology->experts;
+  double load = load_of(n, n->sample + first, n->tight + first);
+  return load > 1 + TOLERANCE ? load : 1;
+}
+
+/* Least max load of a sample, in the work of a mean rank: from floor_of up, by Newton steps. Leaves
+ * the ranks that decide it in n->member, if floor_of did not, and the heaviest experts that live
+ * only there in n->confined. */
+static double least_max(neapi_neap *n, int32_t sample, double bound)
 {
   neapi_flow *f = &n->flow;
-  double bound = 1, next;
-  start_flow(n, work);
+  const double *work = n->sample + (int64_t)sample * n->topology->experts;
+  uint8_t *tight = n->tight + (int64_t)sample * n->topology->experts;
+  double next;
+  start_flow(n, work, bound);
   for (n->flows--; neapi_flow_spread(f, false); n->flows--, bound = next) {
     double units = neapi_flow_cut(f, n->member), speed = 0;
-    n->confine_count = confined(n, work, n->confined);
+    for (int32_t e = 0; e < f->topology->experts; e++)
+      tight[e] = neapi_flow_confines(f, e);
     for (int32_t r = 0; r < f->topology->ranks; r++)
       speed += n->member[r] ? n->speed[r] : 0;
     next = units / UNITS / speed;
-    if (next < bound + TOLERANCE)
-      return next;
+    if (next < bound + TOLERANCE) {
+      bound = next;
+      break;
+    }
     for (int32_t r = 0; r < f->topology->ranks; r++)
       f->room[r] += (next - bound) * n->speed[r] * UNITS + 1;
   }
+  n->confine_count = bound > 1 ? heaviest(n, work, tight, n->confined) : 0;
   return bound;
 }
 
@@ -102,19 +139,24 @@ static double least_max(neapi_neap *n, const double *work)
 static double layout_cost(neapi_neap *n, double limit, int32_t *worst)
 {
   int32_t samples = n->samples;
-  double sum = 0, largest = 0, leaving = n->leaving * n->toll;
+  double sum = 0, largest = 0, leaving = n->leaving * n->toll, floor[NEAPI_SAMPLES];
   index_layout(n);
   for (int32_t i = 0; i < samples; i++) {
-    double least = least_max(n, n->sample + (int64_t)i * n->topology->experts);
-    sum += least;
-    if (least > largest) {
+    sum += floor[i] = floor_of(n, i);
+    largest = fmax(largest, floor[i]);
+  }
+  for (int32_t i = 0; i < samples; i++) {
+    if (sum / samples + WORST * largest + leaving >= limit)
+      return INFINITY;
+    double least = least_max(n, i, floor[i]);
+    sum += least - floor[i];
+    if (least >= largest) {
       largest = least;
       *worst = i;
     }
-    if ((sum + samples - i - 1) / samples + WORST * largest + leaving >= limit)
-      return INFINITY;
   }
-  return sum / samples + WORST * largest + leaving;
+  double cost = sum / samples + WORST * largest + leaving;
+  return cost < limit ? cost : INFINITY;
 }
 
 /* Cost of the layout if all samples could be split evenly. */
@@ -233,6 +275,7 @@ static bool try(neapi_neap *n, change c, double *cost, int32_t *worst)
     return false;
   int32_t old = n->expert_of[c.slot], now = *worst;
   double limit = *cost - LEAST_GAIN * (*cost - ideal(n));
+  n->flows--;
   put(n, c.slot, c.expert);
   if (c.other >= 0)
     put(n, c.other, old);
@@ -253,8 +296,7 @@ static bool improve(neapi_neap *n, double *cost, int32_t *worst)
 {
   const double *work = n->sample + (int64_t)*worst * n->topology->experts;
   index_layout(n);
-  n->confine_count = 0;
-  least_max(n, work);
+  least_max(n, *worst, floor_of(n, *worst));
   change list[3 * CANDIDATES];
   int32_t count = 0;
   for (int32_t i = 0; i < n->confine_count; i++) {
@@ -284,11 +326,11 @@ static void count_replicas(neapi_neap *n)
       n->leaving += *neapi_neap_on_node(n, g, e) ? 0 : n->load[(int64_t)g * t->experts + e];
 }
 
-double neapi_neap_judge(neapi_neap *n, bool *done)
+double neapi_neap_judge(neapi_neap *n, double limit, bool *done)
 {
   int32_t worst = 0;
   count_replicas(n);
-  double cost = layout_cost(n, INFINITY, &worst);
+  double cost = layout_cost(n, limit, &worst);
   *done = balanced(n, cost);
   return cost;
 }

@@ -74,6 +74,7 @@ static void lay_out(neapi_neap *n)
   n->work = take(n, 4ll * t->experts);
   n->variance = take(n, 4ll * t->experts);
   n->sample = take(n, 8ll * NEAPI_SAMPLES * t->experts);
+  n->tight = take(n, (int64_t)NEAPI_SAMPLES * t->experts);
   n->member = take(n, t->ranks);
   n->draft.expert_of = take(n, 4ll * t->slots);
   n->draft.first = take(n, 4ll * t->experts + 4);

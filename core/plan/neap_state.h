@@ -63,6 +63,7 @@ typedef struct {
   /* Of the repair. */
   neapi_flow flow;
   double *sample;                     /* [samples][experts] */
+  uint8_t *tight;                     /* [samples][experts] of the last cut of a sample */
   int32_t flows;                      /* that may still be looked for */
   int32_t confined[4], confine_count; /* heaviest experts of a cut */
   double leaving;                     /* work that has no replica on its node */
@@ -84,9 +85,9 @@ double neapi_neap_cost(neapi_neap *n);
 void neapi_neap_search(neapi_neap *n, double effort);
 /* Draws the samples that judge and repair look at: the forecast, and that disturbed. */
 void neapi_neap_draw(neapi_neap *n, int32_t samples);
-/* What the layout costs: least max loads of the samples, and work that leaves its node. Balanced:
- * every sample can be split evenly. */
-double neapi_neap_judge(neapi_neap *n, bool *balanced);
+/* What the layout costs: least max loads of the samples, and work that leaves its node; INFINITY if
+ * that is not below limit. Balanced: every sample can be split evenly. */
+double neapi_neap_judge(neapi_neap *n, double limit, bool *balanced);
 /* Changes the layout as long as that makes it cheaper; flows: how many may be looked for. */
 void neapi_neap_repair(neapi_neap *n, int32_t flows);
 
