@@ -6,21 +6,49 @@
 
 #include <string.h>
 
+/* By place: layers of one thread may be on different devices. */
+static _Thread_local neapi_experts_room *rooms[NEAPI_PINNED + 1];
+
+static neapi_experts_room *share_room(void)
+{
+  neapi_place place = neapi_place_of_reals();
+  neapi_experts_room **room = &rooms[place];
+  if (!*room)
+    *room = neapi_alloc_zero(sizeof **room, "experts");
+  if (!*room)
+    return NULL;
+  (*room)->activation.place = (*room)->slope.place = place;
+  (*room)->users++;
+  return *room;
+}
+
+static void leave_room(neapi_experts_room *room)
+{
+  if (!room || --room->users)
+    return;
+  if (rooms[room->slope.place] == room)
+    rooms[room->slope.place] = NULL;
+  neapi_buffer_free(&room->activation);
+  neapi_buffer_free(&room->slope);
+  free(room);
+}
+
 int neapi_experts_open(neapi_experts *x, const neapi_kernels *kernels, int64_t hidden,
                        int32_t count, const int64_t *ffn, int32_t slots)
 {
   *x = (neapi_experts){.kernels = kernels, .hidden = hidden, .experts = count, .slots = slots};
-  neapi_place place = neapi_place_of_reals();
-  x->gate_up.place = x->activation.place = x->slope.place = place;
-  x->left.place = x->right.place = place;
+  x->gate_up.place = x->left.place = x->right.place = neapi_place_of_reals();
   x->ffn = neapi_alloc(count * 8ll, "experts");
   x->columns_at = neapi_alloc(count * 8ll + 8, "experts");
   x->batches = neapi_alloc_zero(slots * (int64_t)sizeof *x->batches, "experts");
-  if (!x->ffn || !x->columns_at || !x->batches)
+  x->room = share_room();
+  if (!x->ffn || !x->columns_at || !x->batches || !x->room)
     return NEAP_MEMORY;
+  x->one_ffn = count ? ffn[0] : 0;
   x->columns_at[0] = 0;
   for (int32_t e = 0; e < count; e++) {
     x->ffn[e] = ffn[e];
+    x->one_ffn = ffn[e] == x->one_ffn ? x->one_ffn : 0;
     x->columns_at[e + 1] = x->columns_at[e] + 2 * hidden + 3 * ffn[e];
     int64_t size = 3 * hidden * ffn[e];
     x->stride = size > x->stride ? size : x->stride;
@@ -31,8 +59,7 @@ int neapi_experts_open(neapi_experts *x, const neapi_kernels *kernels, int64_t h
 void neapi_experts_close(neapi_experts *x)
 {
   neapi_buffer_free(&x->gate_up);
-  neapi_buffer_free(&x->activation);
-  neapi_buffer_free(&x->slope);
+  leave_room(x->room);
   neapi_buffer_free(&x->left);
   neapi_buffer_free(&x->right);
   free(x->ffn);
@@ -53,77 +80,32 @@ int neapi_experts_plan(neapi_experts *x, const int32_t *expert_of, const int64_t
   int64_t element = x->kernels->size;
   int status = neapi_buffer_reserve(&x->gate_up, 2 * at * element, "experts");
   if (!status)
-    status = neapi_buffer_reserve(&x->activation, at * element, "experts");
+    status = neapi_buffer_reserve(&x->room->activation, at * element, "experts");
   if (!status)
-    status = neapi_buffer_reserve(&x->slope, largest * element, "experts");
+    status = neapi_buffer_reserve(&x->room->slope, largest * element, "experts");
   return status;
 }
 
 /* ---- one slot ------------------------------------------------------------------------------ */
 
-/* Everything that belongs to one slot. */
+/* Everything that belongs to one slot, for its exact gradients. */
 typedef struct {
   const neapi_kernels *k;
   int64_t rows, h, f;
-  const char *w1, *w2; /* (H, 2F), (F, H) */
-  const char *in;      /* (rows, H) */
-  char *gate_up;       /* (rows, 2F) */
-  char *activation;    /* (rows, F) */
-  char *out;           /* (rows, H) */
+  const char *in, *out;             /* (rows, H) */
+  const char *gate_up, *activation; /* (rows, 2F), (rows, F) */
 } slot;
 
-static slot slot_of(const neapi_experts *x, int32_t i, const void *weights, const void *in,
-                    const void *out)
+static slot slot_of(const neapi_experts *x, int32_t i, const void *in, const void *out)
 {
   const neapi_batch *b = &x->batches[i];
   int64_t element = x->kernels->size, row = b->first * x->hidden * element;
   slot s = {.k = x->kernels, .rows = b->rows, .h = x->hidden, .f = b->ffn};
-  if (weights)
-    s.w1 = (const char *)weights + i * x->stride * element;
-  if (weights)
-    s.w2 = s.w1 + 2 * s.h * s.f * element;
   s.in = (const char *)in + row;
-  s.out = (char *)out + row;
-  s.gate_up = (char *)x->gate_up.data + 2 * b->hidden_at * element;
-  s.activation = (char *)x->activation.data + b->hidden_at * element;
+  s.out = (const char *)out + row;
+  s.gate_up = (const char *)x->gate_up.data + 2 * b->hidden_at * element;
+  s.activation = (const char *)x->room->activation.data + b->hidden_at * element;
   return s;
-}
-
-static int forward(const slot *s)
-{
-  int64_t h = s->h, f = s->f;
-  int result = s->k->gemm(s->rows, 2 * f, h, s->in, h, 0, s->w1, 2 * f, 0, s->gate_up, 2 * f, 0,
-                          neapi_stream());
-  if (!result)
-    result = s->k->swiglu(s->rows, f, s->gate_up, s->activation, neapi_stream());
-  if (!result)
-    result =
-        s->k->gemm(s->rows, h, f, s->activation, f, 0, s->w2, h, 0, s->out, h, 0, neapi_stream());
-  return result;
-}
-
-/* in here: the gradient of in, written; out: that of out. */
-static int backward(const slot *s, void *slope)
-{
-  int64_t h = s->h, f = s->f;
-  int result = s->k->gemm(s->rows, f, h, s->out, h, 0, s->w2, h, 1, slope, f, 0, neapi_stream());
-  if (!result)
-    result = s->k->swiglu_backward(s->rows, f, s->gate_up, slope, s->gate_up, neapi_stream());
-  if (!result)
-    result = s->k->gemm(s->rows, h, 2 * f, s->gate_up, 2 * f, 0, s->w1, 2 * f, 1, (char *)s->in, h,
-                        0, neapi_stream());
-  return result;
-}
-
-static int gradients(const slot *s, char *row)
-{
-  int64_t h = s->h, f = s->f;
-  int result =
-      s->k->gemm_tn(s->rows, h, 2 * f, s->in, h, s->gate_up, 2 * f, row, 2 * f, 0, neapi_stream());
-  if (!result)
-    result = s->k->gemm_tn(s->rows, f, h, s->activation, f, s->out, h,
-                           row + 2 * h * f * s->k->stat_size, h, 0, neapi_stream());
-  return result;
 }
 
 static int maxima(const slot *s, double *max)
@@ -168,52 +150,54 @@ static int exact_gradients(const slot *s, const double *grid, double *left, doub
 
 /* ---- all slots ----------------------------------------------------------------------------- */
 
-/* Operations of one product of a slot's rows with all of its expert's parameters. */
-static double product_flops(const slot *s)
+/* Slots from to end - 1; counts the operations of one product of their rows with all of their
+ * experts' parameters. */
+static neapi_slots take_slots(neapi_experts *x, int32_t from, int32_t end)
 {
-  return 6.0 * (double)s->rows * (double)s->h * (double)s->f;
+  for (int32_t i = from; i < end; i++)
+    x->flops += 6.0 * (double)x->batches[i].rows * (double)x->hidden * (double)x->batches[i].ffn;
+  return (neapi_slots){end - from, x->hidden, x->stride, x->one_ffn, x->batches + from};
+}
+
+static const void *weights_from(const neapi_experts *x, const void *weights, int32_t from)
+{
+  return (const char *)weights + from * x->stride * x->kernels->size;
 }
 
 int neapi_experts_forward(neapi_experts *x, int32_t from, int32_t end, const void *weights,
                           const void *in, void *out)
 {
-  int result = 0;
-  for (int32_t i = from; !result && i < end; i++) {
-    slot s = slot_of(x, i, weights, in, out);
-    result = s.rows ? forward(&s) : 0;
-    x->flops += product_flops(&s);
-  }
-  return neapi_kernel_status_of("moe forward", result);
+  neapi_slots slots = take_slots(x, from, end);
+  return neapi_kernel_status_of(
+      "moe forward",
+      x->kernels->experts_forward(&slots, weights_from(x, weights, from), in, x->gate_up.data,
+                                  x->room->activation.data, out, neapi_stream()));
 }
 
 int neapi_experts_backward(neapi_experts *x, int32_t from, int32_t end, const void *weights,
                            const void *dout, void *din)
 {
-  int result = 0;
-  for (int32_t i = from; !result && i < end; i++) {
-    slot s = slot_of(x, i, weights, din, dout);
-    result = s.rows ? backward(&s, x->slope.data) : 0;
-    x->flops += product_flops(&s);
-  }
-  return neapi_kernel_status_of("moe backward", result);
+  neapi_slots slots = take_slots(x, from, end);
+  return neapi_kernel_status_of(
+      "moe backward", x->kernels->experts_backward(&slots, weights_from(x, weights, from), dout,
+                                                   x->gate_up.data, x->room->activation.data,
+                                                   x->room->slope.data, din, neapi_stream()));
 }
 
 int neapi_experts_gradients(neapi_experts *x, const void *in, const void *dout, void *rows)
 {
-  int result = 0;
-  for (int32_t i = 0; !result && i < x->slots; i++) {
-    slot s = slot_of(x, i, NULL, in, dout);
-    result = s.rows ? gradients(&s, (char *)rows + i * x->stride * x->kernels->stat_size) : 0;
-    x->flops += product_flops(&s);
-  }
-  return neapi_kernel_status_of("moe backward", result);
+  neapi_slots slots = take_slots(x, 0, x->slots);
+  return neapi_kernel_status_of("moe backward",
+                                x->kernels->experts_gradients(&slots, in, x->gate_up.data,
+                                                              x->room->activation.data, dout, rows,
+                                                              neapi_stream()));
 }
 
 int neapi_experts_maxima(neapi_experts *x, const void *in, const void *dout, double *max)
 {
   int result = 0;
   for (int32_t i = 0; !result && i < x->slots; i++) {
-    slot s = slot_of(x, i, NULL, in, dout);
+    slot s = slot_of(x, i, in, dout);
     result = s.rows ? maxima(&s, max + x->columns_at[x->batches[i].expert]) : 0;
   }
   return neapi_kernel_status_of("moe backward", result);
@@ -240,12 +224,12 @@ int neapi_experts_exact_gradients(neapi_experts *x, const void *in, const void *
   int status = reserve_factors(x), result = 0;
   if (status)
     return status;
+  take_slots(x, 0, x->slots);
   for (int32_t i = 0; !result && i < x->slots; i++) {
-    slot s = slot_of(x, i, NULL, in, dout);
+    slot s = slot_of(x, i, in, dout);
     const double *grid = grids + x->columns_at[x->batches[i].expert];
     if (s.rows)
       result = exact_gradients(&s, grid, x->left.data, x->right.data, rows + i * x->stride);
-    x->flops += product_flops(&s);
   }
   return neapi_kernel_status_of("moe backward", result);
 }

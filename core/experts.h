@@ -7,25 +7,25 @@
 #include <kernels.h>
 #include <stdbool.h>
 
-/* One slot's rows: first to first + rows - 1 of the rank's. */
+/* What a layer needs only while it computes: one for all layers of a thread. */
 typedef struct {
-  int32_t expert;
-  int64_t first, rows, ffn; /* ffn: F of the expert */
-  int64_t hidden_at; /* element of activation where its (rows, F) starts; of gate_up at twice it */
-} neapi_batch;
+  int32_t users;
+  neapi_buffer activation; /* per batch (rows, F) */
+  neapi_buffer slope;      /* (rows, F) of one batch: gradient of activation */
+} neapi_experts_room;
 
 /* Parameters of an expert: W1 (H, 2F), then W2 (F, H). Weights and gradients of slots: (slots,
  * stride), one expert a row. */
 typedef struct {
   const neapi_kernels *kernels;
   int64_t hidden, stride; /* H; parameters of the largest expert */
+  int64_t one_ffn;        /* F of all experts; 0: they differ */
   int32_t experts, slots;
-  int64_t *ffn;             /* [experts] */
-  int64_t *columns_at;      /* [experts + 1] where an expert's columns start in maxima */
-  neapi_batch *batches;     /* [slots] */
-  neapi_buffer gate_up;     /* per batch (rows, 2F); after backward its gradient */
-  neapi_buffer activation;  /* per batch (rows, F) */
-  neapi_buffer slope;       /* (rows, F) of one batch: gradient of activation */
+  int64_t *ffn;         /* [experts] */
+  int64_t *columns_at;  /* [experts + 1] where an expert's columns start in maxima */
+  neapi_batch *batches; /* [slots] */
+  neapi_buffer gate_up; /* per batch (rows, 2F); after backward its gradient */
+  neapi_experts_room *room;
   neapi_buffer left, right; /* (rows, columns) double: quantised factors of a weight gradient */
   double flops;             /* so far */
 } neapi_experts;
@@ -43,8 +43,8 @@ int neapi_experts_forward(neapi_experts *experts, int32_t from, int32_t end, con
 /* din = gradient of in for dout. */
 int neapi_experts_backward(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
                            const void *dout, void *din);
-/* Gradients (slots, stride) stat of the weights of all slots with rows, after backward; other rows
- * are left alone. */
+/* Gradients (slots, stride) stat of the weights of all slots with rows, right after backward; other
+ * rows are left alone. */
 int neapi_experts_gradients(neapi_experts *experts, const void *in, const void *dout,
                             void *gradients);
 

@@ -355,17 +355,24 @@ static int reserve_rows(neap_moe *m)
   return status;
 }
 
-/* Copies this rank's tokens to the rows that they were given. */
+/* Copies this rank's tokens to the rows that they were given; slots whose rows follow each other
+ * together. */
 static int fill_input(neap_moe *m, const char *x)
 {
   const int32_t *source = neapi_route_near_source(&m->route);
   const int64_t *amount = m->rows.amount, *start = m->rows.start;
+  int32_t slots = m->topology->slots;
   int result = 0;
-  for (int32_t s = 0; !result && s < m->topology->slots; source += amount[s++])
-    if (amount[s])
+  for (int32_t s = 0, next; !result && s < slots; s = next) {
+    int64_t rows = amount[s];
+    for (next = s + 1; rows && next < slots && start[next] == start[s] + rows; next++)
+      rows += amount[next];
+    if (rows)
       result =
-          m->kernels->gather(amount[s], m->options.hidden, source, x,
+          m->kernels->gather(rows, m->options.hidden, source, x,
                              (char *)m->input.data + start[s] * m->rows.row_bytes, neapi_stream());
+    source += rows;
+  }
   return neapi_kernel_status_of("moe dispatch", result);
 }
 

@@ -42,6 +42,21 @@ typedef struct {
   double rate, beta1, beta2, eps, decay, correction1, correction2, grad_scale;
 } neapi_adamw;
 
+/* One slot's rows: first to first + rows - 1 of the rank's. */
+typedef struct {
+  int32_t expert;
+  int64_t first, rows, ffn; /* ffn: F of the expert */
+  int64_t hidden_at; /* element of activation where its (rows, F) starts; of gate_up at twice it */
+} neapi_batch;
+
+/* Slots of a layer and their rows. Slot i's parameters start at element i * stride: W1 (H, 2F),
+ * gate columns first, then W2 (F, H). */
+typedef struct {
+  int64_t count, h, stride;
+  int64_t f;                  /* F of all experts of the layer, or 0: they differ */
+  const neapi_batch *batches; /* [count] */
+} neapi_slots;
+
 typedef struct neapi_kernels {
   const char *name;  /* "f32", "f64", "bf16", "f32 on cuda", "bf16 on cuda" */
   int64_t size;      /* bytes of a real */
@@ -67,6 +82,32 @@ typedef struct neapi_kernels {
                  const void *a, int64_t lda,                          // (T, K)
                  const void *b, int64_t ldb,                          // (T, N)
                  void *c, int64_t ldc, int accumulate, void *stream); // (K, N) stat
+
+  /* ---- experts: the products of many slots --------------------------------------------------- */
+
+  /* For each slot's rows: gate_up = in W1, activation = swiglu of it, out = activation W2. Which
+   * products are used depends on H, F and addresses, not on numbers of rows. */
+  int (*experts_forward)(const neapi_slots *slots, const void *weights, // (count, stride)
+                         const void *in,                                // (rows, H)
+                         void *gate_up,                                 // (rows, 2F) by batch
+                         void *activation,                              // (rows, F) by batch
+                         void *out, void *stream);                      // (rows, H)
+
+  /* din: gradient of in. gate_up becomes its gradient; activation is computed anew. */
+  int (*experts_backward)(const neapi_slots *slots, const void *weights, // (count, stride)
+                          const void *dout,                              // (rows, H)
+                          void *gate_up,                                 // (rows, 2F) by batch
+                          void *activation,                              // (rows, F) by batch
+                          void *slope,              // room for a batch's (rows, F)
+                          void *din, void *stream); // (rows, H)
+
+  /* Gradients of the parameters of slots with rows; those of other slots stay. */
+  int (*experts_gradients)(const neapi_slots *slots,
+                           const void *in,                 // (rows, H)
+                           const void *dgate_up,           // (rows, 2F) by batch
+                           const void *activation,         // (rows, F) by batch
+                           const void *dout,               // (rows, H)
+                           void *gradients, void *stream); // (count, stride) stat
 
   /* ---- rows: embedding, dispatch, combine ---------------------------------------------------- */
 

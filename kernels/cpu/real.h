@@ -34,7 +34,8 @@ enum { ROW_LANES = 128 / sizeof(real) };
 /* Every launcher, declared with its type in the table. */
 /* clang-format off */
 #define LAUNCHERS(X)                                                                               \
-  X(gemm) X(gemm_stat) X(gemm_tn) X(gather) X(scatter) X(scatter_add)                              \
+  X(gemm) X(gemm_stat) X(gemm_tn) X(experts_forward) X(experts_backward) X(experts_gradients)      \
+  X(gather) X(scatter) X(scatter_add)                                                              \
   X(combine) X(combine_backward)                                                                   \
   X(rmsnorm) X(rmsnorm_backward) X(rmsnorm_gain_terms) X(rotary_table) X(rotary)                   \
   X(attention) X(attention_backward) X(fill) X(scale) X(add) X(axpy) X(sum) X(sum_double)          \

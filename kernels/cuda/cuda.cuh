@@ -183,6 +183,7 @@ static inline void scratch_close(void *memory, void *stream)
 
 /* The operations of a table, defined in the file of their group. */
 template <class T> void neapi_cuda_products(neapi_kernels *table);
+template <class T> void neapi_cuda_experts(neapi_kernels *table);
 template <class T> void neapi_cuda_rows(neapi_kernels *table);
 template <class T> void neapi_cuda_norm(neapi_kernels *table);
 template <class T> void neapi_cuda_attention(neapi_kernels *table);

@@ -10,6 +10,7 @@ template <class T> static neapi_kernels make_table(const char *name)
   table.size = sizeof(T);
   table.stat_size = sizeof(float);
   neapi_cuda_products<T>(&table);
+  neapi_cuda_experts<T>(&table);
   neapi_cuda_rows<T>(&table);
   neapi_cuda_norm<T>(&table);
   neapi_cuda_attention<T>(&table);

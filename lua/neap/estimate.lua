@@ -90,14 +90,19 @@ end
 --- Of a layer's experts: rows that are computed here, and this rank's that others compute.
 local function expert_rows(s)
   local here, rows = s.tokens * s.top_k, s.tokens * s.top_k * (2 - 1 / s.ranks)
-  local bytes = MARGIN * (3 * rows * s.hidden + 3 * here * s.ffn + here / s.slots * s.ffn)
-    * s.element
+  local bytes = MARGIN * (3 * rows * s.hidden + 2 * here * s.ffn) * s.element
   if s.exact then
     local wide, narrow = math.max(2 * s.ffn, s.hidden), math.max(s.ffn, s.hidden)
     bytes = bytes + MARGIN * here / s.slots * (wide + narrow) * 8
       + s.tokens * (s.hidden + s.experts) * 8 + 16 * s.experts * (2 * s.hidden + 3 * s.ffn)
   end
   return bytes
+end
+
+--- Of all layers: what experts compute again for the backward.
+local function expert_room(s)
+  local here = s.tokens * s.top_k
+  return MARGIN * (here + here / s.slots) * s.ffn * s.element
 end
 
 local function activations(s)
@@ -107,7 +112,8 @@ local function activations(s)
   local ends = 4 * s.hidden * s.element + (s.exact and s.hidden * s.stat or 0)
   local table_bytes = s.sequence * s.hidden / s.heads * s.stat
   local scratch = s.exact and s.tokens * (s.hidden + math.max(s.qkv, s.vocabulary)) * 8 or 0
-  return s.layers * (s.tokens * layer + table_bytes + expert_rows(s)) + s.tokens * ends + scratch
+  return s.layers * (s.tokens * layer + table_bytes + expert_rows(s))
+    + expert_room(s) + s.tokens * ends + scratch
 end
 
 local function logits(s)

@@ -78,7 +78,8 @@ static inline int narrow_all(int status, int64_t n, const float *wide, void *out
 /* Launchers of this table. */
 /* clang-format off */
 #define BF16_LAUNCHERS(X)                                                                          \
-  X(gemm) X(gemm_stat) X(gemm_tn) X(gather) X(scatter) X(scatter_add)                              \
+  X(gemm) X(gemm_stat) X(gemm_tn) X(experts_forward) X(experts_backward) X(experts_gradients)      \
+  X(gather) X(scatter) X(scatter_add)                                                              \
   X(combine) X(combine_backward) X(rmsnorm) X(rmsnorm_backward) X(rmsnorm_gain_terms)              \
   X(rotary) X(attention) X(attention_backward) X(fill) X(scale) X(add) X(axpy) X(sum)              \
   X(swiglu) X(swiglu_backward) X(cross_entropy) X(router_backward)                                 \

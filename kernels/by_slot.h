@@ -1,0 +1,99 @@
+/*
+ * by_slot.h: the experts' operations, one slot after the other, from a table's own products. The
+ * plain version of what a device may do for all slots at once.
+ */
+#ifndef NEAPI_BY_SLOT_H
+#define NEAPI_BY_SLOT_H
+
+#include "kernels.h"
+
+#include <stddef.h>
+
+/* One slot's arrays. */
+typedef struct {
+  int64_t rows, h, f;
+  const char *w1, *w2; /* (H, 2F), (F, H) */
+  char *in, *out;      /* (rows, H): either may be a gradient */
+  char *gate_up, *activation;
+} neapi_slot;
+
+static inline neapi_slot neapi_slot_of(const neapi_kernels *k, const neapi_slots *s, int64_t i,
+                                       const void *weights, const void *in, const void *gate_up,
+                                       const void *activation, const void *out)
+{
+  const neapi_batch *b = &s->batches[i];
+  int64_t row = b->first * s->h * k->size, f = b->ffn;
+  const char *w1 = weights ? (const char *)weights + i * s->stride * k->size : NULL;
+  neapi_slot slot = {b->rows,
+                     s->h,
+                     f,
+                     w1,
+                     w1 ? w1 + 2 * s->h * f * k->size : NULL,
+                     (char *)in + row,
+                     (char *)out + row,
+                     (char *)gate_up + 2 * b->hidden_at * k->size,
+                     (char *)activation + b->hidden_at * k->size};
+  return slot;
+}
+
+static inline int neapi_by_slot_forward(const neapi_kernels *k, const neapi_slots *slots,
+                                        const void *weights, const void *in, void *gate_up,
+                                        void *activation, void *out, void *stream)
+{
+  int status = NEAPI_KERNEL_OK;
+  for (int64_t i = 0; !status && i < slots->count; i++) {
+    neapi_slot s = neapi_slot_of(k, slots, i, weights, in, gate_up, activation, out);
+    int64_t h = s.h, f = s.f;
+    if (!s.rows)
+      continue;
+    status = k->gemm(s.rows, 2 * f, h, s.in, h, 0, s.w1, 2 * f, 0, s.gate_up, 2 * f, 0, stream);
+    if (!status)
+      status = k->swiglu(s.rows, f, s.gate_up, s.activation, stream);
+    if (!status)
+      status = k->gemm(s.rows, h, f, s.activation, f, 0, s.w2, h, 0, s.out, h, 0, stream);
+  }
+  return status;
+}
+
+static inline int neapi_by_slot_backward(const neapi_kernels *k, const neapi_slots *slots,
+                                         const void *weights, const void *dout, void *gate_up,
+                                         void *activation, void *slope, void *din, void *stream)
+{
+  int status = NEAPI_KERNEL_OK;
+  for (int64_t i = 0; !status && i < slots->count; i++) {
+    neapi_slot s = neapi_slot_of(k, slots, i, weights, din, gate_up, activation, dout);
+    int64_t h = s.h, f = s.f;
+    if (!s.rows)
+      continue;
+    status = k->gemm(s.rows, f, h, s.out, h, 0, s.w2, h, 1, slope, f, 0, stream);
+    if (!status)
+      status = k->swiglu(s.rows, f, s.gate_up, s.activation, stream);
+    if (!status)
+      status = k->swiglu_backward(s.rows, f, s.gate_up, slope, s.gate_up, stream);
+    if (!status)
+      status = k->gemm(s.rows, h, 2 * f, s.gate_up, 2 * f, 0, s.w1, 2 * f, 1, s.in, h, 0, stream);
+  }
+  return status;
+}
+
+static inline int neapi_by_slot_gradients(const neapi_kernels *k, const neapi_slots *slots,
+                                          const void *in, const void *dgate_up,
+                                          const void *activation, const void *dout, void *gradients,
+                                          void *stream)
+{
+  int status = NEAPI_KERNEL_OK;
+  for (int64_t i = 0; !status && i < slots->count; i++) {
+    neapi_slot s = neapi_slot_of(k, slots, i, NULL, in, dgate_up, activation, dout);
+    int64_t h = s.h, f = s.f;
+    char *dw1 = (char *)gradients + i * slots->stride * k->stat_size;
+    char *dw2 = dw1 + 2 * h * f * k->stat_size;
+    if (!s.rows)
+      continue;
+    status = k->gemm_tn(s.rows, h, 2 * f, s.in, h, s.gate_up, 2 * f, dw1, 2 * f, 0, stream);
+    if (!status)
+      status = k->gemm_tn(s.rows, f, h, s.activation, f, s.out, h, dw2, h, 0, stream);
+  }
+  return status;
+}
+
+#endif

@@ -1,0 +1,161 @@
+/* The experts' operations on the GPU: against plain C, and free of a row's place to the bit. */
+#include "gpu_test.h"
+
+enum { MOST_SLOTS = 240 };
+
+/* A layer's arrays on both sides. */
+typedef struct {
+  kernels *k;
+  neapi_batch batches[MOST_SLOTS];
+  neapi_slots slots;
+  int64_t rows, hidden, largest; /* rows, and rows times F, of all batches; of the largest batch */
+  twin weights, in, gate_up, activation, slope, out, dout, din, gradients;
+} layer;
+
+static twin scaled_normals(kernels *k, int64_t n, uint64_t seed, double scale)
+{
+  float *x = normals(neapi_kernels_f32(), n, seed);
+  for (int64_t i = 0; i < n; i++)
+    x[i] = (float)(x[i] * scale);
+  return twin_of(k, x, n);
+}
+
+/* rows[slots] rows; F is f, or where mixed f and f / 2 in turn. */
+static void open_layer(layer *l, kernels *k, int64_t slots, const int64_t *rows, int64_t h,
+                       int64_t f, bool mixed)
+{
+  *l = (layer){.k = k};
+  for (int64_t i = 0; i < slots; i++) {
+    int64_t ffn = mixed && i % 2 ? f / 2 : f;
+    l->batches[i] = (neapi_batch){(int32_t)i, l->rows, rows[i], ffn, l->hidden};
+    l->rows += rows[i];
+    l->hidden += rows[i] * ffn;
+    l->largest = rows[i] * ffn > l->largest ? rows[i] * ffn : l->largest;
+  }
+  int64_t stride = 3 * h * f + 64, floats = slots * stride;
+  l->slots = (neapi_slots){slots, h, stride, mixed ? 0 : f, l->batches};
+  l->weights = scaled_normals(k, slots * stride, 1, 1 / sqrt((double)h));
+  l->in = twin_normals(k, l->rows * h, 2);
+  l->dout = twin_normals(k, l->rows * h, 3);
+  l->gate_up = twin_output(k, 2 * l->hidden);
+  l->activation = twin_output(k, l->hidden);
+  l->slope = twin_output(k, l->largest);
+  l->out = twin_output(k, l->rows * h);
+  l->din = twin_output(k, l->rows * h);
+  l->gradients = twin_stat_output(floats);
+}
+
+static int run_device(layer *l)
+{
+  kernels *k = l->k;
+  int status = k->experts_forward(&l->slots, l->weights.device, l->in.device, l->gate_up.device,
+                                  l->activation.device, l->out.device, NULL);
+  if (!status)
+    status = k->experts_backward(&l->slots, l->weights.device, l->dout.device, l->gate_up.device,
+                                 l->activation.device, l->slope.device, l->din.device, NULL);
+  if (!status)
+    status = k->experts_gradients(&l->slots, l->in.device, l->gate_up.device, l->activation.device,
+                                  l->dout.device, l->gradients.device, NULL);
+  return status;
+}
+
+static void run_host(layer *l)
+{
+  kernels *k = neapi_kernels_f32();
+  k->experts_forward(&l->slots, l->weights.host, l->in.host, l->gate_up.host, l->activation.host,
+                     l->out.host, NULL);
+  k->experts_backward(&l->slots, l->weights.host, l->dout.host, l->gate_up.host, l->activation.host,
+                      l->slope.host, l->din.host, NULL);
+  k->experts_gradients(&l->slots, l->in.host, l->gate_up.host, l->activation.host, l->dout.host,
+                       l->gradients.host, NULL);
+}
+
+/* Of slots with rows; of others nothing may have been written. */
+static void check_gradients(layer *l)
+{
+  const float *got = to_host(l->gradients.device, l->slots.count * l->slots.stride * 4);
+  for (int64_t i = 0; i < l->slots.count; i++) {
+    int64_t from = i * l->slots.stride, size = 3 * l->slots.h * l->batches[i].ffn;
+    const float *want = l->gradients.host + from;
+    if (!l->batches[i].rows)
+      size = 0;
+    check(distance(neapi_kernels_f32(), got + from, neapi_kernels_f32(), want, size) <=
+              tolerance(l->k) * 2,
+          "%s: gradients of slot %d", l->k->name, (int)i);
+    bool stays = true;
+    for (int64_t j = size; j < l->slots.stride; j++)
+      stays &= isnan(got[from + j]);
+    check(stays, "%s: what lies behind the gradients of slot %d has changed", l->k->name, (int)i);
+  }
+}
+
+static void check_layer(kernels *k, int64_t slots, const int64_t *rows, int64_t h, int64_t f,
+                        bool mixed)
+{
+  static layer l;
+  open_layer(&l, k, slots, rows, h, f, mixed);
+  check(!run_device(&l), "%s: experts, H %d, F %d", k->name, (int)h, (int)f);
+  run_host(&l);
+  check_twin(k, l.gate_up, 2 * l.hidden, tolerance(k) * 2, "gradient of gate_up");
+  check_twin(k, l.activation, l.hidden, tolerance(k) * 2, "activation");
+  check_twin(k, l.out, l.rows * h, tolerance(k) * 2, "out");
+  check_twin(k, l.din, l.rows * h, tolerance(k) * 2, "din");
+  check_gradients(&l);
+  release_everything();
+}
+
+static void test_sizes(kernels *k)
+{
+  static const int64_t rows[] = {0, 1, 127, 129, 64, 300, 0, 65};
+  check_layer(k, 8, rows, 192, 136, false);
+  check_layer(k, 8, rows, 200, 264, true);
+  check_layer(k, 3, rows, 33, 17, false);
+  check_layer(k, 5, rows + 1, 520, 256, false);
+  check_layer(k, 1, rows, 64, 64, false);
+}
+
+/* More slots than one launch takes. */
+static void test_many(kernels *k)
+{
+  int64_t rows[MOST_SLOTS];
+  for (int i = 0; i < MOST_SLOTS; i++)
+    rows[i] = pick(1, (uint64_t)i, 0, 9);
+  check_layer(k, MOST_SLOTS, rows, 64, 32, false);
+}
+
+/* A slot's rows alone give the bits that they have among others. */
+static void test_place(kernels *k)
+{
+  static const int64_t rows[] = {130, 700, 1, 257};
+  static layer l;
+  int64_t h = 512, f = 384;
+  open_layer(&l, k, 4, rows, h, f, false);
+  run_device(&l);
+  void *out = device_poisoned(l.rows * h * k->size), *din = device_poisoned(l.rows * h * k->size);
+  void *gate_up = device_poisoned(2 * l.hidden * k->size);
+  void *activation = device_poisoned(l.hidden * k->size);
+  for (int round = 0; round < 24; round++) {
+    neapi_batch b = l.batches[round % 4];
+    int64_t skip = pick(5, (uint64_t)round, 0, b.rows - 1), row = (b.first + skip) * h;
+    b.rows = pick(6, (uint64_t)round, 1, b.rows - skip);
+    b.first = b.hidden_at = 0;
+    neapi_slots one = {1, h, l.slots.stride, f, &b};
+    const void *weights = at(k, l.weights.device, round % 4 * l.slots.stride);
+    k->experts_forward(&one, weights, at(k, l.in.device, row), gate_up, activation, out, NULL);
+    k->experts_backward(&one, weights, at(k, l.dout.device, row), gate_up, activation,
+                        l.slope.device, din, NULL);
+    check_equal(out, at(k, l.out.device, row), b.rows * h * k->size, "out of rows alone", k);
+    check_equal(din, at(k, l.din.device, row), b.rows * h * k->size, "din of rows alone", k);
+  }
+  release_everything();
+}
+
+int main(void)
+{
+  if (gpu_absent())
+    return 0;
+  FOR_TABLES(test_sizes);
+  FOR_TABLES(test_many);
+  FOR_TABLES(test_place);
+  return check_done();
+}

@@ -1,0 +1,129 @@
+/* The experts' operations on the CPU: against plain loops in double, and their gradients against
+ * differences. */
+#include "kernel_test.h"
+
+enum { SLOTS = 5, H = 24 };
+
+/* A layer of experts of different sizes, and everything that its operations read and write. */
+typedef struct {
+  kernels *k;
+  neapi_batch batches[SLOTS];
+  neapi_slots slots;
+  int64_t rows, hidden; /* of all batches: rows, and rows times F */
+  void *weights, *in, *gate_up, *activation, *slope, *out, *dout, *din, *gradients;
+} layer;
+
+static layer open_layer(kernels *k, bool one_f)
+{
+  static const int64_t rows[SLOTS] = {7, 0, 1, 33, 0}, ffn[SLOTS] = {16, 9, 11, 8, 16};
+  layer l = {.k = k};
+  for (int i = 0; i < SLOTS; i++) {
+    int64_t f = one_f ? 16 : ffn[i];
+    l.batches[i] = (neapi_batch){i, l.rows, rows[i], f, l.hidden};
+    l.rows += rows[i];
+    l.hidden += rows[i] * f;
+  }
+  int64_t size = SLOTS * 3 * H * 16;
+  l.slots = (neapi_slots){SLOTS, H, 3 * H * 16, one_f ? 16 : 0, NULL};
+  l.weights = normals(k, size, 1);
+  l.in = normals(k, l.rows * H, 2);
+  l.dout = normals(k, l.rows * H, 3);
+  l.gate_up = reals(k, 2 * l.hidden);
+  l.activation = reals(k, l.hidden);
+  l.slope = reals(k, 33 * 16);
+  l.out = reals(k, l.rows * H);
+  l.din = reals(k, l.rows * H);
+  l.gradients = reals(k, size);
+  return l;
+}
+
+static int forward(layer *l)
+{
+  l->slots.batches = l->batches;
+  return l->k->experts_forward(&l->slots, l->weights, l->in, l->gate_up, l->activation, l->out,
+                               NULL);
+}
+
+static int backward(layer *l)
+{
+  int status = l->k->experts_backward(&l->slots, l->weights, l->dout, l->gate_up, l->activation,
+                                      l->slope, l->din, NULL);
+  return status ? status
+                : l->k->experts_gradients(&l->slots, l->in, l->gate_up, l->activation, l->dout,
+                                          l->gradients, NULL);
+}
+
+/* Row `row` of slot i's output, in double. */
+static void plain_row(const layer *l, int i, int64_t row, double *out)
+{
+  int64_t f = l->batches[i].ffn, w1 = i * l->slots.stride, w2 = w1 + 2 * H * f;
+  for (int64_t c = 0; c < H; c++)
+    out[c] = 0;
+  for (int64_t j = 0; j < f; j++) {
+    double gate = 0, up = 0;
+    for (int64_t c = 0; c < H; c++) {
+      double x = get(l->k, l->in, row * H + c);
+      gate += x * get(l->k, l->weights, w1 + c * 2 * f + j);
+      up += x * get(l->k, l->weights, w1 + c * 2 * f + f + j);
+    }
+    for (int64_t c = 0; c < H; c++)
+      out[c] += gate / (1 + exp(-gate)) * up * get(l->k, l->weights, w2 + j * H + c);
+  }
+}
+
+static void test_forward(kernels *k)
+{
+  for (int one_f = 0; one_f < 2; one_f++) {
+    layer l = open_layer(k, one_f);
+    check(!forward(&l), "%s: experts_forward", k->name);
+    double worst = 0, row[H];
+    for (int i = 0; i < SLOTS; i++)
+      for (int64_t r = l.batches[i].first; r < l.batches[i].first + l.batches[i].rows; r++) {
+        plain_row(&l, i, r, row);
+        for (int64_t c = 0; c < H; c++) {
+          double apart = fabs(get(k, l.out, r * H + c) - row[c]) / fmax(1, fabs(row[c]));
+          worst = apart <= worst ? worst : apart;
+        }
+      }
+    check(worst < (k->size == 8 ? 1e-12 : 1e-4), "%s: experts_forward is off by %g", k->name,
+          worst);
+    release_all();
+  }
+}
+
+static double loss(void *of_layer)
+{
+  layer *l = of_layer;
+  forward(l);
+  return weighted(l->rows * H, l->out, l->dout);
+}
+
+static void test_backward(kernels *k)
+{
+  layer l = open_layer(k, false);
+  forward(&l);
+  void *activation = copy_of(l.activation, l.hidden * k->size);
+  memset(l.activation, 0xff, (size_t)(l.hidden * k->size));
+  check(!backward(&l), "%s: experts_backward", k->name);
+  check_same(l.activation, activation, l.hidden * k->size, "%s: activation computed anew", k->name);
+  for (int i = 0; i < SLOTS; i++)
+    if (!l.batches[i].rows)
+      check(isnan(get(k, l.gradients, i * l.slots.stride)), "%s: slot %d has no rows", k->name, i);
+  if (k->size == 8) {
+    check_gradient("experts: in", loss, &l, l.in, l.rows * H, l.din, 60);
+    for (int i = 0; i < SLOTS; i++)
+      if (l.batches[i].rows) {
+        int64_t at = i * l.slots.stride;
+        check_gradient("experts: weights", loss, &l, (double *)l.weights + at,
+                       3 * H * l.batches[i].ffn, (double *)l.gradients + at, 60);
+      }
+  }
+  release_all();
+}
+
+int main(void)
+{
+  FOR_BOTH(test_forward);
+  FOR_BOTH(test_backward);
+  return check_done();
+}
