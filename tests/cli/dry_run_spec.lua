@@ -12,6 +12,7 @@ local CASES = {
   '--steps=4 --no-exact -n 3 --node-size=2 --batch=7 --ffn=500 --experts=6 --top-k=3 --slots=3 '
     .. '--shard-group=node --schedule=none',
   '--steps=4 --no-exact --dtype=bf16 -n 4 --layers=2 --hidden=192 --batch=8 --shard-group=node',
+  '--steps=4 --no-exact -n 4 --dtype=bf16 --shard-group=node --node-size=2',
   '--steps=4 -n 1 --slots=16 --batch=2 --heads=8 --kv-heads=2 --sequence=200',
 }
 
