@@ -47,7 +47,7 @@ trainer.params = {
     doc = 'of transfers: none, laer, neap; with fields: laer:chunks=2,keep=3 (docs/schedules.md)' },
   shard_group = { default = 'all',
     doc = 'ranks that working parameters are cut over: all, node, or how many' },
-  dtype = { default = 'f32', choices = { 'f32', 'bf16' },
+  dtype = { default = 'f32', on_cuda = 'bf16', choices = { 'f32', 'bf16' },
     doc = 'of parameters and activations; masters, moments, gradients and sums are f32' },
   exact = { default = true, on_cuda = false,
     doc = 'losses that no policy, layout or number of ranks changes; --no-exact is faster' },
