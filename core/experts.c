@@ -67,6 +67,16 @@ void neapi_experts_close(neapi_experts *x)
   free(x->batches);
 }
 
+static int reserve_gate_up(neapi_experts *x)
+{
+  return neapi_buffer_reserve(&x->gate_up, 2 * x->hidden_values * x->kernels->size, "experts");
+}
+
+void neapi_experts_release(neapi_experts *x)
+{
+  neapi_buffer_free(&x->gate_up);
+}
+
 int neapi_experts_plan(neapi_experts *x, const int32_t *expert_of, const int64_t *rows)
 {
   int64_t row = 0, at = 0, largest = 0;
@@ -78,7 +88,8 @@ int neapi_experts_plan(neapi_experts *x, const int32_t *expert_of, const int64_t
     largest = size > largest ? size : largest;
   }
   int64_t element = x->kernels->size;
-  int status = neapi_buffer_reserve(&x->gate_up, 2 * at * element, "experts");
+  x->hidden_values = at;
+  int status = reserve_gate_up(x);
   if (!status)
     status = neapi_buffer_reserve(&x->room->activation, at * element, "experts");
   if (!status)
@@ -172,6 +183,22 @@ int neapi_experts_forward(neapi_experts *x, int32_t from, int32_t end, const voi
       "moe forward",
       x->kernels->experts_forward(&slots, weights_from(x, weights, from), in, x->gate_up.data,
                                   x->room->activation.data, out, neapi_stream()));
+}
+
+int neapi_experts_recall(neapi_experts *x, int32_t from, int32_t end, const void *weights,
+                         const void *in)
+{
+  int status = reserve_gate_up(x), result = 0;
+  int64_t element = x->kernels->size;
+  for (int32_t i = from; !status && !result && i < end; i++) {
+    slot s = slot_of(x, i, in, in);
+    const char *w1 = (const char *)weights + i * x->stride * element;
+    if (s.rows)
+      result = s.k->gemm(s.rows, 2 * s.f, s.h, s.in, s.h, 0, w1, 2 * s.f, 0, (char *)s.gate_up,
+                         2 * s.f, 0, neapi_stream());
+    x->flops += 4.0 * (double)s.rows * (double)s.h * (double)s.f;
+  }
+  return status ? status : neapi_kernel_status_of("moe backward", result);
 }
 
 int neapi_experts_backward(neapi_experts *x, int32_t from, int32_t end, const void *weights,

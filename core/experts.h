@@ -21,10 +21,11 @@ typedef struct {
   int64_t hidden, stride; /* H; parameters of the largest expert */
   int64_t one_ffn;        /* F of all experts; 0: they differ */
   int32_t experts, slots;
-  int64_t *ffn;         /* [experts] */
-  int64_t *columns_at;  /* [experts + 1] where an expert's columns start in maxima */
-  neapi_batch *batches; /* [slots] */
-  neapi_buffer gate_up; /* per batch (rows, 2F); after backward its gradient */
+  int64_t *ffn;          /* [experts] */
+  int64_t *columns_at;   /* [experts + 1] where an expert's columns start in maxima */
+  neapi_batch *batches;  /* [slots] */
+  int64_t hidden_values; /* of all batches: rows x F */
+  neapi_buffer gate_up;  /* per batch (rows, 2F); after backward its gradient */
   neapi_experts_room *room;
   neapi_buffer left, right; /* (rows, columns) double: quantised factors of a weight gradient */
   double flops;             /* so far */
@@ -40,6 +41,11 @@ int neapi_experts_plan(neapi_experts *experts, const int32_t *expert_of, const i
 /* Slots from to end - 1. in, out: (all rows, H); weights: (slots, stride). */
 int neapi_experts_forward(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
                           const void *in, void *out);
+/* Frees what forward has left for backward; recall computes it again, for slots from to end - 1,
+ * from what forward got: two thirds of its work. */
+void neapi_experts_release(neapi_experts *experts);
+int neapi_experts_recall(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
+                         const void *in);
 /* din = gradient of in for dout. */
 int neapi_experts_backward(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
                            const void *dout, void *din);

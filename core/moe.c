@@ -468,6 +468,8 @@ int neap_moe_forward(neap_moe *m, const neap_tensor *weights, neap_transfer *arr
                           m->output.data, neap_tensor_data(y), neapi_stream()));
   lap(&since, &m->costs.route, NEAP_SPAN_FINISH);
   m->costs.rows += m->rows.rows;
+  if (m->options.recompute)
+    neapi_experts_release(&m->experts);
   if (!status)
     m->last = COMPUTED;
   return status;
@@ -497,13 +499,26 @@ int neap_moe_backward_dispatch(neap_moe *m, const neap_tensor *dy)
   return status;
 }
 
-/* Gradients of the experts' inputs, which take the place of their outputs. */
+/* neapi_experts_recall as a compute. */
+static int recall(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
+                  const void *in, void *out)
+{
+  (void)out;
+  return neapi_experts_recall(experts, from, end, weights, in);
+}
+
+/* Gradients of the experts' inputs, which take the place of their outputs. Hidden values that are
+ * computed again are so while the gradients are on their way. */
 static int compute_backward(neap_moe *m, const void *weights, neap_transfer *arriving)
 {
   int status = NEAP_OK;
   for (int32_t c = 0, from, end; !status && c < m->options.chunks; c++) {
     neapi_dispatch_slots(&m->rows, c, &from, &end);
-    status = wait_for(m, c, false);
+    if (m->options.recompute)
+      status = compute_slots(m, recall, NEAP_SPAN_EXPERT, c, from, end, weights, arriving,
+                             m->input.data, NULL);
+    if (!status)
+      status = wait_for(m, c, false);
     if (!status)
       status = compute_slots(m, neapi_experts_backward, NEAP_SPAN_EXPERT_BACK, c, from, end,
                              weights, arriving, m->slope.data, m->output.data);
@@ -631,6 +646,8 @@ int neap_moe_backward(neap_moe *m, const neap_tensor *x, const neap_tensor *rout
   since = neapi_timeline_now();
   if (!status)
     status = input_gradient(m, neap_tensor_data(router), neap_tensor_data(dx));
+  if (m->options.recompute)
+    neapi_experts_release(&m->experts);
   lap(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
   return status;
 }

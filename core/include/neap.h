@@ -584,6 +584,8 @@ typedef struct {
   int32_t chunks;      /* exchanges that tokens travel in, so that some are computed meanwhile; 1 */
   int32_t hold_combine; /* gradients of tokens travel back after those of weights are computed, not
                            meanwhile */
+  int32_t recompute;    /* the experts' hidden values are freed after a forward, and computed again
+                           in the backward, from tokens as they arrived: two thirds of a forward */
   double aux_loss;      /* coefficient of the load-balance loss; 0: none */
 } neap_moe_options;
 

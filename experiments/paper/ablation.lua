@@ -16,7 +16,8 @@ local VARIANTS = {
   { 'fsdp+ep', 'fsdp+ep', {} },
   { 'laer + exact split', 'laer+minimax', {} },
   { "neap, laer's schedule", 'neap', { schedule = 'laer:hold_combine=true' } },
-  { 'neap, two chunks', 'neap', { schedule = 'neap:chunks=2' } },
+  { 'neap, all again', 'neap', { schedule = 'neap' } },
+  { 'neap, two chunks', 'neap', { schedule = 'neap:recompute=true,chunks=2' } },
   { 'neap', 'neap', {} },
 }
 

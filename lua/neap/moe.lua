@@ -26,7 +26,7 @@ moe.Moe = Moe
 local DTYPES = { bf16 = C.NEAP_BF16, f32 = C.NEAP_F32, f64 = C.NEAP_F64 }
 local OPTIONS = {
   'aux_loss', 'chunks', 'comm', 'dtype', 'exact', 'ffn', 'hidden', 'hold_combine',
-  'renormalise', 'top_k', 'topology',
+  'recompute', 'renormalise', 'top_k', 'topology',
 }
 
 local out = ffi.new 'neap_moe *[1]'
@@ -58,7 +58,8 @@ end
 -- weights of a token's experts add up to 1. dtype: 'f32' (default), 'f64' or 'bf16'. exact:
 -- weight gradients do not depend on layout, split and ranks. aux_loss (0): coefficient of the
 -- load-balance loss. chunks (1): exchanges that tokens travel in. hold_combine: gradients of tokens
--- travel back after those of weights are computed. comm: for tokens; stores need another one.
+-- travel back after those of weights are computed. recompute: the backward computes the experts'
+-- hidden values again. comm: for tokens; stores need another one.
 function moe.open(options)
   check_options(options)
   local experts = C.neap_topology_experts(options.topology.ptr)
@@ -70,7 +71,7 @@ function moe.open(options)
     hidden = options.hidden, top_k = options.top_k, chunks = options.chunks or 1,
     dtype = dtype_code(options.dtype or 'f32'), exact = flag(options.exact),
     renormalise = flag(options.renormalise ~= false), aux_loss = options.aux_loss or 0,
-    hold_combine = flag(options.hold_combine),
+    hold_combine = flag(options.hold_combine), recompute = flag(options.recompute),
   })
   check(C.neap_moe_open(options.comm.ptr, options.topology.ptr, settings,
     ffi.new('int64_t[?]', experts, options.ffn), out), 2)

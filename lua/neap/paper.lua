@@ -64,7 +64,7 @@ local SYSTEMS = {
       slots = math.ceil(m.experts / group), tensor = tensor, parts = math.max(1, tensor / 4),
       token_group = group, gradient_bytes = 4, accumulate = true, elementwise = 0.5 }
   end,
-  neap = function() return { policy = 'neap', schedule = 'neap' } end,
+  neap = function() return { policy = 'neap', schedule = 'neap:recompute=true' } end,
 }
 
 --- Routing of the paper's models, parameters of synth.lua; the same for all of them. Without a loss

@@ -133,7 +133,8 @@ end
 
 describe('a simulated timeline', function()
   for _, schedule in ipairs { 'none', 'eager', 'laer', 'neap', 'laer:chunks=3,hold_combine=true',
-    'laer:unshard_parts=2,unshard_ahead=2,gradients=1' } do
+    'laer:unshard_parts=2,unshard_ahead=2,gradients=1', 'neap:recompute=true',
+    'laer:recompute=true,chunks=2' } do
     it('has the spans of a measured one, in their order, schedule ' .. schedule, function()
       local model = simulated(schedule)
       local real = measured(record(4, false, '--policies=static --schedule=' .. schedule), 2)

@@ -151,6 +151,7 @@ static neap_moe *make_moe(const scene *s, neap_comm *comm)
                               .exact = s->exact,
                               .chunks = s->chunks,
                               .hold_combine = s->ranks % 2,
+                              .recompute = s->ranks % 3 == 0,
                               .aux_loss = s->model.aux};
   check_ok(neap_moe_open(comm, s->topology, &options, s->model.ffn, &moe));
   return moe;

@@ -106,7 +106,8 @@ describe('transformer', function()
     assert.are.equal(other, run(4, 'layouts=3'))
     for _, schedule in ipairs { 'none', 'neap', 'laer:unshard_ahead=2,unshard_at=attention',
       'none:chunks=3,keep=3,unshard_parts=2', 'laer:unshard_parts=5',
-      'laer:hold_reduce=false,gradients=1,chunks=2', 'eager:hold_combine=true,chunks=2' } do
+      'laer:hold_reduce=false,gradients=1,chunks=2', 'eager:hold_combine=true,chunks=2',
+      'neap:recompute=true', 'laer:recompute=true,chunks=2,unshard_parts=2' } do
       assert.are.equal(other, run(4, 'layouts=3', 'schedule=' .. schedule))
     end
   end)

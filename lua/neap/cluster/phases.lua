@@ -79,9 +79,14 @@ local function attend(program, seconds, exchanges)
 end
 
 function Block:attend()
-  self.program.layer = self.layer
-  attend(self.program, self.program.attention, 1)
+  local p, phase = self.program, self.program.phase
+  p.layer = self.layer
+  if phase == 'backward' then p.phase = 'forward' end
+  attend(p, p.attention, 1)
+  p.phase = phase
 end
+
+function Block.release() end
 
 function Block.answer() end
 
@@ -134,17 +139,29 @@ function Experts:dispatch()
   self.sent = send_all(self, 'dispatch')
 end
 
---- Experts of all chunks, each when its tokens and parameters are there; calls done(chunk).
-local function compute_chunks(self, arriving, done)
+--- A chunk's experts, each when its parameters are there. key: of their seconds; phase: default
+-- the program's.
+local function compute_chunk(self, arriving, chunk, key, phase)
   local p, load = self.program, self.program.loads[self.layer]
-  for chunk = 1, #load.ports do
-    p:wait(self.sent[chunk])
-    for _, segment in ipairs(load.segments) do
-      if segment.chunk == chunk then
-        if arriving then arriving:need(segment.part) end
-        p:compute('expert', 0, segment.seconds, { chunk = #load.ports > 1 and chunk - 1 })
-      end
+  for _, segment in ipairs(load.segments) do
+    if segment.chunk == chunk then
+      if arriving then arriving:need(segment.part) end
+      p:compute('expert', 0, segment[key],
+        { chunk = #load.ports > 1 and chunk - 1, phase = phase })
     end
+  end
+end
+
+--- Experts of all chunks, each when its tokens are there; calls done(chunk). Hidden values that are
+-- computed again need no tokens.
+local function compute_chunks(self, arriving, done)
+  local p = self.program
+  for chunk = 1, #p.loads[self.layer].ports do
+    if p.phase == 'backward' and p.schedule.recompute then
+      compute_chunk(self, arriving, chunk, 'recall', 'forward')
+    end
+    p:wait(self.sent[chunk])
+    compute_chunk(self, arriving, chunk, 'seconds')
     done(chunk)
   end
 end

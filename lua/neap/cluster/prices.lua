@@ -17,6 +17,9 @@ local prices = {}
 local Prices = {}
 Prices.__index = Prices
 
+-- Hidden values need two of a forward's three products.
+local RECALL = 2 / 3
+
 local GROUPS = { all = C.NEAP_GROUP_ALL, node = C.NEAP_GROUP_NODE }
 
 --- o: machine, model, topology (whose slots are those of layouts), schedule (all fields), and as
@@ -63,6 +66,7 @@ function Prices:tokens(layout, split, share)
   for _, segment in ipairs(load.segments) do
     segment.seconds = self.costs:experts(layout, self.slot_tokens, share,
       ffi.new('double[?]', t.ranks), segment.from, segment.upto)
+    if s.recompute then segment.recall = phases.scaled(segment.seconds, t.ranks, RECALL) end
   end
   load.seconds = #load.segments == 1 and load.segments[1].seconds
     or self.costs:experts(layout, self.slot_tokens, share, ffi.new('double[?]', t.ranks))

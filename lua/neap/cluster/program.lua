@@ -91,7 +91,7 @@ function Program:backward()
   self.phase = 'backward'
   self:compute('head', self.head_back)
   for layer = self.layers - 1, 0, -1 do
-    if self.recompute then
+    if self.recompute and not self.schedule.recompute then
       self.phase = 'recompute'
       order.forward_layer(self, layer, nil, 0, -1)
     end
@@ -116,7 +116,8 @@ end
 --- Fills a cluster (cleared before) with a step. o:
 --   schedule                what schedule.resolve gives
 --   plans_on                of the policy: 'history' or 'current'
---   layers, recompute       of the model
+--   layers, recompute       of the model: layers are computed again before their backward, with all
+--                           that travels, unless the schedule recomputes
 --   token_group, shard_group, tensor, tensor_ports, gradient_scale (bytes of a gradient / of a
 --                           parameter), resident (experts stay where they are), accumulate
 --                           (gradients are sent in the last micro-batch only)

@@ -24,14 +24,35 @@ function Block.new(parameters, name, options)
   }, Block)
 end
 
---- The first half; returns what router and experts get.
+--- The first half; returns what router and experts get. x: by default that of the last time.
 function Block:attend(x)
   local began = timeline.begin 'attention'
+  x = x or self.input
+  self.input = x
   self.middle = tensor.reuse(self.middle, self.dtype, x:dim(0), self.hidden)
   ops.add(x, self.attention:forward(self.norm1:forward(x)), self.middle)
   local normed = self.norm2:forward(self.middle)
   timeline.finish('attention', began)
   return normed
+end
+
+local function free(owner, field)
+  local old = owner[field]
+  if not old then return end
+  owner[field] = nil
+  local base = old.base
+  old:close()
+  if base then base:close() end
+end
+
+--- Frees what attend makes, until it is called again; not its input, nor the block's output.
+function Block:release()
+  local attention = self.attention
+  free(self, 'middle')
+  free(attention, 'attended')
+  for _, module in ipairs { self.norm1, self.norm2, attention.qkv, attention.out } do
+    free(module, 'output')
+  end
 end
 
 --- A buffer for what the experts answer.

@@ -35,7 +35,9 @@ function order.forward_layer(model, l, x, step, direction)
   local weights, arriving = pipeline:weights(l)
   experts:forward(weights, block:answer(), arriving)
   pipeline:settle(l)
-  return block:finish()
+  local y = block:finish()
+  if model.schedule.recompute then block:release() end
+  return y
 end
 
 --- dy: gradient of the layer's output. Returns that of its input.
@@ -46,12 +48,15 @@ function order.backward_layer(model, l, dy)
   experts:backward_dispatch(dy)
   pipeline:reach('dispatch', l, -1)
   pipeline:release()
+  if model.schedule.recompute then block:attend() end
   local weights, arriving = pipeline:weights(l)
   experts:backward(block.norm2.output, block.router.value, weights, pipeline:gradients(l),
     block:slope(), block.router.grad, arriving)
   pipeline:settle(l)
   pipeline:reduce(l, experts:slot_tokens())
-  return block:backward(dy)
+  local dx = block:backward(dy)
+  if model.schedule.recompute then block:release() end
+  return dx
 end
 
 return order

@@ -32,6 +32,9 @@ schedule.fields = {
   hold_combine = { default = false,
     doc = 'in a backward, tokens travel back after the gradients of weights are computed, not '
       .. 'meanwhile' },
+  recompute = { default = false,
+    doc = "activations are freed after a layer's forward and computed again in its backward, while "
+      .. 'gradients are on their way; what has travelled is kept' },
   chunks = { default = 1, min = 1,
     doc = 'exchanges that tokens travel in, so that some are computed meanwhile' },
 }

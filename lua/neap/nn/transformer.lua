@@ -113,8 +113,8 @@ function Transformer:open_experts(o, ffn)
   for l = 0, o.layers - 1 do
     self.experts[l] = moe.open { comm = self.comm.tokens, topology = o.topology, hidden = o.hidden,
       top_k = o.top_k, dtype = o.dtype, renormalise = o.renormalise, exact = o.exact,
-      chunks = o.schedule.chunks, hold_combine = o.schedule.hold_combine, aux_loss = o.aux_loss,
-      ffn = ffn }
+      chunks = o.schedule.chunks, hold_combine = o.schedule.hold_combine,
+      recompute = o.schedule.recompute, aux_loss = o.aux_loss, ffn = ffn }
     self.stores[l] = shards.open { comm = self.comm.shards, reduces = self.comm.reduces,
       topology = o.topology, dtype = o.dtype, exact = o.exact, sizes = sizes, group = o.group }
     draw(self.stores[l], l, o, ffn)
