@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What ./neap test runs: everything a change must pass. The last line is "N passed, M failed".
-#   tests/run.sh                          all parts
-#   tests/run.sh tests/spec/x_spec.lua    one spec (or C test: tests/ranks/x.c), shown as it runs
+#   ./neap test                           all parts: some minutes on 2 cores
+#   ./neap test tests/spec/x_spec.lua     one spec (or C test: tests/ranks/x.c), shown as it runs
 # The release build is build/, made by the launcher; the sanitizers' builds are made here. Parts run
 # two at a time. A job is one program; its output is in build/test-logs. A job that dies, hangs or
 # prints no counts is a failure by itself.
@@ -21,8 +21,16 @@ export TSAN_OPTIONS=halt_on_error=1:allocator_may_return_null=1:suppressions=$PW
 # Program of a C test in a build folder.
 program_of() { printf '%s/tests/test_%s' "$1" "$(basename "$2" .c)"; }
 
+if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
+  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' tests/run.sh
+  exit 0
+fi
+
 if (($#)); then
   status=0
+  for test in "$@"; do
+    [[ -e $test ]] || { echo "neap: $test: no such test; they are in tests/, --help tells more" >&2; exit 2; }
+  done
   for test in "$@"; do
     case "$test" in
       *.c) "$(program_of build "$test")" || status=1 ;;

@@ -3,6 +3,8 @@
 -- the more skewed routing of the steps whose times were published.
 --
 --   ./neap run experiments/paper/balance.lua
+--
+-- Costs: about 15 seconds.
 
 local neap = require 'neap'
 local paper = require 'neap.paper'

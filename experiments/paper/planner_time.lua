@@ -3,6 +3,8 @@
 -- higher). 32 experts, synthetic routing.
 --
 --   ./neap run experiments/paper/planner_time.lua
+--
+-- Costs: about 10 seconds; timings want an idle machine.
 
 local neap = require 'neap'
 local lib = require 'neap.lib'

@@ -3,6 +3,8 @@
 -- the paper's files.
 --
 --   ./neap run experiments/paper/seed_table.lua
+--
+-- Costs: a few seconds.
 
 local neap = require 'neap'
 local paper = require 'neap.paper'

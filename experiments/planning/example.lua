@@ -5,6 +5,8 @@
 -- and for counts that came out differently; with a folder as argument, draws the layouts there.
 --
 --   ./neap lua experiments/planning/example.lua [FOLDER]
+--
+-- Costs: a second.
 
 local neap = require 'neap'
 local ffi = neap.lib.ffi

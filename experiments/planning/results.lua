@@ -5,7 +5,7 @@
 --
 --   ./neap lua experiments/planning/results.lua [TRACE…]
 --
--- Costs: seconds for traces of 32 ranks, about two minutes for 256.
+-- Costs: some 10 seconds for traces of 32 ranks, about two minutes for 256.
 
 local neap = require 'neap'
 local sets = require 'planning.sets'

@@ -1,8 +1,10 @@
 --- Which policy balances best when the text changes? The quickstart's run, shorter, under six
--- policies and five seeds: 30 runs, about 15 minutes on 2 cores.
+-- policies and five seeds.
 --
 --   ./neap sweep experiments/sweeps/policies.lua
 --   ./neap compare --sweep policies
+--
+-- Costs: 30 runs, about 15 minutes on 2 cores; Ctrl-C stops it, the same command goes on.
 return {
   name = 'policies',
   doc = 'The quickstart under several policies and seeds.',

@@ -281,6 +281,22 @@ local function count_faults(cells, order, warnings)
   end
 end
 
+--- Means of policies that were not measured in the same circumstances say nothing side by side.
+local function count_circumstances(cells, order, baseline, warnings)
+  local different = {}
+  for _, policy in ipairs(order) do
+    local same = true
+    for group in pairs(cells[baseline]) do same = same and cells[policy][group] ~= nil end
+    for group in pairs(cells[policy]) do same = same and cells[baseline][group] ~= nil end
+    if not same then different[#different + 1] = policy end
+  end
+  if #different > 0 then
+    warnings[#warnings + 1] = ('%s: not of the same scripts, traces, parameters and seeds as %s; '
+      .. 'differences are of what they share, means are not comparable (--sweep, or run numbers, '
+      .. 'choose)'):format(table.concat(different, ', '), baseline)
+  end
+end
+
 local function compare_metric(metric, order, cells, baseline, warnings)
   local entry = { metric = metric.name, better = metric.better, ideal = metric.ideal, rows = {} }
   local repeated = 0
@@ -316,6 +332,7 @@ function compare.policies(results, options)
   local baseline = choose_baseline(options.baseline, order, cells)
   local document = { baseline = baseline, policies = order, metrics = {}, warnings = warnings }
   count_faults(cells, order, warnings)
+  count_circumstances(cells, order, baseline, warnings)
   for i, metric in ipairs(choose_metrics(options.metrics, results)) do
     document.metrics[i] = compare_metric(metric, order, cells, baseline, warnings)
   end

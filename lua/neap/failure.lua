@@ -44,4 +44,19 @@ function failure.tell(err, prefix)
   io.stderr:write(('neap: %s%s\n'):format(prefix or '', failure.text(err)))
 end
 
+--- Tells a policy's faults on stderr: those that differ in step and layer alone as one.
+function failure.tell_faults(messages)
+  local order, times = {}, {}
+  for _, message in ipairs(messages) do
+    local kind = message:gsub('at step %d+, layer %d+', '', 1)
+    if not times[kind] then order[#order + 1], times[kind] = { message, kind }, 0 end
+    times[kind] = times[kind] + 1
+  end
+  for _, entry in ipairs(order) do
+    local more = times[entry[2]] - 1
+    io.stderr:write('neap: ', entry[1], more > 0 and (' (and %d times more)'):format(more) or '',
+      '\n')
+  end
+end
+
 return failure

@@ -13,6 +13,7 @@
 
 local lib = require 'neap.lib'
 local failure = require 'neap.failure'
+local launcher = require 'neap.launcher'
 local params = require 'neap.params'
 
 local recipe = {}
@@ -58,7 +59,9 @@ function recipe.load(path)
   if not chunk then
     local file = io.open(path)
     if not file then
-      failure.usage('%s: no such recipe; usage: neap run RECIPE.lua --name=value …', path)
+      local folder, name = path:match '^(.*)/([^/]*)$'
+      failure.usage('%s: no such recipe%s; usage: neap run RECIPE.lua --name=value …', path,
+        lib.hint(name or path, launcher.list(folder or '.')))
     end
     file:close()
     failure.plain('%s', why)

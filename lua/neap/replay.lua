@@ -8,6 +8,7 @@ local failure = require 'neap.failure'
 local launcher = require 'neap.launcher'
 local layouts = require 'neap.layout'
 local metrics = require 'neap.metrics'
+local numbers = require 'neap.numbers'
 local policies = require 'neap.policy'
 local progress = require 'neap.progress'
 local provenance = require 'neap.provenance'
@@ -109,16 +110,8 @@ end
 
 --- ---- the command -------------------------------------------------------------------------------
 
-local function whole(name, low)
-  return function(text)
-    local value = tonumber(text)
-    if value and value % 1 == 0 and value >= low and value < 2 ^ 31 then return value end
-    return nil, ("%s is '%s'; it must be a whole number of at least %d"):format(name, text, low)
-  end
-end
-
 --- "2" or "2,2,3": a number, or a list of numbers.
-local function numbers(name)
+local function number_list(name)
   return function(text)
     local list = {}
     for item in text:gmatch '[^,]+' do
@@ -136,18 +129,18 @@ function replay.trace_options(command, needed)
   command:option('--trace', 'what to replay: safetensors, or CSV, plain or gzipped')
     :count(needed and '1' or '?')
   command:option('--slots', 'slots a rank, or a number for each rank (default: as recorded)')
-    :convert(numbers '--slots')
+    :convert(number_list '--slots')
   command:option('--node-size', ('ranks a node (default: as recorded, else %d)'):format(NODE_SIZE))
-    :convert(whole('--node-size', 1))
-  command:option('--cost', 'work of a token, for each expert'):convert(numbers '--cost')
-  command:option('--speed', 'relative speed of each rank'):convert(numbers '--speed')
+    :convert(numbers.whole('--node-size', 1))
+  command:option('--cost', 'work of a token, for each expert'):convert(number_list '--cost')
+  command:option('--speed', 'relative speed of each rank'):convert(number_list '--speed')
   command:option('--policy', 'NAME or file, with +SPLIT and :parameter=value,… (default: '
     .. table.concat(POLICIES, ', ') .. ')'):count '*'
   command:option('--window', ('steps that warm up, and that policies plan on (default: %d)'):format(
-    WINDOW)):convert(whole('--window', 1))
-  command:option('--seed', 'of policies that draw'):convert(whole('--seed', 0)):default '0'
+    WINDOW)):convert(numbers.whole('--window', 1))
+  command:option('--seed', 'of policies that draw'):convert(numbers.whole('--seed', 0)):default '0'
   command:option('--deadline', ('seconds that a hook may run (default: %d)'):format(DEADLINE))
-    :convert(numbers '--deadline')
+    :convert(number_list '--deadline')
   command:flag('--strict', 'stop with status 3 at the first fault of a policy')
   command:flag('--in-process', 'run policies in this process, for debuggers and profilers')
 end
@@ -223,7 +216,7 @@ local function score_all(args, t, topology, document, begin)
       on_step = function(step) bar:update((i - 1) * t.steps + step + 1, text) end,
     }
     document.policies[i] = entry
-    for _, message in ipairs(messages) do io.stderr:write('neap: ', message, '\n') end
+    failure.tell_faults(messages)
   end
   bar:close()
 end

@@ -179,6 +179,11 @@ function Store:finish(run, status, message)
     status, message, now, now, run)
 end
 
+--- Takes back a run of which there are no results.
+function Store:forget(run)
+  self:write('DELETE FROM runs WHERE id = ?', run)
+end
+
 --- Begins the result of one policy of a run. row: policy (text as policy.resolve takes it), seed,
 -- trace, context. Returns what its steps are handed to (recorder.lua).
 function Store:result(run, row)
@@ -192,16 +197,21 @@ end
 
 --- Calls f(begin) as a run that is recorded if the options args say so; begin(row) begins a
 -- result and returns its recorder, or nil where nothing is recorded. row, context: as for begin and
--- result. Returns what f returns.
+-- result. A mistake in how the command was called is no run. Returns what f returns.
 function store.recorded(args, row, context, f)
   local runs = store.of(args)
   if not runs then return f(function() end) end
   local id = runs:begin(row)
+  local begun = false
   local ok, result = xpcall(f, failure.handler, function(about)
-    about.context = context
+    about.context, begun = context, true
     return runs:result(id, about)
   end)
-  runs:finish(id, ok and 0 or failure.status(result), not ok and failure.text(result) or nil)
+  if not ok and result.code == 'USAGE' and not begun then
+    runs:forget(id)
+  else
+    runs:finish(id, ok and 0 or failure.status(result), not ok and failure.text(result) or nil)
+  end
   runs:close()
   if not ok then error(result, 0) end
   return result

@@ -44,7 +44,7 @@ describe('the Lua reference', function()
     local status, out, err = program.shell(("cd '%s' && ldoc -d '%s' ."):format(program.home,
       folder))
     assert.are.equal(0, status, out .. err)
-    said = err
+    said = err:gsub('[^\n]*contains no items\n', '') -- no comment but the module's own
   end)
   teardown(function() os.execute(("rm -r '%s'"):format(folder)) end)
 

@@ -130,6 +130,11 @@ describe('neap runs', function()
     assert.are.same({ 'replay', 'laer', 8 },
       { one.kind, one.results[1].policy, #one.results[1].metrics })
     assert.are.equal(0, (program.run(replay .. '--no-store')))
+    local status, _, err = run((replay:gsub('laer', 'laer:windw=3')))
+    assert.are.same({ 2, 1 }, { status, #show '' }, err)
+    status, _, err = run(replay .. '--policy tests/policies/fails.lua')
+    assert.are.same({ 0, 2 }, { status, #show '' })
+    assert.matches('^neap: [^\n]+%(and %d+ times more%)\n', err)
     os.remove(csv)
   end)
 

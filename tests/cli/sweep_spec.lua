@@ -97,7 +97,11 @@ describe('neap sweep', function()
       .. '--allow-run-as-root -n 2"'))
     assert.are.same({ 'done' }, states(json.decode(out)))
     assert.are.equal('mpi', json.decode((neap(0, 'runs 1 --json'))).transport)
-    sweep(1, 'policy=laer seed=1 steps=2 --launch /no/such/launcher')
+    local file = io.open(folder .. '/launcher', 'w')
+    file:write '#!/bin/sh\necho ---- >&2; echo laer 1/9 loss 2 >&2; echo no such host >&2; exit 9\n'
+    file:close()
+    out = sweep(1, ('policy=laer seed=1 steps=2 --launch "sh %s/launcher"'):format(folder))
+    assert.matches('exit status 9: no such host', out)
   end)
 
   it('takes a file, replays and simulations', function()

@@ -41,6 +41,18 @@ describe('compare', function()
     end
   end
 
+  it('warns where policies were not measured in the same circumstances', function()
+    for seed = 1, 5 do
+      add('static', seed, 2)
+      add('laer', seed, 1.5)
+      if seed < 5 then add('mine', seed, 1.2) end
+    end
+    add('mine', 1, 1.1, { context = 'other' })
+    local warnings = table.concat(compared().warnings, '\n')
+    assert.matches('mine: not of the same scripts, traces, parameters and seeds', warnings)
+    assert.is_nil(warnings:find 'laer')
+  end)
+
   it('pairs by seed and context, and calls the winner', function()
     for seed = 1, 6 do
       add('static', seed, 2 + 0.1 * seed)

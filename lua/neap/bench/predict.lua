@@ -45,6 +45,7 @@ local function print_table(list)
     'GFLOP/s a rank', 'GB/s a rank', 'GB/s a port', 'latency us' }, rows))
 end
 
+--- args: the options by name. Prints a table, or JSON. Returns the exit status, if not 0.
 function bench.run(args)
   local list = {}
   for i, ranks in ipairs(args.params.ranks) do

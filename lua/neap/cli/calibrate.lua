@@ -3,6 +3,7 @@
 
 local launcher = require 'neap.launcher'
 local run = require 'neap.cli.run'
+local numbers = require 'neap.numbers'
 
 local command = { doc = 'Measure this machine as a cluster description, for --cluster.' }
 
@@ -11,13 +12,7 @@ Examples:
   neap calibrate -n 4 --out here.lua
   neap simulate --cluster here.lua --model moe-1.2b --layers 2 --policy laer]]
 
-local function whole(name)
-  return function(text)
-    local value = tonumber(text)
-    if value and value % 1 == 0 and value >= 1 and value <= 4096 then return value end
-    return nil, ("%s is '%s'; it must be a whole number from 1 to 4096"):format(name, text)
-  end
-end
+local function whole(name) return numbers.whole(name, 1, 4096) end
 
 function command.options(parser)
   parser:option('-n --ranks', 'ranks to measure with'):convert(whole '-n'):default '4'

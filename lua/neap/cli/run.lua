@@ -4,6 +4,7 @@ local json = require 'neap.json'
 local estimate = require 'neap.estimate'
 local failure = require 'neap.failure'
 local launcher = require 'neap.launcher'
+local numbers = require 'neap.numbers'
 local params = require 'neap.params'
 local provenance = require 'neap.provenance'
 local recipe = require 'neap.recipe'
@@ -37,41 +38,22 @@ local function find_recipe(arguments)
   end
 end
 
-local function whole(name, low, high)
-  return function(text)
-    local value = tonumber(text)
-    if not value or value % 1 ~= 0 or value < low or value > high then
-      return nil, ("%s is '%s'; it must be a whole number from %d to %d"):format(name, text, low,
-        high)
-    end
-    return value
-  end
-end
-
-local function positive(name)
-  return function(text)
-    local value = tonumber(text)
-    if value and value > 0 and value < math.huge then return value end
-    return nil, ("%s is '%s'; it must be a number above 0"):format(name, text)
-  end
-end
-
 --- Adds run's options and, if a recipe is named, the recipe's; returns normalized arguments.
 function run.options(command, arguments)
   command:argument('recipe', 'Lua file that returns recipe.define{…}'):argname '<recipe.lua>'
   command:option('-n --ranks', 'ranks to run on (default: the recipe\'s); under mpirun, its -n')
-    :argname('<ranks>'):convert(whole('-n', 1, MAX_RANKS))
+    :argname('<ranks>'):convert(numbers.whole('-n', 1, MAX_RANKS))
   command:option('--node-size', 'ranks a node (default: by host, else the recipe\'s)')
-    :argname('<ranks>'):convert(whole('--node-size', 1, MAX_RANKS))
+    :argname('<ranks>'):convert(numbers.whole('--node-size', 1, MAX_RANKS))
   command:option('--device', 'where to compute'):choices({ 'cpu', 'cuda' }):default 'cpu'
   command:flag('--strict', 'stop with status 3 at the first fault of a policy')
   command:flag('--in-process', 'run policies inside the rank, for debuggers and profilers')
   command:option('--deadline', 'seconds that a hook of a policy may run (default: 1)')
-    :argname('<seconds>'):convert(positive '--deadline')
+    :argname('<seconds>'):convert(numbers.positive '--deadline')
   command:option('--timeline', 'record a step: JSON for Perfetto, and where its time goes')
     :argname('<file>')
   command:option('--timeline-step', 'the step to record, from 0 (default: 3, or the last)')
-    :argname('<step>'):convert(whole('--timeline-step', 0, 2 ^ 53))
+    :argname('<step>'):convert(numbers.whole('--timeline-step', 0, 2 ^ 53))
   command:flag('--dry-run', 'print the memory that the run will need, by kind; start nothing')
   command:flag('--json', 'results as JSON')
   store.options(command)

@@ -3,6 +3,7 @@
 local failure = require 'neap.failure'
 local json = require 'neap.json'
 local lib = require 'neap.lib'
+local numbers = require 'neap.numbers'
 local store = require 'neap.store'
 local text_table = require 'neap.table'
 
@@ -29,7 +30,8 @@ function command.options(parser)
   parser:option('--store', 'the file (default: NEAP_STORE, else runs.db)'):argname '<file>'
   parser:option('--state', 'only runs in this state'):choices(STATES)
   parser:option('--sweep', 'only runs of this sweep'):argname '<name>'
-  parser:option('--last', 'how many (default: 20)'):convert(tonumber):default '20'
+  parser:option('--last', 'how many (default: 20)'):default '20'
+    :convert(numbers.whole('--last', 1))
   parser:flag('--steps', 'with a run: the metrics of every step')
   parser:flag('--json', 'results as JSON')
 end

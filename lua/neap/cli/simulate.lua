@@ -5,6 +5,7 @@ local clusters = require 'neap.cluster'
 local json = require 'neap.json'
 local lib = require 'neap.lib'
 local models = require 'neap.cluster.models'
+local numbers = require 'neap.numbers'
 local provenance = require 'neap.provenance'
 local simulate = require 'neap.cluster.simulate'
 local spans = require 'neap.cluster.spans'
@@ -22,17 +23,9 @@ Examples:
   neap simulate --cluster a100x32 --model mixtral-8x7b-e8k2 --policy laer --policy mine.lua
   neap simulate --policy neap --steps 1 --timeline step.json]]
 
-local function whole(name, low)
-  return function(text)
-    local value = tonumber(text)
-    if value and value % 1 == 0 and value >= low and value < 2 ^ 31 then return value end
-    return nil, ("%s is '%s'; it must be a whole number of at least %d"):format(name, text, low)
-  end
-end
-
 local function group(text)
   if text == 'all' or text == 'node' then return text end
-  return whole('--shard-group', 1)(text)
+  return numbers.whole('--shard-group', 1)(text)
 end
 
 function command.options(parser)
@@ -48,12 +41,12 @@ function command.options(parser)
   parser:option('--shard-group', 'ranks that parameters are cut over: all, node, or how many')
     :convert(group):default 'all'
   parser:option('--trace', 'recorded routing (default: synthetic)')
-  parser:option('--layers', "layers, other than the model's"):convert(whole('--layers', 1))
-  parser:option('--steps', 'steps to simulate'):convert(whole('--steps', 1)):default '4'
-  parser:option('--seed', 'of routing and policies'):convert(whole('--seed', 0)):default '1'
+  parser:option('--layers', "layers, other than the model's"):convert(numbers.whole('--layers', 1))
+  parser:option('--steps', 'steps to simulate'):convert(numbers.whole('--steps', 1)):default '4'
+  parser:option('--seed', 'of routing and policies'):convert(numbers.whole('--seed', 0)):default '1'
   parser:option('--timeline', 'file for the last step: JSON for Perfetto; its text is printed')
   parser:option('--timeline-ranks', 'ranks that the file shows (default: 32)')
-    :convert(whole('--timeline-ranks', 1)):default '32'
+    :convert(numbers.whole('--timeline-ranks', 1)):default '32'
   parser:flag('--strict', 'stop with status 3 at the first fault of a policy')
   parser:flag('--in-process', 'run policies in this process, for debuggers and profilers')
   parser:flag('--json', 'results as JSON')

@@ -2,6 +2,7 @@
 
 local failure = require 'neap.failure'
 local json = require 'neap.json'
+local numbers = require 'neap.numbers'
 local runner = require 'neap.runner'
 local store = require 'neap.store'
 local sweep = require 'neap.sweep'
@@ -30,11 +31,7 @@ function command.options(parser)
     :args '*':argname '<axis>'
   parser:option('--name', 'of the sweep (default: the file\'s)')
   parser:option('--jobs', 'runs at a time (default: 1, so that they do not disturb each other)')
-    :default '1':convert(function(text)
-      local jobs = tonumber(text)
-      if jobs and jobs % 1 == 0 and jobs >= 1 and jobs <= 1024 then return jobs end
-      return nil, ("--jobs is '%s'; it must be a whole number from 1 to 1024"):format(text)
-    end)
+    :default '1':convert(numbers.whole('--jobs', 1, 1024))
   parser:option('--launch', "what starts a run's ranks, for instance 'mpirun -n 4'")
   parser:flag('--dry-run', 'only show the plan and an estimate')
   parser:flag('--retry-failed', 'do failed runs again')

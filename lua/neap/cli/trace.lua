@@ -4,6 +4,7 @@ local chart = require 'neap.chart'
 local failure = require 'neap.failure'
 local json = require 'neap.json'
 local lib = require 'neap.lib'
+local whole = require('neap.numbers').whole
 local synth = require 'neap.synth'
 local text_table = require 'neap.table'
 local tools = require 'neap.trace_tools'
@@ -22,14 +23,6 @@ Examples:
   neap trace synth made.safetensors --preset e16k4 --ranks 32 --steps 24 --slots 4
 A trace is tokens by step, layer, source rank and expert. Files that are read may be safetensors, or
 CSV (step,layer,rank,e0,e1,...), plain or gzipped.]]
-
-local function whole(name, low)
-  return function(text)
-    local value = tonumber(text)
-    if value and value % 1 == 0 and value >= low and value < 2 ^ 31 then return value end
-    return nil, ("%s is '%s'; it must be a whole number of at least %d"):format(name, text, low)
-  end
-end
 
 local function range(text)
   local first, last = text:match '^(%d+)%.%.(%d+)$'

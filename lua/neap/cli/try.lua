@@ -6,6 +6,7 @@ local failure = require 'neap.failure'
 local json = require 'neap.json'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.lib'
+local numbers = require 'neap.numbers'
 local policies = require 'neap.policy'
 local progress = require 'neap.progress'
 local provenance = require 'neap.provenance'
@@ -33,8 +34,9 @@ function command.options(parser)
   parser:argument('policy', 'NAME or file, with +SPLIT and :parameter=value,…'):argname '<policy>'
   parser:option('--trace', 'a trace to try it on instead; may be given more than once')
     :count '*':argname '<file>'
-  parser:option('--seed', 'of policies that draw'):convert(tonumber):default '1'
-  parser:option('--deadline', 'seconds that a hook may run'):convert(tonumber):default(DEADLINE)
+  parser:option('--seed', 'of policies that draw'):convert(numbers.whole('--seed', 0)):default '1'
+  parser:option('--deadline', 'seconds that a hook may run')
+    :convert(numbers.positive '--deadline'):default(DEADLINE)
   parser:option('--picture', 'SVG file for the worst step, work by rank'):argname '<file.svg>'
   parser:flag('--watch', 'try again whenever the file is saved, until Ctrl-C')
   parser:flag('--json', 'results as JSON')
