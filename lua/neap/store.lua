@@ -179,9 +179,14 @@ function Store:finish(run, status, message)
     status, message, now, now, run)
 end
 
---- Takes back a run of which there are no results.
-function Store:forget(run)
+--- Takes back a run if nothing of it has finished; whether it did.
+local function forget(self, run)
+  if #self:rows('SELECT 1 FROM results WHERE run = ? AND summary IS NOT NULL', run) > 0 then
+    return false
+  end
+  self:write('DELETE FROM results WHERE run = ?', run)
   self:write('DELETE FROM runs WHERE id = ?', run)
+  return true
 end
 
 --- Begins the result of one policy of a run. row: policy (text as policy.resolve takes it), seed,
@@ -202,14 +207,12 @@ function store.recorded(args, row, context, f)
   local runs = store.of(args)
   if not runs then return f(function() end) end
   local id = runs:begin(row)
-  local begun = false
   local ok, result = xpcall(f, failure.handler, function(about)
-    about.context, begun = context, true
+    about.context = context
     return runs:result(id, about)
   end)
-  if not ok and result.code == 'USAGE' and not begun then
-    runs:forget(id)
-  else
+  local mistake = not ok and type(result) == 'table' and result.code == 'USAGE'
+  if not (mistake and forget(runs, id)) then
     runs:finish(id, ok and 0 or failure.status(result), not ok and failure.text(result) or nil)
   end
   runs:close()

@@ -134,7 +134,7 @@ describe('neap runs', function()
     assert.are.same({ 2, 1 }, { status, #show '' }, err)
     status, _, err = run(replay .. '--policy tests/policies/fails.lua')
     assert.are.same({ 0, 2 }, { status, #show '' })
-    assert.matches('^neap: [^\n]+%(and %d+ times more%)\n', err)
+    assert.matches('\nneap: [^\n]+%(and %d+ times more%)\n', err)
     os.remove(csv)
   end)
 

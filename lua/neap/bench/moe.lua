@@ -23,6 +23,7 @@ bench.options = {
     doc = 'on a GPU: what of PyTorch is measured beside it' },
 }
 
+--- args: the options by name. Prints a table, or JSON.
 function bench.run(args)
   local p = args.params
   if p.top_k > p.experts then
