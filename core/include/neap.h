@@ -800,6 +800,22 @@ NEAP_API int neap_cluster_critical(const neap_cluster *cluster, int32_t *ops, in
 NEAP_API int neap_layout_traffic(const neap_layout *layout, const double *bytes, int32_t group,
                                  double *ports, double *uplinks);
 
+/* ---- synth: synthetic loads -------------------------------------------------------------------
+ */
+
+typedef struct {
+  int32_t ranks, experts, top_k;
+  int64_t tokens;        /* of a rank */
+  double tau;            /* standard deviation of a rank's noise, a factor's logarithm */
+  uint64_t seed, stream; /* of random numbers: this stream and the next one are used */
+} neap_synth;
+
+/* load[ranks][experts]: tokens of every rank in a step, about popularity[experts] (logarithms, up
+ * to a constant) times a noise of rank and expert; no expert has more than all of a rank's tokens,
+ * and a rank's counts add up to tokens x top_k. Errors: ARGUMENT, MEMORY. */
+NEAP_API int neap_synth_load(const neap_synth *synth, const double *popularity, int64_t step,
+                             int64_t *load);
+
 /* ---- trace: recorded loads --------------------------------------------------------------------
  */
 

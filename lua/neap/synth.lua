@@ -5,8 +5,8 @@
 --   s:load(step, layer)      -- int64_t[ranks * experts]; steps in order, any layer
 -- Model: the log of an expert's popularity is an autoregressive process over steps, of standard
 -- deviation sigma and correlation rho; every rank multiplies it with log-normal noise (tau), anew
--- in every step. A token takes an expert at most once: probabilities are cut at 1. The counts are
--- normal with a binomial's variance, rounded, and add up to tokens x top_k on every rank.
+-- in every step. A token takes an expert at most once: probabilities are cut at 1. The counts have
+-- a binomial's mean and variance, are rounded, and add up to tokens x top_k on every rank.
 -- Values depend on (seed, step, layer, rank, expert) alone.
 
 local lib = require 'neap.lib'
@@ -57,7 +57,8 @@ function synth.open(options)
   for name, value in pairs(options) do self[name] = value end
   self.step = -1
   self.popularity = ffi.new('double[?]', self.layers * self.experts)
-  self.share = ffi.new('double[?]', self.experts)
+  self.settings = ffi.new('neap_synth', { ranks = self.ranks, experts = self.experts,
+    top_k = self.top_k, tokens = self.tokens, tau = self.tau, seed = self.seed })
   return self
 end
 
@@ -78,67 +79,12 @@ local function go_to(self, step)
   end
 end
 
---- Scales share[experts] so that it adds up to total with no value above 1.
-local function cut(share, experts, total)
-  for _ = 1, experts do
-    local sum, full = 0, 0
-    for e = 0, experts - 1 do
-      if share[e] < 1 then sum = sum + share[e] else full = full + 1 end
-    end
-    if sum == 0 then return end
-    local scale, over = (total - full) / sum, false
-    for e = 0, experts - 1 do
-      if share[e] < 1 then
-        share[e] = math.min(1, share[e] * scale)
-        over = over or share[e] == 1
-      end
-    end
-    if not over then return end
-  end
-end
-
---- Adds what is missing to the counts with the largest shares that have room, or takes it away.
-local function settle(self, row, missing)
-  local share, tokens = self.share, self.tokens
-  while missing ~= 0 do
-    local best, most = -1, -1
-    for e = 0, self.experts - 1 do
-      local room = missing > 0 and tokens - tonumber(row[e]) or tonumber(row[e])
-      if room > 0 and share[e] > most then best, most = e, share[e] end
-    end
-    local count = tonumber(row[best])
-    local change = missing > 0 and math.min(missing, tokens - count) or math.max(missing, -count)
-    row[best] = count + change
-    share[best] = 0
-    missing = missing - change
-  end
-end
-
-local function fill(self, layer, rank, row)
-  local share, experts, tokens = self.share, self.experts, self.tokens
-  local key = (self.step * self.ranks + rank) * experts
-  local sum, total = 0, 0
-  for e = 0, experts - 1 do
-    share[e] = math.exp(self.popularity[layer * experts + e]
-      + self.tau * C.neap_random_normal(self.seed, 2 * layer + 1, key + e))
-    sum = sum + share[e]
-  end
-  for e = 0, experts - 1 do share[e] = math.min(0.999999, share[e] * self.top_k / sum) end
-  cut(share, experts, self.top_k)
-  for e = 0, experts - 1 do
-    local noise = C.neap_random_normal(self.seed, 2 * layer + 2, key + e)
-    local count = tokens * share[e] + noise * math.sqrt(tokens * share[e] * (1 - share[e]))
-    count = math.max(0, math.min(tokens, math.floor(count + 0.5)))
-    row[e], total = count, total + count
-  end
-  settle(self, row, tokens * self.top_k - total)
-end
-
 --- out: int64_t[ranks * experts] to write to, else a new one.
 function Synth:load(step, layer, out)
   if step ~= self.step then go_to(self, step) end
   out = out or ffi.new('int64_t[?]', self.ranks * self.experts)
-  for rank = 0, self.ranks - 1 do fill(self, layer, rank, out + rank * self.experts) end
+  self.settings.stream = 2 * layer + 1
+  lib.check(C.neap_synth_load(self.settings, self.popularity + layer * self.experts, step, out))
   return out
 end
 

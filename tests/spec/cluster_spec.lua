@@ -157,6 +157,24 @@ describe('a simulated step', function()
   end)
 end)
 
+describe('layers that repeat', function()
+  it('are as long as those that they repeat', function()
+    local one = run { distinct = 1, schedule = 'none' }
+    assert.equal(1, one.distinct)
+    assert.is_true(one.step_ms > 0 and one.imbalance >= 1)
+    assert.equal(run({ distinct = 3 }).step_ms, run().step_ms)
+    assert.matches('distinct is 4; it must be a whole number from 1 to 3', message_of(run,
+      { distinct = 4 }))
+  end)
+
+  it('are the rule where loads are many', function()
+    local s = simulate.open { cluster = clusters.describe('h100x256', { ranks = 2048 }),
+      model = models.describe('moe-671b', { layers = 20 }), policy = 'static' }
+    assert.equal(8, s.options.distinct)
+    s:close()
+  end)
+end)
+
 describe('the cost of work', function()
   it('is that of the published planner for its experts', function()
     local model = models.describe 'mixtral-8x7b-e8k2'

@@ -21,7 +21,8 @@ command.examples = [[
 Examples:
   neap simulate
   neap simulate --cluster a100x32 --model mixtral-8x7b-e8k2 --policy laer --policy mine.lua
-  neap simulate --policy neap --steps 1 --timeline step.json]]
+  neap simulate --policy neap --steps 1 --timeline step.json
+  neap simulate --cluster h100x256 --ranks 4096 --model moe-671b --policy neap --steps 1]]
 
 local function group(text)
   if text == 'all' or text == 'node' then return text end
@@ -41,7 +42,10 @@ function command.options(parser)
   parser:option('--shard-group', 'ranks that parameters are cut over: all, node, or how many')
     :convert(group):default 'all'
   parser:option('--trace', 'recorded routing (default: synthetic)')
+  parser:option('--ranks', "ranks, other than the cluster's"):convert(numbers.whole('--ranks', 1))
   parser:option('--layers', "layers, other than the model's"):convert(numbers.whole('--layers', 1))
+  parser:option('--distinct', 'layers with loads and plans of their own, which the others repeat '
+    .. '(default: all, fewer where that takes long)'):convert(numbers.whole('--distinct', 1))
   parser:option('--steps', 'steps to simulate'):convert(numbers.whole('--steps', 1)):default '4'
   parser:option('--seed', 'of routing and policies'):convert(numbers.whole('--seed', 0)):default '1'
   parser:option('--timeline', 'file for the last step: JSON for Perfetto; its text is printed')
@@ -54,8 +58,9 @@ function command.options(parser)
 end
 
 local function run_policy(args, policy, last)
-  local s = simulate.open { cluster = args.cluster, policy = policy,
-    model = models.describe(args.model, { layers = args.layers }),
+  local s = simulate.open { cluster = clusters.describe(args.cluster, { ranks = args.ranks }),
+    policy = policy, model = models.describe(args.model, { layers = args.layers }),
+    distinct = args.distinct,
     schedule = args.schedule, shard_group = args.shard_group,
     seed = args.seed, trace = args.trace and trace.open(args.trace), strict = args.strict or false,
     in_process = args.in_process or false }
@@ -70,6 +75,22 @@ local function run_policy(args, policy, last)
   return row
 end
 
+--- What the simulation itself cost, on one core.
+local function effort(rows)
+  local sum, all = {}, 0
+  for _, row in ipairs(rows) do
+    for name, seconds in pairs(row.spent) do
+      sum[name], all = (sum[name] or 0) + seconds, all + seconds
+    end
+  end
+  local parts = {}
+  for _, name in ipairs { 'loads', 'plan', 'split', 'price', 'simulate' } do
+    parts[#parts + 1] = ('%s %.2f'):format(name, sum[name])
+  end
+  return ('took %.2f s: %s (%d layers of their own; with warm-up)'):format(all,
+    table.concat(parts, ', '), rows[1].distinct)
+end
+
 local function print_table(args, rows)
   local cells = {}
   for i, r in ipairs(rows) do
@@ -82,6 +103,7 @@ local function print_table(args, rows)
     args.schedule, args.steps, args.seed))
   print(text_table.format({ 'policy', 'step ms', '% of ideal', 'utilization %', 'exposed %',
     'imbalance', 'std %', 'inter-node %', 'plan ms', 'faults' }, cells))
+  print('\n' .. effort(rows))
   if rows[#rows].text then print('\n' .. rows[#rows].text) end
 end
 
@@ -91,7 +113,7 @@ local DEFAULT_POLICIES = { 'static', 'laer', 'neap' }
 local function describe(args)
   local parameters = { policies = #args.policy > 0 and args.policy or DEFAULT_POLICIES }
   for _, name in ipairs { 'cluster', 'model', 'schedule', 'shard_group', 'steps',
-    'seed' } do
+    'seed', 'ranks', 'layers', 'distinct' } do
     parameters[name] = args[name]
   end
   local files = { args.trace }

@@ -25,7 +25,8 @@ local function model(kind, fields)
   return all
 end
 
---- The six models of the LAER-MoE paper's artifact, and one of 1.2 B parameters.
+--- The six models of the LAER-MoE paper's artifact, one of 1.2 B parameters, and one of many
+-- experts.
 models.known = {
   ['mixtral-8x7b-e8k2'] = model('e8k2', { hidden = 4096, ffn = 14336, slots = 2, layers = 32,
     heads = 32, kv_heads = 8 }),
@@ -38,6 +39,8 @@ models.known = {
   ['moe-1.2b'] = model('e16k4', { hidden = 1024, ffn = 1408, experts = 16, top_k = 4, slots = 4,
     layers = 16, heads = 16, kv_heads = 16, sequence = 2048, tokens = 32768, micro_batches = 1 }),
 }
+models.known['moe-671b'] = model('wide', { hidden = 7168, ffn = 2048, slots = 2, layers = 61,
+  heads = 128, kv_heads = 128, sequence = 4096, tokens = 16384, micro_batches = 1 })
 models.known['qwen-8x7b-e8k2'] = models.known['mixtral-8x7b-e8k2']
 models.known['qwen-8x7b-e16k4'] = models.known['mixtral-8x7b-e16k4']
 

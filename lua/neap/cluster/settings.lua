@@ -15,6 +15,8 @@ local DEFAULTS = {
 }
 local OPTIONAL = { cluster = true, model = true, trace = true, slots = true, distinct = true }
 
+local CELLS = 2 ^ 22 -- ranks x experts x layers: seconds of synthetic loads and plans
+
 local function check_whole(name, value, low, high)
   if type(value) ~= 'number' or value % 1 ~= 0 or value < low or value > high then
     failure.usage('%s is %s; it must be a whole number from %d to %d', name, tostring(value), low,
@@ -79,6 +81,12 @@ local function check(o)
   return o
 end
 
+--- How many layers get loads, plans and splits of their own: all, unless that is much work.
+local function some_layers(o)
+  local cells = o.machine.ranks * o.model.experts
+  return math.max(1, math.min(o.model.layers, math.floor(CELLS / cells)))
+end
+
 --- All options, checked: given's over the defaults, machine and model described, schedule with all
 -- fields. Raises USAGE or ARGUMENT (an unknown option).
 function settings.take(given)
@@ -96,7 +104,7 @@ function settings.take(given)
   o.machine, o.model = clusters.describe(o.cluster), models.describe(o.model)
   o.schedule = schedules.resolve(o.schedule)
   o.slots = o.slots or o.model.slots
-  o.distinct = o.distinct or o.model.layers
+  o.distinct = o.distinct or some_layers(o)
   return check(o)
 end
 

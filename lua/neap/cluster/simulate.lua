@@ -56,8 +56,8 @@ end
 -- way), accumulate (gradients are sent once a step), slots (a rank, of the policy's layouts;
 -- default: the model's), trace (trace.open's; default: synthetic loads; its tokens are scaled to
 -- the model's), distinct (layers that have loads, plans and splits of their own, the others repeat
--- them; default: all), seed, warm_up (micro-batches before the first step that counts),
--- in_process, strict. Raises USAGE.
+-- them; default: all, or as many as 2^22 numbers of tokens are enough for), seed, warm_up
+-- (micro-batches before the first step that counts), in_process, strict. Raises USAGE.
 function simulate.open(given)
   local o = settings.take(given)
   local self = setmetatable({ options = o, machine = o.machine, model = o.model }, Simulation)
@@ -140,7 +140,7 @@ function Simulation:run(steps)
   for _ = 1, steps do sums:add(self:step(), self.cluster) end
   local row, report = sums:row(self.balance), self.session:report()
   row.plan_ms, row.faults, row.steps = report.plan_ms, report.faults, steps
-  row.spent = self.spent
+  row.spent, row.distinct = self.spent, self.options.distinct
   return row
 end
 
