@@ -52,8 +52,9 @@ end
 -- Parts: lists of { what, cluster, model, settings }.
 local PARTS = {
   ranks = function(add)
-    for _, n in ipairs { 32, 128, 512, 1024 } do
-      add(('N=%d'):format(n), h100 { ranks = n }, small())
+    for _, n in ipairs { 32, 128, 512, 1024, 4096 } do
+      add(('N=%d'):format(n), h100 { ranks = n }, small(),
+        { distinct = n > 1024 and 1 or nil }) -- one layer's routing for all
     end
   end,
   experts = function(add)

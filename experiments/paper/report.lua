@@ -92,12 +92,17 @@ is hardly ever the better one. Published are 7.6 %; nothing in the counts explai
   { 'planner_time', 'Planning time', '' },
   { 'seed_table', '8 GPUs, 1.2 B parameters', [[
 The claimed ranges come from a summary of the paper and are not in its files. The model of the
-cluster does not give LAER 1.45 over the static baseline here.]] },
+cluster does not give LAER 1.45 over the static baseline here, on the routing of e16k4's counts;
+neap is in that range.]] },
   { 'beyond', 'Beyond the paper', [[
 Models of four layers, so that the first unshard of a step, which nothing hides, weighs more than
-in a deep one. FSEP loses its advantage where unshards cannot hide: at few tokens a rank (the
-break-even is at about 25k routed tokens) and on slow links; chunks and exact splits do not help
-there, and shard groups of a node do, at the price of memory.]] },
+in a deep one. A share is of a system's own ideal; neap computes less again, so its own is shorter.
+neap is fastest in every row, least so where unshards cannot hide: below the break-even of about 25k
+routed tokens a rank and on slow links every system falls to half of its ideal or less. There LAER's
+layouts win 5 % over the static one, and an exact split alone loses to LAER's (a quarter of the
+uplink and less, ethernet8), since it sends tokens across nodes. Smaller shard groups are slower and
+take more memory here: no unshard leaves the group, but after every step each group has to be sent
+the new parameters.]] },
 }
 
 local SHORT = [[
@@ -105,10 +110,10 @@ local SHORT = [[
 ## What fell short
 
 * The ablation `no_even` (see there).
-* Megatron's routing is an assumption; on it, the e16k4 models come out 12 % slower than published
-  and the e8k2 models 6 to 8 % faster.
-* LAER's absolute step time is 9 % above the published one on e8k2, 1 % below on e16k4.
-* neap's share of ideal is 97.9 to 98.5 %: just below 98 % on mixtral-8x22b-e16k4. What is left are
+* Megatron's routing is an assumption; on it, the e16k4 models come out 11 to 12 % slower than published
+  and the e8k2 models 4 to 7 % faster.
+* LAER's absolute step time is 8 to 11 % above the published one on e8k2, 1 % below on e16k4.
+* neap's share of ideal is 97.9 to 98.6 %: just below 98 % on mixtral-8x22b-e16k4. What is left are
   dispatch and combine of the forward, which nothing hides, and the first unshard of a micro-batch.
   Its ideal is that of its own work, which is less than the others'.
 * Links are shared fairly by exchanges that run side by side (not on `a100x32`, where they queue).
