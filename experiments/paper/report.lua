@@ -110,8 +110,8 @@ local SHORT = [[
 ## What fell short
 
 * The ablation `no_even` (see there).
-* Megatron's routing is an assumption; on it, the e16k4 models come out 11 to 12 % slower than published
-  and the e8k2 models 4 to 7 % faster.
+* Megatron's routing is an assumption; on it, the e16k4 models come out 11 to 12 % slower than
+  published and the e8k2 models 4 to 7 % faster.
 * LAER's absolute step time is 8 to 11 % above the published one on e8k2, 1 % below on e16k4.
 * neap's share of ideal is 97.9 to 98.6 %: just below 98 % on mixtral-8x22b-e16k4. What is left are
   dispatch and combine of the forward, which nothing hides, and the first unshard of a micro-batch.
