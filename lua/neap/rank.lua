@@ -8,6 +8,8 @@
 --   node_of               int32_t[ranks], node of every rank, as neap_topology_open takes it
 --   params                typed parameters of the recipe
 --   device                'cpu' or 'cuda'
+--   sim                   with --device=sim: machine (a cluster's description with as many ranks),
+--                         cluster and model (names; the second perhaps nil); else nil
 --   deadline              seconds that a policy's hook may run; nil for the session's default
 --   strict, in_process    whether a policy's fault stops the run; whether policies run in the rank
 --   timeline              records steps (timeline_job.lua); nil: nobody asked for it
@@ -23,6 +25,7 @@
 
 local json = require 'neap.json'
 local launcher = require 'neap.launcher'
+local accounts = require 'neap.cluster.account'
 local lib = require 'neap.lib'
 local comm = require 'neap.comm'
 local device = require 'neap.device'
@@ -147,6 +150,8 @@ local function run(channel, rank, ranks, order, runs)
     device = order.device, strict = order.strict, in_process = order.in_process, json = order.json,
     deadline = order.deadline, recorded = order.store ~= nil,
     store = runs, order = order,
+    sim = order.sim and { cluster = order.sim.cluster, model = order.sim.model,
+      machine = accounts.machine(order.sim.cluster, ranks) },
     timeline = order.timeline and timelines.open(order.timeline, order.timeline_step),
   }, Job)
   script:run(job)

@@ -54,6 +54,28 @@ local function plain(row)
   return copy
 end
 
+local SIMULATED = { 'policy', 'step ms', '% of ideal', 'utilization %', 'exposed %', 'imbalance',
+  'p95', 'std %', 'inter-node %', 'faults', 'late', 'bits/byte' }
+
+--- The table of a training that was timed on a described cluster.
+local function simulated(rows)
+  local lines, least = {}, math.huge
+  for i, row in ipairs(rows) do
+    local sim = row.sim
+    least = math.min(least, sim.ideal_ms)
+    lines[i] = { row.policy, ('%.2f'):format(sim.step_ms), percent(sim.share_of_ideal),
+      percent(sim.utilization), percent(sim.exposed), ('%.3f'):format(row.imbalance.mean),
+      ('%.3f'):format(row.imbalance.p95), ('%.1f'):format(row.std_percent),
+      percent(row.inter_node_share), row.faults, row.late, ('%.3f'):format(row.loss / LN2) }
+  end
+  lines[#lines + 1] = { 'ideal', ('%.2f'):format(least), '100.0', '100.0', '0.0', '1.000', '1.000',
+    '0.0', '0.0', false, false, false }
+  local sim = rows[1].sim
+  return text_table.format(SIMULATED, lines) .. ('\n%d ranks, %d steps, seed %d. Trained on the '
+    .. 'CPU; step ms to exposed %% are simulated: %s on %s.'):format(rows[1].ranks, rows[1].steps,
+    rows[1].seed, sim.model or "the recipe's model", sim.cluster)
+end
+
 --- rows: what trainer:run returned. Returns { text =, json = }: a table with the ideal as last row
 -- (bytes are a step's, of all ranks together), and { rows = {…} } with every loss.
 function summary.training(rows)
@@ -63,6 +85,7 @@ function summary.training(rows)
   end
   lines[#lines + 1] = ideal(rows)
   local first = rows[1]
+  if first.sim then return { text = simulated(rows), json = { rows = documents } } end
   local footer = ('\n%d ranks, %d steps, seed %d. Bytes: of all ranks, a step. Loss: nats a byte, '
     .. 'mean of the last tenth.'):format(first.ranks, first.steps, first.seed)
   return { text = text_table.format(HEADING, lines) .. footer, json = { rows = documents } }

@@ -9,6 +9,7 @@
 
 local device = require 'neap.device'
 local lib = require 'neap.lib'
+local accounts = require 'neap.cluster.account'
 local metrics = require 'neap.metrics'
 local optim = require 'neap.optim'
 local sessions = require 'neap.session'
@@ -90,6 +91,14 @@ local function open_trace(self, path, p)
   })
 end
 
+--- What the steps would take on the cluster that the job names.
+local function open_account(self)
+  local p, sim = self.params, self.job.sim
+  return accounts.open { machine = sim.machine, model = accounts.model(sim.model, p,
+    self.job.ranks), topology = self.topology, layers = p.layers, schedule = self.schedule,
+    plans_on = self.plans_on, shard_group = tonumber(p.shard_group) or p.shard_group }
+end
+
 --- Options: job (rank.lua), params (values of trainer.params), policy, text (text.schedule's), and
 -- perhaps trace (path of the routing trace to write), label (of the progress line), schedule (a
 -- table instead of params.schedule) and seconds (that run may take; it ends with the step that is
@@ -106,12 +115,13 @@ function trainer.open(options)
   }, Trainer)
   device.forget_most() -- all ranks are here: earlier trainings have closed
   self.topology = topologies.open { node_of = job.node_of, ranks = job.ranks, slots = p.slots,
-    experts = p.experts, cost = costs(p.ffn) }
+    experts = p.experts, cost = costs(p.ffn), speed = job.sim and job.sim.machine.speed }
   self.session = sessions.open { comm = self.comm, topology = self.topology, layers = p.layers,
     policy = options.policy, seed = p.seed, strict = job.strict, in_process = job.in_process,
     deadline = job.deadline,
     on_fault = function(message) io.stderr:write('neap: ', message, '\n') end }
   self.plans_on = self.session.plans_on
+  self.account = job.sim and job.rank == 0 and open_account(self) or nil
   self.first, self.last = share(p.batch, job.rank, job.ranks)
   self.ids = tensor.new('i32', (self.last - self.first) * p.sequence)
   self.targets = tensor.new('i32', (self.last - self.first) * p.sequence)
@@ -143,6 +153,7 @@ function Trainer:split(layer, load, step)
   local balance = split:balance()
   self.balance:add(balance)
   if self.recorder then self.recorder:balance(balance) end
+  if self.account then self.account:layer(layer, self:layout(layer), split, balance.tokens) end
   self.step_imbalance = math.max(self.step_imbalance, balance.imbalance)
   return split
 end
@@ -255,6 +266,7 @@ function Trainer:step()
   local seconds = C.neap_clock() - began
   busy, waited = use_of_time(self, busy, waited, recorder)
   if wanted then self.job.timeline:keep(self.comm, self.label) end
+  if self.account then self.account:step() end
   self.done = self.done + 1
   self.losses:add(loss)
   self.seconds:add(seconds)
@@ -303,10 +315,18 @@ local function digest(losses)
   return bit.tohex(hash, 16)
 end
 
+--- Figures on the cluster that the job names, and on which one.
+local function simulated(self)
+  local row, sim = self.account:row(self.balance), self.job.sim
+  row.cluster, row.model = sim.cluster, sim.model
+  return row
+end
+
 --- The run in figures: policy, steps, seed, losses (list), digest, loss (mean of the last tenth),
 -- tokens_per_second, ideal_tokens_per_second, balance figures (metrics.lua), exposed (share of the
 -- step that ranks wait for communication), bytes a step by kind, device_bytes (the most that all
--- ranks of this process have held on this rank's device), and what session:report tells.
+-- ranks of this process have held on this rank's device), sim (figures.lua's on a cluster, with
+-- --device=sim, on rank 0) and what session:report tells.
 -- Collective; the same on every rank, apart from what only rank 0 knows of the policy.
 function Trainer:summary()
   record_last(self)
@@ -327,6 +347,7 @@ function Trainer:summary()
   row.bytes_per_step = { tokens = sums[4] / steps, unshard = sums[5] / steps,
     reduce = sums[6] / steps }
   row.device_bytes = select(2, device.held())
+  row.sim = self.account and simulated(self)
   for name, value in pairs(self.session:report()) do row[name] = value end
   if self.recorder then self.recorder:close(summary.stored(row)) end
   return row
@@ -338,6 +359,7 @@ function Trainer:close()
   record_last(self)
   if self.writer then self.writer:close() end
   if self.meter then self.meter:close() end
+  if self.account then self.account:close() end
   self.session:close()
   self.model:close()
   self.comm:close()

@@ -9,7 +9,6 @@ local lib = require 'neap.lib'
 local clusters = require 'neap.cluster'
 local device = require 'neap.device'
 local metrics = require 'neap.metrics'
-local models = require 'neap.cluster.models'
 local ops = require 'neap.ops'
 local tensor = require 'neap.tensor'
 
@@ -114,15 +113,6 @@ end
 local function launch(comm)
   local x, y = tensor.zeros('f32', 16), tensor.zeros('f32', 16)
   return seconds(comm, function() ops.add(x, y, y) end)
-end
-
---- Description of a model that trainer.params p describes, as the trainer trains it.
-function measure.model(p, ranks)
-  local tokens = math.max(1, math.floor(p.batch * p.sequence / ranks))
-  return models.describe { hidden = p.hidden, ffn = p.ffn[1], experts = p.experts, top_k = p.top_k,
-    slots = p.slots, layers = p.layers, heads = p.heads, kv_heads = p.kv_heads,
-    sequence = p.sequence, vocabulary = 256, tokens = tokens, micro_batches = 1, recompute = false,
-    bytes = 4, load = { sigma = 0.5, tau = 0.3, rho = 0.99 } }
 end
 
 --- How ranks share what computes: processors, or a GPU. Returns the share of the measured rates

@@ -3,7 +3,7 @@
 
 local neap = require 'neap'
 local lib = require 'neap.lib'
-local measure = require 'neap.calibrate.measure'
+local models = require 'neap.cluster.models'
 local simulate = require 'neap.cluster.simulate'
 local trace = require 'neap.trace'
 
@@ -14,6 +14,7 @@ local probes = {}
 local WARM_UP = 3
 local POLICY = 'laer+minimax'
 local SIMULATED = 6 -- steps of a prediction
+local BYTES = { f32 = 4, bf16 = 2 }
 -- Numbers of a machine that no measurement of a single operation tells well enough.
 local FITTED = { 'flops', 'elementwise', 'latency', 'port', 'launch' }
 
@@ -86,8 +87,9 @@ end
 
 --- Simulated seconds of a step of a training, with the routing that it had.
 function probes.predict(machine, p, routing)
-  local s = simulate.open { cluster = machine, model = measure.model(p, machine.ranks),
-    policy = POLICY, schedule = p.schedule, trace = routing, warm_up = WARM_UP,
+  local model = models.trained(p, machine.ranks, BYTES[p.dtype])
+  local s = simulate.open { cluster = machine, model = model, policy = POLICY,
+    schedule = p.schedule, trace = routing, warm_up = WARM_UP,
     gradient_bytes = p.exact and 8 or 4, shard_group = tonumber(p.shard_group) or p.shard_group }
   local seconds = s:run(math.min(SIMULATED, routing.steps - WARM_UP)).step_ms / 1e3
   s:close()

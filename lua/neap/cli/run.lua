@@ -2,7 +2,9 @@
 
 local json = require 'neap.json'
 local estimate = require 'neap.estimate'
+local accounts = require 'neap.cluster.account'
 local failure = require 'neap.failure'
+local models = require 'neap.cluster.models'
 local launcher = require 'neap.launcher'
 local numbers = require 'neap.numbers'
 local params = require 'neap.params'
@@ -16,12 +18,14 @@ run.examples = [[
 Examples:
   neap run experiments/quickstart.lua
   neap run experiments/quickstart.lua --help            its parameters too
+  neap run experiments/quickstart.lua --device=sim --cluster=a100x8 --as=mixtral-8x7b-e16k4
   neap run experiments/quickstart.lua -n 4 --steps=60 --policies=laer,mine.lua --seed=2
   mpirun -n 4 neap run experiments/quickstart.lua --node-size 2]]
 
 -- Options of run itself that take a value: what the search for the recipe's name must skip.
 local WITH_VALUE = {
   ['-n'] = true, ['--ranks'] = true, ['--node-size'] = true, ['--device'] = true,
+  ['--cluster'] = true, ['--as'] = true,
   ['--timeline'] = true, ['--timeline-step'] = true,
   ['--store'] = true, ['--deadline'] = true,
 }
@@ -45,7 +49,12 @@ function run.options(command, arguments)
     :argname('<ranks>'):convert(numbers.whole('-n', 1, MAX_RANKS))
   command:option('--node-size', 'ranks a node (default: by host, else the recipe\'s)')
     :argname('<ranks>'):convert(numbers.whole('--node-size', 1, MAX_RANKS))
-  command:option('--device', 'where to compute'):choices({ 'cpu', 'cuda' }):default 'cpu'
+  command:option('--device', 'where to compute; sim: on the CPU, with the time that steps would '
+    .. 'take on --cluster'):choices({ 'cpu', 'cuda', 'sim' }):default 'cpu'
+  command:option('--cluster', 'with --device=sim: name or Lua file of a cluster (default: a100x32)')
+    :argname '<cluster>'
+  command:option('--as', 'with --device=sim: the model whose layers are timed (default: that of '
+    .. 'the recipe)'):argname '<model>'
   command:flag('--strict', 'stop with status 3 at the first fault of a policy')
   command:flag('--in-process', 'run policies inside the rank, for debuggers and profilers')
   command:option('--deadline', 'seconds that a hook of a policy may run (default: 1)')
@@ -87,6 +96,7 @@ local function describe(args, script, values, ranks)
   local all = settings.parameters
   all.ranks, all.node_size = ranks, args.node_size or script.node_size
   all.device, all.strict, all.in_process = args.device, args.strict, args.in_process
+  if args.sim then all.device, all.cluster, all.as = 'sim', args.sim.cluster, args.sim.model end
   local key, context = provenance.keys(settings)
   return {
     kind = 'run', command = provenance.command(), script = args.recipe, key = key,
@@ -96,8 +106,30 @@ local function describe(args, script, values, ranks)
   }, context
 end
 
+--- A copy of the arguments. With --device=sim it tells in sim what is to be simulated, and for the
+-- rest is that of a run on the CPU with the cluster's ranks and nodes.
+local function prepare(given)
+  local args = {}
+  for name, value in pairs(given) do args[name] = value end
+  if args.device ~= 'sim' then
+    if args.cluster or args.as then failure.usage '--cluster and --as go with --device=sim' end
+    return args
+  end
+  if args.timeline then
+    failure.usage '--timeline records what ranks do; neap simulate --timeline writes simulated ones'
+  end
+  local name = args.cluster or 'a100x32'
+  local machine = accounts.machine(name, args.ranks)
+  if args.as then models.describe(args.as) end
+  args.device, args.ranks = 'cpu', machine.ranks
+  args.node_size = args.node_size or math.min(machine.node_size, machine.ranks)
+  args.sim = { cluster = name, model = args.as }
+  return args
+end
+
 --- Key of the run that arguments ask for: what a sweep knows finished runs by.
-function run.key(args)
+function run.key(given)
+  local args = prepare(given)
   local script = recipe.load(args.recipe)
   local values = params.values(script.params, args.params or {}, args.device)
   return describe(args, script, values, args.ranks or script.ranks).key
@@ -125,7 +157,8 @@ local function dry_run(args, script, values, ranks)
   return 0
 end
 
-function run.run(args)
+function run.run(given)
+  local args = prepare(given)
   local script = recipe.load(args.recipe)
   local texts = args.params or {}
   local values = params.values(script.params, texts, args.device)
@@ -141,7 +174,7 @@ function run.run(args)
   local order = json.encode({
     recipe = args.recipe, node_size = args.node_size, device = args.device, strict = args.strict,
     in_process = args.in_process, deadline = args.deadline, json = args.json,
-    timeline = args.timeline, timeline_step = args.timeline_step,
+    sim = args.sim, timeline = args.timeline, timeline_step = args.timeline_step,
     params = setmetatable(texts, { __jsontype = 'object' }),
     store = record(args, script, values, rank, ranks),
   })

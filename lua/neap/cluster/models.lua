@@ -89,6 +89,16 @@ function models.describe(what, changes)
   return check(type(what) == 'string' and what or '(a table)', m)
 end
 
+--- The model that trainer.params p describe, as the trainer trains it on so many ranks; bytes: of a
+-- number.
+function models.trained(p, ranks, bytes)
+  return models.describe { hidden = p.hidden, ffn = #p.ffn > 1 and p.ffn or p.ffn[1],
+    experts = p.experts, top_k = p.top_k, slots = p.slots, layers = p.layers, heads = p.heads,
+    kv_heads = p.kv_heads, sequence = p.sequence, vocabulary = 256,
+    tokens = math.max(1, math.floor(p.batch * p.sequence / ranks)), micro_batches = 1,
+    recompute = false, bytes = bytes }
+end
+
 --- F of an expert, from 0.
 function models.ffn(m, expert)
   return type(m.ffn) == 'table' and (#m.ffn > 1 and m.ffn[expert + 1] or m.ffn[1]) or m.ffn

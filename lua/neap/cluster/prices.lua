@@ -52,6 +52,12 @@ end
 
 --- ---- a layer -----------------------------------------------------------------------------------
 
+--- What counted tokens of all ranks have to be multiplied by to be the model's.
+function Prices:scale(counted)
+  local m = self.model
+  return counted > 0 and m.tokens * m.top_k * self.topology.ranks / counted or 0
+end
+
 --- loads[layer] of program.build. share: of the tokens that were counted.
 function Prices:tokens(layout, split, share)
   local t, s = self.topology, self.o.schedule

@@ -42,13 +42,6 @@ local function expert_costs(model)
   return model.ffn
 end
 
---- The topology of a machine's ranks with so many slots each.
-function simulate.topology(machine, model, slots)
-  return topologies.open { ranks = machine.ranks, slots = slots,
-    node_size = math.min(machine.node_size, machine.ranks), experts = model.experts,
-    speed = machine.speed, cost = expert_costs(model) }
-end
-
 --- Options: cluster and model (what their describe takes), policy, schedule (what schedule.resolve
 -- takes), token_group and shard_group ('all', 'node' or a number), resident (experts stay where
 -- they are, gradients travel), tensor (ranks that share attention), parts (smaller micro-batches
@@ -61,7 +54,9 @@ end
 function simulate.open(given)
   local o = settings.take(given)
   local self = setmetatable({ options = o, machine = o.machine, model = o.model }, Simulation)
-  self.topology = simulate.topology(o.machine, o.model, o.slots)
+  self.topology = topologies.open { ranks = o.machine.ranks, slots = o.slots,
+    node_size = math.min(o.machine.node_size, o.machine.ranks), experts = o.model.experts,
+    speed = o.machine.speed, cost = expert_costs(o.model) }
   self.cluster = clusters.open(o.machine, self.topology)
   self.prices = prices.open(setmetatable({ topology = self.topology }, { __index = o }))
   self.source = open_source(o)
@@ -87,9 +82,8 @@ end
 local function price(self, micro, layer, split, share)
   local balance = split:balance()
   self.balance:add(balance)
-  local scale = self.model.tokens * self.model.top_k * self.topology.ranks / balance.tokens
   local layout = self.session:layout(layer)
-  micro.loads[layer] = self.prices:tokens(layout, split, share * scale)
+  micro.loads[layer] = self.prices:tokens(layout, split, share * self.prices:scale(balance.tokens))
   micro.weights[layer] = self.prices:weights(layout)
 end
 

@@ -1,0 +1,79 @@
+--- What the steps of a real training would take on a described cluster: its routing, layouts and
+-- splits are priced as simulate.lua prices synthetic ones. neap run --device=sim trains on the CPU
+-- and accounts so.
+--
+--   local a = account.open { machine =, model =, topology =, schedule =, plans_on =, … }
+--   a:layer(layer, layout, split, counted)   -- of the layers of a step, as they are split
+--   a:step()                        -- figures of the step, the cluster keeps it
+--   a:row(balance)                  -- figures of all steps (figures.lua)
+
+local clusters = require 'neap.cluster'
+local failure = require 'neap.failure'
+local figures = require 'neap.cluster.figures'
+local models = require 'neap.cluster.models'
+local prices = require 'neap.cluster.prices'
+local program = require 'neap.cluster.program'
+
+local account = {}
+
+local Account = {}
+Account.__index = Account
+
+local GRADIENT_BYTES = 4
+
+--- The machine of a name or file with so many ranks (nil: its own). Raises USAGE.
+function account.machine(cluster, ranks)
+  return clusters.describe(cluster, { ranks = ranks })
+end
+
+--- Whose steps are accounted: another model than the trained one, by name, or that one (described
+-- by its trainer's parameters). Raises USAGE where the experts differ.
+function account.model(name, p, ranks)
+  if not name then return models.trained(p, ranks, 2) end
+  local m = models.describe(name)
+  if m.experts ~= p.experts then
+    failure.usage('--as=%s has %d experts; the recipe trains %d (--experts=%d)', name, m.experts,
+      p.experts, m.experts)
+  end
+  return m
+end
+
+--- o: machine, model, topology, layers (that are trained; the model's repeat them), schedule (all
+-- fields), plans_on, shard_group.
+function account.open(o)
+  local self = setmetatable({ model = o.model, layers = o.layers, plans_on = o.plans_on,
+    cluster = clusters.open(o.machine, o.topology), loads = {}, weights = {},
+    figures = figures.open() }, Account)
+  self.prices = prices.open { machine = o.machine, model = o.model, topology = o.topology,
+    schedule = o.schedule, tensor = 1, elementwise = 1, token_group = 'all',
+    shard_group = o.shard_group, gradient_bytes = GRADIENT_BYTES, accumulate = false,
+    resident = false }
+  return self
+end
+
+--- counted: tokens of all ranks.
+function Account:layer(layer, layout, split, counted)
+  self.loads[layer] = self.prices:tokens(layout, split, self.prices:scale(counted))
+  self.weights[layer] = self.prices:weights(layout)
+end
+
+function Account:step()
+  local one, micro = { loads = {}, weights = {} }, {}
+  for layer = 0, self.model.layers - 1 do
+    local same = layer % self.layers
+    one.loads[layer], one.weights[layer] = self.loads[same], self.weights[same]
+  end
+  for i = 1, self.model.micro_batches do micro[i] = one end
+  program.build(self.cluster, self.prices:step(micro, self.plans_on, self.model.tokens))
+  self.figures:add(self.cluster:run():report(), self.cluster)
+end
+
+function Account:row(balance)
+  return self.figures:row(balance)
+end
+
+function Account:close()
+  self.cluster:close()
+end
+
+return account
