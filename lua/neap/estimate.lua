@@ -105,6 +105,14 @@ local function expert_room(s)
   return MARGIN * (here + here / s.slots) * s.ffn * s.element
 end
 
+--- What all layers but the one under way do without if they compute it again (Block:release).
+local function freed(s)
+  if not s.schedule.recompute then return 0 end
+  local here = s.tokens * s.top_k
+  return (s.layers - 1) * s.element * (MARGIN * 2 * here * s.ffn
+    + s.tokens * (5 * s.hidden + s.qkv))
+end
+
 local function activations(s)
   local layer = 12 * s.hidden * s.element + 2 * s.qkv * s.element + (s.heads + 2) * s.stat
     + 2 * s.experts * s.stat + s.top_k * (2 * s.stat + 12)
@@ -113,7 +121,7 @@ local function activations(s)
   local table_bytes = s.sequence * s.hidden / s.heads * s.stat
   local scratch = s.exact and s.tokens * (s.hidden + math.max(s.qkv, s.vocabulary)) * 8 or 0
   return s.layers * (s.tokens * layer + table_bytes + expert_rows(s))
-    + expert_room(s) + s.tokens * ends + scratch
+    + expert_room(s) + s.tokens * ends + scratch - freed(s)
 end
 
 local function logits(s)
@@ -126,7 +134,7 @@ local KINDS = {
   { 'masters and moments', optimizer, 'hidden, layers, ffn or experts, or take more GPUs' },
   { 'unshard buffers', unshard_buffers, "slots or the schedule's keep (--schedule=laer:keep=2)" },
   { 'gradients', gradients, "slots or the schedule's gradients (--schedule=laer:gradients=2)" },
-  { 'activations', activations, 'batch or sequence' },
+  { 'activations', activations, 'batch or sequence, or --schedule=neap:recompute=true' },
   { 'logits', logits, 'batch, sequence or vocabulary' },
 }
 
