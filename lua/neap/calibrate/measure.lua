@@ -3,7 +3,7 @@
 -- is measured in processor time, which other programs do not disturb; ranks that share processors
 -- get their part. On a GPU it is measured by the clock, from what was enqueued to its end.
 --
---   local machine = measure.machine(job)       -- collective; the same table on every rank
+--   local machine = measure.machine(job, 'f32')   -- collective; the same table on every rank
 
 local lib = require 'neap.lib'
 local clusters = require 'neap.cluster'
@@ -59,18 +59,19 @@ local function seconds(comm, action, clock)
   return rounds:quantile(0)
 end
 
-local function product(comm, rows, width, columns)
-  local x = tensor.new('f32', rows, width):normal(1, 1, 0, 1)
-  local w = tensor.new('f32', width, columns):normal(1, 2, 0, 1)
-  local y = tensor.new('f32', rows, columns)
+local function product(comm, dtype, rows, width, columns)
+  local x = tensor.new(dtype, rows, width):normal(1, 1, 0, 1)
+  local w = tensor.new(dtype, width, columns):normal(1, 2, 0, 1)
+  local y = tensor.new(dtype, rows, columns)
   return seconds(comm, function() ops.linear(x, w, y) end)
 end
 
 --- Rate of large products and the size that costs as much as nothing: 2mkn / rate,
 -- x (1 + tile / m) and so on, fits a large product (of a size) and a small one.
-local function products(comm, size)
+local function products(comm, dtype, size)
   local few, narrow = size / 16, size / 4
-  local large, small = product(comm, size, size, size), product(comm, few, narrow, narrow)
+  local large = product(comm, dtype, size, size, size)
+  local small = product(comm, dtype, few, narrow, narrow)
   local flops = { large = 2 * size ^ 3, small = 2 * few * narrow * narrow }
   local low, high = 0, 64
   for _ = 1, 40 do -- the small one's cost grows with tile
@@ -126,12 +127,12 @@ local function sharing(job)
   return share, share < 1, ('%d processors'):format(C.neap_processors())
 end
 
---- The machine, before training steps have told what its operations measured alone do not.
--- Collective.
-function measure.machine(job)
+--- The machine, before training steps have told what its operations measured alone do not. dtype:
+-- of trainings. Collective.
+function measure.machine(job, dtype)
   local comm, cuda = job.comm, job.device == 'cuda'
   own_clock = cuda and wall or processor
-  local rate, tile = products(comm, cuda and 2048 or 512)
+  local rate, tile = products(comm, dtype, cuda and 2048 or 512)
   local latency, port = exchange(comm)
   local core = attention(comm, rate)
   local share, shared, what = sharing(job)

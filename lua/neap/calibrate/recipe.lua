@@ -41,7 +41,7 @@ return neap.recipe.define {
 
   run = function(_, job)
     local p, target = job.params, target_of(job)
-    local list, machine = probes.around(job, target), measure.machine(job)
+    local list, machine = probes.around(job, target), measure.machine(job, target.dtype)
     local all = { unpack(list) }
     if p.predict then all[#all + 1] = target end
     local results = probes.train(job, all, p.steps)
