@@ -60,6 +60,34 @@ test_nccl() {
   done
 }
 
+# The same training on two threads and on two processes: the same bits.
+cat >"$work/same.lua" <<'END'
+local json = require 'neap.json'
+local function digests(path)
+  local list = {}
+  for _, row in ipairs(json.decode(assert(io.open(path)):read '*a').rows) do
+    list[#list + 1] = row.digest
+  end
+  return table.concat(list, ' ')
+end
+local a, b = ...
+a, b = digests(a), digests(b)
+print(a, b)
+return a == b and #a > 0 and 0 or 1
+END
+test_processes() {
+  if ! "$build/neap" doctor | grep -q '^nccl .*can share a GPU'; then
+    echo 'skipped: a training over NCCL: 2.30 or later is needed'
+    return
+  fi
+  local options=(experiments/quickstart.lua --device=cuda --no-store --json --steps=8 --slots=16
+    --text=english --trace= --policies=static,laer)
+  "$build/neap" run "${options[@]}" -n 2 >"$work/threads.json"
+  timeout 120 mpirun --oversubscribe -n 2 "$build/neap" run "${options[@]}" >"$work/processes.json"
+  "$build/neap" lua "$work/same.lua" "$work"/{threads,processes}.json
+  count 'quickstart on 2 threads and 2 processes' $?
+}
+
 # The same training run on both devices: losses agree within rounding. On the GPU the first
 # loss, which is that of a forward with equal parameters, has the same bits under every layout, split
 # and number of ranks.
@@ -194,6 +222,7 @@ bench_all() {
 if wanted test; then
   test_kernels
   test_nccl
+  test_processes
   test_training f32 2e-3
   test_training bf16 3e-2
   test_timeline

@@ -4,6 +4,7 @@ extern "C" {
 }
 
 #include <cuda_runtime.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -25,6 +26,48 @@ int neapi_cuda_count(int32_t *count)
   return 0;
 }
 
+enum { DEVICES = 64 };
+
+/* Whether some GPU cannot read another's memory: copies between ranks are then left to CUDA. */
+static bool apart;
+
+/* Kernels on a GPU may use memory of another's pool, if the machine lets them. */
+static int grant(int owner, int reader)
+{
+  int reaches = 0;
+  TRY(cudaDeviceCanAccessPeer(&reaches, reader, owner));
+  if (!reaches) {
+    __atomic_store_n(&apart, true, __ATOMIC_RELAXED);
+    return 0;
+  }
+  cudaMemPool_t pool;
+  cudaMemAccessDesc access = {};
+  access.location.type = cudaMemLocationTypeDevice;
+  access.location.id = reader;
+  access.flags = cudaMemAccessFlagsProtReadWrite;
+  TRY(cudaDeviceGetDefaultMemPool(&pool, owner));
+  TRY(cudaMemPoolSetAccess(pool, &access, 1));
+  return 0;
+}
+
+/* The GPUs that threads of this process use read each other's memory. */
+static int introduce(int ordinal)
+{
+  static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+  static bool used[DEVICES];
+  int error = 0;
+  pthread_mutex_lock(&lock);
+  for (int other = 0; other < DEVICES && ordinal < DEVICES && !used[ordinal] && !error; other++)
+    if (used[other]) {
+      error = grant(ordinal, other);
+      error = error ? error : grant(other, ordinal);
+    }
+  if (ordinal < DEVICES && !error)
+    used[ordinal] = true;
+  pthread_mutex_unlock(&lock);
+  return error;
+}
+
 /* Waiting threads sleep, since there may be more of them than cores; freed memory stays with the
  * process, since token counts wander. */
 int neapi_cuda_use(int32_t ordinal)
@@ -35,7 +78,7 @@ int neapi_cuda_use(int32_t ordinal)
   TRY(cudaSetDeviceFlags(cudaDeviceScheduleBlockingSync));
   TRY(cudaDeviceGetDefaultMemPool(&pool, ordinal));
   TRY(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all));
-  return 0;
+  return introduce(ordinal);
 }
 
 int neapi_cuda_select(int32_t ordinal)
@@ -290,8 +333,19 @@ static unsigned blocks_for(int64_t bytes)
   return (unsigned)(blocks ? blocks : 1);
 }
 
+static int copy_one_by_one(const neapi_copy_piece *pieces, int64_t count)
+{
+  for (int64_t i = 0; i < count; i++)
+    if (pieces[i].bytes)
+      TRY(cudaMemcpyAsync(pieces[i].to, pieces[i].from, (size_t)pieces[i].bytes, cudaMemcpyDefault,
+                          current));
+  return 0;
+}
+
 int neapi_cuda_copy_all(const neapi_copy_piece *pieces, int64_t count)
 {
+  if (__atomic_load_n(&apart, __ATOMIC_RELAXED))
+    return copy_one_by_one(pieces, count);
   for (int64_t i = 0; i < count;) {
     piece_list list;
     unsigned used = 0;

@@ -1,22 +1,28 @@
---- One rank of a bench, as launcher.run_ranks calls a file: the communicator, errors, exit status.
+--- One rank of a bench, as processes.run calls a file: the communicator, errors, exit status.
 --
 --   return require('neap.bench_rank')(function(channel, rank, ranks, order) … end, ...)
 
-local comm = require 'neap.comm'
 local failure = require 'neap.failure'
 local json = require 'neap.json'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.lib'
+local processes = require 'neap.processes'
 
---- run(channel, rank, ranks, order): order is what the JSON text stands for.
+--- run(channel, rank, ranks, order): order is what the JSON text stands for; order.device is where
+-- the rank computes.
 return function(run, rank, ranks, world, text)
-  world = lib.ffi.cast('neap_world *', world)
-  local channel = comm.open_local(world, rank)
-  local ok, err = xpcall(run, failure.handler, channel, rank, ranks, json.decode(text))
+  world = world and lib.ffi.cast('neap_world *', world)
+  local order, channel = json.decode(text), nil
+  local ok, err = xpcall(function()
+    channel = processes.open(world, rank, order.device)
+    run(channel, rank, ranks, order)
+  end, failure.handler)
+  local status = ok and 0 or failure.status(err)
   if not ok then
     if launcher.first_failure() then failure.tell(err, ('rank %d: '):format(rank)) end
+    if not world then launcher.leave(status) end
     lib.C.neap_world_abort(world, ('rank %d failed'):format(rank))
   end
-  channel:close()
-  return ok and 0 or failure.status(err)
+  if channel then channel:close() end
+  return status
 end

@@ -27,11 +27,10 @@ local json = require 'neap.json'
 local launcher = require 'neap.launcher'
 local accounts = require 'neap.cluster.account'
 local lib = require 'neap.lib'
-local comm = require 'neap.comm'
-local device = require 'neap.device'
 local estimate = require 'neap.estimate'
 local failure = require 'neap.failure'
 local params = require 'neap.params'
+local processes = require 'neap.processes'
 local progress = require 'neap.progress'
 local recipe = require 'neap.recipe'
 local timelines = require 'neap.timeline_job'
@@ -132,14 +131,6 @@ local function find_nodes(world, ranks, asked, default)
   return nodes_by_size(asked or default or ranks, ranks)
 end
 
-local function open_channel(rank, world, order)
-  if not world then
-    return order.device == 'cuda' and comm.open_nccl() or comm.open_mpi()
-  end
-  device.use(order.device, rank)
-  return comm.open_local(world, rank)
-end
-
 local function run(channel, rank, ranks, order, runs)
   local script = recipe.load(order.recipe)
   local node_of = find_nodes(channel, ranks, order.node_size, script.node_size)
@@ -214,7 +205,7 @@ local function main(rank, ranks, world, text)
   world = world and ffi.cast('neap_world *', world)
   local order, channel, runs = json.decode(text), nil, nil
   local ok, err = xpcall(function()
-    channel = open_channel(rank, world, order)
+    channel = processes.open(world, rank, order.device)
     if not world then order.store = share(channel, rank, order.store) end
     runs = rank == 0 and order.store and store.open(order.store.path)
     run(channel, rank, ranks, order, runs)

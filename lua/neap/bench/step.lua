@@ -4,6 +4,7 @@
 local estimate = require 'neap.estimate'
 local json = require 'neap.json'
 local launcher = require 'neap.launcher'
+local processes = require 'neap.processes'
 local params = require 'neap.params'
 local trainer = require 'neap.trainer'
 
@@ -63,10 +64,11 @@ end
 function bench.run(args)
   local values = {}
   for name in pairs(bench.options) do values[name] = args.params[name] end
-  if values.dry_run then return dry_run(args, values) end
+  local rank, size = processes.place()
+  values.ranks = size or values.ranks
+  if values.dry_run then return rank and rank > 0 and 0 or dry_run(args, values) end
   local order = json.encode { params = values, device = args.device, json = args.json }
-  return launcher.run_ranks(args.params.ranks, launcher.home .. '/lua/neap/bench/ranks/step.lua',
-    { order })
+  return processes.run(values.ranks, launcher.home .. '/lua/neap/bench/ranks/step.lua', order)
 end
 
 return bench

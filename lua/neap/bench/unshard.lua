@@ -1,15 +1,18 @@
 --- neap bench unshard: what restoring experts from shards, and reducing their gradients, costs on
--- ranks that are threads, beside a plain copy of memory in the same run.
+-- ranks that are threads or, under mpirun, processes, beside a plain copy of memory in the same
+-- run.
 
 local json = require 'neap.json'
 local launcher = require 'neap.launcher'
+local processes = require 'neap.processes'
 
 local bench = {
   doc = "Unshard and reduce of one layer's experts, beside a copy of memory.", cuda = true,
 }
 
 bench.options = {
-  ranks = { default = 8, min = 1, integer = true, doc = 'ranks; on a GPU they share it' },
+  ranks = { default = 8, min = 1, integer = true,
+    doc = 'ranks; on a GPU they share it, and under mpirun there are as many as it starts' },
   experts = { default = 8, min = 1, integer = true, doc = 'experts' },
   slots = { default = 2, min = 1, integer = true, doc = 'expert slots a rank' },
   hidden = { default = 256, min = 1, integer = true, doc = 'width of the model' },
@@ -22,8 +25,7 @@ function bench.run(args)
   local values = {}
   for name in pairs(bench.options) do values[name] = args.params[name] end
   local order = json.encode { params = values, device = args.device, json = args.json }
-  return launcher.run_ranks(args.params.ranks, launcher.home .. '/lua/neap/bench/ranks/unshard.lua',
-    { order })
+  return processes.run(values.ranks, launcher.home .. '/lua/neap/bench/ranks/unshard.lua', order)
 end
 
 return bench

@@ -8,6 +8,7 @@ local models = require 'neap.cluster.models'
 local launcher = require 'neap.launcher'
 local numbers = require 'neap.numbers'
 local params = require 'neap.params'
+local processes = require 'neap.processes'
 local provenance = require 'neap.provenance'
 local recipe = require 'neap.recipe'
 local store = require 'neap.store'
@@ -72,15 +73,6 @@ function run.options(command, arguments)
   command:description(('%s: %s'):format(script.name, script.doc or ''))
   params.add(command, script.params, 'Parameters of ' .. script.name)
   return params.normalize(arguments, script.params)
-end
-
---- Rank and number of processes under mpirun; nil without it.
-local function mpi_place()
-  local rank = os.getenv 'OMPI_COMM_WORLD_RANK' or os.getenv 'PMI_RANK'
-  local size = os.getenv 'OMPI_COMM_WORLD_SIZE' or os.getenv 'PMI_SIZE'
-  if rank and size then
-    return tonumber(rank), tonumber(size)
-  end
 end
 
 --- Values as JSON can hold them, without their metatable.
@@ -165,7 +157,7 @@ function run.run(given)
   if args.timeline_step and not args.timeline then
     failure.usage '--timeline-step goes with --timeline=FILE'
   end
-  local rank, size = mpi_place()
+  local rank, size = processes.place()
   if rank and args.ranks and args.ranks ~= size then
     failure.usage('-n %d, but mpirun started %d processes; leave -n out', args.ranks, size)
   end
@@ -179,8 +171,7 @@ function run.run(given)
     store = record(args, script, values, rank, ranks),
   })
   local file = launcher.home .. '/lua/neap/rank.lua'
-  if not rank then return launcher.run_ranks(ranks, file, { order }) end
-  return assert(loadfile(file))(rank, size, nil, order)
+  return processes.run(ranks, file, order)
 end
 
 return run

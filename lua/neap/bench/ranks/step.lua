@@ -1,4 +1,4 @@
---- One rank of neap bench step, as launcher.run_ranks calls it. Trains on random tokens (a few of
+--- One rank of neap bench step, as processes.run calls it. Trains on random tokens (a few of
 -- them frequent, as in language) and records every measured step: on the CPU by the host's clock,
 -- on a GPU by events in its streams. Where ranks share a GPU, a rank's span holds the time that
 -- others' kernels take in between, and a wait is one for the GPU as much as for a link.
@@ -200,7 +200,6 @@ end
 local function run(channel, rank, ranks, order)
   local p = order.params
   p.steps, p.rate, p.warmup = p.warm_up + p.repeats, 1e-4, 0
-  device.use(order.device, rank)
   local results, runs, total, used = {}, {}
   for i, schedule in ipairs(p.schedules) do
     local record, losses

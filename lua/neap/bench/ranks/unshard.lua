@@ -1,4 +1,4 @@
---- One rank of neap bench unshard, as launcher.run_ranks calls it: (rank, ranks, world, ORDER).
+--- One rank of neap bench unshard, as processes.run calls it: (rank, ranks, world, ORDER).
 -- Rates count every byte that has to be read and written, from the moment that all ranks are ready
 -- until the last one is done. An unshard reads a slot's parameters and writes them; a reduce moves
 -- the parts that other ranks own, then reads all parts and writes the sums.
@@ -70,7 +70,6 @@ end
 
 local function run(channel, rank, ranks, order)
   local p = order.params
-  device.use(order.device, rank)
   local s = open(channel, rank, ranks, p)
   local size, slots = 4 * 3 * p.hidden * p.ffn, ranks * p.slots
   local unshard = measure(channel, p.repeats, function()

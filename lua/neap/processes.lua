@@ -1,0 +1,36 @@
+--- Where ranks are: threads of this process, or the processes that mpirun has started.
+
+local comm = require 'neap.comm'
+local device = require 'neap.device'
+local launcher = require 'neap.launcher'
+
+local processes = {}
+
+--- Rank and number of processes under mpirun; nil without it.
+function processes.place()
+  local rank = os.getenv 'OMPI_COMM_WORLD_RANK' or os.getenv 'PMI_RANK'
+  local size = os.getenv 'OMPI_COMM_WORLD_SIZE' or os.getenv 'PMI_SIZE'
+  if rank and size then
+    return tonumber(rank), tonumber(size)
+  end
+end
+
+--- Calls a file with (rank, ranks, world or nil, text) on every rank: so many threads, or as this
+-- process under mpirun. Returns the exit status.
+function processes.run(ranks, file, text)
+  local rank, size = processes.place()
+  if not rank then return launcher.run_ranks(ranks, file, { text }) end
+  return assert(loadfile(file))(rank, size, nil, text)
+end
+
+--- A rank's communicator with all others; the rank computes on 'cpu' or 'cuda' from now on. world:
+-- a neap_world pointer, or nil under mpirun. Collective.
+function processes.open(world, rank, name)
+  if not world then
+    return name == 'cuda' and comm.open_nccl() or comm.open_mpi()
+  end
+  device.use(name, rank)
+  return comm.open_local(world, rank)
+end
+
+return processes
