@@ -151,9 +151,9 @@ const int64_t *neap_moe_load(const neap_moe *m)
   return m->load;
 }
 
-const int32_t *neap_moe_choices(const neap_moe *m)
+const int32_t *neap_moe_choices(neap_moe *m)
 {
-  return m->route.ids.data;
+  return neapi_route_ids(&m->route);
 }
 
 double neap_moe_aux_loss(const neap_moe *m)
@@ -359,7 +359,7 @@ static int reserve_rows(neap_moe *m)
  * together. */
 static int fill_input(neap_moe *m, const char *x)
 {
-  const int32_t *source = neapi_route_near_source(&m->route);
+  const int32_t *source = m->route.source.data;
   const int64_t *amount = m->rows.amount, *start = m->rows.start;
   int32_t slots = m->topology->slots;
   int result = 0;
@@ -462,10 +462,9 @@ int neap_moe_forward(neap_moe *m, const neap_tensor *weights, neap_transfer *arr
     return status;
   double since = neapi_timeline_now();
   status = neapi_kernel_status_of(
-      "moe forward",
-      m->kernels->combine(m->route.tokens, m->options.top_k, m->options.hidden,
-                          m->route.weights.data, neapi_route_near_position(&m->route),
-                          m->output.data, neap_tensor_data(y), neapi_stream()));
+      "moe forward", m->kernels->combine(m->route.tokens, m->options.top_k, m->options.hidden,
+                                         m->route.weights.data, m->route.position.data,
+                                         m->output.data, neap_tensor_data(y), neapi_stream()));
   lap(&since, &m->costs.route, NEAP_SPAN_FINISH);
   m->costs.rows += m->rows.rows;
   if (m->options.recompute)
@@ -489,9 +488,9 @@ int neap_moe_backward_dispatch(neap_moe *m, const neap_tensor *dy)
   status = neapi_kernel_status_of(
       "moe backward_dispatch",
       m->kernels->combine_backward(m->route.tokens, m->options.top_k, m->options.hidden,
-                                   m->route.weights.data, neapi_route_near_position(&m->route),
-                                   m->output.data, neap_tensor_data(dy), m->slope.data,
-                                   m->route.dweights.data, neapi_stream()));
+                                   m->route.weights.data, m->route.position.data, m->output.data,
+                                   neap_tensor_data(dy), m->slope.data, m->route.dweights.data,
+                                   neapi_stream()));
   if (!status)
     status = start_all(m, false, NEAP_SPAN_DISPATCH_BACK, m->slope.data);
   lap(&since, &m->costs.route, NEAP_SPAN_FINISH_BACK);
@@ -591,8 +590,8 @@ static int input_gradient(neap_moe *m, const void *router, void *dx)
 {
   const neapi_kernels *k = m->kernels;
   int64_t t = m->route.tokens, h = m->options.hidden, e = m->topology->experts;
-  int result = k->combine(t, m->options.top_k, h, NULL, neapi_route_near_position(&m->route),
-                          m->output.data, dx, neapi_stream());
+  int result = k->combine(t, m->options.top_k, h, NULL, m->route.position.data, m->output.data, dx,
+                          neapi_stream());
   if (!result)
     result = k->gemm(t, h, e, m->route.logits.data, e, 0, router, e, 1, dx, h, 1, neapi_stream());
   return neapi_kernel_status_of("moe backward", result);

@@ -15,26 +15,23 @@ int neapi_route_open(neapi_route *r, int dtype, int64_t hidden, int32_t experts,
                      .experts = experts,
                      .top_k = top_k,
                      .renormalise = renormalise};
-  neapi_place reals = neapi_place_of_reals(), integers = neapi_place_of_integers();
-  r->logits.place = r->probs.place = r->weights.place = r->dweights.place = r->near.place = reals;
-  r->ids.place = r->position.place = r->source.place = r->shares.place = integers;
-  r->grid.place = r->factors.place = r->dprobs.place = reals;
-  r->counts = neapi_alloc_zero(experts * 8ll, "route");
-  r->left = neapi_alloc_zero(experts * 8ll, "route");
-  r->turn = neapi_alloc_zero(experts * 4ll, "route");
-  return r->counts && r->left && r->turn ? NEAP_OK : NEAP_MEMORY;
+  neapi_buffer *near[] = {&r->logits,   &r->probs,  &r->weights, &r->dweights, &r->ids,
+                          &r->position, &r->source, &r->grid,    &r->factors,  &r->dprobs};
+  for (size_t i = 0; i < sizeof near / sizeof *near; i++)
+    near[i]->place = neapi_place_of_reals();
+  r->integers = r->host_ids.place = r->shares.place = neapi_place_of_integers();
+  r->counts = neapi_place_alloc_zero(r->integers, experts * 8ll, "route");
+  return r->counts ? NEAP_OK : NEAP_MEMORY;
 }
 
 void neapi_route_close(neapi_route *r)
 {
-  neapi_buffer *buffers[] = {&r->logits,   &r->probs,    &r->dprobs, &r->ids,     &r->weights,
-                             &r->dweights, &r->position, &r->source, &r->cursors, &r->grid,
-                             &r->factors,  &r->near,     &r->shares};
+  neapi_buffer *buffers[] = {&r->logits,   &r->probs,    &r->dprobs, &r->ids,   &r->weights,
+                             &r->dweights, &r->position, &r->source, &r->rooms, &r->host_ids,
+                             &r->grid,     &r->shares,   &r->factors};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
     neapi_buffer_free(buffers[i]);
-  free(r->counts);
-  free(r->left);
-  free(r->turn);
+  neapi_place_free(r->integers, r->counts);
 }
 
 static int reserve(neapi_route *r)
@@ -49,30 +46,20 @@ static int reserve(neapi_route *r)
   for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)
     if (neapi_buffer_reserve(needs[i].buffer, needs[i].bytes, "route"))
       return NEAP_MEMORY;
-  return neapi_on_gpu() ? neapi_buffer_reserve(&r->near, 3 * ids, "route") : NEAP_OK;
+  return NEAP_OK;
 }
 
-/* The i-th of the three copies, or what it would be a copy of. */
-static int32_t *near(const neapi_route *r, int i, const neapi_buffer *host)
+const int32_t *neapi_route_ids(neapi_route *r)
 {
-  if (host->place == NEAPI_HOST)
-    return host->data;
-  return (int32_t *)r->near.data + i * r->tokens * r->top_k;
-}
-
-const int32_t *neapi_route_near_ids(const neapi_route *r)
-{
-  return near(r, 0, &r->ids);
-}
-
-const int32_t *neapi_route_near_position(const neapi_route *r)
-{
-  return near(r, 1, &r->position);
-}
-
-const int32_t *neapi_route_near_source(const neapi_route *r)
-{
-  return near(r, 2, &r->source);
+  int64_t bytes = r->tokens * r->top_k * 4;
+  if (r->ids.place != NEAPI_GPU)
+    return r->ids.data;
+  int status = neapi_buffer_reserve(&r->host_ids, bytes, "route");
+  if (!status)
+    status = neapi_copy(r->host_ids.data, r->ids.data, bytes);
+  if (!status)
+    status = neapi_stream_wait();
+  return status ? NULL : r->host_ids.data;
 }
 
 int neapi_route_choose(neapi_route *r, int64_t tokens, const void *x, const void *router,
@@ -84,25 +71,21 @@ int neapi_route_choose(neapi_route *r, int64_t tokens, const void *x, const void
     return NEAP_MEMORY;
   int result = k->gemm_stat(tokens, r->experts, r->hidden, x, r->hidden, 0, router, r->experts, 0,
                             r->logits.data, r->experts, 0, neapi_stream());
-  int32_t *chosen = near(r, 0, &r->ids);
   int64_t *first_bad = (int64_t *)neapi_results();
   if (!first_bad)
     return NEAP_MEMORY;
   if (!result)
     result = k->router(tokens, r->experts, r->top_k, r->renormalise, r->logits.data, r->probs.data,
-                       chosen, r->weights.data, first_bad, neapi_stream());
-  int status = neapi_copy(r->ids.data, chosen, tokens * r->top_k * 4);
+                       r->ids.data, r->weights.data, first_bad, neapi_stream());
+  if (!result)
+    result =
+        k->count_choices(tokens * r->top_k, r->experts, r->ids.data, r->counts, neapi_stream());
   double begin = neapi_host_begin();
-  if (!status)
-    status = neapi_stream_wait(); /* the one wait of a layer: the load matrix needs the counts */
+  int status = neapi_stream_wait(); /* the one wait of a layer: the load matrix needs the counts */
   neapi_host_end(begin);
   if (status)
     return status;
   *bad = *first_bad;
-  memset(r->counts, 0, (size_t)r->experts * 8);
-  const int32_t *ids = r->ids.data;
-  for (int64_t i = 0; !result && i < tokens * r->top_k; i++)
-    r->counts[ids[i]]++;
   return neapi_kernel_status_of("moe route", result);
 }
 
@@ -128,50 +111,35 @@ static int check_amounts(const neapi_route *r, const neap_layout *layout, const 
   return NEAP_OK;
 }
 
-/* Where each slot's next choice goes: row of this rank, and place in source. */
-typedef struct {
-  int64_t row, choice;
-} cursor;
-
-static int set_cursors(neapi_route *r, const neap_layout *layout, const int64_t *amount,
-                       const int64_t *start)
+/* The slots' rooms, expert by expert; NULL: reported. */
+static const neapi_room *set_rooms(neapi_route *r, const neap_layout *layout, const int64_t *amount,
+                                   const int64_t *start)
 {
   int32_t slots = layout->topology->slots;
-  if (neapi_buffer_reserve(&r->cursors, slots * (int64_t)sizeof(cursor), "route"))
-    return NEAP_MEMORY;
-  cursor *cursors = r->cursors.data;
-  for (int32_t slot = 0, choice = 0; slot < slots; choice += (int32_t)amount[slot++])
-    cursors[slot] = (cursor){start[slot], choice};
-  for (int32_t e = 0; e < r->experts; e++) {
-    r->turn[e] = layout->first[e];
-    r->left[e] = amount[layout->by_expert[r->turn[e]]];
+  if (neapi_buffer_reserve(&r->rooms, slots * (int64_t)(sizeof(neapi_room) + 4), "route"))
+    return NULL;
+  neapi_room *rooms = r->rooms.data;
+  int32_t *entry = (int32_t *)(rooms + slots);
+  for (int32_t slot = 0, at = 0; slot < slots; at += (int32_t)amount[slot++])
+    entry[slot] = at;
+  for (int32_t i = 0; i < layout->first[r->experts]; i++) {
+    int32_t slot = layout->by_expert[i];
+    rooms[i] = (neapi_room){(int32_t)amount[slot], (int32_t)start[slot], entry[slot]};
   }
-  return NEAP_OK;
+  return rooms;
 }
 
 int neapi_route_place(neapi_route *r, const neap_layout *layout, const int64_t *amount,
                       const int64_t *start)
 {
   int status = check_amounts(r, layout, amount);
-  if (!status)
-    status = set_cursors(r, layout, amount, start);
-  if (status)
-    return status;
-  const int32_t *ids = r->ids.data;
-  int32_t *position = r->position.data, *source = r->source.data;
-  cursor *cursors = r->cursors.data;
-  for (int64_t i = 0; i < r->tokens * r->top_k; i++) {
-    int32_t e = ids[i];
-    while (!r->left[e])
-      r->left[e] = amount[layout->by_expert[++r->turn[e]]];
-    r->left[e]--;
-    cursor *at = &cursors[layout->by_expert[r->turn[e]]];
-    position[i] = (int32_t)at->row++;
-    source[at->choice++] = (int32_t)(i / r->top_k);
-  }
-  int64_t bytes = r->tokens * r->top_k * 4;
-  status = neapi_copy(near(r, 1, &r->position), position, bytes);
-  return status ? status : neapi_copy(near(r, 2, &r->source), source, bytes);
+  const neapi_room *rooms = status ? NULL : set_rooms(r, layout, amount, start);
+  if (!rooms)
+    return status ? status : NEAP_MEMORY;
+  return neapi_kernel_status_of(
+      "moe dispatch", r->kernels->place_choices(r->tokens * r->top_k, r->top_k, r->experts,
+                                                r->ids.data, layout->first, rooms, r->position.data,
+                                                r->source.data, neapi_stream()));
 }
 
 /* ---- gradients ----------------------------------------------------------------------------- */
@@ -236,7 +204,7 @@ int neapi_route_backward(neapi_route *r, const double *slope)
   return neapi_kernel_status_of(
       "moe backward",
       r->kernels->router_backward(r->tokens, r->experts, r->top_k, r->renormalise, r->probs.data,
-                                  neapi_route_near_ids(r), r->weights.data, r->dweights.data,
+                                  r->ids.data, r->weights.data, r->dweights.data,
                                   slope ? r->dprobs.data : NULL, r->logits.data, neapi_stream()));
 }
 

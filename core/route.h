@@ -13,19 +13,18 @@ typedef struct {
   int64_t tokens, hidden;     /* T, H */
   int32_t experts, top_k;     /* E, K */
   bool renormalise;
+  neapi_place integers;  /* of counts: what both sides reach */
   int64_t *counts;       /* [E] choices of this rank's tokens */
-  int64_t *left;         /* [E] of place: tokens still to go to the expert's present slot */
-  int32_t *turn;         /* [E] of place: which replica that is */
   neapi_buffer logits;   /* (T, E) stat, from backward on their gradient, real */
   neapi_buffer probs;    /* (T, E) stat */
   neapi_buffer dprobs;   /* (T, E) stat, of an auxiliary loss */
-  neapi_buffer ids;      /* (T, K) int32_t, most probable first; on a GPU page-locked */
+  neapi_buffer ids;      /* (T, K) int32_t, most probable first */
   neapi_buffer weights;  /* (T, K) stat */
   neapi_buffer dweights; /* (T, K) stat, filled by who computes it, before backward */
   neapi_buffer position; /* (T, K) int32_t: row that the choice was given by place */
   neapi_buffer source;   /* (T K) int32_t: token of each choice, by slot and token */
-  neapi_buffer near;     /* on a GPU: its copies of ids, position and source, (T, K) each */
-  neapi_buffer cursors;  /* of place */
+  neapi_buffer host_ids; /* (T, K) int32_t: ids for the host, where they are not there */
+  neapi_buffer rooms;    /* of place */
   neapi_buffer grid;     /* [2][E] double, of probability: grids, then sums */
   neapi_buffer shares;   /* [2][E] double on the host: what goes to grid and comes from it */
   neapi_buffer factors;  /* (T, H), (T, E) double, of exact_gradient */
@@ -40,10 +39,8 @@ void neapi_route_close(neapi_route *route);
 int neapi_route_choose(neapi_route *route, int64_t tokens, const void *x, const void *router,
                        int64_t *bad);
 
-/* Where kernels find ids, position and source. */
-const int32_t *neapi_route_near_ids(const neapi_route *route);
-const int32_t *neapi_route_near_position(const neapi_route *route);
-const int32_t *neapi_route_near_source(const neapi_route *route);
+/* ids where the host can read them; on a GPU it waits for a copy. NULL: reported. */
+const int32_t *neapi_route_ids(neapi_route *route);
 
 /* Gives every choice a row: of the tokens for an expert the first amount[s] go to the rows from
  * start[s] on of the expert's first slot s, and so on; fills position and source. amount[S] and

@@ -6,8 +6,8 @@
  * unless its comment says otherwise:
  *   - matrices are row-major and dense; where a leading dimension (ldx) is given, row i starts at
  *     element i * ldx. "real" is the table's type; other types are written out. "stat" is what
- *     statistics, logits, and gradients and masters of parameters are kept in: real, but float where
- *     real is bf16. Arithmetic is stat's; what goes to a real is rounded once, to nearest even;
+ *     statistics, logits, and gradients and masters of parameters are kept in: real, but float
+ * where real is bf16. Arithmetic is stat's; what goes to a real is rounded once, to nearest even;
  *   - sizes are int64_t and may be 0; indices are int32_t and are trusted: the caller checks them;
  *   - an output that is not said to be added to is overwritten whatever it held, NaN included;
  *   - inputs and outputs do not overlap, except that elementwise operations may work in place;
@@ -48,6 +48,12 @@ typedef struct {
   int64_t first, rows, ffn; /* ffn: F of the expert */
   int64_t hidden_at; /* element of activation where its (rows, F) starts; of gate_up at twice it */
 } neapi_batch;
+
+/* Room for choices of an expert in one of its slots: so many, from a row and an entry of source on.
+ */
+typedef struct {
+  int32_t rows, row, entry;
+} neapi_room;
 
 /* Slots of a layer and their rows. Slot i's parameters start at element i * stride: W1 (H, 2F),
  * gate columns first, then W2 (F, H). */
@@ -244,6 +250,20 @@ typedef struct neapi_kernels {
                          const void *dweights,                             // (T, K) stat
                          const void *dprobs,                               // (T, E) stat, or NULL
                          void *dlogits, void *stream);                     // (T, E)
+
+  /* counts[e] = how many of the ids are e. */
+  int (*count_choices)(int64_t n, int64_t e, const int32_t *ids, // (N)
+                       int64_t *counts, void *stream);           // (E)
+
+  /* Gives the choices, in their order, places: those of expert e fill the rooms first[e] to
+   * first[e + 1] - 1, which hold just as many. position[i]: row of choice i; source[j]: token,
+   * i / K, of the choice with entry j. first and rooms are host memory that is read at once. */
+  int (*place_choices)(int64_t n, int64_t k, int64_t e, //
+                       const int32_t *ids,              // (N)
+                       const int32_t *first,            // (E + 1)
+                       const neapi_room *rooms,         // (first[E])
+                       int32_t *position,               // (N)
+                       int32_t *source, void *stream);  // (N)
 
   /* ---- plain reductions ---------------------------------------------------------------------- */
 

@@ -613,8 +613,9 @@ NEAP_API void neap_moe_close(neap_moe *moe);
 NEAP_API int neap_moe_route(neap_moe *moe, const neap_tensor *x, const neap_tensor *router);
 /* load[N][E]: tokens of every rank to every expert, since the last route. Owned by the layer. */
 NEAP_API const int64_t *neap_moe_load(const neap_moe *moe);
-/* ids[T][K]: the experts of this rank's tokens, most probable first. Owned by the layer. */
-NEAP_API const int32_t *neap_moe_choices(const neap_moe *moe);
+/* ids[T][K]: the experts of this rank's tokens, most probable first, since the last route. Owned by
+ * the layer; on a GPU a copy that is waited for. NULL: reported. */
+NEAP_API const int32_t *neap_moe_choices(neap_moe *moe);
 /* coefficient * E * sum over e of f_e P_e, with f_e the share of e in the choices of all tokens of
  * all ranks and P_e its mean probability: the coefficient itself where both are uniform (Fedus et
  * al. 2021). Its gradient, with f constant, is part of backward. */

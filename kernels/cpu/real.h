@@ -40,6 +40,7 @@ enum { ROW_LANES = 128 / sizeof(real) };
   X(rmsnorm) X(rmsnorm_backward) X(rmsnorm_gain_terms) X(rotary_table) X(rotary)                   \
   X(attention) X(attention_backward) X(fill) X(scale) X(add) X(axpy) X(sum) X(sum_double)          \
   X(swiglu) X(swiglu_backward) X(adamw) X(cross_entropy) X(router) X(router_backward)              \
+  X(count_choices) X(place_choices)                                                                \
   X(square_sum) X(max_abs) X(to_double) X(from_double) X(to_stat) X(from_stat)                     \
   X(exact_column_max) X(exact_grid) X(exact_quantise) X(exact_gemm_tn)                             \
   X(exact_column_sum) X(exact_scatter_add) X(exact_square_sum)
@@ -55,6 +56,7 @@ typedef enum {
   SCRATCH_GEMM_B,
   SCRATCH_ATTENTION,
   SCRATCH_EXACT,
+  SCRATCH_PLACES,
   SCRATCH_WIDE, /* operands of bf16 in float: four slots */
   SCRATCH_WIDE_LAST = SCRATCH_WIDE + 3,
   SCRATCHES

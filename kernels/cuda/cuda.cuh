@@ -189,6 +189,7 @@ template <class T> void neapi_cuda_norm(neapi_kernels *table);
 template <class T> void neapi_cuda_attention(neapi_kernels *table);
 template <class T> void neapi_cuda_elementwise(neapi_kernels *table);
 template <class T> void neapi_cuda_choices(neapi_kernels *table);
+template <class T> void neapi_cuda_places(neapi_kernels *table);
 template <class T> void neapi_cuda_reductions(neapi_kernels *table);
 template <class T> void neapi_cuda_exact(neapi_kernels *table);
 

@@ -16,6 +16,7 @@ template <class T> static neapi_kernels make_table(const char *name)
   neapi_cuda_attention<T>(&table);
   neapi_cuda_elementwise<T>(&table);
   neapi_cuda_choices<T>(&table);
+  neapi_cuda_places<T>(&table);
   neapi_cuda_reductions<T>(&table);
   neapi_cuda_exact<T>(&table);
   return table;

@@ -88,7 +88,8 @@ static inline int narrow_all(int status, int64_t n, const float *wide, void *out
   X(exact_square_sum)
 /* Those that work on stats and doubles alone: float's. */
 #define STAT_LAUNCHERS(X)                                                                          \
-  X(rotary_table) X(sum_double) X(adamw) X(router) X(exact_grid) X(exact_gemm_tn)
+  X(rotary_table) X(sum_double) X(adamw) X(router) X(count_choices) X(place_choices)               \
+  X(exact_grid) X(exact_gemm_tn)
 /* clang-format on */
 #define DECLARE(op) __typeof__(*((neapi_kernels *)0)->op) BF16(op);
 BF16_LAUNCHERS(DECLARE)
