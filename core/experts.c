@@ -161,12 +161,13 @@ static int exact_gradients(const slot *s, const double *grid, double *left, doub
 
 /* ---- all slots ----------------------------------------------------------------------------- */
 
-/* Slots from to end - 1; counts the operations of one product of their rows with all of their
- * experts' parameters. */
-static neapi_slots take_slots(neapi_experts *x, int32_t from, int32_t end)
+/* Slots from to end - 1; counts the operations of one product of their rows with so many thirds of
+ * their experts' parameters. */
+static neapi_slots take_slots(neapi_experts *x, int32_t from, int32_t end, int thirds)
 {
   for (int32_t i = from; i < end; i++)
-    x->flops += 6.0 * (double)x->batches[i].rows * (double)x->hidden * (double)x->batches[i].ffn;
+    x->flops +=
+        2.0 * thirds * (double)x->batches[i].rows * (double)x->hidden * (double)x->batches[i].ffn;
   return (neapi_slots){end - from, x->hidden, x->stride, x->one_ffn, x->batches + from};
 }
 
@@ -178,7 +179,7 @@ static const void *weights_from(const neapi_experts *x, const void *weights, int
 int neapi_experts_forward(neapi_experts *x, int32_t from, int32_t end, const void *weights,
                           const void *in, void *out)
 {
-  neapi_slots slots = take_slots(x, from, end);
+  neapi_slots slots = take_slots(x, from, end, 3);
   return neapi_kernel_status_of(
       "moe forward",
       x->kernels->experts_forward(&slots, weights_from(x, weights, from), in, x->gate_up.data,
@@ -188,23 +189,20 @@ int neapi_experts_forward(neapi_experts *x, int32_t from, int32_t end, const voi
 int neapi_experts_recall(neapi_experts *x, int32_t from, int32_t end, const void *weights,
                          const void *in)
 {
-  int status = reserve_gate_up(x), result = 0;
-  int64_t element = x->kernels->size;
-  for (int32_t i = from; !status && !result && i < end; i++) {
-    slot s = slot_of(x, i, in, in);
-    const char *w1 = (const char *)weights + i * x->stride * element;
-    if (s.rows)
-      result = s.k->gemm(s.rows, 2 * s.f, s.h, s.in, s.h, 0, w1, 2 * s.f, 0, (char *)s.gate_up,
-                         2 * s.f, 0, neapi_stream());
-    x->flops += 4.0 * (double)s.rows * (double)s.h * (double)s.f;
-  }
-  return status ? status : neapi_kernel_status_of("moe backward", result);
+  int status = reserve_gate_up(x);
+  if (status)
+    return status;
+  neapi_slots slots = take_slots(x, from, end, 2);
+  return neapi_kernel_status_of(
+      "moe backward",
+      x->kernels->experts_forward(&slots, weights_from(x, weights, from), in, x->gate_up.data,
+                                  x->room->activation.data, NULL, neapi_stream()));
 }
 
 int neapi_experts_backward(neapi_experts *x, int32_t from, int32_t end, const void *weights,
                            const void *dout, void *din)
 {
-  neapi_slots slots = take_slots(x, from, end);
+  neapi_slots slots = take_slots(x, from, end, 3);
   return neapi_kernel_status_of(
       "moe backward", x->kernels->experts_backward(&slots, weights_from(x, weights, from), dout,
                                                    x->gate_up.data, x->room->activation.data,
@@ -213,7 +211,7 @@ int neapi_experts_backward(neapi_experts *x, int32_t from, int32_t end, const vo
 
 int neapi_experts_gradients(neapi_experts *x, const void *in, const void *dout, void *rows)
 {
-  neapi_slots slots = take_slots(x, 0, x->slots);
+  neapi_slots slots = take_slots(x, 0, x->slots, 3);
   return neapi_kernel_status_of("moe backward",
                                 x->kernels->experts_gradients(&slots, in, x->gate_up.data,
                                                               x->room->activation.data, dout, rows,
@@ -251,7 +249,7 @@ int neapi_experts_exact_gradients(neapi_experts *x, const void *in, const void *
   int status = reserve_factors(x), result = 0;
   if (status)
     return status;
-  take_slots(x, 0, x->slots);
+  take_slots(x, 0, x->slots, 3);
   for (int32_t i = 0; !result && i < x->slots; i++) {
     slot s = slot_of(x, i, in, dout);
     const double *grid = grids + x->columns_at[x->batches[i].expert];

@@ -30,7 +30,7 @@ static inline neapi_slot neapi_slot_of(const neapi_kernels *k, const neapi_slots
                      w1,
                      w1 ? w1 + 2 * s->h * f * k->size : NULL,
                      (char *)in + row,
-                     (char *)out + row,
+                     out ? (char *)out + row : NULL,
                      (char *)gate_up + 2 * b->hidden_at * k->size,
                      (char *)activation + b->hidden_at * k->size};
   return slot;
@@ -49,7 +49,7 @@ static inline int neapi_by_slot_forward(const neapi_kernels *k, const neapi_slot
     status = k->gemm(s.rows, 2 * f, h, s.in, h, 0, s.w1, 2 * f, 0, s.gate_up, 2 * f, 0, stream);
     if (!status)
       status = k->swiglu(s.rows, f, s.gate_up, s.activation, stream);
-    if (!status)
+    if (!status && out)
       status = k->gemm(s.rows, h, f, s.activation, f, 0, s.w2, h, 0, s.out, h, 0, stream);
   }
   return status;

@@ -91,8 +91,8 @@ typedef struct neapi_kernels {
 
   /* ---- experts: the products of many slots --------------------------------------------------- */
 
-  /* For each slot's rows: gate_up = in W1, activation = swiglu of it, out = activation W2. Which
-   * products are used depends on H, F and addresses, not on numbers of rows. */
+  /* For each slot's rows: gate_up = in W1, activation = swiglu of it and, unless out is NULL, out =
+   * activation W2. Which products are used depends on H and F, not on numbers of rows. */
   int (*experts_forward)(const neapi_slots *slots, const void *weights, // (count, stride)
                          const void *in,                                // (rows, H)
                          void *gate_up,                                 // (rows, 2F) by batch

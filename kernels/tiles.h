@@ -4,7 +4,8 @@
  * A group is the product of one slot: its rows times its expert's parameters, or for a weight
  * gradient a sum over its rows. All groups of a launch share the shape of the parameters. Tiles are
  * numbered through the groups, those with the most rows first (where K is the rows, their tiles
- * take longest); block b of B computes the tiles b, b + B, …
+ * take longest); blocks take them in rounds, in turn first the first and first the last block, so
+ * that no block gets the longer tile every time.
  * Where two blocks work together, a tile is for both: `height` rows, half of them each.
  */
 #ifndef NEAPI_TILES_H
@@ -37,6 +38,13 @@ typedef struct {
 typedef struct {
   int32_t m, n; /* tile's place in its group */
 } neapi_tile;
+
+/* The tile of block b of so many in a round; past the last tile it has no more. */
+NEAPI_BOTH_SIDES static inline int32_t neapi_tiles_number_of(int32_t round, int32_t block,
+                                                             int32_t blocks)
+{
+  return round * blocks + (round % 2 ? blocks - 1 - block : block);
+}
 
 /* Tiles down a group. */
 NEAPI_BOTH_SIDES static inline int32_t neapi_tiles_lines(const neapi_tiles *t,

@@ -13,13 +13,12 @@ static const neapi_kernels *table_of(bf16)
   return neapi_kernels_cuda_bf16();
 }
 
-/* Whether Hopper's own products are used: for experts so small that a call an expert leaves the GPU
- * idle (docs/performance.md has the measurements). A row's bits depend on it: it may look at the
- * layer's shape and at the GPU, never at numbers of rows, nor at which experts a rank has. */
+/* Whether Hopper's own products are used. They beat a cuBLAS call an expert and separate passes for
+ * SwiGLU at all sizes measured (docs/performance.md). A row's bits depend on the choice: it may look
+ * at the layer's shape and at the GPU, never at numbers of rows, nor at which experts a rank has. */
 template <class T> static bool all_at_once(const neapi_slots *s)
 {
-  const int64_t LARGEST = 1 << 24; /* H times F */
-  return sizeof(T) == sizeof(bf16) && s->h * s->f <= LARGEST && neapi_hopper_fits(s);
+  return sizeof(T) == sizeof(bf16) && neapi_hopper_fits(s);
 }
 
 template <class T>

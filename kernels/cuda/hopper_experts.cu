@@ -23,18 +23,16 @@ enum {
   TILE_N = 256,
   TILE_K = 64,
   LINE = TILE_K * 2, /* bytes of a line of a factor */
-  STAGES = 4,
-  GROUP = 128, /* threads of a warpgroup */
+  GROUP = 128,       /* threads of a warpgroup */
   THREADS = 3 * GROUP,
   BYTES_A = TILE_M * LINE,
   BYTES_B = TILE_N * LINE,
   STAGE = BYTES_A + BYTES_B,
-  PART = 64 * LINE,         /* bytes of 64 rows of a factor */
-  ROWS_A_WARP = 16,         /* of a tile */
-  DESK = ROWS_A_WARP * 128, /* bytes: 64 columns of a warp's rows */
-  DESKS = 2,
-  WARPS = 2 * GROUP / WARP, /* that multiply */
-  SHARED = 1024 + STAGES * STAGE + WARPS * DESKS * DESK + STAGES * 16,
+  PART = 64 * LINE,           /* bytes of 64 rows of a factor */
+  ROWS_A_WARP = 16,           /* of a tile */
+  DESK = ROWS_A_WARP * 128,   /* bytes: 64 columns of a warp's rows */
+  WARPS = 2 * GROUP / WARP,   /* that multiply */
+  STORERS = GROUP / WARP - 1, /* warps that store */
   SIZE = pack<bf16>::SIZE
 };
 
@@ -45,6 +43,19 @@ typedef enum {
   GATE,     /* tile: 128 columns of gate, then of up; out = both, activation = silu(gate) * up */
   GATE_BACK /* tile: its gradient; out: gate and up, then their gradients; activation as above */
 } ending;
+
+/* Where the end of a tile takes long, it is left to other warps: the tile lies on four desks a warp
+ * while the next one is multiplied. Else the warps that multiply store it too, two desks at a time,
+ * and there is room for one more stage. */
+template <ending END> struct plan {
+  enum {
+    APART = END == STORE || END == GATE,
+    STAGES = APART ? 3 : 4,
+    DESKS = APART ? 4 : 2, /* of a warp */
+    BARRIERS = STAGES * STAGE + WARPS * DESKS * DESK,
+    SHARED = 1024 + BARRIERS + (2 * STAGES + 2) * 8
+  };
+};
 
 typedef struct {
   CUtensorMap a, b;
@@ -113,11 +124,6 @@ template <int FROM> __device__ static inline void put(uint32_t desk, const float
   }
 }
 
-__device__ static inline pack<bf16> take(const unsigned char *desk, int row, int piece)
-{
-  return *(const pack<bf16> *)(desk + row * 128 + ((piece ^ (row % 8)) * 16));
-}
-
 /* 64 columns of the warp's rows, d[FROM] on, to both desks: row r keeps its 16-byte piece p, of 16,
  * at place p ^ 2 (r % 4). */
 template <int FROM>
@@ -134,7 +140,7 @@ __device__ static inline void put_floats(unsigned char *desk, const float (&d)[1
     }
 }
 
-/* The bounds of a warp's rows in out. */
+/* A tile's place in out. */
 typedef struct {
   int64_t row, row_end;
   int32_t column, columns; /* first, and the end of all */
@@ -173,21 +179,7 @@ __device__ static inline pack<bf16> gated_back(pack<bf16> &gate, pack<bf16> &up,
   return h;
 }
 
-/* Both desks hold 64 columns each of the same rows. */
-__device__ static inline void store_desks(const job &j, const area &a, bf16 *out,
-                                          const unsigned char *desk, int from)
-{
-  int lane = threadIdx.x % WARP;
-#pragma unroll
-  for (int i = 0; i < 8; i++) {
-    int row = i * 2 + lane / 16, piece = lane % 16, column = a.column + from + piece * SIZE;
-    pack<bf16> v = take(desk + piece / 8 * DESK, row, piece % 8);
-    if (a.row + row < a.row_end && column < a.columns)
-      *(pack<bf16> *)(out + (a.row + row) * j.ld + column) = v;
-  }
-}
-
-/* Both desks hold 64 columns of float. */
+/* Two desks hold 64 columns of float. */
 __device__ static inline void store_floats(const job &j, const area &a, float *out,
                                            const unsigned char *desk, int from)
 {
@@ -201,62 +193,6 @@ __device__ static inline void store_floats(const job &j, const area &a, float *o
   }
 }
 
-/* One desk holds gates, the other ups. */
-__device__ static inline void store_gated(const job &j, const area &a, const unsigned char *desk,
-                                          int from)
-{
-  int lane = threadIdx.x % WARP;
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    int row = i * 4 + lane / 8, piece = lane % 8, column = a.column + from + piece * SIZE;
-    pack<bf16> gate = take(desk, row, piece), up = take(desk + DESK, row, piece);
-    if (a.row + row < a.row_end && column < a.columns) {
-      bf16 *both = (bf16 *)j.out + (a.row + row) * 2 * a.columns + column;
-      *(pack<bf16> *)both = gate;
-      *(pack<bf16> *)(both + a.columns) = up;
-      *(pack<bf16> *)(j.activation + (a.row + row) * a.columns + column) = gated(gate, up);
-    }
-  }
-}
-
-/* Both desks hold gradients of activation. */
-__device__ static inline void store_gated_back(const job &j, const area &a,
-                                               const unsigned char *desk, int from)
-{
-  int lane = threadIdx.x % WARP;
-#pragma unroll 4
-  for (int i = 0; i < 8; i++) {
-    int row = i * 2 + lane / 16, piece = lane % 16, column = a.column + from + piece * SIZE;
-    pack<bf16> slope = take(desk + piece / 8 * DESK, row, piece % 8);
-    if (a.row + row < a.row_end && column < a.columns) {
-      bf16 *both = (bf16 *)j.out + (a.row + row) * 2 * a.columns + column;
-      pack<bf16> gate = *(pack<bf16> *)both, up = *(pack<bf16> *)(both + a.columns);
-      pack<bf16> h = gated_back(gate, up, slope);
-      *(pack<bf16> *)both = gate;
-      *(pack<bf16> *)(both + a.columns) = up;
-      *(pack<bf16> *)(j.activation + (a.row + row) * a.columns + column) = h;
-    }
-  }
-}
-
-/* Half of the tile: what fits on two desks. */
-template <ending END, int HALF>
-__device__ static inline void finish_half(const job &j, const area &a, unsigned char *desk,
-                                          const float (&d)[128])
-{
-  uint32_t address = shared_address(desk);
-  put<END == GATE ? HALF * 32 : HALF * 64>(address, d);
-  put<END == GATE ? 64 + HALF * 32 : HALF * 64 + 32>(address + DESK, d);
-  __syncwarp();
-  if (END == GATE)
-    store_gated(j, a, desk, HALF * 64);
-  else if (END == GATE_BACK)
-    store_gated_back(j, a, desk, HALF * 128);
-  else
-    store_desks(j, a, (bf16 *)j.out, desk, HALF * 128);
-  __syncwarp();
-}
-
 template <int QUARTER>
 __device__ static inline void finish_floats(const job &j, const area &a, float *out,
                                             unsigned char *desk, const float (&d)[128])
@@ -268,25 +204,84 @@ __device__ static inline void finish_floats(const job &j, const area &a, float *
 }
 
 template <ending END>
-__device__ static inline void finish(const job &j, const neapi_group &g, neapi_tile t, int warp,
-                                     unsigned char *desk, const float (&d)[128])
+__device__ static inline area area_of(const job &j, const neapi_group &g, neapi_tile t)
 {
   int64_t first = END == FLOAT ? 0 : g.first;
   area a;
-  a.row = first + t.m * TILE_M + warp * ROWS_A_WARP;
+  a.row = first + t.m * TILE_M;
   a.row_end = first + (END == FLOAT ? j.m : g.rows);
   a.column = t.n * (END == GATE ? TILE_N / 2 : TILE_N);
   a.columns = END == GATE ? j.n / 2 : j.n;
-  if (END == FLOAT) {
-    float *out = (float *)j.out + g.slot * j.stride;
-    finish_floats<0>(j, a, out, desk, d);
-    finish_floats<1>(j, a, out, desk, d);
-    finish_floats<2>(j, a, out, desk, d);
-    finish_floats<3>(j, a, out, desk, d);
-  } else {
-    finish_half<END, 0>(j, a, desk, d);
-    finish_half<END, 1>(j, a, desk, d);
+  return a;
+}
+
+/* A piece, of 32, of a row of the tile as it lies on the desks. */
+__device__ static inline pack<bf16> take(const unsigned char *desks, int row, int piece)
+{
+  const unsigned char *desk = desks + row / ROWS_A_WARP * 4 * DESK + piece / 8 * DESK;
+  int in_desk = row % ROWS_A_WARP;
+  return *(const pack<bf16> *)(desk + in_desk * 128 + (((piece % 8) ^ (in_desk % 8)) * 16));
+}
+
+/* One of `of` warps stores its share of a tile's rows, a piece a lane. */
+__device__ static inline void store_rows(const job &j, const area &a, const unsigned char *desks,
+                                         int warp, int of)
+{
+  int lane = threadIdx.x % WARP, column = a.column + lane * SIZE;
+  bf16 *out = (bf16 *)j.out + a.row * j.ld + column;
+  int rows = a.row_end - a.row < TILE_M ? (int)(a.row_end - a.row) : (int)TILE_M;
+  if (column < a.columns)
+#pragma unroll 4
+    for (int row = warp; row < rows; row += of)
+      *(pack<bf16> *)(out + row * j.ld) = take(desks, row, lane);
+}
+
+/* Gates are the left half of a tile: half a warp a row. */
+__device__ static inline void store_gated(const job &j, const area &a, const unsigned char *desks,
+                                          int warp, int of)
+{
+  int piece = threadIdx.x % WARP % 16, column = a.column + piece * SIZE;
+  int rows = a.row_end - a.row < TILE_M ? (int)(a.row_end - a.row) : (int)TILE_M;
+  if (column < a.columns)
+#pragma unroll 2
+    for (int row = warp * 2 + threadIdx.x % WARP / 16; row < rows; row += of * 2) {
+      pack<bf16> gate = take(desks, row, piece), up = take(desks, row, 16 + piece);
+      bf16 *both = (bf16 *)j.out + (a.row + row) * 2 * a.columns + column;
+      *(pack<bf16> *)both = gate;
+      *(pack<bf16> *)(both + a.columns) = up;
+      *(pack<bf16> *)(j.activation + (a.row + row) * a.columns + column) = gated(gate, up);
+    }
+}
+
+/* A half of the columns of a warp's rows, gradients of activation, which lie on its two desks. */
+__device__ static inline void store_gated_back(const job &j, const area &a,
+                                               const unsigned char *desks, int from)
+{
+  int lane = threadIdx.x % WARP;
+#pragma unroll 4
+  for (int i = 0; i < 8; i++) {
+    int row = i * 2 + lane / 16, piece = lane % 16, column = a.column + from + piece * SIZE;
+    pack<bf16> slope = take(desks, row, piece);
+    if (a.row + row < a.row_end && column < a.columns) {
+      bf16 *both = (bf16 *)j.out + (a.row + row) * 2 * a.columns + column;
+      pack<bf16> gate = *(pack<bf16> *)both, up = *(pack<bf16> *)(both + a.columns);
+      pack<bf16> h = gated_back(gate, up, slope);
+      *(pack<bf16> *)both = gate;
+      *(pack<bf16> *)(both + a.columns) = up;
+      *(pack<bf16> *)(j.activation + (a.row + row) * a.columns + column) = h;
+    }
   }
+}
+
+template <int HALF>
+__device__ static inline void finish_gated_back(const job &j, const area &a, unsigned char *desks,
+                                                const float (&d)[128])
+{
+  put<HALF * 64>(shared_address(desks), d);
+  put<HALF * 64 + 32>(shared_address(desks) + DESK, d);
+  __syncwarp();
+  store_gated_back(j, a, desks, HALF * 128);
+  __syncwarp();
 }
 
 /* ---- multiplying -------------------------------------------------------------------------------
@@ -324,23 +319,34 @@ __device__ static inline void multiply_stage(float (&d)[128], uint32_t left, uin
   }
 }
 
-/* The stages of a block's ring; addresses in shared memory. */
+/* The stages of a block's ring, and its desks; addresses in shared memory. */
 typedef struct {
-  unsigned char *stages;
+  unsigned char *stages, *desks;
   uint32_t full, empty; /* barriers, one a stage */
+  uint32_t laid, clear; /* barriers: a tile lies on the desks; it has been stored */
   int stage, parity;
 } ring;
 
 /* Sets up the ring; every thread of the block, and of its pair. */
-template <int PAIR>
-__device__ static inline ring open_ring(unsigned char *stages, uint32_t barriers)
+template <ending END, int PAIR> __device__ static inline ring open_ring(unsigned char *stages)
 {
-  ring r = {stages, barriers, barriers + STAGES * 8, 0, 0};
+  typedef plan<END> p;
+  uint32_t barriers = shared_address(stages + p::BARRIERS);
+  ring r = {stages,
+            stages + p::STAGES * STAGE,
+            barriers,
+            barriers + p::STAGES * 8,
+            barriers + p::STAGES * 16,
+            barriers + p::STAGES * 16 + 8,
+            0,
+            0};
   if (threadIdx.x == 0) {
-    for (int s = 0; s < STAGES; s++) {
+    for (int s = 0; s < p::STAGES; s++) {
       barrier_init(r.full + s * 8, 1);
       barrier_init(r.empty + s * 8, WARPS * PAIR);
     }
+    barrier_init(r.laid, WARPS);
+    barrier_init(r.clear, STORERS);
     fence_barriers();
     fence_shared();
   }
@@ -350,12 +356,18 @@ __device__ static inline ring open_ring(unsigned char *stages, uint32_t barriers
   return r;
 }
 
-__device__ static inline void advance(ring &r)
+template <ending END> __device__ static inline void advance(ring &r)
 {
-  if (++r.stage == STAGES) {
+  if (++r.stage == plan<END>::STAGES) {
     r.stage = 0;
     r.parity ^= 1;
   }
+}
+
+/* The number of the tile of a round. */
+template <int PAIR> __device__ static inline int32_t number_of(int32_t round)
+{
+  return neapi_tiles_number_of(round, blockIdx.x / PAIR, gridDim.x / PAIR);
 }
 
 /* The block's next tile. */
@@ -375,7 +387,7 @@ __device__ static inline void load_tiles(const job &j, ring r, int rank)
   int32_t group = 0;
   fetch_map(&j.a);
   fetch_map(&j.b);
-  for (int32_t number = blockIdx.x / PAIR; number < j.tiles.tiles; number += gridDim.x / PAIR) {
+  for (int32_t round = 0, number; (number = number_of<PAIR>(round)) < j.tiles.tiles; round++) {
     neapi_tile t = next_tile<PAIR>(j, number, &group, rank);
     const neapi_group &g = j.tiles.group[group];
     int depth = A_ACROSS ? g.rows : j.k;
@@ -383,7 +395,7 @@ __device__ static inline void load_tiles(const job &j, ring r, int rank)
       barrier_wait(r.empty + r.stage * 8, r.parity ^ 1);
       load_stage<A_ACROSS, B_ACROSS, END, PAIR>(
           j, g, t, k, rank, shared_address(r.stages + r.stage * STAGE), r.full + r.stage * 8);
-      advance(r);
+      advance<END>(r);
     }
   }
 }
@@ -401,7 +413,7 @@ template <int PAIR> __device__ static inline void free_stage(const ring &r, int 
 }
 
 /* d = a tile's half of a warpgroup. */
-template <bool A_ACROSS, bool B_ACROSS, int PAIR>
+template <bool A_ACROSS, bool B_ACROSS, ending END, int PAIR>
 __device__ static inline void multiply_tile(float (&d)[128], ring &r, int depth, int part)
 {
   int before = -1; /* stage whose products may be under way */
@@ -418,25 +430,81 @@ __device__ static inline void multiply_tile(float (&d)[128], ring &r, int depth,
     if (before >= 0)
       free_stage<PAIR>(r, before);
     before = r.stage;
-    advance(r);
+    advance<END>(r);
   }
   products_wait<0>();
   settle(d);
   free_stage<PAIR>(r, before);
 }
 
+/* Stores a finished tile's rows of a warp. */
+template <ending END>
+__device__ static inline void finish_here(const job &j, const neapi_group &g, neapi_tile t,
+                                          int warp, unsigned char *desks, const float (&d)[128])
+{
+  area a = area_of<END>(j, g, t);
+  a.row += warp * ROWS_A_WARP;
+  if (END == FLOAT) {
+    float *out = (float *)j.out + g.slot * j.stride;
+    finish_floats<0>(j, a, out, desks, d);
+    finish_floats<1>(j, a, out, desks, d);
+    finish_floats<2>(j, a, out, desks, d);
+    finish_floats<3>(j, a, out, desks, d);
+  } else {
+    finish_gated_back<0>(j, a, desks, d);
+    finish_gated_back<1>(j, a, desks, d);
+  }
+}
+
+/* Lays them on the warp's desks for those who store; parity: of the block's tiles. */
+__device__ static inline void lay_down(const ring &r, uint32_t desks, int parity,
+                                       const float (&d)[128])
+{
+  barrier_wait(r.clear, parity ^ 1);
+  put<0>(desks, d);
+  put<32>(desks + DESK, d);
+  put<64>(desks + 2 * DESK, d);
+  put<96>(desks + 3 * DESK, d);
+  __syncwarp();
+  if (threadIdx.x % WARP == 0)
+    barrier_arrive(r.laid);
+}
+
+/* A warpgroup that multiplies. */
 template <bool A_ACROSS, bool B_ACROSS, ending END, int PAIR>
-__device__ static inline void compute_tiles(const job &j, ring r, int rank, int part,
-                                            unsigned char *desks)
+__device__ static inline void compute_tiles(const job &j, ring r, int rank, int part)
 {
   int warp = part * (GROUP / WARP) + threadIdx.x % GROUP / WARP;
   int32_t group = 0;
   float d[128];
-  for (int32_t number = blockIdx.x / PAIR; number < j.tiles.tiles; number += gridDim.x / PAIR) {
+  for (int32_t round = 0, number; (number = number_of<PAIR>(round)) < j.tiles.tiles; round++) {
     neapi_tile t = next_tile<PAIR>(j, number, &group, rank);
     const neapi_group &g = j.tiles.group[group];
-    multiply_tile<A_ACROSS, B_ACROSS, PAIR>(d, r, A_ACROSS ? g.rows : j.k, part);
-    finish<END>(j, g, t, warp, desks + warp * DESKS * DESK, d);
+    multiply_tile<A_ACROSS, B_ACROSS, END, PAIR>(d, r, A_ACROSS ? g.rows : j.k, part);
+    unsigned char *desks = r.desks + warp * plan<END>::DESKS * DESK;
+    if (plan<END>::APART)
+      lay_down(r, shared_address(desks), round % 2, d);
+    else
+      finish_here<END>(j, g, t, warp, desks, d);
+  }
+}
+
+/* One of the warps that store. */
+template <ending END, int PAIR>
+__device__ static inline void store_tiles(const job &j, const ring &r, int rank, int warp)
+{
+  int32_t group = 0;
+  for (int32_t round = 0, number; (number = number_of<PAIR>(round)) < j.tiles.tiles; round++) {
+    neapi_tile t = next_tile<PAIR>(j, number, &group, rank);
+    area a = area_of<END>(j, j.tiles.group[group], t);
+    barrier_wait(r.laid, round % 2);
+    if (END == GATE)
+      store_gated(j, a, r.desks, warp, STORERS);
+    else
+      store_rows(j, a, r.desks, warp, STORERS);
+    __syncwarp();
+    if (threadIdx.x % WARP == 0)
+      barrier_arrive(r.clear);
   }
 }
 
@@ -445,17 +513,17 @@ __global__ void __launch_bounds__(THREADS, 1) multiply(const __grid_constant__ j
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ unsigned char raw[];
-  unsigned char *stages = raw + (1024 - shared_address(raw) % 1024) % 1024;
-  unsigned char *desks = stages + STAGES * STAGE;
-  ring r = open_ring<PAIR>(stages, shared_address(desks + WARPS * DESKS * DESK));
+  ring r = open_ring<END, PAIR>(raw + (1024 - shared_address(raw) % 1024) % 1024);
   int rank = PAIR > 1 ? cluster_rank() : 0, role = threadIdx.x / GROUP;
   if (role == 0) {
-    registers_less<40>();
+    registers_less<56>();
     if (threadIdx.x == 0)
       load_tiles<A_ACROSS, B_ACROSS, END, PAIR>(j, r, rank);
+    else if (plan<END>::APART && threadIdx.x >= WARP)
+      store_tiles<END, PAIR>(j, r, rank, threadIdx.x / WARP - 1);
   } else {
-    registers_more<232>();
-    compute_tiles<A_ACROSS, B_ACROSS, END, PAIR>(j, r, rank, role - 1, desks);
+    registers_more<224>();
+    compute_tiles<A_ACROSS, B_ACROSS, END, PAIR>(j, r, rank, role - 1);
   }
   if (PAIR > 1) /* the other block copies into this one's memory */
     cluster_meet();
@@ -518,7 +586,7 @@ static int launch(const job &j, void *stream)
 {
   static const cudaError_t allowed =
       cudaFuncSetAttribute((const void *)multiply<A_ACROSS, B_ACROSS, END, PAIR>,
-                           cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED);
+                           cudaFuncAttributeMaxDynamicSharedMemorySize, plan<END>::SHARED);
   if (!j.tiles.tiles)
     return NEAPI_KERNEL_OK;
   if (allowed != cudaSuccess)
@@ -531,7 +599,7 @@ static int launch(const job &j, void *stream)
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3((unsigned)(pairs * PAIR));
   config.blockDim = dim3(THREADS);
-  config.dynamicSmemBytes = SHARED;
+  config.dynamicSmemBytes = plan<END>::SHARED;
   config.stream = stream_of(stream);
   config.attrs = &cluster;
   config.numAttrs = 1;
@@ -623,6 +691,39 @@ static int weights_product(const neapi_slots *s, const void *left, int64_t m, co
   return status;
 }
 
+/* ---- pairs or single blocks ------------------------------------------------------------------
+ * The bits are the same; pairs read less, but their tiles of 256 rows may leave more rows idle. */
+
+/* Whether pairs compute at most so many per cent of the rows that single blocks do. */
+static bool pairs_pay(int64_t lines, int64_t pair_lines, int most)
+{
+  return 2 * pair_lines * 100 <= lines * most;
+}
+
+template <bool B_ACROSS, ending END>
+static int rows_product(const neapi_slots *s, const void *rows, const bf16 *weights, int64_t n,
+                        int64_t k, void *out, void *activation, void *stream)
+{
+  const int MOST = 115;
+  int64_t lines = 0, pair_lines = 0;
+  for (int64_t i = 0; i < s->count; i++) {
+    lines += pieces(s->batches[i].rows, TILE_M);
+    pair_lines += pieces(s->batches[i].rows, 2 * TILE_M);
+  }
+  return pairs_pay(lines, pair_lines, MOST)
+             ? rows_product<B_ACROSS, END, 2>(s, rows, weights, n, k, out, activation, stream)
+             : rows_product<B_ACROSS, END, 1>(s, rows, weights, n, k, out, activation, stream);
+}
+
+static int weights_product(const neapi_slots *s, const void *left, int64_t m, const void *right,
+                           int64_t n, void *out, void *stream)
+{
+  const int MOST = 105;
+  return pairs_pay(pieces(m, TILE_M), pieces(m, 2 * TILE_M), MOST)
+             ? weights_product<2>(s, left, m, right, n, out, stream)
+             : weights_product<1>(s, left, m, right, n, out, stream);
+}
+
 /* ---- the operations ----------------------------------------------------------------------------
  */
 
@@ -635,25 +736,25 @@ int neapi_hopper_forward(const neapi_slots *s, const void *weights, const void *
                          void *activation, void *out, void *stream)
 {
   const bf16 *w1 = (const bf16 *)weights, *w2 = w1 + 2 * s->h * s->f;
-  int status = rows_product<true, GATE, 1>(s, in, w1, 2 * s->f, s->h, gate_up, activation, stream);
-  return status ? status
-                : rows_product<true, STORE, 1>(s, activation, w2, s->h, s->f, out, NULL, stream);
+  int status = rows_product<true, GATE>(s, in, w1, 2 * s->f, s->h, gate_up, activation, stream);
+  return status || !out
+             ? status
+             : rows_product<true, STORE>(s, activation, w2, s->h, s->f, out, NULL, stream);
 }
 
 int neapi_hopper_backward(const neapi_slots *s, const void *weights, const void *dout,
                           void *gate_up, void *activation, void *din, void *stream)
 {
   const bf16 *w1 = (const bf16 *)weights, *w2 = w1 + 2 * s->h * s->f;
-  int status =
-      rows_product<false, GATE_BACK, 1>(s, dout, w2, s->f, s->h, gate_up, activation, stream);
+  int status = rows_product<false, GATE_BACK>(s, dout, w2, s->f, s->h, gate_up, activation, stream);
   return status ? status
-                : rows_product<false, STORE, 1>(s, gate_up, w1, s->h, 2 * s->f, din, NULL, stream);
+                : rows_product<false, STORE>(s, gate_up, w1, s->h, 2 * s->f, din, NULL, stream);
 }
 
 int neapi_hopper_gradients(const neapi_slots *s, const void *in, const void *dgate_up,
                            const void *activation, const void *dout, void *gradients, void *stream)
 {
   float *dw1 = (float *)gradients, *dw2 = dw1 + 2 * s->h * s->f;
-  int status = weights_product<1>(s, in, s->h, dgate_up, 2 * s->f, dw1, stream);
-  return status ? status : weights_product<1>(s, activation, s->f, dout, s->h, dw2, stream);
+  int status = weights_product(s, in, s->h, dgate_up, 2 * s->f, dw1, stream);
+  return status ? status : weights_product(s, activation, s->f, dout, s->h, dw2, stream);
 }

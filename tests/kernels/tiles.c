@@ -34,7 +34,8 @@ static int64_t count_tiles(const neapi_tiles *t, int blocks, unsigned char *seen
   int64_t wrong = 0;
   for (int block = 0; block < blocks; block++) {
     int32_t group = 0;
-    for (int32_t number = block; number < t->tiles; number += blocks) {
+    for (int32_t round = 0, number;
+         (number = neapi_tiles_number_of(round, block, blocks)) < t->tiles; round++) {
       neapi_tile tile = neapi_tiles_find(t, number, &group);
       int32_t lines = neapi_tiles_lines(t, &t->group[group]);
       if (tile.m < 0 || tile.m >= lines || tile.n < 0 || tile.n >= t->columns)
