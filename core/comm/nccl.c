@@ -82,9 +82,9 @@ static int settle(neapi_link *link, double seconds)
     if (error == NCCL_SUCCESS)
       return NEAP_OK;
     if (error != NCCL_IN_PROGRESS)
-      neapi_nccl_fail_error(link, &link->latest.call, error);
+      neapi_nccl_fail_error(link, &link->starting, error);
     else if (seconds > 0 && neap_clock() - begin > seconds)
-      neapi_nccl_fail(link, &link->latest.call, "nccl: the other ranks do not answer");
+      neapi_nccl_fail(link, &link->starting, "nccl: the other ranks do not answer");
     else {
       pthread_mutex_unlock(&link->lock);
       pause_for(turn, &pause);
@@ -131,12 +131,16 @@ static int exchange_locked(neapi_link *link, const neap_message *send, int64_t s
     return report(link);
   int error = enqueue(link, send, sends, recv, recvs);
   if (error) {
-    neapi_nccl_fail_error(link, &link->latest.call, error);
+    neapi_nccl_fail_error(link, &link->starting, error);
     return report(link);
   }
+  double begun = neap_clock();
   int status = settle(link, link->limit);
-  if (!status)
-    status = neapi_mark_set(&link->latest.end);
+  if (status)
+    return status;
+  link->latest.call = link->starting;
+  link->latest.begun = begun;
+  status = neapi_mark_set(&link->latest.end);
   neapi_nccl_go_on(link);
   return status;
 }
@@ -149,8 +153,7 @@ static int exchange(neapi_link *link, const neapi_call *call, const neap_message
   if (!carries(send, sends) && !carries(recv, recvs))
     return NEAP_OK;
   pthread_mutex_lock(&link->lock);
-  link->latest.call = *call;
-  link->latest.begun = neap_clock();
+  link->starting = *call;
   int status = exchange_locked(link, send, sends, recv, recvs);
   pthread_mutex_unlock(&link->lock);
   return status;
@@ -237,7 +240,7 @@ static int join(neapi_link *link, nccl_id id)
   if (!error || error == NCCL_IN_PROGRESS)
     status = settle(link, open_seconds);
   else {
-    neapi_nccl_fail_error(link, &link->latest.call, error);
+    neapi_nccl_fail_error(link, &link->starting, error);
     status = report(link);
   }
   pthread_mutex_unlock(&link->lock);
@@ -267,7 +270,7 @@ static int link_open(const nccl_functions *nccl, neapi_link *host, const neapi_c
   }
   link->nccl = nccl;
   link->host = host;
-  link->latest.call = *call;
+  link->starting = link->watched.call = *call;
   link->rank = rank;
   link->size = size;
   link->gpu = neapi_gpu_current();

@@ -23,6 +23,7 @@ struct neapi_link {
   neapi_link *next;
   pthread_mutex_t lock; /* of what follows */
   nccl_comm *comm;      /* NULL: there is one rank, or it failed */
+  neapi_call starting;  /* what NCCL is being called for */
   neapi_nccl_operation latest;
   neapi_nccl_operation watched; /* an earlier one, until it is done */
   bool failed;

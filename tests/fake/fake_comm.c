@@ -1,8 +1,8 @@
 /*
  * Exchanges on a fake device, whose streams are threads that are late: gpu_comm.h. What of core
  * these need is compiled into this program. Without arguments over threads; with "mpi" by the fake
- * NCCL; with "fail" under mpirun, a failure of its that comes late; with "absent" and a text, an
- * error that has it.
+ * NCCL; with "fail" under mpirun, a failure of its that comes late; with "slow", groups that
+ * take their time to start; with "absent" and a text, an error that has it.
  */
 #include "cuda/gpu_comm.h"
 #include "device.h"
@@ -51,6 +51,25 @@ static int run_failure(void)
   return check_done();
 }
 
+/* Nobody is late who was slow to start and is looked at in the meantime and while it waits. */
+static int run_slow(void)
+{
+  neap_comm *comm;
+  setenv("FAKE_NCCL_POLLS", "800", 1);
+  setenv("NEAP_NCCL_TIMEOUT", "5", 1);
+  if (!check(!neap_comm_open_nccl(&comm), "%s", neap_error_message()))
+    return check_done();
+  char *data = put_on_gpu(calloc(1, 400), 400);
+  for (int i = 0; i < 4; i++) {
+    if (neap_comm_rank(comm))
+      usleep(300000);
+    check(!neap_comm_all_reduce(comm, data, 100, NEAP_F32, NEAP_SUM), "%s", neap_error_message());
+    check(!neap_device_wait(), "%s", neap_error_message());
+  }
+  neap_comm_close(comm);
+  return check_done();
+}
+
 static int run_absent(const char *text)
 {
   neap_comm *comm;
@@ -75,6 +94,8 @@ int main(int argc, char **argv)
   point_to_nccl();
   if (argc > 1 && !strcmp(argv[1], "fail"))
     return run_failure();
+  if (argc > 1 && !strcmp(argv[1], "slow"))
+    return run_slow();
   if (argc > 2 && !strcmp(argv[1], "absent"))
     return run_absent(argv[2]);
   return run_over(argc, argv);

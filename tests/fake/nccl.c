@@ -1,6 +1,7 @@
 /* An NCCL without a GPU, for the fake device: messages go by MPI, from the stream's thread. Behaves
  * as one that lets ranks share a GPU, or as the environment says:
  *   FAKE_NCCL_VERSION=22800   the version that it tells
+ *   FAKE_NCCL_POLLS=N         how often a group's end says that it is still being started
  *   FAKE_NCCL_FAILS=N         the N-th group of rank 1 ends in an error that comes later */
 #include "device.h"
 
@@ -190,7 +191,7 @@ EXPORT int ncclGroupEnd(void)
     return SUCCESS;
   }
   int fails = of_environment("FAKE_NCCL_FAILS", 0);
-  __atomic_store_n(&g->of->busy, 1, __ATOMIC_RELEASE);
+  __atomic_store_n(&g->of->busy, of_environment("FAKE_NCCL_POLLS", 1), __ATOMIC_RELEASE);
   fake_enqueue(g->stream, ++g->of->groups == fails && g->of->rank == 1 ? break_down : deliver, g);
   return IN_PROGRESS;
 }
