@@ -156,9 +156,25 @@ static int open_launcher(lua_State *L)
   return 1;
 }
 
+#ifdef __SANITIZE_ADDRESS__
+/* Lua's objects from malloc, so that AddressSanitizer sees what C does to them. */
+static void *reallocate(void *owner, void *memory, size_t from, size_t to)
+{
+  (void)owner;
+  (void)from;
+  if (to)
+    return realloc(memory, to);
+  free(memory);
+  return NULL;
+}
+#define NEW_STATE() lua_newstate(reallocate, NULL)
+#else
+#define NEW_STATE() luaL_newstate()
+#endif
+
 static lua_State *open_state(void)
 {
-  lua_State *L = luaL_newstate();
+  lua_State *L = NEW_STATE();
   if (!L)
     return NULL;
   luaL_openlibs(L);

@@ -27,8 +27,8 @@ void neapi_timeline_purpose(int id, int stream, int32_t chunk);
 /* Takes what was said; plain if nothing was. To be dropped. */
 void neapi_purpose_take(neapi_purpose *purpose);
 void neapi_purpose_drop(neapi_purpose *purpose);
-/* neap_clock, in the thread that runs the request; where its buffers are on a GPU (gpu is not 0) and
- * its starter records, also a mark in that thread's stream. */
+/* neap_clock, in the thread that runs the request; where its buffers are on a GPU (gpu is not 0)
+ * and its starter records, also a mark in that thread's stream. */
 double neapi_purpose_now(const neapi_purpose *purpose, int32_t gpu);
 /* The request ran from begin to end, in any thread. */
 void neapi_purpose_ran(const neapi_purpose *purpose, double begin, double end);

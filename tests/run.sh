@@ -90,9 +90,9 @@ by_fake_nccl() { # the transport for GPUs, without one: its errors and its repor
   done
   job 'mpirun -n 2 fake NCCL that fails' "mpirun --oversubscribe -n 2 $program fail"
   job 'mpirun -n 2 fake NCCL that is slow' "mpirun --oversubscribe -n 2 $program slow"
-  job 'mpirun -n 2 fake NCCL, too old' "mpirun --oversubscribe -n 2 -x FAKE_NCCL_VERSION=22800 \
+  job 'mpirun -n 2 fake NCCL, too old' "FAKE_NCCL_VERSION=22800 mpirun --oversubscribe -n 2 \
     $program absent 'share a GPU, which needs NCCL 2.30'"
-  job 'mpirun -n 2 no NCCL' "mpirun --oversubscribe -n 2 -x NEAP_NCCL=/nowhere/libnccl.so.2 \
+  job 'mpirun -n 2 no NCCL' "NEAP_NCCL=/nowhere/libnccl.so.2 mpirun --oversubscribe -n 2 \
     $program absent 'nccl: cannot be loaded (/nowhere/libnccl.so.2'"
 }
 

@@ -14,8 +14,9 @@ static const neapi_kernels *table_of(bf16)
 }
 
 /* Whether Hopper's own products are used. They beat a cuBLAS call an expert and separate passes for
- * SwiGLU at all sizes measured (docs/performance.md). A row's bits depend on the choice: it may look
- * at the layer's shape and at the GPU, never at numbers of rows, nor at which experts a rank has. */
+ * SwiGLU at all sizes measured (docs/performance.md). A row's bits depend on the choice: it may
+ * look at the layer's shape and at the GPU, never at numbers of rows, nor at which experts a rank
+ * has. */
 template <class T> static bool all_at_once(const neapi_slots *s)
 {
   return sizeof(T) == sizeof(bf16) && neapi_hopper_fits(s);

@@ -169,7 +169,8 @@ local function share(channel, rank, noted)
   local bytes = ffi.new('int64_t[1]', #text)
   channel:broadcast(bytes, 8)
   if bytes[0] == 0 then return nil end
-  local buffer = ffi.new('char[?]', bytes[0], text)
+  local buffer = ffi.new('char[?]', bytes[0])
+  ffi.copy(buffer, text, #text) -- an initial value would bring a NUL that has no room
   channel:broadcast(buffer, tonumber(bytes[0]))
   return json.decode(ffi.string(buffer, bytes[0]))
 end
