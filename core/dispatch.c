@@ -139,6 +139,8 @@ static int64_t list_messages(const neapi_dispatch *d, const neapi_piece *pieces,
 
 int neapi_dispatch_start(neapi_dispatch *d, int32_t chunk, bool back, void *rows)
 {
+  if (neap_comm_size(d->comm) == 1) /* nobody to exchange with, and no reason to meet anybody */
+    return NEAP_OK;
   const neapi_piece *out = back ? d->here : d->away, *in = back ? d->away : d->here;
   int64_t outs = back ? d->here_count : d->away_count, ins = back ? d->away_count : d->here_count;
   int64_t sends = list_messages(d, out, outs, chunk, rows, d->send);
@@ -158,5 +160,5 @@ int neapi_dispatch_wait(neapi_dispatch *d, int32_t chunk, bool back)
   neap_request **request = &d->requests[back * d->chunks + chunk];
   neap_request *waiting = *request;
   *request = NULL;
-  return neap_request_wait(waiting);
+  return waiting ? neap_request_wait(waiting) : NEAP_OK;
 }
