@@ -2,11 +2,12 @@
  * tiles.h: which tile of a grouped product comes when. Plain C, used on both sides of a launch.
  *
  * A group is the product of one slot: its rows times its expert's parameters, or for a weight
- * gradient a sum over its rows. All groups of a launch share the shape of the parameters. Tiles are
- * numbered through the groups, those with the most rows first (where K is the rows, their tiles
- * take longest); blocks take them in rounds, in turn first the first and first the last block, so
- * that no block gets the longer tile every time.
- * Where two blocks work together, a tile is for both: `height` rows, half of them each.
+ * gradient a sum over its rows. All groups of a launch share the shape of the parameters.
+ *
+ * Two blocks work together on a pair of tiles: one above the other, or where a group's last line of
+ * tiles has none below it, one beside the other. Pairs are numbered through the groups, those with
+ * the most rows first (where K is the rows, their tiles take longest). Blocks take them in rounds,
+ * in turn first the first and first the last, so that none gets the longer tile every time.
  */
 #ifndef NEAPI_TILES_H
 #define NEAPI_TILES_H
@@ -19,54 +20,59 @@
 #define NEAPI_BOTH_SIDES
 #endif
 
-/* BAND: rows that share what they read of the right factor. GROUPS: as many as fit in the 4 KB of a
- * kernel's parameters. */
-enum { NEAPI_TILE_M = 128, NEAPI_BAND = 16 * NEAPI_TILE_M, NEAPI_GROUPS = 224 };
+/* BAND: pairs down that share what they read of the right factor. GROUPS: as many as fit in the
+ * 4 KB of a kernel's parameters. */
+enum { NEAPI_TILE_M = 128, NEAPI_BAND = 8, NEAPI_GROUPS = 224 };
 
 typedef struct {
   int32_t slot, first, rows; /* rows first to first + rows - 1 */
-  int32_t before;            /* tiles of the groups before */
+  int32_t before;            /* pairs of the groups before */
 } neapi_group;
 
 typedef struct {
-  int32_t count, tiles;    /* groups, and tiles of all of them */
-  int32_t height, columns; /* rows of a tile; tiles across a group */
-  int32_t m;               /* rows of every group's result; 0: a group's own rows */
+  int32_t count, pairs; /* groups, and pairs of all of them */
+  int32_t columns;      /* tiles across a group */
+  int32_t m;            /* rows of every group's result; 0: a group's own rows */
   neapi_group group[NEAPI_GROUPS];
 } neapi_tiles;
 
+/* A pair's first tile, in its group; beside: the second is at the right, not below. */
 typedef struct {
-  int32_t m, n; /* tile's place in its group */
-} neapi_tile;
-
-/* The tile of block b of so many in a round; past the last tile it has no more. */
-NEAPI_BOTH_SIDES static inline int32_t neapi_tiles_number_of(int32_t round, int32_t block,
-                                                             int32_t blocks)
-{
-  return round * blocks + (round % 2 ? blocks - 1 - block : block);
-}
+  int32_t m, n, beside;
+} neapi_pair;
 
 /* Tiles down a group. */
 NEAPI_BOTH_SIDES static inline int32_t neapi_tiles_lines(const neapi_tiles *t,
                                                          const neapi_group *group)
 {
-  return ((t->m ? t->m : group->rows) + t->height - 1) / t->height;
+  return ((t->m ? t->m : group->rows) + NEAPI_TILE_M - 1) / NEAPI_TILE_M;
 }
 
-/* The tile of a number; *group: where the caller's tile before was, 0 at first. Within a group:
- * band after band, in a band column after column. */
-NEAPI_BOTH_SIDES static inline neapi_tile neapi_tiles_find(const neapi_tiles *t, int32_t number,
+/* The pair of worker w of so many in a round; past the last pair it has no more. */
+NEAPI_BOTH_SIDES static inline int32_t neapi_tiles_number_of(int32_t round, int32_t worker,
+                                                             int32_t workers)
+{
+  return round * workers + (round % 2 ? workers - 1 - worker : worker);
+}
+
+/* The pair of a number; *group: where the caller's pair before was, 0 at first. Within a group:
+ * band after band, in a band column after column; then what has none below. */
+NEAPI_BOTH_SIDES static inline neapi_pair neapi_tiles_find(const neapi_tiles *t, int32_t number,
                                                            int32_t *group)
 {
   while (*group + 1 < t->count && number >= t->group[*group + 1].before)
     ++*group;
   const neapi_group *g = &t->group[*group];
-  int32_t in_group = number - g->before, lines = neapi_tiles_lines(t, g);
-  int32_t deep = NEAPI_BAND / t->height, band = in_group / (deep * t->columns);
-  int32_t in_band = in_group - band * deep * t->columns;
-  int32_t left = lines - band * deep, depth = left < deep ? left : deep;
-  neapi_tile tile = {band * deep + in_band % depth, in_band / depth};
-  return tile;
+  int32_t in_group = number - g->before, deep = neapi_tiles_lines(t, g) / 2;
+  if (in_group >= deep * t->columns) {
+    neapi_pair last = {2 * deep, 2 * (in_group - deep * t->columns), 1};
+    return last;
+  }
+  int32_t band = in_group / (NEAPI_BAND * t->columns);
+  int32_t in_band = in_group - band * NEAPI_BAND * t->columns;
+  int32_t left = deep - band * NEAPI_BAND, depth = left < NEAPI_BAND ? left : NEAPI_BAND;
+  neapi_pair pair = {2 * (band * NEAPI_BAND + in_band % depth), in_band / depth, 0};
+  return pair;
 }
 
 /* Adds a slot with rows; returns whether there was room. */
@@ -82,16 +88,16 @@ static inline int neapi_tiles_add(neapi_tiles *t, int64_t slot, int64_t first, i
   return 1;
 }
 
-/* Numbers the tiles of the groups that were added. */
-static inline void neapi_tiles_number(neapi_tiles *t, int32_t height, int32_t m, int32_t columns)
+/* Numbers the pairs of the groups that were added. */
+static inline void neapi_tiles_number(neapi_tiles *t, int32_t m, int32_t columns)
 {
-  t->height = height;
   t->m = m;
   t->columns = columns;
-  t->tiles = 0;
+  t->pairs = 0;
   for (int32_t g = 0; g < t->count; g++) {
-    t->group[g].before = t->tiles;
-    t->tiles += neapi_tiles_lines(t, &t->group[g]) * columns;
+    int32_t lines = neapi_tiles_lines(t, &t->group[g]);
+    t->group[g].before = t->pairs;
+    t->pairs += lines / 2 * columns + lines % 2 * ((columns + 1) / 2);
   }
 }
 

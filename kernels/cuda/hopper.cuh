@@ -94,6 +94,15 @@ __device__ static inline void copy_box_to_all(uint32_t to, const CUtensorMap *ma
                : "memory");
 }
 
+/* So many bytes, a multiple of 16. */
+__device__ static inline void copy_bytes(uint32_t to, const void *from, int bytes, uint32_t barrier)
+{
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+               "[%0], [%1], %2, [%3];" ::"r"(to),
+               "l"(from), "r"(bytes), "r"(barrier)
+               : "memory");
+}
+
 /* ---- clusters of blocks ------------------------------------------------------------------------
  */
 

@@ -1,12 +1,13 @@
 /*
  * The experts' products on Hopper: one launch a product for all slots.
  *
- * A block stays on its multiprocessor and computes tiles of 128 x 256, one after the other
- * (tiles.h). One thread of its first warpgroup has the copy engine load factors, 64 elements of K
- * at a time, into a ring of STAGES; two more warpgroups multiply, 64 rows each, and finish their
- * part of the tile: they round it to bf16, and where it is the product for an activation or its
- * gradient they compute that from the rounded values, as separate passes would. Blocks may work in
- * pairs on tiles one above the other: each loads half of the right factor, for both.
+ * Two blocks, each on its multiprocessor, work as a pair on tiles of 128 x 256 beside or above each
+ * other (tiles.h), one pair of tiles after the other; each loads half of the factor that their tiles
+ * share, for both. In a block, one thread has the copy engine load factors, 64 elements of K at a
+ * time, into a ring of stages; two warpgroups multiply, 64 rows each, and lay the finished tile down
+ * in shared memory, rounded to bf16; from there three more warps store it while the next tile is
+ * multiplied. Where it is the product for an activation or its gradient they compute that from the
+ * rounded values, as separate passes would. Weight gradients are float; the warpgroups store them.
  *
  * Every element is summed over K in the same order wherever its row stands and whatever other rows
  * there are. So that rows keep their bits, who chooses between these and other products may look at
@@ -19,6 +20,7 @@
 #include <pthread.h>
 
 enum {
+  PAIR = 2, /* blocks that work together */
   TILE_M = NEAPI_TILE_M,
   TILE_N = 256,
   TILE_K = 64,
@@ -33,6 +35,8 @@ enum {
   DESK = ROWS_A_WARP * 128,   /* bytes: 64 columns of a warp's rows */
   WARPS = 2 * GROUP / WARP,   /* that multiply */
   STORERS = GROUP / WARP - 1, /* warps that store */
+  SHELF_ROWS = 5,             /* gates and ups under way to a warp that stores */
+  SHELF_ROW = 2 * TILE_N * 2, /* bytes */
   SIZE = pack<bf16>::SIZE
 };
 
@@ -49,11 +53,12 @@ typedef enum {
  * and there is room for one more stage. */
 template <ending END> struct plan {
   enum {
-    APART = END == STORE || END == GATE,
+    APART = END != FLOAT,
     STAGES = APART ? 3 : 4,
-    DESKS = APART ? 4 : 2, /* of a warp */
-    BARRIERS = STAGES * STAGE + WARPS * DESKS * DESK,
-    SHARED = 1024 + BARRIERS + (2 * STAGES + 2) * 8
+    DESKS = APART ? 4 : 2,                           /* of a warp */
+    SHELVES = STAGES * STAGE + WARPS * DESKS * DESK, /* where they start */
+    BARRIERS = SHELVES + (END == GATE_BACK ? STORERS * SHELF_ROWS * SHELF_ROW : 0),
+    SHARED = 1024 + BARRIERS + (2 * STAGES + 2 + STORERS * SHELF_ROWS) * 8
   };
 };
 
@@ -69,38 +74,71 @@ typedef struct {
 /* ---- loading -----------------------------------------------------------------------------------
  */
 
-/* Starts to load a box of the right factor: i of 64 columns, or all where lines lie along K. */
-template <bool A_ACROSS, bool B_ACROSS, ending END, int PAIR>
-__device__ static inline void load_right(const job &j, const neapi_group &g, neapi_tile t, int k,
-                                         uint32_t to, uint32_t full, int i)
+/* One of a pair, and what it computes. */
+typedef struct {
+  int32_t m, n;
+  bool beside; /* the pair shares the left factor, else the right one */
+  int rank;
+} tile;
+
+/* Starts to load a box: 64 rows (columns) of a factor, or with both for the other block too. */
+__device__ static inline void load_box(uint32_t to, const CUtensorMap *map, uint32_t full, int x,
+                                       int y, int z, bool both)
 {
-  const uint16_t BOTH = 3;
-  int x = t.n * TILE_N + i * 64, y = A_ACROSS ? g.first + k : k, z = A_ACROSS ? 0 : g.slot;
-  if (!B_ACROSS) {
-    y = x;
-    x = k;
-  } else if (END == GATE)
-    x = i / 2 * (j.n / 2) + t.n * (TILE_N / 2) + i % 2 * 64;
-  if (PAIR == 1)
-    copy_box(to + i * PART, &j.b, full, x, y, z);
+  const uint16_t ALL = 3;
+  if (both)
+    copy_box_to_all(to, map, full, x, y, z, ALL);
   else
-    copy_box_to_all(to + i * PART, &j.b, full, x, y, z, BOTH);
+    copy_box(to, map, full, x, y, z);
 }
 
-/* Starts to load both factors of a tile for 64 elements of K. */
-template <bool A_ACROSS, bool B_ACROSS, ending END, int PAIR>
-__device__ static inline void load_stage(const job &j, const neapi_group &g, neapi_tile t, int k,
-                                         int rank, uint32_t to, uint32_t full)
+template <bool A_ACROSS>
+__device__ static inline void load_left(const job &j, const neapi_group &g, const tile &t, int k,
+                                        int part, uint32_t to, uint32_t full)
 {
-  const int PARTS = TILE_N / 64, MINE = PARTS / PAIR, STEP = B_ACROSS ? 1 : MINE;
+  int row = t.m * TILE_M + part * 64;
+  if (A_ACROSS)
+    load_box(to + part * PART, &j.a, full, row, g.first + k, 0, t.beside);
+  else
+    load_box(to + part * PART, &j.a, full, k, g.first + row, 0, t.beside);
+}
+
+/* part: 64 columns, or where lines lie along K 128. */
+template <bool A_ACROSS, bool B_ACROSS, ending END>
+__device__ static inline void load_right(const job &j, const neapi_group &g, const tile &t, int k,
+                                         int part, uint32_t to, uint32_t full)
+{
+  const int WIDTH = B_ACROSS ? 64 : TILE_N / 2;
+  int column = t.n * TILE_N + part * WIDTH;
+  uint32_t at = to + part * WIDTH * LINE;
+  if (END == GATE)
+    column = part / 2 * (j.n / 2) + t.n * (TILE_N / 2) + part % 2 * 64;
+  if (A_ACROSS)
+    load_box(at, &j.b, full, column, g.first + k, 0, !t.beside);
+  else if (B_ACROSS)
+    load_box(at, &j.b, full, column, k, g.slot, !t.beside);
+  else
+    load_box(at, &j.b, full, k, column, g.slot, !t.beside);
+}
+
+/* Starts to load both factors of a tile for 64 elements of K: all of the block's own and half of
+ * the one that the pair shares, for both. */
+template <bool A_ACROSS, bool B_ACROSS, ending END>
+__device__ static inline void load_stage(const job &j, const neapi_group &g, const tile &t, int k,
+                                         uint32_t to, uint32_t full)
+{
+  const int LEFT = TILE_M / 64, RIGHT = B_ACROSS ? TILE_N / 64 : 2;
   barrier_expect(full, STAGE);
-  if (A_ACROSS) {
-    for (int i = 0; i < TILE_M / 64; i++)
-      copy_box(to + i * PART, &j.a, full, t.m * TILE_M + i * 64, g.first + k, 0);
-  } else
-    copy_box(to, &j.a, full, k, g.first + t.m * TILE_M, 0);
-  for (int i = 0; i < MINE; i += STEP)
-    load_right<A_ACROSS, B_ACROSS, END, PAIR>(j, g, t, k, to + BYTES_A, full, rank * MINE + i);
+  if (t.beside) {
+    load_left<A_ACROSS>(j, g, t, k, t.rank, to, full);
+    for (int i = 0; i < RIGHT; i++)
+      load_right<A_ACROSS, B_ACROSS, END>(j, g, t, k, i, to + BYTES_A, full);
+  } else {
+    for (int i = 0; i < LEFT; i++)
+      load_left<A_ACROSS>(j, g, t, k, i, to, full);
+    for (int i = 0; i < RIGHT / 2; i++)
+      load_right<A_ACROSS, B_ACROSS, END>(j, g, t, k, t.rank * (RIGHT / 2) + i, to + BYTES_A, full);
+  }
 }
 
 /* ---- finishing ---------------------------------------------------------------------------------
@@ -204,7 +242,7 @@ __device__ static inline void finish_floats(const job &j, const area &a, float *
 }
 
 template <ending END>
-__device__ static inline area area_of(const job &j, const neapi_group &g, neapi_tile t)
+__device__ static inline area area_of(const job &j, const neapi_group &g, const tile &t)
 {
   int64_t first = END == FLOAT ? 0 : g.first;
   area a;
@@ -253,35 +291,64 @@ __device__ static inline void store_gated(const job &j, const area &a, const uns
     }
 }
 
-/* A half of the columns of a warp's rows, gradients of activation, which lie on its two desks. */
-__device__ static inline void store_gated_back(const job &j, const area &a,
-                                               const unsigned char *desks, int from)
+/* Where rows of gates and ups arrive for a warp that stores; a barrier a row. */
+typedef struct {
+  const unsigned char *rows;
+  uint32_t at, barriers;
+  int taken; /* rows so far */
+} shelf;
+
+/* Starts to load a row of a tile's gates and ups for the use-th row taken. */
+__device__ static inline void load_row(const job &j, const area &a, int row, const shelf &s,
+                                       int use)
 {
-  int lane = threadIdx.x % WARP;
-#pragma unroll 4
-  for (int i = 0; i < 8; i++) {
-    int row = i * 2 + lane / 16, piece = lane % 16, column = a.column + from + piece * SIZE;
-    pack<bf16> slope = take(desks, row, piece);
-    if (a.row + row < a.row_end && column < a.columns) {
+  if (threadIdx.x % WARP)
+    return;
+  int left = a.columns - a.column, bytes = (left < TILE_N ? left : (int)TILE_N) * 2;
+  uint32_t barrier = s.barriers + use % SHELF_ROWS * 8, to = s.at + use % SHELF_ROWS * SHELF_ROW;
+  const bf16 *both = (const bf16 *)j.out + (a.row + row) * 2 * a.columns + a.column;
+  barrier_expect(barrier, 2 * bytes);
+  copy_bytes(to, both, bytes, barrier);
+  copy_bytes(to + SHELF_ROW / 2, both + a.columns, bytes, barrier);
+}
+
+/* A warp's share of a tile: every of-th row. */
+__device__ static inline int share_of(const area &a, int warp, int of)
+{
+  int64_t rows = a.row_end - a.row < TILE_M ? a.row_end - a.row : (int64_t)TILE_M;
+  return rows > warp && a.column < a.columns ? (int)(rows - warp + of - 1) / of : 0;
+}
+
+__device__ static inline void load_first_rows(const job &j, const area &a, const shelf &s, int warp,
+                                              int of)
+{
+  int share = share_of(a, warp, of);
+  for (int i = 0; i < share && i < SHELF_ROWS; i++)
+    load_row(j, a, warp + i * of, s, s.taken + i);
+}
+
+/* The tile holds gradients of activation. */
+__device__ static inline void store_gated_back(const job &j, const area &a,
+                                               const unsigned char *desks, shelf &s, int warp,
+                                               int of)
+{
+  int lane = threadIdx.x % WARP, column = a.column + lane * SIZE, share = share_of(a, warp, of);
+  for (int i = 0; i < share; i++, s.taken++) {
+    int row = warp + i * of, place = s.taken % SHELF_ROWS;
+    barrier_wait(s.barriers + place * 8, s.taken / SHELF_ROWS % 2);
+    if (column < a.columns) {
+      const unsigned char *from = s.rows + place * SHELF_ROW + lane * 16;
+      pack<bf16> gate = *(const pack<bf16> *)from, up = *(const pack<bf16> *)(from + SHELF_ROW / 2);
+      pack<bf16> h = gated_back(gate, up, take(desks, row, lane));
       bf16 *both = (bf16 *)j.out + (a.row + row) * 2 * a.columns + column;
-      pack<bf16> gate = *(pack<bf16> *)both, up = *(pack<bf16> *)(both + a.columns);
-      pack<bf16> h = gated_back(gate, up, slope);
       *(pack<bf16> *)both = gate;
       *(pack<bf16> *)(both + a.columns) = up;
       *(pack<bf16> *)(j.activation + (a.row + row) * a.columns + column) = h;
     }
+    __syncwarp();
+    if (i + SHELF_ROWS < share)
+      load_row(j, a, row + SHELF_ROWS * of, s, s.taken + SHELF_ROWS);
   }
-}
-
-template <int HALF>
-__device__ static inline void finish_gated_back(const job &j, const area &a, unsigned char *desks,
-                                                const float (&d)[128])
-{
-  put<HALF * 64>(shared_address(desks), d);
-  put<HALF * 64 + 32>(shared_address(desks) + DESK, d);
-  __syncwarp();
-  store_gated_back(j, a, desks, HALF * 128);
-  __syncwarp();
 }
 
 /* ---- multiplying -------------------------------------------------------------------------------
@@ -327,8 +394,8 @@ typedef struct {
   int stage, parity;
 } ring;
 
-/* Sets up the ring; every thread of the block, and of its pair. */
-template <ending END, int PAIR> __device__ static inline ring open_ring(unsigned char *stages)
+/* Sets up the ring; every thread of both blocks. */
+template <ending END> __device__ static inline ring open_ring(unsigned char *stages)
 {
   typedef plan<END> p;
   uint32_t barriers = shared_address(stages + p::BARRIERS);
@@ -347,12 +414,12 @@ template <ending END, int PAIR> __device__ static inline ring open_ring(unsigned
     }
     barrier_init(r.laid, WARPS);
     barrier_init(r.clear, STORERS);
+    for (int i = 0; END == GATE_BACK && i < STORERS * SHELF_ROWS; i++)
+      barrier_init(r.clear + 8 + i * 8, 1);
     fence_barriers();
     fence_shared();
   }
-  __syncthreads();
-  if (PAIR > 1)
-    cluster_meet();
+  cluster_meet();
   return r;
 }
 
@@ -364,56 +431,55 @@ template <ending END> __device__ static inline void advance(ring &r)
   }
 }
 
-/* The number of the tile of a round. */
-template <int PAIR> __device__ static inline int32_t number_of(int32_t round)
-{
-  return neapi_tiles_number_of(round, blockIdx.x / PAIR, gridDim.x / PAIR);
-}
+/* The block's tiles, one after the other. */
+typedef struct {
+  int32_t round, group;
+  int rank;
+} walk;
 
-/* The block's next tile. */
-template <int PAIR>
-__device__ static inline neapi_tile next_tile(const job &j, int32_t number, int32_t *group,
-                                              int rank)
+/* Whether there is a next tile; then what it is. */
+__device__ static inline bool next_tile(const job &j, walk &w, tile &t)
 {
-  neapi_tile t = neapi_tiles_find(&j.tiles, number, group);
-  t.m = t.m * PAIR + rank;
-  return t;
+  int32_t number = neapi_tiles_number_of(w.round, blockIdx.x / PAIR, gridDim.x / PAIR);
+  if (number >= j.tiles.pairs)
+    return false;
+  neapi_pair p = neapi_tiles_find(&j.tiles, number, &w.group);
+  t.beside = p.beside;
+  t.rank = w.rank;
+  t.m = p.m + (p.beside ? 0 : w.rank);
+  t.n = p.n + (p.beside ? w.rank : 0);
+  w.round++;
+  return true;
 }
 
 /* One thread: loads all tiles of the block. */
-template <bool A_ACROSS, bool B_ACROSS, ending END, int PAIR>
-__device__ static inline void load_tiles(const job &j, ring r, int rank)
+template <bool A_ACROSS, bool B_ACROSS, ending END>
+__device__ static inline void load_tiles(const job &j, ring r, walk w)
 {
-  int32_t group = 0;
   fetch_map(&j.a);
   fetch_map(&j.b);
-  for (int32_t round = 0, number; (number = number_of<PAIR>(round)) < j.tiles.tiles; round++) {
-    neapi_tile t = next_tile<PAIR>(j, number, &group, rank);
-    const neapi_group &g = j.tiles.group[group];
+  for (tile t; next_tile(j, w, t);) {
+    const neapi_group &g = j.tiles.group[w.group];
     int depth = A_ACROSS ? g.rows : j.k;
     for (int k = 0; k < depth; k += TILE_K) {
       barrier_wait(r.empty + r.stage * 8, r.parity ^ 1);
-      load_stage<A_ACROSS, B_ACROSS, END, PAIR>(
-          j, g, t, k, rank, shared_address(r.stages + r.stage * STAGE), r.full + r.stage * 8);
+      load_stage<A_ACROSS, B_ACROSS, END>(j, g, t, k, shared_address(r.stages + r.stage * STAGE),
+                                          r.full + r.stage * 8);
       advance<END>(r);
     }
   }
 }
 
-/* Tells who loads that this warp has read a stage. */
-template <int PAIR> __device__ static inline void free_stage(const ring &r, int stage)
+/* Tells those who load, in both blocks, that this warp has read a stage. */
+__device__ static inline void free_stage(const ring &r, int stage)
 {
-  if (threadIdx.x % WARP != 0)
-    return;
-  if (PAIR == 1)
-    barrier_arrive(r.empty + stage * 8);
-  else
+  if (threadIdx.x % WARP == 0)
     for (int rank = 0; rank < PAIR; rank++)
       barrier_arrive_at(r.empty + stage * 8, rank);
 }
 
 /* d = a tile's half of a warpgroup. */
-template <bool A_ACROSS, bool B_ACROSS, ending END, int PAIR>
+template <bool A_ACROSS, bool B_ACROSS, ending END>
 __device__ static inline void multiply_tile(float (&d)[128], ring &r, int depth, int part)
 {
   int before = -1; /* stage whose products may be under way */
@@ -428,32 +494,27 @@ __device__ static inline void multiply_tile(float (&d)[128], ring &r, int depth,
     products_commit();
     products_wait<1>();
     if (before >= 0)
-      free_stage<PAIR>(r, before);
+      free_stage(r, before);
     before = r.stage;
     advance<END>(r);
   }
   products_wait<0>();
   settle(d);
-  free_stage<PAIR>(r, before);
+  free_stage(r, before);
 }
 
-/* Stores a finished tile's rows of a warp. */
+/* Stores a finished tile's rows of a warp: floats. */
 template <ending END>
-__device__ static inline void finish_here(const job &j, const neapi_group &g, neapi_tile t,
+__device__ static inline void finish_here(const job &j, const neapi_group &g, const tile &t,
                                           int warp, unsigned char *desks, const float (&d)[128])
 {
   area a = area_of<END>(j, g, t);
   a.row += warp * ROWS_A_WARP;
-  if (END == FLOAT) {
-    float *out = (float *)j.out + g.slot * j.stride;
-    finish_floats<0>(j, a, out, desks, d);
-    finish_floats<1>(j, a, out, desks, d);
-    finish_floats<2>(j, a, out, desks, d);
-    finish_floats<3>(j, a, out, desks, d);
-  } else {
-    finish_gated_back<0>(j, a, desks, d);
-    finish_gated_back<1>(j, a, desks, d);
-  }
+  float *out = (float *)j.out + g.slot * j.stride;
+  finish_floats<0>(j, a, out, desks, d);
+  finish_floats<1>(j, a, out, desks, d);
+  finish_floats<2>(j, a, out, desks, d);
+  finish_floats<3>(j, a, out, desks, d);
 }
 
 /* Lays them on the warp's desks for those who store; parity: of the block's tiles. */
@@ -471,35 +532,45 @@ __device__ static inline void lay_down(const ring &r, uint32_t desks, int parity
 }
 
 /* A warpgroup that multiplies. */
-template <bool A_ACROSS, bool B_ACROSS, ending END, int PAIR>
-__device__ static inline void compute_tiles(const job &j, ring r, int rank, int part)
+template <bool A_ACROSS, bool B_ACROSS, ending END>
+__device__ static inline void compute_tiles(const job &j, ring r, walk w, int part)
 {
   int warp = part * (GROUP / WARP) + threadIdx.x % GROUP / WARP;
-  int32_t group = 0;
+  unsigned char *desks = r.desks + warp * plan<END>::DESKS * DESK;
   float d[128];
-  for (int32_t round = 0, number; (number = number_of<PAIR>(round)) < j.tiles.tiles; round++) {
-    neapi_tile t = next_tile<PAIR>(j, number, &group, rank);
-    const neapi_group &g = j.tiles.group[group];
-    multiply_tile<A_ACROSS, B_ACROSS, END, PAIR>(d, r, A_ACROSS ? g.rows : j.k, part);
-    unsigned char *desks = r.desks + warp * plan<END>::DESKS * DESK;
+  for (tile t; next_tile(j, w, t);) {
+    const neapi_group &g = j.tiles.group[w.group];
+    multiply_tile<A_ACROSS, B_ACROSS, END>(d, r, A_ACROSS ? g.rows : j.k, part);
     if (plan<END>::APART)
-      lay_down(r, shared_address(desks), round % 2, d);
+      lay_down(r, shared_address(desks), (w.round - 1) % 2, d);
     else
       finish_here<END>(j, g, t, warp, desks, d);
   }
 }
 
-/* One of the warps that store. */
-template <ending END, int PAIR>
-__device__ static inline void store_tiles(const job &j, const ring &r, int rank, int warp)
+template <ending END> __device__ static inline shelf shelf_of(const ring &r, int warp)
 {
-  int32_t group = 0;
-  for (int32_t round = 0, number; (number = number_of<PAIR>(round)) < j.tiles.tiles; round++) {
-    neapi_tile t = next_tile<PAIR>(j, number, &group, rank);
-    area a = area_of<END>(j, j.tiles.group[group], t);
-    barrier_wait(r.laid, round % 2);
+  typedef plan<END> p;
+  int at = p::SHELVES + warp * SHELF_ROWS * SHELF_ROW;
+  uint32_t barriers = r.clear + 8 + warp * SHELF_ROWS * 8;
+  shelf s = {r.stages + at, shared_address(r.stages + at), barriers, 0};
+  return s;
+}
+
+/* One of the warps that store. */
+template <ending END>
+__device__ static inline void store_tiles(const job &j, const ring &r, walk w, int warp)
+{
+  shelf s = shelf_of<END>(r, warp);
+  for (tile t; next_tile(j, w, t);) {
+    area a = area_of<END>(j, j.tiles.group[w.group], t);
+    if (END == GATE_BACK)
+      load_first_rows(j, a, s, warp, STORERS);
+    barrier_wait(r.laid, (w.round - 1) % 2);
     if (END == GATE)
       store_gated(j, a, r.desks, warp, STORERS);
+    else if (END == GATE_BACK)
+      store_gated_back(j, a, r.desks, s, warp, STORERS);
     else
       store_rows(j, a, r.desks, warp, STORERS);
     __syncwarp();
@@ -508,25 +579,25 @@ __device__ static inline void store_tiles(const job &j, const ring &r, int rank,
   }
 }
 
-template <bool A_ACROSS, bool B_ACROSS, ending END, int PAIR>
+template <bool A_ACROSS, bool B_ACROSS, ending END>
 __global__ void __launch_bounds__(THREADS, 1) multiply(const __grid_constant__ job j)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ unsigned char raw[];
-  ring r = open_ring<END, PAIR>(raw + (1024 - shared_address(raw) % 1024) % 1024);
-  int rank = PAIR > 1 ? cluster_rank() : 0, role = threadIdx.x / GROUP;
+  ring r = open_ring<END>(raw + (1024 - shared_address(raw) % 1024) % 1024);
+  walk w = {0, 0, cluster_rank()};
+  int role = threadIdx.x / GROUP;
   if (role == 0) {
     registers_less<56>();
     if (threadIdx.x == 0)
-      load_tiles<A_ACROSS, B_ACROSS, END, PAIR>(j, r, rank);
+      load_tiles<A_ACROSS, B_ACROSS, END>(j, r, w);
     else if (plan<END>::APART && threadIdx.x >= WARP)
-      store_tiles<END, PAIR>(j, r, rank, threadIdx.x / WARP - 1);
+      store_tiles<END>(j, r, w, threadIdx.x / WARP - 1);
   } else {
     registers_more<224>();
-    compute_tiles<A_ACROSS, B_ACROSS, END, PAIR>(j, r, rank, role - 1);
+    compute_tiles<A_ACROSS, B_ACROSS, END>(j, r, w, role - 1);
   }
-  if (PAIR > 1) /* the other block copies into this one's memory */
-    cluster_meet();
+  cluster_meet(); /* until then the other block copies into this one's memory */
 #endif
 }
 
@@ -581,17 +652,16 @@ static bool map_array(CUtensorMap *map, const void *x, int64_t columns, int64_t 
                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
-template <bool A_ACROSS, bool B_ACROSS, ending END, int PAIR>
-static int launch(const job &j, void *stream)
+template <bool A_ACROSS, bool B_ACROSS, ending END> static int launch(const job &j, void *stream)
 {
   static const cudaError_t allowed =
-      cudaFuncSetAttribute((const void *)multiply<A_ACROSS, B_ACROSS, END, PAIR>,
+      cudaFuncSetAttribute((const void *)multiply<A_ACROSS, B_ACROSS, END>,
                            cudaFuncAttributeMaxDynamicSharedMemorySize, plan<END>::SHARED);
-  if (!j.tiles.tiles)
+  if (!j.tiles.pairs)
     return NEAPI_KERNEL_OK;
   if (allowed != cudaSuccess)
     return NEAPI_KERNEL_DEVICE;
-  int most = blocks() / PAIR, pairs = j.tiles.tiles < most ? j.tiles.tiles : most;
+  int most = blocks() / PAIR, pairs = j.tiles.pairs < most ? j.tiles.pairs : most;
   cudaLaunchAttribute cluster = {};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim.x = PAIR;
@@ -603,7 +673,7 @@ static int launch(const job &j, void *stream)
   config.stream = stream_of(stream);
   config.attrs = &cluster;
   config.numAttrs = 1;
-  cudaLaunchKernelEx(&config, multiply<A_ACROSS, B_ACROSS, END, PAIR>, j);
+  cudaLaunchKernelEx(&config, multiply<A_ACROSS, B_ACROSS, END>, j);
   return launched();
 }
 
@@ -634,7 +704,7 @@ static int64_t rows_end(const neapi_slots *s)
 }
 
 /* out = rows times weights (N, K) or, with across, (K, N) of their slot. */
-template <bool B_ACROSS, ending END, int PAIR>
+template <bool B_ACROSS, ending END>
 static int rows_product(const neapi_slots *s, const void *rows, const bf16 *weights, int64_t n,
                         int64_t k, void *out, void *activation, void *stream)
 {
@@ -649,22 +719,20 @@ static int rows_product(const neapi_slots *s, const void *rows, const bf16 *weig
   int64_t end = rows_end(s);
   if (!end)
     return NEAPI_KERNEL_OK;
-  if (end > INT32_MAX || !map_array(&j.a, rows, k, end, 1, end * k, TILE_M) ||
+  if (end > INT32_MAX || !map_array(&j.a, rows, k, end, 1, end * k, 64) ||
       !map_array(&j.b, weights, B_ACROSS ? n : k, B_ACROSS ? k : n, s->count, s->stride,
                  B_ACROSS ? TILE_K : TILE_N / PAIR))
     return NEAPI_KERNEL_DEVICE;
   int status = NEAPI_KERNEL_OK;
   for (int64_t from = 0; !status && from < s->count;) {
     from = fill_tiles(&j.tiles, from, s->count, s->batches);
-    neapi_tiles_number(&j.tiles, TILE_M * PAIR, 0,
-                       END == GATE ? pieces(n / 2, TILE_N / 2) : pieces(n, TILE_N));
-    status = launch<false, B_ACROSS, END, PAIR>(j, stream);
+    neapi_tiles_number(&j.tiles, 0, END == GATE ? pieces(n / 2, TILE_N / 2) : pieces(n, TILE_N));
+    status = launch<false, B_ACROSS, END>(j, stream);
   }
   return status;
 }
 
 /* out of each slot (M, N) float = left^T right over its rows. */
-template <int PAIR>
 static int weights_product(const neapi_slots *s, const void *left, int64_t m, const void *right,
                            int64_t n, void *out, void *stream)
 {
@@ -685,43 +753,10 @@ static int weights_product(const neapi_slots *s, const void *left, int64_t m, co
   int status = NEAPI_KERNEL_OK;
   for (int64_t from = 0; !status && from < s->count;) {
     from = fill_tiles(&j.tiles, from, s->count, s->batches);
-    neapi_tiles_number(&j.tiles, TILE_M * PAIR, (int32_t)m, pieces(n, TILE_N));
-    status = launch<true, true, FLOAT, PAIR>(j, stream);
+    neapi_tiles_number(&j.tiles, (int32_t)m, pieces(n, TILE_N));
+    status = launch<true, true, FLOAT>(j, stream);
   }
   return status;
-}
-
-/* ---- pairs or single blocks ------------------------------------------------------------------
- * The bits are the same; pairs read less, but their tiles of 256 rows may leave more rows idle. */
-
-/* Whether pairs compute at most so many per cent of the rows that single blocks do. */
-static bool pairs_pay(int64_t lines, int64_t pair_lines, int most)
-{
-  return 2 * pair_lines * 100 <= lines * most;
-}
-
-template <bool B_ACROSS, ending END>
-static int rows_product(const neapi_slots *s, const void *rows, const bf16 *weights, int64_t n,
-                        int64_t k, void *out, void *activation, void *stream)
-{
-  const int MOST = 115;
-  int64_t lines = 0, pair_lines = 0;
-  for (int64_t i = 0; i < s->count; i++) {
-    lines += pieces(s->batches[i].rows, TILE_M);
-    pair_lines += pieces(s->batches[i].rows, 2 * TILE_M);
-  }
-  return pairs_pay(lines, pair_lines, MOST)
-             ? rows_product<B_ACROSS, END, 2>(s, rows, weights, n, k, out, activation, stream)
-             : rows_product<B_ACROSS, END, 1>(s, rows, weights, n, k, out, activation, stream);
-}
-
-static int weights_product(const neapi_slots *s, const void *left, int64_t m, const void *right,
-                           int64_t n, void *out, void *stream)
-{
-  const int MOST = 105;
-  return pairs_pay(pieces(m, TILE_M), pieces(m, 2 * TILE_M), MOST)
-             ? weights_product<2>(s, left, m, right, n, out, stream)
-             : weights_product<1>(s, left, m, right, n, out, stream);
 }
 
 /* ---- the operations ----------------------------------------------------------------------------

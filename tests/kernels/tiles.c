@@ -6,7 +6,7 @@
 
 #include <stdlib.h>
 
-enum { MOST_LINES = 80, MOST_COLUMNS = 9 };
+enum { MOST_LINES = 80, MOST_COLUMNS = 10 };
 
 static int64_t pick(uint64_t seed, uint64_t index, int64_t low, int64_t high)
 {
@@ -23,25 +23,32 @@ static void fill(neapi_tiles *t, uint64_t seed)
     neapi_tiles_add(t, g, first, rows);
     first += rows;
   }
-  int32_t height = (int32_t)(pick(seed, 2, 1, 2) * NEAPI_TILE_M);
   int32_t m = seed % 3 ? 0 : (int32_t)pick(seed, 3, 1, MOST_LINES * NEAPI_TILE_M);
-  neapi_tiles_number(t, height, m, (int32_t)pick(seed, 4, 1, MOST_COLUMNS));
+  neapi_tiles_number(t, m, (int32_t)pick(seed, 4, 1, MOST_COLUMNS - 1));
 }
 
-/* Walks as `blocks` blocks do and counts how often each tile comes. */
-static int64_t count_tiles(const neapi_tiles *t, int blocks, unsigned char *seen)
+/* Counts a tile; beside the last column may be one that is none. */
+static int64_t see(const neapi_tiles *t, int32_t group, int32_t m, int32_t n, bool beside,
+                   unsigned char *seen)
+{
+  int32_t lines = neapi_tiles_lines(t, &t->group[group]);
+  if (m < 0 || m >= lines || n < 0 || n >= t->columns + beside)
+    return 1;
+  seen[(group * MOST_LINES + m) * MOST_COLUMNS + n]++;
+  return 0;
+}
+
+/* Walks as so many workers do and counts how often each tile comes. */
+static int64_t count_tiles(const neapi_tiles *t, int workers, unsigned char *seen)
 {
   int64_t wrong = 0;
-  for (int block = 0; block < blocks; block++) {
+  for (int worker = 0; worker < workers; worker++) {
     int32_t group = 0;
     for (int32_t round = 0, number;
-         (number = neapi_tiles_number_of(round, block, blocks)) < t->tiles; round++) {
-      neapi_tile tile = neapi_tiles_find(t, number, &group);
-      int32_t lines = neapi_tiles_lines(t, &t->group[group]);
-      if (tile.m < 0 || tile.m >= lines || tile.n < 0 || tile.n >= t->columns)
-        wrong++;
-      else
-        seen[(group * MOST_LINES + tile.m) * MOST_COLUMNS + tile.n]++;
+         (number = neapi_tiles_number_of(round, worker, workers)) < t->pairs; round++) {
+      neapi_pair p = neapi_tiles_find(t, number, &group);
+      wrong += see(t, group, p.m, p.n, false, seen);
+      wrong += see(t, group, p.m + !p.beside, p.n + p.beside, p.beside, seen);
     }
   }
   return wrong;
@@ -53,18 +60,16 @@ static void check_walk(uint64_t seed)
   static neapi_tiles t;
   fill(&t, seed);
   memset(seen, 0, sizeof seen);
-  int64_t wrong = count_tiles(&t, (int)pick(seed, 5, 1, 140), seen), tiles = 0;
+  int64_t wrong = count_tiles(&t, (int)pick(seed, 5, 1, 140), seen);
   for (int32_t g = 0; g < t.count; g++) {
     int32_t lines = neapi_tiles_lines(&t, &t.group[g]);
-    tiles += (int64_t)lines * t.columns;
-    wrong += lines * t.height < (t.m ? t.m : t.group[g].rows);
+    wrong += lines * NEAPI_TILE_M < (t.m ? t.m : t.group[g].rows);
     wrong += g && t.group[g].rows > t.group[g - 1].rows;
     for (int32_t m = 0; m < lines; m++)
       for (int32_t n = 0; n < t.columns; n++)
         wrong += seen[(g * MOST_LINES + m) * MOST_COLUMNS + n] != 1;
   }
-  check(!wrong && tiles == t.tiles, "tiles, seed %d: %d wrong, %d of %d", (int)seed, (int)wrong,
-        (int)t.tiles, (int)tiles);
+  check(!wrong, "tiles, seed %d: %d wrong", (int)seed, (int)wrong);
 }
 
 static void check_full(void)
