@@ -183,8 +183,11 @@ static void leave(neapi_link *link)
 
 static void link_close(neapi_link *link)
 {
-  neapi_mark_wait(link->latest.end); /* looked after: if it never ends it is aborted */
-  neapi_mark_wait(link->watched.end);
+  pthread_mutex_lock(&link->lock);
+  neapi_mark *ends[] = {link->watched.end, link->latest.end};
+  pthread_mutex_unlock(&link->lock);
+  for (int i = 0; i < 2; i++)
+    neapi_mark_wait(ends[i]); /* looked after meanwhile: if it never ends it is aborted */
   neapi_nccl_unwatch(link);
   leave(link);
   neapi_mpi_transport.close(link->host);
