@@ -2,12 +2,13 @@
  * The experts' products on Hopper: one launch a product for all slots.
  *
  * Two blocks, each on its multiprocessor, work as a pair on tiles of 128 x 256 beside or above each
- * other (tiles.h), one pair of tiles after the other; each loads half of the factor that their tiles
- * share, for both. In a block, one thread has the copy engine load factors, 64 elements of K at a
- * time, into a ring of stages; two warpgroups multiply, 64 rows each, and lay the finished tile down
- * in shared memory, rounded to bf16; from there three more warps store it while the next tile is
- * multiplied. Where it is the product for an activation or its gradient they compute that from the
- * rounded values, as separate passes would. Weight gradients are float; the warpgroups store them.
+ * other (tiles.h), one pair of tiles after the other; each loads half of the factor that their
+ * tiles share, for both. In a block, one thread has the copy engine load factors, 64 elements of K
+ * at a time, into a ring of stages; two warpgroups multiply, 64 rows each, and lay the finished
+ * tile down in shared memory, rounded to bf16; from there three more warps store it while the next
+ * tile is multiplied. Where it is the product for an activation or its gradient they compute that
+ * from the rounded values, as separate passes would. Weight gradients are float; the warpgroups
+ * store them.
  *
  * Every element is summed over K in the same order wherever its row stands and whatever other rows
  * there are. So that rows keep their bits, who chooses between these and other products may look at
