@@ -80,12 +80,13 @@ template <class T> struct alignas(16) pack {
   T at[SIZE];
 };
 
-/* Elements i to i + SIZE - 1 of a row of n; past its end 0. whole: 16-byte access is allowed. */
+/* Elements i to i + SIZE - 1 of a row of n; past its end 0. whole: 16-byte access is allowed; a
+ * uint4 says so to the compiler, which may split the copy of a pack into its elements. */
 template <class T>
 __device__ inline void load(pack<T> &to, const T *row, int64_t i, int64_t n, bool whole)
 {
   if (whole) {
-    to = *(const pack<T> *)(row + i);
+    *(uint4 *)&to = *(const uint4 *)(row + i);
     return;
   }
 #pragma unroll
@@ -97,7 +98,7 @@ template <class T>
 __device__ inline void store(const pack<T> &from, T *row, int64_t i, int64_t n, bool whole)
 {
   if (whole) {
-    *(pack<T> *)(row + i) = from;
+    *(uint4 *)(row + i) = *(const uint4 *)&from;
     return;
   }
 #pragma unroll
