@@ -2,7 +2,8 @@
 # What a machine with a GPU is for: builds, tests the kernels and the engine there, and measures.
 #   tests/gpu.sh [test|sanitize|bench|all] [BUILD FOLDER]
 # Each slice takes less than 10 minutes after the build; without one, all are run. Needs what the CPU
-# needs, nvcc, and a driver; cuBLAS, NCCL and compute-sanitizer where they are found. The CPU's own
+# needs, nvcc, and a driver; cuBLAS, NCCL and compute-sanitizer where they are found. A build folder
+# with a program but without CMakeCache.txt was carried here, and is used as it is. The CPU's own
 # tests are ./neap test's. The last line is "N passed, M failed".
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
@@ -13,50 +14,94 @@ case "${1:-}" in test | sanitize | bench | all)
   ;;
 esac
 build=${1:-build}
-passed=0 failed=0
-
-count() { # name, status: one check
-  if (($2 == 0)); then passed=$((passed + 1)); else failed=$((failed + 1)); fi
-  printf '%-8s%s\n' "$( (($2 == 0)) && echo ok || echo FAILED)" "$1"
-}
 
 wanted() { [[ $slice == all || $slice == "$1" ]]; }
 
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || exit 1
-if command -v cmake >/dev/null; then # else a build was carried here
-  cmake -S . -B "$build" -G Ninja >/dev/null && ninja -C "$build" >"$build/build.log" 2>&1 ||
-    { tail -n 30 "$build/build.log"; exit 1; }
-fi
-"$build/neap" doctor
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || exit 1
+if [[ -f $build/CMakeCache.txt || ! -x $build/neap ]]; then
+  if ! { cmake -S . -B "$build" -G Ninja && ninja -C "$build"; } >"$work/build.log" 2>&1; then
+    tail -n 30 "$work/build.log"
+    exit 1
+  fi
+fi
+"$build/neap" doctor
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+
+# ---- checks, several at a time ----
+
+beside=4
+passed=0 failed=0
+names=()
+
+# One check is a command; what it found is the last line of its output. start runs it beside at most
+# three others; report waits for all, and they are counted and shown in the order they were started.
+start() { # name, command
+  while (($(jobs -rp | wc -l) >= beside)); do wait -n; done
+  show_ended
+  local i=${#names[@]}
+  names+=("$1")
+  { "${@:2}"; echo $? >"$work/$i.ended"; mv "$work/$i.ended" "$work/$i.status"; } \
+    >"$work/$i.log" 2>&1 </dev/null &
+}
+
+report() {
+  wait
+  show_ended
+}
+
+shown=0
+show_ended() { # those whose turn it is
+  while [[ -f $work/$shown.status ]]; do
+    count "${names[shown]}" "$(<"$work/$shown.status")" "$work/$shown.log"
+    shown=$((shown + 1))
+  done
+}
+
+count() { # name, status, log: one check; of a failed one the end of all that it has said
+  local found
+  found=$(grep . "$3" | tail -n 1 | cut -c1-160)
+  if (($2 == 0)) && [[ $found == skipped* ]]; then
+    printf '%-8s%s\n' skipped "$1: ${found#skipped: }"
+  elif (($2 == 0)); then
+    passed=$((passed + 1))
+    printf '%-8s%s\n' ok "$1${found:+: $found}"
+  else
+    failed=$((failed + 1))
+    found="status $2"
+    if (($2 == 124 || $2 == 137)); then found='its time was over'; fi
+    printf '%-8s%s\n' FAILED "$1: $found"
+    tail -n 40 "$3" | sed 's/^/        /'
+  fi
+}
 
 # ---- test ----
 
 test_kernels() {
-  for program in "$build"/tests/test_cuda_*; do
-    output=$("$program" 2>&1)
-    status=$?
-    count "$(basename "$program"): $(tail -n 1 <<<"$output")" "$status"
-    ((status == 0)) || head -n 20 <<<"$output"
-  done
+  local program
+  for program in "$build"/tests/test_cuda_*; do start "$(basename "$program")" timeout 240 "$program"; done
+  report
 }
 
 # NCCL between processes that share the GPUs there are: every collective, and the results' digests
 # beside those of the same operations in host memory by MPI. NCCL 2.30 or later is needed to share.
+exchange() { # ranks
+  local over=(timeout 120 mpirun --oversubscribe -n "$1") output status
+  output=$("${over[@]}" "$build/tests/test_cuda_comm" mpi 2>&1)
+  status=$?
+  echo "$output"
+  ((status == 0)) || return "$status"
+  grep '^skipped' <<<"$output" && return
+  [[ $(grep '^digest' <<<"$output") == "$("${over[@]}" "$build/tests/test_comm" mpi |
+    grep '^digest')" ]] || { echo 'the digests are not those of the same operations by MPI'; return 1; }
+  grep passed <<<"$output" | head -n 1
+}
 test_nccl() {
+  local ranks
   for ranks in 2 4 8; do
-    over=(timeout 120 mpirun --oversubscribe -n "$ranks")
-    output=$("${over[@]}" "$build/tests/test_cuda_comm" mpi 2>&1)
-    status=$?
-    if ((status == 0)) && ! grep -q '^skipped' <<<"$output"; then
-      [[ $(grep '^digest' <<<"$output") == "$("${over[@]}" "$build/tests/test_comm" mpi |
-        grep '^digest')" ]]
-      status=$?
-    fi
-    count "NCCL, $ranks ranks: $(grep -E '^skipped|passed' <<<"$output" | head -n 1)" "$status"
-    ((status == 0)) || head -n 20 <<<"$output"
+    start "NCCL, $ranks ranks" exchange "$ranks"
+    report # one after the other: processes take turns on a GPU
   done
 }
 
@@ -75,25 +120,29 @@ a, b = digests(a), digests(b)
 print(a, b)
 return a == b and #a > 0 and 0 or 1
 END
-test_processes() {
+processes() {
   if ! "$build/neap" doctor | grep -q '^nccl .*can share a GPU'; then
-    echo 'skipped: a training over NCCL: 2.30 or later is needed'
+    echo 'skipped: NCCL 2.30 or later is needed'
     return
   fi
   local options=(experiments/quickstart.lua --device=cuda --no-store --json --steps=8 --slots=16
-    --text=english --trace= --policies=static,laer)
-  "$build/neap" run "${options[@]}" -n 2 >"$work/threads.json"
-  timeout 120 mpirun --oversubscribe -n 2 "$build/neap" run "${options[@]}" >"$work/processes.json"
-  "$build/neap" lua "$work/same.lua" "$work"/{threads,processes}.json
-  count 'quickstart on 2 threads and 2 processes' $?
+    --text=english --trace= '--policies=static,laer')
+  "$build/neap" run "${options[@]}" -n 2 >"$work/threads.json" &&
+    timeout 120 mpirun --oversubscribe -n 2 "$build/neap" run "${options[@]}" \
+      >"$work/processes.json" &&
+    "$build/neap" lua "$work/same.lua" "$work"/{threads,processes}.json
+}
+test_processes() { # alone: a plan that is late, which a loaded machine makes, changes the bits
+  start 'quickstart on 2 threads and 2 processes' processes
+  report
 }
 
 # The same training run on both devices: losses agree within rounding. On the GPU the first
 # loss, which is that of a forward with equal parameters, has the same bits under every layout, split
 # and number of ranks.
-train() { # device, ranks, options: the losses of each policy
-  "$build/neap" run experiments/quickstart.lua --device="$1" -n "$2" --no-store --json --steps=8 \
-    --text=english --trace= "${@:3}"
+train() { # file, device, ranks, options: the losses of each policy, to the file
+  timeout 240 "$build/neap" run experiments/quickstart.lua --device="$2" -n "$3" --no-store --json --steps=8 \
+    --text=english --trace= "${@:4}" >"$1"
 }
 cat >"$work/compare.lua" <<'END'
 local arg, json = { ... }, require 'neap.json'
@@ -128,21 +177,31 @@ for _, path in ipairs { ... } do
 end
 return count == 1 and 0 or 1
 END
-test_training() { # dtype, the largest difference between losses of CPU and GPU
-  train cpu 8 --dtype="$1" >"$work/cpu.json"
-  count "quickstart in $1 on the CPU" $?
+start_training() { # dtype
+  local ranks
+  start "quickstart in $1 on the CPU" train "$work/cpu.$1.json" cpu 8 --dtype="$1"
   for ranks in 8 4 1; do
-    train cuda "$ranks" --dtype="$1" --slots=$((32 / ranks)) >"$work/cuda$ranks.json"
-    count "quickstart in $1 on the GPU, $ranks ranks" $?
+    start "quickstart in $1 on the GPU, $ranks ranks" \
+      train "$work/cuda$ranks.$1.json" cuda "$ranks" --dtype="$1" --slots=$((32 / ranks))
   done
-  "$build/neap" lua "$work/compare.lua" "$2" "$work"/cpu.json "$work"/cuda{8,4,1}.json
-  count "losses in $1 on CPU and GPU" $?
   for ranks in 8 3; do
-    train cuda "$ranks" --dtype="$1" --exact --slots=$((32 / ranks)) >"$work/exact$ranks.json"
-    count "quickstart in $1, exact, on the GPU, $ranks ranks" $?
+    start "quickstart in $1, exact, on the GPU, $ranks ranks" \
+      train "$work/exact$ranks.$1.json" cuda "$ranks" --dtype="$1" --exact --slots=$((32 / ranks))
   done
-  "$build/neap" lua "$work/digests.lua" "$work"/exact{8,3}.json
-  count "exact losses in $1 are the same under all policies and ranks" $?
+}
+compare_training() { # dtype, the largest difference between losses of CPU and GPU
+  start "losses in $1 on CPU and GPU" \
+    "$build/neap" lua "$work/compare.lua" "$2" "$work/cpu.$1.json" "$work"/cuda{8,4,1}."$1".json
+  start "exact losses in $1 are the same under all policies and ranks" \
+    "$build/neap" lua "$work/digests.lua" "$work"/exact{8,3}."$1".json
+}
+test_training() {
+  start_training f32
+  start_training bf16
+  report
+  compare_training f32 2e-3
+  compare_training bf16 3e-2
+  report
 }
 
 # The spans of every track nest: one that begins inside another ends there.
@@ -165,26 +224,27 @@ end
 print(('%d spans, %d do not nest'):format(spans, apart))
 return spans > 100 and apart == 0 and 0 or 1
 END
+timeline() {
+  train /dev/null cuda 8 --timeline="$work/timeline.json" --schedule=neap:chunks=2 &&
+    "$build/neap" lua "$work/nest.lua" "$work/timeline.json"
+}
 test_timeline() {
-  train cuda 8 --timeline="$work/timeline.json" --schedule=neap:chunks=2 >/dev/null
-  "$build/neap" lua "$work/nest.lua" "$work/timeline.json"
-  count 'a timeline on the GPU' $?
+  start 'a timeline on the GPU' timeline
+  report
 }
 
 # ---- sanitize ----
 
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
+each=120   # seconds of one check
+latest=350 # seconds into the slice at which the last check starts
 
-sanitize() { # tool, name, command: for at most 2 minutes
-  if ((SECONDS - began > 480)); then
-    echo "skipped $1 $2: the slice's time is over"
+sanitize() { # tool, command
+  if ((SECONDS - began > latest)); then
+    echo "skipped: the slice's time is over"
     return
   fi
-  local output status
-  output=$(timeout 120 "$sanitizer" --tool "$1" --error-exitcode 9 --print-limit 10 "${@:3}" 2>&1)
-  status=$?
-  count "$1 $2: $(grep 'SUMMARY' <<<"$output" | tail -n 1)" "$status"
-  ((status == 0)) || grep -E '=========|neap:' <<<"$output" | head -n 20
+  timeout --kill-after=5 "$each" "$sanitizer" --tool "$1" --error-exitcode 9 --print-limit 10 "${@:2}"
 }
 
 sanitize_all() {
@@ -192,39 +252,42 @@ sanitize_all() {
     echo 'skipped: compute-sanitizer is not found'
     return
   fi
-  local began=$SECONDS tool program
+  began=$SECONDS
+  local tool name
   local small=("$build/neap" run experiments/quickstart.lua --device=cuda -n 2 --layers=1 --hidden=32
     --heads=2 --kv-heads=1 --ffn=24 --experts=4 --slots=3 --batch=4 --sequence=16 --steps=2
     --text=english --policies=minimax --trace= --no-store --in-process)
   for tool in memcheck racecheck initcheck synccheck; do
-    sanitize "$tool" 'a small training' "${small[@]}"
-    sanitize "$tool" 'a small training in bf16' "${small[@]}" --dtype=bf16
-    for program in rows attention random products; do
-      sanitize "$tool" "test_cuda_$program" "$build/tests/test_cuda_$program"
+    start "$tool, a small training" sanitize "$tool" "${small[@]}"
+    start "$tool, a small training in bf16" sanitize "$tool" "${small[@]}" --dtype=bf16
+    for name in rows attention random products experts places; do
+      start "$tool, test_cuda_$name" sanitize "$tool" "$build/tests/test_cuda_$name" small
     done
   done
+  report
 }
 
 # ---- bench ----
 
+bench() { # seconds, options
+  echo "== neap bench ${*:2}"
+  timeout "$1" "$build/neap" bench "${@:2}" --device=cuda
+  count "bench ${*:2}" $? /dev/null
+}
+
 bench_all() {
-  local options
-  for options in '--experts=8 --slots=2 --hidden=4096 --ffn=14336' \
-    '--experts=128 --slots=16 --hidden=2048 --ffn=768'; do
-    # shellcheck disable=SC2086
-    timeout 120 "$build/neap" bench unshard --device=cuda $options
-    count "bench unshard $options" $?
-  done
-  timeout 240 "$build/neap" bench step --device=cuda
-  count 'bench step' $?
+  bench 180 moe
+  bench 60 unshard --dtype=bf16 --experts=8 --slots=2 --hidden=4096 --ffn=14336
+  bench 60 unshard --dtype=bf16 --experts=128 --slots=16 --hidden=2048 --ffn=768
+  bench 120 step --schedules=none,neap --warm-up=2 --repeats=3
+  bench 170 predict
 }
 
 if wanted test; then
   test_kernels
   test_nccl
   test_processes
-  test_training f32 2e-3
-  test_training bf16 3e-2
+  test_training
   test_timeline
 fi
 if wanted sanitize; then sanitize_all; fi

@@ -3,7 +3,7 @@
 
 local bench = {
   doc = 'Forward and backward of one MoE layer, against plain BLAS products; with --device=cuda on '
-    .. 'four shapes, against a dense product, a copy and PyTorch.',
+    .. 'four shapes, against dense products at the same heat, a copy and PyTorch.',
   cuda = true,
 }
 
@@ -13,14 +13,15 @@ bench.options = {
   experts = { default = 16, min = 1, integer = true, doc = 'experts' },
   top_k = { default = 2, min = 1, integer = true, doc = 'experts a token' },
   tokens = { default = 4096, min = 1, integer = true, doc = 'tokens' },
-  repeats = { default = 5, min = 1, integer = true, doc = 'runs of each; the fastest counts' },
+  repeats = { default = 5, on_cuda = 8, min = 1, integer = true,
+    doc = 'runs of each: the fastest counts, on a GPU the median, of more where they are short' },
   exact = { default = false, doc = 'exact weight gradients' },
   shape = { default = 'all', choices = { 'all', '8', '16', '64', '128', 'own' },
     doc = 'on a GPU: all four, the one with so many experts, or your own hidden, ffn, …' },
   load = { default = 'both', choices = { 'both', 'balanced', 'skewed' },
     doc = 'on a GPU: tokens of the experts, even or as 1 / rank^0.6' },
   torch = { default = 'best', choices = { 'best', 'eager', 'off' },
-    doc = 'on a GPU: what of PyTorch is measured beside it' },
+    doc = 'on a GPU: what of PyTorch is measured in turn with it' },
 }
 
 --- args: the options by name. Prints a table, or JSON.

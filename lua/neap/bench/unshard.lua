@@ -17,6 +17,8 @@ bench.options = {
   slots = { default = 2, min = 1, integer = true, doc = 'expert slots a rank' },
   hidden = { default = 256, min = 1, integer = true, doc = 'width of the model' },
   ffn = { default = 512, min = 1, integer = true, doc = 'hidden size of an expert' },
+  dtype = { default = 'f32', on_cuda = 'bf16', choices = { 'f32', 'bf16' },
+    doc = "of the parameters that travel; beside bf16, too, gradients are f32" },
   repeats = { default = 10, min = 1, integer = true, doc = 'measured transfers of each kind' },
 }
 

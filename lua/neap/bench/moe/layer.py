@@ -1,10 +1,15 @@
 """The layer of neap bench moe in PyTorch: router, permutation, grouped products, combine.
 
-    python3 layer.py '{"rows": [{"experts":, "top_k":, "hidden":, "ffn":, "tokens":, "load":}, ...],
-                       "how": "eager" | "best", "repeats":, "warm_up":}'
+    python3 layer.py '{"shapes": [{"experts":, "top_k":, "hidden":, "ffn":}, ...], "loads": [...],
+                       "tokens":, "how": "eager" | "best", "side":}' ORDERS
 
-prints a list of {"forward_ms", "both_ms", "kept_bytes", "variant"}, one a row: the faster of eager
-and compiled for "best".
+reads words, a line each, from the file ORDERS as they are appended to it, and answers each with a
+line of JSON:
+
+    prepare   the next shape: compiles, warms up, chooses the faster of eager and compiled
+    sample    one of each load, forward and forward + backward, each right after dense products
+    rows      a list of {"forward_ms", "both_ms", "dense_tflops", "kept_bytes", "variant"}, one a
+              load: medians of the samples
 """
 import json
 import statistics
@@ -15,21 +20,24 @@ import torch
 import torch.nn.functional as F
 
 EXPONENTS = {"balanced": 0.0, "skewed": 0.6}
+KINDS = ("forward", "both")
+FEWEST = 4  # dense products beside a sample
+TRIALS = 5  # of eager and compiled, to choose the faster
 grouped_mm = getattr(F, "grouped_mm", None) or torch._grouped_mm
 
 
 class Layer(torch.nn.Module):
     """SwiGLU experts; W1 (E, H, 2F) gate columns first, W2 (E, F, H)."""
 
-    def __init__(self, row):
+    def __init__(self, shape):
         super().__init__()
-        experts, hidden, ffn = row["experts"], row["hidden"], row["ffn"]
+        experts, hidden, ffn = shape["experts"], shape["hidden"], shape["ffn"]
 
         def parameter(*dims):
             values = torch.randn(*dims, device="cuda", dtype=torch.bfloat16)
             return torch.nn.Parameter(values.mul_(hidden**-0.5))
 
-        self.experts, self.top_k = experts, row["top_k"]
+        self.experts, self.top_k = experts, shape["top_k"]
         self.router = parameter(hidden, experts)
         self.w1, self.w2 = parameter(experts, hidden, 2 * ffn), parameter(experts, ffn, hidden)
         self.register_buffer("bias", torch.zeros(experts, device="cuda"))
@@ -56,78 +64,162 @@ class Layer(torch.nn.Module):
 
 
 def tune(layer, x, exponent):
-    """Changes the bias until loads are as 1 / rank^exponent."""
+    """The bias with which loads are as 1 / rank^exponent."""
     shares = torch.arange(1, layer.experts + 1, device="cuda").float() ** -exponent
     wanted = shares / shares.sum() * x.shape[0] * layer.top_k
+    layer.bias.zero_()
     with torch.no_grad():
         for _ in range(12):
             loads = layer.loads(layer.choose(x)[1])
             layer.bias += 0.7 * (wanted / loads.clamp(min=1)).log()
+    return layer.bias.clone()
 
 
-def median_ms(order, action):
-    times = []
-    for i in range(order["warm_up"] + order["repeats"]):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        action()
-        torch.cuda.synchronize()
-        if i >= order["warm_up"]:
-            times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times)
+def seconds_of(action):
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    action()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
-def kept_bytes(layer, function, x):
+class Dense:
+    """A dense bf16 product: what the card can do at the heat that a sample finds."""
+
+    def __init__(self, side):
+        self.a, self.b, self.c = (
+            torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(3)
+        )
+        self.flops = 2 * side**3
+        self.rate(FEWEST)
+
+    def rate(self, count):
+        """Operations a second of so many products."""
+
+        def products():
+            for _ in range(count):
+                torch.mm(self.a, self.b, out=self.c)
+
+        self.latest = count * self.flops / seconds_of(products)
+        return self.latest
+
+    def beside(self, expected, action):
+        """Seconds of an action right after products that take about as long, and their rate."""
+        rate = self.rate(max(FEWEST, round(expected * self.latest / self.flops)))
+        return seconds_of(action), rate
+
+
+def kept_bytes(function, x):
     before = torch.cuda.memory_allocated()
     y = function(x)
     kept = torch.cuda.memory_allocated() - before - y.numel() * y.element_size()
     return (kept + x.numel() * x.element_size()) / x.shape[0]
 
 
-def time_layer(order, layer, function, x, slope):
-    def forward():
-        with torch.no_grad():
-            function(x)
+class Shape:
+    """A layer of one shape, and the samples of its loads."""
 
-    def both():
-        layer.zero_grad(set_to_none=True)
-        x.grad = None
-        function(x).backward(slope)
+    def __init__(self, order, shape, dense):
+        torch.manual_seed(1)
+        self.dense, self.layer = dense, Layer(shape)
+        x = torch.randn(order["tokens"], shape["hidden"], device="cuda", dtype=torch.bfloat16)
+        self.biases = [tune(self.layer, x, EXPONENTS[load]) for load in order["loads"]]
+        self.x, self.slope = x.requires_grad_(), torch.randn_like(x)
+        self.functions, self.kept, self.note = {"eager": self.layer}, {}, "eager"
+        self.warm_up("eager")
+        if order["how"] == "best":
+            self.compile()
+        self.choices = [self.choose(bias) for bias in self.biases]
+        self.samples = [{"forward": [], "both": [], "rate": []} for _ in self.biases]
 
-    both()
-    return {
-        "both_ms": median_ms(order, both),
-        "forward_ms": median_ms(order, forward),
-        "kept_bytes": kept_bytes(layer, function, x),
-    }
-
-
-def measure(order, row):
-    torch.manual_seed(1)
-    layer = Layer(row)
-    x = torch.randn(row["tokens"], row["hidden"], device="cuda", dtype=torch.bfloat16)
-    slope = torch.randn_like(x)
-    tune(layer, x, EXPONENTS[row["load"]])
-    x.requires_grad_()
-    best = dict(time_layer(order, layer, layer, x, slope), variant="eager")
-    if order["how"] == "best":
+    def compile(self):
         try:
-            compiled = time_layer(order, layer, torch.compile(layer), x, slope)
-            for name, value in compiled.items():
-                best[name] = min(best[name], value)
-            best["variant"] = "best of eager and compiled"
+            torch._dynamo.reset()  # of the shape before: its sizes would make these symbols
+            self.functions["compiled"] = torch.compile(self.layer, dynamic=False)
+            self.warm_up("compiled")
+            self.note = "best of eager and compiled"
         except Exception as error:  # a compiler that is not there, or fails
-            best["variant"] = "eager; compiled: " + type(error).__name__
-    return best
+            self.functions.pop("compiled", None)
+            self.note = "eager; compiled: " + type(error).__name__
+
+    def run(self, kind, variant):
+        function = self.functions[variant]
+        if kind == "forward":
+            with torch.no_grad():
+                function(self.x)
+        else:
+            self.layer.zero_grad(set_to_none=True)
+            self.x.grad = None
+            function(self.x).backward(self.slope)
+
+    def warm_up(self, variant):
+        for kind in KINDS:
+            self.run(kind, variant)
+        self.kept[variant] = kept_bytes(self.functions[variant], self.x)
+
+    def choose(self, bias):
+        """The faster variant of each kind under a load."""
+        self.layer.bias.copy_(bias)
+        times = {(kind, variant): [] for kind in KINDS for variant in self.functions}
+        for _ in range(TRIALS):
+            for what, list_of_times in times.items():
+                list_of_times.append(seconds_of(lambda: self.run(*what)))
+        medians = {what: statistics.median(list_of_times) for what, list_of_times in times.items()}
+        choice = {}
+        for kind in KINDS:
+            variant = min(self.functions, key=lambda variant: medians[kind, variant])
+            choice[kind] = [variant, medians[kind, variant]]
+        return choice
+
+    def sample(self):
+        for bias, choice, samples in zip(self.biases, self.choices, self.samples):
+            self.layer.bias.copy_(bias)
+            for kind in KINDS:
+                variant, expected = choice[kind]
+                seconds, rate = self.dense.beside(expected, lambda: self.run(kind, variant))
+                samples[kind].append(seconds)
+                samples["rate"].append(rate)
+        return True
+
+    def rows(self):
+        return [
+            {
+                "forward_ms": 1e3 * statistics.median(samples["forward"]),
+                "both_ms": 1e3 * statistics.median(samples["both"]),
+                "dense_tflops": statistics.median(samples["rate"]) / 1e12,
+                "kept_bytes": min(self.kept.values()),
+                "variant": self.note,
+            }
+            for samples in self.samples
+        ]
+
+
+def words(path):
+    """The lines of a file that grows, as they come."""
+    text = ""
+    with open(path) as file:
+        while True:
+            text += file.readline()
+            if text.endswith("\n"):
+                yield text.strip()
+                text = ""
+            else:
+                time.sleep(1e-3)
 
 
 def main():
-    order = json.loads(sys.argv[1])
-    results = []
-    for row in order["rows"]:
-        results.append(measure(order, row))
-        torch.cuda.empty_cache()
-    print(json.dumps(results))
+    order, shape, dense = json.loads(sys.argv[1]), None, None
+    shapes = iter(order["shapes"])
+    for word in words(sys.argv[2]):
+        if word == "prepare":
+            dense = dense or Dense(order["side"])
+            shape, answer = Shape(order, next(shapes), dense), True
+        elif word == "sample":
+            answer = shape.sample()
+        else:
+            shape, answer = None, shape.rows()
+            torch.cuda.empty_cache()
+        print(json.dumps(answer), flush=True)
 
 
 main()

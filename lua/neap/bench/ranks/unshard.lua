@@ -1,7 +1,8 @@
 --- One rank of neap bench unshard, as processes.run calls it: (rank, ranks, world, ORDER).
 -- Rates count every byte that has to be read and written, from the moment that all ranks are ready
--- until the last one is done. An unshard reads a slot's parameters and writes them; a reduce moves
--- the parts that other ranks own, then reads all parts and writes the sums.
+-- until the last one is done. An unshard reads a slot's parameters and writes them, in the dtype
+-- that travels; a reduce moves the parts of gradients (f32) that other ranks own, then reads all
+-- parts and writes the sums.
 
 local bench_rank = require 'neap.bench_rank'
 local device = require 'neap.device'
@@ -17,6 +18,8 @@ local ffi, C = lib.ffi, lib.C
 
 local WARM_UP = 3
 local COPY_BYTES = 2 ^ 32 -- at most, of the copy that rates are compared with
+local BYTES = { f32 = 4, bf16 = 2 }
+local GRADIENT = 'f32'
 
 --- Median seconds of an action that all ranks begin together.
 local function measure(channel, repeats, action)
@@ -55,10 +58,11 @@ local function open(channel, rank, ranks, p)
   local sizes, size = {}, 3 * p.hidden * p.ffn
   for e = 1, p.experts do sizes[e] = size end
   s.channel = channel:duplicate()
-  s.store = shards.open { comm = s.channel, topology = s.topology, sizes = sizes }
+  s.store = shards.open { comm = s.channel, topology = s.topology, sizes = sizes, dtype = p.dtype }
   for e = 0, p.experts - 1 do s.store:normal(e, 0, math.min(size, 4096), 1, e, 1) end
   s.store:refresh()
-  s.buffer = tensor.new('f32', p.slots, size):fill(0)
+  s.weights = tensor.new(p.dtype, p.slots, size)
+  s.gradients = tensor.zeros(GRADIENT, p.slots, size)
   local slots = s.topology.slots
   local expert_of = ffi.new('int32_t[?]', slots)
   s.tokens = ffi.new('int64_t[?]', slots)
@@ -68,26 +72,33 @@ local function open(channel, rank, ranks, p)
   return s
 end
 
+--- Bytes a second that are read and written for slots' experts by an unshard, and by a reduce.
+local function rates(ranks, p, unshard, reduce)
+  local size, slots = 3 * p.hidden * p.ffn, ranks * p.slots
+  local weights, gradients = size * BYTES[p.dtype], size * BYTES[GRADIENT]
+  local moved = slots * gradients * (ranks - 1) / ranks
+  return 2 * slots * weights / unshard,
+    (2 * moved + slots * gradients + p.experts * gradients) / reduce
+end
+
 local function run(channel, rank, ranks, order)
   local p = order.params
   local s = open(channel, rank, ranks, p)
-  local size, slots = 4 * 3 * p.hidden * p.ffn, ranks * p.slots
   local unshard = measure(channel, p.repeats, function()
-    s.store:unshard_start(s.layout, s.buffer):wait()
+    s.store:unshard_start(s.layout, s.weights):wait()
   end)
   local reduce = measure(channel, p.repeats, function()
-    s.store:reduce_start(s.layout, s.buffer, s.tokens):wait()
+    s.store:reduce_start(s.layout, s.gradients, s.tokens):wait()
   end)
-  local copy = copy_rate(channel, rank, p, slots * size)
-  local moved = slots * size * (ranks - 1) / ranks
-  local unshard_rate = 2 * slots * size / unshard
-  local reduce_rate = (2 * moved + slots * size + p.experts * size) / reduce
+  local copy = copy_rate(channel, rank, p, ranks * p.slots * 3 * p.hidden * p.ffn * BYTES[p.dtype])
+  local unshard_rate, reduce_rate = rates(ranks, p, unshard, reduce)
   local result = {
-    bench = 'unshard', device = order.device, dtype = 'f32', ranks = ranks, experts = p.experts,
-    slots = p.slots, hidden = p.hidden, ffn = p.ffn, unshard_ms = 1e3 * unshard,
-    unshard_gb_per_second = unshard_rate / 1e9, unshard_share_of_copy = unshard_rate / copy,
-    reduce_ms = 1e3 * reduce, reduce_gb_per_second = reduce_rate / 1e9,
-    reduce_share_of_copy = reduce_rate / copy, copy_gb_per_second = copy / 1e9,
+    bench = 'unshard', device = order.device, dtype = p.dtype, gradient_dtype = GRADIENT,
+    ranks = ranks, experts = p.experts, slots = p.slots, hidden = p.hidden, ffn = p.ffn,
+    unshard_ms = 1e3 * unshard, unshard_gb_per_second = unshard_rate / 1e9,
+    unshard_share_of_copy = unshard_rate / copy, reduce_ms = 1e3 * reduce,
+    reduce_gb_per_second = reduce_rate / 1e9, reduce_share_of_copy = reduce_rate / copy,
+    copy_gb_per_second = copy / 1e9,
     gpu = order.device == 'cuda' and device.describe(0) or nil,
   }
   s.store:close()
@@ -96,9 +107,9 @@ local function run(channel, rank, ranks, order)
   if order.json then
     print(json.encode(result))
   else
-    print(('unshard %.3f ms, %.0f GB/s, %.0f %% of a copy; reduce %.3f ms, %.0f GB/s, %.0f %%; '
-      .. 'copy %.0f GB/s (read and written)'):format(result.unshard_ms,
-      result.unshard_gb_per_second, 100 * result.unshard_share_of_copy, result.reduce_ms,
+    print(('unshard (%s) %.3f ms, %.0f GB/s, %.0f %% of a copy; reduce (%s) %.3f ms, %.0f GB/s, '
+      .. '%.0f %%; copy %.0f GB/s (read and written)'):format(p.dtype, result.unshard_ms,
+      result.unshard_gb_per_second, 100 * result.unshard_share_of_copy, GRADIENT, result.reduce_ms,
       result.reduce_gb_per_second, 100 * result.reduce_share_of_copy, result.copy_gb_per_second))
   end
 end
