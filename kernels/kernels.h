@@ -332,8 +332,8 @@ const neapi_kernels *neapi_kernels_f64(void);
 const neapi_kernels *neapi_kernels_bf16(void);
 
 /* The tables of the calling thread's GPU, in builds with NEAP_CUDA. Products of bf16 are cuBLAS's
- * where it is found and the shape suits it. Attention takes D up to 256. exact_ results are those
- * of the CPU, to the bit. */
+ * where it is found and the shape suits it. Attention takes D up to 256, and of bf16 with D up to
+ * 128 uses tensor cores (sm_80 and later). exact_ results are those of the CPU, to the bit. */
 const neapi_kernels *neapi_kernels_cuda_f32(void);
 const neapi_kernels *neapi_kernels_cuda_bf16(void);
 

@@ -1,8 +1,10 @@
-/* Causal attention, a block for a tile of queries (or, for the gradients of keys and values, of
- * keys) of one head: tiles of the other side pass through shared memory (after Dao et al. 2022).
- * A query meets the tiles of keys from 0 up, whatever the batch, so its bits depend on its own
- * sequence alone. Float arithmetic; probabilities are recomputed backward. */
+/* Causal attention by plain kernels: of float, and of bf16 where tensor_attention.cu does not fit.
+ * A block for a tile of queries (or, for the gradients of keys and values, of keys) of one head:
+ * tiles of the other side pass through shared memory (after Dao et al. 2022). A query meets the
+ * tiles of keys from 0 up, whatever the batch, so its bits depend on its own sequence alone. Float
+ * arithmetic; probabilities are recomputed backward. */
 #include "cuda.cuh"
+#include "tensor_attention.h"
 
 enum { TILE = 64, LANES = 16, EACH = TILE / LANES, THREADS = LANES * LANES };
 
@@ -296,6 +298,8 @@ static int attention(int64_t sequences, int64_t s, int64_t heads, int64_t kv_hea
   sizes z = sizes_of(s, heads, kv_heads, d);
   if (!sequences || !s || !heads)
     return NEAPI_KERNEL_OK;
+  if (sizeof(T) == sizeof(bf16) && neapi_tensor_attention_fits(d))
+    return neapi_tensor_attention(sequences, s, heads, kv_heads, d, qkv, out, lse, stream);
   if (d > MOST_D)
     return NEAPI_KERNEL_MEMORY;
   return (d <= 64    ? run_forward<T, 64 / LANES>
@@ -332,6 +336,9 @@ static int attention_backward(int64_t sequences, int64_t s, int64_t heads, int64
   int64_t rows = sequences * s * heads;
   if (!rows)
     return NEAPI_KERNEL_OK;
+  if (sizeof(T) == sizeof(bf16) && neapi_tensor_attention_fits(d))
+    return neapi_tensor_attention_backward(sequences, s, heads, kv_heads, d, qkv, out, lse, dout,
+                                           dqkv, stream);
   float *along = d > MOST_D ? NULL : (float *)scratch_open(rows * (int64_t)sizeof *along, stream);
   if (!along)
     return NEAPI_KERNEL_MEMORY;
