@@ -13,7 +13,7 @@
 #include <pthread.h>
 #include <string.h>
 
-enum { NOMINAL_TOKENS = 4096, SHAPES = 256, LEAST = 64 };
+enum { NOMINAL_TOKENS = 4096, SHAPES = 256 };
 
 /* Everything of the library that is called. */
 #define FUNCTIONS(X)                                                                               \
@@ -172,7 +172,7 @@ bool neapi_cublas_gemm(int64_t m, int64_t n, int64_t k, const void *a, int64_t l
   memset(&s, 0, sizeof s);                                      /* compared as bytes */
   int64_t size = types == NEAPI_DOUBLES ? 2 : pack<bf16>::SIZE; /* elements of 16 bytes */
   bool suits = n % size == 0 && lda % size == 0 && ldb % size == 0 && ldc % size == 0;
-  suits = suits && n >= LEAST && (trans_a ? m : k) >= LEAST;
+  suits = suits && n >= NARROW && (trans_a ? m : k) >= NARROW;
   suits = suits && ((uintptr_t)a | (uintptr_t)b | (uintptr_t)c) % 16 == 0;
   pthread_once(&once, find_library);
   if (!suits || !found || !m || !k || cudaGetDevice(&s.device) != cudaSuccess || s.device >= 64)

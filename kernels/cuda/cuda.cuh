@@ -203,4 +203,14 @@ bool neapi_cublas_gemm(int64_t m, int64_t n, int64_t k, const void *a, int64_t l
                        const void *b, int64_t ldb, int trans_b, void *c, int64_t ldc,
                        product_types types, int accumulate, void *stream, int *status);
 
+/* Products of our own for matrices with a side below NARROW, which cuBLAS is not asked for:
+ * c = a op(b) with N or K narrow, into bf16 or float, and c = a^T b with N narrow. */
+enum { NARROW = 64 };
+template <class OUT>
+int neapi_cuda_narrow(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b,
+                      int64_t ldb, int trans_b, OUT *c, int64_t ldc, int accumulate, void *stream);
+int neapi_cuda_narrow_gradient(int64_t t, int64_t k, int64_t n, const void *a, int64_t lda,
+                               const void *b, int64_t ldb, float *c, int64_t ldc, int accumulate,
+                               void *stream);
+
 #endif

@@ -1,6 +1,6 @@
-/* Matrix products of our own, for float, and for bf16 where cuBLAS is absent or the shape does not
- * suit it. A block computes a tile of c and walks K in one order, from 0 up in steps of DEPTH, so
- * that an element's bits depend on its row of a and its column of b alone. */
+/* Matrix products of our own, for float, and for bf16 where cuBLAS is absent or the shape suits
+ * neither it nor narrow.cu. A block computes a tile of c and walks K in one order, from 0 up in
+ * steps of DEPTH, so that an element's bits depend on its row of a and its column of b alone. */
 #include "cuda.cuh"
 
 #include <mma.h>
@@ -189,6 +189,9 @@ static int gemm(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, int
                 void *stream)
 {
   int status;
+  bool narrow = !trans_a && (n < NARROW || k < NARROW);
+  if (sizeof(T) == sizeof(bf16) && narrow)
+    return neapi_cuda_narrow(m, n, k, a, lda, b, ldb, trans_b, (OUT *)c, ldc, accumulate, stream);
   if (sizeof(T) == sizeof(bf16) &&
       neapi_cublas_gemm(m, n, k, a, lda, trans_a, b, ldb, trans_b, c, ldc,
                         sizeof(OUT) == sizeof(bf16) ? NEAPI_BF16_INTO_BF16 : NEAPI_BF16_INTO_FLOAT,
@@ -202,6 +205,8 @@ template <class T>
 static int gemm_tn(int64_t t, int64_t k, int64_t n, const void *a, int64_t lda, const void *b,
                    int64_t ldb, void *c, int64_t ldc, int accumulate, void *stream)
 {
+  if (sizeof(T) == sizeof(bf16) && n < NARROW)
+    return neapi_cuda_narrow_gradient(t, k, n, a, lda, b, ldb, (float *)c, ldc, accumulate, stream);
   return gemm<T, float>(k, n, t, a, lda, 1, b, ldb, 0, c, ldc, accumulate, stream);
 }
 

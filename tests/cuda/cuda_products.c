@@ -66,6 +66,54 @@ static void test_sizes(kernels *k)
   }
 }
 
+static const int64_t token_counts[] = {0, 1, 127, 129, 1000, 9000};
+
+/* N or K below 64, as a router's experts; aligned: sizes and rows in whole packs. */
+static void test_narrow(kernels *k)
+{
+  for (int round = 0; round < 96; round++) {
+    uint64_t s = 500 + (uint64_t)round;
+    bool aligned = round % 2, shallow = round / 2 % 2;
+    int64_t narrow = aligned ? 8 * pick(1, s, 1, 7) : pick(1, s, 1, 63);
+    int64_t wide = aligned ? 8 * pick(2, s, 8, 40) : pick(2, s, 64, 320);
+    int64_t pad = aligned ? 8 : 1;
+    product p = {.m = token_counts[round / 4 % 6],
+                 .n = shallow ? wide : narrow,
+                 .k = shallow ? narrow : wide,
+                 .trans_b = pick(3, s, 0, 3) > 0 ? shallow : !shallow,
+                 .accumulate = (int)pick(4, s, 0, 1),
+                 .stat = (int)pick(5, s, 0, 1)};
+    if (aligned && pick(6, s, 0, 1)) /* rows in whole packs, but not filled by K */
+      p.k -= pick(7, s, 1, 7);
+    p.lda = (p.k + pad - 1) / pad * pad + pad * pick(8, s, 0, 2);
+    p.ldb = ((p.trans_b ? p.k : p.n) + pad - 1) / pad * pad + pad * pick(9, s, 0, 2);
+    p.ldc = p.n + pad * pick(10, s, 0, 2);
+    check_product(k, &p, s);
+  }
+}
+
+/* Two runs give the same bits. */
+static void test_narrow_gradient(kernels *k)
+{
+  for (int round = 0; round < 48; round++) {
+    uint64_t s = 700 + (uint64_t)round;
+    int accumulate = round / 6 % 2;
+    int64_t t = token_counts[round % 6], n = round % 3 ? pick(1, s, 1, 63) : 8 * pick(1, s, 1, 7);
+    int64_t rows = round % 3 ? pick(2, s, 1, 400) : 8 * pick(2, s, 1, 50), size = rows * n;
+    twin a = twin_normals(k, t * rows, s), b = twin_normals(k, t * n, s + 1);
+    float *before = normals(neapi_kernels_f32(), size, s + 2);
+    twin c = accumulate ? twin_stat(before, size) : twin_stat_output(size);
+    void *again = accumulate ? to_device(before, size * 4) : device_poisoned(size * 4);
+    int result = k->gemm_tn(t, rows, n, a.device, rows, b.device, n, c.device, n, accumulate, NULL);
+    check(!result, "gemm_tn t %d, %d x %d: %d", (int)t, (int)rows, (int)n, result);
+    k->gemm_tn(t, rows, n, a.device, rows, b.device, n, again, n, accumulate, NULL);
+    check_equal(c.device, again, size * 4, "gemm_tn is not the same in two runs", k);
+    neapi_kernels_f32()->gemm_tn(t, rows, n, a.host, rows, b.host, n, c.host, n, accumulate, NULL);
+    check_stat(k, c, size, 1e-4, "gemm_tn, n narrow");
+    release_everything();
+  }
+}
+
 /* Any rows alone give the bits that they have in the whole. */
 static void check_rows(kernels *k, int64_t m, int64_t n, int64_t depth, int trans_b, int stat)
 {
@@ -96,6 +144,12 @@ static void test_position(kernels *k)
   check_rows(k, 300, 100, 65, 1, 0);
   check_rows(k, 300, 16, 128, 0, 1);
   check_rows(k, 1000, 64, 512, 0, 1);
+  check_rows(k, 1000, 16, 4096, 0, 1);
+  check_rows(k, 500, 60, 1000, 0, 1);
+  check_rows(k, 500, 7, 300, 1, 0);
+  check_rows(k, 700, 4096, 16, 1, 0);
+  check_rows(k, 300, 130, 60, 1, 0);
+  check_rows(k, 300, 136, 33, 0, 0);
   for (int trans_b = 0; trans_b < 2; trans_b++) {
     check_rows(k, 129, 64, 64, trans_b, 0);
     check_rows(k, 700, 256, 128, trans_b, 0);
@@ -128,5 +182,7 @@ int main(void)
   FOR_TABLES(test_sizes);
   FOR_TABLES(test_position);
   FOR_TABLES(test_gemm_tn);
+  FOR_TABLES(test_narrow);
+  FOR_TABLES(test_narrow_gradient);
   return check_done();
 }
