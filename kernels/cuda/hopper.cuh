@@ -202,12 +202,38 @@ __device__ static inline void settle(float (&d)[128])
     asm volatile("" : "+f"(d[i])::"memory");
 }
 
+/* ---- others ------------------------------------------------------------------------------------
+ */
+
+/* Both to float's precision, give or take the last bit; what would be denormal is 0. */
+__device__ static inline float reciprocal(float x)
+{
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ static inline float power_of_2(float x)
+{
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 /* Stores four 8 x 8 matrices of bf16; lane l gives the address of row l % 8 of matrix l / 8. */
 __device__ static inline void store_matrices(uint32_t address, uint32_t a, uint32_t b, uint32_t c,
                                              uint32_t d)
 {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
                "r"(a), "r"(b), "r"(c), "r"(d)
+               : "memory");
+}
+
+/* 16 bytes to global memory in one piece; of an assignment the compiler may make several. */
+__device__ static inline void write_16(void *to, uint4 v)
+{
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z),
+               "r"(v.w)
                : "memory");
 }
 

@@ -1,0 +1,292 @@
+/* The experts' kernel: what becomes of a finished tile. */
+#ifndef NEAPI_HOPPER_FINISHING_CUH
+#define NEAPI_HOPPER_FINISHING_CUH
+
+#include "hopper_plan.cuh"
+
+/* ---- by the warps that multiply ----------------------------------------------------------------
+ */
+
+/* 64 columns of the warp's rows, d[FROM] on, rounded, to a desk: row r keeps its 16-byte piece p at
+ * place p ^ (r % 8). */
+template <int FROM> __device__ static inline void put(uint32_t desk, const float (&d)[128])
+{
+  int lane = threadIdx.x % WARP, row = lane % 16, side = lane / 16;
+#pragma unroll
+  for (int j = 0; j < 8; j += 2) {
+    uint32_t v[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      __nv_bfloat162 pair =
+          __floats2bfloat162_rn(d[FROM + j * 4 + i * 2], d[FROM + j * 4 + i * 2 + 1]);
+      v[i] = *(uint32_t *)&pair;
+    }
+    store_matrices(desk + row * LINE + (((j + side) ^ (row % 8)) * 16), v[0], v[1], v[2], v[3]);
+  }
+}
+
+/* Lays a tile on the warp's desks for those who store; parity: of the block's tiles. */
+__device__ static inline void lay_down(const ring &r, uint32_t desks, int parity,
+                                       const float (&d)[128])
+{
+  barrier_wait(r.clear, parity ^ 1);
+  put<0>(desks, d);
+  put<32>(desks + DESK, d);
+  put<64>(desks + 2 * DESK, d);
+  put<96>(desks + 3 * DESK, d);
+  __syncwarp();
+  if (threadIdx.x % WARP == 0)
+    barrier_arrive(r.laid);
+}
+
+/* 64 columns of the warp's rows, d[FROM] on, to both desks: row r keeps its 16-byte piece p, of 16,
+ * at place p ^ 2 (r % 4). */
+template <int FROM>
+__device__ static inline void put_floats(unsigned char *desk, const float (&d)[128])
+{
+  int lane = threadIdx.x % WARP;
+#pragma unroll
+  for (int j = 0; j < 8; j++)
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      int row = i * 8 + lane / 4, piece = j * 2 + lane % 4 / 2;
+      float2 v = make_float2(d[FROM + j * 4 + i * 2], d[FROM + j * 4 + i * 2 + 1]);
+      *(float2 *)(desk + row * 256 + ((piece ^ (row % 4 * 2)) * 16) + lane % 2 * 8) = v;
+    }
+}
+
+/* Stores 64 columns of a warp's rows, the PIECE-th of 4; out: where the lane's first 16 bytes of
+ * the first piece go; rows, columns: that are left from there on. */
+template <int PIECE>
+__device__ static inline void store_piece(float *out, int64_t ld, int rows, int columns,
+                                          unsigned char *desk, const float (&d)[128])
+{
+  int lane = threadIdx.x % WARP;
+  put_floats<PIECE * 32>(desk, d);
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    int row = i * 2 + lane / 16;
+    float4 v = *(const float4 *)(desk + row * 256 + (((lane % 16) ^ (row % 4 * 2)) * 16));
+    if (i * 2 < rows && PIECE * 64 < columns)
+      *(float4 *)(out + i * 2 * ld + PIECE * 64) = v;
+  }
+  __syncwarp();
+}
+
+/* Stores a warp's rows of a finished tile: floats. */
+__device__ static inline void store_floats(const job &j, const neapi_group &g, const tile &t,
+                                           int warp, unsigned char *desks, const float (&d)[128])
+{
+  int lane = threadIdx.x % WARP;
+  int row = t.m * TILE_M + warp * ROWS_A_WARP + lane / 16, column = t.n * TILE_N + lane % 16 * 4;
+  float *out = (float *)j.out + g.slot * j.stride + row * j.ld + column;
+  store_piece<0>(out, j.ld, j.m - row, j.n - column, desks, d);
+  store_piece<1>(out, j.ld, j.m - row, j.n - column, desks, d);
+  store_piece<2>(out, j.ld, j.m - row, j.n - column, desks, d);
+  store_piece<3>(out, j.ld, j.m - row, j.n - column, desks, d);
+}
+
+/* ---- by other warps ----------------------------------------------------------------------------
+ */
+
+/* A tile's place in out. */
+typedef struct {
+  int64_t row;
+  int32_t rows;            /* that are the group's, 128 at most */
+  int32_t column, columns; /* first, and the end of all */
+} area;
+
+template <ending END>
+__device__ static inline area area_of(const job &j, const neapi_group &g, const tile &t)
+{
+  area a;
+  int32_t row = t.m * TILE_M, rows = g.rows - row;
+  a.row = (int64_t)g.first + row;
+  a.rows = rows < TILE_M ? rows : (int32_t)TILE_M;
+  a.column = t.n * (END == GATE ? TILE_N / 2 : TILE_N);
+  a.columns = END == GATE ? j.n / 2 : j.n;
+  return a;
+}
+
+/* A piece, of 32, of a row of the tile as it lies on the desks. */
+__device__ static inline pack<bf16> take(const unsigned char *desks, int row, int piece)
+{
+  const unsigned char *desk = desks + row / ROWS_A_WARP * 4 * DESK + piece / 8 * DESK;
+  int in_desk = row % ROWS_A_WARP;
+  return *(const pack<bf16> *)(desk + in_desk * LINE + (((piece % 8) ^ (in_desk % 8)) * 16));
+}
+
+__device__ static inline void write(bf16 *to, const pack<bf16> &from)
+{
+  write_16(to, *(const uint4 *)&from);
+}
+
+/* One of `of` warps stores its share of a tile's rows, a piece a lane. */
+__device__ static inline void store_rows(const job &j, const area &a, const unsigned char *desks,
+                                         int warp, int of)
+{
+  int lane = threadIdx.x % WARP, column = a.column + lane * SIZE;
+  bf16 *out = (bf16 *)j.out + a.row * j.ld + column;
+  if (column < a.columns)
+#pragma unroll 4
+    for (int row = warp; row < a.rows; row += of)
+      write(out + row * j.ld, take(desks, row, lane));
+}
+
+/* 1 / (1 + e^-x), of all side by side: one after the other waits twice for each. */
+__device__ static inline void logistics(float (&open)[SIZE], const pack<bf16> &gate)
+{
+  const float LOG2_E = 1.442695041f;
+#pragma unroll
+  for (int i = 0; i < SIZE; i++)
+    open[i] = power_of_2(-LOG2_E * to_float(gate.at[i]));
+#pragma unroll
+  for (int i = 0; i < SIZE; i++)
+    open[i] = reciprocal(1.0f + open[i]);
+}
+
+/* activation of 8 gates and ups. */
+__device__ static inline pack<bf16> gated(const pack<bf16> &gate, const pack<bf16> &up)
+{
+  pack<bf16> h;
+  float open[SIZE];
+  logistics(open, gate);
+#pragma unroll
+  for (int i = 0; i < SIZE; i++)
+    h.at[i] = real_of<bf16>(to_float(gate.at[i]) * open[i] * to_float(up.at[i]));
+  return h;
+}
+
+/* Turns gate and up into their gradients; returns activation. */
+__device__ static inline pack<bf16> gated_back(pack<bf16> &gate, pack<bf16> &up,
+                                               const pack<bf16> &slope)
+{
+  pack<bf16> h;
+  float open[SIZE];
+  logistics(open, gate);
+#pragma unroll
+  for (int i = 0; i < SIZE; i++) {
+    float u = to_float(up.at[i]), s = to_float(slope.at[i]);
+    float silu = to_float(gate.at[i]) * open[i];
+    h.at[i] = real_of<bf16>(silu * u);
+    gate.at[i] = real_of<bf16>(s * u * (open[i] + silu * (1.0f - open[i])));
+    up.at[i] = real_of<bf16>(s * silu);
+  }
+  return h;
+}
+
+/* Gates are the left half of a tile: half a warp a row. */
+__device__ static inline void store_gated(const job &j, const area &a, const unsigned char *desks,
+                                          int warp, int of)
+{
+  int piece = threadIdx.x % WARP % 16, column = a.column + piece * SIZE;
+  if (column < a.columns)
+#pragma unroll 2
+    for (int row = warp * 2 + threadIdx.x % WARP / 16; row < a.rows; row += of * 2) {
+      pack<bf16> gate = take(desks, row, piece), up = take(desks, row, 16 + piece);
+      pack<bf16> h = gated(gate, up);
+      bf16 *both = (bf16 *)j.out + (a.row + row) * 2 * a.columns + column;
+      write(both, gate);
+      write(both + a.columns, up);
+      write(j.activation + (a.row + row) * a.columns + column, h);
+    }
+}
+
+/* Where rows of gates and ups arrive for a warp that stores; a barrier a row. */
+typedef struct {
+  const unsigned char *rows;
+  uint32_t at, barriers;
+  int taken; /* rows so far */
+} shelf;
+
+template <ending END> __device__ static inline shelf shelf_of(const ring &r, int warp)
+{
+  typedef plan<END> p;
+  int first = warp * p::SHELF_ROWS;
+  const unsigned char *rows = r.stages + p::SHELVES + first * SHELF_ROW;
+  shelf s = {rows, shared_address(rows), r.clear + 8 + first * 8, 0};
+  return s;
+}
+
+/* Starts to load a row of a tile's gates and ups for the use-th row taken. */
+template <ending END>
+__device__ static inline void load_row(const job &j, const area &a, int row, const shelf &s,
+                                       int use)
+{
+  if (threadIdx.x % WARP)
+    return;
+  int left = a.columns - a.column, bytes = (left < TILE_N ? left : (int)TILE_N) * 2;
+  int place = use % plan<END>::SHELF_ROWS;
+  uint32_t barrier = s.barriers + place * 8, to = s.at + place * SHELF_ROW;
+  const bf16 *both = (bf16 *)j.out + (a.row + row) * 2 * a.columns + a.column;
+  barrier_expect(barrier, 2 * bytes);
+  copy_bytes(to, both, bytes, barrier);
+  copy_bytes(to + SHELF_ROW / 2, both + a.columns, bytes, barrier);
+}
+
+/* A warp's share of a tile: every of-th row. */
+__device__ static inline int share_of(const area &a, int warp, int of)
+{
+  return a.rows > warp && a.column < a.columns ? (a.rows - warp + of - 1) / of : 0;
+}
+
+template <ending END>
+__device__ static inline void load_first_rows(const job &j, const area &a, const shelf &s, int warp)
+{
+  const int OF = STORERS;
+  int share = share_of(a, warp, OF);
+  for (int i = 0; i < share && i < plan<END>::SHELF_ROWS; i++)
+    load_row<END>(j, a, warp + i * OF, s, s.taken + i);
+}
+
+/* The tile holds gradients of activation. A row that has left the shelf makes room for one more
+ * before it is used. */
+template <ending END>
+__device__ static inline void store_gated_back(const job &j, const area &a,
+                                               const unsigned char *desks, shelf &s, int warp)
+{
+  const int OF = STORERS, PLACES = plan<END>::SHELF_ROWS;
+  int lane = threadIdx.x % WARP, column = a.column + lane * SIZE, share = share_of(a, warp, OF);
+  for (int i = 0; i < share; i++, s.taken++) {
+    int row = warp + i * OF, place = s.taken % PLACES;
+    const unsigned char *from = s.rows + place * SHELF_ROW + lane * 16;
+    barrier_wait(s.barriers + place * 8, s.taken / PLACES % 2);
+    pack<bf16> gate = *(const pack<bf16> *)from, up = *(const pack<bf16> *)(from + SHELF_ROW / 2);
+    __syncwarp();
+    if (i + PLACES < share)
+      load_row<END>(j, a, row + PLACES * OF, s, s.taken + PLACES);
+    if (column < a.columns) {
+      pack<bf16> h = gated_back(gate, up, take(desks, row, lane));
+      bf16 *both = (bf16 *)j.out + (a.row + row) * 2 * a.columns + column;
+      write(both, gate);
+      write(both + a.columns, up);
+      write(j.activation + (a.row + row) * a.columns + column, h);
+    }
+  }
+}
+
+/* One of the warps that store, for all tiles of the block. */
+template <ending END>
+__device__ static inline void store_tiles(const job &j, const ring &r, walk w, int warp)
+{
+  const int OF = STORERS;
+  shelf s = shelf_of<END>(r, warp);
+  for (tile t; next_tile(j, w, t);) {
+    area a = area_of<END>(j, j.tiles.group[w.group], t);
+    if constexpr (END == GATE_BACK)
+      load_first_rows<END>(j, a, s, warp);
+    barrier_wait(r.laid, (w.round - 1) % 2);
+    if constexpr (END == GATE)
+      store_gated(j, a, r.desks, warp, OF);
+    else if constexpr (END == GATE_BACK)
+      store_gated_back<END>(j, a, r.desks, s, warp);
+    else
+      store_rows(j, a, r.desks, warp, OF);
+    __syncwarp();
+    if (threadIdx.x % WARP == 0)
+      barrier_arrive(r.clear);
+  }
+}
+
+#endif

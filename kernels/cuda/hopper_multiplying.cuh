@@ -1,0 +1,93 @@
+/* The experts' kernel: two warpgroups of a block multiply, 64 rows of a tile each. */
+#ifndef NEAPI_HOPPER_MULTIPLYING_CUH
+#define NEAPI_HOPPER_MULTIPLYING_CUH
+
+#include "hopper_finishing.cuh"
+
+/* Clears the lines from `from` on of `lines`, where K ends within a stage: they hold other groups'
+ * rows. */
+__device__ static inline void clear_lines(unsigned char *part, int from, int lines)
+{
+  int pieces = (lines - from) * (LINE / 16);
+  for (int i = threadIdx.x % GROUP; i < pieces; i += GROUP)
+    ((uint4 *)(part + from * LINE))[i] = make_uint4(0, 0, 0, 0);
+}
+
+/* Both warpgroups clear all of the right factor: neither waits for the other. */
+template <ending END>
+__device__ static inline void clear_rest(unsigned char *left, unsigned char *right, int from,
+                                         int id)
+{
+  typedef plan<END> p;
+  clear_lines(left, from, p::K);
+  for (int i = 0; i < TILE_N / 64; i++)
+    clear_lines(right + i * p::PART, from, p::K);
+  fence_shared();
+  warpgroup_meet(id);
+}
+
+template <bool A_ACROSS, bool B_ACROSS, ending END>
+__device__ static inline void multiply_stage(float (&d)[128], uint32_t left, uint32_t right,
+                                             bool first)
+{
+  const int STEP = 16, PART = plan<END>::PART; /* STEP: elements of K of an instruction */
+#pragma unroll
+  for (int i = 0; i < plan<END>::K / STEP; i++) {
+    uint64_t a = factor(left + i * STEP * (A_ACROSS ? LINE : 2), A_ACROSS ? PART : 0);
+    uint64_t b = factor(right + i * STEP * (B_ACROSS ? LINE : 2), B_ACROSS ? PART : 0);
+    multiply_add<A_ACROSS, B_ACROSS>(d, a, b, !first || i);
+  }
+}
+
+/* Tells those who load, in both blocks, that this warp has read a stage. */
+__device__ static inline void free_stage(const ring &r, int stage)
+{
+  if (threadIdx.x % WARP == 0)
+    for (int rank = 0; rank < PAIR; rank++)
+      barrier_arrive_at(r.empty + stage * 8, rank);
+}
+
+/* d = a tile's half of a warpgroup. */
+template <bool A_ACROSS, bool B_ACROSS, ending END>
+__device__ static inline void multiply_tile(float (&d)[128], ring &r, int depth, int part)
+{
+  typedef plan<END> p;
+  int before = -1; /* stage whose products may be under way */
+  for (int k = 0; k < depth; k += p::K) {
+    barrier_wait(r.full + r.stage * 8, r.parity);
+    unsigned char *left = r.stages + r.stage * p::STAGE + part * p::PART;
+    unsigned char *right = r.stages + r.stage * p::STAGE + p::BYTES_A;
+    if (A_ACROSS && depth - k < p::K)
+      clear_rest<END>(left, right, depth - k, part + 1);
+    products_begin();
+    multiply_stage<A_ACROSS, B_ACROSS, END>(d, shared_address(left), shared_address(right), k == 0);
+    products_commit();
+    products_wait<1>();
+    if (before >= 0)
+      free_stage(r, before);
+    before = r.stage;
+    advance<END>(r);
+  }
+  products_wait<0>();
+  settle(d);
+  free_stage(r, before);
+}
+
+/* A warpgroup that multiplies, for all tiles of the block. */
+template <bool A_ACROSS, bool B_ACROSS, ending END>
+__device__ static inline void multiply_tiles(const job &j, ring r, walk w, int part)
+{
+  int warp = part * (GROUP / WARP) + threadIdx.x % GROUP / WARP;
+  unsigned char *desks = r.desks + warp * plan<END>::DESKS * DESK;
+  float d[128];
+  for (tile t; next_tile(j, w, t);) {
+    const neapi_group &g = j.tiles.group[w.group];
+    multiply_tile<A_ACROSS, B_ACROSS, END>(d, r, A_ACROSS ? g.rows : j.k, part);
+    if (plan<END>::APART)
+      lay_down(r, shared_address(desks), (w.round - 1) % 2, d);
+    else
+      store_floats(j, g, t, warp, desks, d);
+  }
+}
+
+#endif
