@@ -103,6 +103,34 @@ __device__ static inline void copy_bytes(uint32_t to, const void *from, int byte
                : "memory");
 }
 
+/* Starts to store the box at column x, row y, page z of a mapped array, as far as it lies inside.
+ * Those who wrote it to shared memory have fenced it (fence_shared). */
+__device__ static inline void store_box(const CUtensorMap *map, uint32_t from, int x, int y, int z)
+{
+  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], "
+               "[%1];" ::"l"(map),
+               "r"(from), "r"(x), "r"(y), "r"(z)
+               : "memory");
+}
+
+/* Makes a batch of the stores that this thread has started. */
+__device__ static inline void stores_commit(void)
+{
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+/* Waits until all but the last LEFT batches have been read from shared memory. */
+template <int LEFT> __device__ static inline void stores_wait(void)
+{
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(LEFT) : "memory");
+}
+
+/* Waits until all batches have been written. */
+__device__ static inline void stores_finish(void)
+{
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
 /* ---- clusters of blocks ------------------------------------------------------------------------
  */
 

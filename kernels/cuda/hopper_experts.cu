@@ -7,8 +7,8 @@
  * at a time, into a ring of stages; two warpgroups multiply, 64 rows each, and lay the finished
  * tile down in shared memory, rounded to bf16; from there three more warps store it while the next
  * tile is multiplied. Where it is the product for an activation or its gradient they compute that
- * from the rounded values, as separate passes would. Weight gradients are float; the
- * warpgroups store them.
+ * from the rounded values, as separate passes would. Weight gradients are float; the copy engine
+ * stores them, a piece after the other.
  *
  * Every element is summed over K in the same order wherever its row stands and whatever other rows
  * there are. So that rows keep their bits, who chooses between these and other products may look at
@@ -84,17 +84,23 @@ static int blocks(void)
   return cudaGetDevice(&device) == cudaSuccess && device < 64 ? processors[device] : 0;
 }
 
-/* An array (pages, rows, columns) of bf16 in boxes of box_rows x 64. */
-static bool map_array(CUtensorMap *map, const void *x, int64_t columns, int64_t rows, int64_t pages,
-                      int64_t page, int box_rows)
+/* An array (pages, rows, columns) in boxes of box_rows lines of 128 bytes. */
+static bool map_array(CUtensorMap *map, CUtensorMapDataType type, const void *x, int64_t columns,
+                      int64_t rows, int64_t pages, int64_t page, int box_rows)
 {
+  cuuint64_t size = type == CU_TENSOR_MAP_DATA_TYPE_FLOAT32 ? 4 : 2;
   cuuint64_t sizes[] = {(cuuint64_t)columns, (cuuint64_t)rows, (cuuint64_t)pages};
-  cuuint64_t steps[] = {(cuuint64_t)columns * 2, (cuuint64_t)page * 2};
-  cuuint32_t box[] = {LINE / 2, (cuuint32_t)box_rows, 1}, each[] = {1, 1, 1};
-  return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, (void *)x, sizes, steps, box, each,
-                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+  cuuint64_t steps[] = {(cuuint64_t)columns * size, (cuuint64_t)page * size};
+  cuuint32_t box[] = {LINE / (cuuint32_t)size, (cuuint32_t)box_rows, 1}, each[] = {1, 1, 1};
+  return encode(map, type, 3, (void *)x, sizes, steps, box, each, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+static bool map_factor(CUtensorMap *map, const void *x, int64_t columns, int64_t rows,
+                       int64_t pages, int64_t page, int box_rows)
+{
+  return map_array(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, x, columns, rows, pages, page, box_rows);
 }
 
 template <bool A_ACROSS, bool B_ACROSS, ending END> static int launch(const job &j, void *stream)
@@ -154,19 +160,18 @@ static int rows_product(const neapi_slots *s, const void *rows, const bf16 *weig
                         int64_t k, void *out, void *activation, void *stream)
 {
   job j;
-  j.out = out;
+  j.out = (bf16 *)out;
   j.activation = (bf16 *)activation;
   j.ld = n;
-  j.stride = 0;
   j.m = 0;
   j.n = (int32_t)n;
   j.k = (int32_t)k;
   int64_t end = rows_end(s);
   if (!end)
     return NEAPI_KERNEL_OK;
-  if (end > INT32_MAX || !map_array(&j.a, rows, k, end, 1, end * k, 64) ||
-      !map_array(&j.b, weights, B_ACROSS ? n : k, B_ACROSS ? k : n, s->count, s->stride,
-                 B_ACROSS ? plan<END>::K : TILE_N / PAIR))
+  if (end > INT32_MAX || !map_factor(&j.a, rows, k, end, 1, end * k, 64) ||
+      !map_factor(&j.b, weights, B_ACROSS ? n : k, B_ACROSS ? k : n, s->count, s->stride,
+                  B_ACROSS ? plan<END>::K : TILE_N / PAIR))
     return NEAPI_KERNEL_DEVICE;
   int status = NEAPI_KERNEL_OK;
   for (int64_t from = 0; !status && from < s->count;) {
@@ -182,18 +187,18 @@ static int weights_product(const neapi_slots *s, const void *left, int64_t m, co
                            int64_t n, void *out, void *stream)
 {
   job j;
-  j.out = out;
-  j.activation = NULL;
-  j.ld = n;
-  j.stride = s->stride;
+  j.out = j.activation = NULL;
+  j.ld = 0;
   j.m = (int32_t)m;
   j.n = (int32_t)n;
   j.k = 0;
   int64_t end = rows_end(s);
   if (!end)
     return NEAPI_KERNEL_OK;
-  if (end > INT32_MAX || !map_array(&j.a, left, m, end, 1, end * m, plan<FLOAT>::K) ||
-      !map_array(&j.b, right, n, end, 1, end * n, plan<FLOAT>::K))
+  if (end > INT32_MAX || !map_factor(&j.a, left, m, end, 1, end * m, plan<FLOAT>::K) ||
+      !map_factor(&j.b, right, n, end, 1, end * n, plan<FLOAT>::K) ||
+      !map_array(&j.c, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, out, n, m, s->count, s->stride,
+                 ROWS_A_WARP))
     return NEAPI_KERNEL_DEVICE;
   int status = NEAPI_KERNEL_OK;
   for (int64_t from = 0; !status && from < s->count;) {

@@ -39,52 +39,59 @@ __device__ static inline void lay_down(const ring &r, uint32_t desks, int parity
     barrier_arrive(r.laid);
 }
 
-/* 64 columns of the warp's rows, d[FROM] on, to both desks: row r keeps its 16-byte piece p, of 16,
- * at place p ^ 2 (r % 4). */
+/* 32 columns of the warp's rows, d[FROM] on, to a desk, in the order of put. At a time, odd rows
+ * write 16 columns further than even ones do: else they would meet in the same banks. */
 template <int FROM>
 __device__ static inline void put_floats(unsigned char *desk, const float (&d)[128])
 {
-  int lane = threadIdx.x % WARP;
+  int lane = threadIdx.x % WARP, row = lane / 4;
+  bool odd = row % 2;
+  int place = (lane % 4 / 2) ^ row ^ (odd ? 4 : 0);
 #pragma unroll
-  for (int j = 0; j < 8; j++)
+  for (int j = 0; j < 4; j++)
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      int row = i * 8 + lane / 4, piece = j * 2 + lane % 4 / 2;
-      float2 v = make_float2(d[FROM + j * 4 + i * 2], d[FROM + j * 4 + i * 2 + 1]);
-      *(float2 *)(desk + row * 256 + ((piece ^ (row % 4 * 2)) * 16) + lane % 2 * 8) = v;
+      const int even_at = FROM + j * 4 + i * 2, odd_at = FROM + (j ^ 2) * 4 + i * 2;
+      float2 v = make_float2(odd ? d[odd_at] : d[even_at], odd ? d[odd_at + 1] : d[even_at + 1]);
+      *(float2 *)(desk + (i * 8 + row) * LINE + ((place ^ (j * 2)) * 16) + lane % 2 * 8) = v;
     }
 }
 
-/* Stores 64 columns of a warp's rows, the PIECE-th of 4; out: where the lane's first 16 bytes of
- * the first piece go; rows, columns: that are left from there on. */
-template <int PIECE>
-__device__ static inline void store_piece(float *out, int64_t ld, int rows, int columns,
-                                          unsigned char *desk, const float (&d)[128])
+/* Has the copy engine store a warp's 32 columns, the PIECE-th of 8; what lies outside M and N is
+ * left out. */
+template <ending END, int PIECE>
+__device__ static inline void store_piece(const job &j, const neapi_group &g, const tile &t,
+                                          int warp, unsigned char *desks, const float (&d)[128])
 {
-  int lane = threadIdx.x % WARP;
-  put_floats<PIECE * 32>(desk, d);
+  const int DESKS = plan<END>::DESKS;
+  unsigned char *desk = desks + PIECE % DESKS * DESK;
+  int column = t.n * TILE_N + PIECE * 32, row = t.m * TILE_M + warp * ROWS_A_WARP;
+  if (threadIdx.x % WARP == 0)
+    stores_wait<DESKS - 1>();
   __syncwarp();
-#pragma unroll
-  for (int i = 0; i < 8; i++) {
-    int row = i * 2 + lane / 16;
-    float4 v = *(const float4 *)(desk + row * 256 + (((lane % 16) ^ (row % 4 * 2)) * 16));
-    if (i * 2 < rows && PIECE * 64 < columns)
-      *(float4 *)(out + i * 2 * ld + PIECE * 64) = v;
+  put_floats<PIECE * 16>(desk, d);
+  fence_shared();
+  __syncwarp();
+  if (threadIdx.x % WARP == 0) {
+    if (row < j.m && column < j.n)
+      store_box(&j.c, shared_address(desk), column, row, g.slot);
+    stores_commit();
   }
-  __syncwarp();
 }
 
 /* Stores a warp's rows of a finished tile: floats. */
+template <ending END>
 __device__ static inline void store_floats(const job &j, const neapi_group &g, const tile &t,
                                            int warp, unsigned char *desks, const float (&d)[128])
 {
-  int lane = threadIdx.x % WARP;
-  int row = t.m * TILE_M + warp * ROWS_A_WARP + lane / 16, column = t.n * TILE_N + lane % 16 * 4;
-  float *out = (float *)j.out + g.slot * j.stride + row * j.ld + column;
-  store_piece<0>(out, j.ld, j.m - row, j.n - column, desks, d);
-  store_piece<1>(out, j.ld, j.m - row, j.n - column, desks, d);
-  store_piece<2>(out, j.ld, j.m - row, j.n - column, desks, d);
-  store_piece<3>(out, j.ld, j.m - row, j.n - column, desks, d);
+  store_piece<END, 0>(j, g, t, warp, desks, d);
+  store_piece<END, 1>(j, g, t, warp, desks, d);
+  store_piece<END, 2>(j, g, t, warp, desks, d);
+  store_piece<END, 3>(j, g, t, warp, desks, d);
+  store_piece<END, 4>(j, g, t, warp, desks, d);
+  store_piece<END, 5>(j, g, t, warp, desks, d);
+  store_piece<END, 6>(j, g, t, warp, desks, d);
+  store_piece<END, 7>(j, g, t, warp, desks, d);
 }
 
 /* ---- by other warps ----------------------------------------------------------------------------
@@ -127,7 +134,7 @@ __device__ static inline void store_rows(const job &j, const area &a, const unsi
                                          int warp, int of)
 {
   int lane = threadIdx.x % WARP, column = a.column + lane * SIZE;
-  bf16 *out = (bf16 *)j.out + a.row * j.ld + column;
+  bf16 *out = j.out + a.row * j.ld + column;
   if (column < a.columns)
 #pragma unroll 4
     for (int row = warp; row < a.rows; row += of)
@@ -186,7 +193,7 @@ __device__ static inline void store_gated(const job &j, const area &a, const uns
     for (int row = warp * 2 + threadIdx.x % WARP / 16; row < a.rows; row += of * 2) {
       pack<bf16> gate = take(desks, row, piece), up = take(desks, row, 16 + piece);
       pack<bf16> h = gated(gate, up);
-      bf16 *both = (bf16 *)j.out + (a.row + row) * 2 * a.columns + column;
+      bf16 *both = j.out + (a.row + row) * 2 * a.columns + column;
       write(both, gate);
       write(both + a.columns, up);
       write(j.activation + (a.row + row) * a.columns + column, h);
@@ -219,7 +226,7 @@ __device__ static inline void load_row(const job &j, const area &a, int row, con
   int left = a.columns - a.column, bytes = (left < TILE_N ? left : (int)TILE_N) * 2;
   int place = use % plan<END>::SHELF_ROWS;
   uint32_t barrier = s.barriers + place * 8, to = s.at + place * SHELF_ROW;
-  const bf16 *both = (bf16 *)j.out + (a.row + row) * 2 * a.columns + a.column;
+  const bf16 *both = j.out + (a.row + row) * 2 * a.columns + a.column;
   barrier_expect(barrier, 2 * bytes);
   copy_bytes(to, both, bytes, barrier);
   copy_bytes(to + SHELF_ROW / 2, both + a.columns, bytes, barrier);
@@ -258,7 +265,7 @@ __device__ static inline void store_gated_back(const job &j, const area &a,
       load_row<END>(j, a, row + PLACES * OF, s, s.taken + PLACES);
     if (column < a.columns) {
       pack<bf16> h = gated_back(gate, up, take(desks, row, lane));
-      bf16 *both = (bf16 *)j.out + (a.row + row) * 2 * a.columns + column;
+      bf16 *both = j.out + (a.row + row) * 2 * a.columns + column;
       write(both, gate);
       write(both + a.columns, up);
       write(j.activation + (a.row + row) * a.columns + column, h);

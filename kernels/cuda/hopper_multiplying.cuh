@@ -86,8 +86,10 @@ __device__ static inline void multiply_tiles(const job &j, ring r, walk w, int p
     if (plan<END>::APART)
       lay_down(r, shared_address(desks), (w.round - 1) % 2, d);
     else
-      store_floats(j, g, t, warp, desks, d);
+      store_floats<END>(j, g, t, warp, desks, d);
   }
+  if (!plan<END>::APART && threadIdx.x % WARP == 0)
+    stores_finish();
 }
 
 #endif

@@ -34,8 +34,8 @@ typedef enum {
 /* A block's shared memory.
  *
  * Rounded, a tile lies on four desks a warp, 64 columns each, from where other warps store it while
- * the next one is multiplied. A tile of float would take twice the room: the warps that multiply
- * store it too, 64 columns at a time over two desks, and there is room for one more stage. */
+ * the next one is multiplied. A tile of float would take twice the room: there the copy engine
+ * stores it from the warp's desks, 32 columns each, in turn. */
 template <ending END> struct plan {
   enum {
     APART = END != FLOAT,
@@ -55,12 +55,11 @@ template <ending END> struct plan {
 };
 
 typedef struct {
-  CUtensorMap a, b;
+  CUtensorMap a, b, c; /* c: weight gradients */
   neapi_tiles tiles;
-  void *out;
-  bf16 *activation;
-  int64_t ld, stride; /* of out: elements of a row; weight gradients: of a slot */
-  int32_t m, n, k;    /* weight gradients: M, N, and K is a slot's rows; else M is its rows */
+  bf16 *out, *activation; /* other results */
+  int64_t ld;             /* elements of a row of out */
+  int32_t m, n, k;        /* weight gradients: M, N, and K is a slot's rows; else M is its rows */
 } job;
 
 /* ---- tiles -------------------------------------------------------------------------------------
