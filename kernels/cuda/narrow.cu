@@ -9,17 +9,13 @@
  * Flat and shallow walk K from 0 up in one order: an element's bits depend on its row of a and its
  * column of b alone. The gradient's parts are added in their order; what a part is depends on
  * sizes alone. How operands are read, by packs or by elements, changes no bits. */
-#include "cuda.cuh"
+#include "tensor.cuh"
 
-#include <mma.h>
-
-namespace wmma = nvcuda::wmma;
-
-enum { THREADS = 128, WARPS = THREADS / WARP, FRAGMENT = 16, PAD = 8, STAGES = 4 };
+enum { THREADS = 128, WARPS = THREADS / WARP, FRAGMENT = 16, EIGHT = 8, PAD = 8, STAGES = 4 };
 
 /* ---- operands ------------------------------------------------------------------------------ */
 
-/* Element (i, j) is at[i * down + j * along]. whole: rows allow 16-byte reads. */
+/* Element (i, j) is at[i * down + j * along]. whole: rows are whole packs. */
 typedef struct {
   const bf16 *at;
   int64_t rows, columns, down, along;
@@ -28,29 +24,8 @@ typedef struct {
 
 static matrix matrix_of(const void *at, int64_t rows, int64_t columns, int64_t ld, bool turned)
 {
-  bool whole = !turned && rows && columns && aligned<bf16>(ld, at);
+  bool whole = !turned && aligned<bf16>(ld | columns, at);
   return {(const bf16 *)at, rows, columns, turned ? 1 : ld, turned ? ld : 1, whole};
-}
-
-/* Copies 16 bytes to shared memory in the background: the first so many of from, then zeros. */
-__device__ static inline void copy_pack(bf16 *to, const bf16 *from, int bytes)
-{
-  asm volatile(
-      "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((unsigned)__cvta_generic_to_shared(to)),
-      "l"(from), "r"(bytes)
-      : "memory");
-}
-
-/* Ends a group of copies. */
-__device__ static inline void close_group(void)
-{
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-/* Waits until at most LATER groups of this thread are under way. */
-template <int LATER> __device__ static inline void wait_group(void)
-{
-  asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
 }
 
 /* tile[i][j] = x(row + i, column + j), beyond the edges 0; a line has COLUMNS + PAD elements. Done
@@ -63,7 +38,6 @@ __device__ static inline void copy(bf16 *tile, const matrix &x, int64_t row, int
   int i = threadIdx.x / PACKS_A_LINE, j = threadIdx.x % PACKS_A_LINE * SIZE;
   int lines = x.rows - row < LINES ? (int)(x.rows - row) : LINES;
   int64_t left = x.columns - column - j;
-  int count = left < 0 ? 0 : left < SIZE ? (int)left : SIZE;
   const bf16 *from = x.at + (row + i) * x.down + (column + j) * x.along;
   tile += i * (COLUMNS + PAD) + j;
   if (j >= COLUMNS)
@@ -71,9 +45,9 @@ __device__ static inline void copy(bf16 *tile, const matrix &x, int64_t row, int
   if (x.whole)
 #pragma unroll
     for (int k = 0; k < LINES; k += STEP) {
+      bool real = i + k < lines && left > 0;
       if (i + k < LINES)
-        copy_pack(tile + k * (COLUMNS + PAD), i + k < lines && count ? from : x.at,
-                  i + k < lines ? count * (int)sizeof(bf16) : 0);
+        copy_start<16>(tile + k * (COLUMNS + PAD), real ? from : x.at, real);
       from += STEP * x.down;
     }
   else
@@ -82,14 +56,44 @@ __device__ static inline void copy(bf16 *tile, const matrix &x, int64_t row, int
       pack<bf16> p;
 #pragma unroll
       for (int e = 0; e < SIZE; e++)
-        p.at[e] = i < lines && e < count ? from[e * x.along] : real_of<bf16>(0.0f);
+        p.at[e] = i < lines && e < left ? from[e * x.along] : real_of<bf16>(0.0f);
       store(p, tile, 0, 0, true);
     }
 }
 
+/* ---- products of tiles in shared memory ----------------------------------------------------- */
+
+/* sum += x b, for LINES tiles of 16 rows; b (16, WIDTH) by rows of WIDTH + PAD. */
+template <int LINES, int WIDTH>
+__device__ static inline void multiply_tiles(float (&sum)[LINES][WIDTH / EIGHT][4],
+                                             const uint32_t (&x)[LINES][4], const bf16 *b)
+{
+  int lane = threadIdx.x % WARP;
+  b += lane % FRAGMENT * (WIDTH + PAD) + lane / FRAGMENT * EIGHT;
+#pragma unroll
+  for (int j = 0; j < WIDTH / EIGHT; j += 2) {
+    uint32_t y[4];
+    load_transposed(y, b + j * EIGHT);
+#pragma unroll
+    for (int i = 0; i < LINES; i++) {
+      multiply(sum[i][j], x[i], y[0], y[1]);
+      multiply(sum[i][j + 1], x[i], y[2], y[3]);
+    }
+  }
+}
+
+/* A lane's place in a tile of sums: of element 2 i + j of the tile's array. */
+__device__ static inline int line_of(int i)
+{
+  return threadIdx.x % WARP / 4 + i * EIGHT;
+}
+__device__ static inline int column_of(int j)
+{
+  return threadIdx.x % 4 * 2 + j;
+}
+
 /* ---- flat: N narrow ------------------------------------------------------------------------ */
 
-typedef wmma::fragment<wmma::accumulator, FRAGMENT, FRAGMENT, FRAGMENT, float> sums;
 enum { FLAT_ROWS = WARPS * FRAGMENT, FLAT_DEPTH = 64 };
 
 /* What a block holds of a slab of K; WIDTH: N up to a multiple of 16. */
@@ -106,7 +110,7 @@ __device__ static inline void fill_flat(flat_stage<WIDTH> *stages, const matrix 
     copy<FLAT_ROWS, FLAT_DEPTH>(stage.a, a, row, slab * FLAT_DEPTH);
     copy<FLAT_DEPTH, WIDTH>(stage.b, b, slab * FLAT_DEPTH, 0);
   }
-  close_group();
+  copies_close();
 }
 
 /* c (M, N) = a (M, K) b (K, N). */
@@ -114,47 +118,32 @@ template <int WIDTH, class OUT>
 __global__ void __launch_bounds__(THREADS, 4)
     flat_product(matrix a, matrix b, OUT *c, int64_t ldc, bool accumulate)
 {
-  enum { COUNT = WIDTH / FRAGMENT, LD_A = FLAT_DEPTH + PAD, LD_B = WIDTH + PAD };
+  enum { LD_A = FLAT_DEPTH + PAD, LD_B = WIDTH + PAD };
   extern __shared__ __align__(32) unsigned char memory[];
   flat_stage<WIDTH> *stages = (flat_stage<WIDTH> *)memory;
   int64_t first = blockIdx.x * (int64_t)FLAT_ROWS;
   int at = threadIdx.x / WARP * FRAGMENT, lane = threadIdx.x % WARP;
-  sums sum[COUNT];
-#pragma unroll
-  for (int j = 0; j < COUNT; j++)
-    wmma::fill_fragment(sum[j], 0.0f);
+  float sum[1][WIDTH / EIGHT][4] = {};
   for (int64_t slab = 0; slab < STAGES - 1; slab++)
     fill_flat(stages, a, b, first, slab);
   for (int64_t slab = 0; slab * FLAT_DEPTH < a.columns; slab++) {
-    wait_group<STAGES - 2>();
+    copies_wait_but<STAGES - 2>();
     __syncthreads(); /* this slab is there, and the one before is read */
     fill_flat(stages, a, b, first, slab + STAGES - 1);
     const flat_stage<WIDTH> &stage = stages[slab % STAGES];
 #pragma unroll
     for (int d = 0; d < FLAT_DEPTH; d += FRAGMENT) {
-      wmma::fragment<wmma::matrix_a, FRAGMENT, FRAGMENT, FRAGMENT, bf16, wmma::row_major> x;
-      wmma::load_matrix_sync(x, stage.a + at * LD_A + d, LD_A);
-#pragma unroll
-      for (int j = 0; j < COUNT; j++) {
-        wmma::fragment<wmma::matrix_b, FRAGMENT, FRAGMENT, FRAGMENT, bf16, wmma::row_major> y;
-        wmma::load_matrix_sync(y, stage.b + d * LD_B + j * FRAGMENT, LD_B);
-        wmma::mma_sync(sum[j], x, y, sum[j]);
-      }
+      uint32_t x[1][4];
+      load_matrices(x[0], stage.a + (at + lane % FRAGMENT) * LD_A + d + lane / FRAGMENT * EIGHT);
+      multiply_tiles<1, WIDTH>(sum, x, stage.b + d * LD_B);
     }
   }
-  __syncthreads();
-  float *patch = (float *)memory + at * LD_B; /* [FRAGMENT][LD_B] of this warp */
 #pragma unroll
-  for (int j = 0; j < COUNT; j++)
-    wmma::store_matrix_sync(patch + j * FRAGMENT, sum[j], LD_B, wmma::mem_row_major);
-  __syncwarp();
-  for (int e = lane; e < FRAGMENT * WIDTH; e += WARP) {
-    int64_t row = first + at + e / WIDTH, column = e % WIDTH;
-    if (row >= a.rows || column >= b.columns)
-      continue;
+  for (int e = 0; e < WIDTH / EIGHT * 4; e++) {
+    int64_t row = first + at + line_of(e / 2 % 2), column = e / 4 * EIGHT + column_of(e % 2);
     OUT *to = c + row * ldc + column;
-    float value = patch[e / WIDTH * LD_B + column];
-    *to = real_of<OUT>(value + (accumulate ? to_float(*to) : 0.0f));
+    if (row < a.rows && column < b.columns)
+      *to = real_of<OUT>(sum[0][e / 4][e % 4] + (accumulate ? to_float(*to) : 0.0f));
   }
 }
 
@@ -172,25 +161,26 @@ template <int DEPTH, int COLUMNS> struct alignas(32) shallow_room {
 template <int DEPTH>
 __device__ static inline void multiply_span(const bf16 *a, const bf16 *b, float *patch)
 {
-  enum { COUNT = SPAN / FRAGMENT, LD = DEPTH + PAD };
-  sums sum[COUNT];
-#pragma unroll
-  for (int j = 0; j < COUNT; j++)
-    wmma::fill_fragment(sum[j], 0.0f);
+  enum { LD = DEPTH + PAD };
+  int lane = threadIdx.x % WARP, in_eight = lane % EIGHT, odd = lane / EIGHT % 2;
+  float sum[SPAN / EIGHT][4] = {};
 #pragma unroll
   for (int d = 0; d < DEPTH; d += FRAGMENT) {
-    wmma::fragment<wmma::matrix_a, FRAGMENT, FRAGMENT, FRAGMENT, bf16, wmma::row_major> x;
-    wmma::load_matrix_sync(x, a + d, LD);
+    uint32_t x[4];
+    load_matrices(x, a + lane % FRAGMENT * LD + d + lane / FRAGMENT * EIGHT);
 #pragma unroll
-    for (int j = 0; j < COUNT; j++) {
-      wmma::fragment<wmma::matrix_b, FRAGMENT, FRAGMENT, FRAGMENT, bf16, wmma::col_major> y;
-      wmma::load_matrix_sync(y, b + j * FRAGMENT * LD + d, LD);
-      wmma::mma_sync(sum[j], x, y, sum[j]);
+    for (int j = 0; j < SPAN / EIGHT; j += 2) {
+      uint32_t y[4];
+      int column = (j + lane / FRAGMENT) * EIGHT + in_eight;
+      load_matrices(y, b + column * LD + d + odd * EIGHT);
+      multiply(sum[j], x, y[0], y[1]);
+      multiply(sum[j + 1], x, y[2], y[3]);
     }
   }
 #pragma unroll
-  for (int j = 0; j < COUNT; j++)
-    wmma::store_matrix_sync(patch + j * FRAGMENT, sum[j], LD_SPAN, wmma::mem_row_major);
+  for (int e = 0; e < SPAN / EIGHT * 2; e++)
+    *(float2 *)(patch + line_of(e % 2) * LD_SPAN + e / 2 * EIGHT + column_of(0)) =
+        make_float2(sum[e / 2][e % 2 * 2], sum[e / 2][e % 2 * 2 + 1]);
 }
 
 /* What a warp adds to c and stores: SPAN columns of 16 rows, of which a lane has EACH packs. */
@@ -255,7 +245,7 @@ __global__ void __launch_bounds__(THREADS)
   int rows = left < FRAGMENT ? (int)left : FRAGMENT;
   copy<SHALLOW_ROWS, DEPTH>(room.a, a, first, 0);
   copy<COLUMNS, DEPTH>(room.b, b, column, 0);
-  close_group();
+  copies_close();
   c += (first + at) * ldc + column;
   OUT *mine = c + line * ldc + in_line;
   pack<OUT> held[SPANS][span<OUT>::EACH];
@@ -263,7 +253,7 @@ __global__ void __launch_bounds__(THREADS)
   for (int s = 0; s < SPANS; s++)
     load_span(held[s], mine + s * SPAN, ldc, rows - line,
               accumulate && whole && column + s * SPAN + in_line < b.rows);
-  wait_group<0>();
+  copies_wait_but<0>();
   __syncthreads();
   float *patch = room.patch[threadIdx.x / WARP];
 #pragma unroll
@@ -298,7 +288,7 @@ __device__ static inline void fill_gradient(gradient_stage<WIDTH> *stages, const
     copy<SLAB, GRADIENT_ROWS>(stage.a, a, token, column);
     copy<SLAB, WIDTH>(stage.b, b, token, 0);
   }
-  close_group();
+  copies_close();
 }
 
 /* out[part] (tiles * GRADIENT_ROWS, WIDTH) = a^T b over tokens part * length up to the next part's,
@@ -307,50 +297,40 @@ template <int WIDTH>
 __global__ void __launch_bounds__(THREADS, WIDTH == 64 ? 3 : 4)
     gradient_part(matrix a, matrix b, int64_t length, int64_t tiles, float *out)
 {
-  enum { COUNT = WIDTH / FRAGMENT, LD_A = GRADIENT_ROWS + PAD, LD_B = WIDTH + PAD };
+  enum { LD_A = GRADIENT_ROWS + PAD, LD_B = WIDTH + PAD };
   enum { EACH = GRADIENT_ROWS / WARPS, LINES = EACH / FRAGMENT }; /* rows of c of a warp */
   extern __shared__ __align__(32) unsigned char memory[];
   gradient_stage<WIDTH> *stages = (gradient_stage<WIDTH> *)memory;
   int64_t column = blockIdx.x % tiles * GRADIENT_ROWS, first = blockIdx.x / tiles * length;
   int64_t end = first + length < a.rows ? first + length : a.rows;
-  int at = threadIdx.x / WARP * EACH;
-  sums sum[LINES][COUNT];
-#pragma unroll
-  for (int i = 0; i < LINES; i++)
-#pragma unroll
-    for (int j = 0; j < COUNT; j++)
-      wmma::fill_fragment(sum[i][j], 0.0f);
+  int at = threadIdx.x / WARP * EACH, lane = threadIdx.x % WARP;
+  float sum[LINES][WIDTH / EIGHT][4] = {};
   for (int64_t slab = 0; slab < STAGES - 1; slab++)
     fill_gradient(stages, a, b, column, first + slab * SLAB, end, slab);
   for (int64_t slab = 0; first + slab * SLAB < end; slab++) {
-    wait_group<STAGES - 2>();
+    copies_wait_but<STAGES - 2>();
     __syncthreads(); /* this slab is there, and the one before is read */
     int64_t next = slab + STAGES - 1;
     fill_gradient(stages, a, b, column, first + next * SLAB, end, next);
     const gradient_stage<WIDTH> &stage = stages[slab % STAGES];
+    const bf16 *left =
+        stage.a + (lane / FRAGMENT * EIGHT + lane % EIGHT) * LD_A + at + lane / EIGHT % 2 * EIGHT;
 #pragma unroll
     for (int d = 0; d < SLAB; d += FRAGMENT) {
-      wmma::fragment<wmma::matrix_a, FRAGMENT, FRAGMENT, FRAGMENT, bf16, wmma::col_major> x[LINES];
+      uint32_t x[LINES][4];
 #pragma unroll
       for (int i = 0; i < LINES; i++)
-        wmma::load_matrix_sync(x[i], stage.a + d * LD_A + at + i * FRAGMENT, LD_A);
-#pragma unroll
-      for (int j = 0; j < COUNT; j++) {
-        wmma::fragment<wmma::matrix_b, FRAGMENT, FRAGMENT, FRAGMENT, bf16, wmma::row_major> y;
-        wmma::load_matrix_sync(y, stage.b + d * LD_B + j * FRAGMENT, LD_B);
-#pragma unroll
-        for (int i = 0; i < LINES; i++)
-          wmma::mma_sync(sum[i][j], x[i], y, sum[i][j]);
-      }
+        load_transposed(x[i], left + d * LD_A + i * FRAGMENT);
+      multiply_tiles<LINES, WIDTH>(sum, x, stage.b + d * LD_B);
     }
   }
   out += (blockIdx.x * (int64_t)GRADIENT_ROWS + at) * WIDTH;
 #pragma unroll
   for (int i = 0; i < LINES; i++)
 #pragma unroll
-    for (int j = 0; j < COUNT; j++)
-      wmma::store_matrix_sync(out + (i * WIDTH + j) * FRAGMENT, sum[i][j], WIDTH,
-                              wmma::mem_row_major);
+    for (int e = 0; e < WIDTH / EIGHT * 2; e++)
+      *(float2 *)(out + (i * FRAGMENT + line_of(e % 2)) * WIDTH + e / 2 * EIGHT + column_of(0)) =
+          make_float2(sum[i][e / 2][e % 2 * 2], sum[i][e / 2][e % 2 * 2 + 1]);
 }
 
 /* c (K, N) = the sum of parts (height, width), in their order. */

@@ -80,6 +80,18 @@ template <int BYTES> __device__ inline void copy_start(void *to, const void *fro
               : "memory");
 }
 
+/* Ends a group of copies that this thread has started. */
+__device__ static inline void copies_close(void)
+{
+  NEAPI_ASM("cp.async.commit_group;" ::: "memory");
+}
+
+/* Waits for all of this thread's groups but the last LATER. */
+template <int LATER> __device__ inline void copies_wait_but(void)
+{
+  NEAPI_ASM("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
+}
+
 /* Waits for all copies that this thread has started. */
 __device__ static inline void copies_wait(void)
 {
