@@ -17,7 +17,7 @@ static neapi_experts_room *share_room(void)
     *room = neapi_alloc_zero(sizeof **room, "experts");
   if (!*room)
     return NULL;
-  (*room)->activation.place = (*room)->slope.place = place;
+  (*room)->activation.place = (*room)->slope.place = (*room)->dout.place = place;
   (*room)->users++;
   return *room;
 }
@@ -30,6 +30,7 @@ static void leave_room(neapi_experts_room *room)
     rooms[room->slope.place] = NULL;
   neapi_buffer_free(&room->activation);
   neapi_buffer_free(&room->slope);
+  neapi_buffer_free(&room->dout);
   free(room);
 }
 
@@ -37,7 +38,8 @@ int neapi_experts_open(neapi_experts *x, const neapi_kernels *kernels, int64_t h
                        int32_t count, const int64_t *ffn, int32_t slots)
 {
   *x = (neapi_experts){.kernels = kernels, .hidden = hidden, .experts = count, .slots = slots};
-  x->gate_up.place = x->left.place = x->right.place = neapi_place_of_reals();
+  x->gate_up.place = x->spare.place = neapi_place_of_reals();
+  x->left.place = x->right.place = neapi_place_of_reals();
   x->ffn = neapi_alloc(count * 8ll, "experts");
   x->columns_at = neapi_alloc(count * 8ll + 8, "experts");
   x->batches = neapi_alloc_zero(slots * (int64_t)sizeof *x->batches, "experts");
@@ -58,6 +60,8 @@ int neapi_experts_open(neapi_experts *x, const neapi_kernels *kernels, int64_t h
 
 void neapi_experts_close(neapi_experts *x)
 {
+  neapi_experts_give_back(x);
+  neapi_buffer_free(&x->spare);
   neapi_buffer_free(&x->gate_up);
   leave_room(x->room);
   neapi_buffer_free(&x->left);
@@ -75,6 +79,23 @@ static int reserve_gate_up(neapi_experts *x)
 void neapi_experts_release(neapi_experts *x)
 {
   neapi_buffer_free(&x->gate_up);
+}
+
+void *neapi_experts_borrow(neapi_experts *x, int64_t bytes)
+{
+  neapi_buffer *buffer = x->room->lent ? &x->spare : &x->room->dout;
+  if (neapi_buffer_reserve(buffer, bytes, "experts"))
+    return NULL;
+  x->room->lent = true;
+  x->dout = buffer;
+  return buffer->data;
+}
+
+void neapi_experts_give_back(neapi_experts *x)
+{
+  if (x->dout && x->dout != &x->spare)
+    x->room->lent = false;
+  x->dout = NULL;
 }
 
 int neapi_experts_plan(neapi_experts *x, const int32_t *expert_of, const int64_t *rows)

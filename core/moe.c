@@ -69,7 +69,7 @@ int neap_moe_open(neap_comm *comm, neap_topology *topology, const neap_moe_optio
   m->topology = neapi_topology_share(topology);
   m->options = *options;
   m->kernels = kernels;
-  m->input.place = m->output.place = m->slope.place = neapi_place_of_reals();
+  m->input.place = m->output.place = neapi_place_of_reals();
   m->maxima.place = m->grids.place = neapi_place_of_reals();
   m->rank = neap_comm_rank(comm);
   m->slots = topology->first_slot[m->rank + 1] - topology->first_slot[m->rank];
@@ -100,7 +100,7 @@ void neap_moe_close(neap_moe *m)
   free(m->load);
   free(m->gather_counts);
   free(m->slope_of_probs);
-  neapi_buffer *buffers[] = {&m->input, &m->output, &m->slope, &m->maxima, &m->grids};
+  neapi_buffer *buffers[] = {&m->input, &m->output, &m->maxima, &m->grids};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
     neapi_buffer_free(buffers[i]);
   neap_topology_close(m->topology);
@@ -191,6 +191,7 @@ int neap_moe_route(neap_moe *m, const neap_tensor *x, const neap_tensor *router)
     return status;
   double since = neapi_timeline_now();
   neapi_dispatch_drain(&m->rows); /* what a step without its backward has left */
+  neapi_experts_give_back(&m->experts);
   m->last = NEAPI_MOE_IDLE;
   status = neapi_route_choose(&m->route, neap_tensor_dim(x, 0), neap_tensor_data(x),
                               neap_tensor_data(router), &bad);
@@ -231,11 +232,7 @@ static int reserve_rows(neap_moe *m)
 {
   int64_t bytes = m->rows.all_rows * m->rows.row_bytes;
   int status = neapi_buffer_reserve(&m->input, bytes, "moe");
-  if (!status)
-    status = neapi_buffer_reserve(&m->output, bytes, "moe");
-  if (!status)
-    status = neapi_buffer_reserve(&m->slope, bytes, "moe");
-  return status;
+  return status ? status : neapi_buffer_reserve(&m->output, bytes, "moe");
 }
 
 /* Copies this rank's tokens to the rows that they were given; slots whose rows follow each other

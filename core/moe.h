@@ -44,9 +44,10 @@ struct neap_moe {
   int64_t *gather_counts; /* [ranks] experts each */
   int64_t total;          /* tokens of all ranks */
   double aux_loss;
-  double *slope_of_probs;            /* [experts] gradient of the auxiliary loss */
-  neapi_buffer input, output, slope; /* (all_rows, H) */
-  neapi_buffer maxima, grids;        /* double: see agree_on_grids */
+  double *slope_of_probs;     /* [experts] gradient of the auxiliary loss */
+  neapi_buffer input, output; /* (all_rows, H) */
+  void *slope;                /* the same, borrowed from backward_dispatch to backward */
+  neapi_buffer maxima, grids; /* double: see agree_on_grids */
 };
 
 /* Fails unless the last phase was this one; name: of the phase that comes next. */

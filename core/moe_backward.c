@@ -10,14 +10,17 @@ int neap_moe_backward_dispatch(neap_moe *m, const neap_tensor *dy)
   if (status)
     return status;
   double since = neapi_timeline_now();
+  m->slope = neapi_experts_borrow(&m->experts, m->rows.all_rows * m->rows.row_bytes);
+  if (!m->slope)
+    return NEAP_MEMORY;
   status = neapi_kernel_status_of(
       "moe backward_dispatch",
       m->kernels->combine_backward(m->route.tokens, m->options.top_k, m->options.hidden,
                                    m->route.weights.data, m->route.position.data, m->output.data,
-                                   neap_tensor_data(dy), m->slope.data, m->route.dweights.data,
+                                   neap_tensor_data(dy), m->slope, m->route.dweights.data,
                                    neapi_stream()));
   if (!status)
-    status = neapi_moe_start_all(m, false, NEAP_SPAN_DISPATCH_BACK, m->slope.data);
+    status = neapi_moe_start_all(m, false, NEAP_SPAN_DISPATCH_BACK, m->slope);
   neapi_moe_lap(&since, &m->costs.route, NEAP_SPAN_FINISH_BACK);
   m->last = status ? NEAPI_MOE_IDLE : NEAPI_MOE_SLOPES_SENT;
   return status;
@@ -45,7 +48,7 @@ static int compute_backward(neap_moe *m, const void *weights, neap_transfer *arr
       status = neapi_moe_wait_for(m, c, false);
     if (!status)
       status = neapi_moe_compute(m, neapi_experts_backward, NEAP_SPAN_EXPERT_BACK, c, from, end,
-                                 weights, arriving, m->slope.data, m->output.data);
+                                 weights, arriving, m->slope, m->output.data);
     if (!status && !m->options.hold_combine)
       status = neapi_moe_start_chunk(m, c, true, NEAP_SPAN_COMBINE_BACK, m->output.data);
   }
@@ -66,7 +69,7 @@ static int agree_on_grids(neap_moe *m, const void *x)
     return status;
   double *max = m->maxima.data;
   neapi_place_zero(m->maxima.place, max, count * 8);
-  status = neapi_experts_maxima(&m->experts, m->input.data, m->slope.data, max);
+  status = neapi_experts_maxima(&m->experts, m->input.data, m->slope, max);
   if (!status)
     status = neapi_route_maxima(&m->route, x, max + columns);
   neapi_moe_lap_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
@@ -89,8 +92,7 @@ static int exact_gradients(neap_moe *m, const void *x, void *gradients, void *dr
   const double *grids = m->grids.data;
   double since = neapi_timeline_now();
   if (!status)
-    status =
-        neapi_experts_exact_gradients(&m->experts, m->input.data, m->slope.data, grids, gradients);
+    status = neapi_experts_exact_gradients(&m->experts, m->input.data, m->slope, grids, gradients);
   neapi_moe_lap_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
   if (!status)
     status = neapi_route_exact_gradient(
@@ -102,7 +104,7 @@ static int exact_gradients(neap_moe *m, const void *x, void *gradients, void *dr
 static int plain_gradients(neap_moe *m, const void *x, void *gradients, void *drouter)
 {
   double since = neapi_timeline_now();
-  int status = neapi_experts_gradients(&m->experts, m->input.data, m->slope.data, gradients);
+  int status = neapi_experts_gradients(&m->experts, m->input.data, m->slope, gradients);
   neapi_moe_lap_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
   if (!status)
     status = neapi_route_gradient(&m->route, x, drouter);
@@ -172,6 +174,8 @@ int neap_moe_backward(neap_moe *m, const neap_tensor *x, const neap_tensor *rout
     status = input_gradient(m, neap_tensor_data(router), neap_tensor_data(dx));
   if (m->options.recompute)
     neapi_experts_release(&m->experts);
+  if (!status) /* else slopes may still be on their way */
+    neapi_experts_give_back(&m->experts);
   neapi_moe_lap(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
   return status;
 }

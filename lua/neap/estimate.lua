@@ -87,10 +87,15 @@ local function gradients(s)
     + (s.exact and s.dense / s.ranks * 8 or 0)
 end
 
---- Of a layer's experts: rows that are computed here, and this rank's that others compute.
+--- Rows that are computed here, and this rank's that others compute.
+local function all_rows(s)
+  return s.tokens * s.top_k * (2 - 1 / s.ranks)
+end
+
+--- Of a layer's experts: inputs and outputs of all rows, and the hidden values.
 local function expert_rows(s)
-  local here, rows = s.tokens * s.top_k, s.tokens * s.top_k * (2 - 1 / s.ranks)
-  local bytes = MARGIN * (3 * rows * s.hidden + 2 * here * s.ffn) * s.element
+  local here = s.tokens * s.top_k
+  local bytes = MARGIN * (2 * all_rows(s) * s.hidden + 2 * here * s.ffn) * s.element
   if s.exact then
     local wide, narrow = math.max(2 * s.ffn, s.hidden), math.max(s.ffn, s.hidden)
     bytes = bytes + MARGIN * here / s.slots * (wide + narrow) * 8
@@ -99,10 +104,10 @@ local function expert_rows(s)
   return bytes
 end
 
---- Of all layers: what experts compute again for the backward.
+--- Of all layers: what experts compute again for the backward, and gradients of outputs.
 local function expert_room(s)
   local here = s.tokens * s.top_k
-  return MARGIN * (here + here / s.slots) * s.ffn * s.element
+  return MARGIN * ((here + here / s.slots) * s.ffn + all_rows(s) * s.hidden) * s.element
 end
 
 --- What all layers but the one under way do without if they compute it again (Block:release).

@@ -1,7 +1,11 @@
+local comm = require 'neap.comm'
 local launcher = require 'neap.launcher'
+local layouts = require 'neap.layout'
 local lib = require 'neap.lib'
 local moe = require 'neap.moe'
+local splits = require 'neap.split'
 local tensor = require 'neap.tensor'
+local topologies = require 'neap.topology'
 
 local ffi, C = lib.ffi, lib.C
 local RANKS = launcher.home .. '/tests/spec/moe_ranks.lua'
@@ -26,7 +30,67 @@ local function results(ranks, run)
   return text
 end
 
+--- A layer alone on a rank of its own, and its tensors; phases: forward and two of the way back.
+local function single(group, topology, seed)
+  local tokens, hidden, ffn, experts = 40, 12, 20, 3
+  local s = {}
+  local function normal(stream, ...) return tensor.new('f32', ...):normal(seed, stream, 0, 1) end
+  local layer = moe.open { comm = group, topology = topology, hidden = hidden,
+    ffn = { ffn, ffn, ffn }, top_k = 2 }
+  local x, dy, router = normal(1, tokens, hidden), normal(2, tokens, hidden),
+    normal(3, hidden, experts)
+  local weights = normal(4, experts, 3 * hidden * ffn)
+  s.gradients, s.drouter = tensor.new('f32', experts, 3 * hidden * ffn),
+    tensor.new('f32', hidden, experts)
+  s.dx = tensor.new('f32', tokens, hidden)
+  local layout, split = layouts.open(topology):set { 0, 1, 2 }, splits.open(topology, 'lite')
+  function s.forward()
+    layer:route(x, router)
+    split:compute(layout, layer:load())
+    layer:dispatch(x, layout, split)
+    layer:forward(weights, tensor.new('f32', tokens, hidden))
+  end
+  function s.send() layer:backward_dispatch(dy) end
+  function s.back()
+    s.drouter:fill(0)
+    layer:backward(x, router, weights, s.gradients, s.dx, s.drouter)
+  end
+  function s.close() layer:close() end
+  function s.results() return { s.gradients:tolist(), s.dx:tolist(), s.drouter:tolist() } end
+  return s
+end
+
 describe('moe', function()
+  it('goes back through layers of one thread in any order', function()
+    local world = ffi.new 'neap_world *[1]'
+    lib.check(C.neap_world_open(1, world))
+    local group = comm.open_local(world[0], 0)
+    C.neap_world_close(world[0])
+    local topology = topologies.open { ranks = 1, slots = 3, experts = 3 }
+    local layers, wanted = {}, {}
+    for i = 1, 3 do layers[i] = single(group, topology, i) end
+    for i = 1, 3 do
+      layers[i].forward()
+      layers[i].send()
+      layers[i].back()
+      wanted[i] = layers[i].results()
+    end
+    for _, order in ipairs { { 3, 2, 1 }, { 2, 3, 1 } } do
+      for i = 1, 3 do layers[i].forward() end
+      for i = 1, 3 do layers[i].send() end
+      layers[order[1]].back()
+      layers[order[1]].forward() -- one that leaves off after its slopes were sent
+      layers[order[1]].send()
+      for k = 2, 3 do layers[order[k]].back() end
+      for i = 1, 3 do assert.are.same(wanted[i], layers[i].results()) end
+    end
+    layers[1].forward()
+    layers[1].send()
+    for i = 1, 3 do layers[i].close() end
+    topology:close()
+    group:close()
+  end)
+
   it('with exact gives the same bits on any number of ranks, over threads and MPI', function()
     local alone = results(1, run_threads)
     assert.is_true(#alone > 10000)

@@ -43,6 +43,7 @@ local function open_step(p)
   local s, out = setmetatable({ p = p }, Step), ffi.new 'neap_world *[1]'
   check(C.neap_world_open(1, out))
   s.comm = comm.open_local(out[0], 0)
+  C.neap_world_close(out[0])
   s.topology = topology.open { ranks = 1, slots = p.experts, experts = p.experts }
   s.layout, s.split = layout.open(s.topology), split.open(s.topology, 'lite')
   local experts, size, random = {}, 3 * p.hidden * p.ffn, ceilings.random
