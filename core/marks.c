@@ -71,7 +71,7 @@ void neapi_marks_set(neapi_marks *m, double time)
 
 int neapi_marks_resolve(neapi_marks *m)
 {
-  int status = neapi_stream_wait(); /* sleeping, where waiting for an event would spin */
+  int status = neapi_stream_wait(); /* sleeps in the end; waiting for an event would spin */
   for (int64_t i = 0; !status && i < m->count; i++) {
     double since = 0;
     status = neapi_event_wait(m->events[i]);

@@ -68,8 +68,8 @@ static int introduce(int ordinal)
   return error;
 }
 
-/* Waiting threads sleep, since there may be more of them than cores; freed memory stays with the
- * process, since token counts wander. */
+/* Threads that wait long sleep, since there may be more of them than cores; freed memory stays with
+ * the process, since token counts wander. */
 int neapi_cuda_use(int32_t ordinal)
 {
   cudaMemPool_t pool;
@@ -137,12 +137,6 @@ const char *neapi_cuda_text(int error)
 void *neapi_cuda_stream(void)
 {
   return current;
-}
-
-int neapi_cuda_wait(void)
-{
-  TRY(cudaStreamSynchronize(current));
-  return 0;
 }
 
 int neapi_cuda_alloc(bool pinned, int64_t bytes, void **out)
