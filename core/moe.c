@@ -235,25 +235,13 @@ static int reserve_rows(neap_moe *m)
   return status ? status : neapi_buffer_reserve(&m->output, bytes, "moe");
 }
 
-/* Copies this rank's tokens to the rows that they were given; slots whose rows follow each other
- * together. */
-static int fill_input(neap_moe *m, const char *x)
+/* Copies this rank's tokens to the rows that their choices were given. */
+static int fill_input(neap_moe *m, const void *x)
 {
-  const int32_t *source = m->route.source.data;
-  const int64_t *amount = m->rows.amount, *start = m->rows.start;
-  int32_t slots = m->topology->slots;
-  int result = 0;
-  for (int32_t s = 0, next; !result && s < slots; s = next) {
-    int64_t rows = amount[s];
-    for (next = s + 1; rows && next < slots && start[next] == start[s] + rows; next++)
-      rows += amount[next];
-    if (rows)
-      result =
-          m->kernels->gather(rows, m->options.hidden, source, x,
-                             (char *)m->input.data + start[s] * m->rows.row_bytes, neapi_stream());
-    source += rows;
-  }
-  return neapi_kernel_status_of("moe dispatch", result);
+  return neapi_kernel_status_of("moe dispatch",
+                                m->kernels->scatter(m->route.tokens, m->options.top_k,
+                                                    m->options.hidden, m->route.position.data, x,
+                                                    m->input.data, neapi_stream()));
 }
 
 int neap_moe_dispatch(neap_moe *m, const neap_tensor *x, const neap_layout *layout,

@@ -15,8 +15,8 @@ int neapi_route_open(neapi_route *r, int dtype, int64_t hidden, int32_t experts,
                      .experts = experts,
                      .top_k = top_k,
                      .renormalise = renormalise};
-  neapi_buffer *near[] = {&r->logits,   &r->probs,  &r->weights, &r->dweights, &r->ids,
-                          &r->position, &r->source, &r->grid,    &r->factors,  &r->dprobs};
+  neapi_buffer *near[] = {&r->logits,   &r->probs, &r->weights, &r->dweights, &r->ids,
+                          &r->position, &r->grid,  &r->factors, &r->dprobs};
   for (size_t i = 0; i < sizeof near / sizeof *near; i++)
     near[i]->place = neapi_place_of_reals();
   r->integers = r->host_ids.place = r->shares.place = neapi_place_of_integers();
@@ -26,9 +26,9 @@ int neapi_route_open(neapi_route *r, int dtype, int64_t hidden, int32_t experts,
 
 void neapi_route_close(neapi_route *r)
 {
-  neapi_buffer *buffers[] = {&r->logits,   &r->probs,    &r->dprobs, &r->ids,   &r->weights,
-                             &r->dweights, &r->position, &r->source, &r->rooms, &r->host_ids,
-                             &r->grid,     &r->shares,   &r->factors};
+  neapi_buffer *buffers[] = {&r->logits,   &r->probs,    &r->dprobs,   &r->ids,
+                             &r->weights,  &r->dweights, &r->position, &r->rooms,
+                             &r->host_ids, &r->grid,     &r->shares,   &r->factors};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
     neapi_buffer_free(buffers[i]);
   neapi_place_free(r->integers, r->counts);
@@ -41,8 +41,8 @@ static int reserve(neapi_route *r)
   const struct {
     neapi_buffer *buffer;
     int64_t bytes;
-  } needs[] = {{&r->logits, wide},     {&r->probs, wide},   {&r->ids, ids},   {&r->weights, narrow},
-               {&r->dweights, narrow}, {&r->position, ids}, {&r->source, ids}};
+  } needs[] = {{&r->logits, wide},    {&r->probs, wide},      {&r->ids, ids},
+               {&r->weights, narrow}, {&r->dweights, narrow}, {&r->position, ids}};
   for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)
     if (neapi_buffer_reserve(needs[i].buffer, needs[i].bytes, "route"))
       return NEAP_MEMORY;
@@ -116,15 +116,12 @@ static const neapi_room *set_rooms(neapi_route *r, const neap_layout *layout, co
                                    const int64_t *start)
 {
   int32_t slots = layout->topology->slots;
-  if (neapi_buffer_reserve(&r->rooms, slots * (int64_t)(sizeof(neapi_room) + 4), "route"))
+  if (neapi_buffer_reserve(&r->rooms, slots * (int64_t)sizeof(neapi_room), "route"))
     return NULL;
   neapi_room *rooms = r->rooms.data;
-  int32_t *entry = (int32_t *)(rooms + slots);
-  for (int32_t slot = 0, at = 0; slot < slots; at += (int32_t)amount[slot++])
-    entry[slot] = at;
   for (int32_t i = 0; i < layout->first[r->experts]; i++) {
     int32_t slot = layout->by_expert[i];
-    rooms[i] = (neapi_room){(int32_t)amount[slot], (int32_t)start[slot], entry[slot]};
+    rooms[i] = (neapi_room){(int32_t)amount[slot], (int32_t)start[slot]};
   }
   return rooms;
 }
@@ -136,10 +133,10 @@ int neapi_route_place(neapi_route *r, const neap_layout *layout, const int64_t *
   const neapi_room *rooms = status ? NULL : set_rooms(r, layout, amount, start);
   if (!rooms)
     return status ? status : NEAP_MEMORY;
-  return neapi_kernel_status_of(
-      "moe dispatch", r->kernels->place_choices(r->tokens * r->top_k, r->top_k, r->experts,
-                                                r->ids.data, layout->first, rooms, r->position.data,
-                                                r->source.data, neapi_stream()));
+  return neapi_kernel_status_of("moe dispatch",
+                                r->kernels->place_choices(r->tokens * r->top_k, r->experts,
+                                                          r->ids.data, layout->first, rooms,
+                                                          r->position.data, neapi_stream()));
 }
 
 /* ---- gradients ----------------------------------------------------------------------------- */

@@ -22,7 +22,6 @@ typedef struct {
   neapi_buffer weights;  /* (T, K) stat */
   neapi_buffer dweights; /* (T, K) stat, filled by who computes it, before backward */
   neapi_buffer position; /* (T, K) int32_t: row that the choice was given by place */
-  neapi_buffer source;   /* (T K) int32_t: token of each choice, by slot and token */
   neapi_buffer host_ids; /* (T, K) int32_t: ids for the host, where they are not there */
   neapi_buffer rooms;    /* of place */
   neapi_buffer grid;     /* [2][E] double, of probability: grids, then sums */
@@ -43,7 +42,7 @@ int neapi_route_choose(neapi_route *route, int64_t tokens, const void *x, const 
 const int32_t *neapi_route_ids(neapi_route *route);
 
 /* Gives every choice a row: of the tokens for an expert the first amount[s] go to the rows from
- * start[s] on of the expert's first slot s, and so on; fills position and source. amount[S] and
+ * start[s] on of the expert's first slot s, and so on; fills position. amount[S] and
  * start[S] for this rank. Errors: SPLIT if amount does not place exactly the counts. */
 int neapi_route_place(neapi_route *route, const neap_layout *layout, const int64_t *amount,
                       const int64_t *start);

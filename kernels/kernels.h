@@ -49,10 +49,9 @@ typedef struct {
   int64_t hidden_at; /* element of activation where its (rows, F) starts; of gate_up at twice it */
 } neapi_batch;
 
-/* Room for choices of an expert in one of its slots: so many, from a row and an entry of source on.
- */
+/* Room for choices of an expert in one of its slots: so many rows, from a row on. */
 typedef struct {
-  int32_t rows, row, entry;
+  int32_t rows, row;
 } neapi_room;
 
 /* Slots of a layer and their rows. Slot i's parameters start at element i * stride: W1 (H, 2F),
@@ -117,15 +116,16 @@ typedef struct neapi_kernels {
 
   /* ---- rows: embedding, dispatch, combine ---------------------------------------------------- */
 
-  /* out[i] = x[index[i]]. Embedding forward; permutation of tokens. */
+  /* out[i] = x[index[i]]. Embedding forward. */
   int (*gather)(int64_t n, int64_t h, const int32_t *index, // (N)
                 const void *x,                              // (any, H)
                 void *out, void *stream);                   // (N, H)
 
-  /* out[index[i]] = x[i]; no index twice; rows of out that no index names stay. */
-  int (*scatter)(int64_t n, int64_t h, const int32_t *index, // (N)
-                 const void *x,                              // (N, H)
-                 void *out, void *stream);                   // (any, H)
+  /* out[position[t,k]] = x[t]; no position twice; other rows of out stay. Dispatch. */
+  int (*scatter)(int64_t t, int64_t k, int64_t h, //
+                 const int32_t *position,         // (T, K) row of out
+                 const void *x,                   // (T, H)
+                 void *out, void *stream);        // (any, H)
 
   /* out[index[i]] += x[i], in the order of i. Embedding backward. */
   int (*scatter_add)(int64_t n, int64_t h, const int32_t *index, // (N)
@@ -133,7 +133,7 @@ typedef struct neapi_kernels {
                      void *out, void *stream);                   // (any, H) stat
 
   /* y[t] = sum over k, ascending, of weights[t,k] * x[position[t,k]]; all weights 1 if NULL.
-   * With weights: combine forward. Without: the backward of a dispatch by gather. */
+   * With weights: combine forward. Without: the backward of scatter. */
   int (*combine)(int64_t t, int64_t k, int64_t h, //
                  const void *weights,             // (T, K) stat, or NULL
                  const int32_t *position,         // (T, K) row of x
@@ -256,14 +256,13 @@ typedef struct neapi_kernels {
                        int64_t *counts, void *stream);           // (E)
 
   /* Gives the choices, in their order, places: those of expert e fill the rooms first[e] to
-   * first[e + 1] - 1, which hold just as many. position[i]: row of choice i; source[j]: token,
-   * i / K, of the choice with entry j. first and rooms are host memory that is read at once. */
-  int (*place_choices)(int64_t n, int64_t k, int64_t e, //
-                       const int32_t *ids,              // (N)
-                       const int32_t *first,            // (E + 1)
-                       const neapi_room *rooms,         // (first[E])
-                       int32_t *position,               // (N)
-                       int32_t *source, void *stream);  // (N)
+   * first[e + 1] - 1, which hold just as many. position[i]: row of choice i. first and rooms are
+   * host memory that is read at once. */
+  int (*place_choices)(int64_t n, int64_t e,             //
+                       const int32_t *ids,               // (N)
+                       const int32_t *first,             // (E + 1)
+                       const neapi_room *rooms,          // (first[E])
+                       int32_t *position, void *stream); // (N)
 
   /* ---- plain reductions ---------------------------------------------------------------------- */
 

@@ -9,8 +9,8 @@ int NAME(count_choices)(int64_t n, int64_t e, const int32_t *ids, int64_t *count
   return NEAPI_KERNEL_OK;
 }
 
-int NAME(place_choices)(int64_t n, int64_t k, int64_t e, const int32_t *ids, const int32_t *first,
-                        const neapi_room *rooms, int32_t *position, int32_t *source, STREAM)
+int NAME(place_choices)(int64_t n, int64_t e, const int32_t *ids, const int32_t *first,
+                        const neapi_room *rooms, int32_t *position, STREAM)
 {
   /* Of every expert: the room that is being filled, and what it has left. */
   neapi_room *now = NAME(scratch)(SCRATCH_PLACES, e * (int64_t)(sizeof *now + sizeof(int32_t)));
@@ -25,7 +25,6 @@ int NAME(place_choices)(int64_t n, int64_t k, int64_t e, const int32_t *ids, con
       *room = rooms[next[ids[i]]++];
     room->rows--;
     position[i] = room->row++;
-    source[room->entry++] = (int32_t)(i / k);
   }
   return NEAPI_KERNEL_OK;
 }

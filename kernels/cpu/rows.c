@@ -8,10 +8,11 @@ int NAME(gather)(int64_t n, int64_t h, const int32_t *index, const void *x, void
   return NEAPI_KERNEL_OK;
 }
 
-int NAME(scatter)(int64_t n, int64_t h, const int32_t *index, const void *x, void *out, STREAM)
+int NAME(scatter)(int64_t t, int64_t k, int64_t h, const int32_t *position, const void *x,
+                  void *out, STREAM)
 {
-  for (int64_t i = 0; i < n; i++)
-    memcpy((real *)out + index[i] * h, (const real *)x + i * h, (size_t)h * sizeof(real));
+  for (int64_t i = 0; i < t * k; i++)
+    memcpy((real *)out + position[i] * h, (const real *)x + i / k * h, (size_t)h * sizeof(real));
   return NEAPI_KERNEL_OK;
 }
 

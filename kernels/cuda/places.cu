@@ -43,21 +43,19 @@ __global__ void scan_segments(int64_t segments, int64_t e, int32_t *tally, int64
     counts[expert] = before;
 }
 
-/* The place of an expert's choice with a rank among its choices. */
-__device__ static inline neapi_room find_room(const int32_t *first, const neapi_room *rooms,
-                                              int32_t expert, int32_t rank)
+/* The row of an expert's choice with a rank among its choices. */
+__device__ static inline int32_t find_row(const int32_t *first, const neapi_room *rooms,
+                                          int32_t expert, int32_t rank)
 {
   const neapi_room *room = rooms + first[expert];
   for (; rank >= room->rows; room++)
     rank -= room->rows;
-  neapi_room place = {1, room->row + rank, room->entry + rank};
-  return place;
+  return room->row + rank;
 }
 
 /* before (segments, E): choices of each expert in the segments before; it is counted on. */
-__global__ void place_segments(int64_t n, int64_t k, int64_t e, const int32_t *ids,
-                               const int32_t *first, const neapi_room *rooms, int32_t *before,
-                               int32_t *position, int32_t *source)
+__global__ void place_segments(int64_t n, int64_t e, const int32_t *ids, const int32_t *first,
+                               const neapi_room *rooms, int32_t *before, int32_t *position)
 {
   int lane = threadIdx.x % WARP;
   int64_t segment = blockIdx.x * (int64_t)WARPS + threadIdx.x / WARP, end = (segment + 1) * SEGMENT;
@@ -71,11 +69,8 @@ __global__ void place_segments(int64_t n, int64_t k, int64_t e, const int32_t *i
     if (id >= 0 && !lower)
       mine[id] = earlier + __popc(same);
     __syncwarp();
-    if (id < 0)
-      continue;
-    neapi_room place = find_room(first, rooms, id, earlier + __popc(lower));
-    position[i] = place.row;
-    source[place.entry] = (int32_t)(i / k);
+    if (id >= 0)
+      position[i] = find_row(first, rooms, id, earlier + __popc(lower));
   }
 }
 
@@ -112,8 +107,8 @@ static int count_choices(int64_t n, int64_t e, const int32_t *ids, int64_t *coun
   return launched();
 }
 
-static int place_choices(int64_t n, int64_t k, int64_t e, const int32_t *ids, const int32_t *first,
-                         const neapi_room *rooms, int32_t *position, int32_t *source, void *stream)
+static int place_choices(int64_t n, int64_t e, const int32_t *ids, const int32_t *first,
+                         const neapi_room *rooms, int32_t *position, void *stream)
 {
   cudaStream_t s = stream_of(stream);
   int64_t tallies = segments_of(n) * e;
@@ -127,8 +122,8 @@ static int place_choices(int64_t n, int64_t k, int64_t e, const int32_t *ids, co
   cudaMemcpyAsync(near_rooms, rooms, room, cudaMemcpyHostToDevice, s);
   count_before(n, e, ids, tally, NULL, s);
   if (n)
-    place_segments<<<warps_for(segments_of(n)), BLOCK, 0, s>>>(n, k, e, ids, near_first, near_rooms,
-                                                               tally, position, source);
+    place_segments<<<warps_for(segments_of(n)), BLOCK, 0, s>>>(n, e, ids, near_first, near_rooms,
+                                                               tally, position);
   scratch_close(tally, stream);
   return launched();
 }

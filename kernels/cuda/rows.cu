@@ -3,18 +3,29 @@
 
 /* ---- kernels ------------------------------------------------------------------------------- */
 
-template <class T, bool BY_INPUT>
-__global__ void move(int64_t n, int64_t h, const int32_t *index, const T *x, T *out, bool whole)
+template <class T>
+__global__ void fetch(int64_t n, int64_t h, const int32_t *index, const T *x, T *out, bool whole)
 {
-  for (ROWS(row, n)) {
-    const T *from = x + (BY_INPUT ? index[row] : row) * h;
-    T *to = out + (BY_INPUT ? row : index[row]) * h;
+  for (ROWS(row, n))
     for (PACKS(T, i, h)) {
       pack<T> p;
-      load(p, from, i, h, whole);
-      store(p, to, i, h, whole);
+      load(p, x + index[row] * h, i, h, whole);
+      store(p, out + row * h, i, h, whole);
     }
-  }
+}
+
+/* Reads a token once for all of its choices. */
+template <class T>
+__global__ void deal(int64_t t, int64_t k, int64_t h, const int32_t *position, const T *x, T *out,
+                     bool whole)
+{
+  for (ROWS(row, t))
+    for (PACKS(T, i, h)) {
+      pack<T> p;
+      load(p, x + row * h, i, h, whole);
+      for (int64_t c = 0; c < k; c++)
+        store(p, out + position[row * k + c] * h, i, h, whole);
+    }
 }
 
 /* A block a row of x; the first row that has an index adds all of them, in their order. */
@@ -107,12 +118,22 @@ __global__ void spread(int64_t t, int64_t k, int64_t h, const float *weights,
 
 /* ---- launchers ----------------------------------------------------------------------------- */
 
-template <class T, bool BY_INPUT>
-static int move_rows(int64_t n, int64_t h, const int32_t *index, const void *x, void *out, void *s)
+template <class T>
+static int gather(int64_t n, int64_t h, const int32_t *index, const void *x, void *out, void *s)
 {
   if (n && h)
-    move<T, BY_INPUT><<<blocks_for(n, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
+    fetch<T><<<blocks_for(n, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
         n, h, index, (const T *)x, (T *)out, aligned<T>(h, x, out));
+  return launched();
+}
+
+template <class T>
+static int scatter(int64_t t, int64_t k, int64_t h, const int32_t *position, const void *x,
+                   void *out, void *s)
+{
+  if (t && h)
+    deal<T><<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
+        t, k, h, position, (const T *)x, (T *)out, aligned<T>(h, x, out));
   return launched();
 }
 
@@ -150,8 +171,8 @@ static int combine_backward(int64_t t, int64_t k, int64_t h, const void *weights
 
 template <class T> void neapi_cuda_rows(neapi_kernels *table)
 {
-  table->gather = move_rows<T, true>;
-  table->scatter = move_rows<T, false>;
+  table->gather = gather<T>;
+  table->scatter = scatter<T>;
   table->scatter_add = scatter_add<T>;
   table->combine = combine<T>;
   table->combine_backward = combine_backward<T>;

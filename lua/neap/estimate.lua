@@ -120,7 +120,7 @@ end
 
 local function activations(s)
   local layer = 12 * s.hidden * s.element + 2 * s.qkv * s.element + (s.heads + 2) * s.stat
-    + 2 * s.experts * s.stat + s.top_k * (2 * s.stat + 12)
+    + 2 * s.experts * s.stat + s.top_k * (2 * s.stat + 8)
     + (s.exact and 2 * s.hidden * s.stat or 0)
   local ends = 4 * s.hidden * s.element + (s.exact and s.hidden * s.stat or 0)
   local table_bytes = s.sequence * s.hidden / s.heads * s.stat

@@ -20,12 +20,12 @@ static void test_moves(kernels *k)
     k->gather(t, h, on_device, x.device, y.device, NULL);
     plain->gather(t, h, ids, x.host, y.host, NULL);
     check_twin(k, y, t * h, 0, "gather");
-    twin z = twin_normals(k, 150 * h, 3);
+    twin z = twin_normals(k, 300 * h, 3);
     twin sum = twin_stat(normals(plain, 150 * h, 4), 150 * h);
-    int32_t *order = random_order(150, 5);
-    k->scatter(t, h, to_device(order, 600), y.device, z.device, NULL);
-    plain->scatter(t, h, order, y.host, z.host, NULL);
-    check_twin(k, z, 150 * h, 0, "scatter");
+    int32_t *order = random_order(300, 5);
+    k->scatter(t, 2, h, to_device(order, 1200), y.device, z.device, NULL);
+    plain->scatter(t, 2, h, order, y.host, z.host, NULL);
+    check_twin(k, z, 300 * h, 0, "scatter");
     for (int64_t i = 0; i < t; i++)
       ids[i] %= 7;
     k->scatter_add(t, h, to_device(ids, t * 4), y.device, sum.device, NULL);

@@ -29,14 +29,13 @@ static inline places random_places(uint64_t seed)
   memset(p.counts, 0, (size_t)p.experts * 8);
   for (int64_t i = 0; i < n; i++)
     p.counts[p.ids[i]]++;
-  int32_t count = 0, row = 0, entry = (int32_t)n;
+  int32_t count = 0, row = 0;
   for (int64_t e = 0; e < p.experts; e++) {
     int32_t left = (int32_t)p.counts[e];
     p.first[e] = count;
     for (int32_t replicas = (int32_t)pick(seed, 10 + (uint64_t)e, 1, 3); replicas; replicas--) {
       int32_t rows = replicas == 1 ? left : (int32_t)pick(seed, 500 + (uint64_t)count, 0, left);
-      entry -= rows;
-      p.rooms[count++] = (neapi_room){rows, row, entry};
+      p.rooms[count++] = (neapi_room){rows, row};
       row += rows + 2;
       left -= rows;
     }

@@ -13,8 +13,14 @@ static void test_moves(kernels *k)
     for (int64_t i = 0; i < n; i++)
       check_same(at(k, there, i * h), at(k, x, order[i] * h), h * k->size, "gather: row %d",
                  (int)i);
-    k->scatter(n, h, order, there, back, NULL);
+    k->scatter(n, 1, h, order, there, back, NULL);
     check_same(back, x, n * h * k->size, "scatter does not undo gather");
+    int32_t *position = random_order(n * K, 6);
+    void *dealt = reals(k, n * K * h);
+    k->scatter(n, K, h, position, x, dealt, NULL);
+    for (int64_t i = 0; i < n * K; i++)
+      check_same(at(k, dealt, position[i] * h), at(k, x, i / K * h), h * k->size,
+                 "scatter: choice %d", (int)i);
     void *table = normals(k, 7 * h, 2), *expected = copy_of(table, 7 * h * k->size);
     k->scatter_add(n, h, ids, x, table, NULL);
     for (int64_t i = 0; i < n * h; i++) {
@@ -92,7 +98,7 @@ static void test_combine_gradient(void)
   release_all();
 }
 
-/* The backward of a dispatch (gather of each token K times) is combine without weights. */
+/* The backward of a dispatch (scatter of each token to K rows) is combine without weights. */
 static void test_dispatch_gradient(void)
 {
   kernels *k = neapi_kernels_f64();

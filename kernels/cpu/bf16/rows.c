@@ -8,10 +8,11 @@ int BF16(gather)(int64_t n, int64_t h, const int32_t *index, const void *x, void
   return NEAPI_KERNEL_OK;
 }
 
-int BF16(scatter)(int64_t n, int64_t h, const int32_t *index, const void *x, void *out, STREAM)
+int BF16(scatter)(int64_t t, int64_t k, int64_t h, const int32_t *position, const void *x,
+                  void *out, STREAM)
 {
-  for (int64_t i = 0; i < n; i++)
-    memcpy((bf16 *)out + index[i] * h, (const bf16 *)x + i * h, (size_t)h * sizeof(bf16));
+  for (int64_t i = 0; i < t * k; i++)
+    memcpy((bf16 *)out + position[i] * h, (const bf16 *)x + i / k * h, (size_t)h * sizeof(bf16));
   return NEAPI_KERNEL_OK;
 }
 
