@@ -82,7 +82,8 @@ typedef struct neapi_kernels {
                    const void *b, int64_t ldb, int trans_b,             // (K, N); trans_b: (N, K)
                    void *c, int64_t ldc, int accumulate, void *stream); // (M, N) stat
 
-  /* c = a^T b, or c += a^T b with accumulate: a weight gradient, by the vendor's BLAS. */
+  /* c = a^T b, or c += a^T b with accumulate: a weight gradient, in the order that
+   * is fast. */
   int (*gemm_tn)(int64_t t, int64_t k, int64_t n,                     //
                  const void *a, int64_t lda,                          // (T, K)
                  const void *b, int64_t ldb,                          // (T, N)
