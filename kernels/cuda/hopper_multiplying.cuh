@@ -73,16 +73,31 @@ __device__ static inline void multiply_tile(float (&d)[128], ring &r, int depth,
   free_stage(r, before);
 }
 
-/* A warpgroup that multiplies, for all tiles of the block. */
+/* Passes the stages of a tile on, unread. */
+template <ending END> __device__ static inline void pass_tile(ring &r, int depth)
+{
+  for (int k = 0; k < depth; k += plan<END>::K) {
+    barrier_wait(r.full + r.stage * 8, r.parity);
+    free_stage(r, r.stage);
+    advance<END>(r);
+  }
+}
+
+/* A warpgroup that multiplies, for all tiles of the block. Where none of its 64 rows is the group's
+ * the tensor cores are left to the other one. */
 template <bool A_ACROSS, bool B_ACROSS, ending END>
 __device__ static inline void multiply_tiles(const job &j, ring r, walk w, int part)
 {
   int warp = part * (GROUP / WARP) + threadIdx.x % GROUP / WARP;
   unsigned char *desks = r.desks + warp * plan<END>::DESKS * DESK;
-  float d[128];
+  float d[128] = {};
   for (tile t; next_tile(j, w, t);) {
     const neapi_group &g = j.tiles.group[w.group];
-    multiply_tile<A_ACROSS, B_ACROSS, END>(d, r, A_ACROSS ? g.rows : j.k, part);
+    int depth = A_ACROSS ? g.rows : j.k, rows = A_ACROSS ? j.m : g.rows;
+    if (t.m * TILE_M + part * (TILE_M / 2) < rows)
+      multiply_tile<A_ACROSS, B_ACROSS, END>(d, r, depth, part);
+    else
+      pass_tile<END>(r, depth);
     if (plan<END>::APART)
       lay_down(r, shared_address(desks), (w.round - 1) % 2, d);
     else
