@@ -94,15 +94,6 @@ __device__ static inline void copy_box_to_all(uint32_t to, const CUtensorMap *ma
                : "memory");
 }
 
-/* So many bytes, a multiple of 16. */
-__device__ static inline void copy_bytes(uint32_t to, const void *from, int bytes, uint32_t barrier)
-{
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
-               "[%0], [%1], %2, [%3];" ::"r"(to),
-               "l"(from), "r"(bytes), "r"(barrier)
-               : "memory");
-}
-
 /* Starts to store the box at column x, row y, page z of a mapped array, as far as it lies inside.
  * Those who wrote it to shared memory have fenced it (fence_shared). */
 __device__ static inline void store_box(const CUtensorMap *map, uint32_t from, int x, int y, int z)
@@ -255,6 +246,17 @@ __device__ static inline void store_matrices(uint32_t address, uint32_t a, uint3
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
                "r"(a), "r"(b), "r"(c), "r"(d)
                : "memory");
+}
+
+/* 16 bytes of global memory that are read once; not before what comes before in the program. */
+__device__ static inline uint4 read_16(const void *from)
+{
+  uint4 v;
+  asm volatile("ld.global.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from)
+               : "memory");
+  return v;
 }
 
 /* 16 bytes to global memory in one piece; of an assignment the compiler may make several. */

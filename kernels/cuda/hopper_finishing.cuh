@@ -129,6 +129,13 @@ __device__ static inline void write(bf16 *to, const pack<bf16> &from)
   write_16(to, *(const uint4 *)&from);
 }
 
+__device__ static inline pack<bf16> pack_of(const uint4 &v)
+{
+  pack<bf16> p;
+  *(uint4 *)&p = v;
+  return p;
+}
+
 /* One of `of` warps stores its share of a tile's rows, a piece a lane. */
 __device__ static inline void store_rows(const job &j, const area &a, const unsigned char *desks,
                                          int warp, int of)
@@ -200,77 +207,67 @@ __device__ static inline void store_gated(const job &j, const area &a, const uns
     }
 }
 
-/* Where rows of gates and ups arrive for a warp that stores; a barrier a row. */
+/* A lane's part of a row's gates and ups, as read: in registers of which nothing is asked until
+ * they are used. */
 typedef struct {
-  const unsigned char *rows;
-  uint32_t at, barriers;
-  int taken; /* rows so far */
-} shelf;
+  uint4 gate, up;
+} gate_up;
 
-template <ending END> __device__ static inline shelf shelf_of(const ring &r, int warp)
+/* Rows whose gates and ups are under way to a warp that stores. */
+enum { AHEAD = 5 };
+
+/* Starts to read those of a row; past the end the last one's. */
+__device__ static inline gate_up read_row(const bf16 *first, const area &a, int row)
 {
-  typedef plan<END> p;
-  int first = warp * p::SHELF_ROWS;
-  const unsigned char *rows = r.stages + p::SHELVES + first * SHELF_ROW;
-  shelf s = {rows, shared_address(rows), r.clear + 8 + first * 8, 0};
-  return s;
+  int last = a.rows - 1;
+  const bf16 *gate = first + (row < last ? row : last) * (2 * (int64_t)a.columns);
+  gate_up x = {read_16(gate), read_16(gate + a.columns)};
+  return x;
 }
 
-/* Starts to load a row of a tile's gates and ups for the use-th row taken. */
-template <ending END>
-__device__ static inline void load_row(const job &j, const area &a, int row, const shelf &s,
-                                       int use)
+__device__ static inline void read_first_rows(const job &j, const area &a, gate_up (&x)[AHEAD],
+                                              int warp, int of)
 {
-  if (threadIdx.x % WARP)
-    return;
-  int left = a.columns - a.column, bytes = (left < TILE_N ? left : (int)TILE_N) * 2;
-  int place = use % plan<END>::SHELF_ROWS;
-  uint32_t barrier = s.barriers + place * 8, to = s.at + place * SHELF_ROW;
-  const bf16 *both = j.out + (a.row + row) * 2 * a.columns + a.column;
-  barrier_expect(barrier, 2 * bytes);
-  copy_bytes(to, both, bytes, barrier);
-  copy_bytes(to + SHELF_ROW / 2, both + a.columns, bytes, barrier);
+  int column = a.column + threadIdx.x % WARP * SIZE;
+  const bf16 *first = j.out + a.row * 2 * a.columns + column;
+  if (column < a.columns)
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++)
+      x[i] = read_row(first, a, warp + i * of);
 }
 
-/* A warp's share of a tile: every of-th row. */
-__device__ static inline int share_of(const area &a, int warp, int of)
+/* The tile holds gradients of activation: a row's results, of 8 columns from `column` on. */
+__device__ static inline void write_gated_back(const job &j, const area &a, int64_t row, int column,
+                                               const gate_up &x, const pack<bf16> &slope)
 {
-  return a.rows > warp && a.column < a.columns ? (a.rows - warp + of - 1) / of : 0;
+  pack<bf16> gate = pack_of(x.gate), up = pack_of(x.up), h = gated_back(gate, up, slope);
+  bf16 *both = j.out + (a.row + row) * 2 * a.columns + column;
+  write(both, gate);
+  write(both + a.columns, up);
+  write(j.activation + (a.row + row) * a.columns + column, h);
 }
 
-template <ending END>
-__device__ static inline void load_first_rows(const job &j, const area &a, const shelf &s, int warp)
-{
-  const int OF = STORERS;
-  int share = share_of(a, warp, OF);
-  for (int i = 0; i < share && i < plan<END>::SHELF_ROWS; i++)
-    load_row<END>(j, a, warp + i * OF, s, s.taken + i);
-}
-
-/* The tile holds gradients of activation. A row that has left the shelf makes room for one more
- * before it is used. */
-template <ending END>
+/* x: the first rows' gates and ups. Its registers are read into again when a row is written: were
+ * it before, or if a condition decided on it, they would be copied, which waits for what is under
+ * way. */
 __device__ static inline void store_gated_back(const job &j, const area &a,
-                                               const unsigned char *desks, shelf &s, int warp)
+                                               const unsigned char *desks, gate_up (&x)[AHEAD],
+                                               int warp, int of)
 {
-  const int OF = STORERS, PLACES = plan<END>::SHELF_ROWS;
-  int lane = threadIdx.x % WARP, column = a.column + lane * SIZE, share = share_of(a, warp, OF);
-  for (int i = 0; i < share; i++, s.taken++) {
-    int row = warp + i * OF, place = s.taken % PLACES;
-    const unsigned char *from = s.rows + place * SHELF_ROW + lane * 16;
-    barrier_wait(s.barriers + place * 8, s.taken / PLACES % 2);
-    pack<bf16> gate = *(const pack<bf16> *)from, up = *(const pack<bf16> *)(from + SHELF_ROW / 2);
-    __syncwarp();
-    if (i + PLACES < share)
-      load_row<END>(j, a, row + PLACES * OF, s, s.taken + PLACES);
-    if (column < a.columns) {
-      pack<bf16> h = gated_back(gate, up, take(desks, row, lane));
-      bf16 *both = j.out + (a.row + row) * 2 * a.columns + column;
-      write(both, gate);
-      write(both + a.columns, up);
-      write(j.activation + (a.row + row) * a.columns + column, h);
+  int lane = threadIdx.x % WARP, column = a.column + lane * SIZE, row = warp;
+  const bf16 *first = j.out + a.row * 2 * a.columns + column;
+  if (column >= a.columns)
+    return;
+  while (row + (AHEAD - 1) * of < a.rows)
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++, row += of) {
+      write_gated_back(j, a, row, column, x[i], take(desks, row, lane));
+      x[i] = read_row(first, a, row + AHEAD * of);
     }
-  }
+#pragma unroll
+  for (int i = 0; i < AHEAD - 1; i++, row += of)
+    if (row < a.rows)
+      write_gated_back(j, a, row, column, x[i], take(desks, row, lane));
 }
 
 /* One of the warps that store, for all tiles of the block. */
@@ -278,16 +275,16 @@ template <ending END>
 __device__ static inline void store_tiles(const job &j, const ring &r, walk w, int warp)
 {
   const int OF = STORERS;
-  shelf s = shelf_of<END>(r, warp);
+  gate_up x[AHEAD];
   for (tile t; next_tile(j, w, t);) {
     area a = area_of<END>(j, j.tiles.group[w.group], t);
-    if constexpr (END == GATE_BACK)
-      load_first_rows<END>(j, a, s, warp);
+    if (END == GATE_BACK)
+      read_first_rows(j, a, x, warp, OF);
     barrier_wait(r.laid, (w.round - 1) % 2);
-    if constexpr (END == GATE)
+    if (END == GATE)
       store_gated(j, a, r.desks, warp, OF);
-    else if constexpr (END == GATE_BACK)
-      store_gated_back<END>(j, a, r.desks, s, warp);
+    else if (END == GATE_BACK)
+      store_gated_back(j, a, r.desks, x, warp, OF);
     else
       store_rows(j, a, r.desks, warp, OF);
     __syncwarp();

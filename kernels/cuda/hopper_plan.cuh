@@ -15,11 +15,10 @@ enum {
   THREADS = 3 * GROUP,        /* of a block */
   WARPS = 2 * GROUP / WARP,   /* that multiply */
   STORERS = GROUP / WARP - 1, /* warps of the third group; its first warp loads */
-  MANY = 192,                 /* registers of a thread that multiplies */
-  FEW = 120,                  /* of others */
+  MANY = 176,                 /* registers of a thread that multiplies */
+  FEW = 152,                  /* of others */
   ROWS_A_WARP = 16,           /* of a tile */
   DESK = ROWS_A_WARP * LINE,
-  SHELF_ROW = 2 * TILE_N * 2, /* bytes: a row of a tile's gates and ups */
   SIZE = pack<bf16>::SIZE
 };
 
@@ -45,11 +44,9 @@ template <ending END> struct plan {
     BYTES_B = TILE_N / 64 * PART,
     STAGE = BYTES_A + BYTES_B,
     STAGES = APART ? 3 : 4,
-    DESKS = APART ? 4 : 2,                           /* of a warp that multiplies */
-    SHELF_ROWS = END == GATE_BACK ? 5 : 0,           /* of a warp that stores */
-    SHELVES = STAGES * STAGE + WARPS * DESKS * DESK, /* where they start */
-    BARRIERS = SHELVES + STORERS * SHELF_ROWS * SHELF_ROW,
-    SHARED = 1024 + BARRIERS + (2 * STAGES + 2 + STORERS * SHELF_ROWS) * 8
+    DESKS = APART ? 4 : 2,                            /* of a warp that multiplies */
+    BARRIERS = STAGES * STAGE + WARPS * DESKS * DESK, /* where they start */
+    SHARED = 1024 + BARRIERS + (2 * STAGES + 2) * 8
   };
   static_assert(SHARED <= 227 * 1024, "more than a block's shared memory");
 };
@@ -124,8 +121,6 @@ template <ending END> __device__ static inline ring open_ring(unsigned char *sta
     }
     barrier_init(r.laid, WARPS);
     barrier_init(r.clear, STORERS);
-    for (int i = 0; i < STORERS * p::SHELF_ROWS; i++)
-      barrier_init(r.clear + 8 + i * 8, 1);
     fence_barriers();
     fence_shared();
   }
