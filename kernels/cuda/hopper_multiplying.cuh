@@ -78,6 +78,7 @@ template <ending END> __device__ static inline void pass_tile(ring &r, int depth
 {
   for (int k = 0; k < depth; k += plan<END>::K) {
     barrier_wait(r.full + r.stage * 8, r.parity);
+    __syncwarp(); /* a lane that came late would find the stage filled again, and wait for ever */
     free_stage(r, r.stage);
     advance<END>(r);
   }
