@@ -3,12 +3,12 @@
  *
  * Two blocks, each on its multiprocessor, work as a pair on tiles of 128 x 256 beside or above each
  * other (tiles.h), one pair of tiles after the other; each loads half of the factor that their
- * tiles share, for both. In a block, one thread has the copy engine load factors, 64 (32) elements
- * of K at a time, into a ring of stages; two warpgroups multiply, 64 rows each, and lay the
- * finished tile down in shared memory, rounded to bf16; from there three more warps store it while
- * the next tile is multiplied. Where it is the product for an activation or its gradient they
- * compute that from the rounded values, as separate passes would. Weight gradients are float; the
- * copy engine stores them, a piece after the other.
+ * tiles share, for both. In a block, one thread has the copy engine load factors, 64 elements of K
+ * at a time, into a ring of stages; two warpgroups multiply, 64 rows each, and lay the finished
+ * tile down in shared memory, rounded to bf16; from there three more warps store it while the next
+ * tile is multiplied. Where it is the product for an activation or its gradient they compute that
+ * from the rounded values, as separate passes would. Weight gradients are float; the copy engine
+ * stores them, a piece after the other.
  *
  * Every element is summed over K in the same order wherever its row stands and whatever other rows
  * there are. So that rows keep their bits, who chooses between these and other products may look at

@@ -66,11 +66,9 @@ __device__ static inline void store_piece(const job &j, const neapi_group &g, co
   const int DESKS = plan<END>::DESKS;
   unsigned char *desk = desks + PIECE % DESKS * DESK;
   int column = t.n * TILE_N + PIECE * 32, row = t.m * TILE_M + warp * ROWS_A_WARP;
-  if (PIECE == 0 || PIECE >= DESKS) {
-    if (threadIdx.x % WARP == 0)
-      stores_wait<PIECE == 0 ? 0 : DESKS - 1>();
-    __syncwarp();
-  }
+  if (threadIdx.x % WARP == 0)
+    stores_wait<DESKS - 1>();
+  __syncwarp();
   put_floats<PIECE * 16>(desk, d);
   fence_shared();
   __syncwarp();

@@ -33,19 +33,18 @@ typedef enum {
 /* A block's shared memory.
  *
  * Rounded, a tile lies on four desks a warp, 64 columns each, from where other warps store it while
- * the next one is multiplied. A tile of float takes twice the room: the copy engine stores it from
- * six desks a warp, 32 columns each; the last two pieces of it wait for the first, and stages are
- * halved. */
+ * the next one is multiplied. A tile of float would take twice the room: there the copy engine
+ * stores it from the warp's desks, 32 columns each, in turn. */
 template <ending END> struct plan {
   enum {
     APART = END != FLOAT,
-    K = APART ? 64 : 32, /* elements of K in a stage; lines along K are of 64 */
-    PART = 64 * K * 2,   /* bytes of 64 rows of a factor */
+    K = 64,            /* elements of K in a stage */
+    PART = 64 * K * 2, /* bytes of 64 rows of a factor */
     BYTES_A = TILE_M / 64 * PART,
     BYTES_B = TILE_N / 64 * PART,
     STAGE = BYTES_A + BYTES_B,
-    STAGES = APART ? 3 : 5,
-    DESKS = APART ? 4 : 6,                            /* of a warp that multiplies */
+    STAGES = APART ? 3 : 4,
+    DESKS = APART ? 4 : 2,                            /* of a warp that multiplies */
     BARRIERS = STAGES * STAGE + WARPS * DESKS * DESK, /* where they start */
     SHARED = 1024 + BARRIERS + (2 * STAGES + 2) * 8
   };
