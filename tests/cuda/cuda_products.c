@@ -1,5 +1,8 @@
-/* Products on the GPU: against plain C, and free of a row's position to the bit. */
+/* Products on the GPU: against plain C, and free of a row's position to the bit. With "small" fewer
+ * and smaller ones, for sanitizers. */
 #include "gpu_test.h"
+
+static bool small;
 
 typedef struct {
   int64_t m, n, k, lda, ldb, ldc;
@@ -56,7 +59,7 @@ static void check_product(kernels *k, const product *p, uint64_t seed)
 static void test_sizes(kernels *k)
 {
   static const int64_t odd[] = {0, 1, 17, 127, 129, 257}, even[] = {64, 128, 192, 256, 768};
-  for (int round = 0; round < 120; round++) {
+  for (int round = 0; round < 120; round += small ? 6 : 1) {
     uint64_t s = (uint64_t)round;
     bool any = round < 60;
     product p = {.m = odd[pick(1, s, 0, 5)],
@@ -83,13 +86,13 @@ static const int64_t token_counts[] = {0, 1, 127, 129, 1000, 9000};
 /* N or K below 64, as a router's experts; aligned: sizes and rows in whole packs. */
 static void test_narrow(kernels *k)
 {
-  for (int round = 0; round < 96; round++) {
+  for (int round = 0; round < 96; round += small ? 7 : 1) {
     uint64_t s = 500 + (uint64_t)round;
     bool aligned = round % 2, shallow = round / 2 % 2;
     int64_t narrow = aligned ? 8 * pick(1, s, 1, 7) : pick(1, s, 1, 63);
     int64_t wide = aligned ? 8 * pick(2, s, 8, 40) : pick(2, s, 64, 320);
     int64_t pad = aligned ? 8 : 1;
-    product p = {.m = token_counts[round / 4 % 6],
+    product p = {.m = token_counts[round / 4 % (small ? 4 : 6)],
                  .n = shallow ? wide : narrow,
                  .k = shallow ? narrow : wide,
                  .trans_b = pick(3, s, 0, 3) > 0 ? shallow : !shallow,
@@ -107,10 +110,11 @@ static void test_narrow(kernels *k)
 /* Two runs give the same bits. */
 static void test_narrow_gradient(kernels *k)
 {
-  for (int round = 0; round < 48; round++) {
+  for (int round = 0; round < 48; round += small ? 7 : 1) {
     uint64_t s = 700 + (uint64_t)round;
     int accumulate = round / 6 % 2;
-    int64_t t = token_counts[round % 6], n = round % 3 ? pick(1, s, 1, 63) : 8 * pick(1, s, 1, 7);
+    int64_t t = token_counts[round % (small ? 4 : 6)],
+            n = round % 3 ? pick(1, s, 1, 63) : 8 * pick(1, s, 1, 7);
     int64_t rows = round % 3 ? pick(2, s, 1, 400) : 8 * pick(2, s, 1, 50), size = rows * n;
     twin a = twin_numbers(k, t * rows, s), b = twin_numbers(k, t * n, s + 1);
     float *before = normals(neapi_kernels_f32(), size, s + 2);
@@ -129,6 +133,8 @@ static void test_narrow_gradient(kernels *k)
 /* Any rows alone give the bits that they have in the whole. */
 static void check_rows(kernels *k, int64_t m, int64_t n, int64_t depth, int trans_b, int stat)
 {
+  if (small && m * depth * n > 5000000)
+    return;
   int64_t size = stat ? k->stat_size : k->size;
   __typeof__(k->gemm) gemm = stat ? k->gemm_stat : k->gemm;
   twin a = twin_numbers(k, m * depth, 1), b = twin_numbers(k, depth * n, 2);
@@ -136,7 +142,7 @@ static void check_rows(kernels *k, int64_t m, int64_t n, int64_t depth, int tran
   int64_t ldb = trans_b ? depth : n;
   gemm(m, n, depth, a.device, depth, 0, b.device, ldb, trans_b, whole, n, 0, NULL);
   char *expected = to_host(whole, m * n * size), *got = poisoned(m * n * size);
-  for (int round = 0; round < 60; round++) {
+  for (int round = 0; round < 60; round += small ? 12 : 1) {
     uint64_t s = (uint64_t)round;
     int64_t first = pick(3, s, 0, m - 1), count = round < 10 ? 1 : pick(4, s, 1, m - first);
     if (round >= 40)
@@ -177,7 +183,7 @@ static void test_position(kernels *k)
 
 static void test_gemm_tn(kernels *k)
 {
-  for (int round = 0; round < 30; round++) {
+  for (int round = 0; round < 30; round += small ? 7 : 1) {
     int64_t t = round % 6 ? odd_sizes[round % 5] : 0, rows = round % 2 ? 128 : 17,
             n = round % 3 ? 256 : 127;
     twin a = twin_numbers(k, t * rows, 1), b = twin_numbers(k, t * n, 2);
@@ -190,10 +196,11 @@ static void test_gemm_tn(kernels *k)
   }
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
   if (gpu_absent())
     return 0;
+  small = argc > 1 && !strcmp(argv[1], "small");
   FOR_TABLES(test_sizes);
   FOR_TABLES(test_position);
   FOR_TABLES(test_gemm_tn);
