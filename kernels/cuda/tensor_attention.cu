@@ -137,7 +137,7 @@ static bool compiled_for_it(void)
     return false;
   if (!known[device]) {
     cudaFuncAttributes attributes;
-    bool good = cudaFuncGetAttributes(&attributes, tensor_forward<64, 64, 1, 8, 2>) == cudaSuccess;
+    bool good = cudaFuncGetAttributes(&attributes, tensor_forward<64, 64, 2, 4, 2>) == cudaSuccess;
     known[device] = good && attributes.ptxVersion >= 80 ? 2 : 1;
     cudaGetLastError();
   }
@@ -157,7 +157,7 @@ int neapi_tensor_attention(int64_t sequences, int64_t s, int64_t heads, int64_t 
     return NEAPI_KERNEL_OK;
   z.whole = aligned<bf16>(d, qkv, out);
   (d <= 32   ? run_forward<32, 64, 1, 8, 2>
-   : d <= 64 ? run_forward<64, 64, 1, 8, 2>
+   : d <= 64 ? run_forward<64, 64, 2, 4, 2>
              : run_forward<128, 64, 1, 4, 2>)(sequences, z, (const bf16 *)qkv, (bf16 *)out,
                                               (float *)lse, stream_of(stream));
   return launched();

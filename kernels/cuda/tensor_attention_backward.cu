@@ -226,11 +226,11 @@ int neapi_tensor_attention_backward(int64_t sequences, int64_t s, int64_t heads,
   tensor_statistics<<<blocks_for(rows, ROWS_A_BLOCK), warp_rows(), 0, stream_of(stream)>>>(
       rows, d, (const bf16 *)out, (const bf16 *)dout, (const float *)lse, of);
   (d <= 32   ? run_queries<32, 64, 1, 4, 3>
-   : d <= 64 ? run_queries<64, 64, 1, 4, 3>
-             : run_queries<128, 32, 1, 4, 2>)(sequences, z, (const bf16 *)qkv, (const bf16 *)dout,
+   : d <= 64 ? run_queries<64, 32, 2, 4, 3>
+             : run_queries<128, 32, 1, 4, 3>)(sequences, z, (const bf16 *)qkv, (const bf16 *)dout,
                                               of, (bf16 *)dqkv, stream_of(stream));
   (d <= 32   ? run_keys<32, 64, 1, 4, 3>
-   : d <= 64 ? run_keys<64, 64, 1, 4, 3>
+   : d <= 64 ? run_keys<64, 32, 2, 4, 2>
              : run_keys<128, 32, 1, 4, 2>)(sequences, z, (const bf16 *)qkv, (const bf16 *)dout, of,
                                            (bf16 *)dqkv, stream_of(stream));
   int status = launched();
