@@ -52,8 +52,11 @@ describe('laer_lua', function()
     if not jit.status() then return pending 'the JIT compiler is off' end
     local t = topology.open { ranks = 32, node_size = 8, slots = 4, experts = 16 }
     local ctx, object = make_context(t, 1), policy.create(class, {})
-    for _ = 1, 300 do object:plan(ctx) end
-    local warm = interpreted(object.plan, object, ctx)
+    local warm = math.huge -- traces may start in an unlucky order; more of them come with time
+    for _ = 1, 5 do
+      for _ = 1, 300 do object:plan(ctx) end
+      warm = math.min(warm, interpreted(object.plan, object, ctx))
+    end
     jit.off()
     jit.flush()
     local cold = interpreted(object.plan, object, ctx)
