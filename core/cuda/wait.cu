@@ -9,7 +9,6 @@ extern "C" {
 #include <cuda_runtime.h>
 #include <pthread.h>
 #include <sched.h>
-#include <time.h>
 
 static const double PATIENCE = 0.02; /* seconds of looking; then the thread sleeps */
 
@@ -59,24 +58,17 @@ struct bell {
   }
 };
 
-static double now(void)
-{
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* Whether the GPU has written the word in time. */
 static bool watch(const bell *b)
 {
-  double end = now() + PATIENCE;
+  double end = neap_clock() + PATIENCE;
   for (int looks = 0;; looks++) {
     if (*b->word == b->number) {
       __atomic_thread_fence(__ATOMIC_ACQUIRE);
       return true;
     }
     if (looks % 64 == 63) {
-      if (now() > end)
+      if (neap_clock() > end)
         return false;
       sched_yield();
     }
