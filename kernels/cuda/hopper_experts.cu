@@ -171,7 +171,7 @@ static int rows_product(const neapi_slots *s, const void *rows, const bf16 *weig
     return NEAPI_KERNEL_OK;
   if (end > INT32_MAX || !map_factor(&j.a, rows, k, end, 1, end * k, 64) ||
       !map_factor(&j.b, weights, B_ACROSS ? n : k, B_ACROSS ? k : n, s->count, s->stride,
-                  B_ACROSS ? plan<END>::K : TILE_N / PAIR))
+                  B_ACROSS ? TILE_K : TILE_N / PAIR))
     return NEAPI_KERNEL_DEVICE;
   int status = NEAPI_KERNEL_OK;
   for (int64_t from = 0; !status && from < s->count;) {
@@ -195,8 +195,8 @@ static int weights_product(const neapi_slots *s, const void *left, int64_t m, co
   int64_t end = rows_end(s);
   if (!end)
     return NEAPI_KERNEL_OK;
-  if (end > INT32_MAX || !map_factor(&j.a, left, m, end, 1, end * m, plan<FLOAT>::K) ||
-      !map_factor(&j.b, right, n, end, 1, end * n, plan<FLOAT>::K) ||
+  if (end > INT32_MAX || !map_factor(&j.a, left, m, end, 1, end * m, TILE_K) ||
+      !map_factor(&j.b, right, n, end, 1, end * n, TILE_K) ||
       !map_array(&j.c, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, out, n, m, s->count, s->stride,
                  ROWS_A_WARP))
     return NEAPI_KERNEL_DEVICE;

@@ -15,12 +15,12 @@ __device__ static inline void load_box(uint32_t to, const CUtensorMap *map, uint
     copy_box(to, map, full, x, y, z);
 }
 
-template <bool A_ACROSS, ending END>
+template <bool A_ACROSS>
 __device__ static inline void load_left(const job &j, const neapi_group &g, const tile &t, int k,
                                         int part, uint32_t to, uint32_t full)
 {
   int row = t.m * TILE_M + part * 64;
-  uint32_t at = to + part * plan<END>::PART;
+  uint32_t at = to + part * PART;
   if (A_ACROSS)
     load_box(at, &j.a, full, row, g.first + k, 0, t.beside);
   else
@@ -34,7 +34,7 @@ __device__ static inline void load_right(const job &j, const neapi_group &g, con
 {
   const int WIDTH = B_ACROSS ? 64 : TILE_N / 2;
   int column = t.n * TILE_N + part * WIDTH;
-  uint32_t at = to + part * (WIDTH / 64) * plan<END>::PART;
+  uint32_t at = to + part * (WIDTH / 64) * PART;
   if (END == GATE)
     column = part / 2 * (j.n / 2) + t.n * (TILE_N / 2) + part % 2 * 64;
   if (A_ACROSS)
@@ -51,15 +51,15 @@ template <bool A_ACROSS, bool B_ACROSS, ending END>
 __device__ static inline void load_stage(const job &j, const neapi_group &g, const tile &t, int k,
                                          uint32_t to, uint32_t full)
 {
-  const int LEFT = TILE_M / 64, RIGHT = B_ACROSS ? TILE_N / 64 : 2, BYTES_A = plan<END>::BYTES_A;
-  barrier_expect(full, plan<END>::STAGE);
+  const int LEFT = TILE_M / 64, RIGHT = B_ACROSS ? TILE_N / 64 : 2;
+  barrier_expect(full, STAGE);
   if (t.beside) {
-    load_left<A_ACROSS, END>(j, g, t, k, t.rank, to, full);
+    load_left<A_ACROSS>(j, g, t, k, t.rank, to, full);
     for (int i = 0; i < RIGHT; i++)
       load_right<A_ACROSS, B_ACROSS, END>(j, g, t, k, i, to + BYTES_A, full);
   } else {
     for (int i = 0; i < LEFT; i++)
-      load_left<A_ACROSS, END>(j, g, t, k, i, to, full);
+      load_left<A_ACROSS>(j, g, t, k, i, to, full);
     for (int i = 0; i < RIGHT / 2; i++)
       load_right<A_ACROSS, B_ACROSS, END>(j, g, t, k, t.rank * (RIGHT / 2) + i, to + BYTES_A, full);
   }
@@ -69,14 +69,13 @@ __device__ static inline void load_stage(const job &j, const neapi_group &g, con
 template <bool A_ACROSS, bool B_ACROSS, ending END>
 __device__ static inline void load_tiles(const job &j, ring r, walk w)
 {
-  typedef plan<END> p;
   fetch_map(&j.a);
   fetch_map(&j.b);
   for (tile t; next_tile(j, w, t);) {
     const neapi_group &g = j.tiles.group[w.group];
     int depth = A_ACROSS ? g.rows : j.k;
-    for (int k = 0; k < depth; k += p::K) {
-      uint32_t to = shared_address(r.stages + r.stage * p::STAGE);
+    for (int k = 0; k < depth; k += TILE_K) {
+      uint32_t to = shared_address(r.stages + r.stage * STAGE);
       barrier_wait(r.empty + r.stage * 8, r.parity ^ 1);
       load_stage<A_ACROSS, B_ACROSS, END>(j, g, t, k, to, r.full + r.stage * 8);
       advance<END>(r);

@@ -14,25 +14,23 @@ __device__ static inline void clear_lines(unsigned char *part, int from, int lin
 }
 
 /* Both warpgroups clear all of the right factor: neither waits for the other. */
-template <ending END>
 __device__ static inline void clear_rest(unsigned char *left, unsigned char *right, int from,
                                          int id)
 {
-  typedef plan<END> p;
-  clear_lines(left, from, p::K);
+  clear_lines(left, from, TILE_K);
   for (int i = 0; i < TILE_N / 64; i++)
-    clear_lines(right + i * p::PART, from, p::K);
+    clear_lines(right + i * PART, from, TILE_K);
   fence_shared();
   warpgroup_meet(id);
 }
 
-template <bool A_ACROSS, bool B_ACROSS, ending END>
+template <bool A_ACROSS, bool B_ACROSS>
 __device__ static inline void multiply_stage(float (&d)[128], uint32_t left, uint32_t right,
                                              bool first)
 {
-  const int STEP = 16, PART = plan<END>::PART; /* STEP: elements of K of an instruction */
+  const int STEP = 16; /* elements of K of an instruction */
 #pragma unroll
-  for (int i = 0; i < plan<END>::K / STEP; i++) {
+  for (int i = 0; i < TILE_K / STEP; i++) {
     uint64_t a = factor(left + i * STEP * (A_ACROSS ? LINE : 2), A_ACROSS ? PART : 0);
     uint64_t b = factor(right + i * STEP * (B_ACROSS ? LINE : 2), B_ACROSS ? PART : 0);
     multiply_add<A_ACROSS, B_ACROSS>(d, a, b, !first || i);
@@ -51,16 +49,15 @@ __device__ static inline void free_stage(const ring &r, int stage)
 template <bool A_ACROSS, bool B_ACROSS, ending END>
 __device__ static inline void multiply_tile(float (&d)[128], ring &r, int depth, int part)
 {
-  typedef plan<END> p;
   int before = -1; /* stage whose products may be under way */
-  for (int k = 0; k < depth; k += p::K) {
+  for (int k = 0; k < depth; k += TILE_K) {
     barrier_wait(r.full + r.stage * 8, r.parity);
-    unsigned char *left = r.stages + r.stage * p::STAGE + part * p::PART;
-    unsigned char *right = r.stages + r.stage * p::STAGE + p::BYTES_A;
-    if (A_ACROSS && depth - k < p::K)
-      clear_rest<END>(left, right, depth - k, part + 1);
+    unsigned char *left = r.stages + r.stage * STAGE + part * PART;
+    unsigned char *right = r.stages + r.stage * STAGE + BYTES_A;
+    if (A_ACROSS && depth - k < TILE_K)
+      clear_rest(left, right, depth - k, part + 1);
     products_begin();
-    multiply_stage<A_ACROSS, B_ACROSS, END>(d, shared_address(left), shared_address(right), k == 0);
+    multiply_stage<A_ACROSS, B_ACROSS>(d, shared_address(left), shared_address(right), k == 0);
     products_commit();
     products_wait<1>();
     if (before >= 0)
@@ -76,7 +73,7 @@ __device__ static inline void multiply_tile(float (&d)[128], ring &r, int depth,
 /* Passes the stages of a tile on, unread. */
 template <ending END> __device__ static inline void pass_tile(ring &r, int depth)
 {
-  for (int k = 0; k < depth; k += plan<END>::K) {
+  for (int k = 0; k < depth; k += TILE_K) {
     barrier_wait(r.full + r.stage * 8, r.parity);
     __syncwarp(); /* a lane that came late would find the stage filled again, and wait for ever */
     free_stage(r, r.stage);

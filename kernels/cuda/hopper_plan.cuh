@@ -10,7 +10,12 @@ enum {
   PAIR = 2, /* blocks that work together */
   TILE_M = NEAPI_TILE_M,
   TILE_N = 256,
-  LINE = 128,                 /* bytes of a line of a factor in shared memory */
+  TILE_K = 64,            /* elements of K in a stage */
+  LINE = 128,             /* bytes of a line of a factor in shared memory */
+  PART = 64 * TILE_K * 2, /* bytes of 64 rows of a factor */
+  BYTES_A = TILE_M / 64 * PART,
+  BYTES_B = TILE_N / 64 * PART,
+  STAGE = BYTES_A + BYTES_B,
   GROUP = 128,                /* threads of a warpgroup */
   THREADS = 3 * GROUP,        /* of a block */
   WARPS = 2 * GROUP / WARP,   /* that multiply */
@@ -38,11 +43,6 @@ typedef enum {
 template <ending END> struct plan {
   enum {
     APART = END != FLOAT,
-    K = 64,            /* elements of K in a stage */
-    PART = 64 * K * 2, /* bytes of 64 rows of a factor */
-    BYTES_A = TILE_M / 64 * PART,
-    BYTES_B = TILE_N / 64 * PART,
-    STAGE = BYTES_A + BYTES_B,
     STAGES = APART ? 3 : 4,
     DESKS = APART ? 4 : 2,                            /* of a warp that multiplies */
     BARRIERS = STAGES * STAGE + WARPS * DESKS * DESK, /* where they start */
@@ -107,7 +107,7 @@ template <ending END> __device__ static inline ring open_ring(unsigned char *sta
   typedef plan<END> p;
   uint32_t barriers = shared_address(stages + p::BARRIERS);
   ring r = {stages,
-            stages + p::STAGES * p::STAGE,
+            stages + p::STAGES * STAGE,
             barriers,
             barriers + p::STAGES * 8,
             barriers + p::STAGES * 16,
