@@ -311,7 +311,7 @@ static bool plans(void)
   return true;
 }
 
-/* neap --worker FD FD: hosts a policy (core/nursery.c starts it). */
+/* neap --worker FD FD: hosts a policy (core/worker/spawner.c starts it). */
 static int worker_main(const char **fds)
 {
   char path[PATH_BYTES];

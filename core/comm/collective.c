@@ -1,5 +1,5 @@
 /* The collectives, on grouped messages: the same for every transport, and so the same bits. */
-#include "comm.h"
+#include "comm/comm.h"
 
 #include <string.h>
 

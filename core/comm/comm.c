@@ -3,7 +3,7 @@
  * that waits for them or in the communicator's progress thread, which exists from the first
  * asynchronous operation on.
  */
-#include "comm.h"
+#include "comm/comm.h"
 
 #include <signal.h>
 #include <stdio.h>

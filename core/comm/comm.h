@@ -2,8 +2,8 @@
 #ifndef NEAP_COMM_H
 #define NEAP_COMM_H
 
-#include "timeline.h"
-#include "transport.h"
+#include "comm/transport.h"
+#include "device/timeline.h"
 
 #include <pthread.h>
 

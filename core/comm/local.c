@@ -8,7 +8,7 @@
  * Of buffers on a GPU only the addresses meet: a receiver's stream waits for the senders' before it
  * copies, a sender's stream for the receivers' before it goes on, and the host for none of them.
  */
-#include "transport.h"
+#include "comm/transport.h"
 
 #include <inttypes.h>
 #include <pthread.h>

@@ -6,7 +6,7 @@
  * A message's tag tells the operation it belongs to. Receives take any tag of their source, whose
  * messages arrive in order, and compare it: ranks that disagree fail instead of mixing up data.
  */
-#include "transport.h"
+#include "comm/transport.h"
 
 #include <inttypes.h>
 #include <mpi.h>

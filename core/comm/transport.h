@@ -7,7 +7,7 @@
 #ifndef NEAP_TRANSPORT_H
 #define NEAP_TRANSPORT_H
 
-#include "device.h"
+#include "device/device.h"
 
 #include <stdbool.h>
 

@@ -1,7 +1,7 @@
 /* EPLB (DeepSeek): replicas one by one to the expert with the most load a replica, then balanced
  * packing, heaviest first to the lightest rank with room. Hierarchical with groups: groups of
  * experts are packed to nodes first, and each node then replicates and packs its own. */
-#include "place.h"
+#include "plan/packer.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -2,7 +2,7 @@
  * compute their own tokens of it, as long as that saves more compute on the slowest rank than
  * sending its weights costs; heaviest expert first. Slots left over hold the experts next to the
  * rank's own. */
-#include "place.h"
+#include "plan/packer.h"
 
 #include <string.h>
 

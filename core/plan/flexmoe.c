@@ -1,7 +1,7 @@
 /* FlexMoE (Nie et al., 2023): from the layout in force, each round gives the expert with the most
  * load a replica one more and takes one from that with the least, in every node; a round is kept if
  * balance improves, and the first that does not ends the search. */
-#include "price.h"
+#include "plan/cost.h"
 
 #include <stdlib.h>
 #include <string.h>

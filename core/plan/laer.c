@@ -1,7 +1,7 @@
 /* LAER-MoE's planner (arXiv 2602.11686): replicas by a heap, or the same number each; heaviest
  * first to the node with the fewest of the expert, there to the least loaded rank; the cheaper of
  * the two by predicted time wins. For any number of ranks and any nodes. */
-#include "price.h"
+#include "plan/cost.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* LLEP, least-loaded expert parallelism (arXiv 2601.17111): experts by load, heaviest first; each
  * stays at home up to alpha x the even share of its rank, the rest spills to the least loaded ranks
  * in chunks. Slots that nothing spills to hold the experts next to the rank's own. */
-#include "place.h"
+#include "plan/packer.h"
 
 enum { ALPHA, CHUNK, LAMBDA };
 

@@ -1,7 +1,7 @@
 /* MoonEP: again and again the rank with the most work too much gives to the rank with the most
  * room, from its own expert with the most work left, until the one or the other is exactly full;
  * free slots hold what was received. Slots left over hold the experts next to the rank's own. */
-#include "place.h"
+#include "plan/packer.h"
 
 /* Of a rank's own experts, that with the most work left. */
 static int32_t largest_own(const neap_topology *t, const double *left, int32_t rank)

@@ -1,5 +1,5 @@
 /* The registry of planners, and what every plan goes through: checked in, checked out. */
-#include "planner.h"
+#include "plan/planner.h"
 
 #include <stdio.h>
 #include <stdlib.h>

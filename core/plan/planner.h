@@ -3,7 +3,7 @@
 #ifndef NEAP_PLANNER_H
 #define NEAP_PLANNER_H
 
-#include "layout.h"
+#include "layout/layout.h"
 
 enum { NEAPI_PARAMETERS = 8 };
 

@@ -1,6 +1,6 @@
 /* A random layout: every expert on one random slot, the rest at random, no expert twice on a rank.
  * The floor that any planner must beat. */
-#include "place.h"
+#include "plan/packer.h"
 
 static int32_t draw(const neapi_plan_input *in, uint64_t *drawn, int32_t below)
 {

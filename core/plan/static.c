@@ -1,7 +1,7 @@
 /* Static expert parallelism: device d holds experts i * (E/C) + d mod (E/C), i < C, whatever the
  * load. For slots that differ from rank to rank, or C that does not divide E: ranks form groups
  * that hold every expert; within a group, experts are dealt one slot after the other. */
-#include "place.h"
+#include "plan/packer.h"
 
 static int32_t slots_of(const neap_topology *t, int32_t rank)
 {

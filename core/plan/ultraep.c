@@ -2,7 +2,7 @@
  * export quotas of their experts to ranks below it, within their free slots, no expert twice on a
  * rank, no replica for fewer than a number of tokens. Slots left over hold the experts next to the
  * rank's own. */
-#include "place.h"
+#include "plan/packer.h"
 
 #include <string.h>
 

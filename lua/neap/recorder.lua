@@ -4,7 +4,7 @@
 --   r:balance(split:balance())                   -- every layer of a step
 --   r:step(step, { loss = 1.2 }, session)        -- metrics by name; the rest is taken from session
 --   r:close { imbalance = … }                    -- the summary
--- What it costs: a few microseconds a step; the file is written once a second (core/store.c).
+-- What it costs: a few microseconds a step; the file is written once a second (core/data/store.c).
 
 local lib = require 'neap.lib'
 local json = require 'neap.json'
@@ -90,7 +90,7 @@ local function take_layouts(self, session)
   return hash
 end
 
---- Ends a step. metrics: name = value, of those that core/store.c lists.
+--- Ends a step. metrics: name = value, of those that core/data/store.c lists.
 function Recorder:step(step, metrics, session)
   local values = self.values
   for i = 0, count - 1 do values[i] = 0 / 0 end

@@ -1,5 +1,5 @@
 --- The worker process: runs a policy's hooks for a rank, until it is killed. Called as a file with
--- the two file descriptors of the shared memory (core/nursery.c). Requests are int64 loads
+-- the two file descriptors of the shared memory (core/worker/spawner.c). Requests are int64 loads
 -- [ranks][experts] followed by the layout in force, int32 [slots]; answers are layouts, and splits
 -- in the bulk memory.
 

@@ -7,7 +7,7 @@
 --   s:finish(run, 0)
 --   for _, row in ipairs(s:rows('SELECT id, kind FROM runs WHERE seed = ?', 1)) do … end
 --
--- Only rank 0 of a run writes. The tables are in core/store.c.
+-- Only rank 0 of a run writes. The tables are in core/data/store.c.
 
 local lib = require 'neap.lib'
 local failure = require 'neap.failure'

@@ -6,7 +6,7 @@
  * lines are those of tests/ranks/comm.c.
  */
 #include "comm/transport.h"
-#include "cuda/cuda_device.h"
+#include "device/cuda/cuda_device.h"
 #include "ranks/comm_sequence.h"
 
 enum { OPS = 120 };

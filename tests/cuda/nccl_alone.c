@@ -6,7 +6,7 @@
  */
 #include "gpu_test.h"
 
-#include "comm/nccl_library.h"
+#include "comm/nccl/library.h"
 #include "neap.h"
 
 #include <dlfcn.h>

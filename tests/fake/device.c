@@ -2,7 +2,7 @@
 #include "device.h"
 
 #include "comm/transport.h"
-#include "cuda/cuda_device.h"
+#include "device/cuda/cuda_device.h"
 
 #include <pthread.h>
 #include <stdlib.h>

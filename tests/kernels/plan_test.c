@@ -1,7 +1,7 @@
 /* Planners: valid layouts on 100,000 random topologies and loads, no expert twice on a rank,
  * repeatable; static and laer against their definitions, written naively; checks of input. */
 #include "check.h"
-#include "topology.h"
+#include "layout/topology.h"
 
 #include <pthread.h>
 #include <stdlib.h>

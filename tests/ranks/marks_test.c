@@ -8,8 +8,8 @@
 #include <stdarg.h>
 #include <stdlib.h>
 
-#include "marks.c"
-#include "timeline.c"
+#include "device/timeline.c"
+#include "device/timestamps.c"
 
 /* ---- the device --------------------------------------------------------------------------------
  */

@@ -1,0 +1,394 @@
+/*
+ * Transport for buffers on GPUs: grouped sends and receives of NCCL, enqueued on the calling
+ * thread's stream, so that the host waits for none of them. What is in host memory, and all that
+ * ranks have to agree on, goes by MPI. The collectives are those of collective.c, which add in rank
+ * order: NCCL's own reductions have an order of theirs.
+ *
+ * NCCL's communicators do not block: calls that take long are polled. A thread of the process looks
+ * after all of them (watchdog.c), since an error may come when nobody calls.
+ */
+#include "comm/nccl/link.h"
+
+#include <inttypes.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum {
+  TURNS = 64, /* polls that only yield, before pauses begin */
+  PAUSE_MIN = 5000,
+  PAUSE_MAX = 200000, /* ns */
+  CONFIG_VERSION = 21400
+};
+
+static const double open_seconds = 300, close_seconds = 10; /* at most */
+static const unsigned config_magic = 0xcafebeef;
+
+/* ---- failures ------------------------------------------------------------------------------- */
+
+void neapi_nccl_fail(neapi_link *link, const neapi_call *call, const char *what)
+{
+  char text[NEAPI_CALL_TEXT], step[32] = "";
+  if (call->step >= 0)
+    snprintf(step, sizeof step, ", step %" PRId64, call->step);
+  snprintf(link->failure, sizeof link->failure,
+           "comm: rank %d, %s (its operation %" PRId64 "%s): %s", link->rank,
+           neapi_call_text(call, text), call->number, step, what);
+  link->failed = true;
+  if (link->comm)
+    link->nccl->abort(link->comm);
+  link->comm = NULL;
+}
+
+void neapi_nccl_fail_error(neapi_link *link, const neapi_call *call, int error)
+{
+  char what[400];
+  const char *detail = link->comm ? link->nccl->last_error(link->comm) : "";
+  snprintf(what, sizeof what, "nccl: %.120s%s%.250s", link->nccl->error_string(error),
+           detail && *detail ? ": " : "", detail ? detail : "");
+  neapi_nccl_fail(link, call, what);
+}
+
+static int report(const neapi_link *link)
+{
+  return neapi_fail(NEAP_COMM, "%s", link->failure);
+}
+
+/* ---- waiting for NCCL itself ---------------------------------------------------------------- */
+
+static void pause_for(int turn, int64_t *ns)
+{
+  if (turn < TURNS) {
+    sched_yield();
+    return;
+  }
+  struct timespec time = {0, *ns};
+  nanosleep(&time, NULL);
+  *ns = *ns * 2 < PAUSE_MAX ? *ns * 2 : PAUSE_MAX;
+}
+
+/* Until NCCL has done what it was called for by the latest operation, apart from what runs on the
+ * GPU; at most so many seconds. The link is locked, but not while this thread sleeps. */
+static int settle(neapi_link *link, double seconds)
+{
+  int64_t pause = PAUSE_MIN;
+  double begin = neap_clock();
+  for (int turn = 0; !link->failed; turn++) {
+    int error = NCCL_SUCCESS;
+    int called = link->nccl->async_error(link->comm, &error);
+    error = called ? called : error;
+    if (error == NCCL_SUCCESS)
+      return NEAP_OK;
+    if (error != NCCL_IN_PROGRESS)
+      neapi_nccl_fail_error(link, &link->starting, error);
+    else if (seconds > 0 && neap_clock() - begin > seconds)
+      neapi_nccl_fail(link, &link->starting, "nccl: the other ranks do not answer");
+    else {
+      pthread_mutex_unlock(&link->lock);
+      pause_for(turn, &pause);
+      pthread_mutex_lock(&link->lock);
+    }
+  }
+  return report(link);
+}
+
+/* ---- messages ------------------------------------------------------------------------------- */
+
+/* Empty messages do not travel. */
+static int enqueue(const neapi_link *link, const neap_message *send, int64_t sends,
+                   const neap_message *recv, int64_t recvs)
+{
+  const nccl_functions *nccl = link->nccl;
+  void *stream = neapi_stream();
+  int error = nccl->group_start();
+  for (int64_t i = 0; i < sends && !error; i++)
+    if (send[i].bytes)
+      error = nccl->send(send[i].data, (size_t)send[i].bytes, NCCL_INT8, send[i].peer, link->comm,
+                         stream);
+  for (int64_t i = 0; i < recvs && !error; i++)
+    if (recv[i].bytes)
+      error = nccl->receive(recv[i].data, (size_t)recv[i].bytes, NCCL_INT8, recv[i].peer,
+                            link->comm, stream);
+  int ended = nccl->group_end();
+  error = error ? error : ended;
+  return error == NCCL_IN_PROGRESS ? NCCL_SUCCESS : error;
+}
+
+static bool carries(const neap_message *list, int64_t count)
+{
+  for (int64_t i = 0; i < count; i++)
+    if (list[i].bytes)
+      return true;
+  return false;
+}
+
+static int exchange_locked(neapi_link *link, const neap_message *send, int64_t sends,
+                           const neap_message *recv, int64_t recvs)
+{
+  if (link->failed)
+    return report(link);
+  int error = enqueue(link, send, sends, recv, recvs);
+  if (error) {
+    neapi_nccl_fail_error(link, &link->starting, error);
+    return report(link);
+  }
+  double begun = neap_clock();
+  int status = settle(link, link->limit);
+  if (status)
+    return status;
+  link->latest.call = link->starting;
+  link->latest.begun = begun;
+  status = neapi_mark_set(&link->latest.end);
+  neapi_nccl_go_on(link);
+  return status;
+}
+
+static int exchange(neapi_link *link, const neapi_call *call, const neap_message *send,
+                    int64_t sends, const neap_message *recv, int64_t recvs)
+{
+  if (!call->gpu)
+    return neapi_mpi_transport.exchange(link->host, call, send, sends, recv, recvs);
+  if (!carries(send, sends) && !carries(recv, recvs))
+    return NEAP_OK;
+  pthread_mutex_lock(&link->lock);
+  link->starting = *call;
+  int status = exchange_locked(link, send, sends, recv, recvs);
+  pthread_mutex_unlock(&link->lock);
+  return status;
+}
+
+static int barrier(neapi_link *link, const neapi_call *call)
+{
+  return neapi_mpi_transport.barrier(link->host, call);
+}
+
+/* ---- links ---------------------------------------------------------------------------------- */
+
+/* Lets go of NCCL's communicator: in order where the others do too. */
+static void leave(neapi_link *link)
+{
+  pthread_mutex_lock(&link->lock);
+  if (link->comm) {
+    int error = link->nccl->finalize(link->comm);
+    if ((!error || error == NCCL_IN_PROGRESS) && !settle(link, close_seconds))
+      link->nccl->destroy(link->comm);
+    else if (link->comm)
+      link->nccl->abort(link->comm);
+    link->comm = NULL;
+  }
+  pthread_mutex_unlock(&link->lock);
+}
+
+static void link_close(neapi_link *link)
+{
+  pthread_mutex_lock(&link->lock);
+  neapi_mark *ends[] = {link->watched.end, link->latest.end};
+  pthread_mutex_unlock(&link->lock);
+  for (int i = 0; i < 2; i++)
+    neapi_mark_wait(ends[i]); /* looked after meanwhile: if it never ends it is aborted */
+  neapi_nccl_unwatch(link);
+  leave(link);
+  neapi_mpi_transport.close(link->host);
+  neapi_mark_free(link->latest.end);
+  neapi_mark_free(link->watched.end);
+  pthread_mutex_destroy(&link->lock);
+  free(link);
+}
+
+/* What every rank tells before and after NCCL's communicator comes up. */
+typedef struct {
+  int32_t status;
+  char text[300];
+  nccl_id id;
+} opening;
+
+/* Gathers everybody's; the first rank that failed speaks for all. */
+static int agree(neapi_link *link, const neapi_call *call, opening *mine, nccl_id *id)
+{
+  if (mine->status)
+    snprintf(mine->text, sizeof mine->text, "%s", neap_error_message());
+  opening *all = neapi_alloc(link->size * (int64_t)sizeof *all, "comm: link");
+  if (!all)
+    return NEAP_MEMORY;
+  int status = neapi_mpi_gather(link->host, call, mine, sizeof *mine, all);
+  for (int32_t r = 0; r < link->size && !status; r++)
+    if (all[r].status)
+      status = neapi_fail(all[r].status, "comm: rank %d: %s", r, all[r].text);
+  if (!status && id)
+    *id = all[0].id;
+  free(all);
+  return status;
+}
+
+static int make_id(const neapi_link *link, nccl_id *id)
+{
+  if (link->rank || link->size == 1)
+    return NEAP_OK;
+  int error = link->nccl->get_unique_id(id);
+  return error ? neapi_fail(NEAP_COMM, "nccl: no id for a communicator: %s",
+                            link->nccl->error_string(error))
+               : NEAP_OK;
+}
+
+/* Brings NCCL's communicator up; the calling thread is on the link's GPU. */
+static int join(neapi_link *link, nccl_id id)
+{
+  nccl_config config = {offsetof(nccl_config, blocking) + sizeof config.blocking, config_magic,
+                        CONFIG_VERSION, 0};
+  pthread_mutex_lock(&link->lock);
+  int error = link->nccl->init(&link->comm, link->size, id, link->rank, &config);
+  int status;
+  if (!error || error == NCCL_IN_PROGRESS)
+    status = settle(link, open_seconds);
+  else {
+    neapi_nccl_fail_error(link, &link->starting, error);
+    status = report(link);
+  }
+  pthread_mutex_unlock(&link->lock);
+  return status;
+}
+
+static int connect_all(neapi_link *link, const neapi_call *call)
+{
+  opening mine = {0};
+  nccl_id id;
+  mine.status = make_id(link, &mine.id);
+  int status = agree(link, call, &mine, &id);
+  if (status || link->size == 1)
+    return status;
+  mine.status = join(link, id);
+  return agree(link, call, &mine, NULL);
+}
+
+/* A link over the ranks of host, which it takes over, and which all have their GPU in use. */
+static int link_open(const nccl_functions *nccl, neapi_link *host, const neapi_call *call,
+                     int32_t rank, int32_t size, neapi_link **out)
+{
+  neapi_link *link = neapi_alloc_zero(sizeof *link, "comm: link");
+  if (!link) {
+    neapi_mpi_transport.close(host);
+    return NEAP_MEMORY;
+  }
+  link->nccl = nccl;
+  link->host = host;
+  link->starting = link->watched.call = *call;
+  link->rank = rank;
+  link->size = size;
+  link->gpu = neapi_gpu_current();
+  link->limit = neapi_nccl_limit();
+  pthread_mutex_init(&link->lock, NULL);
+  int status = connect_all(link, call);
+  if (!status)
+    status = neapi_nccl_watch(link);
+  if (status)
+    link_close(link);
+  else
+    *out = link;
+  return status;
+}
+
+static int split(neapi_link *link, const neapi_call *call, const int32_t *members, int32_t rank,
+                 int32_t size, neapi_link **out)
+{
+  neapi_link *host;
+  int status = neapi_mpi_transport.split(link->host, call, members, rank, size, &host);
+  if (status)
+    return status;
+  int32_t before = neapi_gpu_current();
+  status = before == link->gpu ? NEAP_OK : neap_device_use(link->gpu);
+  if (status) {
+    neapi_mpi_transport.close(host);
+    return status;
+  }
+  status = link_open(link->nccl, host, call, rank, size, out);
+  if (before != link->gpu)
+    neap_device_use(before);
+  return status;
+}
+
+static const neapi_transport nccl = {"nccl", true, exchange, barrier, split, link_close};
+
+/* ---- all processes -------------------------------------------------------------------------- */
+
+/* What every rank tells of its place. */
+typedef struct {
+  int32_t status, version;
+  char text[500];
+  unsigned char gpu[NEAPI_GPU_ID];
+} arrival;
+
+/* Takes the GPU of the rank's place and finds NCCL, which one rank alone can do without. */
+static int arrive(const neapi_mpi_place *place, const nccl_functions **library, arrival *mine)
+{
+  int32_t count = neap_device_count(), ordinal = count ? place->local_rank % count : 0;
+  int status = neap_device_use(ordinal);
+  if (!status)
+    status = neapi_gpu_id(ordinal, mine->gpu);
+  if (status || place->size == 1)
+    return status;
+  status = neapi_nccl_load(library);
+  mine->version = status ? 0 : (*library)->version;
+  return status;
+}
+
+static int require_sharing(const arrival *all, int32_t a, int32_t b)
+{
+  char version[NCCL_VERSION_TEXT];
+  if (memcmp(all[a].gpu, all[b].gpu, NEAPI_GPU_ID) || all[a].version >= NCCL_SHARES_GPUS)
+    return NEAP_OK;
+  return neapi_fail(NEAP_ABSENT,
+                    "nccl: ranks %d and %d share a GPU, which needs NCCL 2.30 or later, and %s was "
+                    "found; install NVIDIA's package libnccl2 or the Python package "
+                    "nvidia-nccl-cu13 and set NEAP_NCCL=/path/to/libnccl.so.2, or start as many "
+                    "processes as there are GPUs, or run ranks as threads: neap run -n",
+                    a, b, neapi_nccl_version(all[a].version, version));
+}
+
+/* All ranks come to the same answer. */
+static int judge(const arrival *all, int32_t size)
+{
+  int status = NEAP_OK;
+  for (int32_t r = 0; r < size && !status; r++)
+    if (all[r].status)
+      status = neapi_fail(all[r].status, "%s", all[r].text);
+  for (int32_t a = 0; a < size; a++)
+    for (int32_t b = a + 1; b < size && !status; b++)
+      status = require_sharing(all, a, b);
+  return status;
+}
+
+static int meet(neapi_link *host, const neapi_call *call, const neapi_mpi_place *place,
+                const nccl_functions **library)
+{
+  arrival mine = {0}, *all = neapi_alloc(place->size * (int64_t)sizeof mine, "comm: ranks");
+  if (!all)
+    return NEAP_MEMORY;
+  mine.status = arrive(place, library, &mine);
+  if (mine.status)
+    snprintf(mine.text, sizeof mine.text, "%s", neap_error_message());
+  int status = neapi_mpi_gather(host, call, &mine, sizeof mine, all);
+  if (!status)
+    status = judge(all, place->size);
+  free(all);
+  return status;
+}
+
+int neap_comm_open_nccl(neap_comm **out)
+{
+  neapi_mpi_place place;
+  neapi_link *host, *link;
+  const nccl_functions *library = NULL;
+  neapi_call call = {.kind = NEAPI_DUPLICATE, .dtype = -1, .step = -1};
+  int status = neapi_mpi_link_open(&host, &place);
+  if (status)
+    return status;
+  status = meet(host, &call, &place, &library);
+  if (status) {
+    neapi_mpi_transport.close(host);
+    return status;
+  }
+  status = link_open(library, host, &call, place.rank, place.size, &link);
+  return status ? status : neapi_comm_open(&nccl, link, place.rank, place.size, out);
+}

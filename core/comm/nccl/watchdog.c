@@ -1,0 +1,121 @@
+/* One thread of the process looks after NCCL's communicators: it asks each for errors, which come
+ * at any time, and how long its latest operation has been under way. */
+#include "comm/nccl/link.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { INTERVAL = 100000000 /* ns */, DEFAULT_LIMIT = 600 /* s */ };
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* taken before a link's */
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static neapi_link *links;
+static bool running;
+
+double neapi_nccl_limit(void)
+{
+  const char *text = getenv("NEAP_NCCL_TIMEOUT");
+  char *end = NULL;
+  double seconds = text ? strtod(text, &end) : DEFAULT_LIMIT;
+  return (end && (end == text || *end)) || !(seconds >= 0) ? DEFAULT_LIMIT : seconds;
+}
+
+void neapi_nccl_go_on(neapi_link *link)
+{
+  if (!neapi_mark_reached(link->watched.end))
+    return;
+  neapi_nccl_operation done = link->watched;
+  link->watched = link->latest;
+  link->latest = done;
+}
+
+static void look_at(neapi_link *link)
+{
+  neapi_nccl_operation *watched = &link->watched;
+  int error = NCCL_SUCCESS;
+  char what[200];
+  if (link->failed || !link->comm)
+    return;
+  int called = link->nccl->async_error(link->comm, &error);
+  error = called ? called : error;
+  if (error != NCCL_SUCCESS && error != NCCL_IN_PROGRESS)
+    neapi_nccl_fail_error(link, &watched->call, error);
+  neapi_nccl_go_on(link);
+  if (!link->failed && link->limit > 0 && neap_clock() - watched->begun > link->limit &&
+      !neapi_mark_reached(watched->end)) {
+    snprintf(what, sizeof what,
+             "not done after %g s (NEAP_NCCL_TIMEOUT): another rank has ended, or calls something "
+             "else",
+             link->limit);
+    neapi_nccl_fail(link, &watched->call, what);
+  }
+}
+
+static void sleep_a_while(void)
+{
+  struct timespec until;
+  clock_gettime(CLOCK_REALTIME, &until);
+  until.tv_nsec += INTERVAL;
+  until.tv_sec += until.tv_nsec / 1000000000;
+  until.tv_nsec %= 1000000000;
+  pthread_cond_timedwait(&changed, &lock, &until);
+}
+
+/* A link that is busy is asked another time. */
+static void *watch(void *argument)
+{
+  pthread_mutex_lock(&lock);
+  while (links) {
+    for (neapi_link *link = links; link; link = link->next)
+      if (!pthread_mutex_trylock(&link->lock)) {
+        look_at(link);
+        pthread_mutex_unlock(&link->lock);
+      }
+    sleep_a_while();
+  }
+  running = false;
+  pthread_mutex_unlock(&lock);
+  return argument;
+}
+
+/* The thread takes no signals: they are the program's business. */
+static int start(void)
+{
+  pthread_t thread;
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  int error = pthread_create(&thread, NULL, watch, NULL);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (error)
+    return neapi_fail(NEAP_SYSTEM, "comm: cannot start a thread: %s", strerror(error));
+  pthread_detach(thread);
+  running = true;
+  return NEAP_OK;
+}
+
+int neapi_nccl_watch(neapi_link *link)
+{
+  pthread_mutex_lock(&lock);
+  link->next = links;
+  links = link;
+  int status = running ? NEAP_OK : start();
+  pthread_mutex_unlock(&lock);
+  return status;
+}
+
+void neapi_nccl_unwatch(neapi_link *link)
+{
+  pthread_mutex_lock(&lock);
+  for (neapi_link **at = &links; *at; at = &(*at)->next)
+    if (*at == link) {
+      *at = link->next;
+      break;
+    }
+  pthread_cond_signal(&changed);
+  pthread_mutex_unlock(&lock);
+}

@@ -1,0 +1,436 @@
+/* The public operations of a communicator: they check their arguments and make requests. */
+#include "comm/comm.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *const kinds[NEAPI_KINDS] = {"barrier",    "broadcast",      "all_reduce",
+                                               "all_gather", "reduce_scatter", "all_to_all",
+                                               "exchange",   "split",          "duplicate"};
+static const char *const reductions[] = {"sum", "max", "min"};
+/* ---- calls ---------------------------------------------------------------------------------- */
+
+const char *neapi_kind_name(int32_t kind)
+{
+  return kind >= 0 && kind < NEAPI_KINDS ? kinds[kind] : "?";
+}
+
+bool neapi_call_agrees(const neapi_call *a, const neapi_call *b)
+{
+  bool sized = a->kind != NEAPI_ALL_TO_ALL && a->kind != NEAPI_EXCHANGE;
+  return a->kind == b->kind && a->dtype == b->dtype && a->detail == b->detail &&
+         (!sized || a->bytes == b->bytes);
+}
+
+const char *neapi_call_text(const neapi_call *call, char *text)
+{
+  const char *name = neapi_kind_name(call->kind);
+  const char *dtype = call->dtype >= 0 ? neapi_dtype_name(call->dtype) : "";
+  switch (call->kind) {
+  case NEAPI_BROADCAST:
+    snprintf(text, NEAPI_CALL_TEXT, "%s of %" PRId64 " bytes from root %d", name, call->bytes,
+             call->detail);
+    break;
+  case NEAPI_ALL_REDUCE:
+  case NEAPI_REDUCE_SCATTER:
+    snprintf(text, NEAPI_CALL_TEXT, "%s(%s) of %" PRId64 " bytes %s", name,
+             reductions[call->detail], call->bytes, dtype);
+    break;
+  case NEAPI_ALL_GATHER:
+    snprintf(text, NEAPI_CALL_TEXT, "%s of %" PRId64 " bytes %s in all", name, call->bytes, dtype);
+    break;
+  case NEAPI_ALL_TO_ALL:
+  case NEAPI_EXCHANGE:
+    snprintf(text, NEAPI_CALL_TEXT, "%s that sends %" PRId64 " bytes %s", name, call->bytes, dtype);
+    break;
+  default:
+    snprintf(text, NEAPI_CALL_TEXT, "%s", name);
+  }
+  return text;
+}
+
+/* ---- argument checks ------------------------------------------------------------------------ */
+
+static int check_comm(const neap_comm *comm, int kind)
+{
+  return comm ? NEAP_OK
+              : neapi_fail(NEAP_ARGUMENT, "comm_%s: no communicator; open one first", kinds[kind]);
+}
+
+static int check_dtype(int kind, int dtype)
+{
+  if (neap_dtype_size(dtype))
+    return NEAP_OK;
+  return neapi_fail(NEAP_ARGUMENT, "comm_%s: dtype %d; allowed are 0 (f32) to %d (u8)", kinds[kind],
+                    dtype, NEAP_U8);
+}
+
+static int check_reduction(int kind, int dtype, int op)
+{
+  int status = check_dtype(kind, dtype);
+  if (status)
+    return status;
+  if (dtype > NEAP_I64)
+    return neapi_fail(NEAP_ARGUMENT, "comm_%s: dtype %d (%s); allowed are f32, f64, i32, i64",
+                      kinds[kind], dtype, neapi_dtype_name(dtype));
+  if (op < NEAP_SUM || op > NEAP_MIN)
+    return neapi_fail(NEAP_ARGUMENT, "comm_%s: operation %d; allowed are 0 (sum), 1 (max), 2 (min)",
+                      kinds[kind], op);
+  return NEAP_OK;
+}
+
+static int check_data(int kind, const char *what, const void *data, int64_t bytes)
+{
+  if (data || !bytes)
+    return NEAP_OK;
+  return neapi_fail(NEAP_ARGUMENT, "comm_%s: %s is NULL but has %" PRId64 " bytes", kinds[kind],
+                    what, bytes);
+}
+
+/* Elements to bytes. */
+static int check_count(int kind, const char *what, int64_t count, int64_t size, int64_t *bytes)
+{
+  if (count >= 0 && !__builtin_mul_overflow(count, size, bytes))
+    return NEAP_OK;
+  return neapi_fail(NEAP_ARGUMENT, "comm_%s: %s is %" PRId64 "; allowed are 0 to %" PRId64,
+                    kinds[kind], what, count, INT64_MAX / size);
+}
+
+/* Sum of counts[size] elements in bytes; *mine: those of this rank. */
+static int check_counts(const neap_comm *comm, int kind, const char *what, const int64_t *counts,
+                        int64_t size, int64_t *total, int64_t *mine)
+{
+  if (!counts)
+    return neapi_fail(NEAP_ARGUMENT, "comm_%s: %s is NULL; give one count a rank", kinds[kind],
+                      what);
+  *total = 0;
+  for (int32_t r = 0; r < comm->size; r++) {
+    char name[48];
+    int64_t bytes = 0;
+    snprintf(name, sizeof name, "%s[%d]", what, r);
+    int status = check_count(kind, name, counts[r], size, &bytes);
+    if (status)
+      return status;
+    if (__builtin_add_overflow(*total, bytes, total))
+      return neapi_fail(NEAP_ARGUMENT, "comm_%s: %s add up to more than %" PRId64 " bytes",
+                        kinds[kind], what, INT64_MAX);
+    if (r == comm->rank)
+      *mine = bytes;
+  }
+  return NEAP_OK;
+}
+
+static int check_messages(const neap_comm *comm, const char *what, const neap_message *messages,
+                          int64_t count, int64_t *total)
+{
+  if (count < 0 || count > INT32_MAX)
+    return neapi_fail(NEAP_ARGUMENT, "comm_exchange: %" PRId64 " %ss; allowed are 0 to %d", count,
+                      what, INT32_MAX);
+  if (!messages && count)
+    return neapi_fail(NEAP_ARGUMENT, "comm_exchange: no list but %" PRId64 " %ss", count, what);
+  for (int64_t i = 0; i < count; i++) {
+    const neap_message *m = &messages[i];
+    if (m->peer < 0 || m->peer >= comm->size)
+      return neapi_fail(NEAP_ARGUMENT,
+                        "comm_exchange: %s %" PRId64 " has peer %d; allowed are 0 to %d", what, i,
+                        m->peer, comm->size - 1);
+    if (m->bytes < 0 || __builtin_add_overflow(*total, m->bytes, total))
+      return neapi_fail(NEAP_ARGUMENT,
+                        "comm_exchange: %s %" PRId64 " has %" PRId64
+                        " bytes; allowed are 0 to %" PRId64 " in all",
+                        what, i, m->bytes, INT64_MAX);
+    int status = check_data(NEAPI_EXCHANGE, what, m->data, m->bytes);
+    if (status)
+      return status;
+  }
+  return NEAP_OK;
+}
+
+/* What a rank sends to itself it must also receive. */
+static int check_own(int kind, const neap_request *request)
+{
+  int64_t sends = request->own_sends, recvs = request->own_recvs;
+  if (sends != recvs)
+    return neapi_fail(NEAP_SHAPE,
+                      "comm_%s: rank %d sends %" PRId64 " messages to itself but receives %" PRId64,
+                      kinds[kind], request->comm->rank, sends, recvs);
+  for (int64_t i = 0; i < sends; i++)
+    if (request->own_send[i].bytes != request->own_recv[i].bytes)
+      return neapi_fail(
+          NEAP_SHAPE, "comm_%s: rank %d sends %" PRId64 " bytes to itself but receives %" PRId64,
+          kinds[kind], request->comm->rank, request->own_send[i].bytes, request->own_recv[i].bytes);
+  return NEAP_OK;
+}
+
+/* ---- requests of each operation: out == NULL blocks ------------------------------------------ */
+
+static int do_barrier(neap_comm *comm, neap_request **out)
+{
+  int status = check_comm(comm, NEAPI_BARRIER);
+  if (status)
+    return status;
+  neapi_call call = {.kind = NEAPI_BARRIER, .dtype = -1};
+  neap_request *request = neapi_request_open(comm, &call, 0, 0, false);
+  return request ? neapi_request_submit(request, out) : NEAP_MEMORY;
+}
+
+static int do_broadcast(neap_comm *comm, void *data, int64_t bytes, int32_t root,
+                        neap_request **out)
+{
+  int status = check_comm(comm, NEAPI_BROADCAST);
+  if (!status)
+    status = check_count(NEAPI_BROADCAST, "bytes", bytes, 1, &bytes);
+  if (!status)
+    status = check_data(NEAPI_BROADCAST, "data", data, bytes);
+  if (status)
+    return status;
+  if (root < 0 || root >= comm->size)
+    return neapi_fail(NEAP_ARGUMENT, "comm_broadcast: root %d; allowed are 0 to %d", root,
+                      comm->size - 1);
+  neapi_call call = {.kind = NEAPI_BROADCAST, .dtype = -1, .detail = root, .bytes = bytes};
+  neap_request *request = neapi_request_open(comm, &call, 0, 0, false);
+  if (!request)
+    return NEAP_MEMORY;
+  request->data = data;
+  return neapi_request_submit(request, out);
+}
+
+static int do_all_reduce(neap_comm *comm, void *data, int64_t count, int dtype, int op,
+                         neap_request **out)
+{
+  int64_t bytes = 0;
+  int status = check_comm(comm, NEAPI_ALL_REDUCE);
+  if (!status)
+    status = check_reduction(NEAPI_ALL_REDUCE, dtype, op);
+  if (!status)
+    status = check_count(NEAPI_ALL_REDUCE, "count", count, neap_dtype_size(dtype), &bytes);
+  if (!status)
+    status = check_data(NEAPI_ALL_REDUCE, "data", data, bytes);
+  if (status)
+    return status;
+  neapi_call call = {.kind = NEAPI_ALL_REDUCE, .dtype = dtype, .detail = op, .bytes = bytes};
+  neap_request *request = neapi_request_open(comm, &call, 0, 0, false);
+  if (!request)
+    return NEAP_MEMORY;
+  request->data = data;
+  request->count = count;
+  return neapi_request_submit(request, out);
+}
+
+static int do_all_gather(neap_comm *comm, const void *send, void *recv, const int64_t *counts,
+                         int dtype, neap_request **out)
+{
+  int64_t total = 0, mine = 0, size = neap_dtype_size(dtype);
+  int status = check_comm(comm, NEAPI_ALL_GATHER);
+  if (!status)
+    status = check_dtype(NEAPI_ALL_GATHER, dtype);
+  if (!status)
+    status = check_counts(comm, NEAPI_ALL_GATHER, "counts", counts, size, &total, &mine);
+  if (!status)
+    status = check_data(NEAPI_ALL_GATHER, "send", send, mine);
+  if (!status)
+    status = check_data(NEAPI_ALL_GATHER, "recv", recv, total);
+  if (status)
+    return status;
+  neapi_call call = {.kind = NEAPI_ALL_GATHER, .dtype = dtype, .bytes = total};
+  neap_request *request = neapi_request_open(comm, &call, comm->size, comm->size, false);
+  if (!request)
+    return NEAP_MEMORY;
+  char *to = recv;
+  for (int32_t r = 0; r < comm->size; to += counts[r++] * size) {
+    if (mine)
+      neapi_request_send(request, send, mine, r);
+    if (counts[r])
+      neapi_request_recv(request, to, counts[r] * size, r);
+  }
+  return neapi_request_submit(request, out);
+}
+
+static int do_reduce_scatter(neap_comm *comm, const void *send, void *recv, const int64_t *counts,
+                             int dtype, int op, neap_request **out)
+{
+  int64_t total = 0, mine = 0, size = neap_dtype_size(dtype);
+  int status = check_comm(comm, NEAPI_REDUCE_SCATTER);
+  if (!status)
+    status = check_reduction(NEAPI_REDUCE_SCATTER, dtype, op);
+  if (!status)
+    status = check_counts(comm, NEAPI_REDUCE_SCATTER, "counts", counts, size, &total, &mine);
+  if (!status)
+    status = check_data(NEAPI_REDUCE_SCATTER, "send", send, total);
+  if (!status)
+    status = check_data(NEAPI_REDUCE_SCATTER, "recv", recv, mine);
+  if (status)
+    return status;
+  neapi_call call = {.kind = NEAPI_REDUCE_SCATTER, .dtype = dtype, .detail = op, .bytes = total};
+  neap_request *request = neapi_request_open(comm, &call, 0, 0, true);
+  if (!request)
+    return NEAP_MEMORY;
+  request->input = send;
+  request->data = recv;
+  memcpy(request->counts, counts, (size_t)comm->size * sizeof *counts);
+  return neapi_request_submit(request, out);
+}
+
+static int do_all_to_all(neap_comm *comm, const void *send, const int64_t *send_counts, void *recv,
+                         const int64_t *recv_counts, int dtype, neap_request **out)
+{
+  int64_t sent = 0, received = 0, mine = 0, size = neap_dtype_size(dtype);
+  int status = check_comm(comm, NEAPI_ALL_TO_ALL);
+  if (!status)
+    status = check_dtype(NEAPI_ALL_TO_ALL, dtype);
+  if (!status)
+    status = check_counts(comm, NEAPI_ALL_TO_ALL, "send_counts", send_counts, size, &sent, &mine);
+  if (!status)
+    status =
+        check_counts(comm, NEAPI_ALL_TO_ALL, "recv_counts", recv_counts, size, &received, &mine);
+  if (!status)
+    status = check_data(NEAPI_ALL_TO_ALL, "send", send, sent);
+  if (!status)
+    status = check_data(NEAPI_ALL_TO_ALL, "recv", recv, received);
+  if (status)
+    return status;
+  neapi_call call = {.kind = NEAPI_ALL_TO_ALL, .dtype = dtype, .bytes = sent};
+  neap_request *request = neapi_request_open(comm, &call, comm->size, comm->size, false);
+  if (!request)
+    return NEAP_MEMORY;
+  const char *from = send;
+  char *to = recv;
+  for (int32_t r = 0; r < comm->size; r++) {
+    if (send_counts[r])
+      neapi_request_send(request, from, send_counts[r] * size, r);
+    if (recv_counts[r])
+      neapi_request_recv(request, to, recv_counts[r] * size, r);
+    from += send_counts[r] * size;
+    to += recv_counts[r] * size;
+  }
+  status = check_own(NEAPI_ALL_TO_ALL, request);
+  if (status) {
+    neapi_request_free(request);
+    return status;
+  }
+  return neapi_request_submit(request, out);
+}
+
+static int do_exchange(neap_comm *comm, const neap_message *send, int64_t sends,
+                       const neap_message *recv, int64_t recvs, neap_request **out)
+{
+  int64_t sent = 0, received = 0;
+  int status = check_comm(comm, NEAPI_EXCHANGE);
+  if (!status)
+    status = check_messages(comm, "send", send, sends, &sent);
+  if (!status)
+    status = check_messages(comm, "receive", recv, recvs, &received);
+  if (status)
+    return status;
+  neapi_call call = {.kind = NEAPI_EXCHANGE, .dtype = -1, .bytes = sent};
+  neap_request *request = neapi_request_open(comm, &call, sends, recvs, false);
+  if (!request)
+    return NEAP_MEMORY;
+  for (int64_t i = 0; i < sends; i++)
+    neapi_request_send(request, send[i].data, send[i].bytes, send[i].peer);
+  for (int64_t i = 0; i < recvs; i++)
+    neapi_request_recv(request, recv[i].data, recv[i].bytes, recv[i].peer);
+  status = check_own(NEAPI_EXCHANGE, request);
+  if (status) {
+    neapi_request_free(request);
+    return status;
+  }
+  return neapi_request_submit(request, out);
+}
+
+/* ---- the public pairs: blocking and asynchronous --------------------------------------------- */
+
+static int need(neap_request **out, int kind)
+{
+  return out ? NEAP_OK
+             : neapi_fail(NEAP_ARGUMENT, "comm_%s_start: no place for the request", kinds[kind]);
+}
+
+int neap_comm_barrier(neap_comm *comm)
+{
+  return do_barrier(comm, NULL);
+}
+
+int neap_comm_barrier_start(neap_comm *comm, neap_request **out)
+{
+  int status = need(out, NEAPI_BARRIER);
+  return status ? status : do_barrier(comm, out);
+}
+
+int neap_comm_broadcast(neap_comm *comm, void *data, int64_t bytes, int32_t root)
+{
+  return do_broadcast(comm, data, bytes, root, NULL);
+}
+
+int neap_comm_broadcast_start(neap_comm *comm, void *data, int64_t bytes, int32_t root,
+                              neap_request **out)
+{
+  int status = need(out, NEAPI_BROADCAST);
+  return status ? status : do_broadcast(comm, data, bytes, root, out);
+}
+
+int neap_comm_all_reduce(neap_comm *comm, void *data, int64_t count, int dtype, int op)
+{
+  return do_all_reduce(comm, data, count, dtype, op, NULL);
+}
+
+int neap_comm_all_reduce_start(neap_comm *comm, void *data, int64_t count, int dtype, int op,
+                               neap_request **out)
+{
+  int status = need(out, NEAPI_ALL_REDUCE);
+  return status ? status : do_all_reduce(comm, data, count, dtype, op, out);
+}
+
+int neap_comm_all_gather(neap_comm *comm, const void *send, void *recv, const int64_t *counts,
+                         int dtype)
+{
+  return do_all_gather(comm, send, recv, counts, dtype, NULL);
+}
+
+int neap_comm_all_gather_start(neap_comm *comm, const void *send, void *recv, const int64_t *counts,
+                               int dtype, neap_request **out)
+{
+  int status = need(out, NEAPI_ALL_GATHER);
+  return status ? status : do_all_gather(comm, send, recv, counts, dtype, out);
+}
+
+int neap_comm_reduce_scatter(neap_comm *comm, const void *send, void *recv, const int64_t *counts,
+                             int dtype, int op)
+{
+  return do_reduce_scatter(comm, send, recv, counts, dtype, op, NULL);
+}
+
+int neap_comm_reduce_scatter_start(neap_comm *comm, const void *send, void *recv,
+                                   const int64_t *counts, int dtype, int op, neap_request **out)
+{
+  int status = need(out, NEAPI_REDUCE_SCATTER);
+  return status ? status : do_reduce_scatter(comm, send, recv, counts, dtype, op, out);
+}
+
+int neap_comm_all_to_all(neap_comm *comm, const void *send, const int64_t *send_counts, void *recv,
+                         const int64_t *recv_counts, int dtype)
+{
+  return do_all_to_all(comm, send, send_counts, recv, recv_counts, dtype, NULL);
+}
+
+int neap_comm_all_to_all_start(neap_comm *comm, const void *send, const int64_t *send_counts,
+                               void *recv, const int64_t *recv_counts, int dtype,
+                               neap_request **out)
+{
+  int status = need(out, NEAPI_ALL_TO_ALL);
+  return status ? status : do_all_to_all(comm, send, send_counts, recv, recv_counts, dtype, out);
+}
+
+int neap_comm_exchange(neap_comm *comm, const neap_message *send, int64_t sends,
+                       const neap_message *recv, int64_t recvs)
+{
+  return do_exchange(comm, send, sends, recv, recvs, NULL);
+}
+
+int neap_comm_exchange_start(neap_comm *comm, const neap_message *send, int64_t sends,
+                             const neap_message *recv, int64_t recvs, neap_request **out)
+{
+  int status = need(out, NEAPI_EXCHANGE);
+  return status ? status : do_exchange(comm, send, sends, recv, recvs, out);
+}

@@ -1,0 +1,422 @@
+/* Runs, results and steps in one SQLite file. */
+#include "base/status.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { METRICS = 17, KEPT_ROWS = 1024, BUSY_MS = 30000, WAL_TRIES = 200, WAL_PAUSE_MS = 10 };
+
+#define APPLICATION 0x4e454150 /* "NEAP", where SQLite keeps what a file is for */
+#define VERSION 2              /* of the tables; 1 had no sweeps */
+#define TABLES 5
+
+static const char *const metrics[METRICS] = {
+    "seconds",       "loss",         "tokens_per_second", "imbalance",   "imbalance_max",
+    "std_percent",   "exposed",      "inter_node_share",  "utilization", "bytes_tokens",
+    "bytes_unshard", "bytes_reduce", "plan_ms",           "split_us",    "slots_changed",
+    "faults",        "late"};
+
+/* runs.key: hash of everything that decides what a run computes. pid, pid_start, boot: who writes,
+ * so that a reader can tell a run that goes on from one that was killed. */
+static const char schema[] =
+    "CREATE TABLE IF NOT EXISTS texts(sha256 TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS runs(id INTEGER PRIMARY KEY, kind TEXT NOT NULL,"
+    " command TEXT NOT NULL, key TEXT, sweep TEXT, script TEXT, script_sha256 TEXT,"
+    " parameters TEXT, seed INTEGER, ranks INTEGER, node_size INTEGER, transport TEXT, device TEXT,"
+    " engine TEXT, git_commit TEXT, git_dirty INTEGER, host TEXT, machine TEXT, libraries TEXT,"
+    " corpora TEXT, pid INTEGER, pid_start INTEGER, boot TEXT, started REAL NOT NULL,"
+    " heartbeat REAL NOT NULL, ended REAL, state TEXT NOT NULL, exit_status INTEGER, error TEXT);"
+    "CREATE INDEX IF NOT EXISTS runs_key ON runs(key);"
+    "CREATE TABLE IF NOT EXISTS results(id INTEGER PRIMARY KEY,"
+    " run INTEGER NOT NULL REFERENCES runs(id), policy TEXT NOT NULL, policy_file TEXT,"
+    " policy_sha256 TEXT, seed INTEGER, trace TEXT, steps INTEGER, context TEXT,"
+    " started REAL NOT NULL, ended REAL, summary TEXT);"
+    "CREATE INDEX IF NOT EXISTS results_run ON results(run);"
+    "CREATE TABLE IF NOT EXISTS sweeps(name TEXT NOT NULL, number INTEGER NOT NULL,"
+    " key TEXT NOT NULL, arguments TEXT NOT NULL, PRIMARY KEY(name, number)) WITHOUT ROWID;";
+
+typedef struct {
+  int64_t result, step;
+  uint64_t layouts;
+  double values[METRICS];
+} kept_row;
+
+struct neap_store {
+  sqlite3 *db;
+  sqlite3_stmt *insert, *beat, *begin, *commit, *rollback;
+  kept_row *rows;
+  int32_t kept;
+  double flushed; /* when, by neap_clock */
+};
+
+struct neap_statement {
+  sqlite3_stmt *statement;
+  sqlite3 *db;
+};
+
+/* ---- errors ---- */
+
+static int status_of(int code)
+{
+  switch (code & 0xff) {
+  case SQLITE_CORRUPT:
+  case SQLITE_NOTADB:
+    return NEAP_FORMAT;
+  case SQLITE_CONSTRAINT:
+  case SQLITE_MISMATCH:
+  case SQLITE_RANGE:
+  case SQLITE_ERROR:
+    return NEAP_ARGUMENT;
+  case SQLITE_NOMEM:
+    return NEAP_MEMORY;
+  default:
+    return NEAP_SYSTEM;
+  }
+}
+
+static int fail(sqlite3 *db, const char *what)
+{
+  int code = sqlite3_errcode(db);
+  const char *path = sqlite3_db_filename(db, "main");
+  return neapi_fail(status_of(code), "store %s: %s: %s", path ? path : "", what,
+                    sqlite3_errmsg(db));
+}
+
+/* ---- opening ---- */
+
+const char *neap_store_metric(int32_t index)
+{
+  return index >= 0 && index < METRICS ? metrics[index] : NULL;
+}
+
+static int read_number(sqlite3 *db, const char *sql, int64_t *value)
+{
+  sqlite3_stmt *statement;
+  if (sqlite3_prepare_v2(db, sql, -1, &statement, NULL))
+    return fail(db, "cannot be read");
+  int code = sqlite3_step(statement);
+  *value = code == SQLITE_ROW ? sqlite3_column_int64(statement, 0) : 0;
+  sqlite3_finalize(statement);
+  return code == SQLITE_ROW ? NEAP_OK : fail(db, "cannot be read");
+}
+
+/* Two processes that switch to the log at once see each other as busy whatever the timeout. */
+static int use_log(sqlite3 *db)
+{
+  struct timespec pause = {0, 1000000L * WAL_PAUSE_MS};
+  int code = SQLITE_BUSY;
+  for (int i = 0; i < WAL_TRIES && (code & 0xff) == SQLITE_BUSY; i++) {
+    if (i)
+      nanosleep(&pause, NULL);
+    code =
+        sqlite3_exec(db, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;", NULL, NULL, NULL);
+  }
+  return code ? fail(db, "cannot be opened") : NEAP_OK;
+}
+
+static int create_tables(sqlite3 *db)
+{
+  char steps[1024];
+  int used = snprintf(steps, sizeof steps,
+                      "CREATE TABLE IF NOT EXISTS steps(result INTEGER NOT NULL, step INTEGER "
+                      "NOT NULL, layouts TEXT");
+  for (int i = 0; i < METRICS; i++)
+    used += snprintf(steps + used, sizeof steps - (size_t)used, ", %s REAL", metrics[i]);
+  snprintf(steps + used, sizeof steps - (size_t)used,
+           ", PRIMARY KEY(result, step)) WITHOUT ROWID;"
+           "PRAGMA application_id=%d; PRAGMA user_version=%d; COMMIT",
+           APPLICATION, VERSION);
+  if (sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL) ||
+      sqlite3_exec(db, schema, NULL, NULL, NULL) || sqlite3_exec(db, steps, NULL, NULL, NULL))
+    return fail(db, "its tables cannot be made (move it away, or name another with --store)");
+  return NEAP_OK;
+}
+
+/* Whether the tables are those that this engine reads. */
+static int check_tables(sqlite3 *db, const char *path)
+{
+  static const char count[] = "SELECT count(*) FROM sqlite_master WHERE type='table' AND name IN "
+                              "('texts', 'runs', 'results', 'steps', 'sweeps')";
+  int64_t tables;
+  int status = read_number(db, count, &tables);
+  if (!status && tables != TABLES)
+    return neapi_fail(NEAP_FORMAT,
+                      "store %s: has %" PRId64 " of the %d tables of a run store; move it away, or "
+                      "name another with --store",
+                      path, tables, TABLES);
+  return status;
+}
+
+/* Looks at what the file is, and makes the tables that a new or earlier one lacks. */
+static int check_file(sqlite3 *db, const char *path)
+{
+  int64_t application, version, tables;
+  int status;
+  if ((status = read_number(db, "PRAGMA application_id", &application)) ||
+      (status = read_number(db, "PRAGMA user_version", &version)) ||
+      (status = read_number(db, "SELECT count(*) FROM sqlite_master", &tables)))
+    return status;
+  if (application != APPLICATION && tables > 0)
+    return neapi_fail(NEAP_FORMAT,
+                      "store %s: is a database of another program; name another file with --store",
+                      path);
+  if (version > VERSION)
+    return neapi_fail(NEAP_FORMAT,
+                      "store %s: was made by a later Neap (store version %" PRId64
+                      ", this one reads up to %d); use that one, or another file with --store",
+                      path, version, VERSION);
+  if ((status = use_log(db)))
+    return status;
+  if (version == VERSION || !(status = create_tables(db)))
+    status = check_tables(db, path);
+  return status;
+}
+
+static int prepare(sqlite3 *db, const char *sql, sqlite3_stmt **out)
+{
+  return sqlite3_prepare_v3(db, sql, -1, SQLITE_PREPARE_PERSISTENT, out, NULL);
+}
+
+static int prepare_insert(neap_store *store)
+{
+  char sql[1024] = "INSERT OR REPLACE INTO steps(result, step, layouts";
+  size_t used = strlen(sql);
+  for (int i = 0; i < METRICS; i++)
+    used += (size_t)snprintf(sql + used, sizeof sql - used, ", %s", metrics[i]);
+  used += (size_t)snprintf(sql + used, sizeof sql - used, ") VALUES(?, ?, ?");
+  for (int i = 0; i < METRICS; i++)
+    used += (size_t)snprintf(sql + used, sizeof sql - used, ", ?");
+  snprintf(sql + used, sizeof sql - used, ")");
+  return prepare(store->db, sql, &store->insert);
+}
+
+static int prepare_all(neap_store *store)
+{
+  static const char beat[] = "UPDATE runs SET heartbeat=? WHERE id=(SELECT run FROM results "
+                             "WHERE id=?)";
+  if (prepare_insert(store) || prepare(store->db, beat, &store->beat) ||
+      prepare(store->db, "BEGIN IMMEDIATE", &store->begin) ||
+      prepare(store->db, "COMMIT", &store->commit) ||
+      prepare(store->db, "ROLLBACK", &store->rollback))
+    return fail(store->db, "cannot be read");
+  return NEAP_OK;
+}
+
+/* Only a store that keeps steps needs the statements and the memory for it. */
+static int ready_to_record(neap_store *store)
+{
+  if (store->rows)
+    return NEAP_OK;
+  int status = prepare_all(store);
+  if (!status && !(store->rows = neapi_alloc(KEPT_ROWS * (int64_t)sizeof(kept_row), "store")))
+    status = NEAP_MEMORY;
+  return status;
+}
+
+int neap_store_open(const char *path, int create, neap_store **out)
+{
+  neap_store *store = neapi_alloc_zero(sizeof *store, "store");
+  if (!store)
+    return NEAP_MEMORY;
+  int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | (create ? SQLITE_OPEN_CREATE : 0);
+  int status = NEAP_OK;
+  if (sqlite3_open_v2(path, &store->db, flags, NULL))
+    status = neapi_fail(NEAP_SYSTEM, "store %s: %s", path, sqlite3_errmsg(store->db));
+  if (!status) {
+    sqlite3_busy_timeout(store->db, BUSY_MS);
+    status = check_file(store->db, path);
+  }
+  if (status) {
+    sqlite3_close_v2(store->db);
+    free(store);
+    return status;
+  }
+  store->flushed = neap_clock();
+  *out = store;
+  return NEAP_OK;
+}
+
+void neap_store_close(neap_store *store)
+{
+  if (!store)
+    return;
+  neap_store_flush(store);
+  sqlite3_stmt *all[] = {store->insert, store->beat, store->begin, store->commit, store->rollback};
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+    sqlite3_finalize(all[i]);
+  sqlite3_close_v2(store->db);
+  free(store->rows);
+  free(store);
+}
+
+int64_t neap_store_last_id(const neap_store *store)
+{
+  return sqlite3_last_insert_rowid(store->db);
+}
+
+/* ---- steps ---- */
+
+/* Runs a statement without rows. */
+static int execute(neap_store *store, sqlite3_stmt *statement)
+{
+  int code = sqlite3_step(statement);
+  sqlite3_reset(statement);
+  return code == SQLITE_DONE ? NEAP_OK : fail(store->db, "cannot be written");
+}
+
+static int write_row(neap_store *store, const kept_row *row)
+{
+  char hash[17];
+  snprintf(hash, sizeof hash, "%016" PRIx64, row->layouts);
+  sqlite3_bind_int64(store->insert, 1, row->result);
+  sqlite3_bind_int64(store->insert, 2, row->step);
+  sqlite3_bind_text(store->insert, 3, hash, -1, SQLITE_TRANSIENT);
+  for (int i = 0; i < METRICS; i++)
+    if (isnan(row->values[i]))
+      sqlite3_bind_null(store->insert, 4 + i);
+    else
+      sqlite3_bind_double(store->insert, 4 + i, row->values[i]);
+  return execute(store, store->insert);
+}
+
+static int write_rows(neap_store *store)
+{
+  int status = NEAP_OK;
+  for (int32_t i = 0; i < store->kept && !status; i++)
+    status = write_row(store, &store->rows[i]);
+  if (status)
+    return status;
+  sqlite3_bind_double(store->beat, 1, (double)time(NULL));
+  sqlite3_bind_int64(store->beat, 2, store->rows[store->kept - 1].result);
+  return execute(store, store->beat);
+}
+
+int neap_store_flush(neap_store *store)
+{
+  if (!store->kept)
+    return NEAP_OK;
+  int status = execute(store, store->begin);
+  if (status)
+    return status;
+  if (!(status = write_rows(store)))
+    status = execute(store, store->commit);
+  if (status) {
+    sqlite3_step(store->rollback);
+    sqlite3_reset(store->rollback);
+    return status;
+  }
+  store->kept = 0;
+  store->flushed = neap_clock();
+  return NEAP_OK;
+}
+
+int neap_store_record(neap_store *store, int64_t result, int64_t step, const double *values,
+                      uint64_t layouts)
+{
+  int status = ready_to_record(store);
+  if (!status && store->kept == KEPT_ROWS)
+    status = neap_store_flush(store);
+  if (status)
+    return status;
+  kept_row *row = &store->rows[store->kept++];
+  row->result = result;
+  row->step = step;
+  row->layouts = layouts;
+  memcpy(row->values, values, sizeof row->values);
+  return neap_clock() - store->flushed < 1 ? NEAP_OK : neap_store_flush(store);
+}
+
+/* ---- statements ---- */
+
+int neap_store_prepare(neap_store *store, const char *sql, neap_statement **out)
+{
+  neap_statement *statement = neapi_alloc_zero(sizeof *statement, "statement");
+  if (!statement)
+    return NEAP_MEMORY;
+  statement->db = store->db;
+  if (prepare(store->db, sql, &statement->statement)) {
+    free(statement);
+    return fail(store->db, sql);
+  }
+  *out = statement;
+  return NEAP_OK;
+}
+
+void neap_statement_close(neap_statement *statement)
+{
+  if (!statement)
+    return;
+  sqlite3_finalize(statement->statement);
+  free(statement);
+}
+
+int neap_statement_bind_text(neap_statement *statement, int32_t index, const char *text,
+                             int64_t bytes)
+{
+  int code =
+      text ? sqlite3_bind_text(statement->statement, index, text, (int)bytes, SQLITE_TRANSIENT)
+           : sqlite3_bind_null(statement->statement, index);
+  return code ? fail(statement->db, "parameter") : NEAP_OK;
+}
+
+int neap_statement_bind_number(neap_statement *statement, int32_t index, double value)
+{
+  sqlite3_stmt *s = statement->statement;
+  int whole = value == floor(value) && fabs(value) < 9e15;
+  int code =
+      whole ? sqlite3_bind_int64(s, index, (int64_t)value) : sqlite3_bind_double(s, index, value);
+  return code ? fail(statement->db, "parameter") : NEAP_OK;
+}
+
+int neap_statement_step(neap_statement *statement, int *row)
+{
+  int code = sqlite3_step(statement->statement);
+  if (code == SQLITE_ROW) {
+    *row = 1;
+    return NEAP_OK;
+  }
+  int status = code == SQLITE_DONE ? NEAP_OK : fail(statement->db, "a statement failed");
+  sqlite3_reset(statement->statement);
+  *row = 0;
+  return status;
+}
+
+int32_t neap_statement_columns(const neap_statement *statement)
+{
+  return sqlite3_column_count(statement->statement);
+}
+
+const char *neap_statement_name(const neap_statement *statement, int32_t column)
+{
+  return sqlite3_column_name(statement->statement, column);
+}
+
+int neap_statement_type(const neap_statement *statement, int32_t column)
+{
+  switch (sqlite3_column_type(statement->statement, column)) {
+  case SQLITE_NULL:
+    return '-';
+  case SQLITE_INTEGER:
+  case SQLITE_FLOAT:
+    return 'n';
+  default:
+    return 't';
+  }
+}
+
+double neap_statement_number(const neap_statement *statement, int32_t column)
+{
+  return sqlite3_column_double(statement->statement, column);
+}
+
+const char *neap_statement_text(const neap_statement *statement, int32_t column, int64_t *bytes)
+{
+  const char *text = (const char *)sqlite3_column_text(statement->statement, column);
+  *bytes = sqlite3_column_bytes(statement->statement, column);
+  return text;
+}

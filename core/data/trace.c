@@ -1,0 +1,253 @@
+/* Recorded loads: reading and checking trace files. */
+#include "data/trace.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <zlib.h>
+
+enum { LENGTH_BYTES = 8, MAX_HEADER = 1 << 20, FIRST_CHUNK = 1 << 20 };
+
+int64_t neapi_trace_count(const int64_t *shape, int first)
+{
+  int64_t count = 1;
+  for (int i = first; i < NEAPI_TRACE_DIMS; i++)
+    if (shape[i] < 0 || __builtin_mul_overflow(count, shape[i], &count))
+      return -1;
+  return count <= INT64_MAX / (int64_t)sizeof(int32_t) ? count : -1;
+}
+
+uint32_t neapi_trace_crc(uint32_t data_crc, const int64_t *shape, const neapi_pair *pairs,
+                         int64_t count)
+{
+  uLong crc = data_crc;
+  char text[32];
+  for (int i = 0; i < NEAPI_TRACE_DIMS; i++) {
+    int length = snprintf(text, sizeof text, "%" PRId64 ",", shape[i]);
+    crc = crc32(crc, (const Bytef *)text, (uInt)length);
+  }
+  for (int64_t i = 0; i < count; i++)
+    if (strcmp(pairs[i].key, "crc32")) {
+      crc = crc32_z(crc, (const Bytef *)pairs[i].key, strlen(pairs[i].key) + 1);
+      crc = crc32_z(crc, (const Bytef *)pairs[i].value, strlen(pairs[i].value) + 1);
+    }
+  return (uint32_t)crc;
+}
+
+/* ---- the whole file, unpacked if it is gzipped ---- */
+
+static int read_all(const char *path, gzFile file, char **text, int64_t *length)
+{
+  int64_t room = FIRST_CHUNK, used = 0;
+  char *memory = malloc((size_t)room);
+  for (int got = 1; memory && got > 0; used += got) {
+    if (used == room) {
+      char *larger = realloc(memory, (size_t)(room *= 2));
+      if (!larger)
+        free(memory);
+      if (!(memory = larger))
+        break;
+    }
+    int64_t want = room - used < FIRST_CHUNK ? room - used : FIRST_CHUNK;
+    got = gzread(file, memory + used, (unsigned)want);
+    if (got < 0)
+      break;
+  }
+  if (!memory)
+    return neapi_fail(NEAP_MEMORY, "%s: no memory for %" PRId64 " bytes", path, room);
+  int code;
+  const char *why = gzerror(file, &code);
+  if (code == Z_ERRNO) {
+    free(memory);
+    return neapi_fail(NEAP_SYSTEM, "%s: cannot be read: %s", path, strerror(errno));
+  }
+  if (code != Z_OK && code != Z_STREAM_END) {
+    free(memory);
+    const char *text_of = strrchr(why, ':');
+    return neapi_fail(NEAP_FORMAT, "%s: byte %" PRId64 ": truncated or damaged gzip data:%s", path,
+                      (int64_t)gzoffset(file), text_of ? text_of + 1 : why);
+  }
+  *text = memory;
+  *length = used;
+  return NEAP_OK;
+}
+
+static int read_file(const char *path, char **text, int64_t *length)
+{
+  errno = 0;
+  gzFile file = gzopen(path, "rb");
+  if (!file)
+    return neapi_fail(NEAP_SYSTEM, "%s: cannot be opened: %s", path,
+                      errno ? strerror(errno) : "no memory");
+  gzbuffer(file, 1 << 17);
+  int status = read_all(path, file, text, length);
+  gzclose(file);
+  if (!status && *length == 0) {
+    free(*text);
+    return neapi_fail(NEAP_FORMAT, "%s: byte 0: the file is empty", path);
+  }
+  return status;
+}
+
+/* ---- safetensors ---- */
+
+static int bad(const char *path, int64_t byte, const char *what)
+{
+  return neapi_fail(NEAP_FORMAT, "%s: byte %" PRId64 ": %s", path, byte, what);
+}
+
+/* The tensor against the bytes that the file holds after its header, which ends at byte data. */
+static int check_tensor(const char *path, const neapi_header *header, int64_t data, int64_t bytes,
+                        int64_t *shape)
+{
+  const neapi_tensor_entry *tensor = header->tensors;
+  if (header->tensor_count != 1 || strcmp(tensor->name, NEAPI_TRACE_TENSOR))
+    return bad(path, LENGTH_BYTES, "not a trace: it must hold one tensor, \"load\"");
+  if (strcmp(tensor->dtype, "I32") || tensor->ndim != NEAPI_TRACE_DIMS)
+    return bad(path, LENGTH_BYTES, "not a trace: \"load\" must be I32 with 4 dimensions");
+  int64_t count = neapi_trace_count(tensor->shape, 0);
+  if (count < 0 || tensor->begin != 0 || tensor->end != 4 * count)
+    return bad(path, LENGTH_BYTES, "shape and data_offsets of \"load\" do not fit together");
+  for (int i = NEAPI_LAYERS; i < NEAPI_TRACE_DIMS; i++)
+    if (tensor->shape[i] < 1)
+      return bad(path, LENGTH_BYTES, "a dimension of \"load\" is 0");
+  if (bytes < tensor->end)
+    return neapi_fail(NEAP_FORMAT,
+                      "%s: byte %" PRId64 ": truncated: the file ends here; its header announces "
+                      "%" PRId64 " bytes",
+                      path, data + bytes, data + tensor->end);
+  if (bytes > tensor->end)
+    return bad(path, data + tensor->end, "bytes after the end of the data");
+  memcpy(shape, tensor->shape, sizeof tensor->shape[0] * NEAPI_TRACE_DIMS);
+  return NEAP_OK;
+}
+
+/* A file with metadata is the writer's and has its marks; one without is taken as it is. */
+static int check_marks(const char *path, const neap_trace *trace, int64_t data)
+{
+  const neapi_header *header = &trace->header;
+  if (!header->has_metadata)
+    return NEAP_OK;
+  const char *format = neapi_header_value(header, "format");
+  const char *version = neapi_header_value(header, "version");
+  const char *expected = neapi_header_value(header, "crc32");
+  if (!format || strcmp(format, NEAPI_TRACE_FORMAT) || !version || !expected)
+    return bad(path, LENGTH_BYTES, "metadata without format \"neap.trace\", version and crc32");
+  if (strcmp(version, NEAPI_TRACE_VERSION))
+    return neapi_fail(NEAP_FORMAT, "%s: byte %d: trace of version %s; this program reads %s", path,
+                      LENGTH_BYTES, version, NEAPI_TRACE_VERSION);
+  char crc[16];
+  int64_t bytes = 4 * neapi_trace_count(trace->shape, 0);
+  uLong data_crc = crc32_z(0, (const Bytef *)trace->load, (size_t)bytes);
+  snprintf(crc, sizeof crc, "%08" PRIx32,
+           neapi_trace_crc((uint32_t)data_crc, trace->shape, header->pairs, header->pair_count));
+  if (strcmp(crc, expected))
+    return neapi_fail(NEAP_FORMAT,
+                      "%s: byte %" PRId64 ": checksum is %s, the header says %.16s: the file is "
+                      "damaged",
+                      path, data, crc, expected);
+  return NEAP_OK;
+}
+
+static int check_loads(const char *path, const neap_trace *trace, int64_t data)
+{
+  int64_t count = neapi_trace_count(trace->shape, 0);
+  for (int64_t i = 0; i < count; i++)
+    if (trace->load[i] < 0)
+      return neapi_fail(NEAP_FORMAT, "%s: byte %" PRId64 ": load is %" PRId32 "; it must be >= 0",
+                        path, data + 4 * i, trace->load[i]);
+  return NEAP_OK;
+}
+
+/* Fills trace from the file's bytes; trace->memory gets the loads, aligned. */
+static int parse_safetensors(const char *path, const char *text, int64_t length, neap_trace *trace)
+{
+  uint64_t announced = 0;
+  for (int i = LENGTH_BYTES - 1; i >= 0; i--)
+    announced = announced << 8 | (unsigned char)text[i];
+  int64_t data = LENGTH_BYTES + (int64_t)announced;
+  if (announced > MAX_HEADER || data > length)
+    return neapi_fail(NEAP_FORMAT,
+                      "%s: byte 0: header of %" PRIu64 " bytes announced; the file has %" PRId64
+                      " in all",
+                      path, announced, length);
+  int status = neapi_header_parse(path, LENGTH_BYTES, text + LENGTH_BYTES, data - LENGTH_BYTES,
+                                  &trace->header);
+  if (status)
+    return status;
+  status = check_tensor(path, &trace->header, data, length - data, trace->shape);
+  if (status)
+    return status;
+  trace->memory = neapi_alloc(length - data, "trace");
+  if (!trace->memory)
+    return NEAP_MEMORY;
+  memcpy(trace->memory, text + data, (size_t)(length - data));
+  trace->load = trace->memory;
+  status = check_marks(path, trace, data);
+  return status ? status : check_loads(path, trace, data);
+}
+
+/* A header is JSON, so that its 9th byte is '{', which no CSV has there. */
+static bool is_safetensors(const char *text, int64_t length)
+{
+  return length > LENGTH_BYTES && text[LENGTH_BYTES] == '{';
+}
+
+int neap_trace_open(const char *path, neap_trace **out)
+{
+  char *text = NULL;
+  int64_t length = 0;
+  int status = read_file(path, &text, &length);
+  if (status)
+    return status;
+  neap_trace *trace = neapi_alloc_zero(sizeof *trace, "trace");
+  status = !trace                         ? NEAP_MEMORY
+           : is_safetensors(text, length) ? parse_safetensors(path, text, length, trace)
+                                          : neapi_trace_parse_csv(path, text, length, trace);
+  free(text);
+  if (status)
+    neap_trace_close(trace);
+  else
+    *out = trace;
+  return status;
+}
+
+void neap_trace_close(neap_trace *trace)
+{
+  if (!trace)
+    return;
+  neapi_header_free(&trace->header);
+  free(trace->memory);
+  free(trace);
+}
+
+void neap_trace_shape(const neap_trace *trace, int64_t *shape)
+{
+  memcpy(shape, trace->shape, sizeof trace->shape);
+}
+
+int neap_trace_load(const neap_trace *trace, int64_t step, int64_t layer, int64_t *load)
+{
+  const int64_t *shape = trace->shape;
+  if (step < 0 || step >= shape[NEAPI_STEPS] || layer < 0 || layer >= shape[NEAPI_LAYERS])
+    return neapi_fail(NEAP_ARGUMENT,
+                      "trace: step %" PRId64 ", layer %" PRId64 "; it has %" PRId64 " steps and "
+                      "%" PRId64 " layers",
+                      step, layer, shape[NEAPI_STEPS], shape[NEAPI_LAYERS]);
+  int64_t count = neapi_trace_count(shape, NEAPI_RANKS);
+  const int32_t *from = trace->load + (step * shape[NEAPI_LAYERS] + layer) * count;
+  for (int64_t i = 0; i < count; i++)
+    load[i] = from[i];
+  return NEAP_OK;
+}
+
+const char *neap_trace_metadata(const neap_trace *trace, int64_t index, const char **value)
+{
+  if (index < 0 || index >= trace->header.pair_count)
+    return NULL;
+  *value = trace->header.pairs[index].value;
+  return trace->header.pairs[index].key;
+}

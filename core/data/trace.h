@@ -1,0 +1,31 @@
+/* Traces inside the engine: what the reader, the writer and the CSV import share. */
+#ifndef NEAP_TRACE_H
+#define NEAP_TRACE_H
+
+#include "base/status.h"
+#include "data/safetensors.h"
+
+enum { NEAPI_STEPS, NEAPI_LAYERS, NEAPI_RANKS, NEAPI_EXPERTS, NEAPI_TRACE_DIMS };
+
+struct neap_trace {
+  int64_t shape[NEAPI_TRACE_DIMS];
+  const int32_t *load; /* (steps, layers, ranks, experts), inside memory */
+  void *memory;
+  neapi_header header; /* empty for a CSV */
+};
+
+#define NEAPI_TRACE_TENSOR "load"
+#define NEAPI_TRACE_FORMAT "neap.trace"
+#define NEAPI_TRACE_VERSION "1"
+
+/* Product of the dimensions from first on, or -1 if it passes what a file can hold. */
+int64_t neapi_trace_count(const int64_t *shape, int first);
+
+/* CRC-32 of a trace: data_crc is that of the data; shape and the pairs, without "crc32", follow. */
+uint32_t neapi_trace_crc(uint32_t data_crc, const int64_t *shape, const neapi_pair *pairs,
+                         int64_t count);
+
+/* Parses CSV text of length bytes into trace->shape, load and memory. Errors: FORMAT, with line. */
+int neapi_trace_parse_csv(const char *path, const char *text, int64_t length, neap_trace *trace);
+
+#endif

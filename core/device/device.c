@@ -1,0 +1,582 @@
+/* The calling thread's device, and memory in its places. */
+#include "device/device.h"
+
+#ifdef NEAP_CUDA
+#include "device/cuda/cuda_device.h"
+#endif
+
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- memory of the host that is counted ------------------------------------------------------ */
+
+static int64_t host_now, host_most; /* atomic: bytes */
+
+static void count_host(int64_t bytes)
+{
+  int64_t now = __atomic_add_fetch(&host_now, bytes, __ATOMIC_RELAXED);
+  int64_t most = __atomic_load_n(&host_most, __ATOMIC_RELAXED);
+  while (now > most && !__atomic_compare_exchange_n(&host_most, &most, now, true, __ATOMIC_RELAXED,
+                                                    __ATOMIC_RELAXED))
+    continue;
+}
+
+static void *alloc_host(int64_t bytes, const char *what)
+{
+  void *memory = neapi_alloc(bytes, what);
+  if (memory)
+    count_host((int64_t)malloc_usable_size(memory));
+  return memory;
+}
+
+static void free_host(void *memory)
+{
+  count_host(-(int64_t)malloc_usable_size(memory));
+  free(memory);
+}
+
+static int held_by_host(int64_t *now, int64_t *most)
+{
+  *now = __atomic_load_n(&host_now, __ATOMIC_RELAXED);
+  *most = __atomic_load_n(&host_most, __ATOMIC_RELAXED);
+  return NEAP_OK;
+}
+
+static int forget_most_of_host(void)
+{
+  int64_t now = __atomic_load_n(&host_now, __ATOMIC_RELAXED);
+  __atomic_store_n(&host_most, now, __ATOMIC_RELAXED);
+  return NEAP_OK;
+}
+
+#ifdef NEAP_CUDA
+
+static _Thread_local int32_t current = -1; /* ordinal of the thread's GPU; -1: the CPU */
+
+/* As many hardware queues as CUDA gives, unless the user says otherwise: ranks that share a process
+ * have several streams each, and streams of one queue wait for each other. CUDA looks when it is
+ * first used; before main no other thread reads the environment. */
+__attribute__((constructor)) static void ask_for_queues(void)
+{
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+}
+
+static int check(int error, const char *what)
+{
+  if (!error)
+    return NEAP_OK;
+  return neapi_fail(NEAP_SYSTEM, "cuda: %s: %s", what, neapi_cuda_text(error));
+}
+
+int32_t neap_device_count(void)
+{
+  int32_t count = 0;
+  return neapi_cuda_count(&count) ? 0 : count;
+}
+
+int neap_device_use(int32_t ordinal)
+{
+  if (ordinal == -1) {
+    current = -1;
+    return NEAP_OK;
+  }
+  int32_t count = 0;
+  int error = neapi_cuda_count(&count);
+  if (error)
+    return neapi_fail(NEAP_ABSENT, "cuda: no GPU can be used: %s; run with --device=cpu",
+                      neapi_cuda_text(error));
+  if (ordinal < 0 || ordinal >= count)
+    return neapi_fail(NEAP_ABSENT, "cuda: GPU %d; this machine has %d, numbered from 0", ordinal,
+                      count);
+  int status = check(neapi_cuda_use(ordinal), "cannot use the GPU");
+  if (!status)
+    current = ordinal;
+  return status;
+}
+
+int neap_device_describe(int32_t ordinal, char *text, int64_t size)
+{
+  char name[256];
+  int32_t capability, driver, runtime;
+  int error = neapi_cuda_describe(ordinal, name, sizeof name, &capability, &driver, &runtime);
+  if (error)
+    return check(error, "cannot describe the GPU");
+  snprintf(text, (size_t)size, "%s, compute capability %d.%d, CUDA %d.%d, driver for CUDA %d.%d",
+           name, capability / 10, capability % 10, runtime / 1000, runtime % 1000 / 10,
+           driver / 1000, driver % 1000 / 10);
+  return NEAP_OK;
+}
+
+int neap_device_memory(int64_t *free_bytes, int64_t *total_bytes)
+{
+  if (current < 0)
+    return neapi_fail(NEAP_ARGUMENT, "device memory: this thread does not use a GPU");
+  return check(neapi_cuda_memory(free_bytes, total_bytes), "cannot tell the GPU's memory");
+}
+
+int neap_device_held(int64_t *now, int64_t *most)
+{
+  if (current < 0)
+    return held_by_host(now, most);
+  return check(neapi_cuda_held(current, now, most), "cannot tell what memory is used");
+}
+
+int neap_device_forget_most(void)
+{
+  if (current < 0)
+    return forget_most_of_host();
+  return check(neapi_cuda_forget_most(current), "cannot tell what memory is used");
+}
+
+int neap_device_wait(void)
+{
+  return neapi_stream_wait();
+}
+
+bool neapi_on_gpu(void)
+{
+  return current >= 0;
+}
+
+void *neapi_stream(void)
+{
+  return current >= 0 ? neapi_cuda_stream() : NULL;
+}
+
+int neapi_stream_wait(void)
+{
+  return current >= 0 ? check(neapi_cuda_wait(), "an earlier kernel failed") : NEAP_OK;
+}
+
+void *neapi_place_alloc(neapi_place place, int64_t bytes, const char *what)
+{
+  if (place == NEAPI_HOST || current < 0)
+    return alloc_host(bytes, what);
+  void *memory = NULL;
+  int error = neapi_cuda_alloc(place == NEAPI_PINNED, bytes, &memory);
+  if (!error)
+    return memory;
+  int64_t available = 0, total = 0;
+  neapi_cuda_memory(&available, &total);
+  neapi_fail(NEAP_MEMORY,
+             "%s: %lld bytes are needed on GPU %d (%s), of whose %lld bytes %lld are free", what,
+             (long long)bytes, current, neapi_cuda_text(error), (long long)total,
+             (long long)available);
+  return NULL;
+}
+
+void neapi_place_free(neapi_place place, void *memory)
+{
+  if (!memory)
+    return;
+  if (place == NEAPI_HOST)
+    free_host(memory);
+  else
+    neapi_cuda_free(place == NEAPI_PINNED, memory);
+}
+
+void neapi_place_zero(neapi_place place, void *memory, int64_t bytes)
+{
+  if (place == NEAPI_GPU)
+    neapi_cuda_zero(memory, bytes);
+  else
+    memset(memory, 0, (size_t)bytes);
+}
+
+int neapi_copy(void *to, const void *from, int64_t bytes)
+{
+  if (!bytes || to == from)
+    return NEAP_OK;
+  if (current >= 0)
+    return check(neapi_cuda_copy(to, from, bytes), "a copy failed");
+  memmove(to, from, (size_t)bytes);
+  return NEAP_OK;
+}
+
+double *neapi_results(void)
+{
+  static _Thread_local double on_host[NEAPI_RESULTS];
+  static _Thread_local double *pinned; /* kept until the process ends */
+  if (current < 0)
+    return on_host;
+  if (!pinned)
+    pinned = neapi_place_alloc(NEAPI_PINNED, NEAPI_RESULTS * 8, "results");
+  return pinned;
+}
+
+int neapi_mark_set(neapi_mark **mark)
+{
+  return check(neapi_cuda_mark((void **)mark), "cannot mark a stream");
+}
+
+int neapi_mark_follow(neapi_mark *mark)
+{
+  if (!mark || current < 0)
+    return neapi_mark_wait(mark);
+  return check(neapi_cuda_mark_follow(mark), "cannot wait for a stream");
+}
+
+int neapi_mark_wait(neapi_mark *mark)
+{
+  return mark ? check(neapi_cuda_mark_wait(mark), "an earlier kernel failed") : NEAP_OK;
+}
+
+int neapi_event_open(neapi_event **out)
+{
+  return check(neapi_cuda_event_open((void **)out), "cannot make an event");
+}
+
+void neapi_event_close(neapi_event *event)
+{
+  neapi_cuda_event_close(event);
+}
+
+int neapi_event_set(neapi_event *event)
+{
+  return check(neapi_cuda_event_set(event), "cannot set an event");
+}
+
+int neapi_event_wait(neapi_event *event)
+{
+  return check(neapi_cuda_event_wait(event), "an earlier kernel failed");
+}
+
+int neapi_event_seconds(neapi_event *from, neapi_event *to, double *out)
+{
+  return check(neapi_cuda_event_seconds(from, to, out), "cannot tell the time of an event");
+}
+
+int neapi_mark_reached(neapi_mark *mark)
+{
+  return mark ? neapi_cuda_mark_reached(mark) : 1;
+}
+
+void neapi_mark_free(neapi_mark *mark)
+{
+  if (mark)
+    neapi_cuda_mark_free(mark);
+}
+
+struct neapi_lane {
+  void *stream;
+  int32_t ordinal;
+  int32_t before; /* the device of the thread that has entered */
+};
+
+int neapi_lane_open(int32_t ordinal, neapi_lane **out)
+{
+  neapi_lane *lane = neapi_alloc_zero(sizeof *lane, "stream");
+  if (!lane)
+    return NEAP_MEMORY;
+  lane->ordinal = ordinal;
+  int32_t before = current;
+  int status = before == ordinal ? NEAP_OK : neap_device_use(ordinal);
+  if (!status)
+    status = check(neapi_cuda_stream_open(&lane->stream), "cannot open a stream");
+  if (before != ordinal)
+    neap_device_use(before);
+  if (status)
+    free(lane);
+  else
+    *out = lane;
+  return status;
+}
+
+int neapi_lane_enter(neapi_lane *lane)
+{
+  int error = current == lane->ordinal ? 0 : neapi_cuda_select(lane->ordinal);
+  if (error)
+    return check(error, "cannot use the GPU");
+  lane->before = current;
+  current = lane->ordinal;
+  neapi_cuda_stream_use(lane->stream);
+  return NEAP_OK;
+}
+
+void neapi_lane_leave(neapi_lane *lane)
+{
+  neapi_cuda_stream_use(NULL);
+  current = lane->before;
+  if (current >= 0 && current != lane->ordinal)
+    neapi_cuda_select(current);
+}
+
+void neapi_lane_close(neapi_lane *lane)
+{
+  if (!lane)
+    return;
+  neapi_cuda_stream_close(lane->stream);
+  free(lane);
+}
+
+int32_t neapi_gpu_of(const void *memory)
+{
+  return neapi_cuda_gpu_of(memory);
+}
+
+int32_t neapi_gpu_current(void)
+{
+  return current;
+}
+
+int neapi_gpu_id(int32_t ordinal, unsigned char id[NEAPI_GPU_ID])
+{
+  return check(neapi_cuda_id(ordinal, id), "cannot identify the GPU");
+}
+
+int neapi_gpu_draw(float *data, int64_t count, uint64_t seed, uint64_t stream, int64_t first,
+                   double scale)
+{
+  return check(neapi_cuda_draw(data, count, seed, stream, first, scale), "cannot draw");
+}
+
+int neapi_gpu_copy_all(const neapi_copy_piece *pieces, int64_t count)
+{
+  return check(neapi_cuda_copy_all(pieces, count), "cannot copy between ranks");
+}
+
+int neapi_gpu_fold(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,
+                   int op)
+{
+  return check(neapi_cuda_fold(out, sources, ranks, count, dtype, op), "cannot reduce");
+}
+
+#else /* every place is the host */
+
+static int absent(void)
+{
+  return neapi_fail(NEAP_ABSENT, "cuda: this build has no GPU code: no CUDA toolkit (nvcc) was "
+                                 "found when it was made; run with --device=cpu");
+}
+
+int32_t neap_device_count(void)
+{
+  return 0;
+}
+
+int neap_device_use(int32_t ordinal)
+{
+  return ordinal == -1 ? NEAP_OK : absent();
+}
+
+int neap_device_describe(int32_t ordinal, char *text, int64_t size)
+{
+  (void)ordinal, (void)text, (void)size;
+  return absent();
+}
+
+int neap_device_memory(int64_t *free_bytes, int64_t *total_bytes)
+{
+  (void)free_bytes, (void)total_bytes;
+  return absent();
+}
+
+int neap_device_held(int64_t *now, int64_t *most)
+{
+  return held_by_host(now, most);
+}
+
+int neap_device_forget_most(void)
+{
+  return forget_most_of_host();
+}
+
+int neap_device_wait(void)
+{
+  return NEAP_OK;
+}
+
+bool neapi_on_gpu(void)
+{
+  return false;
+}
+
+void *neapi_stream(void)
+{
+  return NULL;
+}
+
+int neapi_stream_wait(void)
+{
+  return NEAP_OK;
+}
+
+void *neapi_place_alloc(neapi_place place, int64_t bytes, const char *what)
+{
+  (void)place;
+  return alloc_host(bytes, what);
+}
+
+void neapi_place_free(neapi_place place, void *memory)
+{
+  (void)place;
+  if (memory)
+    free_host(memory);
+}
+
+void neapi_place_zero(neapi_place place, void *memory, int64_t bytes)
+{
+  (void)place;
+  memset(memory, 0, (size_t)bytes);
+}
+
+int neapi_copy(void *to, const void *from, int64_t bytes)
+{
+  if (bytes && to != from)
+    memmove(to, from, (size_t)bytes);
+  return NEAP_OK;
+}
+
+double *neapi_results(void)
+{
+  static _Thread_local double results[NEAPI_RESULTS];
+  return results;
+}
+
+int neapi_mark_set(neapi_mark **mark)
+{
+  *mark = NULL;
+  return NEAP_OK;
+}
+
+int neapi_mark_follow(neapi_mark *mark)
+{
+  (void)mark;
+  return NEAP_OK;
+}
+
+int neapi_mark_wait(neapi_mark *mark)
+{
+  (void)mark;
+  return NEAP_OK;
+}
+
+int neapi_event_open(neapi_event **out)
+{
+  (void)out;
+  return absent();
+}
+
+void neapi_event_close(neapi_event *event)
+{
+  (void)event;
+}
+
+int neapi_event_set(neapi_event *event)
+{
+  (void)event;
+  return absent();
+}
+
+int neapi_event_wait(neapi_event *event)
+{
+  (void)event;
+  return absent();
+}
+
+int neapi_event_seconds(neapi_event *from, neapi_event *to, double *out)
+{
+  (void)from, (void)to, (void)out;
+  return absent();
+}
+
+int neapi_mark_reached(neapi_mark *mark)
+{
+  (void)mark;
+  return 1;
+}
+
+void neapi_mark_free(neapi_mark *mark)
+{
+  (void)mark;
+}
+
+int neapi_lane_open(int32_t ordinal, neapi_lane **out)
+{
+  (void)ordinal, (void)out;
+  return absent();
+}
+
+int neapi_lane_enter(neapi_lane *lane)
+{
+  (void)lane;
+  return absent();
+}
+
+void neapi_lane_leave(neapi_lane *lane)
+{
+  (void)lane;
+}
+
+void neapi_lane_close(neapi_lane *lane)
+{
+  (void)lane;
+}
+
+int32_t neapi_gpu_of(const void *memory)
+{
+  (void)memory;
+  return -1;
+}
+
+int32_t neapi_gpu_current(void)
+{
+  return -1;
+}
+
+int neapi_gpu_id(int32_t ordinal, unsigned char id[NEAPI_GPU_ID])
+{
+  (void)ordinal, (void)id;
+  return absent();
+}
+
+int neapi_gpu_draw(float *data, int64_t count, uint64_t seed, uint64_t stream, int64_t first,
+                   double scale)
+{
+  (void)data, (void)count, (void)seed, (void)stream, (void)first, (void)scale;
+  return absent();
+}
+
+int neapi_gpu_copy_all(const neapi_copy_piece *pieces, int64_t count)
+{
+  (void)pieces, (void)count;
+  return absent();
+}
+
+int neapi_gpu_fold(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,
+                   int op)
+{
+  (void)out, (void)sources, (void)ranks, (void)count, (void)dtype, (void)op;
+  return absent();
+}
+
+#endif
+
+/* ---- the same in both builds ----------------------------------------------------------------- */
+
+void *neapi_place_alloc_zero(neapi_place place, int64_t bytes, const char *what)
+{
+  void *memory = neapi_place_alloc(place, bytes, what);
+  if (memory)
+    neapi_place_zero(place, memory, bytes);
+  return memory;
+}
+
+neapi_place neapi_place_of_reals(void)
+{
+  return neapi_on_gpu() ? NEAPI_GPU : NEAPI_HOST;
+}
+
+neapi_place neapi_place_of_integers(void)
+{
+  return neapi_on_gpu() ? NEAPI_PINNED : NEAPI_HOST;
+}
+
+int neapi_require_cpu(const char *what)
+{
+  if (!neapi_on_gpu())
+    return NEAP_OK;
+  return neapi_fail(NEAP_ABSENT, "%s: not on a GPU yet; run with --device=cpu", what);
+}

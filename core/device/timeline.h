@@ -1,0 +1,38 @@
+/* Recording spans from inside the engine. Without a recorder each call is one look at a variable of
+ * the thread.
+ *
+ * On a GPU, a span is known by the host's times at which its begin and end were enqueued; marks
+ * were set in the stream at these times, which in the end tell when the GPU came there. So the
+ * bounds of spans are times that neapi_timeline_now or neapi_purpose_now gave. */
+#ifndef NEAP_TIMELINE_H
+#define NEAP_TIMELINE_H
+
+#include "base/status.h"
+
+/* What a request is for: copied from the thread that starts it, for the one that runs it. */
+typedef struct {
+  neap_timeline *timeline; /* NULL: nothing is recorded. A reference. */
+  neap_span span;          /* all but its times; stream COMPUTE: not worth a track */
+} neapi_purpose;
+
+/* neap_clock; where the calling thread's spans are those of a GPU, also a mark in its stream. */
+double neapi_timeline_now(void);
+/* A span of the compute stream from begin to end, in the recorder of the calling thread. */
+void neapi_timeline_span(int id, int32_t chunk, double begin, double end);
+/* Bounds of a span in which a GPU's stream waits for the host. On the CPU: nothing. */
+double neapi_host_begin(void);
+void neapi_host_end(double begin);
+/* Says what the next request that the calling thread starts is for. */
+void neapi_timeline_purpose(int id, int stream, int32_t chunk);
+/* Takes what was said; plain if nothing was. To be dropped. */
+void neapi_purpose_take(neapi_purpose *purpose);
+void neapi_purpose_drop(neapi_purpose *purpose);
+/* neap_clock, in the thread that runs the request; where its buffers are on a GPU (gpu is not 0)
+ * and its starter records, also a mark in that thread's stream. */
+double neapi_purpose_now(const neapi_purpose *purpose, int32_t gpu);
+/* The request ran from begin to end, in any thread. */
+void neapi_purpose_ran(const neapi_purpose *purpose, double begin, double end);
+/* The calling thread has waited for the request. */
+void neapi_purpose_waited(const neapi_purpose *purpose, double begin, double end);
+
+#endif

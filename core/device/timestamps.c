@@ -1,0 +1,108 @@
+/* Marks: a pool of events, and where the GPU's clock stands to the host's. */
+#include "device/timestamps.h"
+
+#include <stdlib.h>
+
+enum { ROUND_TRIPS = 4 };
+
+static int make_room(neapi_marks *m, int64_t room)
+{
+  if (m->room)
+    return NEAP_OK;
+  m->events = neapi_alloc_zero(room * (int64_t)sizeof *m->events, "timeline: marks");
+  m->times = neapi_alloc(room * 8, "timeline: marks");
+  m->reached = neapi_alloc(room * 8, "timeline: marks");
+  int status = m->events && m->times && m->reached ? NEAP_OK : NEAP_MEMORY;
+  if (!status)
+    status = neapi_event_open(&m->origin);
+  if (!status)
+    m->room = room;
+  else
+    neapi_marks_free(m);
+  return status;
+}
+
+/* Sets the origin, and tells how long it took until the host knew that the GPU was there. */
+static int round_trip(neapi_marks *m, double *seconds)
+{
+  double begin = neap_clock();
+  int status = neapi_event_set(m->origin);
+  if (!status)
+    status = neapi_event_wait(m->origin);
+  *seconds = neap_clock() - begin;
+  m->origin_time = begin + *seconds / 2;
+  return status;
+}
+
+/* The origin's time is known to half of its round trip: one is taken that is as fast as the fastest
+ * of the first few, or nearly. */
+static int set_origin(neapi_marks *m)
+{
+  double seconds = 0, fastest = 1;
+  int status = neapi_stream_wait();
+  for (int i = 0; !status && i < ROUND_TRIPS; i++) {
+    status = round_trip(m, &seconds);
+    fastest = seconds < fastest ? seconds : fastest;
+  }
+  for (int i = 0; !status && seconds > 1.2 * fastest && i < ROUND_TRIPS; i++)
+    status = round_trip(m, &seconds);
+  return status;
+}
+
+int neapi_marks_begin(neapi_marks *m, int64_t room)
+{
+  m->count = 0;
+  int status = make_room(m, room);
+  return status ? status : set_origin(m);
+}
+
+void neapi_marks_set(neapi_marks *m, double time)
+{
+  if (m->count == m->room)
+    return;
+  if (m->count == m->made) {
+    if (neapi_event_open(&m->events[m->made]))
+      return;
+    m->made++;
+  }
+  if (!neapi_event_set(m->events[m->count]))
+    m->times[m->count++] = time;
+}
+
+int neapi_marks_resolve(neapi_marks *m)
+{
+  int status = neapi_stream_wait(); /* sleeps in the end; waiting for an event would spin */
+  for (int64_t i = 0; !status && i < m->count; i++) {
+    double since = 0;
+    status = neapi_event_wait(m->events[i]);
+    if (!status)
+      status = neapi_event_seconds(m->origin, m->events[i], &since);
+    m->reached[i] = m->origin_time + since;
+  }
+  return status;
+}
+
+double neapi_marks_time(const neapi_marks *m, double time)
+{
+  int64_t low = 0, high = m->count;
+  while (low < high) {
+    int64_t middle = (low + high) / 2;
+    if (m->times[middle] < time)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low < m->count && m->times[low] == time ? m->reached[low] : time;
+}
+
+void neapi_marks_free(neapi_marks *m)
+{
+  for (int64_t i = 0; i < m->made; i++)
+    neapi_event_close(m->events[i]);
+  if (m->origin)
+    neapi_event_close(m->origin);
+  free(m->events);
+  free(m->times);
+  free(m->reached);
+  *m = (neapi_marks){0};
+}

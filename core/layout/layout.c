@@ -1,0 +1,151 @@
+/* Layout: the expert of every slot, validated, hashed and indexed both ways. */
+#include "layout/layout.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int neap_layout_open(neap_topology *topology, neap_layout **out)
+{
+  neap_layout *l = neapi_alloc_zero(sizeof *l, "layout");
+  if (!l)
+    return NEAP_MEMORY;
+  l->topology = neapi_topology_share(topology);
+  l->expert_of = neapi_alloc(topology->slots * 4ll, "layout");
+  l->first = neapi_alloc_zero(topology->experts * 4ll + 4, "layout");
+  l->by_expert = neapi_alloc(topology->slots * 4ll, "layout");
+  if (!l->expert_of || !l->first || !l->by_expert) {
+    neap_layout_close(l);
+    return NEAP_MEMORY;
+  }
+  memset(l->expert_of, -1, topology->slots * 4ul);
+  *out = l;
+  return NEAP_OK;
+}
+
+void neap_layout_close(neap_layout *l)
+{
+  if (!l)
+    return;
+  neap_topology_close(l->topology);
+  free(l->expert_of);
+  free(l->first);
+  free(l->by_expert);
+  free(l);
+}
+
+static int check(const neap_topology *t, const int32_t *expert_of)
+{
+  for (int32_t s = 0; s < t->slots; s++)
+    if (expert_of[s] < 0 || expert_of[s] >= t->experts) {
+      int32_t rank = t->rank_of[s];
+      return neapi_fail(NEAP_LAYOUT,
+                        "layout: slot %d of rank %d holds expert %d; allowed are 0 to %d",
+                        s - t->first_slot[rank], rank, expert_of[s], t->experts - 1);
+    }
+  return NEAP_OK;
+}
+
+/* Counting sort of slots by expert; fails if an expert has none. */
+static int build_index(const neap_topology *t, const int32_t *expert_of, int32_t *first,
+                       int32_t *by_expert)
+{
+  memset(first, 0, t->experts * 4ul + 4);
+  for (int32_t s = 0; s < t->slots; s++)
+    first[expert_of[s] + 1]++;
+  for (int32_t e = 0; e < t->experts; e++) {
+    if (!first[e + 1])
+      return neapi_fail(NEAP_LAYOUT, "layout: expert %d is in no slot; every expert needs one", e);
+    first[e + 1] += first[e];
+  }
+  for (int32_t s = 0; s < t->slots; s++)
+    by_expert[first[expert_of[s]]++] = s;
+  memmove(first + 1, first, t->experts * 4ul);
+  first[0] = 0;
+  return NEAP_OK;
+}
+
+int neapi_layout_index(neap_layout *l)
+{
+  l->valid = false;
+  int status = check(l->topology, l->expert_of);
+  if (!status)
+    status = build_index(l->topology, l->expert_of, l->first, l->by_expert);
+  l->valid = !status;
+  return status;
+}
+
+int neap_layout_set(neap_layout *l, const int32_t *expert_of)
+{
+  const neap_topology *t = l->topology;
+  int status = check(t, expert_of);
+  if (status)
+    return status;
+  int32_t *scratch = neapi_alloc(t->experts * 4ll + 4 + t->slots * 4ll, "layout");
+  if (!scratch)
+    return NEAP_MEMORY;
+  status = build_index(t, expert_of, scratch, scratch + t->experts + 1);
+  free(scratch);
+  if (status)
+    return status;
+  memcpy(l->expert_of, expert_of, t->slots * 4ul);
+  return neapi_layout_index(l);
+}
+
+int neapi_layout_require(const neap_layout *l, const neap_topology *t, const char *who)
+{
+  if (!l->valid)
+    return neapi_fail(NEAP_ARGUMENT, "%s: the layout has never been set", who);
+  if (l->topology != t && (l->topology->slots != t->slots || l->topology->experts != t->experts ||
+                           l->topology->ranks != t->ranks))
+    return neapi_fail(
+        NEAP_ARGUMENT,
+        "%s: the layout is for %d ranks, %d slots and %d experts; expected are %d, %d "
+        "and %d",
+        who, l->topology->ranks, l->topology->slots, l->topology->experts, t->ranks, t->slots,
+        t->experts);
+  return NEAP_OK;
+}
+
+int neap_layout_copy(neap_layout *to, const neap_layout *from)
+{
+  int status = neapi_layout_require(from, to->topology, "layout copy");
+  if (status)
+    return status;
+  memcpy(to->expert_of, from->expert_of, to->topology->slots * 4ul);
+  return neapi_layout_index(to);
+}
+
+const int32_t *neap_layout_experts(const neap_layout *l)
+{
+  return l->expert_of;
+}
+
+int32_t neap_layout_replicas(const neap_layout *l, int32_t expert, const int32_t **slots)
+{
+  if (!l->valid || expert < 0 || expert >= l->topology->experts)
+    return 0;
+  *slots = l->by_expert + l->first[expert];
+  return l->first[expert + 1] - l->first[expert];
+}
+
+neap_topology *neap_layout_topology(const neap_layout *l)
+{
+  return l->topology;
+}
+
+/* FNV-1a over 32-bit words (Fowler, Noll and Vo), with the slots' number first. */
+uint64_t neap_layout_hash(const neap_layout *l)
+{
+  uint64_t hash = 0xcbf29ce484222325u ^ (uint32_t)l->topology->slots;
+  for (int32_t s = 0; s < l->topology->slots; s++)
+    hash = (hash ^ (uint32_t)l->expert_of[s]) * 0x100000001b3u;
+  return hash ^ hash >> 29;
+}
+
+int32_t neap_layout_changed(const neap_layout *a, const neap_layout *b)
+{
+  int32_t changed = 0;
+  for (int32_t s = 0; s < a->topology->slots; s++)
+    changed += a->expert_of[s] != b->expert_of[s];
+  return changed;
+}

@@ -1,0 +1,281 @@
+/* The experts of one rank's slots: two products forward, two for inputs and two for weights back.
+ */
+#include "moe/experts.h"
+
+#include "tensor/tensor.h"
+
+#include <string.h>
+
+/* By place: layers of one thread may be on different devices. */
+static _Thread_local neapi_experts_room *rooms[NEAPI_PINNED + 1];
+
+static neapi_experts_room *share_room(void)
+{
+  neapi_place place = neapi_place_of_reals();
+  neapi_experts_room **room = &rooms[place];
+  if (!*room)
+    *room = neapi_alloc_zero(sizeof **room, "experts");
+  if (!*room)
+    return NULL;
+  (*room)->activation.place = (*room)->slope.place = (*room)->dout.place = place;
+  (*room)->users++;
+  return *room;
+}
+
+static void leave_room(neapi_experts_room *room)
+{
+  if (!room || --room->users)
+    return;
+  if (rooms[room->slope.place] == room)
+    rooms[room->slope.place] = NULL;
+  neapi_buffer_free(&room->activation);
+  neapi_buffer_free(&room->slope);
+  neapi_buffer_free(&room->dout);
+  free(room);
+}
+
+int neapi_experts_open(neapi_experts *x, const neapi_kernels *kernels, int64_t hidden,
+                       int32_t count, const int64_t *ffn, int32_t slots)
+{
+  *x = (neapi_experts){.kernels = kernels, .hidden = hidden, .experts = count, .slots = slots};
+  x->gate_up.place = x->spare.place = neapi_place_of_reals();
+  x->left.place = x->right.place = neapi_place_of_reals();
+  x->ffn = neapi_alloc(count * 8ll, "experts");
+  x->columns_at = neapi_alloc(count * 8ll + 8, "experts");
+  x->batches = neapi_alloc_zero(slots * (int64_t)sizeof *x->batches, "experts");
+  x->room = share_room();
+  if (!x->ffn || !x->columns_at || !x->batches || !x->room)
+    return NEAP_MEMORY;
+  x->one_ffn = count ? ffn[0] : 0;
+  x->columns_at[0] = 0;
+  for (int32_t e = 0; e < count; e++) {
+    x->ffn[e] = ffn[e];
+    x->one_ffn = ffn[e] == x->one_ffn ? x->one_ffn : 0;
+    x->columns_at[e + 1] = x->columns_at[e] + 2 * hidden + 3 * ffn[e];
+    int64_t size = 3 * hidden * ffn[e];
+    x->stride = size > x->stride ? size : x->stride;
+  }
+  return NEAP_OK;
+}
+
+void neapi_experts_close(neapi_experts *x)
+{
+  neapi_experts_give_back(x);
+  neapi_buffer_free(&x->spare);
+  neapi_buffer_free(&x->gate_up);
+  leave_room(x->room);
+  neapi_buffer_free(&x->left);
+  neapi_buffer_free(&x->right);
+  free(x->ffn);
+  free(x->columns_at);
+  free(x->batches);
+}
+
+static int reserve_gate_up(neapi_experts *x)
+{
+  return neapi_buffer_reserve(&x->gate_up, 2 * x->hidden_values * x->kernels->size, "experts");
+}
+
+void neapi_experts_release(neapi_experts *x)
+{
+  neapi_buffer_free(&x->gate_up);
+}
+
+void *neapi_experts_borrow(neapi_experts *x, int64_t bytes)
+{
+  neapi_buffer *buffer = x->room->lent ? &x->spare : &x->room->dout;
+  if (neapi_buffer_reserve(buffer, bytes, "experts"))
+    return NULL;
+  x->room->lent = true;
+  x->dout = buffer;
+  return buffer->data;
+}
+
+void neapi_experts_give_back(neapi_experts *x)
+{
+  if (x->dout && x->dout != &x->spare)
+    x->room->lent = false;
+  x->dout = NULL;
+}
+
+int neapi_experts_plan(neapi_experts *x, const int32_t *expert_of, const int64_t *rows)
+{
+  int64_t row = 0, at = 0, largest = 0;
+  for (int32_t i = 0; i < x->slots; i++) {
+    int64_t ffn = x->ffn[expert_of[i]], size = rows[i] * ffn;
+    x->batches[i] = (neapi_batch){expert_of[i], row, rows[i], ffn, at};
+    row += rows[i];
+    at += size;
+    largest = size > largest ? size : largest;
+  }
+  int64_t element = x->kernels->size;
+  x->hidden_values = at;
+  int status = reserve_gate_up(x);
+  if (!status)
+    status = neapi_buffer_reserve(&x->room->activation, at * element, "experts");
+  if (!status)
+    status = neapi_buffer_reserve(&x->room->slope, largest * element, "experts");
+  return status;
+}
+
+/* ---- one slot ------------------------------------------------------------------------------ */
+
+/* Everything that belongs to one slot, for its exact gradients. */
+typedef struct {
+  const neapi_kernels *k;
+  int64_t rows, h, f;
+  const char *in, *out;             /* (rows, H) */
+  const char *gate_up, *activation; /* (rows, 2F), (rows, F) */
+} slot;
+
+static slot slot_of(const neapi_experts *x, int32_t i, const void *in, const void *out)
+{
+  const neapi_batch *b = &x->batches[i];
+  int64_t element = x->kernels->size, row = b->first * x->hidden * element;
+  slot s = {.k = x->kernels, .rows = b->rows, .h = x->hidden, .f = b->ffn};
+  s.in = (const char *)in + row;
+  s.out = (const char *)out + row;
+  s.gate_up = (const char *)x->gate_up.data + 2 * b->hidden_at * element;
+  s.activation = (const char *)x->room->activation.data + b->hidden_at * element;
+  return s;
+}
+
+static int maxima(const slot *s, double *max)
+{
+  int64_t h = s->h, f = s->f;
+  int result = s->k->exact_column_max(s->rows, h, s->in, h, 1, max, neapi_stream());
+  if (!result)
+    result = s->k->exact_column_max(s->rows, 2 * f, s->gate_up, 2 * f, 1, max + h, neapi_stream());
+  if (!result)
+    result =
+        s->k->exact_column_max(s->rows, f, s->activation, f, 1, max + h + 2 * f, neapi_stream());
+  if (!result)
+    result = s->k->exact_column_max(s->rows, h, s->out, h, 1, max + h + 3 * f, neapi_stream());
+  return result;
+}
+
+/* product (K, N) = a^T b of a (rows, K) and b (rows, N), exactly. */
+static int exact_product(const slot *s, int64_t k, const void *a, const double *grid_a, int64_t n,
+                         const void *b, const double *grid_b, double *left, double *right,
+                         double *product)
+{
+  neapi_place_zero(neapi_place_of_reals(), product, k * n * 8);
+  int result = s->k->exact_quantise(s->rows, k, a, k, grid_a, left, neapi_stream());
+  if (!result)
+    result = s->k->exact_quantise(s->rows, n, b, n, grid_b, right, neapi_stream());
+  if (!result)
+    result =
+        s->k->exact_gemm_tn(s->rows, k, n, left, grid_a, right, grid_b, product, neapi_stream());
+  return result;
+}
+
+static int exact_gradients(const slot *s, const double *grid, double *left, double *right,
+                           double *row)
+{
+  int64_t h = s->h, f = s->f;
+  int result = exact_product(s, h, s->in, grid, 2 * f, s->gate_up, grid + h, left, right, row);
+  if (!result)
+    result = exact_product(s, f, s->activation, grid + h + 2 * f, h, s->out, grid + h + 3 * f, left,
+                           right, row + 2 * h * f);
+  return result;
+}
+
+/* ---- all slots ----------------------------------------------------------------------------- */
+
+/* Slots from to end - 1; counts the operations of one product of their rows with so many thirds of
+ * their experts' parameters. */
+static neapi_slots take_slots(neapi_experts *x, int32_t from, int32_t end, int thirds)
+{
+  for (int32_t i = from; i < end; i++)
+    x->flops +=
+        2.0 * thirds * (double)x->batches[i].rows * (double)x->hidden * (double)x->batches[i].ffn;
+  return (neapi_slots){end - from, x->hidden, x->stride, x->one_ffn, x->batches + from};
+}
+
+static const void *weights_from(const neapi_experts *x, const void *weights, int32_t from)
+{
+  return (const char *)weights + from * x->stride * x->kernels->size;
+}
+
+int neapi_experts_forward(neapi_experts *x, int32_t from, int32_t end, const void *weights,
+                          const void *in, void *out)
+{
+  neapi_slots slots = take_slots(x, from, end, 3);
+  return neapi_kernel_status_of(
+      "moe forward",
+      x->kernels->experts_forward(&slots, weights_from(x, weights, from), in, x->gate_up.data,
+                                  x->room->activation.data, out, neapi_stream()));
+}
+
+int neapi_experts_recall(neapi_experts *x, int32_t from, int32_t end, const void *weights,
+                         const void *in)
+{
+  int status = reserve_gate_up(x);
+  if (status)
+    return status;
+  neapi_slots slots = take_slots(x, from, end, 2);
+  return neapi_kernel_status_of(
+      "moe backward",
+      x->kernels->experts_forward(&slots, weights_from(x, weights, from), in, x->gate_up.data,
+                                  x->room->activation.data, NULL, neapi_stream()));
+}
+
+int neapi_experts_backward(neapi_experts *x, int32_t from, int32_t end, const void *weights,
+                           const void *dout, void *din)
+{
+  neapi_slots slots = take_slots(x, from, end, 3);
+  return neapi_kernel_status_of(
+      "moe backward", x->kernels->experts_backward(&slots, weights_from(x, weights, from), dout,
+                                                   x->gate_up.data, x->room->activation.data,
+                                                   x->room->slope.data, din, neapi_stream()));
+}
+
+int neapi_experts_gradients(neapi_experts *x, const void *in, const void *dout, void *rows)
+{
+  neapi_slots slots = take_slots(x, 0, x->slots, 3);
+  return neapi_kernel_status_of("moe backward",
+                                x->kernels->experts_gradients(&slots, in, x->gate_up.data,
+                                                              x->room->activation.data, dout, rows,
+                                                              neapi_stream()));
+}
+
+int neapi_experts_maxima(neapi_experts *x, const void *in, const void *dout, double *max)
+{
+  int result = 0;
+  for (int32_t i = 0; !result && i < x->slots; i++) {
+    slot s = slot_of(x, i, in, dout);
+    result = s.rows ? maxima(&s, max + x->columns_at[x->batches[i].expert]) : 0;
+  }
+  return neapi_kernel_status_of("moe backward", result);
+}
+
+/* Room for the quantised factors of the largest batch. */
+static int reserve_factors(neapi_experts *x)
+{
+  int64_t left = 0, right = 0;
+  for (int32_t i = 0; i < x->slots; i++) {
+    const neapi_batch *b = &x->batches[i];
+    int64_t wide = 2 * b->ffn > x->hidden ? 2 * b->ffn : x->hidden;
+    int64_t narrow = b->ffn > x->hidden ? b->ffn : x->hidden;
+    left = b->rows * narrow > left ? b->rows * narrow : left;
+    right = b->rows * wide > right ? b->rows * wide : right;
+  }
+  int status = neapi_buffer_reserve(&x->left, left * 8, "experts");
+  return status ? status : neapi_buffer_reserve(&x->right, right * 8, "experts");
+}
+
+int neapi_experts_exact_gradients(neapi_experts *x, const void *in, const void *dout,
+                                  const double *grids, double *rows)
+{
+  int status = reserve_factors(x), result = 0;
+  if (status)
+    return status;
+  take_slots(x, 0, x->slots, 3);
+  for (int32_t i = 0; !result && i < x->slots; i++) {
+    slot s = slot_of(x, i, in, dout);
+    const double *grid = grids + x->columns_at[x->batches[i].expert];
+    if (s.rows)
+      result = exact_gradients(&s, grid, x->left.data, x->right.data, rows + i * x->stride);
+  }
+  return neapi_kernel_status_of("moe backward", result);
+}

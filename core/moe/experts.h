@@ -1,0 +1,73 @@
+/* The experts' products on one rank: rows in, rows out, and their gradients. */
+#ifndef NEAP_EXPERTS_H
+#define NEAP_EXPERTS_H
+
+#include "device/buffer.h"
+
+#include <kernels.h>
+#include <stdbool.h>
+
+/* What a layer needs only while it computes: one for all layers of a thread. */
+typedef struct {
+  int32_t users;
+  neapi_buffer activation; /* per batch (rows, F) */
+  neapi_buffer slope;      /* (rows, F) of one batch: gradient of activation */
+  neapi_buffer dout;       /* (all rows, H): gradient of outputs, of one layer at a time */
+  bool lent;               /* dout is some layer's */
+} neapi_experts_room;
+
+/* Parameters of an expert: W1 (H, 2F), then W2 (F, H). Weights and gradients of slots: (slots,
+ * stride), one expert a row. */
+typedef struct {
+  const neapi_kernels *kernels;
+  int64_t hidden, stride; /* H; parameters of the largest expert */
+  int64_t one_ffn;        /* F of all experts; 0: they differ */
+  int32_t experts, slots;
+  int64_t *ffn;          /* [experts] */
+  int64_t *columns_at;   /* [experts + 1] where an expert's columns start in maxima */
+  neapi_batch *batches;  /* [slots] */
+  int64_t hidden_values; /* of all batches: rows x F */
+  neapi_buffer gate_up;  /* per batch (rows, 2F); after backward its gradient */
+  neapi_experts_room *room;
+  neapi_buffer *dout;       /* lent to this layer; NULL: none */
+  neapi_buffer spare;       /* its dout while another layer has the room's */
+  neapi_buffer left, right; /* (rows, columns) double: quantised factors of a weight gradient */
+  double flops;             /* so far */
+} neapi_experts;
+
+int neapi_experts_open(neapi_experts *experts, const neapi_kernels *kernels, int64_t hidden,
+                       int32_t count, const int64_t *ffn, int32_t slots);
+void neapi_experts_close(neapi_experts *experts);
+
+/* Sets the batches: rows[slots] of expert_of[slots], one after the other. */
+int neapi_experts_plan(neapi_experts *experts, const int32_t *expert_of, const int64_t *rows);
+
+/* Slots from to end - 1. in, out: (all rows, H); weights: (slots, stride). */
+int neapi_experts_forward(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
+                          const void *in, void *out);
+/* Frees what forward has left for backward; recall computes it again, for slots from to end - 1,
+ * from what forward got: two thirds of its work. */
+void neapi_experts_release(neapi_experts *experts);
+int neapi_experts_recall(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
+                         const void *in);
+/* Memory for so many bytes of gradients of outputs, until it is given back: that of all layers of
+ * the thread, since they go back one after the other, or if one has it just then, another. NULL:
+ * reported. */
+void *neapi_experts_borrow(neapi_experts *experts, int64_t bytes);
+void neapi_experts_give_back(neapi_experts *experts);
+/* din = gradient of in for dout. */
+int neapi_experts_backward(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
+                           const void *dout, void *din);
+/* Gradients (slots, stride) stat of the weights of all slots with rows, right after backward; other
+ * rows are left alone. */
+int neapi_experts_gradients(neapi_experts *experts, const void *in, const void *dout,
+                            void *gradients);
+
+/* The same exactly, in double: first each column's largest magnitude is added to maxima, where
+ * expert e has H (in), 2F (gradient of gate and up), F (activation) and H (dout) columns; then,
+ * with grids made of the maxima over all ranks, the products. */
+int neapi_experts_maxima(neapi_experts *experts, const void *in, const void *dout, double *maxima);
+int neapi_experts_exact_gradients(neapi_experts *experts, const void *in, const void *dout,
+                                  const double *grids, double *gradients);
+
+#endif

@@ -1,0 +1,81 @@
+/*
+ * One Mixture-of-Experts layer over the ranks: its state, and what its phases share. moe.c has the
+ * way forward, backward.c the way back.
+ *
+ * Three arrays of rows (dispatch.h says which row is which token) and what they hold after a phase:
+ *
+ *                 input            output                 slope
+ *   dispatch      rows of tokens
+ *   forward       read             expert outputs
+ *   backward      read             gradient of input      gradient of output
+ */
+#ifndef NEAP_MOE_H
+#define NEAP_MOE_H
+
+#include "base/nvtx.h"
+#include "device/timeline.h"
+#include "moe/dispatch.h"
+#include "moe/experts.h"
+#include "moe/route.h"
+#include "moe/shards.h"
+#include "tensor/tensor.h"
+
+/* The last phase that was done. */
+typedef enum {
+  NEAPI_MOE_IDLE,
+  NEAPI_MOE_ROUTED,
+  NEAPI_MOE_DISPATCHED,
+  NEAPI_MOE_COMPUTED,
+  NEAPI_MOE_SLOPES_SENT
+} neapi_moe_phase;
+
+struct neap_moe {
+  neap_comm *comm;
+  neap_topology *topology;
+  neap_moe_options options;
+  const neapi_kernels *kernels;
+  int32_t rank, slots; /* slots: of this rank */
+  neapi_moe_phase last;
+  neapi_route route;
+  neapi_experts experts;
+  neapi_dispatch rows;
+  neap_moe_costs costs;
+  int64_t *load;          /* [ranks][experts] */
+  int64_t *gather_counts; /* [ranks] experts each */
+  int64_t total;          /* tokens of all ranks */
+  double aux_loss;
+  double *slope_of_probs;     /* [experts] gradient of the auxiliary loss */
+  neapi_buffer input, output; /* (all_rows, H) */
+  void *slope;                /* the same, borrowed from backward_dispatch to backward */
+  neapi_buffer maxima, grids; /* double: see agree_on_grids */
+};
+
+/* Fails unless the last phase was this one; name: of the phase that comes next. */
+int neapi_moe_require(const neap_moe *m, const char *name, neapi_moe_phase last);
+/* Fails unless x is a (T, H) tensor of this step's tokens. */
+int neapi_moe_require_tokens(const neap_moe *m, const char *name, const char *argument,
+                             const neap_tensor *x);
+
+/* Add the time since *since, which becomes now, to an account: to any, with a span on the timeline;
+ * to the experts' products, with the span of a chunk; to what has been waited, whose span the
+ * request has put there. */
+void neapi_moe_lap(double *since, double *account, int id);
+void neapi_moe_lap_experts(neap_moe *m, double *since, int id, int32_t chunk);
+void neapi_moe_lap_wait(neap_moe *m, double *since);
+
+/* Start to send rows, of a chunk or of all; id: of the spans. back: to where their tokens are. */
+int neapi_moe_start_chunk(neap_moe *m, int32_t chunk, bool back, int id, void *rows);
+int neapi_moe_start_all(neap_moe *m, bool back, int id, void *rows);
+/* Wait for a chunk's rows, or for those of all chunks to come back. */
+int neapi_moe_wait_for(neap_moe *m, int32_t chunk, bool back);
+int neapi_moe_wait_for_all_back(neap_moe *m);
+
+/* neapi_experts_forward or neapi_experts_backward. */
+typedef int neapi_moe_product(neapi_experts *experts, int32_t from, int32_t end,
+                              const void *weights, const void *in, void *out);
+/* Slots from to end - 1, each when its parameters have arrived. id, chunk: of the spans. */
+int neapi_moe_compute(neap_moe *m, neapi_moe_product *product, int id, int32_t chunk, int32_t from,
+                      int32_t end, const void *weights, neap_transfer *arriving, const void *in,
+                      void *out);
+
+#endif

@@ -1,0 +1,239 @@
+/* Routing: router product, choices, and the rows that tokens are sent to. */
+#include "moe/route.h"
+
+#include "device/timeline.h"
+#include "tensor/tensor.h"
+
+#include <string.h>
+
+int neapi_route_open(neapi_route *r, int dtype, int64_t hidden, int32_t experts, int32_t top_k,
+                     bool renormalise)
+{
+  *r = (neapi_route){.kernels = neapi_kernels_of(dtype),
+                     .stats = neapi_kernels_of(neapi_stat_of(dtype)),
+                     .hidden = hidden,
+                     .experts = experts,
+                     .top_k = top_k,
+                     .renormalise = renormalise};
+  neapi_buffer *near[] = {&r->logits,   &r->probs, &r->weights, &r->dweights, &r->ids,
+                          &r->position, &r->grid,  &r->factors, &r->dprobs};
+  for (size_t i = 0; i < sizeof near / sizeof *near; i++)
+    near[i]->place = neapi_place_of_reals();
+  r->integers = r->host_ids.place = r->shares.place = neapi_place_of_integers();
+  r->counts = neapi_place_alloc_zero(r->integers, experts * 8ll, "route");
+  return r->counts ? NEAP_OK : NEAP_MEMORY;
+}
+
+void neapi_route_close(neapi_route *r)
+{
+  neapi_buffer *buffers[] = {&r->logits,   &r->probs,    &r->dprobs,   &r->ids,
+                             &r->weights,  &r->dweights, &r->position, &r->rooms,
+                             &r->host_ids, &r->grid,     &r->shares,   &r->factors};
+  for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
+    neapi_buffer_free(buffers[i]);
+  neapi_place_free(r->integers, r->counts);
+}
+
+static int reserve(neapi_route *r)
+{
+  int64_t wide = r->tokens * r->experts * r->kernels->stat_size;
+  int64_t narrow = r->tokens * r->top_k * r->kernels->stat_size, ids = r->tokens * r->top_k * 4;
+  const struct {
+    neapi_buffer *buffer;
+    int64_t bytes;
+  } needs[] = {{&r->logits, wide},    {&r->probs, wide},      {&r->ids, ids},
+               {&r->weights, narrow}, {&r->dweights, narrow}, {&r->position, ids}};
+  for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)
+    if (neapi_buffer_reserve(needs[i].buffer, needs[i].bytes, "route"))
+      return NEAP_MEMORY;
+  return NEAP_OK;
+}
+
+const int32_t *neapi_route_ids(neapi_route *r)
+{
+  int64_t bytes = r->tokens * r->top_k * 4;
+  if (r->ids.place != NEAPI_GPU)
+    return r->ids.data;
+  int status = neapi_buffer_reserve(&r->host_ids, bytes, "route");
+  if (!status)
+    status = neapi_copy(r->host_ids.data, r->ids.data, bytes);
+  if (!status)
+    status = neapi_stream_wait();
+  return status ? NULL : r->host_ids.data;
+}
+
+int neapi_route_choose(neapi_route *r, int64_t tokens, const void *x, const void *router,
+                       int64_t *bad)
+{
+  const neapi_kernels *k = r->kernels;
+  r->tokens = tokens;
+  if (reserve(r))
+    return NEAP_MEMORY;
+  int result = k->gemm_stat(tokens, r->experts, r->hidden, x, r->hidden, 0, router, r->experts, 0,
+                            r->logits.data, r->experts, 0, neapi_stream());
+  int64_t *first_bad = (int64_t *)neapi_results();
+  if (!first_bad)
+    return NEAP_MEMORY;
+  if (!result)
+    result = k->router(tokens, r->experts, r->top_k, r->renormalise, r->logits.data, r->probs.data,
+                       r->ids.data, r->weights.data, first_bad, neapi_stream());
+  if (!result)
+    result =
+        k->count_choices(tokens * r->top_k, r->experts, r->ids.data, r->counts, neapi_stream());
+  double begin = neapi_host_begin();
+  int status = neapi_stream_wait(); /* the one wait of a layer: the load matrix needs the counts */
+  neapi_host_end(begin);
+  if (status)
+    return status;
+  *bad = *first_bad;
+  return neapi_kernel_status_of("moe route", result);
+}
+
+/* ---- places -------------------------------------------------------------------------------- */
+
+static int check_amounts(const neapi_route *r, const neap_layout *layout, const int64_t *amount)
+{
+  for (int32_t e = 0; e < r->experts; e++) {
+    int64_t sum = 0;
+    for (int32_t i = layout->first[e]; i < layout->first[e + 1]; i++) {
+      int64_t tokens = amount[layout->by_expert[i]];
+      if (tokens < 0)
+        return neapi_fail(NEAP_SPLIT, "moe dispatch: the split gives slot %d %lld tokens",
+                          layout->by_expert[i], (long long)tokens);
+      sum += tokens;
+    }
+    if (sum != r->counts[e])
+      return neapi_fail(NEAP_SPLIT,
+                        "moe dispatch: the split places %lld tokens for expert %d; this rank has "
+                        "%lld; compute it from the load of this step",
+                        (long long)sum, e, (long long)r->counts[e]);
+  }
+  return NEAP_OK;
+}
+
+/* The slots' rooms, expert by expert; NULL: reported. */
+static const neapi_room *set_rooms(neapi_route *r, const neap_layout *layout, const int64_t *amount,
+                                   const int64_t *start)
+{
+  int32_t slots = layout->topology->slots;
+  if (neapi_buffer_reserve(&r->rooms, slots * (int64_t)sizeof(neapi_room), "route"))
+    return NULL;
+  neapi_room *rooms = r->rooms.data;
+  for (int32_t i = 0; i < layout->first[r->experts]; i++) {
+    int32_t slot = layout->by_expert[i];
+    rooms[i] = (neapi_room){(int32_t)amount[slot], (int32_t)start[slot]};
+  }
+  return rooms;
+}
+
+int neapi_route_place(neapi_route *r, const neap_layout *layout, const int64_t *amount,
+                      const int64_t *start)
+{
+  int status = check_amounts(r, layout, amount);
+  const neapi_room *rooms = status ? NULL : set_rooms(r, layout, amount, start);
+  if (!rooms)
+    return status ? status : NEAP_MEMORY;
+  return neapi_kernel_status_of("moe dispatch",
+                                r->kernels->place_choices(r->tokens * r->top_k, r->experts,
+                                                          r->ids.data, layout->first, rooms,
+                                                          r->position.data, neapi_stream()));
+}
+
+/* ---- gradients ----------------------------------------------------------------------------- */
+
+int neapi_route_probability(neapi_route *r, int64_t total, double *sums)
+{
+  const neapi_kernels *k = r->stats;
+  int bits = 53;
+  while (total > 1ll << (53 - bits))
+    bits--;
+  int64_t experts = r->experts, bytes = 2 * experts * 8;
+  if (neapi_buffer_reserve(&r->grid, bytes, "route") ||
+      neapi_buffer_reserve(&r->shares, bytes, "route"))
+    return NEAP_MEMORY;
+  double *grid = r->grid.data, *host = r->shares.data;
+  for (int64_t e = 0; e < experts; e++) {
+    host[e] = 1.0; /* no probability is larger */
+    host[experts + e] = 0;
+  }
+  int status = neapi_copy(grid, host, bytes);
+  int result = k->exact_grid(experts, bits, grid, grid, neapi_stream());
+  if (!result)
+    result = k->exact_column_sum(r->tokens, experts, r->probs.data, experts, grid, grid + experts,
+                                 neapi_stream());
+  if (!status)
+    status = neapi_kernel_status_of("moe route", result);
+  if (!status)
+    status = neapi_copy(host, grid + experts, experts * 8);
+  if (!status)
+    status = neapi_stream_wait();
+  if (!status)
+    memcpy(sums, host, (size_t)experts * 8);
+  return status;
+}
+
+/* dprobs[t] = slope for every token. */
+static int fill_dprobs(neapi_route *r, const double *slope)
+{
+  int64_t row = r->experts * r->stats->size;
+  if (neapi_buffer_reserve(&r->dprobs, r->tokens * row, "route"))
+    return NEAP_MEMORY;
+  char *rows = r->dprobs.data;
+  void *first = r->shares.data; /* from probability, which comes before */
+  for (int32_t e = 0; e < r->experts; e++)
+    if (r->stats->size == sizeof *slope)
+      ((double *)first)[e] = slope[e];
+    else
+      ((float *)first)[e] = (float)slope[e];
+  int status = r->tokens ? neapi_copy(rows, first, row) : NEAP_OK;
+  for (int64_t done = 1, more; !status && done < r->tokens; done += more) {
+    more = done < r->tokens - done ? done : r->tokens - done;
+    status = neapi_copy(rows + done * row, rows, more * row);
+  }
+  return status;
+}
+
+int neapi_route_backward(neapi_route *r, const double *slope)
+{
+  int status = slope ? fill_dprobs(r, slope) : NEAP_OK;
+  if (status)
+    return status;
+  return neapi_kernel_status_of(
+      "moe backward",
+      r->kernels->router_backward(r->tokens, r->experts, r->top_k, r->renormalise, r->probs.data,
+                                  r->ids.data, r->weights.data, r->dweights.data,
+                                  slope ? r->dprobs.data : NULL, r->logits.data, neapi_stream()));
+}
+
+int neapi_route_gradient(neapi_route *r, const void *x, void *drouter)
+{
+  return neapi_kernel_status_of("moe backward",
+                                r->kernels->gemm_tn(r->tokens, r->hidden, r->experts, x, r->hidden,
+                                                    r->logits.data, r->experts, drouter, r->experts,
+                                                    1, neapi_stream()));
+}
+
+int neapi_route_maxima(neapi_route *r, const void *x, double *max)
+{
+  const neapi_kernels *k = r->kernels;
+  int64_t t = r->tokens, h = r->hidden, e = r->experts;
+  int result = k->exact_column_max(t, h, x, h, 0, max, neapi_stream());
+  if (!result)
+    result = k->exact_column_max(t, e, r->logits.data, e, 0, max + h, neapi_stream());
+  return neapi_kernel_status_of("moe backward", result);
+}
+
+int neapi_route_exact_gradient(neapi_route *r, const void *x, const double *grids, double *drouter)
+{
+  const neapi_kernels *k = r->kernels;
+  int64_t t = r->tokens, h = r->hidden, e = r->experts;
+  if (neapi_buffer_reserve(&r->factors, t * (h + e) * 8, "route"))
+    return NEAP_MEMORY;
+  double *left = r->factors.data, *right = left + t * h;
+  int result = k->exact_quantise(t, h, x, h, grids, left, neapi_stream());
+  if (!result)
+    result = k->exact_quantise(t, e, r->logits.data, e, grids + h, right, neapi_stream());
+  if (!result)
+    result = k->exact_gemm_tn(t, h, e, left, grids, right, grids + h, drouter, neapi_stream());
+  return neapi_kernel_status_of("moe backward", result);
+}

@@ -1,0 +1,66 @@
+/* Routing of one rank's tokens: which experts, with which weights, and where they are sent. */
+#ifndef NEAP_ROUTE_H
+#define NEAP_ROUTE_H
+
+#include "device/buffer.h"
+#include "layout/layout.h"
+
+#include <kernels.h>
+
+typedef struct {
+  const neapi_kernels *kernels;
+  const neapi_kernels *stats; /* those of kernels' stat */
+  int64_t tokens, hidden;     /* T, H */
+  int32_t experts, top_k;     /* E, K */
+  bool renormalise;
+  neapi_place integers;  /* of counts: what both sides reach */
+  int64_t *counts;       /* [E] choices of this rank's tokens */
+  neapi_buffer logits;   /* (T, E) stat, from backward on their gradient, real */
+  neapi_buffer probs;    /* (T, E) stat */
+  neapi_buffer dprobs;   /* (T, E) stat, of an auxiliary loss */
+  neapi_buffer ids;      /* (T, K) int32_t, most probable first */
+  neapi_buffer weights;  /* (T, K) stat */
+  neapi_buffer dweights; /* (T, K) stat, filled by who computes it, before backward */
+  neapi_buffer position; /* (T, K) int32_t: row that the choice was given by place */
+  neapi_buffer host_ids; /* (T, K) int32_t: ids for the host, where they are not there */
+  neapi_buffer rooms;    /* of place */
+  neapi_buffer grid;     /* [2][E] double, of probability: grids, then sums */
+  neapi_buffer shares;   /* [2][E] double on the host: what goes to grid and comes from it */
+  neapi_buffer factors;  /* (T, H), (T, E) double, of exact_gradient */
+} neapi_route;
+
+int neapi_route_open(neapi_route *route, int dtype, int64_t hidden, int32_t experts, int32_t top_k,
+                     bool renormalise);
+void neapi_route_close(neapi_route *route);
+
+/* Fills probs, ids, weights and counts. x (T, H), router (H, E). bad: the first token whose logits
+ * are not finite, or -1. */
+int neapi_route_choose(neapi_route *route, int64_t tokens, const void *x, const void *router,
+                       int64_t *bad);
+
+/* ids where the host can read them; on a GPU it waits for a copy. NULL: reported. */
+const int32_t *neapi_route_ids(neapi_route *route);
+
+/* Gives every choice a row: of the tokens for an expert the first amount[s] go to the rows from
+ * start[s] on of the expert's first slot s, and so on; fills position. amount[S] and
+ * start[S] for this rank. Errors: SPLIT if amount does not place exactly the counts. */
+int neapi_route_place(neapi_route *route, const neap_layout *layout, const int64_t *amount,
+                      const int64_t *start);
+
+/* sums[E] = sum of each expert's probability over this rank's tokens, rounded so that sums over up
+ * to total tokens are exact. */
+int neapi_route_probability(neapi_route *route, int64_t total, double *sums);
+
+/* Makes logits the gradient of logits, from dweights and, unless NULL, the gradient slope[E] of
+ * every token's probs. */
+int neapi_route_backward(neapi_route *route, const double *slope);
+
+/* After backward: drouter (H, E) stat += x^T times the gradient of logits. */
+int neapi_route_gradient(neapi_route *route, const void *x, void *drouter);
+/* The same exactly: the factors' column maxima, H of x and E of the logits' gradient; then, with
+ * grids made of the maxima over all ranks, the product. */
+int neapi_route_maxima(neapi_route *route, const void *x, double *max);
+int neapi_route_exact_gradient(neapi_route *route, const void *x, const double *grids,
+                               double *drouter);
+
+#endif

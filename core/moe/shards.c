@@ -1,0 +1,324 @@
+/* The FSEP store: every expert's parameters, moments and gradient, cut over the ranks. */
+#include "moe/shards.h"
+
+#include "tensor/tensor.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- ranges -------------------------------------------------------------------------------- */
+
+/* The index-th of parts contiguous ranges of ceil(size / parts) elements. */
+static neapi_range cut(int64_t size, int32_t parts, int32_t index)
+{
+  int64_t each = (size + parts - 1) / parts, begin = each * index, end = begin + each;
+  return (neapi_range){begin < size ? begin : size, end < size ? end : size};
+}
+
+neapi_range neapi_shards_master(const neap_shards *s, int32_t expert, int32_t rank)
+{
+  return cut(s->sizes[expert], s->ranks, rank);
+}
+
+neapi_range neapi_shards_working(const neap_shards *s, int32_t expert, int32_t rank)
+{
+  return cut(s->sizes[expert], s->group_size[rank], rank - s->group_first[rank]);
+}
+
+/* ---- life ---------------------------------------------------------------------------------- */
+
+static int check(const neap_comm *comm, const neap_topology *topology, int dtype,
+                 const int64_t *sizes, int32_t group)
+{
+  if (!comm || !topology || !sizes)
+    return neapi_fail(NEAP_ARGUMENT, "shards: communicator, topology or sizes are NULL");
+  if (neap_comm_size(comm) != topology->ranks)
+    return neapi_fail(NEAP_ARGUMENT, "shards: the communicator has %d ranks, the topology %d",
+                      neap_comm_size(comm), topology->ranks);
+  if (dtype != NEAP_F32 && dtype != NEAP_F64 && dtype != NEAP_BF16)
+    return neapi_fail(NEAP_ARGUMENT, "shards: dtype is %s; allowed are f32, f64 and bf16",
+                      neapi_dtype_name(dtype));
+  if (group < NEAP_GROUP_NODE)
+    return neapi_fail(NEAP_ARGUMENT,
+                      "shards: shard group is %d; allowed are ranks a group, %d (all), %d (node)",
+                      group, NEAP_GROUP_ALL, NEAP_GROUP_NODE);
+  for (int32_t e = 0; e < topology->experts; e++)
+    if (sizes[e] < 1 || sizes[e] > INT64_MAX >> 8)
+      return neapi_fail(NEAP_ARGUMENT, "shards: expert %d has %lld parameters; it needs 1 or more",
+                        e, (long long)sizes[e]);
+  return NEAP_OK;
+}
+
+static void set_groups(neap_shards *s, int32_t group)
+{
+  const neap_topology *t = s->topology;
+  for (int32_t r = 0; r < s->ranks; r++) {
+    int32_t first = 0, end = s->ranks;
+    if (group == NEAP_GROUP_NODE) {
+      first = t->first_rank[t->node_of[r]];
+      end = t->first_rank[t->node_of[r] + 1];
+    } else if (group > 0 && group < s->ranks) {
+      first = r / group * group;
+      end = first + group < s->ranks ? first + group : s->ranks;
+    }
+    s->group_first[r] = first;
+    s->group_size[r] = end - first;
+  }
+}
+
+static void set_ranges(neap_shards *s, const int64_t *sizes)
+{
+  for (int32_t e = 0; e < s->experts; e++) {
+    s->sizes[e] = sizes[e];
+    s->count += sizes[e];
+    s->slot_size = sizes[e] > s->slot_size ? sizes[e] : s->slot_size;
+    neapi_range master = neapi_shards_master(s, e, s->rank);
+    neapi_range working = neapi_shards_working(s, e, s->rank);
+    s->master_at[e + 1] = s->master_at[e] + master.end - master.begin;
+    s->working_at[e + 1] = s->working_at[e] + working.end - working.begin;
+  }
+  s->owned = s->master_at[s->experts];
+  s->largest_range = (s->slot_size + s->ranks - 1) / s->ranks;
+}
+
+static int allocate_lists(neap_shards *s)
+{
+  s->group_first = neapi_alloc(s->ranks * 4ll, "shards");
+  s->group_size = neapi_alloc(s->ranks * 4ll, "shards");
+  s->sizes = neapi_alloc(s->experts * 8ll, "shards");
+  s->master_at = neapi_alloc_zero(s->experts * 8ll + 8, "shards");
+  s->working_at = neapi_alloc_zero(s->experts * 8ll + 8, "shards");
+  bool whole = s->group_first && s->group_size && s->sizes && s->master_at && s->working_at;
+  return whole ? NEAP_OK : NEAP_MEMORY;
+}
+
+static int allocate_parts(neap_shards *s)
+{
+  for (int i = 0; i < 4; i++) {
+    s->part[i] = neapi_place_alloc_zero(s->place, s->owned * s->stats->size, "shards");
+    if (!s->part[i])
+      return NEAP_MEMORY;
+  }
+  s->current = s->part[NEAP_SHARD_PARAMETER];
+  if (s->stat != s->dtype)
+    s->current = neapi_place_alloc_zero(s->place, s->owned * s->element, "shards");
+  if (!s->current)
+    return NEAP_MEMORY;
+  if (s->group_size[s->rank] == s->ranks)
+    s->working = s->current;
+  else
+    s->working = neapi_place_alloc_zero(s->place, s->working_at[s->experts] * s->element, "shards");
+  return s->working ? NEAP_OK : NEAP_MEMORY;
+}
+
+int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int exact,
+                     const int64_t *sizes, int32_t group, neap_shards **out)
+{
+  int status = check(comm, topology, dtype, sizes, group);
+  if (status)
+    return status;
+  const neapi_kernels *kernels = neapi_kernels_of(dtype);
+  const neapi_kernels *stats = neapi_kernels_of(neapi_stat_of(dtype));
+  if (!kernels || !stats)
+    return NEAP_ABSENT;
+  neap_shards *s = neapi_alloc_zero(sizeof *s, "shards");
+  if (!s)
+    return NEAP_MEMORY;
+  s->comm = s->reduces = comm;
+  s->topology = neapi_topology_share(topology);
+  s->kernels = kernels;
+  s->stats = stats;
+  s->place = s->scratch.place = neapi_place_of_reals();
+  s->dtype = dtype;
+  s->stat = neapi_stat_of(dtype);
+  s->exact = exact;
+  s->element = s->kernels->size;
+  s->rank = neap_comm_rank(comm);
+  s->ranks = topology->ranks;
+  s->experts = topology->experts;
+  s->slots = topology->first_slot[s->rank + 1] - topology->first_slot[s->rank];
+  status = allocate_lists(s);
+  if (!status) {
+    set_groups(s, group);
+    set_ranges(s, sizes);
+    status = allocate_parts(s);
+  }
+  if (status)
+    neap_shards_close(s);
+  else
+    *out = s;
+  return status;
+}
+
+int neap_shards_reduce_over(neap_shards *s, neap_comm *comm)
+{
+  if (!s || !comm || neap_comm_size(comm) != s->ranks || neap_comm_rank(comm) != s->rank)
+    return neapi_fail(
+        NEAP_ARGUMENT,
+        "shards: reduce over a communicator of %d ranks, as rank %d; it must be of the "
+        "same ranks as the store's own",
+        comm ? neap_comm_size(comm) : 0, comm ? neap_comm_rank(comm) : 0);
+  s->reduces = comm;
+  return NEAP_OK;
+}
+
+void neap_shards_close(neap_shards *s)
+{
+  if (!s)
+    return;
+  neapi_transfers_close(s);
+  if (s->working != s->current)
+    neapi_place_free(s->place, s->working);
+  if (s->current != s->part[NEAP_SHARD_PARAMETER])
+    neapi_place_free(s->place, s->current);
+  for (int i = 0; i < 4; i++)
+    neapi_place_free(s->place, s->part[i]);
+  neapi_buffer_free(&s->counts);
+  neapi_buffer_free(&s->scratch);
+  free(s->group_first);
+  free(s->group_size);
+  free(s->sizes);
+  free(s->master_at);
+  free(s->working_at);
+  neap_topology_close(s->topology);
+  free(s);
+}
+
+int64_t neap_shards_slot_size(const neap_shards *s)
+{
+  return s->slot_size;
+}
+
+int64_t neap_shards_count(const neap_shards *s)
+{
+  return s->count;
+}
+
+int neap_shards_traffic(const neap_shards *s, neap_shard_traffic *out)
+{
+  *out = s->traffic;
+  return NEAP_OK;
+}
+
+/* ---- content ------------------------------------------------------------------------------- */
+
+static int check_expert(const neap_shards *s, int32_t expert)
+{
+  if (expert >= 0 && expert < s->experts)
+    return NEAP_OK;
+  return neapi_fail(NEAP_ARGUMENT, "shards: expert %d; allowed are 0 to %d", expert,
+                    s->experts - 1);
+}
+
+static int check_part(const neap_shards *s, int part, int32_t expert, const neap_tensor *value)
+{
+  if (part < NEAP_SHARD_PARAMETER || part > NEAP_SHARD_GRADIENT)
+    return neapi_fail(NEAP_ARGUMENT, "shards: part %d; allowed are %d to %d", part,
+                      NEAP_SHARD_PARAMETER, NEAP_SHARD_GRADIENT);
+  int status = check_expert(s, expert);
+  if (!status)
+    status = neapi_tensor_elements("shards", "value", value, s->stat, s->sizes[expert]);
+  return status;
+}
+
+int neap_shards_normal(neap_shards *s, int32_t expert, int64_t first, int64_t count, uint64_t seed,
+                       uint64_t stream, double scale)
+{
+  int status = check_expert(s, expert);
+  if (status)
+    return status;
+  if (first < 0 || count < 0 || first > s->sizes[expert] || count > s->sizes[expert] - first)
+    return neapi_fail(NEAP_ARGUMENT, "shards: %lld elements from %lld of expert %d, which has %lld",
+                      (long long)count, (long long)first, expert, (long long)s->sizes[expert]);
+  neapi_range own = neapi_shards_master(s, expert, s->rank);
+  char *data = s->part[NEAP_SHARD_PARAMETER] + s->master_at[expert] * s->stats->size;
+  int64_t begin = own.begin > first ? own.begin : first;
+  int64_t end = own.end < first + count ? own.end : first + count;
+  if (begin >= end)
+    return NEAP_OK;
+  return neapi_draw(s->place, s->stat, data + (begin - own.begin) * s->stats->size, end - begin,
+                    seed, stream, begin - first, scale);
+}
+
+int neap_shards_set(neap_shards *s, int part, int32_t expert, const neap_tensor *value)
+{
+  int status = check_part(s, part, expert, value);
+  if (status)
+    return status;
+  neapi_range own = neapi_shards_master(s, expert, s->rank);
+  return neapi_copy(s->part[part] + s->master_at[expert] * s->stats->size,
+                    (char *)neap_tensor_data(value) + own.begin * s->stats->size,
+                    (own.end - own.begin) * s->stats->size);
+}
+
+int neap_shards_get(neap_shards *s, int part, int32_t expert, neap_tensor *value)
+{
+  int status = check_part(s, part, expert, value);
+  if (!status)
+    status = neapi_buffer_reserve(&s->counts, s->ranks * 8ll, "shards get");
+  if (status)
+    return status;
+  int64_t *counts = s->counts.data;
+  for (int32_t r = 0; r < s->ranks; r++) {
+    neapi_range range = neapi_shards_master(s, expert, r);
+    counts[r] = range.end - range.begin;
+  }
+  return neap_comm_all_gather(s->comm, s->part[part] + s->master_at[expert] * s->stats->size,
+                              neap_tensor_data(value), counts, s->stat);
+}
+
+/* ---- optimiser ----------------------------------------------------------------------------- */
+
+/* A number that a kernel of the gradient gives. */
+static int number(const neap_shards *s, int (*kernel)(int64_t, const void *, double *, void *),
+                  double *out)
+{
+  double *result = neapi_results();
+  if (!result)
+    return NEAP_MEMORY;
+  int status = neapi_kernel_status_of(
+      "shards", kernel(s->owned, s->part[NEAP_SHARD_GRADIENT], result, neapi_stream()));
+  if (!status)
+    status = neapi_stream_wait();
+  if (!status)
+    *out = *result;
+  return status;
+}
+
+int neap_shards_square_sum(neap_shards *s, double *sum)
+{
+  return number(s, s->stats->square_sum, sum);
+}
+
+int neap_shards_gradient_max(neap_shards *s, double *max)
+{
+  return number(s, s->stats->max_abs, max);
+}
+
+int neap_shards_exact_square_sum(neap_shards *s, double max, int64_t total, double *sum)
+{
+  if (total < s->owned || total >= 1ll << 40)
+    return neapi_fail(NEAP_ARGUMENT, "shards: %lld elements overall; allowed are %lld to 2^40",
+                      (long long)total, (long long)s->owned);
+  return neapi_exact_squares("shards", s->stats, s->owned, s->part[NEAP_SHARD_GRADIENT], max, total,
+                             sum);
+}
+
+int neap_shards_adamw(neap_shards *s, const neap_adamw *settings)
+{
+  if (settings->step < 1)
+    return neapi_fail(NEAP_ARGUMENT, "shards adamw: step %lld; steps count from 1",
+                      (long long)settings->step);
+  neapi_adamw step = {.rate = settings->rate,
+                      .beta1 = settings->beta1,
+                      .beta2 = settings->beta2,
+                      .eps = settings->eps,
+                      .decay = settings->decay,
+                      .correction1 = 1.0 - pow(settings->beta1, (double)settings->step),
+                      .correction2 = 1.0 - pow(settings->beta2, (double)settings->step),
+                      .grad_scale = settings->grad_scale};
+  return neapi_kernel_status_of(
+      "shards adamw",
+      s->stats->adamw(s->owned, &step, s->part[NEAP_SHARD_GRADIENT], s->part[NEAP_SHARD_PARAMETER],
+                      s->part[NEAP_SHARD_MOMENT1], s->part[NEAP_SHARD_MOMENT2], neapi_stream()));
+}

@@ -1,0 +1,54 @@
+/* The inside of a shard store, shared by the store (shards.c) and its transfers (transfer.c). */
+#ifndef NEAP_SHARDS_H
+#define NEAP_SHARDS_H
+
+#include "device/buffer.h"
+#include "layout/topology.h"
+
+#include <kernels.h>
+#include <stdbool.h>
+
+/* Elements begin to end - 1 of an expert. */
+typedef struct {
+  int64_t begin, end;
+} neapi_range;
+
+struct neap_shards {
+  neap_comm *comm;
+  neap_comm *reduces; /* comm, or another one for the way back of gradients */
+  neap_topology *topology;
+  const neapi_kernels *kernels; /* of dtype */
+  const neapi_kernels *stats;   /* of stat: what the optimiser and sums of gradients use */
+  int dtype, stat;              /* of working parameters; of the master's arrays and gradients */
+  bool exact;
+  int64_t element;                     /* bytes of a working parameter */
+  int32_t rank, ranks, experts, slots; /* slots: of this rank */
+  int32_t *group_first;                /* [ranks] first rank of a rank's shard group */
+  int32_t *group_size;                 /* [ranks] */
+  int64_t *sizes;                      /* [experts] */
+  int64_t slot_size, count, owned, largest_range;
+  int64_t *master_at;   /* [experts + 1] where an expert's range starts in the master's arrays */
+  int64_t *working_at;  /* [experts + 1] the same of working */
+  char *part[4];        /* by neap_shard_part: [owned] of stat */
+  char *current;        /* [owned] of dtype: the master's parameters, as refresh last saw them, or
+                           part[NEAP_SHARD_PARAMETER] where that is of dtype */
+  char *working;        /* current where the group is all ranks */
+  neapi_place place;    /* of part, current and working */
+  neapi_buffer counts;  /* [ranks] of get */
+  neapi_buffer scratch; /* of finishing a reduce, in the same place */
+  neap_transfer *active, *idle;
+  neap_shard_traffic traffic;
+};
+
+/* Which elements of an expert a rank owns, and which it sends to its shard group. */
+neapi_range neapi_shards_master(const neap_shards *shards, int32_t expert, int32_t rank);
+neapi_range neapi_shards_working(const neap_shards *shards, int32_t expert, int32_t rank);
+
+/* Waits until a slot of this rank (from 0) has its expert's parameters; *end: then the slots before
+ * it, from this one, have theirs too, if *end is not fewer. Slots are asked for in order. */
+int neapi_transfer_need(neap_transfer *unshard, int32_t slot, int32_t *end);
+
+/* Waits for what is under way and frees all transfers. */
+void neapi_transfers_close(neap_shards *shards);
+
+#endif

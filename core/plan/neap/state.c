@@ -1,0 +1,115 @@
+/* Memory of planner neap. */
+#include "plan/neap/state.h"
+
+#include <stdlib.h>
+
+static const char WHO[] = "planner neap";
+
+/* Cells of a node are as equal as can be, and no larger than NEAPI_CELL_RANKS. */
+static void cut_cells(neapi_neap *n)
+{
+  const neap_topology *t = n->topology;
+  for (int32_t g = 0; g < t->nodes; g++) {
+    int32_t ranks = t->first_rank[g + 1] - t->first_rank[g];
+    int32_t parts = (ranks + NEAPI_CELL_RANKS - 1) / NEAPI_CELL_RANKS;
+    for (int32_t i = 0; i < parts; i++)
+      n->cell_first[n->cells++] = t->first_rank[g] + (int32_t)((int64_t)ranks * i / parts);
+  }
+  n->cell_first[n->cells] = t->ranks;
+}
+
+static void describe(neapi_neap *n)
+{
+  const neap_topology *t = n->topology;
+  double sum = 0;
+  for (int32_t r = 0; r < t->ranks; r++)
+    sum += t->speed[r];
+  for (int32_t r = 0; r < t->ranks; r++)
+    n->speed[r] = t->speed[r] * t->ranks / sum;
+  n->whole = true;
+  for (int32_t g = 0; g < t->nodes; g++)
+    n->whole &= neapi_neap_node_slots(t, g) >= t->experts;
+  cut_cells(n);
+}
+
+/* The next array of that many bytes in the state's one block; only counts while there is none. */
+static void *take(neapi_neap *n, int64_t bytes)
+{
+  int64_t at = n->bytes;
+  n->bytes += (bytes + 63) / 64 * 64;
+  return n->memory ? n->memory + at : NULL;
+}
+
+static void lay_out(neapi_neap *n)
+{
+  const neap_topology *t = n->topology;
+  int64_t pairs = (int64_t)t->nodes * t->experts, both = (int64_t)t->experts + t->ranks;
+  n->bytes = 0;
+  n->cell_first = take(n, 4ll * t->ranks + 4);
+  n->speed = take(n, 8ll * t->ranks);
+  n->load = take(n, 8 * pairs);
+  n->total = take(n, 8ll * t->experts);
+  n->drift = take(n, 8ll * t->experts);
+  for (int32_t i = 0; i < 2; i++) {
+    n->recent[i] = take(n, 8 * pairs);
+    n->shares[i] = take(n, 8ll * t->experts);
+  }
+  n->expert_of = take(n, 4ll * t->slots);
+  n->rival = take(n, 4ll * t->slots);
+  n->start = take(n, 4ll * t->slots);
+  n->best = take(n, 4ll * t->slots);
+  n->count = take(n, 4ll * t->experts);
+  n->node_count = take(n, 4 * pairs);
+  n->away = take(n, 8ll * t->experts);
+  n->order = take(n, 4 * both);
+  n->each = take(n, 8ll * t->experts);
+  n->used = take(n, 8ll * t->ranks);
+  n->room = take(n, 4ll * t->ranks);
+  n->pending = take(n, 4ll * t->nodes);
+  n->held = take(n, 4ll * t->experts);
+  n->heap = take(n, (int64_t)sizeof *n->heap * both);
+  n->mask = take(n, (int64_t)t->ranks * t->experts);
+  n->node_cells = take(n, 4 * pairs);
+  n->holders = take(n, 4ll * t->experts);
+  n->work = take(n, 4ll * t->experts);
+  n->variance = take(n, 4ll * t->experts);
+  n->sample = take(n, 8ll * NEAPI_SAMPLES * t->experts);
+  n->tight = take(n, (int64_t)NEAPI_SAMPLES * t->experts);
+  n->member = take(n, t->ranks);
+  n->draft.expert_of = take(n, 4ll * t->slots);
+  n->draft.first = take(n, 4ll * t->experts + 4);
+  n->draft.by_expert = take(n, 4ll * t->slots);
+  n->flow.near = take(n, 8ll * t->slots);
+  n->flow.far = take(n, 8ll * t->slots);
+  n->flow.weight = NULL; /* leavings do not count in samples */
+}
+
+void neapi_neap_close(void *scratch)
+{
+  neapi_neap *n = scratch;
+  if (!n)
+    return;
+  neapi_flow_close(&n->flow);
+  free(n->memory);
+  free(n);
+}
+
+int neapi_neap_open(const neap_topology *topology, void **scratch)
+{
+  neapi_neap *n = neapi_alloc_zero(sizeof *n, WHO);
+  if (!n)
+    return NEAP_MEMORY;
+  int status = neapi_flow_open(topology, &n->flow);
+  n->topology = topology;
+  n->draft.topology = (neap_topology *)topology;
+  lay_out(n);
+  n->memory = neapi_alloc(n->bytes, WHO);
+  if (status || !n->memory) {
+    neapi_neap_close(n);
+    return NEAP_MEMORY;
+  }
+  lay_out(n);
+  describe(n);
+  *scratch = n;
+  return NEAP_OK;
+}

@@ -1,0 +1,300 @@
+/* Replica counts and placement, shared by planners. */
+#include "plan/packer.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int neapi_place_open(const neap_topology *t, void **out)
+{
+  neapi_place *p = neapi_alloc_zero(sizeof *p, "planner");
+  if (!p)
+    return NEAP_MEMORY;
+  p->topology = t;
+  p->words = (t->experts + 63) / 64;
+  p->work = neapi_alloc(t->experts * 8ll, "planner");
+  p->count = neapi_alloc_zero(t->experts * 4ll, "planner");
+  p->order = neapi_alloc(t->experts * 4ll, "planner");
+  p->rank_work = neapi_alloc(t->ranks * 8ll, "planner");
+  p->room = neapi_alloc(t->ranks * 4ll, "planner");
+  p->holds = neapi_alloc(8ll * t->ranks * p->words, "planner");
+  p->expert_heap = neapi_alloc(t->experts * (int64_t)sizeof(neapi_heap_item), "planner");
+  p->rank_heap = neapi_alloc(t->ranks * (int64_t)sizeof(neapi_heap_item), "planner");
+  p->area_heap = neapi_alloc(t->ranks * (int64_t)sizeof(neapi_heap_item), "planner");
+  p->area_size = neapi_alloc(t->ranks * 4ll, "planner");
+  p->aside = neapi_alloc(t->ranks * 4ll, "planner");
+  if (!p->work || !p->count || !p->order || !p->rank_work || !p->room || !p->holds ||
+      !p->expert_heap || !p->rank_heap || !p->area_heap || !p->area_size || !p->aside) {
+    neapi_place_close(p);
+    return NEAP_MEMORY;
+  }
+  *out = p;
+  return NEAP_OK;
+}
+
+void neapi_place_close(void *place)
+{
+  neapi_place *p = place;
+  if (!p)
+    return;
+  free(p->work);
+  free(p->count);
+  free(p->order);
+  free(p->rank_work);
+  free(p->room);
+  free(p->holds);
+  free(p->expert_heap);
+  free(p->rank_heap);
+  free(p->area_heap);
+  free(p->area_size);
+  free(p->aside);
+  free(p);
+}
+
+void neapi_place_weigh(neapi_place *p, const double *load)
+{
+  const neap_topology *t = p->topology;
+  double total = 0;
+  memset(p->work, 0, t->experts * 8ul);
+  for (int32_t r = 0; r < t->ranks; r++, load += t->experts)
+    for (int32_t e = 0; e < t->experts; e++)
+      p->work[e] += load[e];
+  for (int32_t e = 0; e < t->experts; e++)
+    total += p->work[e] *= t->cost[e];
+  for (int32_t e = 0; e < t->experts; e++)
+    p->work[e] += 1e-9 * (total > 0 ? total : 1);
+}
+
+void neapi_place_sort(neapi_place *p, const int32_t *set, int32_t n)
+{
+  for (int32_t i = 0; i < n; i++) {
+    int32_t e = set ? set[i] : i;
+    double share = p->count[e] ? p->work[e] / p->count[e] : p->work[e];
+    p->expert_heap[i] = (neapi_heap_item){-share, e};
+  }
+  neapi_heap_build(p->expert_heap, n);
+  for (int32_t i = 0, left = n; left;)
+    p->order[i++] = neapi_heap_pop(p->expert_heap, &left).id;
+}
+
+void neapi_place_replicate(neapi_place *p, const int32_t *set, int32_t n, int32_t slots,
+                           int32_t start, int32_t step, int32_t cap)
+{
+  int32_t left = slots - n * start, size = 0;
+  for (int32_t i = 0; i < n; i++) {
+    int32_t e = set ? set[i] : i;
+    p->count[e] = start;
+    if (start < cap)
+      p->expert_heap[size++] = (neapi_heap_item){-p->work[e] / start, e};
+  }
+  neapi_heap_build(p->expert_heap, size);
+  while (left > 0 && size) {
+    int32_t e = p->expert_heap[0].id, gain = p->count[e] < step ? 1 : step;
+    gain = gain < left ? gain : left;
+    gain = gain < cap - p->count[e] ? gain : cap - p->count[e];
+    p->count[e] += gain;
+    left -= gain;
+    if (p->count[e] < cap)
+      neapi_heap_sink(p->expert_heap, size, 0, (neapi_heap_item){-p->work[e] / p->count[e], e});
+    else
+      neapi_heap_pop(p->expert_heap, &size);
+  }
+}
+
+void neapi_place_begin(neapi_place *p, int32_t *expert_of)
+{
+  const neap_topology *t = p->topology;
+  p->expert_of = expert_of;
+  memset(expert_of, -1, t->slots * 4ul);
+  memset(p->rank_work, 0, t->ranks * 8ul);
+  memset(p->holds, 0, 8ul * t->ranks * p->words);
+  for (int32_t r = 0; r < t->ranks; r++)
+    p->room[r] = t->first_slot[r + 1] - t->first_slot[r];
+}
+
+static neapi_heap_item rank_item(const neapi_place *p, int32_t rank)
+{
+  return (neapi_heap_item){p->rank_work[rank] / p->topology->speed[rank], rank};
+}
+
+void neapi_place_areas(neapi_place *p, const int32_t *first_rank, int32_t areas)
+{
+  p->area_first = first_rank;
+  p->areas = areas;
+  for (int32_t a = 0; a < areas; a++) {
+    neapi_heap_item *heap = p->rank_heap + first_rank[a];
+    int32_t size = 0;
+    for (int32_t r = first_rank[a]; r < first_rank[a + 1]; r++)
+      if (p->room[r])
+        heap[size++] = rank_item(p, r);
+    neapi_heap_build(heap, size);
+    p->area_size[a] = size;
+  }
+}
+
+bool neapi_place_holds(const neapi_place *p, int32_t rank, int32_t expert)
+{
+  return p->holds[(int64_t)rank * p->words + expert / 64] >> (expert % 64) & 1;
+}
+
+void neapi_place_put(neapi_place *p, int32_t rank, int32_t expert, double work)
+{
+  p->expert_of[p->topology->first_slot[rank + 1] - p->room[rank]--] = expert;
+  p->holds[(int64_t)rank * p->words + expert / 64] |= 1ull << (expert % 64);
+  p->rank_work[rank] += work;
+}
+
+/* One replica to each area that has a rank for it, in the order of their least loaded ranks; at
+ * most count. Returns how many were placed; those ranks are in aside unless doubles are allowed. */
+static int32_t spread_round(neapi_place *p, int32_t expert, int32_t count, double work,
+                            bool doubles, int32_t *set_aside)
+{
+  int32_t size = 0, placed = 0;
+  for (int32_t a = 0; a < p->areas; a++)
+    if (p->area_size[a])
+      p->area_heap[size++] = (neapi_heap_item){p->rank_heap[p->area_first[a]].key, a};
+  neapi_heap_build(p->area_heap, size);
+  for (; placed < count && size; placed++) {
+    int32_t a = neapi_heap_pop(p->area_heap, &size).id;
+    neapi_heap_item *ranks = p->rank_heap + p->area_first[a];
+    int32_t rank = neapi_heap_pop(ranks, &p->area_size[a]).id;
+    neapi_place_put(p, rank, expert, work);
+    if (!p->room[rank])
+      continue;
+    if (doubles)
+      neapi_heap_push(ranks, &p->area_size[a], rank_item(p, rank));
+    else
+      p->aside[(*set_aside)++] = rank;
+  }
+  return placed;
+}
+
+/* Area of a rank: areas are ranges, so the last one that starts at or before it. */
+static int32_t area_of(const neapi_place *p, int32_t rank)
+{
+  int32_t low = 0, high = p->areas - 1;
+  while (low < high) {
+    int32_t middle = (low + high + 1) / 2;
+    if (p->area_first[middle] <= rank)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return low;
+}
+
+void neapi_place_spread(neapi_place *p, int32_t expert, int32_t count, double work, bool doubles)
+{
+  int32_t set_aside = 0;
+  for (int32_t placed = 1; count && placed; count -= placed)
+    placed = spread_round(p, expert, count, work, doubles, &set_aside);
+  while (set_aside) {
+    int32_t rank = p->aside[--set_aside], a = area_of(p, rank);
+    neapi_heap_push(p->rank_heap + p->area_first[a], &p->area_size[a], rank_item(p, rank));
+  }
+}
+
+/* Counts the replicas placed so far, for fill. */
+static void count_placed(neapi_place *p)
+{
+  memset(p->count, 0, p->topology->experts * 4ul);
+  for (int32_t s = 0; s < p->topology->slots; s++)
+    if (p->expert_of[s] >= 0)
+      p->count[p->expert_of[s]]++;
+}
+
+/* The expert with the most work a replica; of those that rank lacks, if lacking. */
+static int32_t neediest(const neapi_place *p, int32_t rank, bool lacking)
+{
+  int32_t best = -1;
+  double most = -1;
+  for (int32_t e = 0; e < p->topology->experts; e++) {
+    double need = p->work[e] / (p->count[e] ? p->count[e] : 1e-9);
+    if (need > most && !(lacking && neapi_place_holds(p, rank, e))) {
+      most = need;
+      best = e;
+    }
+  }
+  return best;
+}
+
+void neapi_place_fill(neapi_place *p)
+{
+  bool counted = false;
+  for (int32_t r = 0; r < p->topology->ranks; r++)
+    while (p->room[r]) {
+      if (!counted)
+        count_placed(p);
+      counted = true;
+      int32_t e = neediest(p, r, true);
+      if (e < 0)
+        e = neediest(p, r, false);
+      p->count[e]++;
+      neapi_place_put(p, r, e, p->work[e] / p->count[e]);
+    }
+}
+
+void neapi_place_fill_next(neapi_place *p)
+{
+  const neap_topology *t = p->topology;
+  for (int32_t r = 0; r < t->ranks; r++) {
+    int32_t e = neapi_place_home(t, r + 1), held = t->first_slot[r + 1] - t->first_slot[r];
+    for (held -= p->room[r]; p->room[r]; e++) {
+      int32_t expert = e % t->experts;
+      if (held < t->experts && neapi_place_holds(p, r, expert))
+        continue;
+      neapi_place_put(p, r, expert, 0);
+      held++;
+    }
+  }
+}
+
+int32_t neapi_place_home(const neap_topology *t, int32_t rank)
+{
+  return (int32_t)((int64_t)t->first_slot[rank] * t->experts / t->slots);
+}
+
+int32_t neapi_place_home_of(const neap_topology *t, int32_t expert)
+{
+  int32_t low = 0, high = t->ranks - 1;
+  while (low < high) { /* the last rank whose experts start at or before this one */
+    int32_t middle = (low + high + 1) / 2;
+    if (neapi_place_home(t, middle) <= expert)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return low;
+}
+
+void neapi_place_begin_home(neapi_place *p, int32_t *expert_of)
+{
+  neapi_place_begin(p, expert_of);
+  for (int32_t r = 0; r < p->topology->ranks; r++)
+    for (int32_t e = neapi_place_home(p->topology, r); e < neapi_place_home(p->topology, r + 1);
+         e++)
+      neapi_place_put(p, r, e, p->work[e]);
+}
+
+double neapi_place_ideal(const neapi_place *p)
+{
+  double work = 0, speed = 0;
+  for (int32_t e = 0; e < p->topology->experts; e++)
+    work += p->work[e];
+  for (int32_t r = 0; r < p->topology->ranks; r++)
+    speed += p->topology->speed[r];
+  return work / speed;
+}
+
+double neapi_place_slack(const neapi_place *p, int32_t rank, double ideal)
+{
+  return ideal * p->topology->speed[rank] - p->rank_work[rank];
+}
+
+void neapi_place_move(neapi_place *p, int32_t expert, int32_t from, int32_t to, double work)
+{
+  p->rank_work[from] -= work;
+  if (neapi_place_holds(p, to, expert))
+    p->rank_work[to] += work;
+  else
+    neapi_place_put(p, to, expert, work);
+}

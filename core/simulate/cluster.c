@@ -1,0 +1,369 @@
+/* Cluster: machines that are only described, and programs of operations for their ranks. Running a
+ * program is in run.c, what its times tell in report.c. */
+#include "simulate/cluster.h"
+
+#include "layout/layout.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct neapi_block {
+  neapi_block *next;
+  int64_t size, used;
+  char *data;
+};
+
+static const int64_t BLOCK = 1 << 20;
+
+/* ---- memory of a program ----------------------------------------------------------------------
+ */
+
+static neapi_block *add_block(neap_cluster *c, int64_t bytes)
+{
+  neapi_block *block = neapi_alloc_zero(sizeof *block, "cluster");
+  if (!block)
+    return NULL;
+  block->size = bytes > BLOCK ? bytes : BLOCK;
+  block->data = neapi_alloc(block->size, "cluster");
+  if (!block->data) {
+    free(block);
+    return NULL;
+  }
+  if (c->block) {
+    block->next = c->block->next;
+    c->block->next = block;
+  } else {
+    c->blocks = block;
+  }
+  return block;
+}
+
+void *neapi_cluster_take(neap_cluster *c, int64_t bytes)
+{
+  bytes = (bytes + 63) / 64 * 64;
+  while (c->block && c->block->used + bytes > c->block->size && c->block->next) {
+    c->block = c->block->next;
+    c->block->used = 0;
+  }
+  if (!c->block || c->block->used + bytes > c->block->size) {
+    neapi_block *block = add_block(c, bytes);
+    if (!block)
+      return NULL;
+    c->block = block;
+  }
+  void *memory = c->block->data + c->block->used;
+  c->block->used += bytes;
+  return memory;
+}
+
+static void *take_copy(neap_cluster *c, const double *values, int64_t count)
+{
+  double *copy = neapi_cluster_take(c, 8 * count);
+  if (copy)
+    memcpy(copy, values, 8ul * (size_t)count);
+  return copy;
+}
+
+/* ---- open and close ---------------------------------------------------------------------------
+ */
+
+static int check_above_zero(const char *field, double value, const char *unit)
+{
+  if (value > 0 && !isnan(value))
+    return NEAP_OK;
+  return neapi_fail(NEAP_ARGUMENT, "cluster: %s is %g %s; it must be above 0 (inf: no limit)",
+                    field, value, unit);
+}
+
+static int check_latency(const char *field, double value)
+{
+  if (value >= 0 && isfinite(value))
+    return NEAP_OK;
+  return neapi_fail(NEAP_ARGUMENT, "cluster: %s is %g s; it must be 0 or more and finite", field,
+                    value);
+}
+
+static int check_links(const neap_links *links)
+{
+  int status = check_above_zero("port", links->port, "B/s");
+  if (!status)
+    status = check_above_zero("uplink", links->uplink, "B/s");
+  if (!status)
+    status = check_latency("latency", links->latency);
+  if (!status)
+    status = check_latency("far_latency", links->far_latency);
+  return status;
+}
+
+int neap_cluster_open(neap_topology *topology, const neap_links *links, neap_cluster **out)
+{
+  int status = check_links(links);
+  if (status)
+    return status;
+  neap_cluster *c = neapi_alloc_zero(sizeof *c, "cluster");
+  if (!c)
+    return NEAP_MEMORY;
+  int64_t ranks = topology->ranks;
+  c->topology = neapi_topology_share(topology);
+  c->links = *links;
+  c->state = neapi_alloc(ranks * (int64_t)sizeof *c->state, "cluster");
+  c->rate_at = neapi_alloc(NEAP_STREAMS * ranks * 8, "cluster");
+  c->seen = neapi_alloc(NEAP_STREAMS * ranks * (int64_t)sizeof *c->seen, "cluster");
+  c->wants = neapi_alloc(NEAP_STREAMS * ranks * 8, "cluster");
+  if (!c->state || !c->rate_at || !c->seen || !c->wants) {
+    neap_cluster_close(c);
+    return NEAP_MEMORY;
+  }
+  *out = c;
+  return NEAP_OK;
+}
+
+void neap_cluster_close(neap_cluster *c)
+{
+  if (!c)
+    return;
+  while (c->blocks) {
+    neapi_block *next = c->blocks->next;
+    free(c->blocks->data);
+    free(c->blocks);
+    c->blocks = next;
+  }
+  for (int32_t q = 0; q < NEAP_STREAMS; q++)
+    free(c->queue[q]);
+  free(c->ops);
+  free(c->state);
+  free(c->rate_at);
+  free(c->events);
+  free(c->seen);
+  free(c->wants);
+  neap_topology_close(c->topology);
+  free(c);
+}
+
+void neap_cluster_clear(neap_cluster *c)
+{
+  c->count = 0;
+  c->done = false;
+  memset(c->queued, 0, sizeof c->queued);
+  c->block = c->blocks;
+  if (c->block)
+    c->block->used = 0;
+}
+
+/* ---- groups -----------------------------------------------------------------------------------
+ */
+
+int32_t neapi_group_count(const neap_topology *t, int32_t group)
+{
+  if (group == NEAP_GROUP_ALL)
+    return 1;
+  return group == NEAP_GROUP_NODE ? t->nodes : (t->ranks + group - 1) / group;
+}
+
+void neapi_group_ranks(const neap_topology *t, int32_t group, int32_t index, int32_t *first,
+                       int32_t *last)
+{
+  if (group == NEAP_GROUP_NODE) {
+    *first = t->first_rank[index];
+    *last = t->first_rank[index + 1];
+    return;
+  }
+  int32_t size = group == NEAP_GROUP_ALL ? t->ranks : group;
+  *first = index * size;
+  *last = t->ranks - *first < size ? t->ranks : *first + size;
+}
+
+int32_t neapi_group_of(const neap_topology *t, int32_t group, int32_t rank)
+{
+  if (group == NEAP_GROUP_NODE)
+    return t->node_of[rank];
+  return group == NEAP_GROUP_ALL ? 0 : rank / group;
+}
+
+static int check_group(const neap_topology *t, int32_t group)
+{
+  if (group == NEAP_GROUP_ALL || group == NEAP_GROUP_NODE || (group >= 1 && group <= t->ranks))
+    return NEAP_OK;
+  return neapi_fail(NEAP_ARGUMENT, "cluster: a group of %d ranks; allowed are 1 to %d", group,
+                    t->ranks);
+}
+
+/* ---- operations -------------------------------------------------------------------------------
+ */
+
+static int check_numbers(const char *what, const double *values, int32_t count, const char *place)
+{
+  for (int32_t i = 0; values && i < count; i++)
+    if (!(values[i] >= 0 && isfinite(values[i])))
+      return neapi_fail(NEAP_ARGUMENT, "cluster: %s of %s %d are %g; allowed: 0 or more, finite",
+                        what, place, i, values[i]);
+  return NEAP_OK;
+}
+
+static int check_after(const neap_cluster *c, const int32_t *after, int32_t count)
+{
+  if (count < 0 || count > NEAPI_AFTER)
+    return neapi_fail(NEAP_ARGUMENT, "cluster: an operation after %d others; allowed are 0 to %d",
+                      count, NEAPI_AFTER);
+  for (int32_t i = 0; i < count; i++)
+    if (after[i] < 0 || after[i] >= c->count)
+      return neapi_fail(NEAP_ARGUMENT, "cluster: after operation %d; allowed are 0 to %d", after[i],
+                        c->count - 1);
+  return NEAP_OK;
+}
+
+/* Room for one more operation in the list and the queues. */
+static int grow(neap_cluster *c)
+{
+  if (c->count < c->room)
+    return NEAP_OK;
+  int32_t room = c->room ? 2 * c->room : 1024;
+  void *ops = realloc(c->ops, (size_t)room * sizeof *c->ops);
+  if (!ops)
+    return neapi_fail(NEAP_MEMORY, "cluster: no memory for %d operations", room);
+  c->ops = ops;
+  for (int32_t q = 0; q < NEAP_STREAMS; q++) {
+    void *queue = realloc(c->queue[q], 4ul * (size_t)room);
+    if (!queue)
+      return neapi_fail(NEAP_MEMORY, "cluster: no memory for %d operations", room);
+    c->queue[q] = queue;
+  }
+  c->room = room;
+  return NEAP_OK;
+}
+
+static int add(neap_cluster *c, neapi_cluster_op *op, const int32_t *after, int32_t count,
+               int32_t *id)
+{
+  int64_t bytes = 8ll * c->topology->ranks;
+  int status = grow(c);
+  if (status)
+    return status;
+  op->begin = neapi_cluster_take(c, bytes);
+  op->end = op->begin ? neapi_cluster_take(c, bytes) : NULL;
+  if (!op->end)
+    return NEAP_MEMORY;
+  op->count = count;
+  if (count)
+    memcpy(op->after, after, 4ul * (size_t)count);
+  op->queue = op->stream != NEAP_COMPUTE && c->links.queued ? NEAP_TOKENS : op->stream;
+  op->place = c->queued[op->queue]++;
+  c->queue[op->queue][op->place] = c->count;
+  c->ops[c->count] = *op;
+  *id = c->count++;
+  c->done = false;
+  return NEAP_OK;
+}
+
+int neap_cluster_compute(neap_cluster *c, double common, const double *each, const int32_t *after,
+                         int32_t count, int32_t *id)
+{
+  int32_t ranks = c->topology->ranks;
+  int status = check_numbers("seconds", &common, 1, "operation");
+  if (!status)
+    status = check_numbers("seconds", each, ranks, "rank");
+  if (!status)
+    status = check_after(c, after, count);
+  if (status)
+    return status;
+  neapi_cluster_op op = {.stream = NEAP_COMPUTE, .common = common};
+  if (each && !(op.each = take_copy(c, each, ranks)))
+    return NEAP_MEMORY;
+  return add(c, &op, after, count, id);
+}
+
+/* Seconds of links from bytes. */
+static int take_links(neap_cluster *c, neapi_cluster_op *op, const double *port,
+                      const double *uplink)
+{
+  const neap_topology *t = c->topology;
+  if (port && !(op->each = take_copy(c, port, t->ranks)))
+    return NEAP_MEMORY;
+  if (uplink && !(op->uplink = take_copy(c, uplink, t->nodes)))
+    return NEAP_MEMORY;
+  for (int32_t r = 0; port && r < t->ranks; r++)
+    op->each[r] /= c->links.port;
+  for (int32_t n = 0; uplink && n < t->nodes; n++)
+    op->uplink[n] /= c->links.uplink;
+  op->flow_count = neapi_group_count(t, op->group);
+  op->flows = neapi_cluster_take(c, op->flow_count * (int64_t)sizeof *op->flows);
+  return op->flows ? NEAP_OK : NEAP_MEMORY;
+}
+
+int neap_cluster_exchange(neap_cluster *c, int32_t stream, int32_t group, double delay,
+                          const double *port, const double *uplink, const int32_t *after,
+                          int32_t count, int32_t *id)
+{
+  if (stream <= NEAP_COMPUTE || stream >= NEAP_STREAMS)
+    return neapi_fail(NEAP_ARGUMENT, "cluster: no stream %d for exchanges; allowed are %d to %d",
+                      stream, NEAP_COMPUTE + 1, NEAP_STREAMS - 1);
+  int status = check_group(c->topology, group);
+  if (!status)
+    status = check_numbers("seconds", &delay, 1, "operation");
+  if (!status)
+    status = check_numbers("bytes", port, c->topology->ranks, "rank");
+  if (!status)
+    status = check_numbers("bytes", uplink, c->topology->nodes, "node");
+  if (!status)
+    status = check_after(c, after, count);
+  neapi_cluster_op op = {.stream = stream, .group = group, .common = delay};
+  if (!status)
+    status = take_links(c, &op, port, uplink);
+  return status ? status : add(c, &op, after, count, id);
+}
+
+/* ---- bytes of an unshard or reduce ------------------------------------------------------------
+ */
+
+static double slot_bytes(const neap_layout *l, const double *bytes, int32_t first, int32_t last)
+{
+  const neap_topology *t = l->topology;
+  double sum = 0;
+  for (int32_t s = t->first_slot[first]; s < t->first_slot[last]; s++)
+    sum += bytes[l->expert_of[s]];
+  return sum;
+}
+
+/* Adds what a node's uplink passes for the group of ranks [first, last): each way, the same. */
+static void add_uplink(const neap_layout *l, const double *bytes, int32_t first, int32_t last,
+                       double all, double *in, double *out)
+{
+  const neap_topology *t = l->topology;
+  for (int32_t n = t->node_of[first]; n <= t->node_of[last - 1]; n++) {
+    int32_t from = t->first_rank[n] > first ? t->first_rank[n] : first;
+    int32_t to = t->first_rank[n + 1] < last ? t->first_rank[n + 1] : last;
+    double here = slot_bytes(l, bytes, from, to), share = (double)(to - from) / (last - first);
+    in[n] += here * (1 - share);
+    out[n] += (all - here) * share;
+  }
+}
+
+int neap_layout_traffic(const neap_layout *l, const double *bytes, int32_t group, double *port,
+                        double *uplink)
+{
+  const neap_topology *t = l->topology;
+  int status = neapi_layout_require(l, t, "layout traffic");
+  if (!status)
+    status = check_group(t, group);
+  if (!status)
+    status = check_numbers("bytes", bytes, t->experts, "expert");
+  double *out = status ? NULL : neapi_alloc_zero(8ll * t->nodes, "layout traffic");
+  if (!out)
+    return status ? status : NEAP_MEMORY;
+  memset(uplink, 0, 8ul * (size_t)t->nodes);
+  for (int32_t g = 0; g < neapi_group_count(t, group); g++) {
+    int32_t first, last;
+    neapi_group_ranks(t, group, g, &first, &last);
+    double all = slot_bytes(l, bytes, first, last);
+    for (int32_t r = first; r < last; r++) {
+      double own = slot_bytes(l, bytes, r, r + 1), in = own * (last - first - 1);
+      port[r] = (in > all - own ? in : all - own) / (last - first);
+    }
+    add_uplink(l, bytes, first, last, all, uplink, out);
+  }
+  for (int32_t n = 0; n < t->nodes; n++)
+    uplink[n] = out[n] > uplink[n] ? out[n] : uplink[n];
+  free(out);
+  return NEAP_OK;
+}

@@ -1,0 +1,224 @@
+/* Running a program: events are flows that begin to move, or end. Between them every rank goes as
+ * far as it can. Deterministic: events of equal time happen in the order in which they were posted.
+ */
+#include "simulate/cluster.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- events -----------------------------------------------------------------------------------
+ */
+
+static bool before(const neapi_event *a, const neapi_event *b)
+{
+  return a->time < b->time || (a->time == b->time && a->order < b->order);
+}
+
+int neapi_cluster_post(neap_cluster *c, double time, neapi_flow *flow)
+{
+  if (c->event_count == c->event_room) {
+    int64_t room = c->event_room ? 2 * c->event_room : 256;
+    void *events = realloc(c->events, (size_t)room * sizeof *c->events);
+    if (!events)
+      return neapi_fail(NEAP_MEMORY, "cluster: no memory for %lld events", (long long)room);
+    c->events = events;
+    c->event_room = room;
+  }
+  neapi_event event = {time, c->order++, flow, ++flow->version};
+  int64_t i = c->event_count++;
+  for (; i > 0 && before(&event, &c->events[(i - 1) / 2]); i = (i - 1) / 2)
+    c->events[i] = c->events[(i - 1) / 2];
+  c->events[i] = event;
+  return NEAP_OK;
+}
+
+static neapi_event take_first(neap_cluster *c)
+{
+  neapi_event first = c->events[0], last = c->events[--c->event_count];
+  int64_t i = 0, child = 1;
+  for (; child < c->event_count; child = 2 * i + 1) {
+    if (child + 1 < c->event_count && before(&c->events[child + 1], &c->events[child]))
+      child++;
+    if (!before(&c->events[child], &last))
+      break;
+    c->events[i] = c->events[child];
+    i = child;
+  }
+  if (c->event_count)
+    c->events[i] = last;
+  return first;
+}
+
+/* ---- ranks ------------------------------------------------------------------------------------
+ */
+
+/* When all that an operation waits for on a rank has ended; negative if something has not. */
+static double ready_at(const neap_cluster *c, const neapi_cluster_op *op, int32_t rank)
+{
+  const neapi_rank_state *s = &c->state[rank];
+  double ready = s->last[op->queue];
+  for (int32_t i = 0; i < op->count; i++) {
+    const neapi_cluster_op *other = &c->ops[op->after[i]];
+    if (s->cursor[other->queue] <= other->place)
+      return -1;
+    ready = other->end[rank] > ready ? other->end[rank] : ready;
+  }
+  return ready;
+}
+
+static void compute(neap_cluster *c, neapi_cluster_op *op, int32_t rank, double ready)
+{
+  neapi_rank_state *s = &c->state[rank];
+  double seconds = op->common + (op->each ? op->each[rank] : 0);
+  op->begin[rank] = ready;
+  op->end[rank] = ready + seconds / c->topology->speed[rank];
+  s->last[op->queue] = op->end[rank];
+  s->cursor[op->queue]++;
+}
+
+static int arrive(neap_cluster *c, neapi_cluster_op *op, int32_t rank, double ready)
+{
+  neapi_flow *f = &op->flows[neapi_group_of(c->topology, op->group, rank)];
+  c->state[rank].arrived[op->queue] = true;
+  if (ready > f->begin || f->latest < 0) {
+    f->begin = ready > f->begin ? ready : f->begin;
+    f->latest = rank;
+  }
+  if (--f->missing)
+    return NEAP_OK;
+  bool far = f->last_node - f->first_node > 1;
+  double latency = far ? c->links.far_latency : c->links.latency;
+  return neapi_cluster_post(c, f->begin + latency + op->common, f);
+}
+
+/* Goes on with one queue of a rank; *moved if anything could be done. */
+static int advance_queue(neap_cluster *c, int32_t rank, int32_t queue, bool *moved)
+{
+  neapi_rank_state *s = &c->state[rank];
+  while (s->cursor[queue] < c->queued[queue] && !s->arrived[queue]) {
+    neapi_cluster_op *op = &c->ops[c->queue[queue][s->cursor[queue]]];
+    double ready = ready_at(c, op, rank);
+    if (ready < 0)
+      return NEAP_OK;
+    *moved = true;
+    if (queue == NEAP_COMPUTE) {
+      compute(c, op, rank, ready);
+      continue;
+    }
+    int status = arrive(c, op, rank, ready);
+    if (status)
+      return status;
+  }
+  return NEAP_OK;
+}
+
+static int advance(neap_cluster *c, int32_t rank)
+{
+  bool moved = true;
+  int status = NEAP_OK;
+  while (moved && !status) {
+    moved = false;
+    for (int32_t q = 0; q < NEAP_STREAMS && !status; q++)
+      status = advance_queue(c, rank, q, &moved);
+  }
+  return status;
+}
+
+/* ---- flows ------------------------------------------------------------------------------------
+ */
+
+/* Seconds that a flow needs of its busiest link. */
+static double full_seconds(const neap_topology *t, const neapi_cluster_op *op, const neapi_flow *f)
+{
+  double most = 0;
+  for (int32_t r = f->first; op->each && r < f->last; r++)
+    most = op->each[r] > most ? op->each[r] : most;
+  for (int32_t n = f->first_node; op->uplink && n < f->last_node; n++) {
+    int32_t first = t->first_rank[n], last = t->first_rank[n + 1];
+    int32_t from = first > f->first ? first : f->first, to = last < f->last ? last : f->last;
+    double seconds = op->uplink[n] * (to - from) / (last - first);
+    most = seconds > most ? seconds : most;
+  }
+  return most;
+}
+
+static void prepare(neap_cluster *c, int32_t id)
+{
+  const neap_topology *t = c->topology;
+  neapi_cluster_op *op = &c->ops[id];
+  for (int32_t i = 0; i < op->flow_count; i++) {
+    neapi_flow *f = &op->flows[i];
+    *f = (neapi_flow){.op = id, .latest = -1};
+    neapi_group_ranks(t, op->group, i, &f->first, &f->last);
+    f->first_node = t->node_of[f->first];
+    f->last_node = t->node_of[f->last - 1] + 1;
+    f->missing = f->last - f->first;
+    f->full = f->left = full_seconds(t, op, f);
+  }
+}
+
+static int begin_to_move(neap_cluster *c, neapi_flow *f, double time)
+{
+  f->moving = true;
+  f->since = time;
+  f->rate = 0;
+  for (int32_t r = f->first; r < f->last; r++)
+    c->state[r].moving[c->ops[f->op].queue] = f;
+  return neapi_cluster_share(c, f, time);
+}
+
+static int finish(neap_cluster *c, neapi_flow *f, double time)
+{
+  neapi_cluster_op *op = &c->ops[f->op];
+  int status = NEAP_OK;
+  for (int32_t r = f->first; r < f->last; r++) {
+    neapi_rank_state *s = &c->state[r];
+    op->begin[r] = f->begin;
+    op->end[r] = s->last[op->queue] = time;
+    s->cursor[op->queue]++;
+    s->arrived[op->queue] = false;
+    s->moving[op->queue] = NULL;
+  }
+  if (f->moving)
+    status = neapi_cluster_share(c, f, time);
+  for (int32_t r = f->first; r < f->last && !status; r++)
+    status = advance(c, r);
+  return status;
+}
+
+static int run(neap_cluster *c)
+{
+  int status = NEAP_OK;
+  for (int32_t r = 0; r < c->topology->ranks && !status; r++)
+    status = advance(c, r);
+  while (c->event_count && !status) {
+    neapi_event event = take_first(c);
+    neapi_flow *f = event.flow;
+    if (event.version != f->version)
+      continue;
+    if (!f->moving && f->full > 0)
+      status = begin_to_move(c, f, event.time);
+    else
+      status = finish(c, f, event.time);
+  }
+  return status;
+}
+
+int neap_cluster_run(neap_cluster *c)
+{
+  int32_t ranks = c->topology->ranks;
+  memset(c->state, 0, (size_t)ranks * sizeof *c->state);
+  c->event_count = c->order = c->mark = 0;
+  for (int32_t i = 0; i < c->count; i++)
+    prepare(c, i);
+  int status = run(c);
+  if (status)
+    return status;
+  c->total = 0;
+  for (int32_t r = 0; r < ranks; r++)
+    for (int32_t q = 0; q < NEAP_STREAMS; q++)
+      c->total = fmax(c->total, c->state[r].last[q]);
+  c->done = true;
+  return NEAP_OK;
+}

@@ -1,0 +1,121 @@
+/* The worker's side of the shared memory: requests in, answers out. */
+#define _GNU_SOURCE
+#include "worker/channel.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct neap_door {
+  neapi_channel channel;
+  neapi_channel_size size;
+  uint32_t taken; /* requests, the setup included */
+  uint32_t sent;  /* answers */
+};
+
+static int map(int fd, int protection, void **memory, int64_t *bytes)
+{
+  struct stat info;
+  if (fstat(fd, &info))
+    return neapi_fail(NEAP_SYSTEM, "door: file descriptor %d: %s", fd, strerror(errno));
+  *bytes = info.st_size;
+  *memory = mmap(NULL, (size_t)info.st_size, protection, MAP_SHARED, fd, 0);
+  close(fd);
+  if (*memory == MAP_FAILED)
+    return neapi_fail(NEAP_SYSTEM, "door: no map of %lld bytes: %s", (long long)info.st_size,
+                      strerror(errno));
+  return NEAP_OK;
+}
+
+int neap_door_open(int32_t requests_fd, int32_t answers_fd, neap_door **out)
+{
+  void *requests, *answers;
+  neap_door *d = neapi_alloc_zero(sizeof *d, "door");
+  if (!d)
+    return NEAP_MEMORY;
+  int status = map(requests_fd, PROT_READ, &requests, &d->channel.requests_bytes);
+  if (!status) {
+    d->channel.requests = requests;
+    status = map(answers_fd, PROT_READ | PROT_WRITE, &answers, &d->channel.answers_bytes);
+  }
+  if (status) {
+    neap_door_close(d);
+    return status;
+  }
+  d->channel.answers = answers;
+  d->size = d->channel.requests->size;
+  d->taken = 1;
+  *out = d;
+  return NEAP_OK;
+}
+
+void neap_door_close(neap_door *d)
+{
+  if (!d)
+    return;
+  if (d->channel.requests)
+    munmap(d->channel.requests, (size_t)d->channel.requests_bytes);
+  if (d->channel.answers)
+    munmap(d->channel.answers, (size_t)d->channel.answers_bytes);
+  free(d);
+}
+
+const char *neap_door_setup(const neap_door *d)
+{
+  return neapi_channel_setup(&d->channel);
+}
+
+int neap_door_receive(neap_door *d, double timeout, neap_note *note, const void **payload)
+{
+  const uint32_t *sent = &d->channel.requests->sent;
+  bool there = __atomic_load_n(sent, __ATOMIC_ACQUIRE) != d->taken;
+  if (!there && timeout > 0)
+    there = neapi_channel_wait(sent, d->taken, &d->channel.answers->asleep, timeout);
+  if (!there) {
+    note->kind = 0;
+    return NEAP_OK;
+  }
+  neap_note *slot = neapi_channel_request(&d->channel, &d->size, d->taken++);
+  memcpy(note, slot, sizeof *note);
+  *payload = neapi_note_payload(slot);
+  return NEAP_OK;
+}
+
+void neap_door_begin(neap_door *d, int32_t kind, int64_t step, int32_t layer)
+{
+  neapi_answers *answers = d->channel.answers;
+  double now = neap_clock();
+  answers->kind = kind;
+  answers->step = step;
+  answers->layer = layer;
+  __atomic_store(&answers->since, &now, __ATOMIC_RELAXED);
+  __atomic_store_n(&answers->turn, (answers->turn + 1) | 1, __ATOMIC_RELEASE);
+}
+
+void neap_door_end(neap_door *d)
+{
+  neapi_answers *answers = d->channel.answers;
+  __atomic_store_n(&answers->turn, (answers->turn + 1) & ~1u, __ATOMIC_RELEASE);
+}
+
+int neap_door_answer(neap_door *d, const neap_note *note, const void *payload, int64_t bytes)
+{
+  if (bytes < 0 || bytes > d->size.answer_bytes)
+    return neapi_fail(NEAP_ARGUMENT, "door: an answer of %lld bytes; allowed are 0 to %lld",
+                      (long long)bytes, (long long)d->size.answer_bytes);
+  neap_note *slot = neapi_channel_answer(&d->channel, &d->size, d->sent);
+  memcpy(slot, note, sizeof *note);
+  if (bytes)
+    memcpy(neapi_note_payload(slot), payload, (size_t)bytes);
+  d->sent++;
+  neapi_channel_publish(&d->channel.answers->sent, d->sent, &d->channel.requests->asleep);
+  return NEAP_OK;
+}
+
+void *neap_door_bulk(const neap_door *d)
+{
+  return neapi_channel_bulk(&d->channel);
+}
