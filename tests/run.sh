@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What ./neap test runs: everything a change must pass. The last line is "N passed, M failed".
 #   ./neap test                           all parts: some minutes on 2 cores
-#   ./neap test tests/spec/x_spec.lua     one spec (or C test: tests/ranks/x.c), shown as it runs
+#   ./neap test tests/spec/x_spec.lua     one spec (or C test: tests/c/comm/x.c), shown as it runs
 # The release build is build/, made by the launcher; the sanitizers' builds are made here. Parts run
 # two at a time. A job is one program; its output is in build/test-logs. A job that dies, hangs or
 # prints no counts is a failure by itself.
@@ -19,7 +19,11 @@ export UBSAN_OPTIONS=print_stacktrace=1
 export TSAN_OPTIONS=halt_on_error=1:allocator_may_return_null=1:suppressions=$PWD/tests/tsan.supp
 
 # Program of a C test in a build folder.
-program_of() { printf '%s/tests/test_%s' "$1" "$(basename "$2" .c)"; }
+program_of() {
+  local name=${2#*tests/}
+  name=${name%.c} name=${name#fake/} name=${name#kernels/} name=${name#cuda/} name=${name#c/}
+  printf '%s/tests/test_%s' "$1" "${name//\//_}"
+}
 
 if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
   sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' tests/run.sh
@@ -45,9 +49,15 @@ fi
 names=() commands=()
 job() { names+=("$1"); commands+=("$2"); }
 
-shopt -s nullglob
+shopt -s nullglob globstar
 specs=(tests/spec/*_spec.lua tests/cli/*_spec.lua)
-c_tests=(tests/kernels/*.c tests/ranks/*.c tests/fake/fake_comm.c)
+c_tests=() cuda_tests=()
+for test in tests/c/**/*.c tests/kernels/*.c tests/cuda/*.c tests/fake/fake_comm.c; do
+  case "$test" in */cuda/*) cuda_tests+=("$test") ;; *) c_tests+=("$test") ;; esac
+done
+
+# C tests whose head says that their ranks are "threads", or also processes of "mpi".
+running_on() { grep -lE "^ \* Runs on:.*\b$1\b" "${c_tests[@]}"; }
 
 # Options of AddressSanitizer for a spec. Child processes that end or crash in the middle of things
 # because the spec wants it leave leaks behind, and no report of theirs is wanted.
@@ -69,14 +79,14 @@ suite() { # build folder: all specs and C tests
 
 on_gpu() { # tests of CUDA builds; without a GPU they say that they were skipped
   local test
-  for test in tests/cuda/*.c; do
+  for test in "${cuda_tests[@]}"; do
     [[ -x $(program_of build "$test") ]] && job "build $test" "$(program_of build "$test")"
   done
 }
 
 under_mpirun() { # the rank tests that know how
   local test n
-  for test in $(grep -l '"mpi"' tests/ranks/*.c); do
+  for test in $(running_on mpi); do
     for n in 1 2 4; do
       job "mpirun -n $n $test" "mpirun --oversubscribe -n $n $(program_of build "$test") mpi"
     done
@@ -106,7 +116,7 @@ style() { # each tool prints counts of files
 
 threads_under_tsan() {
   local test
-  for test in tests/ranks/*.c tests/fake/fake_comm.c; do job "build-tsan $test" "$(program_of build-tsan "$test")"; done
+  for test in $(running_on threads) tests/fake/fake_comm.c; do job "build-tsan $test" "$(program_of build-tsan "$test")"; done
 }
 
 # ---- running them ----

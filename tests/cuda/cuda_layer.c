@@ -1,6 +1,6 @@
 /* The distributed layer on a GPU that the ranks share: against the dense one, and, to the bit,
  * against itself under other layouts, splits, transfers and numbers of ranks. */
-#include "ranks/layer_run.h"
+#include "moe/layer_run.h"
 
 static const int dtypes[] = {NEAP_F32, NEAP_BF16};
 

@@ -3,11 +3,11 @@
  * freed as soon as an operation's wait has returned, so that an exchange that does not order its
  * streams meets wrong data. Includer: delay() makes what the calling thread enqueues later wait.
  * Without arguments over threads that share the GPU; with "mpi" over processes, by NCCL. "digest"
- * lines are those of tests/ranks/comm.c.
+ * lines are those of tests/c/comm/operations.c.
  */
+#include "comm/sequence.h"
 #include "comm/transport.h"
 #include "device/cuda/cuda_device.h"
-#include "ranks/comm_sequence.h"
 
 enum { OPS = 120 };
 

@@ -4,8 +4,8 @@
 
 #pragma GCC diagnostic ignored "-Wunused-function" /* no test uses all of it */
 
-#include "dense.h"
-#include "scene.h"
+#include "moe/dense.h"
+#include "moe/scene.h"
 
 /* A layer with its tokens, and how they are spread over ranks. */
 typedef struct {

@@ -3,8 +3,9 @@
  * rank computes for itself from the seed; several communicators at once; progress without calls.
  * Without arguments over threads, 1 to 8 ranks; with "mpi" over the processes of mpirun. "digest"
  * lines tell all results: the same number of ranks gives the same digest over every transport.
+ * Runs on: threads, mpi.
  */
-#include "ranks/comm_sequence.h"
+#include "comm/sequence.h"
 
 enum { OPS = 120 };
 

@@ -2,7 +2,7 @@
 #ifndef NEAP_TEST_SCENE_H
 #define NEAP_TEST_SCENE_H
 
-#include "threads.h"
+#include "comm/threads.h"
 
 #include <stdlib.h>
 

@@ -4,7 +4,7 @@
 #ifndef NEAP_TEST_COMM_SEQUENCE_H
 #define NEAP_TEST_COMM_SEQUENCE_H
 
-#include "ranks/threads.h"
+#include "comm/threads.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

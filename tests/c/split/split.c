@@ -1,7 +1,7 @@
 /* Splits: rows, columns, slot tokens and balance of every rule agree with each other and with the
  * loads, on random topologies; lite and even against their definitions; given tables and errors. */
-#include "check.h"
 #include "split/split.h"
+#include "check.h"
 
 #include <stdlib.h>
 

@@ -1,4 +1,4 @@
-/* What planner neap promises beyond a valid layout (which plan_test.c tries on every planner): it
+/* What planner neap promises beyond a valid layout (which planners.c tries on every planner): it
  * keeps its layouts splittable when loads drift, nodes that differ for long get what they need, and
  * slots, costs and speeds are used. Loads follow the model of popularity that drifts and ranks that
  * scatter around it. */

@@ -1,5 +1,8 @@
-/* The shard store on threads: every transfer against arrays that each rank makes for itself. */
-#include "scene.h"
+/*
+ * The shard store on threads: every transfer against arrays that each rank makes for itself.
+ * Runs on: threads.
+ */
+#include "moe/scene.h"
 
 enum { MAX_EXPERTS = 7, MAX_SLOTS = 64, MAX_SIZE = 130 };
 

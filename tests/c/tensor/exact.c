@@ -1,5 +1,8 @@
-/* Exact sums: the same bits however the rows of a global batch are ordered and cut over ranks, and
- * close to a reference in long double. */
+/*
+ * Exact sums: the same bits however the rows of a global batch are ordered and cut over ranks, and
+ * close to a reference in long double.
+ * Runs on: threads.
+ */
 #include "check.h"
 #include "neap.h"
 

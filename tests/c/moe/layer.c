@@ -1,8 +1,9 @@
 /*
  * The distributed layer on threads: against the dense one of dense.h, against finite differences,
  * and against itself under other layouts, splits and numbers of ranks, to the bit.
+ * Runs on: threads.
  */
-#include "layer_run.h"
+#include "moe/layer_run.h"
 
 static const int dtypes[] = {NEAP_F32, NEAP_F64, NEAP_BF16};
 

@@ -1,6 +1,9 @@
-/* Communicators that fail: arguments, ranks that disagree, leave or die. Nobody hangs, and
- * everybody is told why. */
-#include "ranks/threads.h"
+/*
+ * Communicators that fail: arguments, ranks that disagree, leave or die. Nobody hangs, and
+ * everybody is told why.
+ * Runs on: threads.
+ */
+#include "comm/threads.h"
 
 #include <stdlib.h>
 

@@ -3,7 +3,7 @@
 #ifndef NEAP_TEST_LAYER_RUN_H
 #define NEAP_TEST_LAYER_RUN_H
 
-#include "layer.h"
+#include "moe/layer.h"
 
 static scene current;
 static dense_result got;           /* of current, of all ranks together */

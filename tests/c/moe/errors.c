@@ -1,6 +1,8 @@
-/* What the layer refuses: options, shapes, phases out of order, bad numbers, splits of other loads.
+/*
+ * What the layer refuses: options, shapes, phases out of order, bad numbers, splits of other loads.
+ * Runs on: threads.
  */
-#include "layer.h"
+#include "moe/layer.h"
 
 static scene fixed; /* two ranks of one node, three experts, four tokens each */
 

@@ -1,6 +1,7 @@
 /*
  * Spans of a GPU, without one: timeline.c and marks.c over a device of this file, whose clock is
  * another and whose streams come to what is enqueued later than the host enqueues it.
+ * Runs on: threads.
  */
 #include "check.h"
 

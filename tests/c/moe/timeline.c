@@ -1,8 +1,9 @@
 /*
  * Timelines: threads that write to one recorder while another reads it, and the exchanges of a
  * shard store, recorded by whatever thread runs them, also when the recorder's handle has gone.
+ * Runs on: threads.
  */
-#include "ranks/threads.h"
+#include "comm/threads.h"
 
 #include <stdlib.h>
 
