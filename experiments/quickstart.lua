@@ -40,7 +40,7 @@ return neap.recipe.define {
       local last = i == #p.policies and p.trace ~= ''
       rows[i] = train(job, policy, text, last and p.trace)
     end
-    job:report(neap.summary.training(rows))
+    job:report(neap.results.training(rows))
     if p.trace ~= '' then
       job:say(('routing trace: %s; replay it: ./neap replay --trace %s --slots %d --node-size %d')
         :format(p.trace, p.trace, p.slots, job.node_size))

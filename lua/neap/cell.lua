@@ -128,16 +128,6 @@ end
 
 --- ---- completion -------------------------------------------------------------------------------
 
---- Modules of Neap that nobody has used yet are names too.
-local function with_modules(value)
-  if value ~= require 'neap' then return value end
-  local names = {}
-  for _, file in ipairs(launcher.list(launcher.home .. '/lua/neap')) do
-    names[file:gsub('%.lua$', '')] = file:match '%.lua$'
-  end
-  return names
-end
-
 local function add_names(list, seen, value, prefix)
   if type(value) ~= 'table' then return end
   for key in pairs(value) do
@@ -148,6 +138,9 @@ local function add_names(list, seen, value, prefix)
     end
   end
   local meta = getmetatable(value)
+  for _, key in ipairs(meta and meta.__modules or {}) do -- those that nobody has used yet
+    if not seen[key] and key:sub(1, #prefix) == prefix then list[#list + 1] = key end
+  end
   if meta and type(meta.__index) == 'table' and meta.__index ~= value then
     add_names(list, seen, meta.__index, prefix)
   end
@@ -165,7 +158,7 @@ function Notebook:complete(text)
   else
     prefix = text:match '[%a_][%w_]*$' or ''
   end
-  add_names(list, {}, with_modules(value), prefix)
+  add_names(list, {}, value, prefix)
   table.sort(list)
   return list, #prefix
 end

@@ -1,7 +1,9 @@
 --- Small trainings that a machine is fitted to, and how they are measured: steps of all trainings
 -- in turn, so that what disturbs one disturbs the others as well; medians.
 
-local neap = require 'neap'
+local metrics = require 'neap.metrics'
+local text = require 'neap.text'
+local trainer = require 'neap.trainer'
 local lib = require 'neap.lib'
 local models = require 'neap.cluster.models'
 local simulate = require 'neap.cluster.simulate'
@@ -22,7 +24,7 @@ local FITTED = { 'flops', 'elementwise', 'latency', 'port', 'launch' }
 -- all experts.
 function probes.params(job, changes)
   local p = {}
-  for name, spec in pairs(neap.trainer.params) do
+  for name, spec in pairs(trainer.params) do
     p[name] = spec.default
     if job.device == 'cuda' and spec.on_cuda ~= nil then p[name] = spec.on_cuda end
   end
@@ -53,8 +55,8 @@ end
 
 local function open_training(job, p)
   local path = job.rank == 0 and os.tmpname() or ''
-  return { path = path, times = neap.metrics.series(), trainer = neap.trainer.open { job = job,
-    params = p, policy = POLICY, text = neap.text.schedule 'english', trace = path } }
+  return { path = path, times = metrics.series(), trainer = trainer.open { job = job,
+    params = p, policy = POLICY, text = text.schedule 'english', trace = path } }
 end
 
 --- Trains all of a list of parameters for so many steps. Returns for each, on rank 0, seconds (the

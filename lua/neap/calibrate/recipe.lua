@@ -2,7 +2,7 @@
 -- steps of small trainings, and perhaps train another model and tell how long a step took and
 -- should take.
 
-local neap = require 'neap'
+local recipe = require 'neap.recipe'
 local failure = require 'neap.failure'
 local json = require 'neap.json'
 local measure = require 'neap.calibrate.measure'
@@ -36,7 +36,7 @@ for _, name in ipairs(measure.sizes) do
     doc = "of the model whose step is predicted; 0: the trainer's" }
 end
 
-return neap.recipe.define {
+return recipe.define {
   name = 'calibrate', doc = 'Measures this machine as a cluster description.', params = params,
 
   run = function(_, job)
