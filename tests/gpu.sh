@@ -107,7 +107,7 @@ test_nccl() {
 
 # The same training on two threads and on two processes: the same bits.
 cat >"$work/same.lua" <<'END'
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local function digests(path)
   local list = {}
   for _, row in ipairs(json.decode(assert(io.open(path)):read '*a').rows) do
@@ -145,7 +145,7 @@ train() { # file, device, ranks, options: the losses of each policy, to the file
     --text=english --trace= "${@:4}" >"$1"
 }
 cat >"$work/compare.lua" <<'END'
-local arg, json = { ... }, require 'neap.json'
+local arg, json = { ... }, require 'neap.base.json'
 local function losses(path)
   local list = {}
   for _, row in ipairs(json.decode(assert(io.open(path)):read '*a').rows) do
@@ -169,7 +169,7 @@ return same and apart < allowed and 0 or 1
 END
 # With exact sums all losses have the same bits under every policy and number of ranks.
 cat >"$work/digests.lua" <<'END'
-local json, seen, count = require 'neap.json', {}, 0
+local json, seen, count = require 'neap.base.json', {}, 0
 for _, path in ipairs { ... } do
   for _, row in ipairs(json.decode(assert(io.open(path)):read '*a').rows) do
     if not seen[row.digest] then seen[row.digest], count = true, count + 1 end
@@ -206,7 +206,7 @@ test_training() {
 
 # The spans of every track nest: one that begins inside another ends there.
 cat >"$work/nest.lua" <<'END'
-local path, json = ..., require 'neap.json'
+local path, json = ..., require 'neap.base.json'
 local tracks, spans, apart = {}, 0, 0
 for _, event in ipairs(json.decode(assert(io.open(path)):read '*a').traceEvents) do
   if event.ph == 'X' then

@@ -146,7 +146,7 @@ return neap.recipe.define {
   run = function(_, job)
     local p, rows, list, data = job.params, {}, {}, {}
     if p.part ~= 'all' and not PARTS[p.part] then
-      require('neap.failure').usage("--part is '%s'; allowed: all, %s", p.part,
+      require('neap.base.errors').usage("--part is '%s'; allowed: all, %s", p.part,
         table.concat(ORDER, ', '))
     end
     for _, part in ipairs(ORDER) do

@@ -7,7 +7,7 @@
 -- Costs: about 10 seconds; timings want an idle machine.
 
 local neap = require 'neap'
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local paper = require 'neap.paper'
 local synth = require 'neap.synth'
 

@@ -6,9 +6,9 @@
 --
 -- Costs: about three minutes on 2 cores.
 
-local failure = require 'neap.failure'
+local failure = require 'neap.base.errors'
 local launcher = require 'neap.launcher'
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local folder = ... or launcher.home .. '/docs/paper'
 local asked = { select(2, ...) }

@@ -1,7 +1,7 @@
 --- A split under construction, for split hooks: how many tokens of every source rank go to every
 -- slot. ctx:split() is empty, ctx:split 'lite' starts from a built-in rule.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local ffi = lib.ffi
 

@@ -2,10 +2,10 @@
 --
 --   return require('neap.bench_rank')(function(channel, rank, ranks, order) … end, ...)
 
-local failure = require 'neap.failure'
-local json = require 'neap.json'
+local failure = require 'neap.base.errors'
+local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local processes = require 'neap.processes'
 
 --- run(channel, rank, ranks, order): order is what the JSON text stands for; order.device is where

@@ -5,7 +5,7 @@
 --   if c:ended() then print(c.status, c:output()) end
 --   c:close()
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local ffi, C = lib.ffi, lib.C
 

@@ -3,10 +3,10 @@
 -- errors as failure.lua describes.
 
 local argparse = require 'argparse'
-local failure = require 'neap.failure'
+local failure = require 'neap.base.errors'
 local launcher = require 'neap.launcher'
-local lib = require 'neap.lib'
-local usage_message = require 'neap.usage'
+local lib = require 'neap.base.lib'
+local usage_message = require 'neap.base.usage'
 
 -- In the order of the help text.
 local COMMANDS = {

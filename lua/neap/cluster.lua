@@ -11,9 +11,9 @@
 -- Operations are numbers from 0; c.spans[op] is the label that they were given, with its
 -- stream and what it comes after.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local clusters = require 'neap.clusters'
-local failure = require 'neap.failure'
+local failure = require 'neap.base.errors'
 
 local ffi, C = lib.ffi, lib.C
 

@@ -11,7 +11,7 @@
 -- that ends in _start and returns a request, and raises an error of code COMM where ranks disagree
 -- or one is gone. A started operation keeps its data alive until it has been waited for.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local ffi, C, check = lib.ffi, lib.C, lib.check
 

@@ -7,9 +7,9 @@
 -- Pairs that a seed has not changed in anything count once. From fewer than 5 pairs no winner is
 -- called (statistics.lua has the interval).
 
-local failure = require 'neap.failure'
-local json = require 'neap.json'
-local lib = require 'neap.lib'
+local failure = require 'neap.base.errors'
+local json = require 'neap.base.json'
+local lib = require 'neap.base.lib'
 local statistics = require 'neap.statistics'
 
 local compare = {}

@@ -12,7 +12,7 @@
 --   ctx:cost(layout, load)   what a layout would cost under the exact split
 --   ctx:split(rule)          in the split hook: the answer of a built-in rule
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local draft = require 'neap.draft'
 local history = require 'neap.history'
 local replicas = require 'neap.replicas'

@@ -1,7 +1,7 @@
 --- Matrices as the engine takes them: from nested lists, flat lists, C arrays, or objects with such
 -- an array in .ptr (a load of a history).
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local ffi = lib.ffi
 

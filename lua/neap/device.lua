@@ -1,6 +1,6 @@
 --- GPUs: how many there are, what they are, and the one that the calling rank computes on.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local ffi, C, check = lib.ffi, lib.C, lib.check
 

@@ -3,13 +3,13 @@
 --
 --   display.table({ 'policy', 'imbalance' }, rows)   display.html '<b>…</b>'   display.svg '<svg…'
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local chart = require 'neap.chart'
 local draft = require 'neap.draft'
 local history = require 'neap.history'
 local layout_map = require 'neap.layout_map'
 local svg = require 'neap.svg'
-local text_table = require 'neap.table'
+local text_table = require 'neap.base.text_table'
 
 local ffi = lib.ffi
 

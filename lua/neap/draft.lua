@@ -1,7 +1,7 @@
 --- Layouts under construction, for policies: expert_of[slots], -1 where a slot is still empty.
 -- place and spread fill the next free slot of a rank.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local ffi, C = lib.ffi, lib.C
 local ints, doubles = ffi.typeof 'int32_t[?]', ffi.typeof 'double[?]'

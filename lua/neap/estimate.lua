@@ -9,9 +9,9 @@
 -- from step to step, and so do their buffers: they are taken with a margin.
 
 local device = require 'neap.device'
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local schedules = require 'neap.nn.schedule'
-local text_table = require 'neap.table'
+local text_table = require 'neap.base.text_table'
 
 local estimate = {}
 

@@ -2,7 +2,7 @@
 -- ordered (neap.h tells how). All are collective; comm nil: this rank is alone. total: tokens, or
 -- elements, of all ranks together.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local ffi, C, check = lib.ffi, lib.C, lib.check
 

@@ -6,8 +6,8 @@
 --   grid.cells { policies = …, seed = … }
 --     -> { { { 'seed', 0 }, { 'policies', 'static' } }, … }
 
-local failure = require 'neap.failure'
-local lib = require 'neap.lib'
+local failure = require 'neap.base.errors'
+local lib = require 'neap.base.lib'
 
 local grid = {}
 

@@ -2,7 +2,7 @@
 -- [ranks][experts], doubles in C memory; ids start at 0. A history is the ring of the last loads of
 -- one layer.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local ffi = lib.ffi
 local doubles = ffi.typeof 'double[?]'

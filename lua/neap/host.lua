@@ -1,7 +1,7 @@
 --- Runs the hooks of one policy for all layers. The same code runs in the worker process and, with
 -- --in-process, in the rank. It promises that a failing hook gives an answer, never an error.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local amounts = require 'neap.amounts'
 local context = require 'neap.context'
 local draft = require 'neap.draft'

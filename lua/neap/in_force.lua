@@ -1,7 +1,7 @@
 --- The layouts in force, one a layer, the same on all ranks: rank 0 proposes new ones, and an
 -- advance takes them over everywhere, by one broadcast, and compares what all ranks then have.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local layouts = require 'neap.layout'
 local plans = require 'neap.plan'
 

@@ -1,7 +1,7 @@
 --- What require 'neap' offers: modules by name, each loaded when it is first used.
 -- neap.layout is require 'neap.layout'; other files of the house are not meant for users.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local MODULES = {
   -- policies
@@ -13,14 +13,14 @@ local MODULES = {
   session = 'neap.session',
   -- recipes and models
   recipe = 'neap.recipe',
-  params = 'neap.params',
+  params = 'neap.base.params',
   trainer = 'neap.trainer',
   results = 'neap.summary',
   text = 'neap.text',
   nn = 'neap.nn',
   optim = 'neap.optim',
   -- the engine
-  lib = 'neap.lib',
+  lib = 'neap.base.lib',
   comm = 'neap.comm',
   device = 'neap.device',
   exact = 'neap.exact',
@@ -37,7 +37,7 @@ local MODULES = {
   simulate = 'neap.cluster.simulate',
   cluster = 'neap.cluster',
   -- results
-  series = 'neap.metrics',
+  series = 'neap.base.series',
   store = 'neap.store',
   compare = 'neap.compare',
   report = 'neap.report',

@@ -1,7 +1,7 @@
 --- The door to a policy that runs in the rank itself (--in-process), for debuggers and profilers:
 -- the same methods as a worker's (worker.lua), at once and without deadline.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local host = require 'neap.host'
 
 local inline = {}

@@ -7,7 +7,7 @@
 
 local cell = require 'neap.cell'
 local display = require 'neap.display'
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
 
 local requests_fd, answers_fd = ...

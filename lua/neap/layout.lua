@@ -6,7 +6,7 @@
 --   print(l)                           -- a line a node: | 0 1 | 2 3 |
 -- Layouts under construction, as policies make them, are drafts (ctx:layout()).
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local ffi, C = lib.ffi, lib.C
 

@@ -13,7 +13,7 @@
 --
 -- All phases are collective. weights and gradients: buffers of neap.shards.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local ffi, C, check = lib.ffi, lib.C, lib.check
 

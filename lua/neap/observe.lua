@@ -2,7 +2,7 @@
 -- moment, the same for all policies, is looked at closely: the step and layer where the trace is
 -- hardest.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local replay = require 'neap.replay'
 
 local ffi = lib.ffi

@@ -1,7 +1,7 @@
 --- Operations over tensors, as neap.h describes them: they check shapes, write to their outputs and
 -- block. Outputs come last.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local ffi, C, check = lib.ffi, lib.C, lib.check
 

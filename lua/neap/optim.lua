@@ -7,7 +7,7 @@
 -- With exact parameters all of it gives the same bits on any number of ranks: gradients and norm
 -- are exact sums, the update is elementwise.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local tensor = require 'neap.tensor'
 local ops = require 'neap.ops'
 local exact = require 'neap.exact'

@@ -1,12 +1,12 @@
 --- What the scripts of experiments/paper share: the published figures, the systems that are
 -- compared (as settings of simulate.lua), and how results are averaged and put out.
 
-local lib = require 'neap.lib'
-local failure = require 'neap.failure'
-local json = require 'neap.json'
+local lib = require 'neap.base.lib'
+local failure = require 'neap.base.errors'
+local json = require 'neap.base.json'
 local models = require 'neap.cluster.models'
 local simulate = require 'neap.cluster.simulate'
-local text_table = require 'neap.table'
+local text_table = require 'neap.base.text_table'
 
 local paper = {}
 

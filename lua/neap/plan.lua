@@ -6,7 +6,7 @@
 --   plan.parameters 'laer'    { { name = 'no_even', doc = '…', default = 0 }, … }
 -- In a policy, plan.NAME(ctx, options) gives a draft of the answer (ctx:plan does the work).
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local counts = require 'neap.counts'
 local layouts = require 'neap.layout'
 local topologies = require 'neap.topology'

@@ -18,9 +18,9 @@
 -- of a policy are locals of its file.
 
 local launcher = require 'neap.launcher'
-local lib = require 'neap.lib'
-local failure = require 'neap.failure'
-local params = require 'neap.params'
+local lib = require 'neap.base.lib'
+local failure = require 'neap.base.errors'
+local params = require 'neap.base.params'
 
 local policy = {}
 

@@ -1,8 +1,8 @@
 --- Where a run comes from: what the store keeps so that it can be understood and done again.
 
 local launcher = require 'neap.launcher'
-local lib = require 'neap.lib'
-local json = require 'neap.json'
+local lib = require 'neap.base.lib'
+local json = require 'neap.base.json'
 local policies = require 'neap.policy'
 local text = require 'neap.text'
 

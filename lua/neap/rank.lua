@@ -23,15 +23,15 @@
 --                         store (recorder.lua); row: policy, seed, and perhaps trace; text: what
 --                         is trained on, or nil. On other ranks, and unrecorded: nil
 
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
 local accounts = require 'neap.cluster.account'
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local estimate = require 'neap.estimate'
-local failure = require 'neap.failure'
-local params = require 'neap.params'
+local failure = require 'neap.base.errors'
+local params = require 'neap.base.params'
 local processes = require 'neap.processes'
-local progress = require 'neap.progress'
+local progress = require 'neap.base.progress'
 local recipe = require 'neap.recipe'
 local timelines = require 'neap.timeline_job'
 local store = require 'neap.store'

@@ -11,10 +11,10 @@
 --
 -- Every rank loads the recipe and calls run; job is described in rank.lua.
 
-local lib = require 'neap.lib'
-local failure = require 'neap.failure'
+local lib = require 'neap.base.lib'
+local failure = require 'neap.base.errors'
 local launcher = require 'neap.launcher'
-local params = require 'neap.params'
+local params = require 'neap.base.params'
 
 local recipe = {}
 

@@ -6,8 +6,8 @@
 --   r:close { imbalance = … }                    -- the summary
 -- What it costs: a few microseconds a step; the file is written once a second (core/data/store.c).
 
-local lib = require 'neap.lib'
-local json = require 'neap.json'
+local lib = require 'neap.base.lib'
+local json = require 'neap.base.json'
 local layouts = require 'neap.layout'
 
 local ffi, C = lib.ffi, lib.C

@@ -2,19 +2,19 @@
 -- with layouts for step t, and then the exact counts of step t are split. replay.score does so from
 -- Lua, for one policy.
 
-local json = require 'neap.json'
-local lib = require 'neap.lib'
-local failure = require 'neap.failure'
+local json = require 'neap.base.json'
+local lib = require 'neap.base.lib'
+local failure = require 'neap.base.errors'
 local launcher = require 'neap.launcher'
 local layouts = require 'neap.layout'
-local metrics = require 'neap.metrics'
-local numbers = require 'neap.numbers'
+local metrics = require 'neap.base.series'
+local numbers = require 'neap.base.arguments'
 local policies = require 'neap.policy'
-local progress = require 'neap.progress'
+local progress = require 'neap.base.progress'
 local provenance = require 'neap.provenance'
 local session = require 'neap.session'
 local store = require 'neap.store'
-local text_table = require 'neap.table'
+local text_table = require 'neap.base.text_table'
 local topologies = require 'neap.topology'
 local trace = require 'neap.trace'
 

@@ -2,7 +2,7 @@
 -- a replica (the greedy rule of EPLB and LAER). No expert gets more replicas than there are ranks,
 -- unless all of them have that many.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local ints, doubles = lib.ffi.typeof 'int32_t[?]', lib.ffi.typeof 'double[?]'
 

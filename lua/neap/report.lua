@@ -1,14 +1,14 @@
 --- neap report: one HTML file that tells what runs and replays have shown. It needs no network and
 -- no scripts.
 
-local failure = require 'neap.failure'
-local json = require 'neap.json'
-local lib = require 'neap.lib'
+local failure = require 'neap.base.errors'
+local json = require 'neap.base.json'
+local lib = require 'neap.base.lib'
 local entries = require 'neap.report.entries'
 local observe = require 'neap.observe'
 local page = require 'neap.report.page'
 local policies = require 'neap.policy'
-local progress = require 'neap.progress'
+local progress = require 'neap.base.progress'
 local replay = require 'neap.replay'
 local sections = require 'neap.report.sections'
 local spans = require 'neap.report.spans'

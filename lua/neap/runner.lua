@@ -2,8 +2,8 @@
 
 local child = require 'neap.child'
 local launcher = require 'neap.launcher'
-local lib = require 'neap.lib'
-local progress = require 'neap.progress'
+local lib = require 'neap.base.lib'
+local progress = require 'neap.base.progress'
 local sweep = require 'neap.sweep'
 
 local runner = {}

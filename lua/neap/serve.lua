@@ -3,7 +3,7 @@
 -- [ranks][experts] followed by the layout in force, int32 [slots]; answers are layouts, and splits
 -- in the bulk memory.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local host = require 'neap.host'
 local kinds = require 'neap.kinds'
 local topologies = require 'neap.topology'

@@ -14,12 +14,12 @@
 --   end
 --   s:close()
 
-local lib = require 'neap.lib'
-local failure = require 'neap.failure'
+local lib = require 'neap.base.lib'
+local failure = require 'neap.base.errors'
 local host = require 'neap.host'
 local in_force = require 'neap.in_force'
 local inline = require 'neap.inline'
-local metrics = require 'neap.metrics'
+local metrics = require 'neap.base.series'
 local policies = require 'neap.policy'
 local splits = require 'neap.split'
 local worker = require 'neap.worker'

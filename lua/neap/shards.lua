@@ -9,7 +9,7 @@
 --
 -- All but the local calls (normal, set, adamw, the counts) are collective. Experts count from 0.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local ffi, C, check = lib.ffi, lib.C, lib.check
 

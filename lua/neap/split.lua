@@ -9,7 +9,7 @@
 --   s:set(layout, load, amount)       -- a split of one's own, [ranks][slots]
 --   split.rules()                     -- { 'lite', 'even', … }
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local counts = require 'neap.counts'
 
 local ffi, C = lib.ffi, lib.C

@@ -3,7 +3,7 @@
 --   local s = statistics.paired({ -0.02, -0.03, … })
 --   s.mean, s.low, s.high, s.count, s.outliers, s.noisy
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local ffi, C = lib.ffi, lib.C
 

@@ -9,9 +9,9 @@
 --
 -- Only rank 0 of a run writes. The tables are in core/data/store.c.
 
-local lib = require 'neap.lib'
-local failure = require 'neap.failure'
-local json = require 'neap.json'
+local lib = require 'neap.base.lib'
+local failure = require 'neap.base.errors'
+local json = require 'neap.base.json'
 local provenance = require 'neap.provenance'
 local recorder = require 'neap.recorder'
 

@@ -1,7 +1,7 @@
 --- Results of runs as a text table and as a JSON document.
 
-local metrics = require 'neap.metrics'
-local text_table = require 'neap.table'
+local metrics = require 'neap.base.series'
+local text_table = require 'neap.base.text_table'
 
 local summary = {}
 

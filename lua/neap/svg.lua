@@ -6,7 +6,7 @@
 --
 -- Colours can be told apart by the colour-blind (Okabe and Ito 2008) and in print.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local svg = {}
 

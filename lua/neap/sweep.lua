@@ -12,15 +12,15 @@
 -- holds as done is never repeated, whoever has started it.
 
 local argparse = require 'argparse'
-local failure = require 'neap.failure'
+local failure = require 'neap.base.errors'
 local grid = require 'neap.grid'
 local launcher = require 'neap.launcher'
-local lib = require 'neap.lib'
-local params = require 'neap.params'
+local lib = require 'neap.base.lib'
+local params = require 'neap.base.params'
 local policies = require 'neap.policy'
 local provenance = require 'neap.provenance'
 local recipe = require 'neap.recipe'
-local usage_message = require 'neap.usage'
+local usage_message = require 'neap.base.usage'
 
 local sweep = {}
 

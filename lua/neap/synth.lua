@@ -9,7 +9,7 @@
 -- a binomial's mean and variance, are rounded, and add up to tokens x top_k on every rank.
 -- Values depend on (seed, step, layer, rank, expert) alone.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local ffi, C = lib.ffi, lib.C
 

@@ -5,7 +5,7 @@
 --   local row = w:view(8, 8)           -- elements 8 to 15 as a vector
 --   w:data()[0] = 1                    -- typed pointer, valid as long as w is
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local ffi, C, check = lib.ffi, lib.C, lib.check
 

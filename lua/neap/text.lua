@@ -9,8 +9,8 @@
 -- What a sequence holds depends on (seed, step, sequence) alone; sequence is its number in the
 -- global batch, so that a batch is the same however many ranks share it.
 
-local lib = require 'neap.lib'
-local failure = require 'neap.failure'
+local lib = require 'neap.base.lib'
+local failure = require 'neap.base.errors'
 
 local ffi, C = lib.ffi, lib.C
 

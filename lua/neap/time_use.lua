@@ -3,8 +3,8 @@
 --   local summary = time_use.summary(ranks)
 --   print(time_use.text(summary))
 
-local lib = require 'neap.lib'
-local text_table = require 'neap.table'
+local lib = require 'neap.base.lib'
+local text_table = require 'neap.base.text_table'
 local timeline = require 'neap.timeline'
 
 local time_use = {}

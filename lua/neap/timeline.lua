@@ -12,7 +12,7 @@
 -- neap.h lists names, phases and streams. timeline_file.lua writes them, measured or simulated.
 -- Layers count from 0; of ranks, rank r is element r + 1.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local ffi, C, check = lib.ffi, lib.C, lib.check
 

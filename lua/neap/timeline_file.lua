@@ -5,8 +5,8 @@
 --
 --   timeline_file.write('step.json', { { label = 'laer', ranks = ranks } })   -- ranks: of gather
 
-local json = require 'neap.json'
-local failure = require 'neap.failure'
+local json = require 'neap.base.json'
+local failure = require 'neap.base.errors'
 local timeline = require 'neap.timeline'
 
 local timeline_file = {}

@@ -5,7 +5,7 @@
 -- trainings one after the other and is whole after each of them; where the time goes is printed at
 -- the end.
 
-local failure = require 'neap.failure'
+local failure = require 'neap.base.errors'
 local time_use = require 'neap.time_use'
 local timeline = require 'neap.timeline'
 local timeline_file = require 'neap.timeline_file'

@@ -6,7 +6,7 @@
 --   t.ranks, t.nodes, t.experts, t.slots                 how many; slots: of all ranks together
 --   t:node_of(rank) t:slots_of(rank) t:speed(rank) t:cost(expert) t:ranks_of(node) -> first, last
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local ffi, C = lib.ffi, lib.C
 

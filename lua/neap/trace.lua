@@ -8,7 +8,7 @@
 --   w:append(step, layer, load)                 -- steps from 0, layers in order
 --   w:close()
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local ffi, C = lib.ffi, lib.C
 

@@ -2,8 +2,8 @@
 --
 --   tools.cut(t, 'part.safetensors', { 10, 19 }, { 0, 2 })
 
-local failure = require 'neap.failure'
-local lib = require 'neap.lib'
+local failure = require 'neap.base.errors'
+local lib = require 'neap.base.lib'
 local trace = require 'neap.trace'
 
 local ffi = lib.ffi

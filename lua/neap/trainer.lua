@@ -8,9 +8,9 @@
 -- have the same batches and the same initial parameters whatever their policy and ranks.
 
 local device = require 'neap.device'
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local accounts = require 'neap.cluster.account'
-local metrics = require 'neap.metrics'
+local metrics = require 'neap.base.series'
 local optim = require 'neap.optim'
 local sessions = require 'neap.session'
 local summary = require 'neap.summary'

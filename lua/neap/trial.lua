@@ -5,7 +5,7 @@
 --   result.entry, result.messages, result.digest, result.worst
 --   print(t:picture(result.worst))
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local replay = require 'neap.replay'
 local topologies = require 'neap.topology'
 local trace = require 'neap.trace'

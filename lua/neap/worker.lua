@@ -2,7 +2,7 @@
 -- are those of inline.lua; besides, a worker that dies, hangs or answers nonsense is replaced by a
 -- fresh one, and that is one fault. Nothing that a worker says is believed unchecked.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local host = require 'neap.host'
 local kinds = require 'neap.kinds'
 

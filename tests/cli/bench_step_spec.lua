@@ -1,6 +1,6 @@
 --- neap bench step: what it reports of a few small steps.
 
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local program = require 'tests.cli.program'
 
 local SMALL = 'bench step --ranks=3 --node-size=2 --layers=2 --hidden=32 --heads=2 --kv-heads=1 '

@@ -1,6 +1,6 @@
 --- neap bench unshard: what it reports, in both types of parameters.
 
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local program = require 'tests.cli.program'
 
 describe('neap bench unshard', function()

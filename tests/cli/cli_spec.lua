@@ -1,4 +1,4 @@
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local program = require 'tests.cli.program'
 
 local PROBE = program.home .. '/tests/cli/recipes/probe.lua '
@@ -53,7 +53,7 @@ describe('neap', function()
   it('runs a Lua file', function()
     local path = os.tmpname()
     local file = io.open(path, 'w')
-    file:write "local lib = require 'neap.lib' print(lib.version, ...) return 7"
+    file:write "local lib = require 'neap.base.lib' print(lib.version, ...) return 7"
     file:close()
     local out = expect(7, ("lua '%s' a 'b c'"):format(path))
     assert.matches('\ta\tb c\n$', out)

@@ -1,6 +1,6 @@
 --- From a sweep to a verdict, on the command line.
 
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local program = require 'tests.cli.program'
 
 describe('neap compare', function()

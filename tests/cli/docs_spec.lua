@@ -2,7 +2,7 @@
 
 local document = require 'tests.cli.document'
 local launcher = require 'neap.launcher'
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 -- The sanitizers' builds would take minutes, to see the same.
 if not lib.version:find 'Release' then return end

@@ -1,6 +1,6 @@
 --- neap run --dry-run: the estimate of memory, against what the engine then holds.
 
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local program = require 'tests.cli.program'
 
 local RECIPE = "run experiments/quickstart.lua --text=english --trace='' --policies=minimax "

@@ -1,4 +1,4 @@
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local program = require 'tests.cli.program'
 
 --- Runs cells in one kernel; returns what each gave (tests/kernel_session.py).

@@ -1,7 +1,7 @@
 --- The notebooks run from the first cell to the last, in a copy of their folder; what they show is
 -- stored in them.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local program = require 'tests.cli.program'
 
 -- The sanitizers' builds would take minutes, to see the same.

@@ -1,6 +1,6 @@
 --- experiments/real_trace.lua: ends by the clock, and its trace has the steps that were done.
 
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local program = require 'tests.cli.program'
 
 local RECIPE = 'run experiments/real_trace.lua -n 4 --layers=2 --hidden=32 --experts=12 --top-k=3 '

@@ -1,4 +1,4 @@
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local program = require 'tests.cli.program'
 
 --- Runs neap replay and checks the status; the pattern must match stderr. Returns stdout, stderr.

@@ -1,6 +1,6 @@
 --- Runs are recorded, whatever becomes of them.
 
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
 local program = require 'tests.cli.program'
 

@@ -1,6 +1,6 @@
 -- neap run --device=sim: trains on the CPU, timed on the model of a cluster.
 
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local program = require 'tests.cli.program'
 
 local SMALL = 'run experiments/quickstart.lua --layers=2 --hidden=32 --heads=2 --kv-heads=1 '

@@ -1,6 +1,6 @@
 -- neap simulate, calibrate's files and the paper's scripts, through the program.
 
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local program = require 'tests.cli.program'
 
 local function expect(status, arguments, pattern)

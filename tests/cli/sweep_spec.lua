@@ -1,6 +1,6 @@
 --- Sweeps: what is done is never done again, and nothing is lost.
 
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
 local program = require 'tests.cli.program'
 

@@ -1,7 +1,7 @@
 --- neap run --timeline: what the file holds, on threads and under mpirun.
 
 local clusters = require 'neap.cluster'
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local models = require 'neap.cluster.models'
 local simulate = require 'neap.cluster.simulate'
 local program = require 'tests.cli.program'

@@ -1,6 +1,6 @@
 --- The main job, small: what a training run promises whatever the policy, the transport and N.
 
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local program = require 'tests.cli.program'
 
 local SMALL = 'run experiments/quickstart.lua --layers=2 --hidden=32 --heads=2 --kv-heads=1 '
@@ -37,7 +37,7 @@ describe('training', function()
         seen[row.digest] = arguments .. ' ' .. row.policy
       end
     end
-    assert.are.equal(1, #require('neap.lib').sorted_keys(seen), json.encode(seen))
+    assert.are.equal(1, #require('neap.base.lib').sorted_keys(seen), json.encode(seen))
   end)
 
   it('nor with experts of unequal size, and with an auxiliary loss', function()
@@ -48,7 +48,7 @@ describe('training', function()
         seen[row.digest] = arguments .. ' ' .. row.policy
       end
     end
-    assert.are.equal(1, #require('neap.lib').sorted_keys(seen), json.encode(seen))
+    assert.are.equal(1, #require('neap.base.lib').sorted_keys(seen), json.encode(seen))
   end)
 
   it('learns the same under every policy, whatever the seed', function()

@@ -1,6 +1,6 @@
 --- A policy in seconds: what neap try says of good, faulty, endless and undecided ones.
 
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local program = require 'tests.cli.program'
 
 describe('neap try', function()
@@ -66,7 +66,7 @@ describe('neap try', function()
       local P = require('neap.policy').define { name = 'p' }
       function P:plan(ctx)
         local layout, load = ctx:layout(), ctx.history:sum(5):by_expert()
-        local shift = math.floor(require('neap.lib').C.neap_clock() * 1e6) % 7
+        local shift = math.floor(require('neap.base.lib').C.neap_clock() * 1e6) % 7
         for e = 0, 15 do load[e] = load[e] + shift * (e % 3) * 100 end
         for expert, count in ctx:replicas(load) do layout:spread(expert, count) end
         return layout

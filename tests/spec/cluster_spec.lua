@@ -3,7 +3,7 @@
 local ffi = require 'ffi'
 local clusters = require 'neap.cluster'
 local costs = require 'neap.cluster.costs'
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local models = require 'neap.cluster.models'
 local paper = require 'neap.paper'
 local simulate = require 'neap.cluster.simulate'

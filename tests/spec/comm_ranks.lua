@@ -1,7 +1,7 @@
 --- One rank of comm_spec.lua; run with (rank, ranks, world) on threads and (…, nil) under mpirun.
 
 local comm = require 'neap.comm'
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local tensor = require 'neap.tensor'
 
 local ffi = lib.ffi

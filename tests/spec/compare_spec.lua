@@ -1,5 +1,5 @@
 local compare = require 'neap.compare'
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local store = require 'neap.store'
 
 local function remove(path)

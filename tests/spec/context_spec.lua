@@ -1,5 +1,5 @@
 local host = require 'neap.host'
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local draft = require 'neap.draft'
 local layout = require 'neap.layout'
 local plan = require 'neap.plan'

@@ -1,4 +1,4 @@
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 
 describe('json', function()
   it('keeps the given order and sorts the other keys', function()

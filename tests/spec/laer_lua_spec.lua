@@ -1,5 +1,5 @@
 --- The planner in Lua: the same layouts as the C one, by loops that compile.
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local launcher = require 'neap.launcher'
 local history = require 'neap.history'
 local plan = require 'neap.plan'

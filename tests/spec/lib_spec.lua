@@ -1,4 +1,4 @@
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 describe('lib', function()
   it('hints at close names only', function()

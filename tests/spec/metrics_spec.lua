@@ -1,4 +1,4 @@
-local metrics = require 'neap.metrics'
+local metrics = require 'neap.base.series'
 
 describe('metrics', function()
   it('gives mean, quantiles and recent mean of a series', function()

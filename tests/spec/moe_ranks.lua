@@ -5,7 +5,7 @@
 local rank, ranks, world, path = ...
 path = path or rank
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local comm = require 'neap.comm'
 local moe = require 'neap.moe'
 local shards = require 'neap.shards'

@@ -1,7 +1,7 @@
 local comm = require 'neap.comm'
 local launcher = require 'neap.launcher'
 local layouts = require 'neap.layout'
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local moe = require 'neap.moe'
 local splits = require 'neap.split'
 local tensor = require 'neap.tensor'
@@ -106,7 +106,7 @@ describe('moe', function()
       .. '--experts=4 --tokens=33 --repeats=1 2>&1')
     local text = pipe:read '*a'
     pipe:close()
-    local result = require('neap.json').decode(text)
+    local result = require('neap.base.json').decode(text)
     assert.is_table(result, text)
     assert.are.equal(33, result.tokens)
     assert.is_true(result.gflops > 0 and result.blas_gflops > 0 and result.ratio > 0)

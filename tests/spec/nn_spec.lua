@@ -1,4 +1,4 @@
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local nn = require 'neap.nn'
 local gradients = dofile(lib.home .. '/tests/gradients.lua')
 local small_model = dofile(lib.home .. '/tests/small_model.lua')

@@ -1,4 +1,4 @@
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local tensor = require 'neap.tensor'
 local ops = require 'neap.ops'
 local gradients = dofile(lib.home .. '/tests/gradients.lua')

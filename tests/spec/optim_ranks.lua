@@ -4,7 +4,7 @@
 
 local rank, ranks, world, mode, path = ...
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local comm = require 'neap.comm'
 local nn = require 'neap.nn'
 local optim = require 'neap.optim'

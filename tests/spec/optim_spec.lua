@@ -1,5 +1,5 @@
 local launcher = require 'neap.launcher'
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local nn = require 'neap.nn'
 local optim = require 'neap.optim'
 local tensor = require 'neap.tensor'

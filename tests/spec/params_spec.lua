@@ -1,4 +1,4 @@
-local params = require 'neap.params'
+local params = require 'neap.base.params'
 local recipe = require 'neap.recipe'
 
 local SPECS = {

@@ -1,4 +1,4 @@
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local plan = require 'neap.plan'
 local topology = require 'neap.topology'
 

@@ -1,5 +1,5 @@
-local lib = require 'neap.lib'
-local failure = require 'neap.failure'
+local lib = require 'neap.base.lib'
+local failure = require 'neap.base.errors'
 local launcher = require 'neap.launcher'
 local layouts = require 'neap.layout'
 local plan = require 'neap.plan'

@@ -1,5 +1,5 @@
 --- A rank whose policy hangs, for session_spec.lua to kill; called with the file for process ids.
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local launcher = require 'neap.launcher'
 local session = require 'neap.session'
 local topology = require 'neap.topology'

@@ -3,7 +3,7 @@
 -- one more argument, rank 1 changes a layout behind the session's back, and the error is written.
 
 local arguments = { ... }
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local comm = require 'neap.comm'
 local session = require 'neap.session'
 local topology = require 'neap.topology'

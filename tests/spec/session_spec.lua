@@ -1,5 +1,5 @@
 local launcher = require 'neap.launcher'
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local policy = require 'neap.policy'
 local session = require 'neap.session'
 local topology = require 'neap.topology'
@@ -325,7 +325,7 @@ describe('the process of a policy', function()
     pipe:close()
     os.remove(path)
     os.remove(path .. '.csv')
-    assert.are.equal(0, require('neap.json').decode(text).policies[1].faults)
+    assert.are.equal(0, require('neap.base.json').decode(text).policies[1].faults)
   end)
 end)
 

@@ -1,5 +1,5 @@
 local comm = require 'neap.comm'
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local shards = require 'neap.shards'
 local tensor = require 'neap.tensor'
 

@@ -2,7 +2,7 @@
 
 local ffi = require 'ffi'
 local clusters = require 'neap.cluster'
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local spans = require 'neap.cluster.spans'
 local timeline_file = require 'neap.timeline_file'
 local topologies = require 'neap.topology'

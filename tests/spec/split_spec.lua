@@ -1,4 +1,4 @@
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local layout = require 'neap.layout'
 local split = require 'neap.split'
 local topology = require 'neap.topology'

@@ -1,4 +1,4 @@
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local statistics = require 'neap.statistics'
 
 local C = lib.C

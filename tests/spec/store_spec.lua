@@ -1,4 +1,4 @@
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local provenance = require 'neap.provenance'
 local store = require 'neap.store'
 

@@ -1,4 +1,4 @@
-local text_table = require 'neap.table'
+local text_table = require 'neap.base.text_table'
 
 describe('table', function()
   it('sets numbers to the right and text to the left', function()

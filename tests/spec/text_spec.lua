@@ -1,4 +1,4 @@
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local text = require 'neap.text'
 
 local ffi = lib.ffi

@@ -1,5 +1,5 @@
-local json = require 'neap.json'
-local lib = require 'neap.lib'
+local json = require 'neap.base.json'
+local lib = require 'neap.base.lib'
 local time_use = require 'neap.time_use'
 local timeline = require 'neap.timeline'
 local timeline_file = require 'neap.timeline_file'

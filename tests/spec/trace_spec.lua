@@ -1,5 +1,5 @@
 local json = require 'dkjson'
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local trace = require 'neap.trace'
 
 local ffi = lib.ffi

@@ -5,7 +5,7 @@
 -- exact, dtype, schedule, rule (of the split), layouts (a seed), slots, gradients (1: no training,
 -- but a check by differences).
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local comm = require 'neap.comm'
 local layouts = require 'neap.layout'
 local nn = require 'neap.nn'

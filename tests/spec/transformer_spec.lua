@@ -1,5 +1,5 @@
 local launcher = require 'neap.launcher'
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local RANKS = lib.home .. '/tests/spec/transformer_ranks.lua'
 

@@ -28,7 +28,7 @@ bench.options = {
 function bench.run(args)
   local p = args.params
   if p.top_k > p.experts then
-    require('neap.failure').usage('--top-k is %d; there are %d experts', p.top_k, p.experts)
+    require('neap.base.errors').usage('--top-k is %d; there are %d experts', p.top_k, p.experts)
   end
   require('neap.bench.moe.' .. (args.device == 'cuda' and 'gpu' or 'cpu')).run(p, args.json)
 end

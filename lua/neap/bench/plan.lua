@@ -1,13 +1,13 @@
 --- neap bench plan: time of planners and splits on one thread, over cluster sizes.
 
-local json = require 'neap.json'
-local lib = require 'neap.lib'
-local failure = require 'neap.failure'
+local json = require 'neap.base.json'
+local lib = require 'neap.base.lib'
+local failure = require 'neap.base.errors'
 local layouts = require 'neap.layout'
-local metrics = require 'neap.metrics'
+local metrics = require 'neap.base.series'
 local plan = require 'neap.plan'
 local splits = require 'neap.split'
-local text_table = require 'neap.table'
+local text_table = require 'neap.base.text_table'
 local topologies = require 'neap.topology'
 
 local ffi, C = lib.ffi, lib.C

@@ -1,11 +1,11 @@
 --- neap bench policy: what a round trip from a rank to a policy in its worker process and back
 -- costs: a load goes out, a layout comes in.
 
-local lib = require 'neap.lib'
-local json = require 'neap.json'
+local lib = require 'neap.base.lib'
+local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
-local metrics = require 'neap.metrics'
-local text_table = require 'neap.table'
+local metrics = require 'neap.base.series'
+local text_table = require 'neap.base.text_table'
 local topology = require 'neap.topology'
 local worker = require 'neap.worker'
 

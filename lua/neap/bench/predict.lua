@@ -1,11 +1,11 @@
 --- neap bench predict: simulated against measured time of a training step on this machine. Each
 -- number of ranks is calibrated first (lua/neap/calibrate), on other models than the one predicted.
 
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
 local measure = require 'neap.calibrate.measure'
 local run = require 'neap.cli.run'
-local text_table = require 'neap.table'
+local text_table = require 'neap.base.text_table'
 
 local bench = { doc = "Simulated against measured time of the quickstart's step.", cuda = true }
 

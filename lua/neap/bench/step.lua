@@ -2,10 +2,10 @@
 -- schedule of transfers after the other, with the same seed.
 
 local estimate = require 'neap.estimate'
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
 local processes = require 'neap.processes'
-local params = require 'neap.params'
+local params = require 'neap.base.params'
 local trainer = require 'neap.trainer'
 
 local bench = {

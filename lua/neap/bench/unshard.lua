@@ -2,7 +2,7 @@
 -- ranks that are threads or, under mpirun, processes, beside a plain copy of memory in the same
 -- run.
 
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
 local processes = require 'neap.processes'
 

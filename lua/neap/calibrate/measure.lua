@@ -5,10 +5,10 @@
 --
 --   local machine = measure.machine(job, 'f32')   -- collective; the same table on every rank
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local clusters = require 'neap.cluster'
 local device = require 'neap.device'
-local metrics = require 'neap.metrics'
+local metrics = require 'neap.base.series'
 local ops = require 'neap.ops'
 local tensor = require 'neap.tensor'
 

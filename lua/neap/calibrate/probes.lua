@@ -1,10 +1,10 @@
 --- Small trainings that a machine is fitted to, and how they are measured: steps of all trainings
 -- in turn, so that what disturbs one disturbs the others as well; medians.
 
-local metrics = require 'neap.metrics'
+local metrics = require 'neap.base.series'
 local text = require 'neap.text'
 local trainer = require 'neap.trainer'
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local models = require 'neap.cluster.models'
 local simulate = require 'neap.cluster.simulate'
 local trace = require 'neap.trace'

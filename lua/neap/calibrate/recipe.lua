@@ -3,8 +3,8 @@
 -- should take.
 
 local recipe = require 'neap.recipe'
-local failure = require 'neap.failure'
-local json = require 'neap.json'
+local failure = require 'neap.base.errors'
+local json = require 'neap.base.json'
 local measure = require 'neap.calibrate.measure'
 local probes = require 'neap.calibrate.probes'
 

@@ -4,9 +4,9 @@
 -- cuda says that it knows --device=cuda.
 
 local launcher = require 'neap.launcher'
-local lib = require 'neap.lib'
-local failure = require 'neap.failure'
-local params = require 'neap.params'
+local lib = require 'neap.base.lib'
+local failure = require 'neap.base.errors'
+local params = require 'neap.base.params'
 
 local bench = { doc = 'Measure one part of the engine.' }
 

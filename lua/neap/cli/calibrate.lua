@@ -3,7 +3,7 @@
 
 local launcher = require 'neap.launcher'
 local run = require 'neap.cli.run'
-local numbers = require 'neap.numbers'
+local numbers = require 'neap.base.arguments'
 
 local command = { doc = 'Measure this machine as a cluster description, for --cluster.' }
 

@@ -1,11 +1,11 @@
 --- neap compare: what the run store says about policies, and how sure that is.
 
 local compare = require 'neap.compare'
-local failure = require 'neap.failure'
-local json = require 'neap.json'
-local lib = require 'neap.lib'
+local failure = require 'neap.base.errors'
+local json = require 'neap.base.json'
+local lib = require 'neap.base.lib'
 local store = require 'neap.store'
-local text_table = require 'neap.table'
+local text_table = require 'neap.base.text_table'
 
 local command = { doc = 'Compare policies on equal seeds, traces and parameters.' }
 

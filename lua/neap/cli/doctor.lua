@@ -1,8 +1,8 @@
 --- neap doctor: what this machine and build have, for people and for reports of trouble.
 
 local device = require 'neap.device'
-local json = require 'neap.json'
-local lib = require 'neap.lib'
+local json = require 'neap.base.json'
+local lib = require 'neap.base.lib'
 local text = require 'neap.text'
 
 local command = { doc = 'Show what this machine and build have.' }

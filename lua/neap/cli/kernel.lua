@@ -1,9 +1,9 @@
 --- neap kernel: Jupyter's kernel for Lua with the engine loaded (kernel.lua and kernel.py).
 
-local failure = require 'neap.failure'
-local json = require 'neap.json'
+local failure = require 'neap.base.errors'
+local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local command = { doc = 'Install the Jupyter kernel for Lua.' }
 

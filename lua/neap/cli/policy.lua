@@ -1,10 +1,10 @@
 --- neap policy: which policies there are.
 
-local json = require 'neap.json'
-local lib = require 'neap.lib'
-local params = require 'neap.params'
+local json = require 'neap.base.json'
+local lib = require 'neap.base.lib'
+local params = require 'neap.base.params'
 local policies = require 'neap.policy'
-local text_table = require 'neap.table'
+local text_table = require 'neap.base.text_table'
 
 local command = { doc = 'List the policies that --policy knows by name.' }
 

@@ -1,13 +1,13 @@
 --- neap run: loads the recipe, validates its parameters and starts the ranks.
 
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local estimate = require 'neap.estimate'
 local accounts = require 'neap.cluster.account'
-local failure = require 'neap.failure'
+local failure = require 'neap.base.errors'
 local models = require 'neap.cluster.models'
 local launcher = require 'neap.launcher'
-local numbers = require 'neap.numbers'
-local params = require 'neap.params'
+local numbers = require 'neap.base.arguments'
+local params = require 'neap.base.params'
 local processes = require 'neap.processes'
 local provenance = require 'neap.provenance'
 local recipe = require 'neap.recipe'

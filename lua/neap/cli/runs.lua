@@ -1,11 +1,11 @@
 --- neap runs: what the run store holds.
 
-local failure = require 'neap.failure'
-local json = require 'neap.json'
-local lib = require 'neap.lib'
-local numbers = require 'neap.numbers'
+local failure = require 'neap.base.errors'
+local json = require 'neap.base.json'
+local lib = require 'neap.base.lib'
+local numbers = require 'neap.base.arguments'
 local store = require 'neap.store'
-local text_table = require 'neap.table'
+local text_table = require 'neap.base.text_table'
 
 local command = { doc = 'List the runs of the run store, or show one of them.' }
 

@@ -2,16 +2,16 @@
 -- replays and trains, unchanged, on machines that nobody here owns.
 
 local clusters = require 'neap.cluster'
-local json = require 'neap.json'
-local lib = require 'neap.lib'
+local json = require 'neap.base.json'
+local lib = require 'neap.base.lib'
 local models = require 'neap.cluster.models'
-local numbers = require 'neap.numbers'
+local numbers = require 'neap.base.arguments'
 local provenance = require 'neap.provenance'
 local simulate = require 'neap.cluster.simulate'
 local spans = require 'neap.cluster.spans'
 local schedules = require 'neap.nn.schedule'
 local store = require 'neap.store'
-local text_table = require 'neap.table'
+local text_table = require 'neap.base.text_table'
 local timeline_file = require 'neap.timeline_file'
 local trace = require 'neap.trace'
 

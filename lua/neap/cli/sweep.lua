@@ -1,12 +1,12 @@
 --- neap sweep: plans a grid of runs, does those that have not been done, says how they ended.
 
-local failure = require 'neap.failure'
-local json = require 'neap.json'
-local numbers = require 'neap.numbers'
+local failure = require 'neap.base.errors'
+local json = require 'neap.base.json'
+local numbers = require 'neap.base.arguments'
 local runner = require 'neap.runner'
 local store = require 'neap.store'
 local sweep = require 'neap.sweep'
-local text_table = require 'neap.table'
+local text_table = require 'neap.base.text_table'
 
 local command = { doc = 'Run every combination of some parameters; go on where it stopped.' }
 

@@ -1,12 +1,12 @@
 --- neap trace: looks into recorded loads, cuts, merges and converts them, and makes synthetic ones.
 
 local chart = require 'neap.chart'
-local failure = require 'neap.failure'
-local json = require 'neap.json'
-local lib = require 'neap.lib'
-local whole = require('neap.numbers').whole
+local failure = require 'neap.base.errors'
+local json = require 'neap.base.json'
+local lib = require 'neap.base.lib'
+local whole = require('neap.base.arguments').whole
 local synth = require 'neap.synth'
-local text_table = require 'neap.table'
+local text_table = require 'neap.base.text_table'
 local tools = require 'neap.trace_tools'
 local trace = require 'neap.trace'
 

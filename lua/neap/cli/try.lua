@@ -2,15 +2,15 @@
 
 local chart = require 'neap.chart'
 local child = require 'neap.child'
-local failure = require 'neap.failure'
-local json = require 'neap.json'
+local failure = require 'neap.base.errors'
+local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
-local lib = require 'neap.lib'
-local numbers = require 'neap.numbers'
+local lib = require 'neap.base.lib'
+local numbers = require 'neap.base.arguments'
 local policies = require 'neap.policy'
-local progress = require 'neap.progress'
+local progress = require 'neap.base.progress'
 local provenance = require 'neap.provenance'
-local text_table = require 'neap.table'
+local text_table = require 'neap.base.text_table'
 local trial = require 'neap.trial'
 
 local command = { doc = 'Try a policy on the traces that come with Neap; --watch: as you write.' }

@@ -8,7 +8,7 @@
 --   a:row(balance)                  -- figures of all steps (figures.lua)
 
 local clusters = require 'neap.cluster'
-local failure = require 'neap.failure'
+local failure = require 'neap.base.errors'
 local figures = require 'neap.cluster.figures'
 local models = require 'neap.cluster.models'
 local prices = require 'neap.cluster.prices'

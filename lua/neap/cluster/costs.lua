@@ -3,7 +3,7 @@
 -- for each of its sizes; elementwise work takes its bytes / memory; a piece takes launch at least.
 -- A backward is two products for each of the forward's, and twice its elementwise work.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local models = require 'neap.cluster.models'
 
 local ffi = lib.ffi

@@ -6,8 +6,8 @@
 --   bytes           of a number: parameters, activations, gradients on the wire
 --   load            parameters of synthetic routing (synth.lua): sigma, tau, rho
 
-local lib = require 'neap.lib'
-local failure = require 'neap.failure'
+local lib = require 'neap.base.lib'
+local failure = require 'neap.base.errors'
 local synth = require 'neap.synth'
 
 local models = {}

@@ -5,7 +5,7 @@
 -- an exchange starts when the work that was issued before it is done, and computation goes on after
 -- the exchanges that were waited for.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local phases = {}
 

@@ -6,7 +6,7 @@
 --   p:weights(layout)                 -- its exchanges of parameters
 --   p:step(micro, plans_on, parts)    -- all that program.build needs
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local costs = require 'neap.cluster.costs'
 local phases = require 'neap.cluster.phases'
 

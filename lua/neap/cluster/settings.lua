@@ -1,7 +1,7 @@
 --- Options of a simulation: their defaults, and what is wrong with what was given.
 
-local lib = require 'neap.lib'
-local failure = require 'neap.failure'
+local lib = require 'neap.base.lib'
+local failure = require 'neap.base.errors'
 local clusters = require 'neap.cluster'
 local models = require 'neap.cluster.models'
 local schedules = require 'neap.nn.schedule'

@@ -6,10 +6,10 @@
 --   s.cluster                    -- of the last step: spans, times, critical path
 --   s:close()
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local clusters = require 'neap.cluster'
 local figures = require 'neap.cluster.figures'
-local metrics = require 'neap.metrics'
+local metrics = require 'neap.base.series'
 local prices = require 'neap.cluster.prices'
 local program = require 'neap.cluster.program'
 local sessions = require 'neap.session'

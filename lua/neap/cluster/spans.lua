@@ -4,7 +4,7 @@
 --   timeline_file.write('step.json', { { label = 'simulated', ranks = spans.of(cluster) } })
 --   print(spans.text(cluster))
 
-local text_table = require 'neap.table'
+local text_table = require 'neap.base.text_table'
 
 local spans = {}
 

@@ -3,7 +3,7 @@
 local tensor = require 'neap.tensor'
 local ops = require 'neap.ops'
 local Linear = require('neap.nn.layers').Linear
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local Attention = {}
 Attention.__index = Attention

@@ -6,7 +6,7 @@
 -- or exactly (neap.exact), then into F64. Parameters in bf16 are copies of masters in f32, which
 -- belong to the optimizer; their gradients are f32.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local tensor = require 'neap.tensor'
 local ops = require 'neap.ops'
 local exact = require 'neap.exact'

@@ -8,8 +8,8 @@
 --
 -- The result has all fields. No schedule changes a result: losses are the same to the bit.
 
-local failure = require 'neap.failure'
-local lib = require 'neap.lib'
+local failure = require 'neap.base.errors'
+local lib = require 'neap.base.lib'
 
 local schedule = {}
 

@@ -6,7 +6,7 @@
 --   local loss = model:forward(ids, targets, step)
 --   model:backward()
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local moe = require 'neap.moe'
 local shards = require 'neap.shards'
 local tensor = require 'neap.tensor'

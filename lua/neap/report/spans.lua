@@ -1,8 +1,8 @@
 --- Timelines of a step in a report: reads what neap run --timeline and neap simulate --timeline
 -- have written (trace events of Chrome), and draws the four streams of every rank.
 
-local failure = require 'neap.failure'
-local json = require 'neap.json'
+local failure = require 'neap.base.errors'
+local json = require 'neap.base.json'
 local svg = require 'neap.svg'
 
 local spans = {}

@@ -1,9 +1,9 @@
 --- Takes runs out of the run store for a report: entries with their curves, provenance, texts.
 
 local compare = require 'neap.compare'
-local failure = require 'neap.failure'
-local json = require 'neap.json'
-local lib = require 'neap.lib'
+local failure = require 'neap.base.errors'
+local json = require 'neap.base.json'
+local lib = require 'neap.base.lib'
 local entries = require 'neap.report.entries'
 
 local stored = {}

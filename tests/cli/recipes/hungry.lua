@@ -1,6 +1,6 @@
 --- A training whose second rank finds no memory.
 local neap = require 'neap'
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 return neap.recipe.define {
   name = 'hungry', ranks = 2, params = neap.trainer.params,

@@ -1,6 +1,6 @@
 --- Recipe of cli_spec.lua: tells what it was given, and fails as told.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local recipe = require 'neap.recipe'
 
 return recipe.define {

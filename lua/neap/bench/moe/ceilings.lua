@@ -3,10 +3,10 @@
 -- figure that is usually quoted (burst), are no measure for what runs after seconds of work; so
 -- beside() runs an action right after products that take about as long, and times both.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local device = require 'neap.device'
 local launcher = require 'neap.launcher'
-local metrics = require 'neap.metrics'
+local metrics = require 'neap.base.series'
 local ops = require 'neap.ops'
 local tensor = require 'neap.tensor'
 

@@ -1,14 +1,14 @@
 --- The layer on the CPU in one thread, against plain BLAS products of the same shapes in the same
 -- run.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local comm = require 'neap.comm'
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local layout = require 'neap.layout'
 local moe = require 'neap.moe'
 local split = require 'neap.split'
 local tensor = require 'neap.tensor'
-local text_table = require 'neap.table'
+local text_table = require 'neap.base.text_table'
 local topology = require 'neap.topology'
 
 local ffi, C, check = lib.ffi, lib.C, lib.check

@@ -5,9 +5,9 @@
 
 local ceilings = require 'neap.bench.moe.ceilings'
 local device = require 'neap.device'
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local layer = require 'neap.bench.moe.gpu_layer'
-local text_table = require 'neap.table'
+local text_table = require 'neap.base.text_table'
 local torches = require 'neap.bench.moe.torch'
 
 local gpu = {}

@@ -6,12 +6,12 @@
 --   step:forget()
 --   step:rows()
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local ceilings = require 'neap.bench.moe.ceilings'
 local comm = require 'neap.comm'
 local device = require 'neap.device'
 local layout = require 'neap.layout'
-local metrics = require 'neap.metrics'
+local metrics = require 'neap.base.series'
 local moe = require 'neap.moe'
 local split = require 'neap.split'
 local tensor = require 'neap.tensor'

@@ -6,10 +6,10 @@
 
 local bench_rank = require 'neap.bench_rank'
 local device = require 'neap.device'
-local json = require 'neap.json'
+local json = require 'neap.base.json'
 local layouts = require 'neap.layout'
-local lib = require 'neap.lib'
-local metrics = require 'neap.metrics'
+local lib = require 'neap.base.lib'
+local metrics = require 'neap.base.series'
 local shards = require 'neap.shards'
 local tensor = require 'neap.tensor'
 local topologies = require 'neap.topology'

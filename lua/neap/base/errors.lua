@@ -1,6 +1,6 @@
 --- What the program does with an error: who sees it, and which exit status it gives.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 local failure = {}
 

@@ -7,8 +7,8 @@
 -- first element. on_cuda: the default with --device=cuda, where it is another. On the command line:
 -- --steps=50 or --steps 50; --exact, --no-exact.
 
-local lib = require 'neap.lib'
-local failure = require 'neap.failure'
+local lib = require 'neap.base.lib'
+local failure = require 'neap.base.errors'
 
 local params = {}
 

@@ -1,6 +1,6 @@
 --- The progress line on stderr: rewritten in place on a terminal, else a line now and then.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 local launcher = require 'neap.launcher'
 
 local Progress = {}

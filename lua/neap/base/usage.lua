@@ -1,6 +1,6 @@
 --- What argparse says about wrong usage, as Neap says it.
 
-local lib = require 'neap.lib'
+local lib = require 'neap.base.lib'
 
 --- argparse's message in Neap's form: with the hint in brackets, on one line.
 local function usage_message(parser, text)
