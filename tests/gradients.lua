@@ -1,6 +1,6 @@
 --- Finite differences for specs: dofile(lib.home .. '/tests/gradients.lua').
 
-local tensor = require 'neap.tensor'
+local tensor = require 'neap.engine.tensor'
 
 local gradients = {}
 

@@ -2,8 +2,8 @@
 -- 11, hidden 8: dofile(lib.home .. '/tests/small_model.lua').
 
 local nn = require 'neap.nn'
-local tensor = require 'neap.tensor'
-local ops = require 'neap.ops'
+local tensor = require 'neap.engine.tensor'
+local ops = require 'neap.engine.ops'
 
 return function(parameters, sequence)
   local model = { parameters = parameters }

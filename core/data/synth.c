@@ -1,5 +1,5 @@
 /* Synthetic loads: counts of tokens around given popularities of experts. The model is described in
- * lua/neap/synth.lua, which owns the popularities. */
+ * lua/neap/engine/synth.lua, which owns the popularities. */
 #include "base/random.h"
 #include "base/status.h"
 

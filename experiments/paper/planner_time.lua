@@ -9,7 +9,7 @@
 local neap = require 'neap'
 local lib = require 'neap.base.lib'
 local paper = require 'neap.paper'
-local synth = require 'neap.synth'
+local synth = require 'neap.engine.synth'
 
 local C = lib.C
 local EXPERTS = 32

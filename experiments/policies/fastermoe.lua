@@ -1,6 +1,6 @@
 --- FasterMoE (He et al., 2022): an expert is shadowed, that is put on every rank, as long as this
 -- saves more compute on the slowest rank than sending its weights costs.
-local plan = require 'neap.plan'
+local plan = require 'neap.engine.plan'
 local policy = require 'neap.policy'
 
 local FasterMoe = policy.define {

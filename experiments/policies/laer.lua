@@ -1,6 +1,6 @@
 --- LAER-MoE's planner (arXiv 2602.11686): replicas by greedy allocation, placed node by node, the
 -- cheaper of two candidates, planned on the sum of the last steps; tokens split within the node.
-local plan = require 'neap.plan'
+local plan = require 'neap.engine.plan'
 local policy = require 'neap.policy'
 
 local Laer = policy.define {

@@ -1,7 +1,7 @@
 --- Neap's layout, planned on history off the critical path, with one late slot a rank: it is filled
 -- on the exact counts, for whoever accepts the transfer of one expert a rank on the critical path.
 -- It shows what such a transfer would buy where slots are scarce.
-local plan = require 'neap.plan'
+local plan = require 'neap.engine.plan'
 local policy = require 'neap.policy'
 
 local Late = policy.define {

@@ -2,7 +2,7 @@
 -- share of their rank and spill the rest to the least loaded ranks. In the paper it plans on the
 -- current counts, with the transfers on the critical path; here on history, so that they are
 -- hidden.
-local plan = require 'neap.plan'
+local plan = require 'neap.engine.plan'
 local policy = require 'neap.policy'
 
 local Llep = policy.define {

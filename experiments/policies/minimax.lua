@@ -1,6 +1,6 @@
 --- LAER's layout, planned on history, with the exact split of the current counts: what is left of
 -- the imbalance is what no split can take away. The same as --policy=laer+minimax.
-local plan = require 'neap.plan'
+local plan = require 'neap.engine.plan'
 local policy = require 'neap.policy'
 
 local Minimax = policy.define {

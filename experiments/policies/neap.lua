@@ -1,7 +1,7 @@
 --- Neap's own planner: a forecast from the last steps, each node with what its tokens need, layouts
 -- that stay balanced when loads are not as forecast; and the exact split, which evens out the rest.
 -- How it works and what it reaches: docs/planning.md.
-local plan = require 'neap.plan'
+local plan = require 'neap.engine.plan'
 local policy = require 'neap.policy'
 
 local Neap = policy.define {

@@ -8,7 +8,7 @@
 -- Counts what optim.lua, nn/, moe.c, shards.c and transfer.c allocate. Tokens of experts wander
 -- from step to step, and so do their buffers: they are taken with a margin.
 
-local device = require 'neap.device'
+local device = require 'neap.engine.device'
 local json = require 'neap.base.json'
 local schedules = require 'neap.nn.schedule'
 local text_table = require 'neap.base.text_table'

@@ -6,10 +6,10 @@ local amounts = require 'neap.amounts'
 local context = require 'neap.context'
 local draft = require 'neap.draft'
 local history = require 'neap.history'
-local layouts = require 'neap.layout'
-local plans = require 'neap.plan'
+local layouts = require 'neap.engine.layout'
+local plans = require 'neap.engine.plan'
 local policy = require 'neap.policy'
-local splits = require 'neap.split'
+local splits = require 'neap.engine.split'
 
 local ffi = lib.ffi
 

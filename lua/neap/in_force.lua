@@ -2,8 +2,8 @@
 -- advance takes them over everywhere, by one broadcast, and compares what all ranks then have.
 
 local lib = require 'neap.base.lib'
-local layouts = require 'neap.layout'
-local plans = require 'neap.plan'
+local layouts = require 'neap.engine.layout'
+local plans = require 'neap.engine.plan'
 
 local ffi, C = lib.ffi, lib.C
 

@@ -1,37 +1,37 @@
 --- What require 'neap' offers: modules by name, each loaded when it is first used.
--- neap.layout is require 'neap.layout'; other files of the house are not meant for users.
+-- neap.layout is require 'neap.engine.layout'; other files of the house are not meant for users.
 
 local lib = require 'neap.base.lib'
 
 local MODULES = {
   -- policies
   policy = 'neap.policy',
-  plan = 'neap.plan',
-  topology = 'neap.topology',
-  layout = 'neap.layout',
-  split = 'neap.split',
+  plan = 'neap.engine.plan',
+  topology = 'neap.engine.topology',
+  layout = 'neap.engine.layout',
+  split = 'neap.engine.split',
   session = 'neap.session',
   -- recipes and models
   recipe = 'neap.recipe',
   params = 'neap.base.params',
   trainer = 'neap.trainer',
   results = 'neap.summary',
-  text = 'neap.text',
+  text = 'neap.engine.text',
   nn = 'neap.nn',
   optim = 'neap.optim',
   -- the engine
   lib = 'neap.base.lib',
-  comm = 'neap.comm',
-  device = 'neap.device',
-  exact = 'neap.exact',
-  moe = 'neap.moe',
-  ops = 'neap.ops',
-  shards = 'neap.shards',
-  tensor = 'neap.tensor',
-  timeline = 'neap.timeline',
+  comm = 'neap.engine.comm',
+  device = 'neap.engine.device',
+  exact = 'neap.engine.exact',
+  moe = 'neap.engine.moe',
+  ops = 'neap.engine.ops',
+  shards = 'neap.engine.shards',
+  tensor = 'neap.engine.tensor',
+  timeline = 'neap.engine.timeline',
   -- traces, replays, simulations
-  trace = 'neap.trace',
-  synth = 'neap.synth',
+  trace = 'neap.engine.trace',
+  synth = 'neap.engine.synth',
   replay = 'neap.replay',
   evaluate = 'neap.observe',
   simulate = 'neap.cluster.simulate',

@@ -8,9 +8,9 @@
 -- are exact sums, the update is elementwise.
 
 local lib = require 'neap.base.lib'
-local tensor = require 'neap.tensor'
-local ops = require 'neap.ops'
-local exact = require 'neap.exact'
+local tensor = require 'neap.engine.tensor'
+local ops = require 'neap.engine.ops'
+local exact = require 'neap.engine.exact'
 
 local ffi = lib.ffi
 

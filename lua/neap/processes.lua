@@ -1,7 +1,7 @@
 --- Where ranks are: threads of this process, or the processes that mpirun has started.
 
-local comm = require 'neap.comm'
-local device = require 'neap.device'
+local comm = require 'neap.engine.comm'
+local device = require 'neap.engine.device'
 local launcher = require 'neap.launcher'
 
 local processes = {}

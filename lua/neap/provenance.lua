@@ -4,7 +4,7 @@ local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 local json = require 'neap.base.json'
 local policies = require 'neap.policy'
-local text = require 'neap.text'
+local text = require 'neap.engine.text'
 
 local ffi, C = lib.ffi, lib.C
 

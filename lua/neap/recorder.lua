@@ -8,7 +8,7 @@
 
 local lib = require 'neap.base.lib'
 local json = require 'neap.base.json'
-local layouts = require 'neap.layout'
+local layouts = require 'neap.engine.layout'
 
 local ffi, C = lib.ffi, lib.C
 

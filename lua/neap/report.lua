@@ -14,7 +14,7 @@ local sections = require 'neap.report.sections'
 local spans = require 'neap.report.spans'
 local store = require 'neap.store'
 local stored = require 'neap.report.stored'
-local trace = require 'neap.trace'
+local trace = require 'neap.engine.trace'
 
 local report = { doc = 'Write one HTML file about runs and replays.' }
 

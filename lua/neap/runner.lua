@@ -1,6 +1,6 @@
 --- Does the runs of a sweep, some at a time, as child processes.
 
-local child = require 'neap.child'
+local child = require 'neap.engine.subprocess'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 local progress = require 'neap.base.progress'

@@ -6,7 +6,7 @@
 local lib = require 'neap.base.lib'
 local host = require 'neap.host'
 local kinds = require 'neap.kinds'
-local topologies = require 'neap.topology'
+local topologies = require 'neap.engine.topology'
 
 local ffi, C = lib.ffi, lib.C
 

@@ -21,7 +21,7 @@ local in_force = require 'neap.in_force'
 local inline = require 'neap.inline'
 local metrics = require 'neap.base.series'
 local policies = require 'neap.policy'
-local splits = require 'neap.split'
+local splits = require 'neap.engine.split'
 local worker = require 'neap.worker'
 
 local ffi, C = lib.ffi, lib.C

@@ -5,7 +5,7 @@
 
 local lib = require 'neap.base.lib'
 local text_table = require 'neap.base.text_table'
-local timeline = require 'neap.timeline'
+local timeline = require 'neap.engine.timeline'
 
 local time_use = {}
 

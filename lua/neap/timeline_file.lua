@@ -7,7 +7,7 @@
 
 local json = require 'neap.base.json'
 local failure = require 'neap.base.errors'
-local timeline = require 'neap.timeline'
+local timeline = require 'neap.engine.timeline'
 
 local timeline_file = {}
 

@@ -7,7 +7,7 @@
 
 local failure = require 'neap.base.errors'
 local time_use = require 'neap.time_use'
-local timeline = require 'neap.timeline'
+local timeline = require 'neap.engine.timeline'
 local timeline_file = require 'neap.timeline_file'
 
 local timeline_job = {}

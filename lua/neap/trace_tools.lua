@@ -4,7 +4,7 @@
 
 local failure = require 'neap.base.errors'
 local lib = require 'neap.base.lib'
-local trace = require 'neap.trace'
+local trace = require 'neap.engine.trace'
 
 local ffi = lib.ffi
 

@@ -7,17 +7,17 @@
 -- Every rank calls everything (collective). A run depends on params, text and seed alone: two runs
 -- have the same batches and the same initial parameters whatever their policy and ranks.
 
-local device = require 'neap.device'
+local device = require 'neap.engine.device'
 local lib = require 'neap.base.lib'
 local accounts = require 'neap.cluster.account'
 local metrics = require 'neap.base.series'
 local optim = require 'neap.optim'
 local sessions = require 'neap.session'
 local summary = require 'neap.summary'
-local tensor = require 'neap.tensor'
-local timeline = require 'neap.timeline'
-local topologies = require 'neap.topology'
-local trace = require 'neap.trace'
+local tensor = require 'neap.engine.tensor'
+local timeline = require 'neap.engine.timeline'
+local topologies = require 'neap.engine.topology'
+local trace = require 'neap.engine.trace'
 local schedules = require 'neap.nn.schedule'
 local Transformer = require 'neap.nn.transformer'
 

@@ -7,8 +7,8 @@
 
 local lib = require 'neap.base.lib'
 local replay = require 'neap.replay'
-local topologies = require 'neap.topology'
-local trace = require 'neap.trace'
+local topologies = require 'neap.engine.topology'
+local trace = require 'neap.engine.trace'
 
 local ffi, C = lib.ffi, lib.C
 

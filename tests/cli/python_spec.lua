@@ -48,14 +48,14 @@ for bad in (lambda: n.Planner(4, 99, 2), lambda: p.split(layout * 0, load),
 assert "laer" in n.plans() and "minimax" in n.splits()
 ']])
     assert.are.equal(0, status, err)
-    local topologies = require 'neap.topology'
+    local topologies = require 'neap.engine.topology'
     local t = topologies.open { ranks = 4, node_size = 2, experts = 6, slots = 2 }
     local load = {}
     for rank = 0, 3 do
       load[rank + 1] = {}
       for e = 0, 5 do load[rank + 1][e + 1] = (rank * 6 + e) * 7 % 23 end
     end
-    local layout = require('neap.plan').open('laer', t):plan(load)
+    local layout = require('neap.engine.plan').open('laer', t):plan(load)
     local experts = {}
     for slot = 0, 7 do experts[slot + 1] = layout:array()[slot] end
     assert.are.equal(table.concat(experts, ',') .. '\n', out)

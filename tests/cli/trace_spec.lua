@@ -1,7 +1,7 @@
 --- neap trace: what goes in comes out, cut, merged, converted and made.
 
 local program = require 'tests.cli.program'
-local trace = require 'neap.trace'
+local trace = require 'neap.engine.trace'
 
 describe('neap trace', function()
   local folder, made

@@ -107,7 +107,7 @@ describe('training', function()
       .. ('-n 4 --steps=5 --policies=static --trace=%s'):format(path))
     assert.are.equal(0, status, err)
     assert.matches('neap replay %-%-trace ' .. path:gsub('%p', '%%%0'), err)
-    local trace = require('neap.trace').open(path)
+    local trace = require('neap.engine.trace').open(path)
     assert.are.same({ 5, 2, 4, 6 }, { trace.steps, trace.layers, trace.ranks, trace.experts })
     local load, sum = trace:load(4, 1), 0
     for i = 0, 23 do sum = sum + tonumber(load[i]) end
@@ -122,9 +122,9 @@ describe('training', function()
         .. ('-n 4 --node-size=2 --steps=8 --in-process --json --policies=%s --trace=%s'):format(
           policy, path))
       assert.are.equal(0, status, err)
-      local trace = require('neap.trace').open(path)
+      local trace = require('neap.engine.trace').open(path)
       local replayed = require('neap.replay').score { trace = trace, policy = policy, warm_up = 0,
-        seed = 1, in_process = true, topology = require('neap.topology').open { ranks = 4,
+        seed = 1, in_process = true, topology = require('neap.engine.topology').open { ranks = 4,
           node_size = 2, slots = 3, experts = 6 } }
       local trained = json.decode(out).rows[1]
       assert.are.same(json.decode(json.encode(replayed.imbalance)), trained.imbalance)

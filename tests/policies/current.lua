@@ -1,4 +1,4 @@
 -- Plans on the counts of the very step.
 local Current = require('neap.policy').define { name = 'current', plans_on = 'current' }
-function Current:plan(ctx) return require('neap.plan').laer(ctx, { window = 1 }) end
+function Current:plan(ctx) return require('neap.engine.plan').laer(ctx, { window = 1 }) end
 return Current

@@ -2,6 +2,6 @@
 local Slow = require('neap.policy').define { name = 'slow' }
 function Slow:plan(ctx)
   require('neap.launcher').sleep(0.05)
-  return require('neap.plan').laer(ctx)
+  return require('neap.engine.plan').laer(ctx)
 end
 return Slow

@@ -8,9 +8,9 @@ local models = require 'neap.cluster.models'
 local paper = require 'neap.paper'
 local simulate = require 'neap.cluster.simulate'
 local spans = require 'neap.cluster.spans'
-local synth = require 'neap.synth'
+local synth = require 'neap.engine.synth'
 local timeline_file = require 'neap.timeline_file'
-local topologies = require 'neap.topology'
+local topologies = require 'neap.engine.topology'
 
 local MODEL = { hidden = 512, ffn = 1024, experts = 8, top_k = 2, slots = 2, layers = 3, heads = 8,
   kv_heads = 4, sequence = 512, tokens = 2048, micro_batches = 2, vocabulary = 1000 }

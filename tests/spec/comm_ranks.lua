@@ -1,8 +1,8 @@
 --- One rank of comm_spec.lua; run with (rank, ranks, world) on threads and (…, nil) under mpirun.
 
-local comm = require 'neap.comm'
+local comm = require 'neap.engine.comm'
 local lib = require 'neap.base.lib'
-local tensor = require 'neap.tensor'
+local tensor = require 'neap.engine.tensor'
 
 local ffi = lib.ffi
 local rank, ranks, world = ...

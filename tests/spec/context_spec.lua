@@ -1,10 +1,10 @@
 local host = require 'neap.host'
 local lib = require 'neap.base.lib'
 local draft = require 'neap.draft'
-local layout = require 'neap.layout'
-local plan = require 'neap.plan'
-local split = require 'neap.split'
-local topology = require 'neap.topology'
+local layout = require 'neap.engine.layout'
+local plan = require 'neap.engine.plan'
+local split = require 'neap.engine.split'
+local topology = require 'neap.engine.topology'
 
 local ffi, C = lib.ffi, lib.C
 

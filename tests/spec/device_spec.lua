@@ -1,8 +1,8 @@
 -- Devices: what holds on every machine, and the engine on a GPU where there is one.
 
-local device = require 'neap.device'
-local ops = require 'neap.ops'
-local tensor = require 'neap.tensor'
+local device = require 'neap.engine.device'
+local ops = require 'neap.engine.ops'
+local tensor = require 'neap.engine.tensor'
 
 describe('device', function()
   after_each(function() device.use('cpu', 0) end)

@@ -2,9 +2,9 @@
 local lib = require 'neap.base.lib'
 local launcher = require 'neap.launcher'
 local history = require 'neap.history'
-local plan = require 'neap.plan'
+local plan = require 'neap.engine.plan'
 local policy = require 'neap.policy'
-local topology = require 'neap.topology'
+local topology = require 'neap.engine.topology'
 
 local C = lib.C
 local class = policy.load(launcher.home .. '/experiments/policies/laer_lua.lua')

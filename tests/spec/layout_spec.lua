@@ -1,5 +1,5 @@
-local layout = require 'neap.layout'
-local topology = require 'neap.topology'
+local layout = require 'neap.engine.layout'
+local topology = require 'neap.engine.topology'
 
 local function message(f, ...)
   local ok, err = pcall(f, ...)

@@ -1,9 +1,9 @@
 --- The split minimax against linear programmes, solved by cbc: the least max load, and at that load
 -- the fewest tokens across nodes.
 
-local layout = require 'neap.layout'
-local split = require 'neap.split'
-local topology = require 'neap.topology'
+local layout = require 'neap.engine.layout'
+local split = require 'neap.engine.split'
+local topology = require 'neap.engine.topology'
 
 local CASES, BATCH = 200, 25
 

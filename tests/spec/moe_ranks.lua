@@ -6,10 +6,10 @@ local rank, ranks, world, path = ...
 path = path or rank
 
 local lib = require 'neap.base.lib'
-local comm = require 'neap.comm'
-local moe = require 'neap.moe'
-local shards = require 'neap.shards'
-local tensor = require 'neap.tensor'
+local comm = require 'neap.engine.comm'
+local moe = require 'neap.engine.moe'
+local shards = require 'neap.engine.shards'
+local tensor = require 'neap.engine.tensor'
 
 local ffi, C, check = lib.ffi, lib.C, lib.check
 

@@ -1,11 +1,11 @@
-local comm = require 'neap.comm'
+local comm = require 'neap.engine.comm'
 local launcher = require 'neap.launcher'
-local layouts = require 'neap.layout'
+local layouts = require 'neap.engine.layout'
 local lib = require 'neap.base.lib'
-local moe = require 'neap.moe'
-local splits = require 'neap.split'
-local tensor = require 'neap.tensor'
-local topologies = require 'neap.topology'
+local moe = require 'neap.engine.moe'
+local splits = require 'neap.engine.split'
+local tensor = require 'neap.engine.tensor'
+local topologies = require 'neap.engine.topology'
 
 local ffi, C = lib.ffi, lib.C
 local RANKS = launcher.home .. '/tests/spec/moe_ranks.lua'

@@ -1,6 +1,6 @@
 local lib = require 'neap.base.lib'
-local tensor = require 'neap.tensor'
-local ops = require 'neap.ops'
+local tensor = require 'neap.engine.tensor'
+local ops = require 'neap.engine.ops'
 local gradients = dofile(lib.home .. '/tests/gradients.lua')
 
 local random, dot = gradients.random, gradients.dot

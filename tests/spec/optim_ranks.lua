@@ -5,10 +5,10 @@
 local rank, ranks, world, mode, path = ...
 
 local lib = require 'neap.base.lib'
-local comm = require 'neap.comm'
+local comm = require 'neap.engine.comm'
 local nn = require 'neap.nn'
 local optim = require 'neap.optim'
-local tensor = require 'neap.tensor'
+local tensor = require 'neap.engine.tensor'
 local small_model = dofile(lib.home .. '/tests/small_model.lua')
 
 local SEQUENCE, SEQUENCES, STEPS, VOCABULARY = 6, 12, 4, 11

@@ -2,7 +2,7 @@ local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 local nn = require 'neap.nn'
 local optim = require 'neap.optim'
-local tensor = require 'neap.tensor'
+local tensor = require 'neap.engine.tensor'
 local gradients = dofile(lib.home .. '/tests/gradients.lua')
 
 --- Two matrices and a vector, with random values and gradients.

@@ -1,6 +1,6 @@
 local lib = require 'neap.base.lib'
-local plan = require 'neap.plan'
-local topology = require 'neap.topology'
+local plan = require 'neap.engine.plan'
+local topology = require 'neap.engine.topology'
 
 local function message(f, ...)
   local ok, err = pcall(f, ...)

@@ -1,6 +1,6 @@
 local policy = require 'neap.policy'
 local session = require 'neap.session'
-local topology = require 'neap.topology'
+local topology = require 'neap.engine.topology'
 
 local function fails(pattern, action, ...)
   local ok, err = pcall(action, ...)

@@ -1,13 +1,13 @@
 local lib = require 'neap.base.lib'
 local failure = require 'neap.base.errors'
 local launcher = require 'neap.launcher'
-local layouts = require 'neap.layout'
-local plan = require 'neap.plan'
+local layouts = require 'neap.engine.layout'
+local plan = require 'neap.engine.plan'
 local policy = require 'neap.policy'
 local replay = require 'neap.replay'
-local split = require 'neap.split'
-local topology = require 'neap.topology'
-local trace = require 'neap.trace'
+local split = require 'neap.engine.split'
+local topology = require 'neap.engine.topology'
+local trace = require 'neap.engine.trace'
 
 local ffi, C = lib.ffi, lib.C
 

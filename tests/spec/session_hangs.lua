@@ -2,7 +2,7 @@
 local lib = require 'neap.base.lib'
 local launcher = require 'neap.launcher'
 local session = require 'neap.session'
-local topology = require 'neap.topology'
+local topology = require 'neap.engine.topology'
 
 local path = ...
 local stat = io.open '/proc/self/stat'

@@ -4,9 +4,9 @@
 
 local arguments = { ... }
 local lib = require 'neap.base.lib'
-local comm = require 'neap.comm'
+local comm = require 'neap.engine.comm'
 local session = require 'neap.session'
-local topology = require 'neap.topology'
+local topology = require 'neap.engine.topology'
 
 local EXPERTS, LAYERS, STEPS = 8, 3, 6
 

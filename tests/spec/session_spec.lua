@@ -2,7 +2,7 @@ local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 local policy = require 'neap.policy'
 local session = require 'neap.session'
-local topology = require 'neap.topology'
+local topology = require 'neap.engine.topology'
 
 local RANKS, EXPERTS, LAYERS = 8, 8, 2
 local FOLDER = 'tests/policies/'

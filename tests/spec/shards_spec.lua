@@ -1,7 +1,7 @@
-local comm = require 'neap.comm'
+local comm = require 'neap.engine.comm'
 local lib = require 'neap.base.lib'
-local shards = require 'neap.shards'
-local tensor = require 'neap.tensor'
+local shards = require 'neap.engine.shards'
+local tensor = require 'neap.engine.tensor'
 
 local ffi, C = lib.ffi, lib.C
 

@@ -5,7 +5,7 @@ local clusters = require 'neap.cluster'
 local json = require 'neap.base.json'
 local spans = require 'neap.cluster.spans'
 local timeline_file = require 'neap.timeline_file'
-local topologies = require 'neap.topology'
+local topologies = require 'neap.engine.topology'
 
 -- Rank 0 attends for 1 s, rank 1 for 3 s. Then, after 0.5 s of latency, 100 bytes of tokens and 300
 -- of parameters share a port of 50 B/s: tokens move for 4 s at half speed and are there at 7.5 s,

@@ -1,7 +1,7 @@
 local lib = require 'neap.base.lib'
-local layout = require 'neap.layout'
-local split = require 'neap.split'
-local topology = require 'neap.topology'
+local layout = require 'neap.engine.layout'
+local split = require 'neap.engine.split'
+local topology = require 'neap.engine.topology'
 
 local function message(f, ...)
   local ok, err = pcall(f, ...)

@@ -1,5 +1,5 @@
 local lib = require 'neap.base.lib'
-local tensor = require 'neap.tensor'
+local tensor = require 'neap.engine.tensor'
 
 local function failure(f, ...)
   local ok, err = pcall(f, ...)

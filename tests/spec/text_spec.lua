@@ -1,5 +1,5 @@
 local lib = require 'neap.base.lib'
-local text = require 'neap.text'
+local text = require 'neap.engine.text'
 
 local ffi = lib.ffi
 

@@ -1,9 +1,9 @@
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local time_use = require 'neap.time_use'
-local timeline = require 'neap.timeline'
+local timeline = require 'neap.engine.timeline'
 local timeline_file = require 'neap.timeline_file'
-local comm = require 'neap.comm'
+local comm = require 'neap.engine.comm'
 
 local ffi, C = lib.ffi, lib.C
 

@@ -1,4 +1,4 @@
-local topology = require 'neap.topology'
+local topology = require 'neap.engine.topology'
 
 --- The message of the error that f raises.
 local function message(f, ...)

@@ -1,6 +1,6 @@
 local json = require 'dkjson'
 local lib = require 'neap.base.lib'
-local trace = require 'neap.trace'
+local trace = require 'neap.engine.trace'
 
 local ffi = lib.ffi
 

@@ -6,13 +6,13 @@
 -- but a check by differences).
 
 local lib = require 'neap.base.lib'
-local comm = require 'neap.comm'
-local layouts = require 'neap.layout'
+local comm = require 'neap.engine.comm'
+local layouts = require 'neap.engine.layout'
 local nn = require 'neap.nn'
 local optim = require 'neap.optim'
-local splits = require 'neap.split'
-local tensor = require 'neap.tensor'
-local topology = require 'neap.topology'
+local splits = require 'neap.engine.split'
+local tensor = require 'neap.engine.tensor'
+local topology = require 'neap.engine.topology'
 local gradients = dofile(lib.home .. '/tests/gradients.lua')
 
 local arguments, group = { ... }

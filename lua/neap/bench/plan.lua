@@ -3,12 +3,12 @@
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local failure = require 'neap.base.errors'
-local layouts = require 'neap.layout'
+local layouts = require 'neap.engine.layout'
 local metrics = require 'neap.base.series'
-local plan = require 'neap.plan'
-local splits = require 'neap.split'
+local plan = require 'neap.engine.plan'
+local splits = require 'neap.engine.split'
 local text_table = require 'neap.base.text_table'
-local topologies = require 'neap.topology'
+local topologies = require 'neap.engine.topology'
 
 local ffi, C = lib.ffi, lib.C
 

@@ -6,7 +6,7 @@ local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
 local metrics = require 'neap.base.series'
 local text_table = require 'neap.base.text_table'
-local topology = require 'neap.topology'
+local topology = require 'neap.engine.topology'
 local worker = require 'neap.worker'
 
 local ffi, C = lib.ffi, lib.C

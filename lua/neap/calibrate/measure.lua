@@ -7,10 +7,10 @@
 
 local lib = require 'neap.base.lib'
 local clusters = require 'neap.cluster'
-local device = require 'neap.device'
+local device = require 'neap.engine.device'
 local metrics = require 'neap.base.series'
-local ops = require 'neap.ops'
-local tensor = require 'neap.tensor'
+local ops = require 'neap.engine.ops'
+local tensor = require 'neap.engine.tensor'
 
 local ffi, C = lib.ffi, lib.C
 

@@ -2,12 +2,12 @@
 -- in turn, so that what disturbs one disturbs the others as well; medians.
 
 local metrics = require 'neap.base.series'
-local text = require 'neap.text'
+local text = require 'neap.engine.text'
 local trainer = require 'neap.trainer'
 local lib = require 'neap.base.lib'
 local models = require 'neap.cluster.models'
 local simulate = require 'neap.cluster.simulate'
-local trace = require 'neap.trace'
+local trace = require 'neap.engine.trace'
 
 local C = lib.C
 

@@ -1,9 +1,9 @@
 --- neap doctor: what this machine and build have, for people and for reports of trouble.
 
-local device = require 'neap.device'
+local device = require 'neap.engine.device'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
-local text = require 'neap.text'
+local text = require 'neap.engine.text'
 
 local command = { doc = 'Show what this machine and build have.' }
 

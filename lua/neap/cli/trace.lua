@@ -5,10 +5,10 @@ local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local whole = require('neap.base.arguments').whole
-local synth = require 'neap.synth'
+local synth = require 'neap.engine.synth'
 local text_table = require 'neap.base.text_table'
 local tools = require 'neap.trace_tools'
-local trace = require 'neap.trace'
+local trace = require 'neap.engine.trace'
 
 local command = { doc = 'Look into recorded loads, cut, merge, convert or make them.' }
 

@@ -1,7 +1,7 @@
 --- neap try: a policy on the traces that come with Neap, in seconds; again whenever it is saved.
 
 local chart = require 'neap.chart'
-local child = require 'neap.child'
+local child = require 'neap.engine.subprocess'
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'

@@ -8,7 +8,7 @@
 
 local lib = require 'neap.base.lib'
 local failure = require 'neap.base.errors'
-local synth = require 'neap.synth'
+local synth = require 'neap.engine.synth'
 
 local models = {}
 

@@ -14,8 +14,8 @@ local prices = require 'neap.cluster.prices'
 local program = require 'neap.cluster.program'
 local sessions = require 'neap.session'
 local settings = require 'neap.cluster.settings'
-local synth = require 'neap.synth'
-local topologies = require 'neap.topology'
+local synth = require 'neap.engine.synth'
+local topologies = require 'neap.engine.topology'
 
 local ffi, C = lib.ffi, lib.C
 

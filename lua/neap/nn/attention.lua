@@ -1,7 +1,7 @@
 --- Causal attention with rotary positions: (T, H) -> (T, H); T is a multiple of the sequence.
 
-local tensor = require 'neap.tensor'
-local ops = require 'neap.ops'
+local tensor = require 'neap.engine.tensor'
+local ops = require 'neap.engine.ops'
 local Linear = require('neap.nn.layers').Linear
 local lib = require 'neap.base.lib'
 

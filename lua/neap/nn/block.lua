@@ -1,9 +1,9 @@
 --- One layer of a transformer: x + attention(norm(x)), then + experts(norm(that)). The experts are
 -- not called from here: their phases are scheduled by the model (nn/transformer.lua).
 
-local tensor = require 'neap.tensor'
-local ops = require 'neap.ops'
-local timeline = require 'neap.timeline'
+local tensor = require 'neap.engine.tensor'
+local ops = require 'neap.engine.ops'
+local timeline = require 'neap.engine.timeline'
 local Attention = require 'neap.nn.attention'
 local RMSNorm = require('neap.nn.layers').RMSNorm
 

@@ -1,8 +1,8 @@
 --- The loss: cross-entropy in nats, averaged over the tokens of all ranks.
 
-local tensor = require 'neap.tensor'
-local ops = require 'neap.ops'
-local exact = require 'neap.exact'
+local tensor = require 'neap.engine.tensor'
+local ops = require 'neap.engine.ops'
+local exact = require 'neap.engine.exact'
 
 local CrossEntropy = {}
 CrossEntropy.__index = CrossEntropy

@@ -1,7 +1,7 @@
 --- The simple modules: Embedding, Linear, RMSNorm.
 
-local tensor = require 'neap.tensor'
-local ops = require 'neap.ops'
+local tensor = require 'neap.engine.tensor'
+local ops = require 'neap.engine.ops'
 
 local layers = {}
 

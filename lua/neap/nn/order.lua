@@ -4,7 +4,7 @@
 -- A model has, by layer from 0: blocks (nn/block.lua), experts (moe.lua); and pipeline
 -- (nn/pipeline.lua), session, schedule, and plan(layer, load, step), which returns a split.
 
-local timeline = require 'neap.timeline'
+local timeline = require 'neap.engine.timeline'
 
 local order = {}
 

@@ -7,9 +7,9 @@
 -- belong to the optimizer; their gradients are f32.
 
 local lib = require 'neap.base.lib'
-local tensor = require 'neap.tensor'
-local ops = require 'neap.ops'
-local exact = require 'neap.exact'
+local tensor = require 'neap.engine.tensor'
+local ops = require 'neap.engine.ops'
+local exact = require 'neap.engine.exact'
 
 local Parameters = {}
 Parameters.__index = Parameters

@@ -4,8 +4,8 @@
 -- A layer whose parameters are still in a buffer is not fetched again: after a forward, that is so
 -- for the last ones. Layers count from 0.
 
-local tensor = require 'neap.tensor'
-local timeline = require 'neap.timeline'
+local tensor = require 'neap.engine.tensor'
+local timeline = require 'neap.engine.timeline'
 
 local Pipeline = {}
 Pipeline.__index = Pipeline

@@ -7,10 +7,10 @@
 --   model:backward()
 
 local lib = require 'neap.base.lib'
-local moe = require 'neap.moe'
-local shards = require 'neap.shards'
-local tensor = require 'neap.tensor'
-local timeline = require 'neap.timeline'
+local moe = require 'neap.engine.moe'
+local shards = require 'neap.engine.shards'
+local tensor = require 'neap.engine.tensor'
+local timeline = require 'neap.engine.timeline'
 local Block = require 'neap.nn.block'
 local CrossEntropy = require 'neap.nn.cross_entropy'
 local Parameters = require 'neap.nn.parameters'

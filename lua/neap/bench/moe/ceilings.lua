@@ -4,11 +4,11 @@
 -- beside() runs an action right after products that take about as long, and times both.
 
 local lib = require 'neap.base.lib'
-local device = require 'neap.device'
+local device = require 'neap.engine.device'
 local launcher = require 'neap.launcher'
 local metrics = require 'neap.base.series'
-local ops = require 'neap.ops'
-local tensor = require 'neap.tensor'
+local ops = require 'neap.engine.ops'
+local tensor = require 'neap.engine.tensor'
 
 local C = lib.C
 

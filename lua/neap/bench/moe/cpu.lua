@@ -2,14 +2,14 @@
 -- run.
 
 local lib = require 'neap.base.lib'
-local comm = require 'neap.comm'
+local comm = require 'neap.engine.comm'
 local json = require 'neap.base.json'
-local layout = require 'neap.layout'
-local moe = require 'neap.moe'
-local split = require 'neap.split'
-local tensor = require 'neap.tensor'
+local layout = require 'neap.engine.layout'
+local moe = require 'neap.engine.moe'
+local split = require 'neap.engine.split'
+local tensor = require 'neap.engine.tensor'
 local text_table = require 'neap.base.text_table'
-local topology = require 'neap.topology'
+local topology = require 'neap.engine.topology'
 
 local ffi, C, check = lib.ffi, lib.C, lib.check
 

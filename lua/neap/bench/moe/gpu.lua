@@ -4,7 +4,7 @@
 -- rates, shares of the dense product and ratios compare the same heat; see ceilings.lua.
 
 local ceilings = require 'neap.bench.moe.ceilings'
-local device = require 'neap.device'
+local device = require 'neap.engine.device'
 local json = require 'neap.base.json'
 local layer = require 'neap.bench.moe.gpu_layer'
 local text_table = require 'neap.base.text_table'

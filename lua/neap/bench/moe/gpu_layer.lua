@@ -8,14 +8,14 @@
 
 local lib = require 'neap.base.lib'
 local ceilings = require 'neap.bench.moe.ceilings'
-local comm = require 'neap.comm'
-local device = require 'neap.device'
-local layout = require 'neap.layout'
+local comm = require 'neap.engine.comm'
+local device = require 'neap.engine.device'
+local layout = require 'neap.engine.layout'
 local metrics = require 'neap.base.series'
-local moe = require 'neap.moe'
-local split = require 'neap.split'
-local tensor = require 'neap.tensor'
-local topology = require 'neap.topology'
+local moe = require 'neap.engine.moe'
+local split = require 'neap.engine.split'
+local tensor = require 'neap.engine.tensor'
+local topology = require 'neap.engine.topology'
 
 local ffi, C, check = lib.ffi, lib.C, lib.check
 

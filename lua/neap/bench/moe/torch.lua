@@ -7,7 +7,7 @@
 --
 -- If it fails, or python3 or PyTorch is not there, ask returns nil and torch.failure tells why.
 
-local child = require 'neap.child'
+local child = require 'neap.engine.subprocess'
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
 

@@ -4,14 +4,14 @@
 -- others' kernels take in between, and a wait is one for the GPU as much as for a link.
 
 local bench_rank = require 'neap.bench_rank'
-local device = require 'neap.device'
+local device = require 'neap.engine.device'
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local metrics = require 'neap.base.series'
 local text_table = require 'neap.base.text_table'
 local time_use = require 'neap.time_use'
-local timeline = require 'neap.timeline'
+local timeline = require 'neap.engine.timeline'
 local timeline_file = require 'neap.timeline_file'
 local trainer = require 'neap.trainer'
 

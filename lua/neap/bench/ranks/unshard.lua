@@ -5,14 +5,14 @@
 -- parts and writes the sums.
 
 local bench_rank = require 'neap.bench_rank'
-local device = require 'neap.device'
+local device = require 'neap.engine.device'
 local json = require 'neap.base.json'
-local layouts = require 'neap.layout'
+local layouts = require 'neap.engine.layout'
 local lib = require 'neap.base.lib'
 local metrics = require 'neap.base.series'
-local shards = require 'neap.shards'
-local tensor = require 'neap.tensor'
-local topologies = require 'neap.topology'
+local shards = require 'neap.engine.shards'
+local tensor = require 'neap.engine.tensor'
+local topologies = require 'neap.engine.topology'
 
 local ffi, C = lib.ffi, lib.C
 

@@ -7,9 +7,9 @@
 -- In a policy, plan.NAME(ctx, options) gives a draft of the answer (ctx:plan does the work).
 
 local lib = require 'neap.base.lib'
-local counts = require 'neap.counts'
-local layouts = require 'neap.layout'
-local topologies = require 'neap.topology'
+local counts = require 'neap.engine.matrix'
+local layouts = require 'neap.engine.layout'
+local topologies = require 'neap.engine.topology'
 
 local ffi, C = lib.ffi, lib.C
 

@@ -10,7 +10,7 @@
 --   split.rules()                     -- { 'lite', 'even', … }
 
 local lib = require 'neap.base.lib'
-local counts = require 'neap.counts'
+local counts = require 'neap.engine.matrix'
 
 local ffi, C = lib.ffi, lib.C
 

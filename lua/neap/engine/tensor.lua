@@ -1,6 +1,6 @@
 --- Tensors: dense, row-major arrays of one type; views share memory.
 --
---   local tensor = require 'neap.tensor'
+--   local tensor = require 'neap.engine.tensor'
 --   local w = tensor.new('f32', 4, 8):normal(seed, stream, 0, 0.02)
 --   local row = w:view(8, 8)           -- elements 8 to 15 as a vector
 --   w:data()[0] = 1                    -- typed pointer, valid as long as w is
