@@ -4,11 +4,11 @@
 --   display.table({ 'policy', 'imbalance' }, rows)   display.html '<b>…</b>'   display.svg '<svg…'
 
 local lib = require 'neap.base.lib'
-local chart = require 'neap.chart'
+local chart = require 'neap.draw.chart'
 local draft = require 'neap.draft'
 local history = require 'neap.history'
-local layout_map = require 'neap.layout_map'
-local svg = require 'neap.svg'
+local layout_map = require 'neap.draw.layout_map'
+local svg = require 'neap.draw.svg'
 local text_table = require 'neap.base.text_table'
 
 local ffi = lib.ffi

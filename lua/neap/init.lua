@@ -41,8 +41,8 @@ local MODULES = {
   store = 'neap.store',
   compare = 'neap.compare',
   report = 'neap.report',
-  chart = 'neap.chart',
-  layout_map = 'neap.layout_map',
+  chart = 'neap.draw.chart',
+  layout_map = 'neap.draw.layout_map',
   display = 'neap.display',
 }
 

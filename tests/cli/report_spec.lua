@@ -1,5 +1,5 @@
 local program = require 'tests.cli.program'
-local svg = require 'neap.svg'
+local svg = require 'neap.draw.svg'
 
 local folder = os.tmpname()
 os.remove(folder)

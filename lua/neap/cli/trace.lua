@@ -1,6 +1,6 @@
 --- neap trace: looks into recorded loads, cuts, merges and converts them, and makes synthetic ones.
 
-local chart = require 'neap.chart'
+local chart = require 'neap.draw.chart'
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'

@@ -1,6 +1,6 @@
 --- neap try: a policy on the traces that come with Neap, in seconds; again whenever it is saved.
 
-local chart = require 'neap.chart'
+local chart = require 'neap.draw.chart'
 local child = require 'neap.engine.subprocess'
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'

@@ -3,7 +3,7 @@
 
 local entries = require 'neap.report.entries'
 local page = require 'neap.report.page'
-local svg = require 'neap.svg'
+local svg = require 'neap.draw.svg'
 
 local numbers = {}
 

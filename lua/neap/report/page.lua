@@ -1,7 +1,7 @@
 --- The page of a report: one HTML file that needs no network and no scripts, for screens of any
 -- width and for paper.
 
-local svg = require 'neap.svg'
+local svg = require 'neap.draw.svg'
 
 local page = {}
 

@@ -1,12 +1,12 @@
 --- Sections of a report, each from the document that report.lua has put together to HTML. Here are
 -- those that are pictures, and where things come from; numbers.lua has the tables.
 
-local chart = require 'neap.chart'
+local chart = require 'neap.draw.chart'
 local entries = require 'neap.report.entries'
-local layout_map = require 'neap.layout_map'
+local layout_map = require 'neap.draw.layout_map'
 local numbers = require 'neap.report.numbers'
 local page = require 'neap.report.page'
-local svg = require 'neap.svg'
+local svg = require 'neap.draw.svg'
 local spans = require 'neap.report.spans'
 
 local sections = { summary = numbers.summary, comparison = numbers.comparison,

@@ -3,7 +3,7 @@
 
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
-local svg = require 'neap.svg'
+local svg = require 'neap.draw.svg'
 
 local spans = {}
 

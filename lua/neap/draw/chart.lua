@@ -1,7 +1,7 @@
 --- Charts as drawings (svg.lua): curves over steps, bars, heat maps, layouts, timelines. All have a
 -- title, axes with units, and sizes that can be read on a phone.
 
-local svg = require 'neap.svg'
+local svg = require 'neap.draw.svg'
 
 local chart = {}
 

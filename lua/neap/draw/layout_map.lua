@@ -3,7 +3,7 @@
 --   local maps = layout_map.draw(topology, layout:array())          -- list of drawings
 --   local maps = layout_map.draw(topology, now, before)             -- what changed is framed
 
-local svg = require 'neap.svg'
+local svg = require 'neap.draw.svg'
 
 local layout_map = {}
 
