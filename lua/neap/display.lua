@@ -5,8 +5,8 @@
 
 local lib = require 'neap.base.lib'
 local chart = require 'neap.draw.chart'
-local draft = require 'neap.draft'
-local history = require 'neap.history'
+local draft = require 'neap.policy.layout_builder'
+local history = require 'neap.policy.history'
 local layout_map = require 'neap.draw.layout_map'
 local svg = require 'neap.draw.svg'
 local text_table = require 'neap.base.text_table'

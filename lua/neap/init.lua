@@ -10,7 +10,7 @@ local MODULES = {
   topology = 'neap.engine.topology',
   layout = 'neap.engine.layout',
   split = 'neap.engine.split',
-  session = 'neap.session',
+  session = 'neap.policy.session',
   -- recipes and models
   recipe = 'neap.recipe',
   params = 'neap.base.params',

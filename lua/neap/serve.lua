@@ -4,8 +4,8 @@
 -- in the bulk memory.
 
 local lib = require 'neap.base.lib'
-local host = require 'neap.host'
-local kinds = require 'neap.kinds'
+local host = require 'neap.policy.runtime'
+local kinds = require 'neap.policy.messages'
 local topologies = require 'neap.engine.topology'
 
 local ffi, C = lib.ffi, lib.C

@@ -1,6 +1,6 @@
-local host = require 'neap.host'
+local host = require 'neap.policy.runtime'
 local lib = require 'neap.base.lib'
-local draft = require 'neap.draft'
+local draft = require 'neap.policy.layout_builder'
 local layout = require 'neap.engine.layout'
 local plan = require 'neap.engine.plan'
 local split = require 'neap.engine.split'

@@ -1,4 +1,4 @@
-local history = require 'neap.history'
+local history = require 'neap.policy.history'
 
 local RANKS, EXPERTS, KEEP = 3, 5, 4
 

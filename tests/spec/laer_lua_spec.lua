@@ -1,7 +1,7 @@
 --- The planner in Lua: the same layouts as the C one, by loops that compile.
 local lib = require 'neap.base.lib'
 local launcher = require 'neap.launcher'
-local history = require 'neap.history'
+local history = require 'neap.policy.history'
 local plan = require 'neap.engine.plan'
 local policy = require 'neap.policy'
 local topology = require 'neap.engine.topology'

@@ -1,5 +1,5 @@
 local policy = require 'neap.policy'
-local session = require 'neap.session'
+local session = require 'neap.policy.session'
 local topology = require 'neap.engine.topology'
 
 local function fails(pattern, action, ...)

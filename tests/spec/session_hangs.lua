@@ -1,7 +1,7 @@
 --- A rank whose policy hangs, for session_spec.lua to kill; called with the file for process ids.
 local lib = require 'neap.base.lib'
 local launcher = require 'neap.launcher'
-local session = require 'neap.session'
+local session = require 'neap.policy.session'
 local topology = require 'neap.engine.topology'
 
 local path = ...

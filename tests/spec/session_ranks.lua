@@ -5,7 +5,7 @@
 local arguments = { ... }
 local lib = require 'neap.base.lib'
 local comm = require 'neap.engine.comm'
-local session = require 'neap.session'
+local session = require 'neap.policy.session'
 local topology = require 'neap.engine.topology'
 
 local EXPERTS, LAYERS, STEPS = 8, 3, 6

@@ -1,7 +1,7 @@
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 local policy = require 'neap.policy'
-local session = require 'neap.session'
+local session = require 'neap.policy.session'
 local topology = require 'neap.engine.topology'
 
 local RANKS, EXPERTS, LAYERS = 8, 8, 2

@@ -7,7 +7,7 @@ local launcher = require 'neap.launcher'
 local metrics = require 'neap.base.series'
 local text_table = require 'neap.base.text_table'
 local topology = require 'neap.engine.topology'
-local worker = require 'neap.worker'
+local worker = require 'neap.policy.worker'
 
 local ffi, C = lib.ffi, lib.C
 

@@ -16,13 +16,13 @@
 
 local lib = require 'neap.base.lib'
 local failure = require 'neap.base.errors'
-local host = require 'neap.host'
-local in_force = require 'neap.in_force'
-local inline = require 'neap.inline'
+local host = require 'neap.policy.runtime'
+local in_force = require 'neap.policy.active_layouts'
+local inline = require 'neap.policy.in_process'
 local metrics = require 'neap.base.series'
 local policies = require 'neap.policy'
 local splits = require 'neap.engine.split'
-local worker = require 'neap.worker'
+local worker = require 'neap.policy.worker'
 
 local ffi, C = lib.ffi, lib.C
 

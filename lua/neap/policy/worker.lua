@@ -3,8 +3,8 @@
 -- fresh one, and that is one fault. Nothing that a worker says is believed unchecked.
 
 local lib = require 'neap.base.lib'
-local host = require 'neap.host'
-local kinds = require 'neap.kinds'
+local host = require 'neap.policy.runtime'
+local kinds = require 'neap.policy.messages'
 
 local ffi, C = lib.ffi, lib.C
 

@@ -2,7 +2,7 @@
 -- the same methods as a worker's (worker.lua), at once and without deadline.
 
 local lib = require 'neap.base.lib'
-local host = require 'neap.host'
+local host = require 'neap.policy.runtime'
 
 local inline = {}
 

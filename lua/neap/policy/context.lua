@@ -13,10 +13,10 @@
 --   ctx:split(rule)          in the split hook: the answer of a built-in rule
 
 local lib = require 'neap.base.lib'
-local draft = require 'neap.draft'
-local history = require 'neap.history'
-local replicas = require 'neap.replicas'
-local amounts = require 'neap.amounts'
+local draft = require 'neap.policy.layout_builder'
+local history = require 'neap.policy.history'
+local replicas = require 'neap.policy.replicas'
+local amounts = require 'neap.policy.split_builder'
 
 local ffi, C = lib.ffi, lib.C
 

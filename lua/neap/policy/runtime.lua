@@ -2,10 +2,10 @@
 -- --in-process, in the rank. It promises that a failing hook gives an answer, never an error.
 
 local lib = require 'neap.base.lib'
-local amounts = require 'neap.amounts'
-local context = require 'neap.context'
-local draft = require 'neap.draft'
-local history = require 'neap.history'
+local amounts = require 'neap.policy.split_builder'
+local context = require 'neap.policy.context'
+local draft = require 'neap.policy.layout_builder'
+local history = require 'neap.policy.history'
 local layouts = require 'neap.engine.layout'
 local plans = require 'neap.engine.plan'
 local policy = require 'neap.policy'
