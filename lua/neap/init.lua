@@ -18,7 +18,7 @@ local MODULES = {
   results = 'neap.summary',
   text = 'neap.engine.text',
   nn = 'neap.nn',
-  optim = 'neap.optim',
+  optim = 'neap.nn.optimizer',
   -- the engine
   lib = 'neap.base.lib',
   comm = 'neap.engine.comm',

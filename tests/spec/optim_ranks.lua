@@ -7,7 +7,7 @@ local rank, ranks, world, mode, path = ...
 local lib = require 'neap.base.lib'
 local comm = require 'neap.engine.comm'
 local nn = require 'neap.nn'
-local optim = require 'neap.optim'
+local optim = require 'neap.nn.optimizer'
 local tensor = require 'neap.engine.tensor'
 local small_model = dofile(lib.home .. '/tests/small_model.lua')
 

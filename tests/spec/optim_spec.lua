@@ -1,7 +1,7 @@
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 local nn = require 'neap.nn'
-local optim = require 'neap.optim'
+local optim = require 'neap.nn.optimizer'
 local tensor = require 'neap.engine.tensor'
 local gradients = dofile(lib.home .. '/tests/gradients.lua')
 

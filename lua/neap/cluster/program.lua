@@ -10,7 +10,7 @@
 
 local phases = require 'neap.cluster.phases'
 local Pipeline = require 'neap.nn.pipeline'
-local order = require 'neap.nn.order'
+local order = require 'neap.nn.layer_step'
 
 local program = {}
 

@@ -16,7 +16,7 @@ local CrossEntropy = require 'neap.nn.cross_entropy'
 local Parameters = require 'neap.nn.parameters'
 local Pipeline = require 'neap.nn.pipeline'
 local layers = require 'neap.nn.layers'
-local order = require 'neap.nn.order'
+local order = require 'neap.nn.layer_step'
 local schedules = require 'neap.nn.schedule'
 
 local Transformer = {}
