@@ -33,7 +33,7 @@ local params = require 'neap.base.params'
 local processes = require 'neap.processes'
 local progress = require 'neap.base.progress'
 local recipe = require 'neap.recipe'
-local timelines = require 'neap.timeline_job'
+local timelines = require 'neap.profile.step_recorder'
 local store = require 'neap.store'
 
 local ffi = lib.ffi

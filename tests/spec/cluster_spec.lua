@@ -9,7 +9,7 @@ local paper = require 'neap.paper'
 local simulate = require 'neap.cluster.simulate'
 local spans = require 'neap.cluster.spans'
 local synth = require 'neap.engine.synth'
-local timeline_file = require 'neap.timeline_file'
+local timeline_file = require 'neap.profile.chrome_trace'
 local topologies = require 'neap.engine.topology'
 
 local MODEL = { hidden = 512, ffn = 1024, experts = 8, top_k = 2, slots = 2, layers = 3, heads = 8,

@@ -4,7 +4,7 @@ local ffi = require 'ffi'
 local clusters = require 'neap.cluster'
 local json = require 'neap.base.json'
 local spans = require 'neap.cluster.spans'
-local timeline_file = require 'neap.timeline_file'
+local timeline_file = require 'neap.profile.chrome_trace'
 local topologies = require 'neap.engine.topology'
 
 -- Rank 0 attends for 1 s, rank 1 for 3 s. Then, after 0.5 s of latency, 100 bytes of tokens and 300

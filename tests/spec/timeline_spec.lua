@@ -1,8 +1,8 @@
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
-local time_use = require 'neap.time_use'
+local time_use = require 'neap.profile.breakdown'
 local timeline = require 'neap.engine.timeline'
-local timeline_file = require 'neap.timeline_file'
+local timeline_file = require 'neap.profile.chrome_trace'
 local comm = require 'neap.engine.comm'
 
 local ffi, C = lib.ffi, lib.C

@@ -12,7 +12,7 @@ local spans = require 'neap.cluster.spans'
 local schedules = require 'neap.nn.schedule'
 local store = require 'neap.store'
 local text_table = require 'neap.base.text_table'
-local timeline_file = require 'neap.timeline_file'
+local timeline_file = require 'neap.profile.chrome_trace'
 local trace = require 'neap.engine.trace'
 
 local command = { doc = 'Simulate training steps of a model on a cluster that is only described.' }

@@ -10,9 +10,9 @@ local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local metrics = require 'neap.base.series'
 local text_table = require 'neap.base.text_table'
-local time_use = require 'neap.time_use'
+local time_use = require 'neap.profile.breakdown'
 local timeline = require 'neap.engine.timeline'
-local timeline_file = require 'neap.timeline_file'
+local timeline_file = require 'neap.profile.chrome_trace'
 local trainer = require 'neap.trainer'
 
 local ffi, C = lib.ffi, lib.C

@@ -6,9 +6,9 @@
 -- the end.
 
 local failure = require 'neap.base.errors'
-local time_use = require 'neap.time_use'
+local time_use = require 'neap.profile.breakdown'
 local timeline = require 'neap.engine.timeline'
-local timeline_file = require 'neap.timeline_file'
+local timeline_file = require 'neap.profile.chrome_trace'
 
 local timeline_job = {}
 
