@@ -70,7 +70,7 @@ local function full_parser()
 end
 
 local function main(arguments)
-  require('neap.provenance').arguments = arguments
+  require('neap.runs.provenance').arguments = arguments
   if #arguments == 0 then arguments = { '--help' } end
   local root = build_parser()
   local chosen, rewritten, command = add_commands(root, arguments[1], arguments)

@@ -38,8 +38,8 @@ local MODULES = {
   cluster = 'neap.cluster',
   -- results
   series = 'neap.base.series',
-  store = 'neap.store',
-  compare = 'neap.compare',
+  store = 'neap.runs.store',
+  compare = 'neap.runs.compare',
   report = 'neap.report',
   chart = 'neap.draw.chart',
   layout_map = 'neap.draw.layout_map',

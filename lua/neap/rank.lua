@@ -34,7 +34,7 @@ local processes = require 'neap.processes'
 local progress = require 'neap.base.progress'
 local recipe = require 'neap.recipe'
 local timelines = require 'neap.profile.step_recorder'
-local store = require 'neap.store'
+local store = require 'neap.runs.store'
 
 local ffi = lib.ffi
 

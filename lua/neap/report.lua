@@ -12,7 +12,7 @@ local progress = require 'neap.base.progress'
 local replay = require 'neap.replay'
 local sections = require 'neap.report.sections'
 local spans = require 'neap.report.spans'
-local store = require 'neap.store'
+local store = require 'neap.runs.store'
 local stored = require 'neap.report.stored'
 local trace = require 'neap.engine.trace'
 

@@ -18,7 +18,7 @@ local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 local params = require 'neap.base.params'
 local policies = require 'neap.policy'
-local provenance = require 'neap.provenance'
+local provenance = require 'neap.runs.provenance'
 local recipe = require 'neap.recipe'
 local usage_message = require 'neap.base.usage'
 

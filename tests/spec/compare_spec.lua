@@ -1,6 +1,6 @@
-local compare = require 'neap.compare'
+local compare = require 'neap.runs.compare'
 local json = require 'neap.base.json'
-local store = require 'neap.store'
+local store = require 'neap.runs.store'
 
 local function remove(path)
   for _, suffix in ipairs { '', '-wal', '-shm' } do os.remove(path .. suffix) end

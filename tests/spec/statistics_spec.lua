@@ -1,5 +1,5 @@
 local lib = require 'neap.base.lib'
-local statistics = require 'neap.statistics'
+local statistics = require 'neap.runs.statistics'
 
 local C = lib.C
 

@@ -1,6 +1,6 @@
 local lib = require 'neap.base.lib'
-local provenance = require 'neap.provenance'
-local store = require 'neap.store'
+local provenance = require 'neap.runs.provenance'
+local store = require 'neap.runs.store'
 
 local C = lib.C
 

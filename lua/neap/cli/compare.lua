@@ -1,10 +1,10 @@
 --- neap compare: what the run store says about policies, and how sure that is.
 
-local compare = require 'neap.compare'
+local compare = require 'neap.runs.compare'
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
-local store = require 'neap.store'
+local store = require 'neap.runs.store'
 local text_table = require 'neap.base.text_table'
 
 local command = { doc = 'Compare policies on equal seeds, traces and parameters.' }

@@ -9,9 +9,9 @@ local launcher = require 'neap.launcher'
 local numbers = require 'neap.base.arguments'
 local params = require 'neap.base.params'
 local processes = require 'neap.processes'
-local provenance = require 'neap.provenance'
+local provenance = require 'neap.runs.provenance'
 local recipe = require 'neap.recipe'
-local store = require 'neap.store'
+local store = require 'neap.runs.store'
 
 local run = { doc = 'Run a recipe on ranks that are threads, or on the processes of mpirun.' }
 

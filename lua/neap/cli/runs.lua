@@ -4,7 +4,7 @@ local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local numbers = require 'neap.base.arguments'
-local store = require 'neap.store'
+local store = require 'neap.runs.store'
 local text_table = require 'neap.base.text_table'
 
 local command = { doc = 'List the runs of the run store, or show one of them.' }

@@ -9,7 +9,7 @@ local lib = require 'neap.base.lib'
 local numbers = require 'neap.base.arguments'
 local policies = require 'neap.policy'
 local progress = require 'neap.base.progress'
-local provenance = require 'neap.provenance'
+local provenance = require 'neap.runs.provenance'
 local text_table = require 'neap.base.text_table'
 local trial = require 'neap.trial'
 

@@ -1,6 +1,6 @@
 --- Takes runs out of the run store for a report: entries with their curves, provenance, texts.
 
-local compare = require 'neap.compare'
+local compare = require 'neap.runs.compare'
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'

@@ -12,8 +12,8 @@
 local lib = require 'neap.base.lib'
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
-local provenance = require 'neap.provenance'
-local recorder = require 'neap.recorder'
+local provenance = require 'neap.runs.provenance'
+local recorder = require 'neap.runs.recorder'
 
 local ffi, C = lib.ffi, lib.C
 

@@ -10,7 +10,7 @@
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
-local statistics = require 'neap.statistics'
+local statistics = require 'neap.runs.statistics'
 
 local compare = {}
 
