@@ -6,9 +6,9 @@
 -- Costs: about two minutes for all parts.
 
 local neap = require 'neap'
-local clusters = require 'neap.cluster'
-local costs = require 'neap.cluster.costs'
-local models = require 'neap.cluster.models'
+local clusters = require 'neap.simulate.cluster'
+local costs = require 'neap.simulate.op_cost'
+local models = require 'neap.simulate.models'
 local paper = require 'neap.paper'
 
 -- A layer of many small experts; few layers, since all are alike.

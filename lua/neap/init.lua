@@ -34,8 +34,8 @@ local MODULES = {
   synth = 'neap.engine.synth',
   replay = 'neap.replay',
   evaluate = 'neap.observe',
-  simulate = 'neap.cluster.simulate',
-  cluster = 'neap.cluster',
+  simulate = 'neap.simulate',
+  cluster = 'neap.simulate.cluster',
   -- results
   series = 'neap.base.series',
   store = 'neap.runs.store',

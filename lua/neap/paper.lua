@@ -4,8 +4,8 @@
 local lib = require 'neap.base.lib'
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
-local models = require 'neap.cluster.models'
-local simulate = require 'neap.cluster.simulate'
+local models = require 'neap.simulate.models'
+local simulate = require 'neap.simulate'
 local text_table = require 'neap.base.text_table'
 
 local paper = {}
@@ -126,7 +126,7 @@ end
 -- from the system's, and for the paper's models routing (default: later; start for megatron).
 function paper.score(method, cluster, model, run, changes)
   changes = changes or {}
-  local machine = require('neap.cluster').describe(cluster)
+  local machine = require('neap.simulate.cluster').describe(cluster)
   local shape = routed(model, method, changes.routing)
   local settings = paper.system(method, shape, machine)
   settings.cluster, settings.model = machine, shape

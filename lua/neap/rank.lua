@@ -25,7 +25,7 @@
 
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
-local accounts = require 'neap.cluster.account'
+local accounts = require 'neap.simulate.recipe_pricing'
 local lib = require 'neap.base.lib'
 local estimate = require 'neap.estimate'
 local failure = require 'neap.base.errors'

@@ -9,7 +9,7 @@
 
 local device = require 'neap.engine.device'
 local lib = require 'neap.base.lib'
-local accounts = require 'neap.cluster.account'
+local accounts = require 'neap.simulate.recipe_pricing'
 local metrics = require 'neap.base.series'
 local optim = require 'neap.nn.optimizer'
 local sessions = require 'neap.policy.session'

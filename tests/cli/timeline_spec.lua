@@ -1,9 +1,9 @@
 --- neap run --timeline: what the file holds, on threads and under mpirun.
 
-local clusters = require 'neap.cluster'
+local clusters = require 'neap.simulate.cluster'
 local json = require 'neap.base.json'
-local models = require 'neap.cluster.models'
-local simulate = require 'neap.cluster.simulate'
+local models = require 'neap.simulate.models'
+local simulate = require 'neap.simulate'
 local program = require 'tests.cli.program'
 
 local SMALL = 'run experiments/quickstart.lua --layers=3 --hidden=32 --heads=2 --kv-heads=1 '

@@ -1,13 +1,13 @@
 -- Simulated clusters: descriptions, limits, conservation, monotony, the paper's ratios, timelines.
 
 local ffi = require 'ffi'
-local clusters = require 'neap.cluster'
-local costs = require 'neap.cluster.costs'
+local clusters = require 'neap.simulate.cluster'
+local costs = require 'neap.simulate.op_cost'
 local json = require 'neap.base.json'
-local models = require 'neap.cluster.models'
+local models = require 'neap.simulate.models'
 local paper = require 'neap.paper'
-local simulate = require 'neap.cluster.simulate'
-local spans = require 'neap.cluster.spans'
+local simulate = require 'neap.simulate'
+local spans = require 'neap.simulate.timeline'
 local synth = require 'neap.engine.synth'
 local timeline_file = require 'neap.profile.chrome_trace'
 local topologies = require 'neap.engine.topology'

@@ -1,9 +1,9 @@
 -- Simulated timelines of two ranks, by hand: waits, critical path, the text of one screen, arrows.
 
 local ffi = require 'ffi'
-local clusters = require 'neap.cluster'
+local clusters = require 'neap.simulate.cluster'
 local json = require 'neap.base.json'
-local spans = require 'neap.cluster.spans'
+local spans = require 'neap.simulate.timeline'
 local timeline_file = require 'neap.profile.chrome_trace'
 local topologies = require 'neap.engine.topology'
 

@@ -6,7 +6,7 @@
 --   local machine = measure.machine(job, 'f32')   -- collective; the same table on every rank
 
 local lib = require 'neap.base.lib'
-local clusters = require 'neap.cluster'
+local clusters = require 'neap.simulate.cluster'
 local device = require 'neap.engine.device'
 local metrics = require 'neap.base.series'
 local ops = require 'neap.engine.ops'
@@ -148,7 +148,7 @@ end
 
 --- The table as a Lua file.
 function measure.text(machine)
-  local lines = { '--- Made by neap calibrate: a machine as lua/neap/clusters.lua describes them.',
+  local lines = { '--- Made by neap calibrate: a machine as lua/neap/simulate/machines.lua describes them.',
     'return {' }
   for _, name in ipairs(lib.sorted_keys(machine)) do
     local value = machine[name]

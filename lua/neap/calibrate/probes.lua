@@ -5,8 +5,8 @@ local metrics = require 'neap.base.series'
 local text = require 'neap.engine.text'
 local trainer = require 'neap.trainer'
 local lib = require 'neap.base.lib'
-local models = require 'neap.cluster.models'
-local simulate = require 'neap.cluster.simulate'
+local models = require 'neap.simulate.models'
+local simulate = require 'neap.simulate'
 local trace = require 'neap.engine.trace'
 
 local C = lib.C

@@ -2,9 +2,9 @@
 
 local json = require 'neap.base.json'
 local estimate = require 'neap.estimate'
-local accounts = require 'neap.cluster.account'
+local accounts = require 'neap.simulate.recipe_pricing'
 local failure = require 'neap.base.errors'
-local models = require 'neap.cluster.models'
+local models = require 'neap.simulate.models'
 local launcher = require 'neap.launcher'
 local numbers = require 'neap.base.arguments'
 local params = require 'neap.base.params'

@@ -1,14 +1,14 @@
 --- neap simulate: steps of a model on a described cluster under a policy: the policy file that
 -- replays and trains, unchanged, on machines that nobody here owns.
 
-local clusters = require 'neap.cluster'
+local clusters = require 'neap.simulate.cluster'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
-local models = require 'neap.cluster.models'
+local models = require 'neap.simulate.models'
 local numbers = require 'neap.base.arguments'
 local provenance = require 'neap.runs.provenance'
-local simulate = require 'neap.cluster.simulate'
-local spans = require 'neap.cluster.spans'
+local simulate = require 'neap.simulate'
+local spans = require 'neap.simulate.timeline'
 local schedules = require 'neap.nn.schedule'
 local store = require 'neap.runs.store'
 local text_table = require 'neap.base.text_table'

@@ -7,8 +7,8 @@
 --   p:step(micro, plans_on, parts)    -- all that program.build needs
 
 local lib = require 'neap.base.lib'
-local costs = require 'neap.cluster.costs'
-local phases = require 'neap.cluster.phases'
+local costs = require 'neap.simulate.op_cost'
+local phases = require 'neap.simulate.step_ops'
 
 local ffi, C = lib.ffi, lib.C
 

@@ -2,8 +2,8 @@
 
 local lib = require 'neap.base.lib'
 local failure = require 'neap.base.errors'
-local clusters = require 'neap.cluster'
-local models = require 'neap.cluster.models'
+local clusters = require 'neap.simulate.cluster'
+local models = require 'neap.simulate.models'
 local schedules = require 'neap.nn.schedule'
 
 local settings = {}

@@ -12,7 +12,7 @@
 -- stream and what it comes after.
 
 local lib = require 'neap.base.lib'
-local clusters = require 'neap.clusters'
+local clusters = require 'neap.simulate.machines'
 local failure = require 'neap.base.errors'
 
 local ffi, C = lib.ffi, lib.C

@@ -7,13 +7,13 @@
 --   s:close()
 
 local lib = require 'neap.base.lib'
-local clusters = require 'neap.cluster'
-local figures = require 'neap.cluster.figures'
+local clusters = require 'neap.simulate.cluster'
+local figures = require 'neap.simulate.summary'
 local metrics = require 'neap.base.series'
-local prices = require 'neap.cluster.prices'
-local program = require 'neap.cluster.program'
+local prices = require 'neap.simulate.step_cost'
+local program = require 'neap.simulate.step_program'
 local sessions = require 'neap.policy.session'
-local settings = require 'neap.cluster.settings'
+local settings = require 'neap.simulate.options'
 local synth = require 'neap.engine.synth'
 local topologies = require 'neap.engine.topology'
 

@@ -7,12 +7,12 @@
 --   a:step()                        -- figures of the step, the cluster keeps it
 --   a:row(balance)                  -- figures of all steps (figures.lua)
 
-local clusters = require 'neap.cluster'
+local clusters = require 'neap.simulate.cluster'
 local failure = require 'neap.base.errors'
-local figures = require 'neap.cluster.figures'
-local models = require 'neap.cluster.models'
-local prices = require 'neap.cluster.prices'
-local program = require 'neap.cluster.program'
+local figures = require 'neap.simulate.summary'
+local models = require 'neap.simulate.models'
+local prices = require 'neap.simulate.step_cost'
+local program = require 'neap.simulate.step_program'
 
 local account = {}
 

@@ -8,7 +8,7 @@
 --             gathered ('dense gather')
 -- Every span has a name, a phase (forward, recompute, backward, step), a micro-batch and a layer.
 
-local phases = require 'neap.cluster.phases'
+local phases = require 'neap.simulate.step_ops'
 local Pipeline = require 'neap.nn.pipeline'
 local order = require 'neap.nn.layer_step'
 

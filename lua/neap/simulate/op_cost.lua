@@ -4,7 +4,7 @@
 -- A backward is two products for each of the forward's, and twice its elementwise work.
 
 local lib = require 'neap.base.lib'
-local models = require 'neap.cluster.models'
+local models = require 'neap.simulate.models'
 
 local ffi = lib.ffi
 
