@@ -27,7 +27,8 @@ from the LAER-MoE artifact's result files (arXiv 2602.11686).
 
 ## The model, and its one set of constants
 
-The cluster `a100x32` (lua/neap/simulate/machines.lua) has one set of constants for all systems and models.
+The cluster `a100x32` (lua/neap/simulate/machines.lua) has one set of constants for all systems and
+models.
 Data sheet: 312 TFLOP/s, memory. The published planner's: 216.27 GB/s at a rank, 88.95 GB/s at a
 node. From the published break-down: the rate of large products (the two expert columns; it also
 gives the planner's 6.71 ms for 4096 tokens within 8 %). Chosen with LAER's absolute step times in

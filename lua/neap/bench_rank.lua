@@ -6,7 +6,7 @@ local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
-local processes = require 'neap.processes'
+local processes = require 'neap.train.launch'
 
 --- run(channel, rank, ranks, order): order is what the JSON text stands for; order.device is where
 -- the rank computes.

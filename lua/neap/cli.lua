@@ -22,7 +22,7 @@ local COMMANDS = {
   { 'runs', 'neap.cli.runs' },
   { 'trace', 'neap.cli.trace' },
   { 'policy', 'neap.cli.policy' },
-  { 'kernel', 'neap.cli.kernel' },
+  { 'kernel', 'neap.cli.notebook' },
   { 'doctor', 'neap.cli.doctor' },
   { 'completion', 'neap.cli.completion' },
 }

@@ -12,10 +12,10 @@ local MODULES = {
   split = 'neap.engine.split',
   session = 'neap.policy.session',
   -- recipes and models
-  recipe = 'neap.recipe',
+  recipe = 'neap.train.recipe',
   params = 'neap.base.params',
-  trainer = 'neap.trainer',
-  results = 'neap.summary',
+  trainer = 'neap.train.trainer',
+  results = 'neap.train.results',
   text = 'neap.engine.text',
   nn = 'neap.nn',
   optim = 'neap.nn.optimizer',
@@ -33,7 +33,7 @@ local MODULES = {
   trace = 'neap.engine.trace',
   synth = 'neap.engine.synth',
   replay = 'neap.replay',
-  evaluate = 'neap.observe',
+  evaluate = 'neap.replay.evaluate',
   simulate = 'neap.simulate',
   cluster = 'neap.simulate.cluster',
   -- results
@@ -43,7 +43,7 @@ local MODULES = {
   report = 'neap.report',
   chart = 'neap.draw.chart',
   layout_map = 'neap.draw.layout_map',
-  display = 'neap.display',
+  display = 'neap.notebook.display',
 }
 
 local function load_module(neap, name)

@@ -5,8 +5,8 @@
 --                                 { done = true } or { error = { name, message, trace = lines } }
 --   { complete = TEXT }        -> { matches = names, replaces = length }
 
-local cell = require 'neap.cell'
-local display = require 'neap.display'
+local cell = require 'neap.notebook.cell'
+local display = require 'neap.notebook.display'
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
 

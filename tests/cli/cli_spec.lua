@@ -125,7 +125,7 @@ describe('neap run', function()
     write 'return !'
     local _, err = expect(1, 'run ' .. path, path:gsub('%p', '%%%0') .. ':1: ')
     assert.are.equal(1, lines(err))
-    write "return require('neap.recipe').define { name = 'x', rnu = 1 }"
+    write "return require('neap.train.recipe').define { name = 'x', rnu = 1 }"
     expect(1, 'run ' .. path, "unknown field 'rnu' %(did you mean 'run'%?%)")
     os.remove(path)
   end)

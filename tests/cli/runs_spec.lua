@@ -61,7 +61,7 @@ describe('neap runs', function()
   it('tells a failed rank of mpirun from a killed run', function()
     local recipe = os.tmpname()
     local file = io.open(recipe, 'w')
-    file:write [[return require('neap.recipe').define {
+    file:write [[return require('neap.train.recipe').define {
       name = 'fails', run = function(_, job)
         if job.rank == 1 then error 'too hot' end
         job.comm:barrier()

@@ -1,4 +1,4 @@
-local grid = require 'neap.grid'
+local grid = require 'neap.sweep.grid'
 
 describe('grid', function()
   local function refused(word, pattern)

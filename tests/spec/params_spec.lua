@@ -1,5 +1,5 @@
 local params = require 'neap.base.params'
-local recipe = require 'neap.recipe'
+local recipe = require 'neap.train.recipe'
 
 local SPECS = {
   steps = { default = 5, min = 1, integer = true, doc = 'steps' },

@@ -1,12 +1,12 @@
 --- neap bench step: whole training steps of a MoE transformer on ranks that are threads, under one
 -- schedule of transfers after the other, with the same seed.
 
-local estimate = require 'neap.estimate'
+local estimate = require 'neap.train.memory_estimate'
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
-local processes = require 'neap.processes'
+local processes = require 'neap.train.launch'
 local params = require 'neap.base.params'
-local trainer = require 'neap.trainer'
+local trainer = require 'neap.train.trainer'
 
 local bench = {
   doc = 'Training steps of a MoE transformer: time, exposed communication, utilization, spans.',

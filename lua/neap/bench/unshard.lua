@@ -4,7 +4,7 @@
 
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
-local processes = require 'neap.processes'
+local processes = require 'neap.train.launch'
 
 local bench = {
   doc = "Unshard and reduce of one layer's experts, beside a copy of memory.", cuda = true,

@@ -3,7 +3,7 @@
 
 local metrics = require 'neap.base.series'
 local text = require 'neap.engine.text'
-local trainer = require 'neap.trainer'
+local trainer = require 'neap.train.trainer'
 local lib = require 'neap.base.lib'
 local models = require 'neap.simulate.models'
 local simulate = require 'neap.simulate'

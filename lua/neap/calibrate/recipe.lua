@@ -2,7 +2,7 @@
 -- steps of small trainings, and perhaps train another model and tell how long a step took and
 -- should take.
 
-local recipe = require 'neap.recipe'
+local recipe = require 'neap.train.recipe'
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local measure = require 'neap.calibrate.measure'

@@ -1,16 +1,16 @@
 --- neap run: loads the recipe, validates its parameters and starts the ranks.
 
 local json = require 'neap.base.json'
-local estimate = require 'neap.estimate'
+local estimate = require 'neap.train.memory_estimate'
 local accounts = require 'neap.simulate.recipe_pricing'
 local failure = require 'neap.base.errors'
 local models = require 'neap.simulate.models'
 local launcher = require 'neap.launcher'
 local numbers = require 'neap.base.arguments'
 local params = require 'neap.base.params'
-local processes = require 'neap.processes'
+local processes = require 'neap.train.launch'
 local provenance = require 'neap.runs.provenance'
-local recipe = require 'neap.recipe'
+local recipe = require 'neap.train.recipe'
 local store = require 'neap.runs.store'
 
 local run = { doc = 'Run a recipe on ranks that are threads, or on the processes of mpirun.' }

@@ -3,7 +3,7 @@
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local numbers = require 'neap.base.arguments'
-local runner = require 'neap.runner'
+local runner = require 'neap.sweep.executor'
 local store = require 'neap.runs.store'
 local sweep = require 'neap.sweep'
 local text_table = require 'neap.base.text_table'

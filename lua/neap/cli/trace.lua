@@ -7,7 +7,7 @@ local lib = require 'neap.base.lib'
 local whole = require('neap.base.arguments').whole
 local synth = require 'neap.engine.synth'
 local text_table = require 'neap.base.text_table'
-local tools = require 'neap.trace_tools'
+local tools = require 'neap.replay.trace_tools'
 local trace = require 'neap.engine.trace'
 
 local command = { doc = 'Look into recorded loads, cut, merge, convert or make them.' }

@@ -11,7 +11,7 @@ local policies = require 'neap.policy'
 local progress = require 'neap.base.progress'
 local provenance = require 'neap.runs.provenance'
 local text_table = require 'neap.base.text_table'
-local trial = require 'neap.trial'
+local trial = require 'neap.replay.try_policy'
 
 local command = { doc = 'Try a policy on the traces that come with Neap; --watch: as you write.' }
 

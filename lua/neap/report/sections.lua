@@ -4,10 +4,10 @@
 local chart = require 'neap.draw.chart'
 local entries = require 'neap.report.entries'
 local layout_map = require 'neap.draw.layout_map'
-local numbers = require 'neap.report.numbers'
+local numbers = require 'neap.report.tables'
 local page = require 'neap.report.page'
 local svg = require 'neap.draw.svg'
-local spans = require 'neap.report.spans'
+local spans = require 'neap.report.timeline'
 
 local sections = { summary = numbers.summary, comparison = numbers.comparison,
   differences = numbers.differences }

@@ -1,7 +1,7 @@
 --- Recipe of cli_spec.lua: tells what it was given, and fails as told.
 
 local lib = require 'neap.base.lib'
-local recipe = require 'neap.recipe'
+local recipe = require 'neap.train.recipe'
 
 return recipe.define {
   name = 'probe', doc = 'Tells what it was given.', ranks = 3, node_size = 2,

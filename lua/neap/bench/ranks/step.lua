@@ -13,7 +13,7 @@ local text_table = require 'neap.base.text_table'
 local time_use = require 'neap.profile.breakdown'
 local timeline = require 'neap.engine.timeline'
 local timeline_file = require 'neap.profile.chrome_trace'
-local trainer = require 'neap.trainer'
+local trainer = require 'neap.train.trainer'
 
 local ffi, C = lib.ffi, lib.C
 

@@ -13,13 +13,13 @@
 
 local argparse = require 'argparse'
 local failure = require 'neap.base.errors'
-local grid = require 'neap.grid'
+local grid = require 'neap.sweep.grid'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 local params = require 'neap.base.params'
 local policies = require 'neap.policy'
 local provenance = require 'neap.runs.provenance'
-local recipe = require 'neap.recipe'
+local recipe = require 'neap.train.recipe'
 local usage_message = require 'neap.base.usage'
 
 local sweep = {}

@@ -80,7 +80,7 @@ end
 local function trace_of(message, name)
   local lines, last = {}, 0
   for line in debug.traceback('', 3):gmatch '\n(\t[^\n]*)' do
-    local own = line:find('neap/cell.lua:', 1, true) or line:find("function 'error'", 1, true)
+    local own = line:find('notebook/cell.lua:', 1, true) or line:find("function 'error'", 1, true)
     if not own then lines[#lines + 1] = line end
     if line:find(name .. ':', 1, true) then last = #lines end
   end

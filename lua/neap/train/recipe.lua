@@ -1,6 +1,6 @@
 --- Recipes: Lua modules that say what the ranks do.
 --
---   local recipe = require 'neap.recipe'
+--   local recipe = require 'neap.train.recipe'
 --   return recipe.define {
 --     name = 'hello', doc = 'Greets.', ranks = 8, node_size = 4,
 --     params = { times = { default = 3, doc = 'how often' } },
