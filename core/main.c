@@ -2,8 +2,8 @@
  * The program: hosts LuaJIT, and starts the threads of virtual ranks.
  *
  *   neap lua FILE [ARG…]   runs a Lua file with the engine's modules in reach
- *   neap --worker FD FD    hosts a policy for another process: lua/neap/serve.lua
- *   neap COMMAND …         everything else is lua/neap/cli.lua's
+ *   neap --worker FD FD    hosts a policy for another process: lua/neap/main/policy_worker.lua
+ *   neap COMMAND …         everything else is lua/neap/main/cli.lua's
  *
  * Threads of virtual ranks are started from Lua through the module "neap.launcher":
  * launcher.run_ranks(n, FILE, {ARG…}) runs FILE once a thread, each in a state of its own, with
@@ -194,7 +194,7 @@ static lua_State *open_state(void)
 }
 
 /* Turns an error value into text with a traceback, unless it is a table: those are Neap's own
- * errors, which rank.lua and cli.lua know how to show. */
+ * errors, which main/rank.lua and main/cli.lua know how to show. */
 static int on_error(lua_State *L)
 {
   if (lua_istable(L, 1) && luaL_callmeta(L, 1, "__tostring"))
@@ -318,7 +318,7 @@ static int worker_main(const char **fds)
   lua_State *L = open_state();
   if (!L)
     return EXIT_FAILED;
-  snprintf(path, sizeof path, "%s/lua/neap/serve.lua", home());
+  snprintf(path, sizeof path, "%s/lua/neap/main/policy_worker.lua", home());
   push_arguments(L, 2, fds);
   int status = run_file(L, path, 2);
   lua_close(L);
@@ -345,7 +345,7 @@ int main(int argc, char **argv)
     return EXIT_USAGE;
   }
   char path[PATH_BYTES];
-  snprintf(path, sizeof path, "%s/lua/neap/cli.lua", home());
+  snprintf(path, sizeof path, "%s/lua/neap/main/cli.lua", home());
   int skip = plain ? 3 : 1;
   push_arguments(L, argc - skip, (const char **)argv + skip);
   int status = run_file(L, plain ? argv[2] : path, argc - skip);

@@ -4,6 +4,7 @@ local launcher = require 'neap.launcher'
 local layouts = require 'neap.engine.layout'
 local plan = require 'neap.engine.plan'
 local policy = require 'neap.policy'
+local command = require 'neap.cli.replay'
 local replay = require 'neap.replay'
 local split = require 'neap.engine.split'
 local topology = require 'neap.engine.topology'
@@ -105,7 +106,7 @@ describe('replay', function()
 
   it('refuses what it cannot do', function()
     local function usage(args)
-      local ok, err = pcall(replay.run, args)
+      local ok, err = pcall(command.run, args)
       assert.is_false(ok)
       assert.are.equal(2, failure.status(err), tostring(err))
       return tostring(err)
@@ -113,7 +114,7 @@ describe('replay', function()
     assert.matches("unknown policy 'lear' %(did you mean 'laer'%?%)",
       usage { policy = { 'lear' }, trace = 'x.csv' })
     local path = launcher.home .. '/README.md'
-    local ok, err = pcall(replay.run, { policy = {}, trace = path .. '.none' })
+    local ok, err = pcall(command.run, { policy = {}, trace = path .. '.none' })
     assert.is_false(ok)
     assert.matches('README.md.none', tostring(err))
   end)

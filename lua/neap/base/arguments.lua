@@ -1,11 +1,13 @@
---- Numbers among the options of commands: what argparse converts texts with.
+--- Arguments of commands: numbers, and what argparse says about wrong usage, as Neap says it.
 --
---   command:option('--slots'):convert(numbers.whole('--slots', 1))
+--   command:option('--slots'):convert(arguments.whole('--slots', 1))
 
-local numbers = {}
+local lib = require 'neap.base.lib'
+
+local arguments = {}
 
 --- Whole numbers from low to high, or of at least low (and below 2^31).
-function numbers.whole(name, low, high)
+function arguments.whole(name, low, high)
   return function(text)
     local value = tonumber(text)
     if value and value % 1 == 0 and value >= low and value <= (high or 2 ^ 31 - 1) then
@@ -17,7 +19,7 @@ function numbers.whole(name, low, high)
 end
 
 --- Numbers above 0.
-function numbers.positive(name)
+function arguments.positive(name)
   return function(text)
     local value = tonumber(text)
     if value and value > 0 and value < math.huge then return value end
@@ -25,4 +27,18 @@ function numbers.positive(name)
   end
 end
 
-return numbers
+--- argparse's message in Neap's form: with the hint in brackets, on one line.
+function arguments.wrong(parser, text)
+  local message = text:gsub('\n?Did you mean .*$', '')
+  local kind, name = message:match "^unknown (%a+) '(.*)'$"
+  local names = {}
+  for _, element in ipairs(kind == 'command' and parser._commands or parser._options) do
+    for _, alias in ipairs(element._aliases) do
+      if #alias > 2 then names[#names + 1] = alias end
+    end
+  end
+  return ('%s%s; %s --help tells more'):format(message, name and lib.hint(name, names) or '',
+    parser:_get_fullname())
+end
+
+return arguments

@@ -148,7 +148,8 @@ end
 
 --- The table as a Lua file.
 function measure.text(machine)
-  local lines = { '--- Made by neap calibrate: a machine as lua/neap/simulate/machines.lua describes them.',
+  local lines = {
+    '--- Made by neap calibrate: a machine as lua/neap/simulate/machines.lua describes them.',
     'return {' }
   for _, name in ipairs(lib.sorted_keys(machine)) do
     local value = machine[name]

@@ -3,7 +3,7 @@
 
 local launcher = require 'neap.launcher'
 local run = require 'neap.cli.run'
-local numbers = require 'neap.base.arguments'
+local arguments = require 'neap.base.arguments'
 
 local command = { doc = 'Measure this machine as a cluster description, for --cluster.' }
 
@@ -12,7 +12,7 @@ Examples:
   neap calibrate -n 4 --out here.lua
   neap simulate --cluster here.lua --model moe-1.2b --layers 2 --policy laer]]
 
-local function whole(name) return numbers.whole(name, 1, 4096) end
+local function whole(name) return arguments.whole(name, 1, 4096) end
 
 function command.options(parser)
   parser:option('-n --ranks', 'ranks to measure with'):convert(whole '-n'):default '4'

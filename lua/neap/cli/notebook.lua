@@ -1,4 +1,5 @@
---- neap kernel: Jupyter's kernel for Lua with the engine loaded (kernel.lua and kernel.py).
+--- neap kernel: Jupyter's kernel for Lua with the engine loaded (notebook/kernel.py and
+-- main/notebook.lua).
 
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
@@ -54,7 +55,7 @@ function command.run(args)
   local folder = data_folder(args.prefix) .. '/kernels/neap'
   os.execute(("mkdir -p '%s'"):format(folder:gsub("'", [['\'']])))
   write(folder .. '/kernel.json', json.encode({
-    argv = { python, lib.home .. '/lua/neap/kernel.py', '-f', '{connection_file}' },
+    argv = { python, lib.home .. '/lua/neap/notebook/kernel.py', '-f', '{connection_file}' },
     display_name = 'Lua (Neap)', language = 'lua', interrupt_mode = 'signal',
     env = { NEAP_PROGRAM = launcher.folder .. '/neap' },
   }, { 'argv', 'display_name', 'language', 'interrupt_mode', 'env' }) .. '\n')

@@ -6,7 +6,7 @@ local accounts = require 'neap.simulate.recipe_pricing'
 local failure = require 'neap.base.errors'
 local models = require 'neap.simulate.models'
 local launcher = require 'neap.launcher'
-local numbers = require 'neap.base.arguments'
+local arguments = require 'neap.base.arguments'
 local params = require 'neap.base.params'
 local processes = require 'neap.train.launch'
 local provenance = require 'neap.runs.provenance'
@@ -35,21 +35,21 @@ local MAX_RANKS = 4096
 
 --- The recipe's file: the first argument that is no option and not the value of one of run's own.
 -- A recipe's parameters become known only by loading it, so before it they are --name=value.
-local function find_recipe(arguments)
+local function find_recipe(words)
   local i = 2
-  while i <= #arguments do
-    if arguments[i]:sub(1, 1) ~= '-' then return arguments[i] end
-    i = i + (WITH_VALUE[arguments[i]] and 2 or 1)
+  while i <= #words do
+    if words[i]:sub(1, 1) ~= '-' then return words[i] end
+    i = i + (WITH_VALUE[words[i]] and 2 or 1)
   end
 end
 
 --- Adds run's options and, if a recipe is named, the recipe's; returns normalized arguments.
-function run.options(command, arguments)
+function run.options(command, words)
   command:argument('recipe', 'Lua file that returns recipe.define{…}'):argname '<recipe.lua>'
   command:option('-n --ranks', 'ranks to run on (default: the recipe\'s); under mpirun, its -n')
-    :argname('<ranks>'):convert(numbers.whole('-n', 1, MAX_RANKS))
+    :argname('<ranks>'):convert(arguments.whole('-n', 1, MAX_RANKS))
   command:option('--node-size', 'ranks a node (default: by host, else the recipe\'s)')
-    :argname('<ranks>'):convert(numbers.whole('--node-size', 1, MAX_RANKS))
+    :argname('<ranks>'):convert(arguments.whole('--node-size', 1, MAX_RANKS))
   command:option('--device', 'where to compute; sim: on the CPU, with the time that steps would '
     .. 'take on --cluster'):choices({ 'cpu', 'cuda', 'sim' }):default 'cpu'
   command:option('--cluster', 'with --device=sim: name or Lua file of a cluster (default: a100x32)')
@@ -59,20 +59,20 @@ function run.options(command, arguments)
   command:flag('--strict', 'stop with status 3 at the first fault of a policy')
   command:flag('--in-process', 'run policies inside the rank, for debuggers and profilers')
   command:option('--deadline', 'seconds that a hook of a policy may run (default: 1)')
-    :argname('<seconds>'):convert(numbers.positive '--deadline')
+    :argname('<seconds>'):convert(arguments.positive '--deadline')
   command:option('--timeline', 'record a step: JSON for Perfetto, and where its time goes')
     :argname('<file>')
   command:option('--timeline-step', 'the step to record, from 0 (default: 3, or the last)')
-    :argname('<step>'):convert(numbers.whole('--timeline-step', 0, 2 ^ 53))
+    :argname('<step>'):convert(arguments.whole('--timeline-step', 0, 2 ^ 53))
   command:flag('--dry-run', 'print the memory that the run will need, by kind; start nothing')
   command:flag('--json', 'results as JSON')
   store.options(command)
-  local path = find_recipe(arguments)
-  if not path then return arguments end
+  local path = find_recipe(words)
+  if not path then return words end
   local script = recipe.load(path)
   command:description(('%s: %s'):format(script.name, script.doc or ''))
   params.add(command, script.params, 'Parameters of ' .. script.name)
-  return params.normalize(arguments, script.params)
+  return params.normalize(words, script.params)
 end
 
 --- Values as JSON can hold them, without their metatable.
@@ -170,7 +170,7 @@ function run.run(given)
     params = setmetatable(texts, { __jsontype = 'object' }),
     store = record(args, script, values, rank, ranks),
   })
-  local file = launcher.home .. '/lua/neap/rank.lua'
+  local file = launcher.home .. '/lua/neap/main/rank.lua'
   return processes.run(ranks, file, order)
 end
 

@@ -3,7 +3,7 @@
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
-local numbers = require 'neap.base.arguments'
+local arguments = require 'neap.base.arguments'
 local store = require 'neap.runs.store'
 local text_table = require 'neap.base.text_table'
 
@@ -31,7 +31,7 @@ function command.options(parser)
   parser:option('--state', 'only runs in this state'):choices(STATES)
   parser:option('--sweep', 'only runs of this sweep'):argname '<name>'
   parser:option('--last', 'how many (default: 20)'):default '20'
-    :convert(numbers.whole('--last', 1))
+    :convert(arguments.whole('--last', 1))
   parser:flag('--steps', 'with a run: the metrics of every step')
   parser:flag('--json', 'results as JSON')
 end

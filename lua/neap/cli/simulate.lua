@@ -5,7 +5,7 @@ local clusters = require 'neap.simulate.cluster'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local models = require 'neap.simulate.models'
-local numbers = require 'neap.base.arguments'
+local arguments = require 'neap.base.arguments'
 local provenance = require 'neap.runs.provenance'
 local simulate = require 'neap.simulate'
 local spans = require 'neap.simulate.timeline'
@@ -26,7 +26,7 @@ Examples:
 
 local function group(text)
   if text == 'all' or text == 'node' then return text end
-  return numbers.whole('--shard-group', 1)(text)
+  return arguments.whole('--shard-group', 1)(text)
 end
 
 function command.options(parser)
@@ -42,15 +42,18 @@ function command.options(parser)
   parser:option('--shard-group', 'ranks that parameters are cut over: all, node, or how many')
     :convert(group):default 'all'
   parser:option('--trace', 'recorded routing (default: synthetic)')
-  parser:option('--ranks', "ranks, other than the cluster's"):convert(numbers.whole('--ranks', 1))
-  parser:option('--layers', "layers, other than the model's"):convert(numbers.whole('--layers', 1))
+  parser:option('--ranks', "ranks, other than the cluster's")
+    :convert(arguments.whole('--ranks', 1))
+  parser:option('--layers', "layers, other than the model's")
+    :convert(arguments.whole('--layers', 1))
   parser:option('--distinct', 'layers with loads and plans of their own, which the others repeat '
-    .. '(default: all, fewer where that takes long)'):convert(numbers.whole('--distinct', 1))
-  parser:option('--steps', 'steps to simulate'):convert(numbers.whole('--steps', 1)):default '4'
-  parser:option('--seed', 'of routing and policies'):convert(numbers.whole('--seed', 0)):default '1'
+    .. '(default: all, fewer where that takes long)'):convert(arguments.whole('--distinct', 1))
+  parser:option('--steps', 'steps to simulate'):convert(arguments.whole('--steps', 1)):default '4'
+  parser:option('--seed', 'of routing and policies')
+    :convert(arguments.whole('--seed', 0)):default '1'
   parser:option('--timeline', 'file for the last step: JSON for Perfetto; its text is printed')
   parser:option('--timeline-ranks', 'ranks that the file shows (default: 32)')
-    :convert(numbers.whole('--timeline-ranks', 1)):default '32'
+    :convert(arguments.whole('--timeline-ranks', 1)):default '32'
   parser:flag('--strict', 'stop with status 3 at the first fault of a policy')
   parser:flag('--in-process', 'run policies in this process, for debuggers and profilers')
   parser:flag('--json', 'results as JSON')

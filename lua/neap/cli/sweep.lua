@@ -2,11 +2,17 @@
 
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
-local numbers = require 'neap.base.arguments'
+local arguments = require 'neap.base.arguments'
 local runner = require 'neap.sweep.executor'
 local store = require 'neap.runs.store'
 local sweep = require 'neap.sweep'
 local text_table = require 'neap.base.text_table'
+
+-- What a sweep can be of.
+local KINDS = {
+  run = require 'neap.cli.run', replay = require 'neap.cli.replay',
+  simulate = require 'neap.cli.simulate',
+}
 
 local command = { doc = 'Run every combination of some parameters; go on where it stopped.' }
 
@@ -31,7 +37,7 @@ function command.options(parser)
     :args '*':argname '<axis>'
   parser:option('--name', 'of the sweep (default: the file\'s)')
   parser:option('--jobs', 'runs at a time (default: 1, so that they do not disturb each other)')
-    :default '1':convert(numbers.whole('--jobs', 1, 1024))
+    :default '1':convert(arguments.whole('--jobs', 1, 1024))
   parser:option('--launch', "what starts a run's ranks, for instance 'mpirun -n 4'")
   parser:flag('--dry-run', 'only show the plan and an estimate')
   parser:flag('--retry-failed', 'do failed runs again')
@@ -117,7 +123,7 @@ local function open_store(args)
 end
 
 function command.run(args)
-  local definition = sweep.load(args.what, args.axes)
+  local definition = sweep.load(args.what, args.axes, KINDS)
   definition.name = args.name or definition.name
   local plan = sweep.plan(definition, args.launch)
   local runs = open_store(args)

@@ -6,7 +6,7 @@ local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
-local numbers = require 'neap.base.arguments'
+local arguments = require 'neap.base.arguments'
 local policies = require 'neap.policy'
 local progress = require 'neap.base.progress'
 local provenance = require 'neap.runs.provenance'
@@ -34,9 +34,9 @@ function command.options(parser)
   parser:argument('policy', 'NAME or file, with +SPLIT and :parameter=value,…'):argname '<policy>'
   parser:option('--trace', 'a trace to try it on instead; may be given more than once')
     :count '*':argname '<file>'
-  parser:option('--seed', 'of policies that draw'):convert(numbers.whole('--seed', 0)):default '1'
+  parser:option('--seed', 'of policies that draw'):convert(arguments.whole('--seed', 0)):default '1'
   parser:option('--deadline', 'seconds that a hook may run')
-    :convert(numbers.positive '--deadline'):default(DEADLINE)
+    :convert(arguments.positive '--deadline'):default(DEADLINE)
   parser:option('--picture', 'SVG file for the worst step, work by rank'):argname '<file.svg>'
   parser:flag('--watch', 'try again whenever the file is saved, until Ctrl-C')
   parser:flag('--json', 'results as JSON')

@@ -1,5 +1,4 @@
---- neap report: one HTML file that tells what runs and replays have shown. It needs no network and
--- no scripts.
+--- One HTML file that tells what runs and replays have shown. It needs no network and no scripts.
 
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
@@ -11,45 +10,14 @@ local policies = require 'neap.policy'
 local progress = require 'neap.base.progress'
 local replay = require 'neap.replay'
 local sections = require 'neap.report.sections'
-local spans = require 'neap.report.timeline'
+local timeline = require 'neap.report.timeline'
 local store = require 'neap.runs.store'
 local stored = require 'neap.report.stored'
 local trace = require 'neap.engine.trace'
 
-local report = { doc = 'Write one HTML file about runs and replays.' }
+local report = {}
 
 local POLICIES = { 'static', 'laer', 'laer+minimax' }
-
-report.examples = [[
-Examples:
-  neap report                              the last run of the run store
-  neap report --run 3 --run 4              runs of the store, as neap runs lists them
-  neap report --sweep policies             all runs of a sweep
-  neap report --trace t.safetensors --policy laer --policy mine.lua
-                                           replays a trace, for this report only
-  neap report --timeline step.json         with a step that neap run --timeline has recorded
-  neap report results.json                 what neap run --json has printed
-Runs whose trace is still there get pictures of loads and layouts by replaying it.]]
-
-local function number_of_run(text)
-  local id = tonumber(text)
-  if id and id % 1 == 0 and id > 0 then return id end
-  return nil, ("--run is '%s'; it must be a number, as neap runs lists them"):format(text)
-end
-
-function report.options(command)
-  command:argument('results', 'what neap run --json and neap replay --json have printed')
-    :args '*':argname '<results.json>'
-  replay.trace_options(command)
-  command:option('--run', 'run of the run store; may be given again'):count '*'
-    :argname('<number>'):convert(number_of_run)
-  command:option('--sweep', 'runs of this sweep'):argname '<name>'
-  command:option('--store', 'the run store (default: NEAP_STORE, else runs.db)'):argname '<file>'
-  command:option('-o --output', 'file to write'):argname('<file>'):default 'report.html'
-  command:option('--timeline', 'what neap run or neap simulate --timeline has written')
-    :argname '<file.json>'
-  command:option('--title', 'heading of the page'):argname '<text>'
-end
 
 --- ---- results in JSON --------------------------------------------------------------------------
 
@@ -204,21 +172,18 @@ function report.render(document, title)
     table.concat(names, ' · '), sections.all(document), ('Made by neap %s.'):format(lib.version))
 end
 
-function report.run(args)
+--- What a page is about: results in files, runs of the store, a replay, a timeline. args: as
+-- neap report has them. Raises USAGE and I/O errors.
+function report.collect(args)
   local document = { entries = {}, messages = {}, facts = {}, texts = {} }
   for _, path in ipairs(args.results) do add_results(document, path) end
   local from_store = #args.run > 0 or args.sweep or not (args.trace or args.results[1])
   if from_store then add_stored(document, args) end
   if args.trace then add_replay(document, args) end
-  document.timeline = args.timeline and spans.read(args.timeline)
+  document.timeline = args.timeline and timeline.read(args.timeline)
   if not from_store then add_circumstances(document.facts) end
   document.facts[#document.facts + 1] = { 'written', os.date '%Y-%m-%d %H:%M' }
-  local text = report.render(document, args.title)
-  local file, why = io.open(args.output, 'wb')
-  if not file then failure.plain('%s', why) end
-  file:write(text)
-  file:close()
-  print(args.output)
+  return document
 end
 
 return report

@@ -39,7 +39,7 @@ local function first_line(path)
   return body and body:match '^[^\n]*'
 end
 
---- The command as it was typed; arguments are cli.lua's.
+--- The command as it was typed; arguments are main/cli.lua's.
 function provenance.command()
   local words = { 'neap' }
   for i, word in ipairs(provenance.arguments or {}) do

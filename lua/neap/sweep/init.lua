@@ -12,6 +12,7 @@
 -- holds as done is never repeated, whoever has started it.
 
 local argparse = require 'argparse'
+local arguments = require 'neap.base.arguments'
 local failure = require 'neap.base.errors'
 local grid = require 'neap.sweep.grid'
 local launcher = require 'neap.launcher'
@@ -20,14 +21,8 @@ local params = require 'neap.base.params'
 local policies = require 'neap.policy'
 local provenance = require 'neap.runs.provenance'
 local recipe = require 'neap.train.recipe'
-local usage_message = require 'neap.base.usage'
 
 local sweep = {}
-
--- Commands that a sweep can be of: modules as cli.lua has them, with key(args) besides.
-local KINDS = {
-  run = 'neap.cli.run', replay = 'neap.replay', simulate = 'neap.cli.simulate',
-}
 
 local FIELDS = {
   name = 'string', doc = 'string', kind = 'string', script = 'string', fixed = 'table',
@@ -36,9 +31,9 @@ local FIELDS = {
 
 --- ---- definitions -------------------------------------------------------------------------------
 
-local function check_kind(kind)
-  if KINDS[kind] then return kind end
-  local names = lib.sorted_keys(KINDS)
+local function check_kind(kind, commands)
+  if commands[kind] then return kind end
+  local names = lib.sorted_keys(commands)
   failure.usage("sweep: unknown kind '%s'%s; there are: %s", kind, lib.hint(kind, names),
     table.concat(names, ', '))
 end
@@ -80,11 +75,11 @@ local function find(path)
   return provenance.read(own) and own or path
 end
 
-local function from_file(path)
+local function from_file(path, commands)
   local chunk, why = loadfile(path)
   if not chunk then
     if provenance.read(path) then failure.plain('%s', why) end
-    local kinds = lib.sorted_keys(KINDS)
+    local kinds = lib.sorted_keys(commands)
     failure.usage('%s: no such file%s; a sweep is of a recipe, a sweep file, or of: %s', path,
       lib.hint(path, kinds), table.concat(kinds, ', '))
   end
@@ -92,15 +87,18 @@ local function from_file(path)
   if recipe.is(loaded) then return { kind = 'run', script = path, name = loaded.name } end
   check_definition(path, loaded)
   return {
-    kind = check_kind(loaded.kind or 'run'), script = loaded.script and find(loaded.script),
+    kind = check_kind(loaded.kind or 'run', commands),
+    script = loaded.script and find(loaded.script),
     name = loaded.name, doc = loaded.doc, fixed = loaded.fixed, axes = axes_of(loaded.grid or {}),
   }
 end
 
---- A sweep of what: a recipe, a sweep file or a kind; words: axes NAME=VALUES, over the file's own.
--- Returns { name=, kind=, script=, fixed=, axes= }. Raises USAGE.
-function sweep.load(what, words)
-  local found = KINDS[what] and { kind = what, name = what } or from_file(what)
+--- A sweep of what: a recipe, a sweep file or a kind; words: axes NAME=VALUES, over the file's own;
+-- commands: those that a sweep can be of, by kind, as main/cli.lua has them and with key(args).
+-- Returns { name=, kind=, command=, script=, fixed=, axes= }. Raises USAGE.
+function sweep.load(what, words, commands)
+  local found = commands[what] and { kind = what, name = what } or from_file(what, commands)
+  found.command = commands[found.kind]
   found.name = found.name or what:match '([^/]*)%.lua$' or what
   found.axes, found.fixed = found.axes or {}, found.fixed or {}
   for name, values in pairs(grid.words(words)) do
@@ -138,20 +136,20 @@ local function arguments_of(definition, cell)
   return words
 end
 
---- Parses the arguments of a command as cli.lua would. Raises USAGE.
-local function parse(kind, words)
-  local module, parser = require(KINDS[kind]), argparse('neap ' .. kind)
-  local rewritten = module.options(parser, { kind, unpack(words) })
+--- Parses the arguments of a command as main/cli.lua would. Raises USAGE.
+local function parse(kind, command, words)
+  local parser = argparse('neap ' .. kind)
+  local rewritten = command.options(parser, { kind, unpack(words) })
   local message
   local ok, args = pcall(function()
     return parser:_parse(rewritten and { unpack(rewritten, 2) } or words, function(_, text)
-      message = usage_message(parser, text)
+      message = arguments.wrong(parser, text)
       error(message, 0)
     end)
   end)
   if message then failure.usage('%s', message) end
   if not ok then error(args, 0) end
-  return module, args
+  return args
 end
 
 --- What tells a run from the others: the axes with more than one value.
@@ -183,8 +181,8 @@ function sweep.plan(definition, launch)
   check_policies(definition.axes)
   for _, cell in ipairs(grid.cells(definition.axes)) do
     local words = arguments_of(definition, cell)
-    local module, args = parse(definition.kind, words)
-    local key = module.key(args)
+    local args = parse(definition.kind, definition.command, words)
+    local key = definition.command.key(args)
     if launch then key = provenance.sha256(key .. ' ' .. launch):sub(1, 32) end
     if not numbers[key] then
       numbers[key] = #plan + 1

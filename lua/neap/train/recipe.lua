@@ -9,7 +9,7 @@
 --     end,
 --   }
 --
--- Every rank loads the recipe and calls run; job is described in rank.lua.
+-- Every rank loads the recipe and calls run; job is described in main/rank.lua.
 
 local lib = require 'neap.base.lib'
 local failure = require 'neap.base.errors'

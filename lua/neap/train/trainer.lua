@@ -99,8 +99,8 @@ local function open_account(self)
     plans_on = self.plans_on, shard_group = tonumber(p.shard_group) or p.shard_group }
 end
 
---- Options: job (rank.lua), params (values of trainer.params), policy, text (text.schedule's), and
--- perhaps trace (path of the routing trace to write), label (of the progress line), schedule (a
+--- Options: job (main/rank.lua), params (values of trainer.params), policy, text (text.schedule's),
+-- and perhaps trace (path of the routing trace to write), label (of the progress line), schedule (a
 -- table instead of params.schedule) and seconds (that run may take; it ends with the step that is
 -- under way then).
 function trainer.open(options)

@@ -3,7 +3,7 @@
 -- on a GPU by events in its streams. Where ranks share a GPU, a rank's span holds the time that
 -- others' kernels take in between, and a wait is one for the GPU as much as for a link.
 
-local bench_rank = require 'neap.bench_rank'
+local bench_rank = require 'neap.bench.ranks.entry'
 local device = require 'neap.engine.device'
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'

@@ -4,7 +4,7 @@
 -- that travels; a reduce moves the parts of gradients (f32) that other ranks own, then reads all
 -- parts and writes the sums.
 
-local bench_rank = require 'neap.bench_rank'
+local bench_rank = require 'neap.bench.ranks.entry'
 local device = require 'neap.engine.device'
 local json = require 'neap.base.json'
 local layouts = require 'neap.engine.layout'

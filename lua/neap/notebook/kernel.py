@@ -1,4 +1,4 @@
-"""Jupyter kernel for Lua: hands cells to a Lua process (kernel.lua) with the engine loaded.
+"""Jupyter kernel for Lua: hands cells to a Lua process (main/notebook.lua) with the engine loaded.
 
 A cell that crashes the process, or that cannot be interrupted, costs the variables: a new process
 is started and says so. `neap kernel install` tells Jupyter where this file is.
@@ -31,7 +31,8 @@ class Lua:
         request_read, self.requests = os.pipe()
         self.answers, answer_write = os.pipe()
         self.process = subprocess.Popen(
-            [PROGRAM, "lua", os.path.join(HERE, "kernel.lua"), str(request_read), str(answer_write)],
+            [PROGRAM, "lua", os.path.join(HERE, "..", "main", "notebook.lua"), str(request_read),
+             str(answer_write)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             pass_fds=(request_read, answer_write), start_new_session=True)
         os.close(request_read)

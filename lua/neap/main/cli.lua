@@ -1,21 +1,21 @@
 --- The command line. A command is a module { doc=, options=function(command), run=function(args,
 -- full_parser), examples= (the end of its help) }; run returns the exit status (nil: 0) and raises
--- errors as failure.lua describes.
+-- errors as base/errors.lua describes.
 
 local argparse = require 'argparse'
+local arguments = require 'neap.base.arguments'
 local failure = require 'neap.base.errors'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
-local usage_message = require 'neap.base.usage'
 
 -- In the order of the help text.
 local COMMANDS = {
   { 'run', 'neap.cli.run' },
-  { 'replay', 'neap.replay' },
+  { 'replay', 'neap.cli.replay' },
   { 'simulate', 'neap.cli.simulate' },
   { 'try', 'neap.cli.try' },
   { 'calibrate', 'neap.cli.calibrate' },
-  { 'report', 'neap.report' },
+  { 'report', 'neap.cli.report' },
   { 'bench', 'neap.cli.bench' },
   { 'sweep', 'neap.cli.sweep' },
   { 'compare', 'neap.cli.compare' },
@@ -45,18 +45,18 @@ end
 
 --- Adds all commands to the parser; the named one with its options. Returns its module, the
 -- arguments as it wants them parsed, and its parser (nil, arguments and root for an unknown name).
-local function add_commands(root, name, arguments)
+local function add_commands(root, name, words)
   local chosen, parser = nil, root
   for _, entry in ipairs(COMMANDS) do
     local module = require(entry[2])
     local command = root:command(entry[1], module.doc)
     if entry[1] == name then
       chosen, parser = module, command
-      arguments = module.options(command, arguments) or arguments
+      words = module.options(command, words) or words
       if module.examples then command:epilog(module.examples) end
     end
   end
-  return chosen, arguments, parser
+  return chosen, words, parser
 end
 
 --- The parser with the options of all commands, for shells to complete.
@@ -69,15 +69,15 @@ local function full_parser()
   return root
 end
 
-local function main(arguments)
-  require('neap.runs.provenance').arguments = arguments
-  if #arguments == 0 then arguments = { '--help' } end
+local function main(words)
+  require('neap.runs.provenance').arguments = words
+  if #words == 0 then words = { '--help' } end
   local root = build_parser()
-  local chosen, rewritten, command = add_commands(root, arguments[1], arguments)
+  local chosen, rewritten, command = add_commands(root, words[1], words)
   local message
   local ok, args = xpcall(function()
     return root:_parse(rewritten, function(_, text)
-      message = usage_message(command, text)
+      message = arguments.wrong(command, text)
       error(message, 0)
     end)
   end, function(err) return message and err or failure.handler(err) end)

@@ -1,6 +1,6 @@
 --- One rank of a bench, as processes.run calls a file: the communicator, errors, exit status.
 --
---   return require('neap.bench_rank')(function(channel, rank, ranks, order) … end, ...)
+--   return require('neap.bench.ranks.entry')(function(channel, rank, ranks, order) … end, ...)
 
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'

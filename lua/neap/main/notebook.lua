@@ -1,6 +1,6 @@
---- The Lua side of the Jupyter kernel; kernel.py is the other. Called as a file with the numbers of
--- two file descriptors: requests come in on the first, answers go out on the second, a line of JSON
--- each. What a cell prints goes to stdout.
+--- The Lua side of the Jupyter kernel; notebook/kernel.py is the other. Called as a file with the
+-- numbers of two file descriptors: requests come in on the first, answers go out on the second, a
+-- line of JSON each. What a cell prints goes to stdout.
 --   { run = TEXT, number = N } -> any number of { display = { MIME = data }, result = bool }, then
 --                                 { done = true } or { error = { name, message, trace = lines } }
 --   { complete = TEXT }        -> { matches = names, replaces = length }

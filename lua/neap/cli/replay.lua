@@ -1,0 +1,167 @@
+--- neap replay: recorded loads under policies, compared.
+
+local json = require 'neap.base.json'
+local failure = require 'neap.base.errors'
+local launcher = require 'neap.launcher'
+local arguments = require 'neap.base.arguments'
+local policies = require 'neap.policy'
+local progress = require 'neap.base.progress'
+local provenance = require 'neap.runs.provenance'
+local replay = require 'neap.replay'
+local store = require 'neap.runs.store'
+local text_table = require 'neap.base.text_table'
+local trace = require 'neap.engine.trace'
+
+local command = { doc = 'Replay recorded loads under policies and compare their balance.' }
+
+command.examples = [[
+Examples:
+  neap replay --trace quickstart.safetensors --policy laer --policy mine.lua
+  neap replay --trace loads.csv.gz --slots 4 --node-size 8 --policy laer+minimax:window=3]]
+
+local WINDOW = replay.WINDOW
+local POLICIES = { 'static', 'laer', 'laer+minimax' }
+
+--- "2" or "2,2,3": a number, or a list of numbers.
+local function number_list(name)
+  return function(text)
+    local list = {}
+    for item in text:gmatch '[^,]+' do
+      list[#list + 1] = tonumber(item)
+      if not list[#list] or list[#list] <= 0 then
+        return nil, ("%s is '%s'; it must be numbers above 0"):format(name, text)
+      end
+    end
+    return #list > 1 and list or list[1]
+  end
+end
+
+--- What is replayed, and how: for every command that replays. needed: --trace must be given.
+function command.trace_options(parser, needed)
+  parser:option('--trace', 'what to replay: safetensors, or CSV, plain or gzipped')
+    :count(needed and '1' or '?')
+  parser:option('--slots', 'slots a rank, or a number for each rank (default: as recorded)')
+    :convert(number_list '--slots')
+  parser:option('--node-size', ('ranks a node (default: as recorded, else %d)'):format(
+    replay.NODE_SIZE)):convert(arguments.whole('--node-size', 1))
+  parser:option('--cost', 'work of a token, for each expert'):convert(number_list '--cost')
+  parser:option('--speed', 'relative speed of each rank'):convert(number_list '--speed')
+  parser:option('--policy', 'NAME or file, with +SPLIT and :parameter=value,… (default: '
+    .. table.concat(POLICIES, ', ') .. ')'):count '*'
+  parser:option('--window', ('steps that warm up, and that policies plan on (default: %d)'):format(
+    WINDOW)):convert(arguments.whole('--window', 1))
+  parser:option('--seed', 'of policies that draw'):convert(arguments.whole('--seed', 0)):default '0'
+  parser:option('--deadline', ('seconds that a hook may run (default: %d)'):format(replay.DEADLINE))
+    :convert(number_list '--deadline')
+  parser:flag('--strict', 'stop with status 3 at the first fault of a policy')
+  parser:flag('--in-process', 'run policies in this process, for debuggers and profilers')
+end
+
+function command.options(parser)
+  command.trace_options(parser, true)
+  parser:flag('--json', 'results as JSON')
+  store.options(parser)
+end
+
+--- The policy's text with window=W, if the caller gave --window and the policy, one of those that
+-- come with Neap, has that parameter and no value for it yet.
+local function with_window(text, window)
+  local selection = policies.resolve(text)
+  local shipped = selection.file:sub(1, #launcher.home) == launcher.home
+  if not window or not shipped or selection.params.window
+    or not policies.load(selection.file).params.window then
+    return text
+  end
+  return ('%s%swindow=%d'):format(text, text:find(':', 1, true) and ',' or ':', window)
+end
+
+local function print_table(document, t)
+  print(('%s: %d steps of %d layers, %s, scored from step %d'):format(t.path, t.steps, t.layers,
+    document.topology, document.warm_up))
+  local rows = {}
+  for i, p in ipairs(document.policies) do
+    local m = p.imbalance
+    rows[i] = {
+      p.policy .. (p.bound and ' (bound)' or p.late_slots and ' (late slots)' or ''),
+      ('%.4f'):format(m.mean), ('%.4f'):format(m.p50), ('%.4f'):format(m.p95),
+      ('%.3f'):format(m.max), ('%.2f'):format(p.std_percent),
+      ('%.2f'):format(100 * p.inter_node_share), ('%.3f'):format(p.plan_ms.mean),
+      ('%.3f'):format(p.plan_ms.p95), ('%.1f'):format(p.split_us.mean),
+      ('%.1f'):format(p.split_us.p95), ('%.1f'):format(p.slots_changed), p.faults,
+    }
+  end
+  print(text_table.format({ 'policy', 'imbalance', 'p50', 'p95', 'max', 'std %', 'inter-node %',
+    'plan ms', 'p95', 'split us', 'p95', 'slots changed', 'faults' }, rows))
+end
+
+local KEYS = { 'trace', 'topology', 'warm_up', 'seed', 'policies', 'policy', 'bound', 'late_slots',
+  'ranks', 'experts', 'layers', 'steps', 'imbalance', 'mean', 'p50', 'p95', 'max', 'std_percent',
+  'inter_node_share', 'plan_ms', 'split_us', 'slots_changed', 'faults', 'messages' }
+
+local function score_all(args, t, topology, document, begin)
+  local texts = #args.policy > 0 and args.policy or POLICIES
+  local bar = progress.open(#texts * t.steps, 'replay')
+  for i, text in ipairs(texts) do
+    text = with_window(text, args.window)
+    local entry, messages = replay.score {
+      trace = t, topology = topology, policy = text, warm_up = document.warm_up, seed = args.seed,
+      deadline = args.deadline, strict = args.strict, in_process = args.in_process,
+      recorder = begin { policy = text, seed = args.seed, trace = args.trace },
+      on_step = function(step) bar:update((i - 1) * t.steps + step + 1, text) end,
+    }
+    document.policies[i] = entry
+    failure.tell_faults(messages)
+  end
+  bar:close()
+end
+
+--- Columns of the store for a replay, and what its results can be compared by.
+local function describe(args, t)
+  local settings = { kind = 'replay', files = { args.trace }, parameters = {
+    slots = args.slots or tonumber(t.metadata.slots), cost = args.cost, speed = args.speed,
+    node_size = args.node_size or tonumber(t.metadata.node_size), seed = args.seed,
+    window = args.window, deadline = args.deadline,
+    policies = #args.policy > 0 and args.policy or POLICIES,
+  } }
+  local key, context = provenance.keys(settings)
+  return {
+    kind = 'replay', command = provenance.command(), key = key, seed = args.seed, ranks = t.ranks,
+    parameters = json.encode(settings.parameters), node_size = settings.parameters.node_size,
+  }, context
+end
+
+local last -- trace that key has opened
+
+--- Key of the run that arguments ask for: what a sweep knows finished runs by.
+function command.key(args)
+  if not (last and last.path == args.trace) then
+    last = trace.open(args.trace)
+  end
+  return describe(args, last).key
+end
+
+function command.run(args)
+  for _, text in ipairs(args.policy) do policies.resolve(text) end
+  local t = trace.open(args.trace)
+  local topology = replay.open_topology(args, t)
+  local document = {
+    trace = { ranks = t.ranks, experts = t.experts, layers = t.layers, steps = t.steps },
+    topology = tostring(topology), warm_up = args.window or WINDOW, seed = args.seed,
+    policies = {},
+  }
+  if t.steps <= document.warm_up then
+    failure.usage('%s has %d steps; %d are needed to warm up and one to score', t.path, t.steps,
+      document.warm_up)
+  end
+  local row, context = describe(args, t)
+  store.recorded(args, row, context, function(begin)
+    score_all(args, t, topology, document, begin)
+  end)
+  if args.json then
+    print(json.encode(document, KEYS))
+  else
+    print_table(document, t)
+  end
+end
+
+return command

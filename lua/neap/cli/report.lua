@@ -1,0 +1,49 @@
+--- neap report: one HTML file that tells what runs and replays have shown.
+
+local failure = require 'neap.base.errors'
+local replay = require 'neap.cli.replay'
+local report = require 'neap.report'
+
+local command = { doc = 'Write one HTML file about runs and replays.' }
+
+command.examples = [[
+Examples:
+  neap report                              the last run of the run store
+  neap report --run 3 --run 4              runs of the store, as neap runs lists them
+  neap report --sweep policies             all runs of a sweep
+  neap report --trace t.safetensors --policy laer --policy mine.lua
+                                           replays a trace, for this report only
+  neap report --timeline step.json         with a step that neap run --timeline has recorded
+  neap report results.json                 what neap run --json has printed
+Runs whose trace is still there get pictures of loads and layouts by replaying it.]]
+
+local function number_of_run(text)
+  local id = tonumber(text)
+  if id and id % 1 == 0 and id > 0 then return id end
+  return nil, ("--run is '%s'; it must be a number, as neap runs lists them"):format(text)
+end
+
+function command.options(parser)
+  parser:argument('results', 'what neap run --json and neap replay --json have printed')
+    :args '*':argname '<results.json>'
+  replay.trace_options(parser)
+  parser:option('--run', 'run of the run store; may be given again'):count '*'
+    :argname('<number>'):convert(number_of_run)
+  parser:option('--sweep', 'runs of this sweep'):argname '<name>'
+  parser:option('--store', 'the run store (default: NEAP_STORE, else runs.db)'):argname '<file>'
+  parser:option('-o --output', 'file to write'):argname('<file>'):default 'report.html'
+  parser:option('--timeline', 'what neap run or neap simulate --timeline has written')
+    :argname '<file.json>'
+  parser:option('--title', 'heading of the page'):argname '<text>'
+end
+
+function command.run(args)
+  local text = report.render(report.collect(args), args.title)
+  local file, why = io.open(args.output, 'wb')
+  if not file then failure.plain('%s', why) end
+  file:write(text)
+  file:close()
+  print(args.output)
+end
+
+return command
