@@ -1,5 +1,5 @@
 /* Element types: their sizes and names. */
-#include "base/status.h"
+#include "base/dtype.h"
 
 static const struct {
   const char *name;

@@ -1,4 +1,4 @@
-/* What the program runs on: for neap doctor, and for reports that name their machine. */
+/* What the program is, and what it runs on: for neap doctor and for reports. */
 #include "neap.h"
 
 #include <cblas.h>
@@ -42,6 +42,22 @@ static void find_facts(void)
   int length = 0;
   MPI_Get_library_version(version, &length);
   snprintf(values[4], VALUE_BYTES, "%.*s", (int)strcspn(version, ",\n"), version);
+}
+
+int neap_abi(void)
+{
+  return NEAP_ABI;
+}
+
+const char *neap_version(void)
+{
+  return NEAP_VERSION " (" NEAP_BUILD
+#ifdef __AVX512F__
+                      ", avx512"
+#elif defined(__AVX2__)
+                      ", avx2"
+#endif
+                      "" NEAP_SANITIZE ")";
 }
 
 const char *neap_machine(int32_t index, const char **value)

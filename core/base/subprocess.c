@@ -2,6 +2,8 @@
 #define _GNU_SOURCE /* environ */
 #include "base/status.h"
 
+#include "base/memory.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>

@@ -5,6 +5,8 @@
  */
 #include "comm/comm.h"
 
+#include "base/memory.h"
+
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -10,6 +10,8 @@
  */
 #include "comm/transport.h"
 
+#include "base/memory.h"
+
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdarg.h>

@@ -8,6 +8,8 @@
  */
 #include "comm/transport.h"
 
+#include "base/memory.h"
+
 #include <inttypes.h>
 #include <mpi.h>
 #include <pthread.h>

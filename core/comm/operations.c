@@ -1,69 +1,27 @@
 /* The public operations of a communicator: they check their arguments and make requests. */
 #include "comm/comm.h"
 
+#include "base/dtype.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-
-static const char *const kinds[NEAPI_KINDS] = {"barrier",    "broadcast",      "all_reduce",
-                                               "all_gather", "reduce_scatter", "all_to_all",
-                                               "exchange",   "split",          "duplicate"};
-static const char *const reductions[] = {"sum", "max", "min"};
-/* ---- calls ---------------------------------------------------------------------------------- */
-
-const char *neapi_kind_name(int32_t kind)
-{
-  return kind >= 0 && kind < NEAPI_KINDS ? kinds[kind] : "?";
-}
-
-bool neapi_call_agrees(const neapi_call *a, const neapi_call *b)
-{
-  bool sized = a->kind != NEAPI_ALL_TO_ALL && a->kind != NEAPI_EXCHANGE;
-  return a->kind == b->kind && a->dtype == b->dtype && a->detail == b->detail &&
-         (!sized || a->bytes == b->bytes);
-}
-
-const char *neapi_call_text(const neapi_call *call, char *text)
-{
-  const char *name = neapi_kind_name(call->kind);
-  const char *dtype = call->dtype >= 0 ? neapi_dtype_name(call->dtype) : "";
-  switch (call->kind) {
-  case NEAPI_BROADCAST:
-    snprintf(text, NEAPI_CALL_TEXT, "%s of %" PRId64 " bytes from root %d", name, call->bytes,
-             call->detail);
-    break;
-  case NEAPI_ALL_REDUCE:
-  case NEAPI_REDUCE_SCATTER:
-    snprintf(text, NEAPI_CALL_TEXT, "%s(%s) of %" PRId64 " bytes %s", name,
-             reductions[call->detail], call->bytes, dtype);
-    break;
-  case NEAPI_ALL_GATHER:
-    snprintf(text, NEAPI_CALL_TEXT, "%s of %" PRId64 " bytes %s in all", name, call->bytes, dtype);
-    break;
-  case NEAPI_ALL_TO_ALL:
-  case NEAPI_EXCHANGE:
-    snprintf(text, NEAPI_CALL_TEXT, "%s that sends %" PRId64 " bytes %s", name, call->bytes, dtype);
-    break;
-  default:
-    snprintf(text, NEAPI_CALL_TEXT, "%s", name);
-  }
-  return text;
-}
 
 /* ---- argument checks ------------------------------------------------------------------------ */
 
 static int check_comm(const neap_comm *comm, int kind)
 {
   return comm ? NEAP_OK
-              : neapi_fail(NEAP_ARGUMENT, "comm_%s: no communicator; open one first", kinds[kind]);
+              : neapi_fail(NEAP_ARGUMENT, "comm_%s: no communicator; open one first",
+                           neapi_kind_name(kind));
 }
 
 static int check_dtype(int kind, int dtype)
 {
   if (neap_dtype_size(dtype))
     return NEAP_OK;
-  return neapi_fail(NEAP_ARGUMENT, "comm_%s: dtype %d; allowed are 0 (f32) to %d (u8)", kinds[kind],
-                    dtype, NEAP_U8);
+  return neapi_fail(NEAP_ARGUMENT, "comm_%s: dtype %d; allowed are 0 (f32) to %d (u8)",
+                    neapi_kind_name(kind), dtype, NEAP_U8);
 }
 
 static int check_reduction(int kind, int dtype, int op)
@@ -73,10 +31,10 @@ static int check_reduction(int kind, int dtype, int op)
     return status;
   if (dtype > NEAP_I64)
     return neapi_fail(NEAP_ARGUMENT, "comm_%s: dtype %d (%s); allowed are f32, f64, i32, i64",
-                      kinds[kind], dtype, neapi_dtype_name(dtype));
+                      neapi_kind_name(kind), dtype, neapi_dtype_name(dtype));
   if (op < NEAP_SUM || op > NEAP_MIN)
     return neapi_fail(NEAP_ARGUMENT, "comm_%s: operation %d; allowed are 0 (sum), 1 (max), 2 (min)",
-                      kinds[kind], op);
+                      neapi_kind_name(kind), op);
   return NEAP_OK;
 }
 
@@ -84,8 +42,8 @@ static int check_data(int kind, const char *what, const void *data, int64_t byte
 {
   if (data || !bytes)
     return NEAP_OK;
-  return neapi_fail(NEAP_ARGUMENT, "comm_%s: %s is NULL but has %" PRId64 " bytes", kinds[kind],
-                    what, bytes);
+  return neapi_fail(NEAP_ARGUMENT, "comm_%s: %s is NULL but has %" PRId64 " bytes",
+                    neapi_kind_name(kind), what, bytes);
 }
 
 /* Elements to bytes. */
@@ -94,7 +52,7 @@ static int check_count(int kind, const char *what, int64_t count, int64_t size, 
   if (count >= 0 && !__builtin_mul_overflow(count, size, bytes))
     return NEAP_OK;
   return neapi_fail(NEAP_ARGUMENT, "comm_%s: %s is %" PRId64 "; allowed are 0 to %" PRId64,
-                    kinds[kind], what, count, INT64_MAX / size);
+                    neapi_kind_name(kind), what, count, INT64_MAX / size);
 }
 
 /* Sum of counts[size] elements in bytes; *mine: those of this rank. */
@@ -102,8 +60,8 @@ static int check_counts(const neap_comm *comm, int kind, const char *what, const
                         int64_t size, int64_t *total, int64_t *mine)
 {
   if (!counts)
-    return neapi_fail(NEAP_ARGUMENT, "comm_%s: %s is NULL; give one count a rank", kinds[kind],
-                      what);
+    return neapi_fail(NEAP_ARGUMENT, "comm_%s: %s is NULL; give one count a rank",
+                      neapi_kind_name(kind), what);
   *total = 0;
   for (int32_t r = 0; r < comm->size; r++) {
     char name[48];
@@ -114,7 +72,7 @@ static int check_counts(const neap_comm *comm, int kind, const char *what, const
       return status;
     if (__builtin_add_overflow(*total, bytes, total))
       return neapi_fail(NEAP_ARGUMENT, "comm_%s: %s add up to more than %" PRId64 " bytes",
-                        kinds[kind], what, INT64_MAX);
+                        neapi_kind_name(kind), what, INT64_MAX);
     if (r == comm->rank)
       *mine = bytes;
   }
@@ -154,12 +112,13 @@ static int check_own(int kind, const neap_request *request)
   if (sends != recvs)
     return neapi_fail(NEAP_SHAPE,
                       "comm_%s: rank %d sends %" PRId64 " messages to itself but receives %" PRId64,
-                      kinds[kind], request->comm->rank, sends, recvs);
+                      neapi_kind_name(kind), request->comm->rank, sends, recvs);
   for (int64_t i = 0; i < sends; i++)
     if (request->own_send[i].bytes != request->own_recv[i].bytes)
-      return neapi_fail(
-          NEAP_SHAPE, "comm_%s: rank %d sends %" PRId64 " bytes to itself but receives %" PRId64,
-          kinds[kind], request->comm->rank, request->own_send[i].bytes, request->own_recv[i].bytes);
+      return neapi_fail(NEAP_SHAPE,
+                        "comm_%s: rank %d sends %" PRId64 " bytes to itself but receives %" PRId64,
+                        neapi_kind_name(kind), request->comm->rank, request->own_send[i].bytes,
+                        request->own_recv[i].bytes);
   return NEAP_OK;
 }
 
@@ -344,7 +303,8 @@ static int do_exchange(neap_comm *comm, const neap_message *send, int64_t sends,
 static int need(neap_request **out, int kind)
 {
   return out ? NEAP_OK
-             : neapi_fail(NEAP_ARGUMENT, "comm_%s_start: no place for the request", kinds[kind]);
+             : neapi_fail(NEAP_ARGUMENT, "comm_%s_start: no place for the request",
+                          neapi_kind_name(kind));
 }
 
 int neap_comm_barrier(neap_comm *comm)

@@ -1,6 +1,8 @@
 /* Runs, results and steps in one SQLite file. */
 #include "base/status.h"
 
+#include "base/memory.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <sqlite3.h>

@@ -1,6 +1,8 @@
 /* Synthetic loads: counts of tokens around given popularities of experts. The model is described in
  * lua/neap/engine/synth.lua, which owns the popularities. */
 #include "base/random.h"
+
+#include "base/memory.h"
 #include "base/status.h"
 
 #include <math.h>

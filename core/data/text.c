@@ -1,6 +1,8 @@
 /* Real text as training data: what some Debian packages install, as one run of bytes. */
 #include "base/status.h"
 
+#include "base/memory.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>

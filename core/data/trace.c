@@ -1,6 +1,8 @@
 /* Recorded loads: reading and checking trace files. */
 #include "data/trace.h"
 
+#include "base/memory.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdbool.h>

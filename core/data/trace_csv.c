@@ -1,6 +1,8 @@
 /* Loads from CSV: step,layer,rank,e0,e1,…, rows in any order, each exactly once. */
 #include "data/trace.h"
 
+#include "base/memory.h"
+
 #include <inttypes.h>
 #include <limits.h>
 #include <stdbool.h>

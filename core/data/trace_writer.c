@@ -1,6 +1,8 @@
 /* Recorded loads: writing a trace while the run goes on. */
 #include "data/trace.h"
 
+#include "base/memory.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>

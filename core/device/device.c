@@ -1,9 +1,8 @@
 /* The calling thread's device, and memory in its places. */
 #include "device/device.h"
 
-#ifdef NEAP_CUDA
+#include "base/memory.h"
 #include "device/cuda/cuda_device.h"
-#endif
 
 #include <malloc.h>
 #include <stdio.h>
@@ -51,23 +50,16 @@ static int forget_most_of_host(void)
   return NEAP_OK;
 }
 
-#ifdef NEAP_CUDA
+/* ---- the device ------------------------------------------------------------------------------ */
 
 static _Thread_local int32_t current = -1; /* ordinal of the thread's GPU; -1: the CPU */
-
-/* As many hardware queues as CUDA gives, unless the user says otherwise: ranks that share a process
- * have several streams each, and streams of one queue wait for each other. CUDA looks when it is
- * first used; before main no other thread reads the environment. */
-__attribute__((constructor)) static void ask_for_queues(void)
-{
-  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
-}
 
 static int check(int error, const char *what)
 {
   if (!error)
     return NEAP_OK;
-  return neapi_fail(NEAP_SYSTEM, "cuda: %s: %s", what, neapi_cuda_text(error));
+  return neapi_fail(error == NEAPI_CUDA_NONE ? NEAP_ABSENT : NEAP_SYSTEM, "cuda: %s: %s", what,
+                    neapi_cuda_text(error));
 }
 
 int32_t neap_device_count(void)
@@ -342,219 +334,6 @@ int neapi_gpu_fold(void *out, const void *const *sources, int32_t ranks, int64_t
 {
   return check(neapi_cuda_fold(out, sources, ranks, count, dtype, op), "cannot reduce");
 }
-
-#else /* every place is the host */
-
-static int absent(void)
-{
-  return neapi_fail(NEAP_ABSENT, "cuda: this build has no GPU code: no CUDA toolkit (nvcc) was "
-                                 "found when it was made; run with --device=cpu");
-}
-
-int32_t neap_device_count(void)
-{
-  return 0;
-}
-
-int neap_device_use(int32_t ordinal)
-{
-  return ordinal == -1 ? NEAP_OK : absent();
-}
-
-int neap_device_describe(int32_t ordinal, char *text, int64_t size)
-{
-  (void)ordinal, (void)text, (void)size;
-  return absent();
-}
-
-int neap_device_memory(int64_t *free_bytes, int64_t *total_bytes)
-{
-  (void)free_bytes, (void)total_bytes;
-  return absent();
-}
-
-int neap_device_held(int64_t *now, int64_t *most)
-{
-  return held_by_host(now, most);
-}
-
-int neap_device_forget_most(void)
-{
-  return forget_most_of_host();
-}
-
-int neap_device_wait(void)
-{
-  return NEAP_OK;
-}
-
-bool neapi_on_gpu(void)
-{
-  return false;
-}
-
-void *neapi_stream(void)
-{
-  return NULL;
-}
-
-int neapi_stream_wait(void)
-{
-  return NEAP_OK;
-}
-
-void *neapi_place_alloc(neapi_place place, int64_t bytes, const char *what)
-{
-  (void)place;
-  return alloc_host(bytes, what);
-}
-
-void neapi_place_free(neapi_place place, void *memory)
-{
-  (void)place;
-  if (memory)
-    free_host(memory);
-}
-
-void neapi_place_zero(neapi_place place, void *memory, int64_t bytes)
-{
-  (void)place;
-  memset(memory, 0, (size_t)bytes);
-}
-
-int neapi_copy(void *to, const void *from, int64_t bytes)
-{
-  if (bytes && to != from)
-    memmove(to, from, (size_t)bytes);
-  return NEAP_OK;
-}
-
-double *neapi_results(void)
-{
-  static _Thread_local double results[NEAPI_RESULTS];
-  return results;
-}
-
-int neapi_mark_set(neapi_mark **mark)
-{
-  *mark = NULL;
-  return NEAP_OK;
-}
-
-int neapi_mark_follow(neapi_mark *mark)
-{
-  (void)mark;
-  return NEAP_OK;
-}
-
-int neapi_mark_wait(neapi_mark *mark)
-{
-  (void)mark;
-  return NEAP_OK;
-}
-
-int neapi_event_open(neapi_event **out)
-{
-  (void)out;
-  return absent();
-}
-
-void neapi_event_close(neapi_event *event)
-{
-  (void)event;
-}
-
-int neapi_event_set(neapi_event *event)
-{
-  (void)event;
-  return absent();
-}
-
-int neapi_event_wait(neapi_event *event)
-{
-  (void)event;
-  return absent();
-}
-
-int neapi_event_seconds(neapi_event *from, neapi_event *to, double *out)
-{
-  (void)from, (void)to, (void)out;
-  return absent();
-}
-
-int neapi_mark_reached(neapi_mark *mark)
-{
-  (void)mark;
-  return 1;
-}
-
-void neapi_mark_free(neapi_mark *mark)
-{
-  (void)mark;
-}
-
-int neapi_lane_open(int32_t ordinal, neapi_lane **out)
-{
-  (void)ordinal, (void)out;
-  return absent();
-}
-
-int neapi_lane_enter(neapi_lane *lane)
-{
-  (void)lane;
-  return absent();
-}
-
-void neapi_lane_leave(neapi_lane *lane)
-{
-  (void)lane;
-}
-
-void neapi_lane_close(neapi_lane *lane)
-{
-  (void)lane;
-}
-
-int32_t neapi_gpu_of(const void *memory)
-{
-  (void)memory;
-  return -1;
-}
-
-int32_t neapi_gpu_current(void)
-{
-  return -1;
-}
-
-int neapi_gpu_id(int32_t ordinal, unsigned char id[NEAPI_GPU_ID])
-{
-  (void)ordinal, (void)id;
-  return absent();
-}
-
-int neapi_gpu_draw(float *data, int64_t count, uint64_t seed, uint64_t stream, int64_t first,
-                   double scale)
-{
-  (void)data, (void)count, (void)seed, (void)stream, (void)first, (void)scale;
-  return absent();
-}
-
-int neapi_gpu_copy_all(const neapi_copy_piece *pieces, int64_t count)
-{
-  (void)pieces, (void)count;
-  return absent();
-}
-
-int neapi_gpu_fold(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,
-                   int op)
-{
-  (void)out, (void)sources, (void)ranks, (void)count, (void)dtype, (void)op;
-  return absent();
-}
-
-#endif
-
-/* ---- the same in both builds ----------------------------------------------------------------- */
 
 void *neapi_place_alloc_zero(neapi_place place, int64_t bytes, const char *what)
 {

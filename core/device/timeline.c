@@ -1,6 +1,7 @@
 /* Timelines: a ring of spans for every rank, and the variable by which a thread finds its own. */
 #include "device/timeline.h"
 
+#include "base/memory.h"
 #include "base/nvtx.h"
 #include "device/timestamps.h"
 

@@ -1,6 +1,8 @@
 /* Marks: a pool of events, and where the GPU's clock stands to the host's. */
 #include "device/timestamps.h"
 
+#include "base/memory.h"
+
 #include <stdlib.h>
 
 enum { ROUND_TRIPS = 4 };

@@ -1,6 +1,8 @@
 /* Layout: the expert of every slot, validated, hashed and indexed both ways. */
 #include "layout/layout.h"
 
+#include "base/memory.h"
+
 #include <stdlib.h>
 #include <string.h>
 

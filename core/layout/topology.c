@@ -1,6 +1,8 @@
 /* Topology: ranks, nodes, slots, and what experts cost. Immutable once open. */
 #include "layout/topology.h"
 
+#include "base/memory.h"
+
 #include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>

@@ -1,6 +1,7 @@
 /* The way back through a layer: slopes out, gradients home, sums over tokens. */
 #include "moe/moe.h"
 
+#include "base/dtype.h"
 int neap_moe_backward_dispatch(neap_moe *m, const neap_tensor *dy)
 {
   NEAPI_RANGE("moe backward_dispatch");

@@ -1,6 +1,8 @@
 /* Rows of tokens and their exchanges. */
 #include "moe/dispatch.h"
 
+#include "base/memory.h"
+
 #include <string.h>
 
 static int allocate(neapi_dispatch *d)

@@ -2,6 +2,7 @@
  */
 #include "moe/experts.h"
 
+#include "base/memory.h"
 #include "tensor/tensor.h"
 
 #include <string.h>

@@ -1,6 +1,9 @@
 /* One Mixture-of-Experts layer over the ranks: its life, and the way forward. */
 #include "moe/moe.h"
 
+#include "base/dtype.h"
+#include "base/memory.h"
+
 #include <string.h>
 
 /* ---- life ---------------------------------------------------------------------------------- */

@@ -1,6 +1,7 @@
 /* Routing: router product, choices, and the rows that tokens are sent to. */
 #include "moe/route.h"
 
+#include "base/dtype.h"
 #include "device/timeline.h"
 #include "tensor/tensor.h"
 

@@ -5,6 +5,8 @@
  * is what pairs the i-th message to a rank with the i-th from it.
  */
 #include "device/timeline.h"
+
+#include "base/memory.h"
 #include "layout/layout.h"
 #include "moe/shards.h"
 #include "tensor/tensor.h"

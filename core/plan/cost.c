@@ -1,6 +1,8 @@
 /* Expected cost of layouts under the rule lite. */
 #include "plan/cost.h"
 
+#include "base/memory.h"
+
 #include <stdlib.h>
 #include <string.h>
 

@@ -3,6 +3,8 @@
  * experts are packed to nodes first, and each node then replicates and packs its own. */
 #include "plan/packer.h"
 
+#include "base/memory.h"
+
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,6 +1,8 @@
 /* Replica counts and placement, shared by planners. */
 #include "plan/packer.h"
 
+#include "base/memory.h"
+
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,6 +1,8 @@
 /* The registry of planners, and what every plan goes through: checked in, checked out. */
 #include "plan/planner.h"
 
+#include "base/memory.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

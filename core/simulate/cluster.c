@@ -2,6 +2,7 @@
  * program is in run.c, what its times tell in report.c. */
 #include "simulate/cluster.h"
 
+#include "base/memory.h"
 #include "layout/layout.h"
 
 #include <math.h>

@@ -85,10 +85,14 @@ struct neap_cluster {
 /* Memory that lives as long as the program; NULL: out of memory, reported. */
 void *neapi_cluster_take(neap_cluster *cluster, int64_t bytes);
 
+/* Posts an event of a flow; those that were posted for it before are void. */
+int neapi_cluster_post(neap_cluster *cluster, double time, neapi_flow *flow);
+/* Takes the first event out; there is one. */
+neapi_event neapi_cluster_take_first(neap_cluster *cluster);
+
 /* A flow of the cluster's links starts or has stopped to move at a time: changes the rates and
  * planned ends of all flows that it meets. */
 int neapi_cluster_share(neap_cluster *cluster, const neapi_flow *changed, double time);
-int neapi_cluster_post(neap_cluster *cluster, double time, neapi_flow *flow);
 
 /* Ranks [*first, *last) of the index-th group, as neap_cluster_exchange takes groups. */
 int32_t neapi_group_count(const neap_topology *topology, int32_t group);

@@ -4,51 +4,7 @@
 #include "simulate/cluster.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
-
-/* ---- events -----------------------------------------------------------------------------------
- */
-
-static bool before(const neapi_event *a, const neapi_event *b)
-{
-  return a->time < b->time || (a->time == b->time && a->order < b->order);
-}
-
-int neapi_cluster_post(neap_cluster *c, double time, neapi_flow *flow)
-{
-  if (c->event_count == c->event_room) {
-    int64_t room = c->event_room ? 2 * c->event_room : 256;
-    void *events = realloc(c->events, (size_t)room * sizeof *c->events);
-    if (!events)
-      return neapi_fail(NEAP_MEMORY, "cluster: no memory for %lld events", (long long)room);
-    c->events = events;
-    c->event_room = room;
-  }
-  neapi_event event = {time, c->order++, flow, ++flow->version};
-  int64_t i = c->event_count++;
-  for (; i > 0 && before(&event, &c->events[(i - 1) / 2]); i = (i - 1) / 2)
-    c->events[i] = c->events[(i - 1) / 2];
-  c->events[i] = event;
-  return NEAP_OK;
-}
-
-static neapi_event take_first(neap_cluster *c)
-{
-  neapi_event first = c->events[0], last = c->events[--c->event_count];
-  int64_t i = 0, child = 1;
-  for (; child < c->event_count; child = 2 * i + 1) {
-    if (child + 1 < c->event_count && before(&c->events[child + 1], &c->events[child]))
-      child++;
-    if (!before(&c->events[child], &last))
-      break;
-    c->events[i] = c->events[child];
-    i = child;
-  }
-  if (c->event_count)
-    c->events[i] = last;
-  return first;
-}
 
 /* ---- ranks ------------------------------------------------------------------------------------
  */
@@ -193,7 +149,7 @@ static int run(neap_cluster *c)
   for (int32_t r = 0; r < c->topology->ranks && !status; r++)
     status = advance(c, r);
   while (c->event_count && !status) {
-    neapi_event event = take_first(c);
+    neapi_event event = neapi_cluster_take_first(c);
     neapi_flow *f = event.flow;
     if (event.version != f->version)
       continue;

@@ -1,6 +1,8 @@
 /* Work of nodes and experts flowing into slots at least cost; paths: flow_path.c. */
 #include "split/flow_path.h"
 
+#include "base/memory.h"
+
 #include <stdlib.h>
 #include <string.h>
 

@@ -10,6 +10,8 @@
  * token's work, and the optimal amounts are rounded to whole tokens afterwards: no rank then has
  * more than one token per slot, of that slot's cost, above the optimum of fractional tokens. */
 #include "split/flow_network.h"
+
+#include "base/memory.h"
 #include "split/split.h"
 
 #include <math.h>

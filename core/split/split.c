@@ -2,6 +2,8 @@
  * other forms' work is in pooled.c and even.c. */
 #include "split/split.h"
 
+#include "base/memory.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -8,6 +8,8 @@
  */
 #include "tensor/tensor.h"
 
+#include "base/memory.h"
+
 #include <pthread.h>
 #include <stdlib.h>
 

@@ -1,6 +1,8 @@
 /* Operations over tensors: checks of dtype and shape around the kernels. */
 #include "tensor/tensor.h"
 
+#include "base/dtype.h"
+
 #include <math.h>
 #include <stddef.h>
 

@@ -1,6 +1,9 @@
 /* Tensors: dense arrays on the host, views of them, and the checks of shapes. */
 #include "tensor/tensor.h"
 
+#include "base/dtype.h"
+#include "base/memory.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

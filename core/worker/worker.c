@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "worker/channel.h"
 
+#include "base/memory.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>

@@ -36,7 +36,7 @@ describe('comm', function()
   end)
 
   it('gives the same bits over threads and over MPI', function()
-    local pipe = io.popen(launcher.folder .. '/tests/test_comm')
+    local pipe = io.popen(launcher.folder .. '/tests/test_comm_operations')
     local over_threads = digests(pipe:read '*a')
     pipe:close()
     for ranks = 1, 4 do

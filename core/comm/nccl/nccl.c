@@ -9,6 +9,8 @@
  */
 #include "comm/nccl/link.h"
 
+#include "base/memory.h"
+
 #include <inttypes.h>
 #include <sched.h>
 #include <stdio.h>
@@ -27,29 +29,6 @@ static const double open_seconds = 300, close_seconds = 10; /* at most */
 static const unsigned config_magic = 0xcafebeef;
 
 /* ---- failures ------------------------------------------------------------------------------- */
-
-void neapi_nccl_fail(neapi_link *link, const neapi_call *call, const char *what)
-{
-  char text[NEAPI_CALL_TEXT], step[32] = "";
-  if (call->step >= 0)
-    snprintf(step, sizeof step, ", step %" PRId64, call->step);
-  snprintf(link->failure, sizeof link->failure,
-           "comm: rank %d, %s (its operation %" PRId64 "%s): %s", link->rank,
-           neapi_call_text(call, text), call->number, step, what);
-  link->failed = true;
-  if (link->comm)
-    link->nccl->abort(link->comm);
-  link->comm = NULL;
-}
-
-void neapi_nccl_fail_error(neapi_link *link, const neapi_call *call, int error)
-{
-  char what[400];
-  const char *detail = link->comm ? link->nccl->last_error(link->comm) : "";
-  snprintf(what, sizeof what, "nccl: %.120s%s%.250s", link->nccl->error_string(error),
-           detail && *detail ? ": " : "", detail ? detail : "");
-  neapi_nccl_fail(link, call, what);
-}
 
 static int report(const neapi_link *link)
 {

@@ -24,15 +24,6 @@ double neapi_nccl_limit(void)
   return (end && (end == text || *end)) || !(seconds >= 0) ? DEFAULT_LIMIT : seconds;
 }
 
-void neapi_nccl_go_on(neapi_link *link)
-{
-  if (!neapi_mark_reached(link->watched.end))
-    return;
-  neapi_nccl_operation done = link->watched;
-  link->watched = link->latest;
-  link->latest = done;
-}
-
 static void look_at(neapi_link *link)
 {
   neapi_nccl_operation *watched = &link->watched;

@@ -5,6 +5,9 @@
 
 #include "device/device.h"
 
+/* The error of a build without CUDA: none.c. */
+enum { NEAPI_CUDA_NONE = -1 };
+
 int neapi_cuda_count(int32_t *count);
 int neapi_cuda_use(int32_t ordinal);
 /* As use, of a GPU that some thread has used before. */

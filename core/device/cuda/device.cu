@@ -6,6 +6,7 @@ extern "C" {
 #include <cuda_runtime.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define TRY(call)                                                                                  \
@@ -16,6 +17,14 @@ extern "C" {
       return (int)error;                                                                           \
     }                                                                                              \
   } while (0)
+
+/* As many hardware queues as CUDA gives, unless the user says otherwise: ranks that share a process
+ * have several streams each, and streams of one queue wait for each other. CUDA looks when it is
+ * first used; before main no other thread reads the environment. */
+__attribute__((constructor)) static void ask_for_queues(void)
+{
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+}
 
 static thread_local cudaStream_t current = cudaStreamPerThread;
 

@@ -2,8 +2,8 @@
  * and the layout changes where that makes their least max loads smaller.
  *
  * A sample's least max load is found by flow, as in split/minimax.c. The last cut on the way there
- * names the ranks that have too much and the experts that live only on them: a replica of one of these
- * moves to another rank, or changes places with one there. A change stays only if it makes the
+ * names the ranks that have too much and the experts that live only on them: a replica of one of
+ * these moves to another rank, or changes places with one there. A change stays only if it makes the
  * whole layout cheaper: mean least max load, a part of the worst one, and work that leaves its
  * node. */
 #include "plan/neap/state.h"

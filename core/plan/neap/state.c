@@ -1,6 +1,8 @@
 /* Memory of planner neap. */
 #include "plan/neap/state.h"
 
+#include "base/memory.h"
+
 #include <stdlib.h>
 
 static const char WHO[] = "planner neap";
