@@ -40,7 +40,7 @@ describe('comm', function()
     local over_threads = digests(pipe:read '*a')
     pipe:close()
     for ranks = 1, 4 do
-      local text, ok = mpirun(ranks, 'tests/test_comm mpi')
+      local text, ok = mpirun(ranks, 'tests/test_comm_operations mpi')
       assert.is_true(ok, text)
       assert.is_string(over_threads[ranks])
       assert.are.equal(over_threads[ranks], digests(text)[ranks])
