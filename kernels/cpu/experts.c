@@ -1,5 +1,5 @@
 /* The experts' operations on the CPU: slot after slot. */
-#include "by_slot.h"
+#include "per_expert.h"
 #include "real.h"
 
 int NAME(experts_forward)(const neapi_slots *slots, const void *weights, const void *in,

@@ -1,169 +1,137 @@
-/* Softmax over a row: the loss (a block a row) and the router (a warp a row). */
+/* Places of choices, as the CPU gives them: a warp counts a segment of choices, one scan adds the
+ * segments up, and each warp places its own, 32 at a time. */
 #include "cuda.cuh"
 
-/* ---- loss ---------------------------------------------------------------------------------- */
+enum { SEGMENT = 256, WARPS = BLOCK / WARP };
 
-template <class T>
-__global__ void token_loss(int64_t v, float factor, const float *logits, const int32_t *target,
-                           float *loss, T *dlogits)
+/* The choice's expert; -1 past the end. */
+__device__ static inline int32_t expert_of(int64_t i, int64_t n, const int32_t *ids)
 {
-  int64_t row = blockIdx.x;
-  const float *x = logits + row * v;
-  int32_t id = target[row];
-  float max = -INFINITY, sum = 0;
-  for (int64_t i = threadIdx.x; i < v; i += blockDim.x)
-    max = fmaxf(max, x[i]);
-  max = block_max(max);
-  for (int64_t i = threadIdx.x; i < v; i += blockDim.x)
-    sum += expf(x[i] - max);
-  sum = block_sum(sum);
-  float of_target = id < 0 ? 0.0f : x[id];
-  __syncthreads(); /* dlogits may be logits */
-  if (loss && threadIdx.x == 0)
-    loss[row] = id < 0 ? 0.0f : logf(sum) + (max - of_target);
-  for (int64_t i = threadIdx.x; dlogits && i < v; i += blockDim.x) {
-    float slope = factor * (expf(x[i] - max) / sum - (i == id ? 1.0f : 0.0f));
-    dlogits[row * v + i] = real_of<T>(id < 0 ? 0.0f : slope);
-  }
+  return i < n ? ids[i] : -1;
 }
 
-template <class T>
-static int cross_entropy(int64_t t, int64_t v, double factor, const void *logits,
-                         const int32_t *target, void *loss, void *dlogits, void *s)
+/* tally (segments, E) += choices of each expert. */
+__global__ void tally_segments(int64_t n, int64_t e, const int32_t *ids, int32_t *tally)
 {
-  if (t)
-    token_loss<T><<<(unsigned)t, BLOCK, 0, stream_of(s)>>>(v, (float)factor, (const float *)logits,
-                                                           target, (float *)loss, (T *)dlogits);
-  return launched();
+  for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n;
+       i += (int64_t)gridDim.x * blockDim.x)
+    atomicAdd(&tally[i / SEGMENT * e + ids[i]], 1);
 }
 
-/* ---- router -------------------------------------------------------------------------------- */
-
-/* The most probable expert after (last, last_id) in the order of choice; -1 if there is none. */
-__device__ static int32_t next_choice(int64_t e, const float *probs, float last, int32_t last_id)
+/* Each expert's tallies become the sum of those before; a warp an expert. counts, if not NULL: of
+ * all. */
+__global__ void scan_segments(int64_t segments, int64_t e, int32_t *tally, int64_t *counts)
 {
-  float best = -INFINITY;
-  int32_t id = INT32_MAX;
-  for (int32_t i = (int32_t)threadIdx.x; i < e; i += WARP) {
-    float p = probs[i];
-    bool open = p < last || (p == last && i > last_id);
-    if (open && p > best) {
-      best = p;
-      id = i;
-    }
-  }
+  int lane = threadIdx.x % WARP;
+  int64_t expert = blockIdx.x * (int64_t)WARPS + threadIdx.x / WARP;
+  if (expert >= e)
+    return;
+  int32_t before = 0;
+  for (int64_t s = 0; s < segments; s += WARP) {
+    int64_t at = (s + lane) * e + expert;
+    int32_t own = s + lane < segments ? tally[at] : 0, sum = own;
 #pragma unroll
-  for (int step = WARP / 2; step; step /= 2) {
-    float other = __shfl_xor_sync(0xffffffffu, best, step);
-    int32_t other_id = __shfl_xor_sync(0xffffffffu, id, step);
-    if (other > best || (other == best && other_id < id)) {
-      best = other;
-      id = other_id;
+    for (int step = 1; step < WARP; step *= 2) {
+      int32_t other = __shfl_up_sync(0xffffffffu, sum, step);
+      sum += lane >= step ? other : 0;
     }
+    if (s + lane < segments)
+      tally[at] = before + sum - own;
+    before += __shfl_sync(0xffffffffu, sum, WARP - 1);
   }
-  return id == INT32_MAX ? -1 : id;
+  if (counts && lane == 0)
+    counts[expert] = before;
 }
 
-__global__ void choose(int64_t t, int64_t e, int64_t k, bool renormalise, const float *logits,
-                       float *probs, int32_t *ids, float *weights, unsigned long long *bad)
+/* The row of an expert's choice with a rank among its choices. */
+__device__ static inline int32_t find_row(const int32_t *first, const neapi_room *rooms,
+                                          int32_t expert, int32_t rank)
 {
-  for (ROWS(row, t)) {
-    const float *x = logits + row * e;
-    float *p = probs + row * e, max = -INFINITY, sum = 0;
-    for (int64_t i = threadIdx.x; i < e; i += WARP)
-      max = fmaxf(max, x[i]);
-    max = warp_max(max);
-    for (int64_t i = threadIdx.x; i < e; i += WARP)
-      sum += p[i] = expf(x[i] - max);
-    sum = warp_sum(sum);
-    bool fit = sum >= 1.0f;
-    for (int64_t i = threadIdx.x; i < e; i += WARP)
-      p[i] = fit ? p[i] / sum : NAN;
-    if (!fit && threadIdx.x == 0)
-      atomicMin(bad, (unsigned long long)row);
+  const neapi_room *room = rooms + first[expert];
+  for (; rank >= room->rows; room++)
+    rank -= room->rows;
+  return room->row + rank;
+}
+
+/* before (segments, E): choices of each expert in the segments before; it is counted on. */
+__global__ void place_segments(int64_t n, int64_t e, const int32_t *ids, const int32_t *first,
+                               const neapi_room *rooms, int32_t *before, int32_t *position)
+{
+  int lane = threadIdx.x % WARP;
+  int64_t segment = blockIdx.x * (int64_t)WARPS + threadIdx.x / WARP, end = (segment + 1) * SEGMENT;
+  int32_t *mine = before + segment * e;
+  for (int64_t from = segment * SEGMENT; from < n && from < end; from += WARP) {
+    int64_t i = from + lane;
+    int32_t id = expert_of(i, n, ids);
+    unsigned same = __match_any_sync(0xffffffffu, id), lower = same & ((1u << lane) - 1);
+    int32_t earlier = id < 0 ? 0 : mine[id];
     __syncwarp();
-    float last = INFINITY, selected = 0;
-    int32_t last_id = -1;
-    for (int32_t c = 0; c < k; c++) {
-      int32_t id = next_choice(e, p, last, last_id);
-      id = id < 0 ? c : id;
-      last = p[id];
-      last_id = id;
-      selected += last;
-      if (threadIdx.x == 0) {
-        ids[row * k + c] = id;
-        weights[row * k + c] = last;
-      }
-    }
+    if (id >= 0 && !lower)
+      mine[id] = earlier + __popc(same);
     __syncwarp();
-    for (int64_t c = threadIdx.x; renormalise && c < k; c += WARP)
-      weights[row * k + c] /= selected;
+    if (id >= 0)
+      position[i] = find_row(first, rooms, id, earlier + __popc(lower));
   }
 }
 
-static int router(int64_t t, int64_t e, int64_t k, int renormalise, const void *logits, void *probs,
-                  int32_t *ids, void *weights, int64_t *bad, void *s)
+/* ---- launchers ----------------------------------------------------------------------------- */
+
+static int64_t segments_of(int64_t n)
 {
-  unsigned long long *first = (unsigned long long *)scratch_open(sizeof *first, s);
-  if (!first)
+  return (n + SEGMENT - 1) / SEGMENT;
+}
+
+static unsigned warps_for(int64_t n)
+{
+  return (unsigned)((n + WARPS - 1) / WARPS);
+}
+
+/* tally (segments, E): choices of each expert in the segments before. */
+static void count_before(int64_t n, int64_t e, const int32_t *ids, int32_t *tally, int64_t *counts,
+                         cudaStream_t s)
+{
+  cudaMemsetAsync(tally, 0, (size_t)(segments_of(n) * e) * sizeof *tally, s);
+  if (n)
+    tally_segments<<<blocks_for(n, BLOCK), BLOCK, 0, s>>>(n, e, ids, tally);
+  if (e)
+    scan_segments<<<warps_for(e), BLOCK, 0, s>>>(segments_of(n), e, tally, counts);
+}
+
+static int count_choices(int64_t n, int64_t e, const int32_t *ids, int64_t *counts, void *stream)
+{
+  int32_t *tally = (int32_t *)scratch_open(segments_of(n) * e * 4, stream);
+  if (!tally)
     return NEAPI_KERNEL_MEMORY;
-  cudaMemsetAsync(first, 0xff, sizeof *first, stream_of(s)); /* -1: none */
-  if (t)
-    choose<<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
-        t, e, k, renormalise, (const float *)logits, (float *)probs, ids, (float *)weights, first);
-  cudaMemcpyAsync(bad, first, sizeof *bad, cudaMemcpyDefault, stream_of(s));
-  scratch_close(first, s);
+  count_before(n, e, ids, tally, counts, stream_of(stream));
+  scratch_close(tally, stream);
   return launched();
 }
 
-/* Of w = p / s, s the sum of the selected p: dp = (dw - sum of dw w) / s; else dp = dw. */
-template <class T>
-__global__ void choose_back(int64_t t, int64_t e, int64_t k, bool renormalise, const float *probs,
-                            const int32_t *ids, const float *weights, const float *dweights,
-                            const float *dprobs, T *dlogits)
+static int place_choices(int64_t n, int64_t e, const int32_t *ids, const int32_t *first,
+                         const neapi_room *rooms, int32_t *position, void *stream)
 {
-  for (ROWS(row, t)) {
-    const float *p = probs + row * e, *w = weights + row * k, *dw = dweights + row * k;
-    const int32_t *id = ids + row * k;
-    float sum = 1, along = 0, inner = 0;
-    if (renormalise) {
-      sum = 0;
-      for (int64_t c = 0; c < k; c++) {
-        sum += p[id[c]];
-        along += dw[c] * w[c];
-      }
-    }
-    for (int64_t i = threadIdx.x; dprobs && i < e; i += WARP)
-      inner += p[i] * dprobs[row * e + i];
-    inner = warp_sum(inner);
-    for (int64_t c = 0; c < k; c++)
-      inner += p[id[c]] * ((dw[c] - along) / sum);
-    for (int64_t i = threadIdx.x; i < e; i += WARP) {
-      float slope = dprobs ? dprobs[row * e + i] : 0.0f;
-      for (int64_t c = 0; c < k; c++)
-        slope += id[c] == i ? (dw[c] - along) / sum : 0.0f;
-      dlogits[row * e + i] = real_of<T>(p[i] * (slope - inner));
-    }
-  }
-}
-
-template <class T>
-static int router_backward(int64_t t, int64_t e, int64_t k, int renormalise, const void *probs,
-                           const int32_t *ids, const void *weights, const void *dweights,
-                           const void *dprobs, void *dlogits, void *s)
-{
-  if (t && e)
-    choose_back<T><<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
-        t, e, k, renormalise, (const float *)probs, ids, (const float *)weights,
-        (const float *)dweights, (const float *)dprobs, (T *)dlogits);
+  cudaStream_t s = stream_of(stream);
+  int64_t tallies = segments_of(n) * e;
+  size_t firsts = (size_t)(e + 1) * sizeof *first, room = (size_t)first[e] * sizeof *rooms;
+  int32_t *tally = (int32_t *)scratch_open(tallies * 4 + (int64_t)(firsts + room), stream);
+  if (!tally)
+    return NEAPI_KERNEL_MEMORY;
+  int32_t *near_first = tally + tallies;
+  neapi_room *near_rooms = (neapi_room *)(near_first + e + 1);
+  cudaMemcpyAsync(near_first, first, firsts, cudaMemcpyHostToDevice, s);
+  cudaMemcpyAsync(near_rooms, rooms, room, cudaMemcpyHostToDevice, s);
+  count_before(n, e, ids, tally, NULL, s);
+  if (n)
+    place_segments<<<warps_for(segments_of(n)), BLOCK, 0, s>>>(n, e, ids, near_first, near_rooms,
+                                                               tally, position);
+  scratch_close(tally, stream);
   return launched();
 }
 
-template <class T> void neapi_cuda_choices(neapi_kernels *table)
+template <class T> void neapi_cuda_places(neapi_kernels *table)
 {
-  table->cross_entropy = cross_entropy<T>;
-  table->router = router;
-  table->router_backward = router_backward<T>;
+  table->count_choices = count_choices;
+  table->place_choices = place_choices;
 }
-template void neapi_cuda_choices<float>(neapi_kernels *);
-template void neapi_cuda_choices<bf16>(neapi_kernels *);
+template void neapi_cuda_places<float>(neapi_kernels *);
+template void neapi_cuda_places<bf16>(neapi_kernels *);

@@ -1,8 +1,8 @@
 /* The experts' operations: on Hopper, for bf16, all slots at once; else slot after slot. */
 extern "C" {
-#include "by_slot.h"
+#include "per_expert.h"
 }
-#include "hopper_experts.h"
+#include "hopper/experts.h"
 
 static const neapi_kernels *table_of(float)
 {

@@ -1,7 +1,7 @@
 /* The experts' operations of bf16: slot after slot. */
 #include "bf16.h"
 
-#include "by_slot.h"
+#include "per_expert.h"
 
 int BF16(experts_forward)(const neapi_slots *slots, const void *weights, const void *in,
                           void *gate_up, void *activation, void *out, STREAM)

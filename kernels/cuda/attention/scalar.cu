@@ -1,10 +1,10 @@
-/* Causal attention by plain kernels: of float, and of bf16 where tensor_attention.cu does not fit.
+/* Causal attention by plain kernels: of float, and of bf16 where tensor.cu does not fit.
  * A block for a tile of queries (or, for the gradients of keys and values, of keys) of one head:
  * tiles of the other side pass through shared memory (after Dao et al. 2022). A query meets the
  * tiles of keys from 0 up, whatever the batch, so its bits depend on its own sequence alone. Float
  * arithmetic; probabilities are recomputed backward. */
-#include "cuda.cuh"
-#include "tensor_attention.h"
+#include "../cuda.cuh"
+#include "tensor.h"
 
 enum { TILE = 64, LANES = 16, EACH = TILE / LANES, THREADS = LANES * LANES };
 

@@ -1,6 +1,6 @@
-/* Attention by tensor cores, backward (see tensor_attention.cuh): queries' gradients by blocks of
+/* Attention by tensor cores, backward (see tensor.cuh): queries' gradients by blocks of
  * queries, keys' and values' by blocks of keys, each of which recomputes the probabilities. */
-#include "tensor_attention.cuh"
+#include "tensor.cuh"
 
 /* Of a query, for the gradients: its log-sum-exp in units of log 2, and the sum of out dout. */
 typedef struct alignas(8) {

@@ -2,7 +2,7 @@
 #ifndef NEAPI_HOPPER_MULTIPLYING_CUH
 #define NEAPI_HOPPER_MULTIPLYING_CUH
 
-#include "hopper_finishing.cuh"
+#include "finishing.cuh"
 
 /* Clears the lines from `from` on of `lines`, where K ends within a stage: they hold other groups'
  * rows. */

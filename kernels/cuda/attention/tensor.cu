@@ -1,5 +1,5 @@
-/* Attention by tensor cores, forward (see tensor_attention.cuh). */
-#include "tensor_attention.cuh"
+/* Attention by tensor cores, forward (see tensor.cuh). */
+#include "tensor.cuh"
 
 #include <atomic>
 

@@ -9,7 +9,7 @@
  * Flat and shallow walk K from 0 up in one order: an element's bits depend on its row of a and its
  * column of b alone. The gradient's parts are added in their order; what a part is depends on
  * sizes alone. How operands are read, by packs or by elements, changes no bits. */
-#include "tensor.cuh"
+#include "tensor_cores.cuh"
 
 enum { THREADS = 128, WARPS = THREADS / WARP, FRAGMENT = 16, EIGHT = 8, PAD = 8, STAGES = 4 };
 

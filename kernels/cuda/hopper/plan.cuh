@@ -1,4 +1,4 @@
-/* What the parts of the experts' kernel (hopper_experts.cu) share: a block's work, its tiles, and
+/* What the parts of the experts' kernel (experts.cu) share: a block's work, its tiles, and
  * its shared memory. */
 #ifndef NEAPI_HOPPER_PLAN_CUH
 #define NEAPI_HOPPER_PLAN_CUH

@@ -3,7 +3,7 @@
 #ifndef NEAPI_HOPPER_CUH
 #define NEAPI_HOPPER_CUH
 
-#include "cuda.cuh"
+#include "../cuda.cuh"
 
 #include <cuda.h>
 

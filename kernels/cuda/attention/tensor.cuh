@@ -10,9 +10,9 @@
 #ifndef NEAPI_TENSOR_ATTENTION_CUH
 #define NEAPI_TENSOR_ATTENTION_CUH
 
-#include "tensor_attention.h"
+#include "tensor.h"
 
-#include "tensor.cuh"
+#include "../tensor_cores.cuh"
 
 #include <math.h>
 

@@ -14,13 +14,13 @@
  * there are. So that rows keep their bits, who chooses between these and other products may look at
  * H and F, never at numbers of rows.
  *
- * The kernel's parts: hopper.cuh (instructions), hopper_plan.cuh (a block's tiles and memory),
- * hopper_loading.cuh, hopper_multiplying.cuh, hopper_finishing.cuh; here they meet and are
+ * The kernel's parts: hopper.cuh (instructions), plan.cuh (a block's tiles and memory),
+ * loading.cuh, multiplying.cuh, finishing.cuh; here they meet and are
  * launched.
  */
-#include "hopper_experts.h"
-#include "hopper_loading.cuh"
-#include "hopper_multiplying.cuh"
+#include "experts.h"
+#include "loading.cuh"
+#include "multiplying.cuh"
 
 #include <pthread.h>
 

@@ -2,7 +2,7 @@
 #ifndef NEAPI_HOPPER_LOADING_CUH
 #define NEAPI_HOPPER_LOADING_CUH
 
-#include "hopper_plan.cuh"
+#include "plan.cuh"
 
 /* Starts to load a box: 64 rows (columns) of a factor, or with both for the other block too. */
 __device__ static inline void load_box(uint32_t to, const CUtensorMap *map, uint32_t full, int x,

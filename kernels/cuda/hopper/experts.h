@@ -3,7 +3,7 @@
 #ifndef NEAPI_HOPPER_EXPERTS_H
 #define NEAPI_HOPPER_EXPERTS_H
 
-#include "cuda.cuh"
+#include "../cuda.cuh"
 
 /* Whether these operations can be done here: one F, sizes that are multiples of 8, and a Hopper
  * GPU. That depends on the layer and the GPU alone. */

@@ -2,7 +2,7 @@
 #ifndef NEAPI_HOPPER_FINISHING_CUH
 #define NEAPI_HOPPER_FINISHING_CUH
 
-#include "hopper_plan.cuh"
+#include "plan.cuh"
 
 /* ---- by the warps that multiply ----------------------------------------------------------------
  */

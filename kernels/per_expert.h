@@ -1,9 +1,9 @@
 /*
- * by_slot.h: the experts' operations, one slot after the other, from a table's own products. The
+ * per_expert.h: the experts' operations, one slot after the other, from a table's own products. The
  * plain version of what a device may do for all slots at once.
  */
-#ifndef NEAPI_BY_SLOT_H
-#define NEAPI_BY_SLOT_H
+#ifndef NEAPI_PER_EXPERT_H
+#define NEAPI_PER_EXPERT_H
 
 #include "kernels.h"
 

@@ -1,0 +1,169 @@
+/* Softmax over a row: the loss (a block a row) and the router (a warp a row). */
+#include "cuda.cuh"
+
+/* ---- loss ---------------------------------------------------------------------------------- */
+
+template <class T>
+__global__ void token_loss(int64_t v, float factor, const float *logits, const int32_t *target,
+                           float *loss, T *dlogits)
+{
+  int64_t row = blockIdx.x;
+  const float *x = logits + row * v;
+  int32_t id = target[row];
+  float max = -INFINITY, sum = 0;
+  for (int64_t i = threadIdx.x; i < v; i += blockDim.x)
+    max = fmaxf(max, x[i]);
+  max = block_max(max);
+  for (int64_t i = threadIdx.x; i < v; i += blockDim.x)
+    sum += expf(x[i] - max);
+  sum = block_sum(sum);
+  float of_target = id < 0 ? 0.0f : x[id];
+  __syncthreads(); /* dlogits may be logits */
+  if (loss && threadIdx.x == 0)
+    loss[row] = id < 0 ? 0.0f : logf(sum) + (max - of_target);
+  for (int64_t i = threadIdx.x; dlogits && i < v; i += blockDim.x) {
+    float slope = factor * (expf(x[i] - max) / sum - (i == id ? 1.0f : 0.0f));
+    dlogits[row * v + i] = real_of<T>(id < 0 ? 0.0f : slope);
+  }
+}
+
+template <class T>
+static int cross_entropy(int64_t t, int64_t v, double factor, const void *logits,
+                         const int32_t *target, void *loss, void *dlogits, void *s)
+{
+  if (t)
+    token_loss<T><<<(unsigned)t, BLOCK, 0, stream_of(s)>>>(v, (float)factor, (const float *)logits,
+                                                           target, (float *)loss, (T *)dlogits);
+  return launched();
+}
+
+/* ---- router -------------------------------------------------------------------------------- */
+
+/* The most probable expert after (last, last_id) in the order of choice; -1 if there is none. */
+__device__ static int32_t next_choice(int64_t e, const float *probs, float last, int32_t last_id)
+{
+  float best = -INFINITY;
+  int32_t id = INT32_MAX;
+  for (int32_t i = (int32_t)threadIdx.x; i < e; i += WARP) {
+    float p = probs[i];
+    bool open = p < last || (p == last && i > last_id);
+    if (open && p > best) {
+      best = p;
+      id = i;
+    }
+  }
+#pragma unroll
+  for (int step = WARP / 2; step; step /= 2) {
+    float other = __shfl_xor_sync(0xffffffffu, best, step);
+    int32_t other_id = __shfl_xor_sync(0xffffffffu, id, step);
+    if (other > best || (other == best && other_id < id)) {
+      best = other;
+      id = other_id;
+    }
+  }
+  return id == INT32_MAX ? -1 : id;
+}
+
+__global__ void choose(int64_t t, int64_t e, int64_t k, bool renormalise, const float *logits,
+                       float *probs, int32_t *ids, float *weights, unsigned long long *bad)
+{
+  for (ROWS(row, t)) {
+    const float *x = logits + row * e;
+    float *p = probs + row * e, max = -INFINITY, sum = 0;
+    for (int64_t i = threadIdx.x; i < e; i += WARP)
+      max = fmaxf(max, x[i]);
+    max = warp_max(max);
+    for (int64_t i = threadIdx.x; i < e; i += WARP)
+      sum += p[i] = expf(x[i] - max);
+    sum = warp_sum(sum);
+    bool fit = sum >= 1.0f;
+    for (int64_t i = threadIdx.x; i < e; i += WARP)
+      p[i] = fit ? p[i] / sum : NAN;
+    if (!fit && threadIdx.x == 0)
+      atomicMin(bad, (unsigned long long)row);
+    __syncwarp();
+    float last = INFINITY, selected = 0;
+    int32_t last_id = -1;
+    for (int32_t c = 0; c < k; c++) {
+      int32_t id = next_choice(e, p, last, last_id);
+      id = id < 0 ? c : id;
+      last = p[id];
+      last_id = id;
+      selected += last;
+      if (threadIdx.x == 0) {
+        ids[row * k + c] = id;
+        weights[row * k + c] = last;
+      }
+    }
+    __syncwarp();
+    for (int64_t c = threadIdx.x; renormalise && c < k; c += WARP)
+      weights[row * k + c] /= selected;
+  }
+}
+
+static int router(int64_t t, int64_t e, int64_t k, int renormalise, const void *logits, void *probs,
+                  int32_t *ids, void *weights, int64_t *bad, void *s)
+{
+  unsigned long long *first = (unsigned long long *)scratch_open(sizeof *first, s);
+  if (!first)
+    return NEAPI_KERNEL_MEMORY;
+  cudaMemsetAsync(first, 0xff, sizeof *first, stream_of(s)); /* -1: none */
+  if (t)
+    choose<<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
+        t, e, k, renormalise, (const float *)logits, (float *)probs, ids, (float *)weights, first);
+  cudaMemcpyAsync(bad, first, sizeof *bad, cudaMemcpyDefault, stream_of(s));
+  scratch_close(first, s);
+  return launched();
+}
+
+/* Of w = p / s, s the sum of the selected p: dp = (dw - sum of dw w) / s; else dp = dw. */
+template <class T>
+__global__ void choose_back(int64_t t, int64_t e, int64_t k, bool renormalise, const float *probs,
+                            const int32_t *ids, const float *weights, const float *dweights,
+                            const float *dprobs, T *dlogits)
+{
+  for (ROWS(row, t)) {
+    const float *p = probs + row * e, *w = weights + row * k, *dw = dweights + row * k;
+    const int32_t *id = ids + row * k;
+    float sum = 1, along = 0, inner = 0;
+    if (renormalise) {
+      sum = 0;
+      for (int64_t c = 0; c < k; c++) {
+        sum += p[id[c]];
+        along += dw[c] * w[c];
+      }
+    }
+    for (int64_t i = threadIdx.x; dprobs && i < e; i += WARP)
+      inner += p[i] * dprobs[row * e + i];
+    inner = warp_sum(inner);
+    for (int64_t c = 0; c < k; c++)
+      inner += p[id[c]] * ((dw[c] - along) / sum);
+    for (int64_t i = threadIdx.x; i < e; i += WARP) {
+      float slope = dprobs ? dprobs[row * e + i] : 0.0f;
+      for (int64_t c = 0; c < k; c++)
+        slope += id[c] == i ? (dw[c] - along) / sum : 0.0f;
+      dlogits[row * e + i] = real_of<T>(p[i] * (slope - inner));
+    }
+  }
+}
+
+template <class T>
+static int router_backward(int64_t t, int64_t e, int64_t k, int renormalise, const void *probs,
+                           const int32_t *ids, const void *weights, const void *dweights,
+                           const void *dprobs, void *dlogits, void *s)
+{
+  if (t && e)
+    choose_back<T><<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
+        t, e, k, renormalise, (const float *)probs, ids, (const float *)weights,
+        (const float *)dweights, (const float *)dprobs, (T *)dlogits);
+  return launched();
+}
+
+template <class T> void neapi_cuda_choices(neapi_kernels *table)
+{
+  table->cross_entropy = cross_entropy<T>;
+  table->router = router;
+  table->router_backward = router_backward<T>;
+}
+template void neapi_cuda_choices<float>(neapi_kernels *);
+template void neapi_cuda_choices<bf16>(neapi_kernels *);
