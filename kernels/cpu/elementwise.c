@@ -1,4 +1,4 @@
-/* Elementwise operations, and sums of arrays. */
+/* Elementwise operations, sums of arrays, and conversions. */
 #include "row.h"
 
 int NAME(fill)(int64_t n, double value, void *x, STREAM)
@@ -97,4 +97,30 @@ int NAME(adamw)(int64_t n, const neapi_adamw *step, const void *grad_, void *par
     param[i] -= rate * (m[i] * correct1 / (root + eps) + decay * param[i]);
   }
   return NEAPI_KERNEL_OK;
+}
+
+int NAME(to_double)(int64_t n, const void *x, double *out, STREAM)
+{
+  for (int64_t i = 0; i < n; i++)
+    out[i] = (double)((const real *)x)[i];
+  return NEAPI_KERNEL_OK;
+}
+
+int NAME(from_double)(int64_t n, const double *x, void *out, STREAM)
+{
+  for (int64_t i = 0; i < n; i++)
+    ((real *)out)[i] = (real)x[i];
+  return NEAPI_KERNEL_OK;
+}
+
+int NAME(to_stat)(int64_t n, const void *x, void *out, STREAM)
+{
+  if (n)
+    memmove(out, x, (size_t)n * sizeof(real));
+  return NEAPI_KERNEL_OK;
+}
+
+int NAME(from_stat)(int64_t n, const void *x, void *out, STREAM)
+{
+  return NAME(to_stat)(n, x, out, NULL);
 }

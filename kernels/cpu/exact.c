@@ -1,5 +1,5 @@
 /* Exact sums: elements rounded to multiples of a power of two, so that no addition rounds. */
-#include "real.h"
+#include "row.h"
 
 #include <math.h>
 
@@ -22,6 +22,21 @@ static inline double quantise(double x, double grid)
 {
   double multiple = rint(x / grid);
   return grid == 0 ? 0 : multiple;
+}
+
+int NAME(exact_column_max)(int64_t t, int64_t h, const void *x_, int64_t ldx, int accumulate,
+                           double *max, STREAM)
+{
+  for (int64_t j = 0; !accumulate && j < h; j++)
+    max[j] = 0;
+  for (int64_t i = 0; i < t; i++) {
+    const real *x = (const real *)x_ + i * ldx;
+    for (int64_t j = 0; j < h; j++) {
+      double size = (double)magnitude(x[j]);
+      max[j] = size > max[j] ? size : max[j];
+    }
+  }
+  return NEAPI_KERNEL_OK;
 }
 
 int NAME(exact_grid)(int64_t n, int bits, const double *max, double *grid, STREAM)

@@ -67,6 +67,13 @@ static inline real row_max(int64_t n, const real *x)
   return lane[0];
 }
 
+/* |x|, infinity if x is not finite. */
+static inline real magnitude(real x)
+{
+  real size = x < 0 ? -x : x;
+  return size <= REAL_MAX ? size : (real)__builtin_inf();
+}
+
 /* e^x within about 1 ulp: x = n ln 2 + r with |r| <= ln 2 / 2, the Taylor polynomial of e^r, and
  * 2^n put together from its bits. Below EXP_LOW the result is 0 (no subnormals), above EXP_HIGH
  * infinity; NaN stays. No branches and no calls, so that loops over it become vector code. */

@@ -183,15 +183,17 @@ static inline void scratch_close(void *memory, void *stream)
 }
 
 /* The operations of a table, defined in the file of their group. */
-template <class T> void neapi_cuda_products(neapi_kernels *table);
+template <class T> void neapi_cuda_gemm(neapi_kernels *table);
 template <class T> void neapi_cuda_experts(neapi_kernels *table);
 template <class T> void neapi_cuda_rows(neapi_kernels *table);
-template <class T> void neapi_cuda_norm(neapi_kernels *table);
+template <class T> void neapi_cuda_rmsnorm(neapi_kernels *table);
+template <class T> void neapi_cuda_rotary(neapi_kernels *table);
 template <class T> void neapi_cuda_attention(neapi_kernels *table);
 template <class T> void neapi_cuda_elementwise(neapi_kernels *table);
+template <class T> void neapi_cuda_softmax_loss(neapi_kernels *table);
+template <class T> void neapi_cuda_router(neapi_kernels *table);
 template <class T> void neapi_cuda_choices(neapi_kernels *table);
-template <class T> void neapi_cuda_places(neapi_kernels *table);
-template <class T> void neapi_cuda_reductions(neapi_kernels *table);
+template <class T> void neapi_cuda_reduce(neapi_kernels *table);
 template <class T> void neapi_cuda_exact(neapi_kernels *table);
 
 /* cuBLAS's product, of bf16 into bf16 or float or of double, where shapes and addresses suit it:

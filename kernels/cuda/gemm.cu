@@ -1,6 +1,6 @@
 /* Matrix products of our own, for float, and for bf16 where cuBLAS is absent or the shape suits
- * neither it nor narrow.cu. A block computes a tile of c and walks K in one order, from 0 up in
- * steps of DEPTH, so that an element's bits depend on its row of a and its column of b alone. */
+ * neither it nor gemm_narrow.cu. A block computes a tile of c and walks K in one order, from 0 up
+ * in steps of DEPTH, so that an element's bits depend on its row of a and its column of b alone. */
 #include "cuda.cuh"
 
 #include <mma.h>
@@ -210,11 +210,11 @@ static int gemm_tn(int64_t t, int64_t k, int64_t n, const void *a, int64_t lda, 
   return gemm<T, float>(k, n, t, a, lda, 1, b, ldb, 0, c, ldc, accumulate, stream);
 }
 
-template <class T> void neapi_cuda_products(neapi_kernels *table)
+template <class T> void neapi_cuda_gemm(neapi_kernels *table)
 {
   table->gemm = gemm<T, T>;
   table->gemm_stat = gemm<T, float>;
   table->gemm_tn = gemm_tn<T>;
 }
-template void neapi_cuda_products<float>(neapi_kernels *);
-template void neapi_cuda_products<bf16>(neapi_kernels *);
+template void neapi_cuda_gemm<float>(neapi_kernels *);
+template void neapi_cuda_gemm<bf16>(neapi_kernels *);

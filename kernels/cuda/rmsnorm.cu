@@ -1,4 +1,4 @@
-/* Root mean square normalisation, and rotary positions. A warp a row. */
+/* Root mean square normalisation. A warp a row. */
 #include "cuda.cuh"
 
 /* ---- kernels ------------------------------------------------------------------------------- */
@@ -97,34 +97,6 @@ __global__ void gain_terms(int64_t t, int64_t h, const T *x, const float *rstd, 
     terms[i] = to_float(dy[i]) * to_float(x[i]) * rstd[i / h];
 }
 
-__global__ void angles(int64_t s, int64_t d, double base, float *table)
-{
-  int64_t half = d / 2, i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
-  if (i >= s * half)
-    return;
-  double angle = (double)(i / half) * pow(base, -2.0 * (double)(i % half) / (double)d);
-  float *row = table + i / half * d;
-  row[i % half] = (float)cos(angle);
-  row[half + i % half] = (float)sin(angle);
-}
-
-template <class T>
-__global__ void turn(int64_t t, int64_t s, int64_t heads, int64_t d, float sign, const float *table,
-                     T *x, int64_t ldx)
-{
-  int64_t half = d / 2, pairs = heads * half;
-  for (ROWS(row, t)) {
-    const float *angle = table + row % s * d;
-    for (int64_t i = threadIdx.x; i < pairs; i += WARP) {
-      T *low = x + row * ldx + i / half * d + i % half, *high = low + half;
-      float a = to_float(*low), b = to_float(*high);
-      float cosine = angle[i % half], sine = sign * angle[half + i % half];
-      *low = real_of<T>(a * cosine - b * sine);
-      *high = real_of<T>(b * cosine + a * sine);
-    }
-  }
-}
-
 /* ---- launchers ----------------------------------------------------------------------------- */
 
 template <class T>
@@ -177,31 +149,11 @@ static int rmsnorm_gain_terms(int64_t t, int64_t h, const void *x, const void *r
   return launched();
 }
 
-static int rotary_table(int64_t s, int64_t d, double base, void *table, void *stream)
-{
-  if (s && d)
-    angles<<<blocks_for(s * d / 2, BLOCK), BLOCK, 0, stream_of(stream)>>>(s, d, base,
-                                                                          (float *)table);
-  return launched();
-}
-
-template <class T>
-static int rotary(int64_t t, int64_t s, int64_t heads, int64_t d, int inverse, const void *table,
-                  void *x, int64_t ldx, void *stream)
-{
-  if (t && heads)
-    turn<T><<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(stream)>>>(
-        t, s, heads, d, inverse ? -1.0f : 1.0f, (const float *)table, (T *)x, ldx);
-  return launched();
-}
-
-template <class T> void neapi_cuda_norm(neapi_kernels *table)
+template <class T> void neapi_cuda_rmsnorm(neapi_kernels *table)
 {
   table->rmsnorm = rmsnorm<T>;
   table->rmsnorm_backward = rmsnorm_backward<T>;
   table->rmsnorm_gain_terms = rmsnorm_gain_terms<T>;
-  table->rotary_table = rotary_table;
-  table->rotary = rotary<T>;
 }
-template void neapi_cuda_norm<float>(neapi_kernels *);
-template void neapi_cuda_norm<bf16>(neapi_kernels *);
+template void neapi_cuda_rmsnorm<float>(neapi_kernels *);
+template void neapi_cuda_rmsnorm<bf16>(neapi_kernels *);

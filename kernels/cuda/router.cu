@@ -1,43 +1,7 @@
-/* Softmax over a row: the loss (a block a row) and the router (a warp a row). */
+/* Router: softmax and the most probable experts. A warp a row. */
 #include "cuda.cuh"
 
-/* ---- loss ---------------------------------------------------------------------------------- */
-
-template <class T>
-__global__ void token_loss(int64_t v, float factor, const float *logits, const int32_t *target,
-                           float *loss, T *dlogits)
-{
-  int64_t row = blockIdx.x;
-  const float *x = logits + row * v;
-  int32_t id = target[row];
-  float max = -INFINITY, sum = 0;
-  for (int64_t i = threadIdx.x; i < v; i += blockDim.x)
-    max = fmaxf(max, x[i]);
-  max = block_max(max);
-  for (int64_t i = threadIdx.x; i < v; i += blockDim.x)
-    sum += expf(x[i] - max);
-  sum = block_sum(sum);
-  float of_target = id < 0 ? 0.0f : x[id];
-  __syncthreads(); /* dlogits may be logits */
-  if (loss && threadIdx.x == 0)
-    loss[row] = id < 0 ? 0.0f : logf(sum) + (max - of_target);
-  for (int64_t i = threadIdx.x; dlogits && i < v; i += blockDim.x) {
-    float slope = factor * (expf(x[i] - max) / sum - (i == id ? 1.0f : 0.0f));
-    dlogits[row * v + i] = real_of<T>(id < 0 ? 0.0f : slope);
-  }
-}
-
-template <class T>
-static int cross_entropy(int64_t t, int64_t v, double factor, const void *logits,
-                         const int32_t *target, void *loss, void *dlogits, void *s)
-{
-  if (t)
-    token_loss<T><<<(unsigned)t, BLOCK, 0, stream_of(s)>>>(v, (float)factor, (const float *)logits,
-                                                           target, (float *)loss, (T *)dlogits);
-  return launched();
-}
-
-/* ---- router -------------------------------------------------------------------------------- */
+/* ---- kernels ------------------------------------------------------------------------------- */
 
 /* The most probable expert after (last, last_id) in the order of choice; -1 if there is none. */
 __device__ static int32_t next_choice(int64_t e, const float *probs, float last, int32_t last_id)
@@ -101,21 +65,6 @@ __global__ void choose(int64_t t, int64_t e, int64_t k, bool renormalise, const 
   }
 }
 
-static int router(int64_t t, int64_t e, int64_t k, int renormalise, const void *logits, void *probs,
-                  int32_t *ids, void *weights, int64_t *bad, void *s)
-{
-  unsigned long long *first = (unsigned long long *)scratch_open(sizeof *first, s);
-  if (!first)
-    return NEAPI_KERNEL_MEMORY;
-  cudaMemsetAsync(first, 0xff, sizeof *first, stream_of(s)); /* -1: none */
-  if (t)
-    choose<<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
-        t, e, k, renormalise, (const float *)logits, (float *)probs, ids, (float *)weights, first);
-  cudaMemcpyAsync(bad, first, sizeof *bad, cudaMemcpyDefault, stream_of(s));
-  scratch_close(first, s);
-  return launched();
-}
-
 /* Of w = p / s, s the sum of the selected p: dp = (dw - sum of dw w) / s; else dp = dw. */
 template <class T>
 __global__ void choose_back(int64_t t, int64_t e, int64_t k, bool renormalise, const float *probs,
@@ -147,6 +96,23 @@ __global__ void choose_back(int64_t t, int64_t e, int64_t k, bool renormalise, c
   }
 }
 
+/* ---- launchers ----------------------------------------------------------------------------- */
+
+static int router(int64_t t, int64_t e, int64_t k, int renormalise, const void *logits, void *probs,
+                  int32_t *ids, void *weights, int64_t *bad, void *s)
+{
+  unsigned long long *first = (unsigned long long *)scratch_open(sizeof *first, s);
+  if (!first)
+    return NEAPI_KERNEL_MEMORY;
+  cudaMemsetAsync(first, 0xff, sizeof *first, stream_of(s)); /* -1: none */
+  if (t)
+    choose<<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
+        t, e, k, renormalise, (const float *)logits, (float *)probs, ids, (float *)weights, first);
+  cudaMemcpyAsync(bad, first, sizeof *bad, cudaMemcpyDefault, stream_of(s));
+  scratch_close(first, s);
+  return launched();
+}
+
 template <class T>
 static int router_backward(int64_t t, int64_t e, int64_t k, int renormalise, const void *probs,
                            const int32_t *ids, const void *weights, const void *dweights,
@@ -159,11 +125,10 @@ static int router_backward(int64_t t, int64_t e, int64_t k, int renormalise, con
   return launched();
 }
 
-template <class T> void neapi_cuda_choices(neapi_kernels *table)
+template <class T> void neapi_cuda_router(neapi_kernels *table)
 {
-  table->cross_entropy = cross_entropy<T>;
   table->router = router;
   table->router_backward = router_backward<T>;
 }
-template void neapi_cuda_choices<float>(neapi_kernels *);
-template void neapi_cuda_choices<bf16>(neapi_kernels *);
+template void neapi_cuda_router<float>(neapi_kernels *);
+template void neapi_cuda_router<bf16>(neapi_kernels *);

@@ -9,15 +9,17 @@ template <class T> static neapi_kernels make_table(const char *name)
   table.name = name;
   table.size = sizeof(T);
   table.stat_size = sizeof(float);
-  neapi_cuda_products<T>(&table);
+  neapi_cuda_gemm<T>(&table);
   neapi_cuda_experts<T>(&table);
   neapi_cuda_rows<T>(&table);
-  neapi_cuda_norm<T>(&table);
+  neapi_cuda_rmsnorm<T>(&table);
+  neapi_cuda_rotary<T>(&table);
   neapi_cuda_attention<T>(&table);
   neapi_cuda_elementwise<T>(&table);
+  neapi_cuda_softmax_loss<T>(&table);
+  neapi_cuda_router<T>(&table);
   neapi_cuda_choices<T>(&table);
-  neapi_cuda_places<T>(&table);
-  neapi_cuda_reductions<T>(&table);
+  neapi_cuda_reduce<T>(&table);
   neapi_cuda_exact<T>(&table);
   return table;
 }

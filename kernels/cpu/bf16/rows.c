@@ -1,4 +1,4 @@
-/* Rows by index, elementwise operations, loss and router of bf16. */
+/* Rows of bf16 by index: embedding, permutation of tokens, combine. */
 #include "bf16.h"
 
 int BF16(gather)(int64_t n, int64_t h, const int32_t *index, const void *x, void *out, STREAM)
@@ -54,81 +54,4 @@ int BF16(combine_backward)(int64_t t, int64_t k, int64_t h, const void *weights,
     status = narrow_all(status, h, out, (bf16 *)dx + position[i] * h);
   }
   return status;
-}
-
-int BF16(fill)(int64_t n, double value, void *x, STREAM)
-{
-  for (int64_t i = 0; i < n; i++)
-    BF16(from_double)(1, &value, (bf16 *)x + i, NULL);
-  return NEAPI_KERNEL_OK;
-}
-
-int BF16(scale)(int64_t n, double factor, const void *x, void *out, STREAM)
-{
-  for (int64_t i = 0; i < n; i++)
-    ((bf16 *)out)[i] = narrow((float)factor * widen(((const bf16 *)x)[i]));
-  return NEAPI_KERNEL_OK;
-}
-
-int BF16(add)(int64_t n, const void *a, const void *b, void *out, STREAM)
-{
-  for (int64_t i = 0; i < n; i++)
-    ((bf16 *)out)[i] = narrow(widen(((const bf16 *)a)[i]) + widen(((const bf16 *)b)[i]));
-  return NEAPI_KERNEL_OK;
-}
-
-int BF16(axpy)(int64_t n, double factor, const void *x, void *y_, STREAM)
-{
-  bf16 *y = y_;
-  for (int64_t i = 0; i < n; i++)
-    y[i] = narrow(widen(y[i]) + (float)factor * widen(((const bf16 *)x)[i]));
-  return NEAPI_KERNEL_OK;
-}
-
-int BF16(sum)(int64_t n, int64_t count, const void *const *parts, void *out, STREAM)
-{
-  for (int64_t i = 0; i < n; i++) {
-    float sum = 0;
-    for (int64_t p = 0; p < count; p++)
-      sum += widen(((const bf16 *)parts[p])[i]);
-    ((bf16 *)out)[i] = narrow(sum);
-  }
-  return NEAPI_KERNEL_OK;
-}
-
-int BF16(swiglu)(int64_t t, int64_t f, const void *gu, void *h, STREAM)
-{
-  float *wide = widen_all(FIRST, t * 2 * f, gu), *out = neapi_bf16_room(SECOND, t * f);
-  return wide && out ? narrow_all(FLOAT(swiglu)(t, f, wide, out, NULL), t * f, out, h)
-                     : NEAPI_KERNEL_MEMORY;
-}
-
-int BF16(swiglu_backward)(int64_t t, int64_t f, const void *gu, const void *dh, void *dgu, STREAM)
-{
-  float *wide = widen_all(FIRST, t * 2 * f, gu), *slope = widen_all(SECOND, t * f, dh);
-  if (!wide || !slope)
-    return NEAPI_KERNEL_MEMORY;
-  return narrow_all(FLOAT(swiglu_backward)(t, f, wide, slope, wide, NULL), t * 2 * f, wide, dgu);
-}
-
-int BF16(cross_entropy)(int64_t t, int64_t v, double factor, const void *logits,
-                        const int32_t *target, void *loss, void *dlogits, STREAM)
-{
-  float *slopes = dlogits ? neapi_bf16_room(FIRST, t * v) : NULL;
-  if (dlogits && !slopes)
-    return NEAPI_KERNEL_MEMORY;
-  int status = FLOAT(cross_entropy)(t, v, factor, logits, target, loss, slopes, NULL);
-  return dlogits ? narrow_all(status, t * v, slopes, dlogits) : status;
-}
-
-int BF16(router_backward)(int64_t t, int64_t e, int64_t k, int renormalise, const void *probs,
-                          const int32_t *ids, const void *weights, const void *dweights,
-                          const void *dprobs, void *dlogits, STREAM)
-{
-  float *slopes = neapi_bf16_room(FIRST, t * e);
-  if (!slopes)
-    return NEAPI_KERNEL_MEMORY;
-  int status = FLOAT(router_backward)(t, e, k, renormalise, probs, ids, weights, dweights, dprobs,
-                                      slopes, NULL);
-  return narrow_all(status, t * e, slopes, dlogits);
 }
