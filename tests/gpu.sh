@@ -80,7 +80,7 @@ count() { # name, status, log: one check; of a failed one the end of all that it
 
 test_kernels() {
   local program
-  for program in "$build"/tests/test_cuda_*; do start "$(basename "$program")" timeout 240 "$program"; done
+  for program in "$build"/tests/test_*_cuda_*; do start "$(basename "$program")" timeout 240 "$program"; done
   report
 }
 
@@ -88,7 +88,7 @@ test_kernels() {
 # beside those of the same operations in host memory by MPI. NCCL 2.30 or later is needed to share.
 exchange() { # ranks
   local over=(timeout 120 mpirun --oversubscribe -n "$1") output status
-  output=$("${over[@]}" "$build/tests/test_cuda_comm" mpi 2>&1)
+  output=$("${over[@]}" "$build/tests/test_comm_cuda_operations" mpi 2>&1)
   status=$?
   echo "$output"
   ((status == 0)) || return "$status"
@@ -267,7 +267,7 @@ sanitize_all() {
       # the CPU, results are the same whatever malloc fills it with.
       echo 'skipped: initcheck of trainings, whose copies between ranks it misreads'
       ;;
-    racecheck) # aborts when several ranks start these kernels; test_cuda_attention covers them
+    racecheck) # aborts when several ranks start these kernels; test_kernels_cuda_attention covers them
       start "$tool, a small training" sanitize "$tool" "${small[@]}"
       start "$tool, a small training in bf16 without attention" sanitize "$tool" \
         --kernel-regex-exclude kns=tensor_ "${small[@]}" --dtype=bf16
@@ -277,8 +277,9 @@ sanitize_all() {
       start "$tool, a small training in bf16" sanitize "$tool" "${small[@]}" --dtype=bf16
       ;;
     esac
-    for name in rows attention random products experts places; do
-      start "$tool, test_cuda_$name" sanitize "$tool" "$build/tests/test_cuda_$name" ${size:+"$size"}
+    for name in kernels_cuda_{rows,rmsnorm,rotary,elementwise,reduce,softmax_loss,router} \
+      kernels_cuda_{attention,gemm,experts,choices} device_cuda_random; do
+      start "$tool, test_$name" sanitize "$tool" "$build/tests/test_$name" ${size:+"$size"}
     done
   done
   report

@@ -21,7 +21,7 @@ export TSAN_OPTIONS=halt_on_error=1:allocator_may_return_null=1:suppressions=$PW
 # Program of a C test in a build folder.
 program_of() {
   local name=${2#*tests/}
-  name=${name%.c} name=${name#fake/} name=${name#kernels/} name=${name#cuda/} name=${name#c/}
+  name=${name%.c} name=${name#fake/} name=${name#c/}
   printf '%s/tests/test_%s' "$1" "${name//\//_}"
 }
 
@@ -52,7 +52,7 @@ job() { names+=("$1"); commands+=("$2"); }
 shopt -s nullglob globstar
 specs=(tests/spec/*_spec.lua tests/cli/*_spec.lua)
 c_tests=() cuda_tests=()
-for test in tests/c/**/*.c tests/kernels/*.c tests/cuda/*.c tests/fake/fake_comm.c; do
+for test in tests/c/**/*.c tests/fake/fake_comm.c; do
   case "$test" in */cuda/*) cuda_tests+=("$test") ;; *) c_tests+=("$test") ;; esac
 done
 

@@ -4,7 +4,7 @@
  * NCCL; with "fail" under mpirun, a failure of its that comes late; with "slow", groups that
  * take their time to start; with "absent" and a text, an error that has it.
  */
-#include "cuda/gpu_comm.h"
+#include "comm/cuda/gpu_comm.h"
 #include "device.h"
 
 #include <stdlib.h>

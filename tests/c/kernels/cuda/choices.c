@@ -1,6 +1,6 @@
 /* Places of choices on the GPU: those of the CPU. With "small" fewer, for sanitizers. */
+#include "kernels/choices.h"
 #include "gpu_test.h"
-#include "places.h"
 
 static uint64_t seeds = 40;
 

@@ -1,6 +1,6 @@
 /* Exchanges between ranks that share a GPU: gpu_comm.h. Under mpirun with "mpi", over NCCL, where
  * one can be used. */
-#include "gpu_test.h"
+#include "kernels/cuda/gpu_test.h"
 
 #include "gpu_comm.h"
 

@@ -1,5 +1,5 @@
 /* Places of choices on the CPU: every choice gets the next place in the rooms of its expert. */
-#include "places.h"
+#include "choices.h"
 
 static void check_places(kernels *k, uint64_t seed)
 {

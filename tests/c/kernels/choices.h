@@ -1,6 +1,6 @@
 /* Random choices and rooms for them: what the tests of both devices place. */
-#ifndef NEAP_PLACES_H
-#define NEAP_PLACES_H
+#ifndef NEAP_CHOICES_H
+#define NEAP_CHOICES_H
 
 #include "kernel_test.h"
 

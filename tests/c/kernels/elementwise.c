@@ -1,4 +1,4 @@
-/* Elementwise operations, SwiGLU, AdamW, plain reductions. */
+/* Elementwise operations, sums of arrays, SwiGLU, AdamW. */
 #include "kernel_test.h"
 
 enum { T = 13, SIZES = 7 };
@@ -51,28 +51,6 @@ static void test_sum(kernels *k)
       check(fabs(out_double[i] - get(k, out, i)) < 1e-6 && get(k, zero, i) == 0, "sum_double");
     k->from_double(n, out_double, expected, NULL);
     check_near(k, expected, k, out, n, 1e-6, "from_double");
-  }
-}
-
-static void test_reduce(kernels *k)
-{
-  for (int s = 0; s < SIZES; s++) {
-    int64_t n = sizes[s];
-    void *x = normals(k, n, 1);
-    double sum = 0, max = 0, got;
-    for (int64_t i = 0; i < n; i++) {
-      sum += get(k, x, i) * get(k, x, i);
-      max = fmax(max, fabs(get(k, x, i)));
-    }
-    k->square_sum(n, x, &got, NULL);
-    check_close(got, sum, 1e-13, "square_sum");
-    k->max_abs(n, x, &got, NULL);
-    check(got == max, "%s max_abs of %d is %g, not %g", k->name, (int)n, got, max);
-    for (int bad = 0; bad < 3 && n; bad++) {
-      put(k, x, n - 1, bad ? (bad == 1 ? INFINITY : -INFINITY) : NAN);
-      k->max_abs(n, x, &got, NULL);
-      check(isinf(got), "max_abs of a number that is not finite is %g", got);
-    }
   }
 }
 
@@ -185,7 +163,6 @@ int main(void)
 {
   FOR_BOTH(test_arithmetic);
   FOR_BOTH(test_sum);
-  FOR_BOTH(test_reduce);
   test_swiglu_gradient();
   FOR_BOTH(test_swiglu);
   FOR_BOTH(test_silu_range);

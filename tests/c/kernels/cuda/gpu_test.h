@@ -3,7 +3,7 @@
 #ifndef NEAP_GPU_TEST_H
 #define NEAP_GPU_TEST_H
 
-#include "kernel_test.h"
+#include "kernels/kernel_test.h"
 
 #include <cuda_runtime_api.h>
 
@@ -158,6 +158,16 @@ static inline bool check_equal(const void *a, const void *b, int64_t bytes, cons
     test(neapi_kernels_cuda_bf16());                                                               \
     release_everything();                                                                          \
   } while (0)
+
+/* Numbers of rows and widths that divide nothing, for kernels of rows; arrays are freed after each.
+ */
+static const int64_t row_counts[] = {0, 1, 127, 129}, widths[] = {1, 10, 64, 129, 512};
+enum { ROW_COUNTS = 4, WIDTHS = 5 };
+
+#define FOR_SIZES(t, h)                                                                            \
+  for (int size = 0; size < ROW_COUNTS * WIDTHS; release_everything(), size++)                     \
+    for (int64_t t = row_counts[size % ROW_COUNTS], h = widths[size / ROW_COUNTS], once = 1; once; \
+         once = 0)
 
 /* Without a GPU a test says so and ends. */
 static inline bool gpu_absent(void)

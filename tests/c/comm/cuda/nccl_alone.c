@@ -2,9 +2,9 @@
  * What exchanges cost beside the same calls of NCCL alone. Under mpirun, every rank sends as many
  * bytes to every other: by grouped sends and receives of a communicator of this program's own, and
  * by neap_comm_exchange. Prints medians and rates a rank; checks the data of both.
- *   mpirun -n 8 build/tests/test_nccl_alone [MEGABYTES A RANK SENDS]
+ *   mpirun -n 8 build/tests/test_comm_cuda_nccl_alone [MEGABYTES A RANK SENDS]
  */
-#include "gpu_test.h"
+#include "kernels/cuda/gpu_test.h"
 
 #include "comm/nccl/library.h"
 #include "neap.h"

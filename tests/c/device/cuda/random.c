@@ -1,5 +1,5 @@
 /* Initial values on a GPU: those of the host, to the last bit but for a few. */
-#include "gpu_test.h"
+#include "kernels/cuda/gpu_test.h"
 
 #include "neap.h"
 

@@ -1,0 +1,89 @@
+/* Elementwise operations, sums of arrays and conversions on the GPU against plain C. */
+#include "gpu_test.h"
+
+static kernels *plain;
+
+static void test_elementwise(kernels *k)
+{
+  FOR_SIZES(t, h)
+  {
+    int64_t n = t * h;
+    twin a = twin_normals(k, n, 1), b = twin_normals(k, n, 2), out = twin_output(k, n);
+    k->add(n, a.device, b.device, out.device, NULL);
+    plain->add(n, a.host, b.host, out.host, NULL);
+    check_twin(k, out, n, tolerance(k), "add");
+    k->scale(n, -0.7, a.device, out.device, NULL);
+    plain->scale(n, -0.7, a.host, out.host, NULL);
+    check_twin(k, out, n, tolerance(k), "scale");
+    k->axpy(n, 0.3, a.device, b.device, NULL);
+    plain->axpy(n, 0.3, a.host, b.host, NULL);
+    check_twin(k, b, n, tolerance(k), "axpy");
+    k->fill(n, 0.375, out.device, NULL);
+    plain->fill(n, 0.375, out.host, NULL);
+    check_twin(k, out, n, 0, "fill");
+    twin gu = twin_normals(k, 2 * n, 3), dh = twin_normals(k, n, 4), dgu = twin_output(k, 2 * n);
+    k->swiglu(t, h, gu.device, out.device, NULL);
+    plain->swiglu(t, h, gu.host, out.host, NULL);
+    check_twin(k, out, n, tolerance(k), "swiglu");
+    k->swiglu_backward(t, h, gu.device, dh.device, dgu.device, NULL);
+    plain->swiglu_backward(t, h, gu.host, dh.host, dgu.host, NULL);
+    check_twin(k, dgu, 2 * n, tolerance(k), "swiglu_backward");
+    double *wide = device_poisoned(n * 8);
+    k->to_double(n, a.device, wide, NULL);
+    k->from_double(n, wide, out.device, NULL);
+    memcpy(out.host, a.host, (size_t)n * 4);
+    check_twin(k, out, n, 0, "to double and back");
+    twin stat = twin_stat(normals(plain, n, 6), n), same = twin_output(k, n);
+    k->from_stat(n, stat.device, same.device, NULL);
+    plain->scale(n, 1, stat.host, same.host, NULL);
+    check_twin(k, same, n, k->size == 4 ? 0 : 0x1p-8, "from stat");
+    k->to_stat(n, a.device, stat.device, NULL);
+    memcpy(stat.host, a.host, (size_t)n * 4);
+    check_stat(k, stat, n, 0, "to stat");
+  }
+}
+
+static void test_sums(kernels *k)
+{
+  enum { PARTS = 70, N = 131 };
+  const void *on_host[PARTS], *on_device[PARTS];
+  for (int i = 0; i < PARTS; i++) {
+    twin part = twin_normals(k, N, (uint64_t)i);
+    on_host[i] = part.host;
+    on_device[i] = part.device;
+  }
+  static const int counts[] = {1, 3, PARTS};
+  for (int i = 0; i < 3; i++) {
+    twin out = twin_output(k, N);
+    k->sum(N, counts[i], on_device, out.device, NULL);
+    plain->sum(N, counts[i], on_host, out.host, NULL);
+    check_twin(k, out, N, tolerance(k), "sum");
+  }
+}
+
+static void test_adamw(kernels *k)
+{
+  enum { N = 1003 };
+  neapi_adamw step = {1e-2, 0.9, 0.95, 1e-8, 0.1, 0.1, 0.05, 0.5};
+  twin grad = twin_stat(normals(plain, N, 1), N), param = twin_stat(normals(plain, N, 2), N);
+  twin m = twin_stat(normals(plain, N, 3), N), v = twin_stat(normals(plain, N, 4), N);
+  for (int i = 0; i < N; i++)
+    v.host[i] = fabsf(v.host[i]);
+  v = twin_stat(v.host, N);
+  k->adamw(N, &step, grad.device, param.device, m.device, v.device, NULL);
+  plain->adamw(N, &step, grad.host, param.host, m.host, v.host, NULL);
+  check_stat(k, param, N, 1e-6, "adamw");
+  check_stat(k, m, N, 1e-6, "adamw m");
+  check_stat(k, v, N, 1e-6, "adamw v");
+}
+
+int main(void)
+{
+  if (gpu_absent())
+    return 0;
+  plain = neapi_kernels_f32();
+  FOR_TABLES(test_elementwise);
+  FOR_TABLES(test_sums);
+  FOR_TABLES(test_adamw);
+  return check_done();
+}

@@ -1,0 +1,38 @@
+/* Rotary position embedding. */
+#include "kernel_test.h"
+
+enum { T = 23 };
+
+/* Turning and turning back, and the definition. */
+static void test_rotary(kernels *k)
+{
+  enum { S = 9, HEADS = 3, D = 10, LD = HEADS * D + 7 };
+  void *table = reals(k, S * D), *x = normals(k, T * LD, 1);
+  void *turned = copy_of(x, T * LD * k->size);
+  k->rotary_table(S, D, 100, table, NULL);
+  k->rotary(T, S, HEADS, D, 0, table, turned, LD, NULL);
+  double worst = 0;
+  for (int64_t t = 0; t < T; t++)
+    for (int64_t i = 0; i < HEADS * D / 2; i++) {
+      int64_t a = t * LD + i / (D / 2) * D + i % (D / 2), b = a + D / 2;
+      double angle = (double)(t % S) * pow(100, -2.0 * (double)(i % (D / 2)) / D);
+      double xa = get(k, x, a), xb = get(k, x, b);
+      worst = fmax(worst, fabs(get(k, turned, a) - (xa * cos(angle) - xb * sin(angle))));
+      worst = fmax(worst, fabs(get(k, turned, b) - (xb * cos(angle) + xa * sin(angle))));
+    }
+  check(worst < (k->size == 8 ? 1e-14 : 1e-6), "%s rotary: off by %g", k->name, worst);
+  for (int64_t t = 0; t < T; t++)
+    check_same(at(k, turned, t * LD + HEADS * D), at(k, x, t * LD + HEADS * D), 7 * k->size,
+               "rotary: columns after the heads have changed");
+  void *late = copy_of(at(k, x, S * LD), S * LD * k->size);
+  k->rotary(S, S, HEADS, D, 0, table, late, LD, NULL);
+  check_same(late, at(k, turned, S * LD), S * LD * k->size, "%s rotary: rows alone", k->name);
+  k->rotary(T, S, HEADS, D, 1, table, turned, LD, NULL);
+  check_near(k, turned, k, x, T * LD, k->size == 8 ? 1e-15 : 1e-6, "rotary there and back");
+}
+
+int main(void)
+{
+  FOR_BOTH(test_rotary);
+  return check_done();
+}
