@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What ./neap test runs: everything a change must pass. The last line is "N passed, M failed".
 #   ./neap test                           all parts: some minutes on 2 cores
-#   ./neap test tests/spec/x_spec.lua     one spec (or C test: tests/c/comm/x.c), shown as it runs
+#   ./neap test tests/spec/engine/x_spec.lua     one spec (or C test: tests/c/comm/x.c), shown as it runs
 # The release build is build/, made by the launcher; the sanitizers' builds are made here. Parts run
 # two at a time. A job is one program; its output is in build/test-logs. A job that dies, hangs or
 # prints no counts is a failure by itself.
@@ -50,7 +50,7 @@ names=() commands=()
 job() { names+=("$1"); commands+=("$2"); }
 
 shopt -s nullglob globstar
-specs=(tests/spec/*_spec.lua tests/cli/*_spec.lua)
+specs=(tests/spec/**/*_spec.lua tests/cli/*_spec.lua)
 c_tests=() cuda_tests=()
 for test in tests/c/**/*.c tests/fake/fake_comm.c; do
   case "$test" in */cuda/*) cuda_tests+=("$test") ;; *) c_tests+=("$test") ;; esac
@@ -63,7 +63,7 @@ running_on() { grep -lE "^ \* Runs on:.*\b$1\b" "${c_tests[@]}"; }
 # because the spec wants it leave leaks behind, and no report of theirs is wanted.
 asan_options() {
   case "$1" in
-    tests/cli/* | tests/spec/session_spec.lua) echo "$ASAN_OPTIONS:detect_leaks=0:handle_segv=0" ;;
+    tests/cli/* | tests/spec/policy/session_spec.lua) echo "$ASAN_OPTIONS:detect_leaks=0:handle_segv=0" ;;
     *) echo "$ASAN_OPTIONS" ;;
   esac
 }

@@ -7,9 +7,9 @@
 -- Costs: about 15 seconds.
 
 local neap = require 'neap'
-local paper = require 'neap.paper'
+local paper = require 'paper.runs'
 
--- Where results go in the document, and the routing (paper.lua).
+-- Where results go in the document, and the routing (runs.lua).
 local PARTS = {
   { field = 'rows', routing = 'counted', published = paper.balance },
   { field = 'later', routing = 'later', published = paper.balance_later },

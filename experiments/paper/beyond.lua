@@ -9,7 +9,7 @@ local neap = require 'neap'
 local clusters = require 'neap.simulate.cluster'
 local costs = require 'neap.simulate.op_cost'
 local models = require 'neap.simulate.models'
-local paper = require 'neap.paper'
+local paper = require 'paper.runs'
 
 -- A layer of many small experts; few layers, since all are alike.
 local SMALL = { hidden = 2048, ffn = 1408, experts = 64, top_k = 8, slots = 4, layers = 4,

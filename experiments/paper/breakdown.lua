@@ -6,7 +6,7 @@
 -- Costs: about 15 seconds.
 
 local neap = require 'neap'
-local paper = require 'neap.paper'
+local paper = require 'paper.runs'
 
 local MODELS = { 'mixtral-8x7b-e16k4', 'mixtral-8x7b-e8k2' }
 

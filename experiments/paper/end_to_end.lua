@@ -9,7 +9,7 @@
 -- Costs: about a minute for all models.
 
 local neap = require 'neap'
-local paper = require 'neap.paper'
+local paper = require 'paper.runs'
 
 local function against_laer(list, model, method)
   return list[model] and list[model][method] and list[model][method] / list[model].laer

@@ -8,7 +8,7 @@
 
 local neap = require 'neap'
 local lib = require 'neap.base.lib'
-local paper = require 'neap.paper'
+local paper = require 'paper.runs'
 local synth = require 'neap.engine.synth'
 
 local C = lib.C

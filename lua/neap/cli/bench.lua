@@ -1,7 +1,7 @@
 --- neap bench NAME: measures; each bench is a module of lua/neap/bench.
 -- A bench is { doc=, options=, cuda=, run=function(args) }: options is a table of parameters as
--- params.lua describes, whose values run gets as args.params, or a function(command) over argparse;
--- cuda says that it knows --device=cuda.
+-- base/params.lua describes, whose values run gets as args.params, or a function(command) over
+-- argparse; cuda says that it knows --device=cuda.
 
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'

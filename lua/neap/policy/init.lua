@@ -85,7 +85,7 @@ local function add_field(class, field, value)
   rawset(class, field, value)
 end
 
---- Makes a policy. Fields: name (required), doc, params (see params.lua), history (steps kept,
+--- Makes a policy. Fields: name (required), doc, params (see base/params.lua), history (steps kept,
 -- default 32), plans_on ('history'; 'current': on the counts of the very step, on the critical
 -- path; 'both': on history, and again on the counts), and the hooks. An unknown field is an error.
 function policy.define(definition)

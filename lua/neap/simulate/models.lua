@@ -4,7 +4,7 @@
 --   tokens          of a rank in a micro-batch;  micro_batches  of a step
 --   recompute       the forward of a layer is done again before its backward
 --   bytes           of a number: parameters, activations, gradients on the wire
---   load            parameters of synthetic routing (synth.lua): sigma, tau, rho
+--   load            parameters of synthetic routing (engine/synth.lua): sigma, tau, rho
 
 local lib = require 'neap.base.lib'
 local failure = require 'neap.base.errors'

@@ -1,5 +1,5 @@
 --- What the steps of a real training would take on a described cluster: its routing, layouts and
--- splits are priced as simulate.lua prices synthetic ones. neap run --device=sim trains on the CPU
+-- splits are priced as init.lua prices synthetic ones. neap run --device=sim trains on the CPU
 -- and accounts so.
 --
 --   local a = account.open { machine =, model =, topology =, schedule =, plans_on =, … }

@@ -1,5 +1,5 @@
 --- What a step of a model costs on a described machine: from layouts and splits, whoever made them
--- (simulate.lua, account.lua), to the seconds and bytes that a program is made of.
+-- (init.lua, recipe_pricing.lua), to the seconds and bytes that a program is made of.
 --
 --   local p = prices.open { machine =, model =, topology =, schedule =, … }
 --   p:tokens(layout, split, share)    -- a layer's experts and exchanges of tokens

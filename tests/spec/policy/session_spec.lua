@@ -139,7 +139,7 @@ describe('session', function()
 end)
 
 describe('ranks of a session', function()
-  local RANKS_FILE = launcher.home .. '/tests/spec/session_ranks.lua'
+  local RANKS_FILE = launcher.home .. '/tests/spec/ranks/session.lua'
 
   local function read(path)
     local input = assert(io.open(path))
@@ -295,8 +295,8 @@ describe('the process of a policy', function()
 
   it('ends with the rank, even when that is killed', function()
     local path = os.tmpname()
-    os.execute(('%s/neap lua tests/spec/session_hangs.lua %s 2>/dev/null &'):format(launcher.folder,
-      path))
+    os.execute(('%s/neap lua tests/spec/ranks/session_hangs.lua %s 2>/dev/null &'):format(
+      launcher.folder,      path))
     local ids = wait_for(function()
       local input = assert(io.open(path))
       local rank, worker = input:read '*a':match '(%d+) (%d+)\n'

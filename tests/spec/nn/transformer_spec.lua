@@ -1,7 +1,7 @@
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 
-local RANKS = lib.home .. '/tests/spec/transformer_ranks.lua'
+local RANKS = lib.home .. '/tests/spec/ranks/transformer.lua'
 
 local function threads(ranks, arguments)
   return launcher.run_ranks(ranks, RANKS, arguments)

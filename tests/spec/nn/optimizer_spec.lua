@@ -56,7 +56,7 @@ end
 --- Losses, norms and parameters after some steps on so many ranks.
 local function train(ranks, mode)
   local path = os.tmpname()
-  local status = launcher.run_ranks(ranks, lib.home .. '/tests/spec/optim_ranks.lua',
+  local status = launcher.run_ranks(ranks, lib.home .. '/tests/spec/ranks/optimizer.lua',
     { mode, path })
   assert.are.equal(0, status)
   local numbers = {}

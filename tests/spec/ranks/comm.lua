@@ -19,7 +19,7 @@ local function fails(code, pattern, f)
   equal(false, ok, 'success of ' .. pattern)
   equal(code, err.code, 'code of ' .. pattern)
   if not err.message:find(pattern) then error(err.message .. ' lacks ' .. pattern, 2) end
-  if not err.where:find 'comm_ranks.lua' then error('at ' .. err.where .. ', not here', 2) end
+  if not err.where:find 'ranks/comm.lua' then error('at ' .. err.where .. ', not here', 2) end
 end
 
 local group = world and comm.open_local(ffi.cast('neap_world *', world), rank) or comm.open_mpi()

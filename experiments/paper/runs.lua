@@ -1,5 +1,5 @@
 --- What the scripts of experiments/paper share: the published figures, the systems that are
--- compared (as settings of simulate.lua), and how results are averaged and put out.
+-- compared (as settings of neap.simulate), and how results are averaged and put out.
 
 local lib = require 'neap.base.lib'
 local failure = require 'neap.base.errors'
@@ -67,14 +67,15 @@ local SYSTEMS = {
   neap = function() return { policy = 'neap', schedule = 'neap:recompute=true' } end,
 }
 
---- Routing of the paper's models, parameters of synth.lua; the same for all of them. Without a loss
--- for balance, routing grows more skewed with every step. The published counts of e16k4 show it:
+--- Routing of the paper's models, parameters of engine/synth.lua; the same for all of them.
+-- Without a loss for balance, routing grows more skewed with every step. The published counts of
+-- e16k4 show it:
 -- in micro-batches 1 to 9 the static layout has max / mean 1.62 and ranks differ by 0.107 of the
 -- mean from node to node, in 20 to 29 it is 1.84 and 0.055, and LAER's is 1.21. Step times were
 -- taken after that, in steps 21 to 70 (micro-batches 40 to 140).
 --   start    as in the first micro-batches (1.58 and 0.096 on e16k4)
 --   later    as in the last ones counted, a little further (1.91 and 0.051; LAER 1.18)
---   counted  the model's own: per kind, the mean balance of all counts (models.lua)
+--   counted  the model's own: per kind, the mean balance of all counts (simulate/models.lua)
 paper.routing = {
   start = { sigma = 1, tau = 0.7, rho = 0.989 },
   later = { sigma = 5, tau = 0.7, rho = 0.997 },

@@ -1,6 +1,6 @@
 local launcher = require 'neap.launcher'
 
-local RANKS = launcher.home .. '/tests/spec/comm_ranks.lua'
+local RANKS = launcher.home .. '/tests/spec/ranks/comm.lua'
 
 --- Runs a command under mpirun; its output and whether it succeeded.
 local function mpirun(ranks, command)

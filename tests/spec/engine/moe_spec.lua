@@ -8,7 +8,7 @@ local tensor = require 'neap.engine.tensor'
 local topologies = require 'neap.engine.topology'
 
 local ffi, C = lib.ffi, lib.C
-local RANKS = launcher.home .. '/tests/spec/moe_ranks.lua'
+local RANKS = launcher.home .. '/tests/spec/ranks/moe.lua'
 
 local function run_threads(ranks, path)
   return launcher.run_ranks(ranks, RANKS, { path })
