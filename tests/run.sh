@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # What ./neap test runs: everything a change must pass. The last line is "N passed, M failed".
 #   ./neap test                           all parts: some minutes on 2 cores
-#   ./neap test tests/spec/engine/x_spec.lua     one spec (or C test: tests/c/comm/x.c), shown as it runs
+#   ./neap test --long                    besides, what takes minutes (specs see NEAP_LONG=1)
+#   ./neap test tests/spec/base/json_spec.lua    one spec (or C test: tests/c/comm/operations.c)
 # The release build is build/, made by the launcher; the sanitizers' builds are made here. Parts run
 # two at a time. A job is one program; its output is in build/test-logs. A job that dies, hangs or
-# prints no counts is a failure by itself.
+# prints no counts is a failure by itself. How long it may take is told in seconds of a machine that
+# does nothing else: on a busy one they pass more slowly.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 logs=build/test-logs
-seconds_per_job=300
+seconds_per_job=300 # 1800 with --long
+cores=$(nproc)
 
 export OPENBLAS_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export NEAP_STORE= # runs of tests are not recorded, unless they say where
@@ -28,6 +31,12 @@ program_of() {
 if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
   sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' tests/run.sh
   exit 0
+fi
+
+if [[ "${1:-}" == --long ]]; then
+  export NEAP_LONG=1
+  seconds_per_job=1800
+  shift
 fi
 
 if (($#)); then
@@ -121,12 +130,44 @@ threads_under_tsan() {
 
 # ---- running them ----
 
-run_job() { # index: writes INDEX.log and INDEX.status
-  local start=$SECONDS status=0
-  timeout --kill-after=10 "$seconds_per_job" bash -c "${commands[$1]}" >"$logs/$1.log" 2>&1 </dev/null
-  status=$?
-  printf '%s %s\n' "$status" "$((SECONDS - start))" >"$logs/$1.status"
+# Ends a job that has used up its seconds. A second counts as the share of it that each of the
+# running programs could compute: less on a machine that others use too.
+watch_job() { # process group, log
+  local used=0 load
+  while ((used < seconds_per_job * 100)); do
+    sleep 1
+    read -r load _ </proc/loadavg
+    load=$((10#${load/./}))
+    used=$((used + (load > cores * 100 ? cores * 10000 / load : 100)))
+  done
+  printf '\nended: its %d seconds are over\n' "$seconds_per_job" >>"$2"
+  kill -TERM -- "-$1" 2>/dev/null && sleep 10 && kill -KILL -- "-$1" 2>/dev/null
 }
+
+run_job() { # index: writes INDEX.log and INDEX.status: exit status, seconds, seconds of processor
+  local start=$SECONDS status=0 pid watcher
+  setsid bash -c "${commands[$1]}
+    status=\$?; times >'$logs/$1.times'; exit \$status" >"$logs/$1.log" 2>&1 </dev/null &
+  pid=$!
+  trap 'kill -TERM -- "-$pid" 2>/dev/null; exit 143' TERM
+  watch_job "$pid" "$logs/$1.log" &
+  watcher=$!
+  wait "$pid"
+  status=$?
+  kill "$watcher" 2>/dev/null
+  wait "$watcher" 2>/dev/null
+  printf '%s %s %s\n' "$status" "$((SECONDS - start))" "$(processor_seconds "$logs/$1.times")" \
+    >"$logs/$1.status"
+}
+
+processor_seconds() { # what bash's times has written: of the shell, then of its children
+  [[ -e $1 ]] || { echo 0; return; }
+  tr -s ' ms\n' ' ' <"$1" |
+    awk '{ for (i = 1; i < NF; i += 2) sum += 60 * $i + $(i + 1) } END { printf "%d", sum }'
+}
+
+# Ctrl-C ends what is running.
+trap 'kill $(jobs -p) 2>/dev/null; wait; exit 130' INT TERM
 
 # Runs the jobs from first on, two at a time.
 run_jobs() {
@@ -151,8 +192,8 @@ counts_of() {
 }
 
 count_job() { # index
-  local log=$logs/$1.log status=1 seconds=0 p f
-  read -r status seconds <"$logs/$1.status" || true
+  local log=$logs/$1.log status=1 seconds=0 busy=0 p f
+  read -r status seconds busy <"$logs/$1.status" || true
   read -r p f < <(counts_of "$log")
   if [[ -z "${p:-}" ]]; then p=0 f=1; fi
   if ((status != 0 && f == 0)); then f=1; fi
@@ -162,7 +203,7 @@ count_job() { # index
       "$status" "$log"
     tail -n 40 "$log" | sed 's/^/        /'
   elif ((seconds >= 10)); then
-    printf 'ok      %s: %d passed (%d s)\n' "${names[$1]}" "$p" "$seconds"
+    printf 'ok      %s: %d passed (%d s, %d s of processor)\n' "${names[$1]}" "$p" "$seconds" "$busy"
   else
     printf 'ok      %s: %d passed\n' "${names[$1]}" "$p"
   fi
