@@ -15,7 +15,7 @@ local BLOCK_SECONDS = 3600
 local note, payload = ffi.new 'neap_note', ffi.new 'const void *[1]'
 
 local function answer(door, request, outcome, text, expert_of, slots)
-  note.kind, note.about = outcome, request.kind
+  note.kind, note.about = outcome, request.known and kinds.known or request.kind
   note.step, note.layer, note.seconds = request.step, request.layer, request.seconds
   text = (text or ''):sub(1, ffi.sizeof(note.text) - 1)
   ffi.copy(note.text, text)

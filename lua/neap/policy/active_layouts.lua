@@ -1,5 +1,7 @@
---- The layouts in force, one a layer, the same on all ranks: rank 0 proposes new ones, and an
--- advance takes them over everywhere, by one broadcast, and compares what all ranks then have.
+--- The layouts in force, one for each layer, the same on all ranks: rank 0 proposes new ones, an
+-- advance takes them over everywhere, by one broadcast, and what all ranks then have is compared.
+-- Within a step a layer's layout stays as it is, since its backward needs what its forward had;
+-- only replace changes one, before that layer's tokens travel.
 
 local lib = require 'neap.base.lib'
 local layouts = require 'neap.engine.layout'
@@ -27,38 +29,45 @@ function in_force.open(topology, layers, comm)
   return self
 end
 
---- Rank 0: expert_of[slots] is to come into force at the next advance. False if it is no valid
--- layout; neap_error_message then says why.
-function InForce:propose(layer, expert_of)
-  if C.neap_layout_set(self.draft.ptr, expert_of) ~= 0 then return false end
-  self.proposed[layer] = expert_of
-  return true
+--- Rank 0: whether expert_of[slots] is a valid layout; neap_error_message tells why it is not.
+function InForce:valid(expert_of)
+  return C.neap_layout_set(self.draft.ptr, expert_of) == 0
 end
 
---- Layers whose proposed layout differs from the one in force, ascending.
-local function changed_layers(self)
-  local changed = {}
+--- Rank 0: a valid expert_of[slots] is to come into force at the advance to a step, or, if that has
+-- been, at the next one.
+function InForce:propose(step, layer, expert_of)
+  self.proposed[layer] = { step = step, layer = layer, expert_of = expert_of }
+end
+
+--- Takes the proposals that are due at a step, by layer ascending.
+local function take_due(self, step)
+  local due = {}
   for layer = 0, self.layers - 1 do
-    local expert_of = self.proposed[layer]
-    if expert_of and self.draft:set(expert_of):changed(self[layer]) > 0 then
-      changed[#changed + 1] = layer
+    local proposal = self.proposed[layer]
+    if proposal and proposal.step <= step then
+      due[#due + 1], self.proposed[layer] = proposal, nil
     end
   end
-  return changed
+  return due
 end
 
 --- What changes, as words to broadcast: how many, then for each its layer and expert_of[slots].
-local function pack(self)
-  local changed = changed_layers(self)
+local function pack(self, proposals)
+  local changed = {}
+  for _, proposal in ipairs(proposals) do
+    if self.draft:set(proposal.expert_of):changed(self[proposal.layer]) > 0 then
+      changed[#changed + 1] = proposal
+    end
+  end
   local words = 1 + #changed * (1 + self.slots)
   local buffer = ffi.new('int32_t[?]', math.max(words, self.first_words))
   buffer[0] = #changed
-  for i, layer in ipairs(changed) do
+  for i, proposal in ipairs(changed) do
     local at = 1 + (i - 1) * (1 + self.slots)
-    buffer[at] = layer
-    ffi.copy(buffer + at + 1, self.proposed[layer], self.slots * 4)
+    buffer[at] = proposal.layer
+    ffi.copy(buffer + at + 1, proposal.expert_of, self.slots * 4)
   end
-  self.proposed = {}
   return buffer
 end
 
@@ -92,14 +101,31 @@ local function compare_hashes(self, step)
   end
 end
 
---- Collective: what has been proposed comes into force. Raises COMM if ranks then disagree.
-function InForce:advance(step)
-  local buffer = share(self, self.root and pack(self) or nil)
+--- Rank 0's proposals come into force on all ranks. Raises COMM if they then disagree.
+local function take_over(self, step, proposals)
+  local buffer = share(self, self.root and pack(self, proposals) or nil)
   for i = 0, buffer[0] - 1 do
     local at = 1 + i * (1 + self.slots)
     self[buffer[at]]:set(buffer + at + 1)
   end
   if buffer[0] > 0 then compare_hashes(self, step) end
+end
+
+--- Collective, where a step begins: what has been proposed for it comes into force.
+function InForce:advance(step)
+  take_over(self, step, self.root and take_due(self, step) or nil)
+end
+
+--- Collective, within a step and before a layer's tokens travel: a valid expert_of[slots] (rank 0;
+-- nil: none) comes into force for this layer alone. An older proposal for the layer is dropped.
+function InForce:replace(step, layer, expert_of)
+  local proposals = {}
+  if expert_of then
+    proposals[1] = { layer = layer, expert_of = expert_of }
+    local pending = self.proposed[layer]
+    if pending and pending.step <= step then self.proposed[layer] = nil end
+  end
+  take_over(self, step, proposals)
 end
 
 return in_force

@@ -22,7 +22,7 @@ function Inline:observe(known, plan_step, layer, load, expert_of)
   local start = lib.C.neap_clock()
   local outcome, result = self.host:plan(plan_step, layer, expert_of, known)
   local answer = { outcome = outcome, step = plan_step, layer = layer,
-    seconds = lib.C.neap_clock() - start }
+    current = not known, seconds = lib.C.neap_clock() - start }
   if outcome == host.PLANNED then
     answer.expert_of = lib.ffi.new('int32_t[?]', self.host.topology.slots)
     lib.ffi.copy(answer.expert_of, result, self.host.topology.slots * 4)

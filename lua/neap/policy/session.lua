@@ -130,7 +130,7 @@ function Session:waited()
   return self.comm and C.neap_comm_seconds_waited(self.comm) or 0
 end
 
---- The layout in force for a layer; its content changes at advance.
+--- The layout in force for a layer; its content changes at advance, and at this layer's replan.
 function Session:layout(layer)
   return self.in_force[layer]
 end
@@ -175,22 +175,23 @@ function Session:observe(step, layer, load)
   end
 end
 
---- Keeps a plan that is valid for the next broadcast. step: the one that begins.
-local function take(self, answer, step)
+--- What an answer says: a valid expert_of[slots], or nil. step: the first that it can serve.
+local function read(self, answer, step)
   if answer.step < step or answer.outcome == host.LATE then self.late = self.late + 1 end
   if answer.outcome == host.FAULT then return fault(self, answer.message) end
   if answer.outcome ~= host.PLANNED then return end
   self.plan_ms:add(answer.seconds * 1e3)
-  if not self.in_force:propose(answer.layer, answer.expert_of) then
-    fault(self, invalid(self, 'plan', answer.step, answer.layer))
-  end
+  if self.in_force:valid(answer.expert_of) then return answer.expert_of end
+  fault(self, invalid(self, 'plan', answer.step, answer.layer))
 end
 
+--- Proposes the plans that are there. step: the one that begins.
 local function collect(self, step, wait)
   while true do
     local answer = self.door:next(wait)
     if not answer then return end
-    take(self, answer, step)
+    local expert_of = read(self, answer, step)
+    if expert_of then self.in_force:propose(answer.step, answer.layer, expert_of) end
   end
 end
 
@@ -202,13 +203,31 @@ function Session:advance(step, wait)
   self.in_force:advance(step)
 end
 
---- Collective: plans a layer on the counts of this very step and takes the layout over. For
--- policies that plan on current counts (self.plans_on is 'current' or 'both'); does nothing for
--- others.
+--- Waits for the plan that was made on the counts of this step and layer; nil if there is none.
+-- Plans that come meanwhile are for an advance: other layers may be between forward and backward.
+local function await(self, step, layer)
+  while true do
+    local answer = self.door:next(true)
+    if not answer then return nil end
+    if answer.current and answer.layer == layer and answer.step == step then
+      return read(self, answer, step)
+    end
+    local expert_of = read(self, answer, step + 1)
+    if expert_of then self.in_force:propose(answer.step, answer.layer, expert_of) end
+  end
+end
+
+--- Collective, before a layer's tokens travel: plans it on the counts of this very step, and its
+-- layout, no other, is replaced. For policies that plan on current counts (self.plans_on is
+-- 'current' or 'both'); does nothing for others. Raises POLICY (strict) and COMM.
 function Session:replan(step, layer, load)
   if self.plans_on == 'history' then return end
-  if self.root then observe(self, false, step, layer, load) end
-  self:advance(step, true)
+  local expert_of
+  if self.root then
+    observe(self, false, step, layer, load)
+    expert_of = await(self, step, layer)
+  end
+  self.in_force:replace(step, layer, expert_of)
 end
 
 --- ---- splitting --------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ local function decode(self)
     return replace(self, note)
   end
   local answer = { outcome = outcome, step = tonumber(note.step), layer = layer,
-    seconds = note.seconds, hook = kinds[about] }
+    seconds = note.seconds, hook = kinds[about], current = about == kinds.plan }
   if about == kinds.load then
     if outcome == host.PLANNED then return nil end
     return replace(self, note)
@@ -149,7 +149,7 @@ local function decode(self)
   self.ends = 0
   if outcome == host.FAULT then
     answer.message = ffi.string(note.text)
-  elseif outcome == host.PLANNED and about == kinds.plan then
+  elseif outcome == host.PLANNED and answer.hook == 'plan' then
     answer.expert_of = ffi.new('int32_t[?]', self.slots)
     ffi.copy(answer.expert_of, self.buffer, self.slots * 4)
   end

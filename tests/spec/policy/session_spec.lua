@@ -131,6 +131,35 @@ describe('session', function()
     end
   end)
 
+  it('never changes a layer between its forward and its backward', function()
+    for _, name in ipairs { 'late', file 'both' } do
+      for _, in_process in ipairs { true, false } do
+        local s, changes = open(name, { in_process = in_process }), 0
+        for step = 0, 5 do
+          s:advance(step)
+          local in_forward = {}
+          for layer = 0, LAYERS - 1 do
+            local load = load_of(step, layer)
+            s:replan(step, layer, load)
+            in_forward[layer] = s:layout(layer):hash()
+            s:split(layer, load, step)
+            s:observe(step, layer, load)
+          end
+          for layer = LAYERS - 1, 0, -1 do
+            assert.are.equal(in_forward[layer], s:layout(layer):hash(), name)
+          end
+          s:advance(step + 1, true)
+          for layer = 0, LAYERS - 1 do
+            changes = changes + (s:layout(layer):hash() ~= in_forward[layer] and 1 or 0)
+          end
+        end
+        assert.is_true(changes > 0)
+        assert.are.equal(0, s:report().faults)
+        s:close()
+      end
+    end
+  end)
+
   it('refuses unknown options with a hint', function()
     local ok, err = pcall(open, 'laer', { deadlin = 1 })
     assert.is_false(ok)
