@@ -6,22 +6,17 @@
 #include <inttypes.h>
 #include <math.h>
 #include <sqlite3.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-enum { METRICS = 17, KEPT_ROWS = 1024, BUSY_MS = 30000, WAL_TRIES = 200, WAL_PAUSE_MS = 10 };
+enum { KEPT_ROWS = 1024, BUSY_MS = 30000, WAL_TRIES = 200, WAL_PAUSE_MS = 10, MOST_COLUMNS = 256 };
 
 #define APPLICATION 0x4e454150 /* "NEAP", where SQLite keeps what a file is for */
 #define VERSION 2              /* of the tables; 1 had no sweeps */
 #define TABLES 5
-
-static const char *const metrics[METRICS] = {
-    "seconds",       "loss",         "tokens_per_second", "imbalance",   "imbalance_max",
-    "std_percent",   "exposed",      "inter_node_share",  "utilization", "bytes_tokens",
-    "bytes_unshard", "bytes_reduce", "plan_ms",           "split_us",    "slots_changed",
-    "faults",        "late"};
 
 /* runs.key: hash of everything that decides what a run computes. pid, pid_start, boot: who writes,
  * so that a reader can tell a run that goes on from one that was killed. */
@@ -40,18 +35,22 @@ static const char schema[] =
     " started REAL NOT NULL, ended REAL, summary TEXT);"
     "CREATE INDEX IF NOT EXISTS results_run ON results(run);"
     "CREATE TABLE IF NOT EXISTS sweeps(name TEXT NOT NULL, number INTEGER NOT NULL,"
-    " key TEXT NOT NULL, arguments TEXT NOT NULL, PRIMARY KEY(name, number)) WITHOUT ROWID;";
+    " key TEXT NOT NULL, arguments TEXT NOT NULL, PRIMARY KEY(name, number)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS steps(result INTEGER NOT NULL, step INTEGER NOT NULL,"
+    " layouts TEXT, PRIMARY KEY(result, step)) WITHOUT ROWID;";
 
 typedef struct {
   int64_t result, step;
   uint64_t layouts;
-  double values[METRICS];
 } kept_row;
 
 struct neap_store {
   sqlite3 *db;
   sqlite3_stmt *insert, *beat, *begin, *commit, *rollback;
-  kept_row *rows;
+  int32_t count;  /* of the columns of a step */
+  char **columns; /* [count] */
+  kept_row *rows; /* [KEPT_ROWS]; NULL until a step is recorded */
+  double *values; /* [KEPT_ROWS][count] */
   int32_t kept;
   double flushed; /* when, by neap_clock */
 };
@@ -91,11 +90,6 @@ static int fail(sqlite3 *db, const char *what)
 
 /* ---- opening ---- */
 
-const char *neap_store_metric(int32_t index)
-{
-  return index >= 0 && index < METRICS ? metrics[index] : NULL;
-}
-
 static int read_number(sqlite3 *db, const char *sql, int64_t *value)
 {
   sqlite3_stmt *statement;
@@ -123,18 +117,11 @@ static int use_log(sqlite3 *db)
 
 static int create_tables(sqlite3 *db)
 {
-  char steps[1024];
-  int used = snprintf(steps, sizeof steps,
-                      "CREATE TABLE IF NOT EXISTS steps(result INTEGER NOT NULL, step INTEGER "
-                      "NOT NULL, layouts TEXT");
-  for (int i = 0; i < METRICS; i++)
-    used += snprintf(steps + used, sizeof steps - (size_t)used, ", %s REAL", metrics[i]);
-  snprintf(steps + used, sizeof steps - (size_t)used,
-           ", PRIMARY KEY(result, step)) WITHOUT ROWID;"
-           "PRAGMA application_id=%d; PRAGMA user_version=%d; COMMIT",
+  char settings[128];
+  snprintf(settings, sizeof settings, "PRAGMA application_id=%d; PRAGMA user_version=%d; COMMIT",
            APPLICATION, VERSION);
   if (sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL) ||
-      sqlite3_exec(db, schema, NULL, NULL, NULL) || sqlite3_exec(db, steps, NULL, NULL, NULL))
+      sqlite3_exec(db, schema, NULL, NULL, NULL) || sqlite3_exec(db, settings, NULL, NULL, NULL))
     return fail(db, "its tables cannot be made (move it away, or name another with --store)");
   return NEAP_OK;
 }
@@ -154,9 +141,64 @@ static int check_tables(sqlite3 *db, const char *path)
   return status;
 }
 
-/* Looks at what the file is, and makes the tables that a new or earlier one lacks. */
-static int check_file(sqlite3 *db, const char *path)
+static int prepare(sqlite3 *db, const char *sql, sqlite3_stmt **out)
 {
+  return sqlite3_prepare_v3(db, sql, -1, SQLITE_PREPARE_PERSISTENT, out, NULL);
+}
+
+/* Runs SQL that was put together; its text is freed. */
+static int execute_text(sqlite3 *db, sqlite3_str *text, const char *what)
+{
+  char *sql = sqlite3_str_finish(text);
+  if (!sql)
+    return neapi_fail(NEAP_MEMORY, "store: out of memory");
+  int code = sqlite3_exec(db, sql, NULL, NULL, NULL);
+  sqlite3_free(sql);
+  return code ? fail(db, what) : NEAP_OK;
+}
+
+/* Whether the steps have a column. */
+static int has_column(sqlite3 *db, const char *name, int64_t *found)
+{
+  sqlite3_str *text = sqlite3_str_new(db);
+  sqlite3_str_appendf(text, "SELECT count(*) FROM pragma_table_info('steps') WHERE name = %Q",
+                      name);
+  char *sql = sqlite3_str_finish(text);
+  int status = sql ? read_number(db, sql, found) : neapi_fail(NEAP_MEMORY, "store: out of memory");
+  sqlite3_free(sql);
+  return status;
+}
+
+/* Gives the steps the columns that they lack, all of them or none. */
+static int add_columns(neap_store *store)
+{
+  int64_t found = 1;
+  int status = NEAP_OK;
+  for (int32_t i = 0; !status && found && i < store->count; i++)
+    status = has_column(store->db, store->columns[i], &found);
+  if (status || found)
+    return status;
+  if (sqlite3_exec(store->db, "BEGIN IMMEDIATE", NULL, NULL, NULL))
+    return fail(store->db, "cannot be written");
+  for (int32_t i = 0; !status && i < store->count; i++) {
+    status = has_column(store->db, store->columns[i], &found);
+    if (status || found)
+      continue;
+    sqlite3_str *text = sqlite3_str_new(store->db);
+    sqlite3_str_appendf(text, "ALTER TABLE steps ADD COLUMN \"%w\" REAL", store->columns[i]);
+    status = execute_text(store->db, text, "a column of its steps cannot be made");
+  }
+  if (!status && sqlite3_exec(store->db, "COMMIT", NULL, NULL, NULL))
+    status = fail(store->db, "cannot be written");
+  if (status)
+    sqlite3_exec(store->db, "ROLLBACK", NULL, NULL, NULL);
+  return status;
+}
+
+/* Looks at what the file is, and makes the tables that a new or earlier one lacks. */
+static int check_file(neap_store *store, const char *path)
+{
+  sqlite3 *db = store->db;
   int64_t application, version, tables;
   int status;
   if ((status = read_number(db, "PRAGMA application_id", &application)) ||
@@ -174,27 +216,27 @@ static int check_file(sqlite3 *db, const char *path)
                       path, version, VERSION);
   if ((status = use_log(db)))
     return status;
-  if (version == VERSION || !(status = create_tables(db)))
-    status = check_tables(db, path);
+  if (version == VERSION)
+    return check_tables(db, path);
+  if (!(status = create_tables(db)) && !(status = check_tables(db, path)))
+    status = add_columns(store);
   return status;
-}
-
-static int prepare(sqlite3 *db, const char *sql, sqlite3_stmt **out)
-{
-  return sqlite3_prepare_v3(db, sql, -1, SQLITE_PREPARE_PERSISTENT, out, NULL);
 }
 
 static int prepare_insert(neap_store *store)
 {
-  char sql[1024] = "INSERT OR REPLACE INTO steps(result, step, layouts";
-  size_t used = strlen(sql);
-  for (int i = 0; i < METRICS; i++)
-    used += (size_t)snprintf(sql + used, sizeof sql - used, ", %s", metrics[i]);
-  used += (size_t)snprintf(sql + used, sizeof sql - used, ") VALUES(?, ?, ?");
-  for (int i = 0; i < METRICS; i++)
-    used += (size_t)snprintf(sql + used, sizeof sql - used, ", ?");
-  snprintf(sql + used, sizeof sql - used, ")");
-  return prepare(store->db, sql, &store->insert);
+  sqlite3_str *text = sqlite3_str_new(store->db);
+  sqlite3_str_appendall(text, "INSERT OR REPLACE INTO steps(result, step, layouts");
+  for (int32_t i = 0; i < store->count; i++)
+    sqlite3_str_appendf(text, ", \"%w\"", store->columns[i]);
+  sqlite3_str_appendall(text, ") VALUES(?, ?, ?");
+  for (int32_t i = 0; i < store->count; i++)
+    sqlite3_str_appendall(text, ", ?");
+  sqlite3_str_appendall(text, ")");
+  char *sql = sqlite3_str_finish(text);
+  int code = sql ? prepare(store->db, sql, &store->insert) : SQLITE_NOMEM;
+  sqlite3_free(sql);
+  return code;
 }
 
 static int prepare_all(neap_store *store)
@@ -214,28 +256,97 @@ static int ready_to_record(neap_store *store)
 {
   if (store->rows)
     return NEAP_OK;
-  int status = prepare_all(store);
-  if (!status && !(store->rows = neapi_alloc(KEPT_ROWS * (int64_t)sizeof(kept_row), "store")))
-    status = NEAP_MEMORY;
+  int status = add_columns(store);
+  if (!status && !store->insert)
+    status = prepare_all(store);
+  if (!status && !store->values)
+    store->values = neapi_alloc((KEPT_ROWS * (int64_t)store->count + 1) * 8, "store");
+  if (!status && store->values)
+    store->rows = neapi_alloc(KEPT_ROWS * (int64_t)sizeof(kept_row), "store");
+  return status || store->rows ? status : NEAP_MEMORY;
+}
+
+/* ---- columns ---- */
+
+static bool good_name(const char *name)
+{
+  size_t letters = strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_");
+  return *name >= 'a' && *name <= 'z' && !name[letters];
+}
+
+static int check_column(const char *const *columns, int32_t i)
+{
+  static const char *const own[] = {"result", "step", "layouts"};
+  bool taken = false;
+  for (size_t j = 0; j < sizeof own / sizeof *own; j++)
+    taken = taken || !strcmp(columns[i], own[j]);
+  for (int32_t j = 0; j < i; j++)
+    taken = taken || !strcmp(columns[i], columns[j]);
+  if (taken)
+    return neapi_fail(NEAP_ARGUMENT, "store: steps have a column '%s' already", columns[i]);
+  if (!good_name(columns[i]))
+    return neapi_fail(
+        NEAP_ARGUMENT,
+        "store: column '%s' of the steps: its name must begin with a letter of a to z "
+        "and have only these, digits and _",
+        columns[i]);
+  return NEAP_OK;
+}
+
+/* Checks the names and keeps a copy of them. */
+static int take_columns(neap_store *store, const char *const *columns, int32_t count)
+{
+  if (count < 0 || count > MOST_COLUMNS)
+    return neapi_fail(NEAP_ARGUMENT, "store: %d columns of the steps; allowed are 0 to %d", count,
+                      MOST_COLUMNS);
+  store->columns = neapi_alloc_zero((count + 1) * (int64_t)sizeof *store->columns, "store");
+  if (!store->columns)
+    return NEAP_MEMORY;
+  int status = NEAP_OK;
+  for (int32_t i = 0; !status && i < count; i++) {
+    int64_t bytes = (int64_t)strlen(columns[i]) + 1;
+    status = check_column(columns, i);
+    if (!status && !(store->columns[i] = neapi_alloc(bytes, "store")))
+      status = NEAP_MEMORY;
+    if (!status)
+      memcpy(store->columns[i], columns[i], (size_t)bytes);
+    store->count = i + 1;
+  }
   return status;
 }
 
-int neap_store_open(const char *path, int create, neap_store **out)
+/* ---- life ---- */
+
+static void release(neap_store *store)
+{
+  sqlite3_stmt *all[] = {store->insert, store->beat, store->begin, store->commit, store->rollback};
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+    sqlite3_finalize(all[i]);
+  sqlite3_close_v2(store->db);
+  for (int32_t i = 0; i < store->count; i++)
+    free(store->columns[i]);
+  free(store->columns);
+  free(store->rows);
+  free(store->values);
+  free(store);
+}
+
+int neap_store_open(const char *path, int create, const char *const *columns, int32_t count,
+                    neap_store **out)
 {
   neap_store *store = neapi_alloc_zero(sizeof *store, "store");
   if (!store)
     return NEAP_MEMORY;
   int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | (create ? SQLITE_OPEN_CREATE : 0);
-  int status = NEAP_OK;
-  if (sqlite3_open_v2(path, &store->db, flags, NULL))
+  int status = take_columns(store, columns, count);
+  if (!status && sqlite3_open_v2(path, &store->db, flags, NULL))
     status = neapi_fail(NEAP_SYSTEM, "store %s: %s", path, sqlite3_errmsg(store->db));
   if (!status) {
     sqlite3_busy_timeout(store->db, BUSY_MS);
-    status = check_file(store->db, path);
+    status = check_file(store, path);
   }
   if (status) {
-    sqlite3_close_v2(store->db);
-    free(store);
+    release(store);
     return status;
   }
   store->flushed = neap_clock();
@@ -248,12 +359,7 @@ void neap_store_close(neap_store *store)
   if (!store)
     return;
   neap_store_flush(store);
-  sqlite3_stmt *all[] = {store->insert, store->beat, store->begin, store->commit, store->rollback};
-  for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-    sqlite3_finalize(all[i]);
-  sqlite3_close_v2(store->db);
-  free(store->rows);
-  free(store);
+  release(store);
 }
 
 int64_t neap_store_last_id(const neap_store *store)
@@ -271,18 +377,20 @@ static int execute(neap_store *store, sqlite3_stmt *statement)
   return code == SQLITE_DONE ? NEAP_OK : fail(store->db, "cannot be written");
 }
 
-static int write_row(neap_store *store, const kept_row *row)
+static int write_row(neap_store *store, int32_t place)
 {
+  const kept_row *row = &store->rows[place];
+  const double *values = store->values + (int64_t)place * store->count;
   char hash[17];
   snprintf(hash, sizeof hash, "%016" PRIx64, row->layouts);
   sqlite3_bind_int64(store->insert, 1, row->result);
   sqlite3_bind_int64(store->insert, 2, row->step);
   sqlite3_bind_text(store->insert, 3, hash, -1, SQLITE_TRANSIENT);
-  for (int i = 0; i < METRICS; i++)
-    if (isnan(row->values[i]))
+  for (int32_t i = 0; i < store->count; i++)
+    if (isnan(values[i]))
       sqlite3_bind_null(store->insert, 4 + i);
     else
-      sqlite3_bind_double(store->insert, 4 + i, row->values[i]);
+      sqlite3_bind_double(store->insert, 4 + i, values[i]);
   return execute(store, store->insert);
 }
 
@@ -290,7 +398,7 @@ static int write_rows(neap_store *store)
 {
   int status = NEAP_OK;
   for (int32_t i = 0; i < store->kept && !status; i++)
-    status = write_row(store, &store->rows[i]);
+    status = write_row(store, i);
   if (status)
     return status;
   sqlite3_bind_double(store->beat, 1, (double)time(NULL));
@@ -325,11 +433,9 @@ int neap_store_record(neap_store *store, int64_t result, int64_t step, const dou
     status = neap_store_flush(store);
   if (status)
     return status;
-  kept_row *row = &store->rows[store->kept++];
-  row->result = result;
-  row->step = step;
-  row->layouts = layouts;
-  memcpy(row->values, values, sizeof row->values);
+  size_t bytes = sizeof *values * (size_t)store->count;
+  memcpy(store->values + (int64_t)store->kept * store->count, values, bytes);
+  store->rows[store->kept++] = (kept_row){.result = result, .step = step, .layouts = layouts};
   return neap_clock() - store->flushed < 1 ? NEAP_OK : neap_store_flush(store);
 }
 

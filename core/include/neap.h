@@ -996,20 +996,21 @@ NEAP_API int32_t neap_interrupts(void);
 typedef struct neap_store neap_store;
 typedef struct neap_statement neap_statement;
 
-/* create: makes the file if there is none. A store of an earlier version gets the tables that it
- * lacks. Errors: SYSTEM (no such file, no access), FORMAT (no store, damaged, or of a later
- * version). */
-NEAP_API int neap_store_open(const char *path, int create, neap_store **out);
+/* create: makes the file if there is none. columns[count]: names of what record takes of a step,
+ * copied; the steps of a store that lacks some of them get them with the first step that is
+ * recorded. A store of an earlier version gets the tables that it lacks. Errors: SYSTEM (no such
+ * file, no access), FORMAT (no store, damaged, or of a later version), ARGUMENT (a name that is
+ * none, or one twice). */
+NEAP_API int neap_store_open(const char *path, int create, const char *const *columns,
+                             int32_t count, neap_store **out);
 /* Writes what record has kept back. Statements may be closed later. */
 NEAP_API void neap_store_close(neap_store *store);
 /* Row that the last INSERT has made. */
 NEAP_API int64_t neap_store_last_id(const neap_store *store);
 
-/* Metrics of steps, columns of the table: name of the index-th, or NULL past the last. */
-NEAP_API const char *neap_store_metric(int32_t index);
-/* Takes the metrics of a result's step: values[metrics], NaN where there is none; layouts: hash of
- * the layouts in force. Rows are kept in memory and written together, once a second or when there
- * are many: a killed process loses the last second. Errors: SYSTEM, FORMAT. */
+/* Takes what was measured of a result's step: values[columns], NaN where there is none; layouts:
+ * hash of the layouts in force. Rows are kept in memory and written together, once a second or when
+ * there are many: a killed process loses the last second. Errors: SYSTEM, FORMAT. */
 NEAP_API int neap_store_record(neap_store *store, int64_t result, int64_t step,
                                const double *values, uint64_t layouts);
 NEAP_API int neap_store_flush(neap_store *store);

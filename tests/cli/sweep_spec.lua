@@ -119,7 +119,7 @@ describe('neap sweep', function()
     file:close()
     assert.matches('4 done', (neap(0, ("sweep '%s/s.lua'"):format(folder))))
     assert.matches('2 done', (neap(0, 'sweep simulate policy=static,laer seed=1 steps=1')))
-    assert.matches('step_seconds', (neap(0, 'compare simulate')))
+    assert.matches('step_ms', (neap(0, 'compare simulate')))
   end)
 
   it('refuses with a hint, before anything runs', function()

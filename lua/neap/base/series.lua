@@ -1,11 +1,5 @@
---- Series of measurements and the figures that Neap's tables show of them.
---
--- The metrics, defined once for every command:
---   imbalance      largest work of a rank / mean work (tokens x cost / speed), a layer and step
---   std %          standard deviation of the ranks' work, in % of the mean
---   inter-node %   routed tokens computed on another node than their source's, in % of all
---   exposed %      time in which a rank's compute waits for communication, in % of the step
---   share of ideal step time with perfect balance and nothing exposed / step time
+--- Series of measurements, and the balance of a run: the metrics of neap.runs.metrics that follow
+-- from splits.
 
 local metrics = {}
 
@@ -69,7 +63,7 @@ function Balance:add(balance)
   self.remote = self.remote + balance.remote
 end
 
---- The figures of design by name, ready for a table or for JSON.
+--- Its metrics, as a row of neap.runs.metrics has them.
 function Balance:summary()
   local imbalance = self.imbalance
   return {

@@ -4,6 +4,7 @@ local compare = require 'neap.runs.compare'
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
+local metrics = require 'neap.runs.metrics'
 local store = require 'neap.runs.store'
 local text_table = require 'neap.base.text_table'
 
@@ -76,53 +77,52 @@ end
 local HEADING = { 'policy', 'mean', 'pairs', 'difference', '95 % interval', 'relative',
   'share of ideal', 'verdict' }
 
-local function formats()
-  local list = {}
-  for _, metric in ipairs(compare.METRICS) do list[metric.name] = metric.format end
-  return list
+--- A difference of a metric as text, with its sign.
+local function signed(metric, value)
+  return value and (value >= 0 and '+' or '') .. metrics.show(metric, value)
 end
 
-local function cells_of(row, format)
-  local signed = format:gsub('%%', '%%+')
+local function interval(metric, row)
+  return row.low and ('[%s, %s]'):format(signed(metric, row.low), signed(metric, row.high))
+end
+
+local function cells_of(row, metric)
   return {
-    row.policy, format:format(row.mean), row.pairs,
-    row.difference and signed:format(row.difference),
-    row.low and ('[%s, %s]'):format(signed:format(row.low), signed:format(row.high)),
-    row.relative and ('%+.1f %%'):format(100 * row.relative),
+    row.policy, metrics.show(metric, row.mean), row.pairs, signed(metric, row.difference),
+    interval(metric, row), row.relative and ('%+.1f %%'):format(100 * row.relative),
     row.share_of_ideal and ('%.1f %%'):format(100 * row.share_of_ideal), row.verdict,
   }
 end
 
-local function verdict_line(entry, format)
+local function verdict_line(entry, metric)
   local w = entry.winner
   if not w then return ('no winner: %s.'):format(entry.reason) end
-  local signed = format:gsub('%%', '%%+')
-  return ('%s wins over %s: %s [%s, %s], %+.1f %%, %d pairs.'):format(w.policy, w.over,
-    signed:format(w.difference), signed:format(w.low), signed:format(w.high), 100 * w.relative,
-    w.pairs)
+  return ('%s wins over %s: %s %s, %+.1f %%, %d pairs.'):format(w.policy, w.over,
+    signed(metric, w.difference), interval(metric, w), 100 * w.relative, w.pairs)
 end
 
-local function rows_of(entry, format)
+local function rows_of(entry, metric)
   local rows = {}
-  for i, row in ipairs(entry.rows) do rows[i] = cells_of(row, format) end
+  for i, row in ipairs(entry.rows) do rows[i] = cells_of(row, metric) end
   if entry.ideal then
-    rows[#rows + 1] = { 'ideal', format:format(entry.ideal), false, false, false, false,
+    rows[#rows + 1] = { 'ideal', metrics.show(metric, entry.ideal), false, false, false, false,
       '100.0 %', 'bound' }
   end
   return rows
 end
 
-local function title(document, entry)
-  return ('%s (%s is better), compared with %s'):format(entry.metric, entry.better,
-    document.baseline)
+local function title(document, entry, metric)
+  return ('%s%s (%s is better), compared with %s'):format(entry.metric,
+    metric.scale == 100 and ' in %' or '', entry.better, document.baseline)
 end
 
 local function as_text(document)
-  local lines, format = {}, formats()
+  local lines = {}
   for _, entry in ipairs(document.metrics) do
-    lines[#lines + 1] = title(document, entry)
-    lines[#lines + 1] = text_table.format(HEADING, rows_of(entry, format[entry.metric]))
-    lines[#lines + 1] = verdict_line(entry, format[entry.metric]) .. '\n'
+    local metric = metrics.find(entry.metric)
+    lines[#lines + 1] = title(document, entry, metric)
+    lines[#lines + 1] = text_table.format(HEADING, rows_of(entry, metric))
+    lines[#lines + 1] = verdict_line(entry, metric) .. '\n'
   end
   for _, warning in ipairs(document.warnings) do lines[#lines + 1] = 'warning: ' .. warning end
   return table.concat(lines, '\n')
@@ -138,15 +138,16 @@ local function markdown_row(cells, count)
 end
 
 local function as_markdown(document)
-  local lines, format = {}, formats()
+  local lines = {}
   for _, entry in ipairs(document.metrics) do
-    lines[#lines + 1] = '### ' .. title(document, entry) .. '\n'
+    local metric = metrics.find(entry.metric)
+    lines[#lines + 1] = '### ' .. title(document, entry, metric) .. '\n'
     lines[#lines + 1] = markdown_row(HEADING, #HEADING)
     lines[#lines + 1] = '|' .. ('---|'):rep(#HEADING)
-    for _, cells in ipairs(rows_of(entry, format[entry.metric])) do
+    for _, cells in ipairs(rows_of(entry, metric)) do
       lines[#lines + 1] = markdown_row(cells, #HEADING)
     end
-    lines[#lines + 1] = '\n' .. verdict_line(entry, format[entry.metric]) .. '\n'
+    lines[#lines + 1] = '\n' .. verdict_line(entry, metric) .. '\n'
   end
   for _, warning in ipairs(document.warnings) do lines[#lines + 1] = '* warning: ' .. warning end
   return table.concat(lines, '\n')

@@ -10,57 +10,10 @@
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
+local metrics = require 'neap.runs.metrics'
 local statistics = require 'neap.runs.statistics'
 
 local compare = {}
-
-local function at(...)
-  local path = { ... }
-  return function(summary)
-    local value = summary
-    for _, key in ipairs(path) do value = type(value) == 'table' and value[key] or nil end
-    return tonumber(value)
-  end
-end
-
---- Mean imbalance: simulations have it as a number.
-local function imbalance_of(summary)
-  return tonumber(summary.imbalance) or at('imbalance', 'mean')(summary)
-end
-
---- What replays lack in time they have in balance: the ideal's work over the fullest rank's.
-local function share_of_ideal(summary)
-  local share, imbalance = tonumber(summary.share_of_ideal), imbalance_of(summary)
-  return share or imbalance and 1 / imbalance
-end
-
---- Metrics, in the order of reports: better is the direction; ideal what no policy can beat.
-compare.METRICS = {
-  { name = 'imbalance', get = imbalance_of, better = 'lower', format = '%.4f',
-    ideal = 1, default = true, doc = 'largest work of a rank / mean, mean over steps and layers' },
-  { name = 'imbalance_p95', get = at('imbalance', 'p95'), better = 'lower', format = '%.4f',
-    ideal = 1, doc = 'its 95 % quantile' },
-  { name = 'std_percent', get = at 'std_percent', better = 'lower', format = '%.2f', ideal = 0,
-    doc = "standard deviation of the ranks' work, % of the mean" },
-  { name = 'tokens_per_second', get = at 'tokens_per_second', better = 'higher', format = '%.0f',
-    default = true, doc = 'tokens trained on a second' },
-  { name = 'step_seconds', get = at 'step_seconds', better = 'lower', format = '%.4g',
-    default = true, doc = 'predicted or measured time of a step' },
-  { name = 'share_of_ideal', get = share_of_ideal, better = 'higher', format = '%.4f', ideal = 1,
-    default = true, doc = 'ideal time / time; of replays, the share that balance allows' },
-  { name = 'exposed', get = at 'exposed', better = 'lower', format = '%.4f', ideal = 0,
-    doc = 'share of a step in which ranks wait for communication' },
-  { name = 'inter_node_share', get = at 'inter_node_share', better = 'lower', format = '%.4f',
-    ideal = 0, default = true, doc = 'share of tokens that cross nodes' },
-  { name = 'slots_changed', get = at 'slots_changed', better = 'lower', format = '%.1f',
-    ideal = 0, doc = 'slots that change a step' },
-  { name = 'plan_ms', get = at('plan_ms', 'mean'), better = 'lower', format = '%.3f',
-    doc = 'time of a plan, off the critical path' },
-  { name = 'split_us', get = at('split_us', 'mean'), better = 'lower', format = '%.1f',
-    doc = 'time of a split, on the critical path' },
-  { name = 'loss', get = at 'loss', better = 'lower', format = '%.5f',
-    doc = 'nats a byte, mean of the last tenth of the steps' },
-}
 
 --- ---- what is compared -------------------------------------------------------------------------
 
@@ -87,7 +40,7 @@ function compare.results(runs, choice)
   else
     list = runs:rows(QUERY .. ' ORDER BY s.id')
   end
-  for _, row in ipairs(list) do row.summary = json.decode(row.summary) end
+  for _, row in ipairs(list) do row.summary = metrics.upgrade(json.decode(row.summary)) end
   return list
 end
 
@@ -122,8 +75,9 @@ end
 --- What tells two measurements of a policy in one context apart: without a trace of the seed in the
 -- balance, a replay with another seed is the same one again.
 local function mark_of(row, value)
-  local imbalance, most = imbalance_of(row.summary), at('imbalance', 'max')(row.summary)
-  return ('%s %.17g %.17g %.17g'):format(row.context or '', imbalance or 0, most or 0, value)
+  local imbalance = row.summary.imbalance or {}
+  return ('%s %.17g %.17g %.17g'):format(row.context or '', imbalance.mean or 0,
+    imbalance.max or 0, value)
 end
 
 --- Pairs of two policies: lists of values, what each pair is called, and how many pairs were left
@@ -131,8 +85,8 @@ end
 local function pairs_of(metric, mine, theirs)
   local a, b, names, seen, repeated = {}, {}, {}, {}, 0
   for _, group in ipairs(lib.sorted_keys(mine)) do
-    local x = metric.get(mine[group].summary)
-    local y = theirs[group] and metric.get(theirs[group].summary)
+    local x = metrics.value(metric, mine[group].summary)
+    local y = theirs[group] and metrics.value(metric, theirs[group].summary)
     if x and y then
       local mark = mark_of(mine[group], x) .. mark_of(theirs[group], y)
       if seen[mark] then
@@ -160,7 +114,7 @@ end
 local function values_of(metric, cells)
   local values = {}
   for _, group in ipairs(lib.sorted_keys(cells)) do
-    values[#values + 1] = metric.get(cells[group].summary)
+    values[#values + 1] = metrics.value(metric, cells[group].summary)
   end
   return values
 end
@@ -181,7 +135,7 @@ local function compare_one(metric, policy, cells, baseline, warnings)
     mean = statistics.mean(values_of(metric, cells[policy])) }
   local shares = {}
   for _, group in ipairs(lib.sorted_keys(cells[policy])) do
-    shares[#shares + 1] = share_of_ideal(cells[policy][group].summary)
+    shares[#shares + 1] = cells[policy][group].summary.share_of_ideal
   end
   row.share_of_ideal = #shares > 0 and statistics.mean(shares) or nil
   if policy == baseline then
@@ -237,21 +191,12 @@ end
 
 --- Metrics by name, or those that results have of the usual ones.
 local function choose_metrics(names, results)
-  local chosen, known = {}, {}
-  for i, metric in ipairs(compare.METRICS) do
-    known[i], known[metric.name] = metric.name, metric
-  end
-  for _, name in ipairs(names or {}) do
-    if not known[name] then
-      failure.usage("unknown metric '%s'%s; there are: %s", name, lib.hint(name, known),
-        table.concat(known, ', ', 1, #compare.METRICS))
-    end
-    chosen[#chosen + 1] = known[name]
-  end
+  local chosen = {}
+  for i, name in ipairs(names or {}) do chosen[i] = metrics.find(name) end
   if #chosen > 0 then return chosen end
-  for _, metric in ipairs(compare.METRICS) do
-    local found = metric.default and #results > 0
-    for _, row in ipairs(results) do found = found and metric.get(row.summary) end
+  for _, metric in ipairs(metrics.list) do
+    local found = metric.compared and #results > 0
+    for _, row in ipairs(results) do found = found and metrics.value(metric, row.summary) end
     if found then chosen[#chosen + 1] = metric end
   end
   return chosen
@@ -297,8 +242,24 @@ local function count_circumstances(cells, order, baseline, warnings)
   end
 end
 
+--- What no policy beats, mean over the circumstances that policies were measured in.
+local function ideal_of(metric, order, cells)
+  local groups, values = {}, {}
+  for _, policy in ipairs(order) do
+    for group, result in pairs(cells[policy]) do
+      groups[group] = groups[group] or {}
+      table.insert(groups[group], result.summary)
+    end
+  end
+  for _, group in ipairs(lib.sorted_keys(groups)) do
+    values[#values + 1] = metrics.ideal(metric, groups[group])
+  end
+  return #values > 0 and statistics.mean(values) or nil
+end
+
 local function compare_metric(metric, order, cells, baseline, warnings)
-  local entry = { metric = metric.name, better = metric.better, ideal = metric.ideal, rows = {} }
+  local entry = { metric = metric.name, better = metric.better, rows = {},
+    ideal = ideal_of(metric, order, cells) }
   local repeated = 0
   for _, policy in ipairs(order) do
     if #values_of(metric, cells[policy]) > 0 then

@@ -7,11 +7,13 @@
 --   s:finish(run, 0)
 --   for _, row in ipairs(s:rows('SELECT id, kind FROM runs WHERE seed = ?', 1)) do … end
 --
--- Only rank 0 of a run writes. The tables are in core/data/store.c.
+-- Only rank 0 of a run writes. The tables are in core/data/store.c, the columns of steps in
+-- metrics.lua.
 
 local lib = require 'neap.base.lib'
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
+local metrics = require 'neap.runs.metrics'
 local provenance = require 'neap.runs.provenance'
 local recorder = require 'neap.runs.recorder'
 
@@ -27,8 +29,9 @@ local SILENCE = 600
 
 --- Opens a store; create: makes the file if there is none. Raises SYSTEM and FORMAT.
 function store.open(path, create)
-  local out = ffi.new 'neap_store *[1]'
-  lib.check(C.neap_store_open(path, create and 1 or 0, out), 2)
+  local out, columns = ffi.new 'neap_store *[1]', metrics.columns()
+  local names = ffi.new('const char *[?]', #columns, columns)
+  lib.check(C.neap_store_open(path, create and 1 or 0, names, #columns, out), 2)
   local self = lib.handle(Store, out[0], C.neap_store_close)
   self.path, self.statements = path, {}
   return self
@@ -102,6 +105,14 @@ local function bind(statement, ...)
   end
 end
 
+local function names_of(statement)
+  local names = {}
+  for column = 0, C.neap_statement_columns(statement) - 1 do
+    names[column + 1] = ffi.string(C.neap_statement_name(statement, column))
+  end
+  return names
+end
+
 local function read_row(statement, names)
   local row, bytes = {}, ffi.new 'int64_t[1]'
   for column = 0, #names - 1 do
@@ -119,14 +130,12 @@ end
 --- Runs a query with values for its question marks (nil: NULL). A list of tables, column = value.
 function Store:rows(sql, ...)
   local statement, more, list = prepared(self, sql), ffi.new 'int[1]', {}
+  local names
   bind(statement, ...)
-  local names = {}
-  for column = 0, C.neap_statement_columns(statement) - 1 do
-    names[column + 1] = ffi.string(C.neap_statement_name(statement, column))
-  end
   while true do
     lib.check(C.neap_statement_step(statement, more), 2)
     if more[0] == 0 then return list end
+    names = names or names_of(statement) -- another program may have added columns until now
     list[#list + 1] = read_row(statement, names)
   end
 end

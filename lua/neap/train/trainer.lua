@@ -216,8 +216,8 @@ local function record_last(self)
   self.recorder:step(self.done - 1, {
     loss = self.losses[self.done], seconds = seconds,
     tokens_per_second = p.batch * p.sequence / seconds, utilization = sums[1] / sums[3],
-    exposed = sums[2] / sums[3], bytes_tokens = sums[4] - self.sent[4],
-    bytes_unshard = sums[5] - self.sent[5], bytes_reduce = sums[6] - self.sent[6],
+    exposed = sums[2] / sums[3], bytes_per_step = { tokens = sums[4] - self.sent[4],
+      unshard = sums[5] - self.sent[5], reduce = sums[6] - self.sent[6] },
   }, self.session)
   self.sent = sums
 end

@@ -1,4 +1,5 @@
 local lib = require 'neap.base.lib'
+local metrics = require 'neap.runs.metrics'
 local provenance = require 'neap.runs.provenance'
 local store = require 'neap.runs.store'
 
@@ -90,10 +91,9 @@ describe('store', function()
   end)
 
   it('keeps steps back and writes them when asked, full or closed', function()
-    local metrics = 0
-    while C.neap_store_metric(metrics) ~= nil do metrics = metrics + 1 end
-    local values = lib.ffi.new('double[?]', metrics)
-    for i = 0, metrics - 1 do values[i] = i % 2 == 0 and i + 0.5 or 0 / 0 end
+    local columns = metrics.columns()
+    local values = lib.ffi.new('double[?]', #columns)
+    for i = 0, #columns - 1 do values[i] = i % 2 == 0 and i + 0.5 or 0 / 0 end
     local run = s:begin { kind = 'run', command = 'x' }
     local result = s:insert('results', { run = run, policy = 'p', started = 0 })
     local other = store.open(path)
@@ -112,8 +112,8 @@ describe('store', function()
     assert.are.equal(1200, count())
     local row = other:rows('SELECT * FROM steps WHERE step = 1199')[1]
     assert.are.equal('123456789abcdef0', row.layouts)
-    for i = 0, metrics - 1 do
-      assert.are.equal(i % 2 == 0 and i + 0.5 or nil, row[lib.ffi.string(C.neap_store_metric(i))])
+    for i, name in ipairs(columns) do
+      assert.are.equal(i % 2 == 1 and i - 0.5 or nil, row[name])
     end
     other:close()
   end)
@@ -164,6 +164,41 @@ describe('store', function()
     s:write 'PRAGMA user_version=1'
     assert.matches('its tables cannot be made .*no such column', select(2, status_of(store.open,
       path)))
+  end)
+
+  --- Opens the file with columns of a step, and records a step whose values are 1, 2, …
+  local function record_with(step, names)
+    local out, values = lib.ffi.new 'neap_store *[1]', lib.ffi.new('double[?]', #names + 1)
+    for i = 1, #names do values[i - 1] = i end
+    lib.check(C.neap_store_open(path, 0, lib.ffi.new('const char *[?]', #names + 1, names), #names,
+      out))
+    local status = C.neap_store_record(out[0], 1, step, values, 0)
+    C.neap_store_close(out[0])
+    lib.check(status)
+  end
+
+  it('takes whatever columns it is opened with, and gives an older file those it lacks', function()
+    s:write 'DROP TABLE steps'
+    s:write('CREATE TABLE steps(result INTEGER NOT NULL, step INTEGER NOT NULL, layouts TEXT, '
+      .. 'loss REAL, PRIMARY KEY(result, step)) WITHOUT ROWID')
+    s:write 'INSERT INTO steps(result, step, loss) VALUES(1, 0, 7)'
+    record_with(1, { 'heat', 'loss', 'group' })
+    record_with(2, {})
+    record_with(3, { 'loss' })
+    local rows = s:rows 'SELECT * FROM steps ORDER BY step'
+    assert.are.same({ result = 1, step = 0, loss = 7 }, rows[1])
+    assert.are.same({ 1, 2, 3 }, { rows[2].heat, rows[2].loss, rows[2].group })
+    assert.is_nil(rows[3].loss)
+    assert.are.same({ nil, 1 }, { rows[4].heat, rows[4].loss })
+  end)
+
+  it('refuses columns that are none', function()
+    for _, names in ipairs { { 'a', 'a' }, { 'step' }, { 'a b' }, { '' }, { '1a' }, { 'x"y' } } do
+      assert.are.equal('ARGUMENT', (status_of(record_with, 0, names)))
+    end
+    local many = {}
+    for i = 1, 257 do many[i] = 'c' .. i end
+    assert.are.equal('ARGUMENT', (status_of(record_with, 0, many)))
   end)
 
   it('survives a damaged file with an error', function()

@@ -1,0 +1,250 @@
+--- The metrics: what runs, replays and simulations are told, stored and compared by. One record of
+-- the list below is one metric, and everything that shows metrics walks over the list: tables,
+-- JSON, the columns of the run store, comparisons, charts, reports. A new one is a record here and
+-- a measurement where rows are made.
+--
+-- A row is the summary of one policy, in the same shape whatever it was measured by; the row of a
+-- step, which the recorder stores, has that shape too. Shares are of 1.
+--   { policy =, seed =, imbalance = { mean, p50, p95, max }, std_percent =, inter_node_share =,
+--     plan_ms = { mean, p95 }, split_us = { mean, p95 }, faults =, late =, slots_changed =,
+--     step_ms =, ideal_ms =, tokens_per_second =, utilization =, exposed =,
+--     bytes_per_step = { tokens, unshard, reduce }, loss =, … }
+-- A metric that was not measured is absent.
+--
+-- Fields of a record:
+--   name        in options, JSON and SQL
+--   title       heading in tables
+--   doc         how to read it
+--   path        where a row has it (default: under its name)
+--   derive      function(row): it follows from others; complete() puts it into rows
+--   format      of the shown value: for string.format, or a function
+--   scale       of the shown value to the row's (100: a share is shown in percent)
+--   better      'lower' or 'higher'
+--   ideal       what no policy beats: a number, or function(rows)
+--   tables      the only tables that show it, words of 'run replay simulate try report' (default:
+--               all whose rows have it; '': none, it is of steps alone)
+--   compared    whether neap compare shows it unless it is asked for others
+--   stored      whether every step has it: a column of the store's table of steps
+--   curve       { title, unit } of its chart over the steps, for those that are stored
+--   formerly    a name that it had
+
+local failure = require 'neap.base.errors'
+local lib = require 'neap.base.lib'
+local text_table = require 'neap.base.text_table'
+
+local metrics = {}
+
+local LN2 = math.log(2)
+
+--- ---- ideals and what follows from other metrics -----------------------------------------------
+
+--- Of all rows that have a field: what choose makes of the list, nil without any.
+local function over_rows(field, choose)
+  return function(rows)
+    local list = {}
+    for _, row in ipairs(rows) do list[#list + 1] = row[field] end
+    return #list > 0 and choose(list) or nil
+  end
+end
+
+local function mean(list)
+  local sum = 0
+  for _, value in ipairs(list) do sum = sum + value end
+  return sum / #list
+end
+
+local function least(list)
+  return math.min(unpack(list))
+end
+
+--- The time that perfect balance with nothing exposed would take / the time. What replays lack in
+-- time they have in balance: the mean rank's work over the fullest one's.
+local function share_of_ideal(row)
+  if row.step_ms and row.ideal_ms then return row.ideal_ms / row.step_ms end
+  return row.imbalance and 1 / row.imbalance.mean
+end
+
+--- ---- the list ---------------------------------------------------------------------------------
+
+metrics.list = {
+  { name = 'tokens_per_second', title = 'tokens/s', format = '%.0f', better = 'higher',
+    ideal = over_rows('ideal_tokens_per_second', mean), tables = 'run report', compared = true,
+    stored = true, curve = { 'Throughput', 'tokens a second' },
+    doc = 'tokens trained on a second' },
+  { name = 'step_ms', formerly = 'step_seconds', title = 'step ms', format = '%.2f',
+    better = 'lower', ideal = over_rows('ideal_ms', least), tables = 'simulate report',
+    compared = true, doc = 'time of a step, measured or predicted' },
+  { name = 'seconds', title = 's', format = '%.4g', better = 'lower', tables = '', stored = true,
+    doc = "time of one step, by rank 0's clock" },
+  { name = 'imbalance', path = { 'imbalance', 'mean' }, title = 'imbalance', format = '%.4f',
+    better = 'lower', ideal = 1, compared = true, stored = true,
+    curve = { 'Imbalance', 'largest work of a rank / mean' },
+    doc = 'largest work of a rank / mean work (tokens x cost / speed), mean over layers, steps' },
+  { name = 'imbalance_p50', path = { 'imbalance', 'p50' }, title = 'p50', format = '%.4f',
+    better = 'lower', ideal = 1, tables = 'replay', doc = 'its median' },
+  { name = 'imbalance_p95', path = { 'imbalance', 'p95' }, title = 'p95', format = '%.4f',
+    better = 'lower', ideal = 1, doc = 'its 95 % quantile' },
+  { name = 'imbalance_max', path = { 'imbalance', 'max' }, title = 'max', format = '%.3f',
+    better = 'lower', ideal = 1, tables = 'replay report', stored = true,
+    doc = 'its largest value' },
+  { name = 'std_percent', title = 'std %', format = '%.2f', better = 'lower', ideal = 0,
+    stored = true, doc = "standard deviation of the ranks' work, % of the mean" },
+  { name = 'share_of_ideal', title = '% of ideal', format = '%.1f', scale = 100,
+    better = 'higher', ideal = 1, derive = share_of_ideal, tables = 'run simulate report',
+    compared = true, doc = 'time with perfect balance and nothing exposed / time; of replays, the '
+    .. 'share that balance allows' },
+  { name = 'utilization', title = 'utilization %', format = '%.1f', scale = 100,
+    better = 'higher', ideal = 1, tables = 'simulate report', stored = true,
+    doc = 'share of a step in which ranks compute' },
+  { name = 'exposed', title = 'exposed %', format = '%.1f', scale = 100, better = 'lower',
+    ideal = 0, stored = true, curve = { 'Exposed communication', '% of the step' },
+    doc = 'share of a step in which ranks wait for communication' },
+  { name = 'inter_node_share', title = 'inter-node %', format = '%.2f', scale = 100,
+    better = 'lower', ideal = 0, compared = true, stored = true,
+    curve = { 'Tokens that cross nodes', '% of the routed tokens' },
+    doc = "routed tokens that are computed on another node than their source's / all" },
+  { name = 'bytes_tokens', path = { 'bytes_per_step', 'tokens' }, title = 'tokens sent',
+    format = text_table.bytes, better = 'lower', tables = 'run', stored = true,
+    doc = 'bytes of tokens that all ranks send, a step' },
+  { name = 'bytes_unshard', path = { 'bytes_per_step', 'unshard' }, title = 'unshard',
+    format = text_table.bytes, better = 'lower', tables = 'run', stored = true,
+    doc = 'bytes of parameters that all ranks send, a step' },
+  { name = 'bytes_reduce', path = { 'bytes_per_step', 'reduce' }, title = 'reduce',
+    format = text_table.bytes, better = 'lower', tables = 'run', stored = true,
+    doc = 'bytes of gradients that all ranks send, a step' },
+  { name = 'plan_ms', path = { 'plan_ms', 'mean' }, title = 'plan ms', format = '%.3f',
+    better = 'lower', stored = true, doc = 'time of a plan, off the critical path' },
+  { name = 'plan_ms_p95', path = { 'plan_ms', 'p95' }, title = 'p95', format = '%.3f',
+    better = 'lower', tables = 'replay try', doc = 'its 95 % quantile' },
+  { name = 'split_us', path = { 'split_us', 'mean' }, title = 'split us', format = '%.1f',
+    better = 'lower', stored = true, doc = 'time of a split, on the critical path' },
+  { name = 'split_us_p95', path = { 'split_us', 'p95' }, title = 'p95', format = '%.1f',
+    better = 'lower', tables = 'replay try', doc = 'its 95 % quantile' },
+  { name = 'slots_changed', title = 'slots changed', format = '%.1f', better = 'lower', ideal = 0,
+    stored = true, doc = 'slots that get another expert, a step' },
+  { name = 'faults', title = 'faults', format = '%d', better = 'lower', stored = true,
+    doc = 'errors of the policy' },
+  { name = 'late', title = 'late', format = '%d', better = 'lower', stored = true,
+    doc = 'plans used a step late' },
+  { name = 'loss', title = 'loss', format = '%.4f', better = 'lower', stored = true,
+    tables = 'run report', curve = { 'Loss', 'nats a byte' },
+    doc = 'nats a byte, mean of the last tenth of the steps' },
+  { name = 'bits_per_byte', title = 'bits/byte', format = '%.3f', better = 'lower',
+    derive = function(row) return row.loss and row.loss / LN2 end,
+    doc = 'the loss in bits' },
+}
+
+--- ---- rows -------------------------------------------------------------------------------------
+
+--- The value of a metric in a row, or nil.
+function metrics.value(metric, row)
+  local value = row
+  for _, key in ipairs(metric.path or { metric.name }) do
+    value = type(value) == 'table' and value[key] or nil
+  end
+  return tonumber(value)
+end
+
+--- All of them: name = value.
+function metrics.values(row)
+  local values = {}
+  for _, metric in ipairs(metrics.list) do values[metric.name] = metrics.value(metric, row) end
+  return values
+end
+
+--- Puts what follows from other metrics into a row, which is returned.
+function metrics.complete(row)
+  for _, metric in ipairs(metrics.list) do
+    if metric.derive and row[metric.name] == nil then row[metric.name] = metric.derive(row) end
+  end
+  return row
+end
+
+--- A row as earlier versions have stored it, in today's shape.
+function metrics.upgrade(row)
+  if type(row.imbalance) == 'number' then
+    row.imbalance = type(row.spread) == 'table' and row.spread or { mean = row.imbalance }
+    row.spread = nil
+  end
+  row.step_ms = row.step_ms or row.step_seconds and 1e3 * row.step_seconds
+  row.step_seconds = nil
+  return metrics.complete(row)
+end
+
+--- ---- names ------------------------------------------------------------------------------------
+
+--- Names of the columns that a step has in the store.
+function metrics.columns()
+  local names = {}
+  for _, metric in ipairs(metrics.list) do
+    if metric.stored then names[#names + 1] = metric.name end
+  end
+  return names
+end
+
+--- The metric of a name. Raises USAGE.
+function metrics.find(name)
+  local names = {}
+  for _, metric in ipairs(metrics.list) do
+    if metric.tables ~= '' then
+      if metric.name == name or metric.formerly == name then return metric end
+      names[#names + 1] = metric.name
+    end
+  end
+  failure.usage("unknown metric '%s'%s; there are: %s", name, lib.hint(name, names),
+    table.concat(names, ', '))
+end
+
+--- ---- tables -----------------------------------------------------------------------------------
+
+--- A value of a metric as text.
+function metrics.show(metric, value)
+  local shown = (metric.scale or 1) * value
+  return type(metric.format) == 'function' and metric.format(shown) or metric.format:format(shown)
+end
+
+local function is_shown(metric, place, rows)
+  if metric.tables and not (' ' .. metric.tables .. ' '):find(' ' .. place .. ' ', 1, true) then
+    return false
+  end
+  for _, row in ipairs(rows) do
+    if metrics.value(metric, row) then return true end
+  end
+  return false
+end
+
+--- The metrics that a table (run, replay, simulate, try, report) of rows shows, in order.
+function metrics.shown(place, rows)
+  local list = {}
+  for _, metric in ipairs(metrics.list) do
+    if is_shown(metric, place, rows) then list[#list + 1] = metric end
+  end
+  return list
+end
+
+--- What no policy beats in the circumstances of rows, or nil.
+function metrics.ideal(metric, rows)
+  if type(metric.ideal) == 'function' then return metric.ideal(rows) end
+  return metric.ideal
+end
+
+--- Heading and cells of a table of rows: the policy (or what name_of(row) says), its metrics, and
+-- last the ideal.
+function metrics.cells(place, rows, name_of)
+  local list, heading, lines = metrics.shown(place, rows), { 'policy' }, {}
+  local ideal = { 'ideal' }
+  for i, row in ipairs(rows) do lines[i] = { name_of and name_of(row) or row.policy } end
+  for column, metric in ipairs(list) do
+    heading[column + 1] = metric.title
+    for i, row in ipairs(rows) do
+      local value = metrics.value(metric, row)
+      lines[i][column + 1] = value and metrics.show(metric, value) or false
+    end
+    local best = metrics.ideal(metric, rows)
+    ideal[column + 1] = best and metrics.show(metric, best) or false
+  end
+  lines[#lines + 1] = ideal
+  return heading, lines
+end
+
+return metrics
