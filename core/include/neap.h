@@ -629,7 +629,9 @@ NEAP_API int neap_moe_dispatch(neap_moe *moe, const neap_tensor *x, const neap_l
 NEAP_API const int64_t *neap_moe_slot_tokens(const neap_moe *moe);
 /* weights: (slots of this rank, largest expert), as neap_shards_unshard_start leaves it.
  * arriving: the unshard that fills weights, still to be waited for: a slot is computed when it has
- * arrived; or NULL. y: (T, H). */
+ * arrived; or NULL. y: (T, H). Errors: LAYOUT, if weights were unsharded by another layout than the
+ * tokens were dispatched by: between a layer's dispatch and the reduce of its gradients its layout
+ * may not change, which dispatch (of its split), forward, backward and reduce look at. */
 NEAP_API int neap_moe_forward(neap_moe *moe, const neap_tensor *weights, neap_transfer *arriving,
                               neap_tensor *y);
 /* dy: (T, H). Starts to send what the experts' backward needs. */

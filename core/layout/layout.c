@@ -66,12 +66,23 @@ static int build_index(const neap_topology *t, const int32_t *expert_of, int32_t
   return NEAP_OK;
 }
 
+/* FNV-1a over 32-bit words (Fowler, Noll and Vo), with the slots' number first. */
+static uint64_t hash_of(const neap_layout *l)
+{
+  uint64_t hash = 0xcbf29ce484222325u ^ (uint32_t)l->topology->slots;
+  for (int32_t s = 0; s < l->topology->slots; s++)
+    hash = (hash ^ (uint32_t)l->expert_of[s]) * 0x100000001b3u;
+  return hash ^ hash >> 29;
+}
+
 int neapi_layout_index(neap_layout *l)
 {
   l->valid = false;
   int status = check(l->topology, l->expert_of);
   if (!status)
     status = build_index(l->topology, l->expert_of, l->first, l->by_expert);
+  if (!status)
+    l->hash = hash_of(l);
   l->valid = !status;
   return status;
 }
@@ -108,6 +119,16 @@ int neapi_layout_require(const neap_layout *l, const neap_topology *t, const cha
   return NEAP_OK;
 }
 
+int neapi_layout_same(const char *who, const char *what, uint64_t hash, uint64_t expected)
+{
+  if (hash == expected || !hash || !expected)
+    return NEAP_OK;
+  return neapi_fail(NEAP_LAYOUT,
+                    "%s: %s of layout %016llx, the tokens were dispatched by %016llx; a layer's "
+                    "layout may not change within its step",
+                    who, what, (unsigned long long)hash, (unsigned long long)expected);
+}
+
 int neap_layout_copy(neap_layout *to, const neap_layout *from)
 {
   int status = neapi_layout_require(from, to->topology, "layout copy");
@@ -135,13 +156,9 @@ neap_topology *neap_layout_topology(const neap_layout *l)
   return l->topology;
 }
 
-/* FNV-1a over 32-bit words (Fowler, Noll and Vo), with the slots' number first. */
 uint64_t neap_layout_hash(const neap_layout *l)
 {
-  uint64_t hash = 0xcbf29ce484222325u ^ (uint32_t)l->topology->slots;
-  for (int32_t s = 0; s < l->topology->slots; s++)
-    hash = (hash ^ (uint32_t)l->expert_of[s]) * 0x100000001b3u;
-  return hash ^ hash >> 29;
+  return l->valid ? l->hash : hash_of(l);
 }
 
 int32_t neap_layout_changed(const neap_layout *a, const neap_layout *b)

@@ -12,6 +12,7 @@ struct neap_layout {
   int32_t *expert_of; /* [slots] */
   int32_t *first;     /* [experts + 1] where an expert's slots start in by_expert */
   int32_t *by_expert; /* [slots] slots, ascending within an expert */
+  uint64_t hash;      /* of expert_of; while valid */
 };
 
 /* The layout's slots, to be written by a planner that then calls neapi_layout_index. */
@@ -25,5 +26,9 @@ int neapi_layout_index(neap_layout *layout);
 
 /* Reports ARGUMENT unless the layout has been set and is of this topology. who: the caller. */
 int neapi_layout_require(const neap_layout *layout, const neap_topology *topology, const char *who);
+
+/* Reports LAYOUT unless both hashes are of one layout, or one of them is 0: not known. who: the
+ * caller; what: that is of the other layout. */
+int neapi_layout_same(const char *who, const char *what, uint64_t hash, uint64_t expected);
 
 #endif

@@ -145,6 +145,8 @@ static int check_backward(const neap_moe *m, const neap_tensor *x, const neap_te
     status = neapi_tensor_matrix(name, "weights", weights, dtype, m->slots, stride);
   if (!status)
     status = neapi_tensor_matrix(name, "gradients", gradients, sum_dtype, m->slots, stride);
+  if (!status)
+    status = neapi_layout_same(name, "weights are", weights->layout, m->layout);
   return status;
 }
 
@@ -157,6 +159,7 @@ int neap_moe_backward(neap_moe *m, const neap_tensor *x, const neap_tensor *rout
   if (status)
     return status;
   m->last = NEAPI_MOE_IDLE;
+  gradients->layout = m->layout;
   double since = neapi_timeline_now();
   bool balances = m->options.aux_loss && m->total;
   status = neapi_route_backward(&m->route, balances ? m->slope_of_probs : NULL);

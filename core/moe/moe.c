@@ -3,6 +3,7 @@
 
 #include "base/dtype.h"
 #include "base/memory.h"
+#include "split/split.h"
 
 #include <string.h>
 
@@ -258,6 +259,10 @@ int neap_moe_dispatch(neap_moe *m, const neap_tensor *x, const neap_layout *layo
     status = neapi_layout_require(layout, m->topology, "moe dispatch");
   if (status)
     return status;
+  status = neapi_layout_same("moe dispatch", "the split is", split->layout->hash, layout->hash);
+  if (status)
+    return status;
+  m->layout = layout->hash;
   double since = neapi_timeline_now();
   status = place_tokens(m, layout, split);
   if (!status)
@@ -299,6 +304,8 @@ int neap_moe_forward(neap_moe *m, const neap_tensor *weights, neap_transfer *arr
   if (!status)
     status = neapi_tensor_matrix("moe forward", "weights", weights, m->options.dtype, m->slots,
                                  m->experts.stride);
+  if (!status)
+    status = neapi_layout_same("moe forward", "weights are", weights->layout, m->layout);
   if (status)
     return status;
   m->last = NEAPI_MOE_IDLE;

@@ -36,6 +36,7 @@ struct neap_moe {
   const neapi_kernels *kernels;
   int32_t rank, slots; /* slots: of this rank */
   neapi_moe_phase last;
+  uint64_t layout; /* hash of the one that the last dispatch was by */
   neapi_route route;
   neapi_experts experts;
   neapi_dispatch rows;

@@ -268,6 +268,7 @@ int neap_shards_unshard_start(neap_shards *s, const neap_layout *layout, neap_te
   if (!status)
     status = room(&t->recv, (int64_t)s->slots * (end - first));
   t->rows = neap_tensor_data(buffer);
+  buffer->layout = layout->hash;
   if (!status)
     status = start_unshard(t, layout->expert_of, parts);
   return started(t, status, out);
@@ -375,6 +376,8 @@ int neap_shards_reduce_start(neap_shards *s, const neap_layout *layout,
   int status = neapi_layout_require(layout, s->topology, "reduce");
   if (!status)
     status = neapi_tensor_matrix("reduce", "gradients", gradients, dtype, s->slots, s->slot_size);
+  if (!status)
+    status = neapi_layout_same("reduce", "it is", layout->hash, gradients->layout);
   if (status)
     return status;
   neap_transfer *t = take(s, 1);

@@ -18,6 +18,7 @@ struct neap_tensor {
   char *data;
   neap_tensor *parent; /* owner of the memory, never a view itself; NULL: this tensor */
   int32_t references;  /* atomic */
+  uint64_t layout;     /* hash of the layout that its rows are the slots of; 0: of none */
 };
 
 /* Any number of elements, where a dimension is expected. */

@@ -115,6 +115,50 @@ static void refuse_split(neap_moe *moe, const step *p)
   neap_split_close(split);
 }
 
+/* Parts of a step that are of another layout. */
+static void refuse_layouts(neap_moe *moe, neap_comm *comm, step *p)
+{
+  dice d = {4, 0};
+  neap_comm *second;
+  neap_layout *other;
+  neap_transfer *transfer;
+  check_ok(neap_comm_duplicate(comm, &second));
+  check_ok(neap_layout_open(fixed.topology, &other));
+  do
+    random_layout(&d, other);
+  while (!neap_layout_changed(other, fixed.layout));
+  neap_shards *shards = make_shards(&fixed, second);
+  check_ok(neap_moe_route(moe, p->x, p->router));
+  neap_split *split = make_split(&fixed, neap_moe_load(moe));
+  check_fails(neap_moe_dispatch(moe, p->x, other, split), NEAP_LAYOUT, "the split is of layout");
+  check_ok(neap_moe_dispatch(moe, p->x, fixed.layout, split));
+  check_ok(neap_shards_unshard_start(shards, other, p->weights, 1, &transfer));
+  check_fails(neap_moe_forward(moe, p->weights, transfer, p->y), NEAP_LAYOUT, "weights are of");
+  check_ok(neap_transfer_wait(transfer));
+  check_ok(neap_shards_unshard_start(shards, fixed.layout, p->weights, 1, &transfer));
+  check_ok(neap_moe_forward(moe, p->weights, transfer, p->y));
+  check_ok(neap_transfer_wait(transfer));
+  check_ok(neap_moe_backward_dispatch(moe, p->dy));
+  check_ok(neap_shards_unshard_start(shards, other, p->weights, 1, &transfer));
+  check_ok(neap_transfer_wait(transfer));
+  check_fails(
+      neap_moe_backward(moe, p->x, p->router, p->weights, NULL, p->gradients, p->dx, p->drouter),
+      NEAP_LAYOUT, "moe backward: weights are of");
+  check_ok(neap_shards_unshard_start(shards, fixed.layout, p->weights, 1, &transfer));
+  check_ok(neap_transfer_wait(transfer));
+  check_ok(
+      neap_moe_backward(moe, p->x, p->router, p->weights, NULL, p->gradients, p->dx, p->drouter));
+  const int64_t *tokens = neap_moe_slot_tokens(moe);
+  check_fails(neap_shards_reduce_start(shards, other, p->gradients, tokens, 0, &transfer),
+              NEAP_LAYOUT, "reduce: it is of layout");
+  check_ok(neap_shards_reduce_start(shards, fixed.layout, p->gradients, tokens, 0, &transfer));
+  check_ok(neap_transfer_wait(transfer));
+  neap_split_close(split);
+  neap_layout_close(other);
+  neap_shards_close(shards);
+  neap_comm_close(second);
+}
+
 /* One token of rank 1 is bad: both ranks say so, and go on. */
 static void refuse_numbers(neap_moe *moe, const step *p, int32_t rank)
 {
@@ -137,6 +181,7 @@ static void run_rank(neap_comm *comm, neap_world *world, int which)
   refuse_shapes(moe, &p);
   refuse_disorder(moe, &p);
   refuse_split(moe, &p);
+  refuse_layouts(moe, comm, &p);
   refuse_numbers(moe, &p, rank);
   neap_split *split = make_split(&fixed, neap_moe_load(moe));
   check_ok(neap_moe_dispatch(moe, p.x, fixed.layout, split));
