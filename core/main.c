@@ -329,7 +329,7 @@ int main(int argc, char **argv)
 {
   if (argc == 4 && !strcmp(argv[1], "--worker"))
     return worker_main((const char **)argv + 2);
-  if (plans() && neap_nursery_open()) {
+  if (plans() && neap_spawner_open()) {
     fprintf(stderr, "neap: %s\n", neap_error_message());
     return EXIT_FAILED;
   }
@@ -350,6 +350,6 @@ int main(int argc, char **argv)
   push_arguments(L, argc - skip, (const char **)argv + skip);
   int status = run_file(L, plain ? argv[2] : path, argc - skip);
   lua_close(L);
-  neap_nursery_close();
+  neap_spawner_close();
   return status;
 }

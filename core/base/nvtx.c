@@ -5,12 +5,12 @@
 
 #include <nvtx3/nvToolsExt.h>
 
-void neapi_range_begin(const char *name)
+void neapi_nvtx_begin(const char *name)
 {
   nvtxRangePushA(name ? name : "?");
 }
 
-void neapi_range_end(void)
+void neapi_nvtx_end(void)
 {
   nvtxRangePop();
 }

@@ -4,33 +4,33 @@
 
 #ifdef NEAP_NVTX
 /* Nest within a thread. name is copied. */
-void neapi_range_begin(const char *name);
-void neapi_range_end(void);
+void neapi_nvtx_begin(const char *name);
+void neapi_nvtx_end(void);
 #else
-static inline void neapi_range_begin(const char *name)
+static inline void neapi_nvtx_begin(const char *name)
 {
   (void)name;
 }
 
-static inline void neapi_range_end(void)
+static inline void neapi_nvtx_end(void)
 {
 }
 #endif
 
 /* A range from here to the end of the enclosing block. */
-#define NEAPI_RANGE(name)                                                                          \
-  __attribute__((cleanup(neapi_range_close), unused)) int neapi_range = neapi_range_open(name)
+#define NEAPI_NVTX(name)                                                                           \
+  __attribute__((cleanup(neapi_nvtx_close), unused)) int neapi_range = neapi_nvtx_open(name)
 
-static inline int neapi_range_open(const char *name)
+static inline int neapi_nvtx_open(const char *name)
 {
-  neapi_range_begin(name);
+  neapi_nvtx_begin(name);
   return 0;
 }
 
-static inline void neapi_range_close(const int *range)
+static inline void neapi_nvtx_close(const int *range)
 {
   (void)range;
-  neapi_range_end();
+  neapi_nvtx_end();
 }
 
 #endif

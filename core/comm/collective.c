@@ -18,7 +18,7 @@ static int exchange(neap_comm *comm, const neapi_call *call, const neap_message 
   return comm->transport->exchange(comm->link, call, send, sends, recv, recvs);
 }
 
-static const neapi_memory *memory_of(const neapi_call *call)
+static const neapi_memory_ops *memory_of(const neapi_call *call)
 {
   return call->gpu ? &neapi_gpu_memory : &neapi_host_memory;
 }
@@ -241,23 +241,23 @@ static int run_kind(neap_request *request)
 static int run(neap_request *request)
 {
   int32_t gpu = request->call.gpu;
-  double begin = neapi_purpose_now(&request->purpose, gpu);
+  double begin = neapi_span_label_now(&request->purpose, gpu);
   int status = run_kind(request);
-  neapi_purpose_ran(&request->purpose, begin, neapi_purpose_now(&request->purpose, gpu));
+  neapi_span_label_ran(&request->purpose, begin, neapi_span_label_now(&request->purpose, gpu));
   return status;
 }
 
 /* Enters the lane of the GPU that the buffers are on. */
 static int enter_lane(neap_comm *comm, int32_t gpu)
 {
-  if (comm->lane && comm->lane_gpu != gpu)
+  if (comm->lane && comm->stream_gpu != gpu)
     return neapi_fail(
         NEAP_ARGUMENT,
         "comm: buffers on GPU %d; this communicator has used GPU %d: open one for each", gpu,
-        comm->lane_gpu);
-  comm->lane_gpu = gpu;
-  int status = comm->lane ? NEAP_OK : neapi_lane_open(gpu, &comm->lane);
-  return status ? status : neapi_lane_enter(comm->lane);
+        comm->stream_gpu);
+  comm->stream_gpu = gpu;
+  int status = comm->lane ? NEAP_OK : neapi_gpu_stream_open(gpu, &comm->lane);
+  return status ? status : neapi_gpu_stream_enter(comm->lane);
 }
 
 /* On a GPU: the lane waits for what the starter had enqueued, and the request's mark is then moved
@@ -271,11 +271,11 @@ int neapi_collective_run(neap_request *request)
   int status = enter_lane(comm, request->call.gpu - 1);
   if (status)
     return status;
-  status = neapi_mark_follow(request->mark);
+  status = neapi_stream_event_follow(request->mark);
   if (!status)
     status = run(request);
   if (!status)
-    status = neapi_mark_set(&request->mark);
-  neapi_lane_leave(comm->lane);
+    status = neapi_stream_event_record(&request->mark);
+  neapi_gpu_stream_leave(comm->lane);
   return status;
 }

@@ -19,7 +19,7 @@ void neap_comm_step(int64_t step)
   training_step = step;
 }
 
-/* ---- requests ------------------------------------------------------------------------------ */
+/* ---- requests -------------------------------------------------------------------------------- */
 
 neap_request *neapi_request_open(neap_comm *comm, const neapi_call *call, int64_t sends,
                                  int64_t recvs, bool counted)
@@ -34,7 +34,7 @@ neap_request *neapi_request_open(neap_comm *comm, const neapi_call *call, int64_
   request->comm = comm;
   request->call = *call;
   request->call.step = training_step;
-  neapi_purpose_take(&request->purpose);
+  neapi_span_label_take(&request->purpose);
   request->send = (neap_message *)(request + 1);
   request->recv = request->send + sends;
   request->own_send = request->recv + recvs;
@@ -61,8 +61,8 @@ void neapi_request_free(neap_request *request)
 {
   if (!request)
     return;
-  neapi_purpose_drop(&request->purpose);
-  neapi_mark_free(request->mark);
+  neapi_span_label_drop(&request->purpose);
+  neapi_stream_event_free(request->mark);
   release(request->comm);
   free(request);
 }
@@ -85,7 +85,7 @@ void neapi_request_recv(neap_request *request, void *data, int64_t bytes, int32_
     request->recv[request->recvs++] = message;
 }
 
-/* ---- the queue ------------------------------------------------------------------------------ */
+/* ---- the queue ------------------------------------------------------------------------------- */
 
 static void push(neap_comm *comm, neap_request *request)
 {
@@ -143,8 +143,8 @@ static int start_thread(neap_comm *comm)
   return NEAP_OK;
 }
 
-/* Finds out where the buffers are; those on a GPU are ready at this point of the caller's stream.
- */
+/* Finds out where the buffers are; those on a GPU are ready at this point of the caller's
+ * stream. */
 static int locate(neap_request *r)
 {
   if (!neapi_on_gpu())
@@ -163,7 +163,7 @@ static int locate(neap_request *r)
                       "comm_%s: the transport %s does not take GPU memory: open the communicator "
                       "with neap_comm_open_nccl, as neap run --device=cuda does under mpirun",
                       neapi_kind_name(r->call.kind), r->comm->transport->name);
-  return neapi_mark_set(&r->mark);
+  return neapi_stream_event_record(&r->mark);
 }
 
 int neapi_request_submit(neap_request *request, neap_request **out)
@@ -207,9 +207,9 @@ static int await(neap_request *request)
   if (status)
     neapi_fail(status, "%s", request->error);
   else
-    status = neapi_mark_follow(request->mark);
+    status = neapi_stream_event_follow(request->mark);
   if (waits)
-    neapi_purpose_waited(&request->purpose, begin, neapi_timeline_now());
+    neapi_span_label_waited(&request->purpose, begin, neapi_timeline_now());
   return status;
 }
 
@@ -227,10 +227,10 @@ int neap_request_done(const neap_request *request)
   return !request || __atomic_load_n(&request->done, __ATOMIC_ACQUIRE);
 }
 
-/* ---- communicators -------------------------------------------------------------------------- */
+/* ---- communicators --------------------------------------------------------------------------- */
 
-int neapi_comm_open(const neapi_transport *transport, neapi_link *link, int32_t rank, int32_t size,
-                    neap_comm **out)
+int neapi_comm_open(const neapi_transport *transport, neapi_endpoint *link, int32_t rank,
+                    int32_t size, neap_comm **out)
 {
   neap_comm *comm = neapi_alloc_zero(sizeof *comm, "comm");
   if (!comm) {
@@ -264,7 +264,7 @@ static int derive(neap_comm *comm, int32_t kind, int32_t colour, neap_comm **out
   neap_request *request = neapi_request_open(comm, &call, 0, 0, true);
   if (!request)
     return NEAP_MEMORY;
-  neapi_link *link = NULL;
+  neapi_endpoint *link = NULL;
   request->data = &link;
   request->count = colour;
   pthread_mutex_lock(&comm->lock);
@@ -299,11 +299,11 @@ void neap_comm_close(neap_comm *comm)
     pthread_join(comm->thread, NULL);
   comm->transport->close(comm->link);
   neapi_host_memory.release(comm->scratch[0]);
-  if (comm->lane && !neapi_lane_enter(comm->lane)) {
+  if (comm->lane && !neapi_gpu_stream_enter(comm->lane)) {
     neapi_gpu_memory.release(comm->scratch[1]);
-    neapi_lane_leave(comm->lane);
+    neapi_gpu_stream_leave(comm->lane);
   }
-  neapi_lane_close(comm->lane);
+  neapi_gpu_stream_close(comm->lane);
   release(comm);
 }
 

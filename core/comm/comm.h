@@ -9,7 +9,7 @@
 
 struct neap_comm {
   const neapi_transport *transport;
-  neapi_link *link;
+  neapi_endpoint *link;
   int32_t rank, size;
   int32_t references;     /* atomic: the handle and its requests */
   int64_t bytes_sent;     /* atomic */
@@ -23,10 +23,10 @@ struct neap_comm {
   pthread_t thread;
   double seconds_waited;
   /* Of the running operation. */
-  int64_t operations; /* begun so far */
-  neapi_lane *lane;   /* of operations on a GPU; NULL before the first */
-  int32_t lane_gpu;   /* its ordinal */
-  void *scratch[2];   /* in host memory, on the GPU */
+  int64_t operations;     /* begun so far */
+  neapi_gpu_stream *lane; /* of operations on a GPU; NULL before the first */
+  int32_t stream_gpu;     /* its ordinal */
+  void *scratch[2];       /* in host memory, on the GPU */
   int64_t scratch_bytes[2];
   neap_message *send, *recv; /* [size] each */
   const void **sources;      /* [size] */
@@ -37,12 +37,13 @@ struct neap_request {
   neap_comm *comm;
   neap_request *next;
   neapi_call call;
-  neapi_purpose purpose;
-  void *data;        /* broadcast, all_reduce: the buffer; split: the neapi_link ** to fill */
+  neapi_span_label purpose;
+  void *data;        /* broadcast, all_reduce: the buffer; split: the neapi_endpoint ** to fill */
   const void *input; /* reduce_scatter */
   int64_t count;     /* all_reduce: elements; split: colour */
-  neapi_mark *mark; /* buffers on a GPU: in its starter's stream, and when it is done in the lane */
-  int64_t *counts;  /* [size] of reduce_scatter; split: memory for two lists of ranks */
+  neapi_stream_event
+      *mark;       /* buffers on a GPU: in its starter's stream, and when it is done in the lane */
+  int64_t *counts; /* [size] of reduce_scatter; split: memory for two lists of ranks */
   int32_t new_rank, new_size; /* results of a split */
   /* Messages to others, and from this rank to itself in pairs; room for all in one piece. */
   neap_message *send, *recv, *own_send, *own_recv;

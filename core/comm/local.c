@@ -40,9 +40,9 @@ typedef struct {
   int64_t missing;  /* ranks that it exchanges with and that have not posted yet */
   int64_t uncopied; /* its messages that receivers have not copied yet; empty ones do not count */
   mailbag send, recv;
-  neapi_mark *ready;         /* in this rank's stream: its buffers may be read and written */
-  neapi_mark *copied;        /* it has read the senders' buffers */
-  neapi_call calls[HISTORY]; /* of exchange s at s % HISTORY */
+  neapi_stream_event *ready;  /* in this rank's stream: its buffers may be read and written */
+  neapi_stream_event *copied; /* it has read the senders' buffers */
+  neapi_call calls[HISTORY];  /* of exchange s at s % HISTORY */
 } station;
 
 /* The ranks of one communicator. */
@@ -67,21 +67,21 @@ struct neap_world {
   group *root;
 };
 
-struct neapi_link {
+struct neapi_endpoint {
   group *group;
   int32_t rank;
   neap_message empty[]; /* [size - 1] one to every other rank */
 };
 
-/* ---- groups --------------------------------------------------------------------------------- */
+/* ---- groups ---------------------------------------------------------------------------------- */
 
 static void group_free(group *g)
 {
   for (int32_t r = 0; r < g->size; r++) {
     station *s = &g->stations[r];
     pthread_cond_destroy(&s->wake);
-    neapi_mark_free(s->ready);
-    neapi_mark_free(s->copied);
+    neapi_stream_event_free(s->ready);
+    neapi_stream_event_free(s->copied);
     free(s->send.first);
     free(s->send.order);
     free(s->recv.first);
@@ -134,7 +134,7 @@ static group *group_open(neap_world *world, int32_t size)
   return g;
 }
 
-/* ---- worlds --------------------------------------------------------------------------------- */
+/* ---- worlds ---------------------------------------------------------------------------------- */
 
 int neap_world_open(int32_t ranks, neap_world **out)
 {
@@ -183,7 +183,7 @@ void neap_world_abort(neap_world *world, const char *why)
   pthread_mutex_unlock(&world->lock);
 }
 
-/* ---- meeting -------------------------------------------------------------------------------- */
+/* ---- meeting --------------------------------------------------------------------------------- */
 
 static int64_t held(const mailbag *bag, int32_t peer)
 {
@@ -331,7 +331,7 @@ static void post(group *g, int32_t rank)
 
 /* Lists what the others have for this rank; not all ranks begin with the same sender. Returns how
  * many pieces there are. */
-static int64_t list_pieces(group *g, int32_t rank, neapi_copy_piece *pieces)
+static int64_t list_pieces(group *g, int32_t rank, neapi_copy_segment *pieces)
 {
   const station *self = &g->stations[rank];
   int64_t used = 0;
@@ -341,7 +341,7 @@ static int64_t list_pieces(group *g, int32_t rank, neapi_copy_piece *pieces)
       const neap_message *to = message(&self->recv, p, i);
       const neap_message *from = message(&g->stations[p].send, rank, i);
       if (to->bytes && pieces)
-        pieces[used] = (neapi_copy_piece){to->data, from->data, to->bytes};
+        pieces[used] = (neapi_copy_segment){to->data, from->data, to->bytes};
       used += to->bytes > 0;
     }
   }
@@ -357,14 +357,14 @@ static int follow(group *g, int32_t rank, bool sent)
   int status = NEAP_OK;
   for (int32_t p = 0; p < g->size && !status; p++)
     if (bytes_held(bag, p))
-      status = neapi_mark_follow(sent ? g->stations[p].copied : g->stations[p].ready);
+      status = neapi_stream_event_follow(sent ? g->stations[p].copied : g->stations[p].ready);
   return status;
 }
 
 static int copy_on_gpu(group *g, int32_t rank)
 {
   int64_t count = list_pieces(g, rank, NULL);
-  neapi_copy_piece *pieces = neapi_alloc(count * (int64_t)sizeof *pieces, "comm: copies");
+  neapi_copy_segment *pieces = neapi_alloc(count * (int64_t)sizeof *pieces, "comm: copies");
   if (!pieces)
     return NEAP_MEMORY;
   list_pieces(g, rank, pieces);
@@ -372,7 +372,7 @@ static int copy_on_gpu(group *g, int32_t rank)
   if (!status)
     status = neapi_gpu_copy_all(pieces, count);
   if (!status)
-    status = neapi_mark_set(&g->stations[rank].copied);
+    status = neapi_stream_event_record(&g->stations[rank].copied);
   free(pieces);
   return status;
 }
@@ -439,10 +439,10 @@ static void await_copiers(group *g, int32_t rank, bool on_gpu)
   while (g->copiers)
     pthread_cond_wait(&g->stations[rank].wake, &g->lock);
   for (int32_t r = 0; r < g->size && on_gpu; r++)
-    neapi_mark_wait(g->stations[r].copied);
+    neapi_stream_event_wait(g->stations[r].copied);
 }
 
-static int exchange(neapi_link *link, const neapi_call *call, const neap_message *send,
+static int exchange(neapi_endpoint *link, const neapi_call *call, const neap_message *send,
                     int64_t sends, const neap_message *recv, int64_t recvs)
 {
   group *g = link->group;
@@ -452,7 +452,7 @@ static int exchange(neapi_link *link, const neapi_call *call, const neap_message
   if (!status)
     status = fill(&self->recv, g->size, recv, recvs);
   if (!status && call->gpu)
-    status = neapi_mark_set(&self->ready);
+    status = neapi_stream_event_record(&self->ready);
   if (status)
     return status;
   pthread_mutex_lock(&g->lock);
@@ -476,15 +476,15 @@ static int exchange(neapi_link *link, const neapi_call *call, const neap_message
 }
 
 /* An exchange of an empty message with every other rank. */
-static int barrier(neapi_link *link, const neapi_call *call)
+static int barrier(neapi_endpoint *link, const neapi_call *call)
 {
   int32_t others = link->group->size - 1;
   return exchange(link, call, link->empty, others, link->empty, others);
 }
 
-/* ---- links ---------------------------------------------------------------------------------- */
+/* ---- links ----------------------------------------------------------------------------------- */
 
-static void link_close(neapi_link *link)
+static void link_close(neapi_endpoint *link)
 {
   group *g = link->group;
   neap_world *world = g->world;
@@ -513,9 +513,9 @@ static void link_close(neapi_link *link)
 }
 
 /* Takes the place of rank in the group. */
-static int link_open(group *g, int32_t rank, neapi_link **out)
+static int link_open(group *g, int32_t rank, neapi_endpoint **out)
 {
-  neapi_link *link =
+  neapi_endpoint *link =
       neapi_alloc((int64_t)sizeof *link + g->size * (int64_t)sizeof *link->empty, "comm: link");
   if (!link)
     return NEAP_MEMORY;
@@ -541,8 +541,8 @@ static int link_open(group *g, int32_t rank, neapi_link **out)
 }
 
 /* The first member makes the group and sends its address to the others. */
-static int split(neapi_link *link, const neapi_call *call, const int32_t *members, int32_t rank,
-                 int32_t size, neapi_link **out)
+static int split(neapi_endpoint *link, const neapi_call *call, const int32_t *members, int32_t rank,
+                 int32_t size, neapi_endpoint **out)
 {
   neap_world *world = link->group->world;
   group *g = NULL;
@@ -574,7 +574,7 @@ int neap_comm_open_local(neap_world *world, int32_t rank, neap_comm **out)
   if (rank < 0 || rank >= size)
     return neapi_fail(NEAP_ARGUMENT, "comm_open_local: rank %d; allowed are 0 to %d", rank,
                       size - 1);
-  neapi_link *link;
+  neapi_endpoint *link;
   int status = link_open(world->root, rank, &link);
   return status ? status : neapi_comm_open(&local, link, rank, size, out);
 }

@@ -3,18 +3,18 @@
 
 static void *allocate(int64_t bytes, const char *what)
 {
-  return neapi_place_alloc(NEAPI_GPU, bytes, what);
+  return neapi_memory_alloc(NEAPI_GPU, bytes, what);
 }
 
 static void release(void *memory)
 {
-  neapi_place_free(NEAPI_GPU, memory);
+  neapi_memory_free(NEAPI_GPU, memory);
 }
 
 static int copy(void *to, const void *from, int64_t bytes)
 {
-  neapi_copy_piece piece = {to, from, bytes};
+  neapi_copy_segment piece = {to, from, bytes};
   return bytes && to != from ? neapi_gpu_copy_all(&piece, 1) : NEAP_OK;
 }
 
-const neapi_memory neapi_gpu_memory = {allocate, release, copy, neapi_gpu_fold};
+const neapi_memory_ops neapi_gpu_memory = {allocate, release, copy, neapi_gpu_fold};

@@ -67,12 +67,12 @@ static int copy(void *to, const void *from, int64_t bytes)
 
 static void *allocate(int64_t bytes, const char *what)
 {
-  return neapi_place_alloc(NEAPI_HOST, bytes, what);
+  return neapi_memory_alloc(NEAPI_HOST, bytes, what);
 }
 
 static void release(void *memory)
 {
-  neapi_place_free(NEAPI_HOST, memory);
+  neapi_memory_free(NEAPI_HOST, memory);
 }
 
-const neapi_memory neapi_host_memory = {allocate, release, copy, fold};
+const neapi_memory_ops neapi_host_memory = {allocate, release, copy, fold};

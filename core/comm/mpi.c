@@ -30,7 +30,7 @@ enum {
 
 _Static_assert(NEAPI_KINDS <= 1 << KIND_BITS, "a kind fits into its bits of a tag");
 
-struct neapi_link {
+struct neapi_endpoint {
   MPI_Comm comm;
   int32_t rank;
   int64_t room;          /* of the next two */
@@ -47,8 +47,7 @@ static struct {
   int32_t links;
 } state;
 
-/* ---- starting and ending MPI ------------------------------------------------------------------
- */
+/* ---- starting and ending MPI ----------------------------------------------------------------- */
 
 /* At exit: ends MPI if everything was closed in order. Otherwise mpirun sees a process that leaves
  * without a word and ends the others. */
@@ -100,11 +99,10 @@ static void count_links(int32_t more, bool failed)
   pthread_mutex_unlock(&lock);
 }
 
-/* ---- errors -----------------------------------------------------------------------------------
- */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 /* The link fails with this and every later operation. */
-static int fail(neapi_link *link, const neapi_call *call, const char *what)
+static int fail(neapi_endpoint *link, const neapi_call *call, const char *what)
 {
   char text[NEAPI_CALL_TEXT];
   snprintf(link->failure, sizeof link->failure, "comm: rank %d, %s (its operation %" PRId64 "): %s",
@@ -114,7 +112,7 @@ static int fail(neapi_link *link, const neapi_call *call, const char *what)
   return neapi_fail(NEAP_COMM, "%s", link->failure);
 }
 
-static int fail_mpi(neapi_link *link, const neapi_call *call, int error, int32_t peer)
+static int fail_mpi(neapi_endpoint *link, const neapi_call *call, int error, int32_t peer)
 {
   char text[MPI_MAX_ERROR_STRING] = "", what[MPI_MAX_ERROR_STRING + 64];
   int length = 0;
@@ -126,8 +124,7 @@ static int fail_mpi(neapi_link *link, const neapi_call *call, int error, int32_t
   return fail(link, call, what);
 }
 
-/* ---- messages ---------------------------------------------------------------------------------
- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 static int tag_of(const neapi_call *call)
 {
@@ -142,7 +139,7 @@ static int64_t pieces(const neap_message *list, int64_t count)
   return total;
 }
 
-static int reserve(neapi_link *link, int64_t count)
+static int reserve(neapi_endpoint *link, int64_t count)
 {
   if (count <= link->room)
     return NEAP_OK;
@@ -158,7 +155,7 @@ static int reserve(neapi_link *link, int64_t count)
 }
 
 /* Starts the message's pieces as requests from *at on. */
-static int start_message(neapi_link *link, const neap_message *message, int tag, bool receive,
+static int start_message(neapi_endpoint *link, const neap_message *message, int tag, bool receive,
                          int64_t *at)
 {
   int64_t left = message->bytes;
@@ -186,7 +183,7 @@ static void pause_for(int64_t *ns)
 }
 
 /* Polls until all requests are done. */
-static int finish(neapi_link *link, int64_t count)
+static int finish(neapi_endpoint *link, int64_t count)
 {
   int64_t pause = PAUSE_MIN;
   for (int turn = 0;; turn++) {
@@ -203,7 +200,7 @@ static int finish(neapi_link *link, int64_t count)
 
 /* After a failure: nothing may be written into the caller's buffers any more. Sends that nobody
  * takes cannot be called back. */
-static void cancel(neapi_link *link, int64_t recvs, int64_t count)
+static void cancel(neapi_endpoint *link, int64_t recvs, int64_t count)
 {
   for (int64_t i = 0; i < count; i++) {
     if (link->requests[i] == MPI_REQUEST_NULL)
@@ -217,7 +214,7 @@ static void cancel(neapi_link *link, int64_t recvs, int64_t count)
 }
 
 /* Which message failed: Testall tells by the statuses. */
-static int fail_finish(neapi_link *link, const neapi_call *call, int error, int64_t count)
+static int fail_finish(neapi_endpoint *link, const neapi_call *call, int error, int64_t count)
 {
   if (error == MPI_ERR_IN_STATUS)
     for (int64_t i = 0; i < count; i++) {
@@ -229,7 +226,7 @@ static int fail_finish(neapi_link *link, const neapi_call *call, int error, int6
 }
 
 /* Compares what arrived with what was expected. */
-static int check_received(neapi_link *link, const neapi_call *call, const neap_message *recv,
+static int check_received(neapi_endpoint *link, const neapi_call *call, const neap_message *recv,
                           int64_t recvs)
 {
   char what[160];
@@ -258,7 +255,7 @@ static int check_received(neapi_link *link, const neapi_call *call, const neap_m
   return NEAP_OK;
 }
 
-static int exchange(neapi_link *link, const neapi_call *call, const neap_message *send,
+static int exchange(neapi_endpoint *link, const neapi_call *call, const neap_message *send,
                     int64_t sends, const neap_message *recv, int64_t recvs)
 {
   if (link->failed)
@@ -285,7 +282,7 @@ static int exchange(neapi_link *link, const neapi_call *call, const neap_message
   return status;
 }
 
-static int barrier(neapi_link *link, const neapi_call *call)
+static int barrier(neapi_endpoint *link, const neapi_call *call)
 {
   if (link->failed)
     return neapi_fail(NEAP_COMM, "%s", link->failure);
@@ -298,13 +295,12 @@ static int barrier(neapi_link *link, const neapi_call *call)
   return error ? fail_mpi(link, call, error, -1) : NEAP_OK;
 }
 
-/* ---- links ------------------------------------------------------------------------------------
- */
+/* ---- links ----------------------------------------------------------------------------------- */
 
 /* Takes over comm. */
-static int link_open(MPI_Comm comm, neapi_link **out)
+static int link_open(MPI_Comm comm, neapi_endpoint **out)
 {
-  neapi_link *link = neapi_alloc_zero(sizeof *link, "comm: link");
+  neapi_endpoint *link = neapi_alloc_zero(sizeof *link, "comm: link");
   if (!link) {
     MPI_Comm_free(&comm);
     return NEAP_MEMORY;
@@ -317,8 +313,8 @@ static int link_open(MPI_Comm comm, neapi_link **out)
   return NEAP_OK;
 }
 
-static int split(neapi_link *link, const neapi_call *call, const int32_t *members, int32_t rank,
-                 int32_t size, neapi_link **out)
+static int split(neapi_endpoint *link, const neapi_call *call, const int32_t *members, int32_t rank,
+                 int32_t size, neapi_endpoint **out)
 {
   (void)size;
   MPI_Comm comm;
@@ -326,7 +322,7 @@ static int split(neapi_link *link, const neapi_call *call, const int32_t *member
   return error ? fail_mpi(link, call, error, -1) : link_open(comm, out);
 }
 
-static void link_close(neapi_link *link)
+static void link_close(neapi_endpoint *link)
 {
   if (!link->failed)
     MPI_Comm_free(&link->comm);
@@ -338,7 +334,7 @@ static void link_close(neapi_link *link)
 
 const neapi_transport neapi_mpi_transport = {"mpi", false, exchange, barrier, split, link_close};
 
-int neapi_mpi_gather(neapi_link *link, const neapi_call *call, const void *data, int32_t bytes,
+int neapi_mpi_gather(neapi_endpoint *link, const neapi_call *call, const void *data, int32_t bytes,
                      void *out)
 {
   if (link->failed)
@@ -353,7 +349,7 @@ int neapi_mpi_gather(neapi_link *link, const neapi_call *call, const void *data,
   return error ? fail_mpi(link, call, error, -1) : NEAP_OK;
 }
 
-static void find_place(MPI_Comm comm, neapi_mpi_place *place)
+static void find_place(MPI_Comm comm, neapi_rank_info *place)
 {
   MPI_Comm host;
   MPI_Comm_rank(comm, &place->rank);
@@ -364,7 +360,7 @@ static void find_place(MPI_Comm comm, neapi_mpi_place *place)
   MPI_Comm_free(&host);
 }
 
-int neapi_mpi_link_open(neapi_link **out, neapi_mpi_place *place)
+int neapi_mpi_endpoint_open(neapi_endpoint **out, neapi_rank_info *place)
 {
   int status = start();
   if (status)
@@ -384,8 +380,8 @@ int neapi_mpi_link_open(neapi_link **out, neapi_mpi_place *place)
 
 int neap_comm_open_mpi(neap_comm **out)
 {
-  neapi_link *link;
-  neapi_mpi_place place;
-  int status = neapi_mpi_link_open(&link, &place);
+  neapi_endpoint *link;
+  neapi_rank_info place;
+  int status = neapi_mpi_endpoint_open(&link, &place);
   return status ? status : neapi_comm_open(&neapi_mpi_transport, link, place.rank, place.size, out);
 }

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- argument checks ------------------------------------------------------------------------ */
+/* ---- argument checks ------------------------------------------------------------------------- */
 
 static int check_comm(const neap_comm *comm, int kind)
 {

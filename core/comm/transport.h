@@ -2,7 +2,7 @@
  * What a transport gives to communicators: grouped point-to-point messages and a barrier. All
  * collectives are written once, in collective.c, on top of these, so that every transport gives the
  * same bits. The messages map to grouped sends and receives of NCCL as they do to those of MPI, and
- * buffers are touched through neapi_memory only, so that they may live on a device.
+ * buffers are touched through neapi_memory_ops only, so that they may live on a device.
  */
 #ifndef NEAP_TRANSPORT_H
 #define NEAP_TRANSPORT_H
@@ -18,13 +18,13 @@ typedef struct {
   /* out[count] = sources[0] op sources[1] op …, in this order; out may be one of the sources. */
   int (*fold)(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,
               int op);
-} neapi_memory;
+} neapi_memory_ops;
 
-extern const neapi_memory neapi_host_memory, neapi_gpu_memory;
+extern const neapi_memory_ops neapi_host_memory, neapi_gpu_memory;
 
 /* A transport's end of one communicator at one rank. Its functions are called by one thread at a
  * time, in the order of the communicator's operations. */
-typedef struct neapi_link neapi_link;
+typedef struct neapi_endpoint neapi_endpoint;
 
 typedef struct {
   const char *name;
@@ -33,30 +33,30 @@ typedef struct {
    * buffers are free to use, or those on a GPU for what is enqueued next on the calling thread's
    * stream. The i-th message to p pairs with p's i-th from here. Blocks, but not by spinning for
    * long: there may be more ranks than cores. */
-  int (*exchange)(neapi_link *link, const neapi_call *call, const neap_message *send, int64_t sends,
-                  const neap_message *recv, int64_t recvs);
-  int (*barrier)(neapi_link *link, const neapi_call *call);
+  int (*exchange)(neapi_endpoint *link, const neapi_call *call, const neap_message *send,
+                  int64_t sends, const neap_message *recv, int64_t recvs);
+  int (*barrier)(neapi_endpoint *link, const neapi_call *call);
   /* Collective. A link among members[size], ascending ranks of link that all pass this list;
    * this rank is members[rank]. */
-  int (*split)(neapi_link *link, const neapi_call *call, const int32_t *members, int32_t rank,
-               int32_t size, neapi_link **out);
-  void (*close)(neapi_link *link);
+  int (*split)(neapi_endpoint *link, const neapi_call *call, const int32_t *members, int32_t rank,
+               int32_t size, neapi_endpoint **out);
+  void (*close)(neapi_endpoint *link);
 } neapi_transport;
 
 /* Where a process is among those that mpirun started, and among those on its host. */
 typedef struct {
   int32_t rank, size, local_rank, local_size;
-} neapi_mpi_place;
+} neapi_rank_info;
 
 /* What the transport for GPUs needs of MPI: the transport for host memory, its link over all
  * processes, and everybody's bytes in out[size][bytes]. Collective. */
 extern const neapi_transport neapi_mpi_transport;
-int neapi_mpi_link_open(neapi_link **out, neapi_mpi_place *place);
-int neapi_mpi_gather(neapi_link *link, const neapi_call *call, const void *data, int32_t bytes,
+int neapi_mpi_endpoint_open(neapi_endpoint **out, neapi_rank_info *place);
+int neapi_mpi_gather(neapi_endpoint *link, const neapi_call *call, const void *data, int32_t bytes,
                      void *out);
 
 /* Makes a communicator of a link, which it then owns; on failure the link is closed. */
-int neapi_comm_open(const neapi_transport *transport, neapi_link *link, int32_t rank, int32_t size,
-                    neap_comm **out);
+int neapi_comm_open(const neapi_transport *transport, neapi_endpoint *link, int32_t rank,
+                    int32_t size, neap_comm **out);
 
 #endif

@@ -197,7 +197,7 @@ static int parse_metadata(parser *p, neapi_header *header)
   if (status || take(p, '}'))
     return status;
   do {
-    neapi_pair *pair = grow((void **)&header->pairs, &header->pair_count, sizeof *pair);
+    neapi_key_value *pair = grow((void **)&header->pairs, &header->pair_count, sizeof *pair);
     if (!pair)
       return NEAP_MEMORY;
     if ((status = parse_string(p, &pair->key)) || (status = expect(p, ':')) ||

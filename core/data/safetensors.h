@@ -15,12 +15,12 @@ typedef struct {
 
 typedef struct {
   char *key, *value;
-} neapi_pair;
+} neapi_key_value;
 
 typedef struct {
   neapi_tensor_entry *tensors;
   int64_t tensor_count;
-  neapi_pair *pairs; /* of "__metadata__", in the file's order */
+  neapi_key_value *pairs; /* of "__metadata__", in the file's order */
   int64_t pair_count;
   int has_metadata; /* there is a "__metadata__", if only an empty one */
 } neapi_header;

@@ -60,7 +60,7 @@ struct neap_statement {
   sqlite3 *db;
 };
 
-/* ---- errors ---- */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 static int status_of(int code)
 {
@@ -88,7 +88,7 @@ static int fail(sqlite3 *db, const char *what)
                     sqlite3_errmsg(db));
 }
 
-/* ---- opening ---- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static int read_number(sqlite3 *db, const char *sql, int64_t *value)
 {
@@ -367,7 +367,7 @@ int64_t neap_store_last_id(const neap_store *store)
   return sqlite3_last_insert_rowid(store->db);
 }
 
-/* ---- steps ---- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 /* Runs a statement without rows. */
 static int execute(neap_store *store, sqlite3_stmt *statement)
@@ -439,7 +439,7 @@ int neap_store_record(neap_store *store, int64_t result, int64_t step, const dou
   return neap_clock() - store->flushed < 1 ? NEAP_OK : neap_store_flush(store);
 }
 
-/* ---- statements ---- */
+/* ---- statements ------------------------------------------------------------------------------ */
 
 int neap_store_prepare(neap_store *store, const char *sql, neap_statement **out)
 {

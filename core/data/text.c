@@ -47,7 +47,7 @@ struct neap_text {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static neap_text *texts; /* open ones, under lock */
 
-/* ---- the files of a corpus ---- */
+/* ---- the files of a corpus ------------------------------------------------------------------- */
 
 typedef struct {
   char *path;    /* with root */
@@ -146,7 +146,7 @@ static int find_sources(const corpus *c, const char *root, source_list *list)
   return status;
 }
 
-/* ---- their bytes ---- */
+/* ---- their bytes ----------------------------------------------------------------------------- */
 
 static int fail_read(const char *path, gzFile file, int code)
 {
@@ -193,7 +193,7 @@ static int read_sources(neap_text *text, const source_list *list)
   return NEAP_OK;
 }
 
-/* ---- open texts ---- */
+/* ---- open texts ------------------------------------------------------------------------------ */
 
 static void free_text(neap_text *text)
 {

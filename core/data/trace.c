@@ -22,7 +22,7 @@ int64_t neapi_trace_count(const int64_t *shape, int first)
   return count <= INT64_MAX / (int64_t)sizeof(int32_t) ? count : -1;
 }
 
-uint32_t neapi_trace_crc(uint32_t data_crc, const int64_t *shape, const neapi_pair *pairs,
+uint32_t neapi_trace_crc(uint32_t data_crc, const int64_t *shape, const neapi_key_value *pairs,
                          int64_t count)
 {
   uLong crc = data_crc;
@@ -39,7 +39,7 @@ uint32_t neapi_trace_crc(uint32_t data_crc, const int64_t *shape, const neapi_pa
   return (uint32_t)crc;
 }
 
-/* ---- the whole file, unpacked if it is gzipped ---- */
+/* ---- the whole file, unpacked if it is gzipped ----------------------------------------------- */
 
 static int read_all(const char *path, gzFile file, char **text, int64_t *length)
 {
@@ -94,7 +94,7 @@ static int read_file(const char *path, char **text, int64_t *length)
   return status;
 }
 
-/* ---- safetensors ---- */
+/* ---- safetensors ----------------------------------------------------------------------------- */
 
 static int bad(const char *path, int64_t byte, const char *what)
 {

@@ -22,7 +22,7 @@ struct neap_trace {
 int64_t neapi_trace_count(const int64_t *shape, int first);
 
 /* CRC-32 of a trace: data_crc is that of the data; shape and the pairs, without "crc32", follow. */
-uint32_t neapi_trace_crc(uint32_t data_crc, const int64_t *shape, const neapi_pair *pairs,
+uint32_t neapi_trace_crc(uint32_t data_crc, const int64_t *shape, const neapi_key_value *pairs,
                          int64_t count);
 
 /* Parses CSV text of length bytes into trace->shape, load and memory. Errors: FORMAT, with line. */

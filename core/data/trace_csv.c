@@ -133,7 +133,7 @@ static int64_t find_shape(const csv *c, int64_t *shape)
 }
 
 /* Where row belongs in the order of (step, layer, rank). */
-static int64_t place_of(const int32_t *cells, const int64_t *shape)
+static int64_t index_of(const int32_t *cells, const int64_t *shape)
 {
   return (cells[0] * shape[NEAPI_LAYERS] + cells[1]) * shape[NEAPI_RANKS] + cells[2];
 }
@@ -161,7 +161,7 @@ static int fail_missing(const csv *c, int64_t place, const int64_t *shape)
 static int find_rows(const csv *c, const int64_t *shape, int64_t places, int64_t *row_at)
 {
   for (int64_t row = 0; row < c->rows; row++) {
-    int64_t place = place_of(c->cells + row * (KEYS + c->experts), shape);
+    int64_t place = index_of(c->cells + row * (KEYS + c->experts), shape);
     if (place > c->rows)
       continue;
     if (row_at[place])

@@ -23,7 +23,7 @@ struct neap_trace_writer {
   int32_t *step; /* (layers, ranks, experts) of the step in progress */
   uint32_t data_crc;
   char crc[9];
-  neapi_pair *pairs; /* format, version, crc32, then the caller's */
+  neapi_key_value *pairs; /* format, version, crc32, then the caller's */
   int64_t pair_count;
   char *header;
   int64_t header_bytes; /* with the length field; the data starts there */
@@ -111,7 +111,7 @@ static int copy_pairs(neap_trace_writer *w, const char *const *keys, const char 
   for (int64_t i = 0; i < pairs + OWN_PAIRS; i++) {
     const char *key = i < OWN_PAIRS ? own[i][0] : keys[i - OWN_PAIRS];
     const char *value = i < OWN_PAIRS ? own[i][1] : values[i - OWN_PAIRS];
-    neapi_pair *pair = &w->pairs[w->pair_count++];
+    neapi_key_value *pair = &w->pairs[w->pair_count++];
     pair->key = strdup(key);
     pair->value = value ? strdup(value) : w->crc;
     if (!pair->key || !pair->value)

@@ -9,7 +9,7 @@
 typedef struct {
   void *data;
   int64_t bytes;
-  neapi_place place; /* of data: set before the first reserve, if it is not the host */
+  neapi_memory_kind place; /* of data: set before the first reserve, if it is not the host */
 } neapi_buffer;
 
 /* Makes room for so many bytes; what the buffer held is lost when it grows. It grows by a quarter
@@ -19,15 +19,15 @@ static inline int neapi_buffer_reserve(neapi_buffer *buffer, int64_t bytes, cons
   if (buffer->data && bytes <= buffer->bytes)
     return NEAP_OK;
   int64_t room = buffer->bytes ? bytes + bytes / 4 : bytes;
-  neapi_place_free(buffer->place, buffer->data);
-  buffer->data = neapi_place_alloc(buffer->place, room, what);
+  neapi_memory_free(buffer->place, buffer->data);
+  buffer->data = neapi_memory_alloc(buffer->place, room, what);
   buffer->bytes = buffer->data ? room : 0;
   return buffer->data ? NEAP_OK : NEAP_MEMORY;
 }
 
 static inline void neapi_buffer_free(neapi_buffer *buffer)
 {
-  neapi_place_free(buffer->place, buffer->data);
+  neapi_memory_free(buffer->place, buffer->data);
   buffer->data = NULL;
   buffer->bytes = 0;
 }

@@ -142,7 +142,7 @@ int neapi_stream_wait(void)
   return current >= 0 ? check(neapi_cuda_wait(), "an earlier kernel failed") : NEAP_OK;
 }
 
-void *neapi_place_alloc(neapi_place place, int64_t bytes, const char *what)
+void *neapi_memory_alloc(neapi_memory_kind place, int64_t bytes, const char *what)
 {
   if (place == NEAPI_HOST || current < 0)
     return alloc_host(bytes, what);
@@ -159,7 +159,7 @@ void *neapi_place_alloc(neapi_place place, int64_t bytes, const char *what)
   return NULL;
 }
 
-void neapi_place_free(neapi_place place, void *memory)
+void neapi_memory_free(neapi_memory_kind place, void *memory)
 {
   if (!memory)
     return;
@@ -169,7 +169,7 @@ void neapi_place_free(neapi_place place, void *memory)
     neapi_cuda_free(place == NEAPI_PINNED, memory);
 }
 
-void neapi_place_zero(neapi_place place, void *memory, int64_t bytes)
+void neapi_memory_zero(neapi_memory_kind place, void *memory, int64_t bytes)
 {
   if (place == NEAPI_GPU)
     neapi_cuda_zero(memory, bytes);
@@ -194,72 +194,72 @@ double *neapi_results(void)
   if (current < 0)
     return on_host;
   if (!pinned)
-    pinned = neapi_place_alloc(NEAPI_PINNED, NEAPI_RESULTS * 8, "results");
+    pinned = neapi_memory_alloc(NEAPI_PINNED, NEAPI_RESULTS * 8, "results");
   return pinned;
 }
 
-int neapi_mark_set(neapi_mark **mark)
+int neapi_stream_event_record(neapi_stream_event **mark)
 {
-  return check(neapi_cuda_mark((void **)mark), "cannot mark a stream");
+  return check(neapi_cuda_event_record((void **)mark), "cannot mark a stream");
 }
 
-int neapi_mark_follow(neapi_mark *mark)
+int neapi_stream_event_follow(neapi_stream_event *mark)
 {
   if (!mark || current < 0)
-    return neapi_mark_wait(mark);
-  return check(neapi_cuda_mark_follow(mark), "cannot wait for a stream");
+    return neapi_stream_event_wait(mark);
+  return check(neapi_cuda_event_follow(mark), "cannot wait for a stream");
 }
 
-int neapi_mark_wait(neapi_mark *mark)
+int neapi_stream_event_wait(neapi_stream_event *mark)
 {
-  return mark ? check(neapi_cuda_mark_wait(mark), "an earlier kernel failed") : NEAP_OK;
+  return mark ? check(neapi_cuda_event_wait(mark), "an earlier kernel failed") : NEAP_OK;
 }
 
-int neapi_event_open(neapi_event **out)
+int neapi_timestamp_open(neapi_timestamp **out)
 {
-  return check(neapi_cuda_event_open((void **)out), "cannot make an event");
+  return check(neapi_cuda_timestamp_open((void **)out), "cannot make an event");
 }
 
-void neapi_event_close(neapi_event *event)
+void neapi_timestamp_close(neapi_timestamp *event)
 {
-  neapi_cuda_event_close(event);
+  neapi_cuda_timestamp_close(event);
 }
 
-int neapi_event_set(neapi_event *event)
+int neapi_timestamp_record(neapi_timestamp *event)
 {
-  return check(neapi_cuda_event_set(event), "cannot set an event");
+  return check(neapi_cuda_timestamp_record(event), "cannot set an event");
 }
 
-int neapi_event_wait(neapi_event *event)
+int neapi_timestamp_wait(neapi_timestamp *event)
 {
-  return check(neapi_cuda_event_wait(event), "an earlier kernel failed");
+  return check(neapi_cuda_timestamp_wait(event), "an earlier kernel failed");
 }
 
-int neapi_event_seconds(neapi_event *from, neapi_event *to, double *out)
+int neapi_timestamp_seconds(neapi_timestamp *from, neapi_timestamp *to, double *out)
 {
-  return check(neapi_cuda_event_seconds(from, to, out), "cannot tell the time of an event");
+  return check(neapi_cuda_timestamp_seconds(from, to, out), "cannot tell the time of an event");
 }
 
-int neapi_mark_reached(neapi_mark *mark)
+int neapi_stream_event_reached(neapi_stream_event *mark)
 {
-  return mark ? neapi_cuda_mark_reached(mark) : 1;
+  return mark ? neapi_cuda_event_reached(mark) : 1;
 }
 
-void neapi_mark_free(neapi_mark *mark)
+void neapi_stream_event_free(neapi_stream_event *mark)
 {
   if (mark)
-    neapi_cuda_mark_free(mark);
+    neapi_cuda_event_free(mark);
 }
 
-struct neapi_lane {
+struct neapi_gpu_stream {
   void *stream;
   int32_t ordinal;
   int32_t before; /* the device of the thread that has entered */
 };
 
-int neapi_lane_open(int32_t ordinal, neapi_lane **out)
+int neapi_gpu_stream_open(int32_t ordinal, neapi_gpu_stream **out)
 {
-  neapi_lane *lane = neapi_alloc_zero(sizeof *lane, "stream");
+  neapi_gpu_stream *lane = neapi_alloc_zero(sizeof *lane, "stream");
   if (!lane)
     return NEAP_MEMORY;
   lane->ordinal = ordinal;
@@ -276,7 +276,7 @@ int neapi_lane_open(int32_t ordinal, neapi_lane **out)
   return status;
 }
 
-int neapi_lane_enter(neapi_lane *lane)
+int neapi_gpu_stream_enter(neapi_gpu_stream *lane)
 {
   int error = current == lane->ordinal ? 0 : neapi_cuda_select(lane->ordinal);
   if (error)
@@ -287,7 +287,7 @@ int neapi_lane_enter(neapi_lane *lane)
   return NEAP_OK;
 }
 
-void neapi_lane_leave(neapi_lane *lane)
+void neapi_gpu_stream_leave(neapi_gpu_stream *lane)
 {
   neapi_cuda_stream_use(NULL);
   current = lane->before;
@@ -295,7 +295,7 @@ void neapi_lane_leave(neapi_lane *lane)
     neapi_cuda_select(current);
 }
 
-void neapi_lane_close(neapi_lane *lane)
+void neapi_gpu_stream_close(neapi_gpu_stream *lane)
 {
   if (!lane)
     return;
@@ -324,7 +324,7 @@ int neapi_gpu_draw(float *data, int64_t count, uint64_t seed, uint64_t stream, i
   return check(neapi_cuda_draw(data, count, seed, stream, first, scale), "cannot draw");
 }
 
-int neapi_gpu_copy_all(const neapi_copy_piece *pieces, int64_t count)
+int neapi_gpu_copy_all(const neapi_copy_segment *pieces, int64_t count)
 {
   return check(neapi_cuda_copy_all(pieces, count), "cannot copy between ranks");
 }
@@ -335,20 +335,20 @@ int neapi_gpu_fold(void *out, const void *const *sources, int32_t ranks, int64_t
   return check(neapi_cuda_fold(out, sources, ranks, count, dtype, op), "cannot reduce");
 }
 
-void *neapi_place_alloc_zero(neapi_place place, int64_t bytes, const char *what)
+void *neapi_memory_alloc_zero(neapi_memory_kind place, int64_t bytes, const char *what)
 {
-  void *memory = neapi_place_alloc(place, bytes, what);
+  void *memory = neapi_memory_alloc(place, bytes, what);
   if (memory)
-    neapi_place_zero(place, memory, bytes);
+    neapi_memory_zero(place, memory, bytes);
   return memory;
 }
 
-neapi_place neapi_place_of_reals(void)
+neapi_memory_kind neapi_memory_of_reals(void)
 {
   return neapi_on_gpu() ? NEAPI_GPU : NEAPI_HOST;
 }
 
-neapi_place neapi_place_of_integers(void)
+neapi_memory_kind neapi_memory_of_integers(void)
 {
   return neapi_on_gpu() ? NEAPI_PINNED : NEAPI_HOST;
 }

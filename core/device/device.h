@@ -12,7 +12,7 @@ typedef enum {
   NEAPI_HOST,
   NEAPI_GPU,
   NEAPI_PINNED /* host memory that the GPU reads and writes too */
-} neapi_place;
+} neapi_memory_kind;
 
 /* Whether the calling thread computes on a GPU. */
 bool neapi_on_gpu(void);
@@ -22,21 +22,20 @@ void *neapi_stream(void);
 int neapi_stream_wait(void);
 
 /* On the CPU every place is the host. A failure reports MEMORY for what and returns NULL. */
-void *neapi_place_alloc(neapi_place place, int64_t bytes, const char *what);
-void *neapi_place_alloc_zero(neapi_place place, int64_t bytes, const char *what);
+void *neapi_memory_alloc(neapi_memory_kind place, int64_t bytes, const char *what);
+void *neapi_memory_alloc_zero(neapi_memory_kind place, int64_t bytes, const char *what);
 /* Fills memory with bytes of 0, in the order of the calling thread's stream. */
-void neapi_place_zero(neapi_place place, void *memory, int64_t bytes);
-void neapi_place_free(neapi_place place, void *memory);
+void neapi_memory_zero(neapi_memory_kind place, void *memory, int64_t bytes);
+void neapi_memory_free(neapi_memory_kind place, void *memory);
 /* Between any two places, in the order of the calling thread's stream; host memory that is not
  * pinned is done with on return. On the CPU: memmove. */
 int neapi_copy(void *to, const void *from, int64_t bytes);
 /* The place that an array of reals or of integers has in the calling thread. */
-neapi_place neapi_place_of_reals(void);
-neapi_place neapi_place_of_integers(void);
+neapi_memory_kind neapi_memory_of_reals(void);
+neapi_memory_kind neapi_memory_of_integers(void);
 
 /* Pinned memory of the calling thread for NEAPI_RESULTS numbers that kernels return. NULL:
- * reported.
- */
+ * reported. */
 enum { NEAPI_RESULTS = 8 };
 double *neapi_results(void);
 
@@ -46,35 +45,35 @@ int neapi_require_cpu(const char *what);
 /* What communicators need, so that streams wait for each other and the host for none. A mark is a
  * point in a stream, and does nothing where it is NULL. Setting it again moves it; *mark is made if
  * it is NULL. */
-typedef struct neapi_mark neapi_mark;
-int neapi_mark_set(neapi_mark **mark);
+typedef struct neapi_stream_event neapi_stream_event;
+int neapi_stream_event_record(neapi_stream_event **mark);
 /* What the calling thread enqueues from now on runs when the mark's point is reached. A thread on
  * the CPU blocks until then. */
-int neapi_mark_follow(neapi_mark *mark);
+int neapi_stream_event_follow(neapi_stream_event *mark);
 /* Blocks the calling thread until the point is reached. */
-int neapi_mark_wait(neapi_mark *mark);
+int neapi_stream_event_wait(neapi_stream_event *mark);
 /* 1 if the point is reached, 0 if not, negative if the GPU failed. */
-int neapi_mark_reached(neapi_mark *mark);
-void neapi_mark_free(neapi_mark *mark);
+int neapi_stream_event_reached(neapi_stream_event *mark);
+void neapi_stream_event_free(neapi_stream_event *mark);
 
 /* Points in a stream whose times can be told. ABSENT on the CPU. */
-typedef struct neapi_event neapi_event;
-int neapi_event_open(neapi_event **out);
-void neapi_event_close(neapi_event *event);
+typedef struct neapi_timestamp neapi_timestamp;
+int neapi_timestamp_open(neapi_timestamp **out);
+void neapi_timestamp_close(neapi_timestamp *event);
 /* Puts the event at this point of the calling thread's stream. */
-int neapi_event_set(neapi_event *event);
+int neapi_timestamp_record(neapi_timestamp *event);
 /* Blocks the calling thread, which spins, until the GPU has come to the event. */
-int neapi_event_wait(neapi_event *event);
+int neapi_timestamp_wait(neapi_timestamp *event);
 /* Seconds from one event to another, both of which the GPU has come to. */
-int neapi_event_seconds(neapi_event *from, neapi_event *to, double *out);
+int neapi_timestamp_seconds(neapi_timestamp *from, neapi_timestamp *to, double *out);
 
 /* A lane is a GPU and a stream of its own there, which goes before other streams' kernels. From
  * enter to leave it is the calling thread's device and stream. */
-typedef struct neapi_lane neapi_lane;
-int neapi_lane_open(int32_t ordinal, neapi_lane **out);
-int neapi_lane_enter(neapi_lane *lane);
-void neapi_lane_leave(neapi_lane *lane);
-void neapi_lane_close(neapi_lane *lane);
+typedef struct neapi_gpu_stream neapi_gpu_stream;
+int neapi_gpu_stream_open(int32_t ordinal, neapi_gpu_stream **out);
+int neapi_gpu_stream_enter(neapi_gpu_stream *lane);
+void neapi_gpu_stream_leave(neapi_gpu_stream *lane);
+void neapi_gpu_stream_close(neapi_gpu_stream *lane);
 
 /* Ordinal of the GPU whose memory this is, or -1: the host's. */
 int32_t neapi_gpu_of(const void *memory);
@@ -93,9 +92,9 @@ typedef struct {
   void *to;
   const void *from;
   int64_t bytes;
-} neapi_copy_piece;
+} neapi_copy_segment;
 /* Enqueues the copies. */
-int neapi_gpu_copy_all(const neapi_copy_piece *pieces, int64_t count);
+int neapi_gpu_copy_all(const neapi_copy_segment *pieces, int64_t count);
 /* Enqueues out[count] = sources[0] op sources[1] op …. */
 int neapi_gpu_fold(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,
                    int op);

@@ -87,60 +87,60 @@ int neapi_cuda_copy(void *to, const void *from, int64_t bytes)
   return NEAPI_CUDA_NONE;
 }
 
-int neapi_cuda_mark(void **mark)
+int neapi_cuda_event_record(void **mark)
 {
   *mark = NULL;
   return 0;
 }
 
-int neapi_cuda_mark_follow(void *mark)
+int neapi_cuda_event_follow(void *mark)
 {
   (void)mark;
   return NEAPI_CUDA_NONE;
 }
 
-int neapi_cuda_mark_wait(void *mark)
+int neapi_cuda_event_wait(void *mark)
 {
   (void)mark;
   return NEAPI_CUDA_NONE;
 }
 
-int neapi_cuda_event_open(void **out)
+int neapi_cuda_timestamp_open(void **out)
 {
   (void)out;
   return NEAPI_CUDA_NONE;
 }
 
-void neapi_cuda_event_close(void *event)
+void neapi_cuda_timestamp_close(void *event)
 {
   (void)event;
 }
 
-int neapi_cuda_event_set(void *event)
-{
-  (void)event;
-  return NEAPI_CUDA_NONE;
-}
-
-int neapi_cuda_event_wait(void *event)
+int neapi_cuda_timestamp_record(void *event)
 {
   (void)event;
   return NEAPI_CUDA_NONE;
 }
 
-int neapi_cuda_event_seconds(void *from, void *to, double *out)
+int neapi_cuda_timestamp_wait(void *event)
+{
+  (void)event;
+  return NEAPI_CUDA_NONE;
+}
+
+int neapi_cuda_timestamp_seconds(void *from, void *to, double *out)
 {
   (void)from, (void)to, (void)out;
   return NEAPI_CUDA_NONE;
 }
 
-int neapi_cuda_mark_reached(void *mark)
+int neapi_cuda_event_reached(void *mark)
 {
   (void)mark;
   return 1;
 }
 
-void neapi_cuda_mark_free(void *mark)
+void neapi_cuda_event_free(void *mark)
 {
   (void)mark;
 }
@@ -180,7 +180,7 @@ int32_t neapi_cuda_gpu_of(const void *memory)
   return -1;
 }
 
-int neapi_cuda_copy_all(const neapi_copy_piece *pieces, int64_t count)
+int neapi_cuda_copy_all(const neapi_copy_segment *pieces, int64_t count)
 {
   (void)pieces, (void)count;
   return NEAPI_CUDA_NONE;

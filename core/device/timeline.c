@@ -17,10 +17,10 @@ struct neap_timeline {
   int64_t room, count;  /* count: recorded since the last clear */
   neap_span *spans;     /* [room] the i-th is at i % room */
   bool marked;          /* the times of spans are those of marks, where there are any */
-  neapi_marks marks;
+  neapi_timestamps marks;
 };
 
-enum { MARKS_A_SPAN = 2 };
+enum { TIMESTAMPS_PER_SPAN = 2 };
 
 static _Thread_local neap_timeline *current;
 static _Thread_local neap_span next; /* the purpose of the next request */
@@ -47,7 +47,7 @@ const char *neap_stream_name(int32_t stream)
   return stream >= 0 && stream < NEAP_STREAMS ? stream_names[stream] : NULL;
 }
 
-/* ---- life ---------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 int neap_timeline_open(int64_t room, neap_timeline **out)
 {
@@ -75,7 +75,7 @@ static void release(neap_timeline *t)
   if (__atomic_sub_fetch(&t->references, 1, __ATOMIC_ACQ_REL))
     return;
   pthread_mutex_destroy(&t->lock);
-  neapi_marks_free(&t->marks);
+  neapi_timestamps_free(&t->marks);
   free(t->spans);
   free(t);
 }
@@ -93,7 +93,7 @@ void neap_timeline_close(neap_timeline *t)
 static void begin_marks(neap_timeline *t)
 {
   pthread_mutex_lock(&t->lock);
-  t->marked = neapi_on_gpu() && !neapi_marks_begin(&t->marks, MARKS_A_SPAN * t->room);
+  t->marked = neapi_on_gpu() && !neapi_timestamps_begin(&t->marks, TIMESTAMPS_PER_SPAN * t->room);
   pthread_mutex_unlock(&t->lock);
 }
 
@@ -120,7 +120,7 @@ int32_t neap_timeline_layer(int32_t layer)
   return before;
 }
 
-/* ---- recording ----------------------------------------------------------------------------- */
+/* ---- recording ------------------------------------------------------------------------------- */
 
 static void record(neap_timeline *t, const neap_span *span)
 {
@@ -160,7 +160,7 @@ static double set_mark(neap_timeline *t)
 {
   pthread_mutex_lock(&t->lock);
   double now = neap_clock();
-  neapi_marks_set(&t->marks, now);
+  neapi_timestamps_record(&t->marks, now);
   pthread_mutex_unlock(&t->lock);
   return now;
 }
@@ -172,13 +172,13 @@ double neapi_timeline_now(void)
 
 double neap_timeline_begin(int id)
 {
-  neapi_range_begin(neap_span_name(id));
+  neapi_nvtx_begin(neap_span_name(id));
   return current ? neapi_timeline_now() : 0;
 }
 
 void neap_timeline_end(int id, double begin)
 {
-  neapi_range_end();
+  neapi_nvtx_end();
   if (current && begin > 0 && neap_span_name(id))
     neapi_timeline_span(id, -1, begin, neapi_timeline_now());
 }
@@ -194,9 +194,9 @@ void neapi_host_end(double begin)
     neap_timeline_end(NEAP_SPAN_HOST, begin);
 }
 
-/* ---- requests ------------------------------------------------------------------------------ */
+/* ---- requests -------------------------------------------------------------------------------- */
 
-void neapi_timeline_purpose(int id, int stream, int32_t chunk)
+void neapi_timeline_label(int id, int stream, int32_t chunk)
 {
   if (!current)
     return;
@@ -204,7 +204,7 @@ void neapi_timeline_purpose(int id, int stream, int32_t chunk)
   next = (neap_span){.id = id, .stream = stream, .chunk = chunk};
 }
 
-void neapi_purpose_take(neapi_purpose *p)
+void neapi_span_label_take(neapi_span_label *p)
 {
   p->timeline = current;
   if (!current)
@@ -217,20 +217,20 @@ void neapi_purpose_take(neapi_purpose *p)
   announced = 0;
 }
 
-void neapi_purpose_drop(neapi_purpose *p)
+void neapi_span_label_drop(neapi_span_label *p)
 {
   if (p->timeline)
     release(p->timeline);
 }
 
-double neapi_purpose_now(const neapi_purpose *p, int32_t gpu)
+double neapi_span_label_now(const neapi_span_label *p, int32_t gpu)
 {
   neap_timeline *t = p->span.stream == NEAP_COMPUTE ? NULL : p->timeline;
   bool marks = gpu && t && t->marked && neapi_on_gpu();
   return marks ? set_mark(t) : neap_clock();
 }
 
-void neapi_purpose_ran(const neapi_purpose *p, double begin, double end)
+void neapi_span_label_ran(const neapi_span_label *p, double begin, double end)
 {
   if (!p->timeline || p->span.stream == NEAP_COMPUTE)
     return;
@@ -240,7 +240,7 @@ void neapi_purpose_ran(const neapi_purpose *p, double begin, double end)
   record(p->timeline, &span);
 }
 
-void neapi_purpose_waited(const neapi_purpose *p, double begin, double end)
+void neapi_span_label_waited(const neapi_span_label *p, double begin, double end)
 {
   if (!current)
     return;
@@ -255,14 +255,14 @@ void neapi_purpose_waited(const neapi_purpose *p, double begin, double end)
   record(current, &span);
 }
 
-/* ---- reading ------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 /* Gives a span the GPU's times. Exchanges that the host makes and those of the GPU share streams,
  * whose clocks agree to some microseconds: *ends[stream] is the last one's end, at the least. */
-static void resolve_span(const neapi_marks *marks, neap_span *span, double *ends)
+static void resolve_span(const neapi_timestamps *marks, neap_span *span, double *ends)
 {
-  span->begin = neapi_marks_time(marks, span->begin);
-  span->end = neapi_marks_time(marks, span->end);
+  span->begin = neapi_timestamps_time(marks, span->begin);
+  span->end = neapi_timestamps_time(marks, span->end);
   if (span->stream != NEAP_COMPUTE) {
     double *end = &ends[span->stream];
     span->begin = span->begin < *end ? *end : span->begin;
@@ -275,7 +275,7 @@ int neap_timeline_resolve(neap_timeline *t)
 {
   double ends[NEAP_STREAMS] = {0};
   pthread_mutex_lock(&t->lock);
-  int status = t->marked ? neapi_marks_resolve(&t->marks) : NEAP_OK;
+  int status = t->marked ? neapi_timestamps_resolve(&t->marks) : NEAP_OK;
   int64_t first = t->count > t->room ? t->count - t->room : 0;
   for (int64_t i = first; !status && t->marked && i < t->count; i++)
     resolve_span(&t->marks, &t->spans[i % t->room], ends);

@@ -7,7 +7,7 @@
 
 enum { ROUND_TRIPS = 4 };
 
-static int make_room(neapi_marks *m, int64_t room)
+static int make_room(neapi_timestamps *m, int64_t room)
 {
   if (m->room)
     return NEAP_OK;
@@ -16,21 +16,21 @@ static int make_room(neapi_marks *m, int64_t room)
   m->reached = neapi_alloc(room * 8, "timeline: marks");
   int status = m->events && m->times && m->reached ? NEAP_OK : NEAP_MEMORY;
   if (!status)
-    status = neapi_event_open(&m->origin);
+    status = neapi_timestamp_open(&m->origin);
   if (!status)
     m->room = room;
   else
-    neapi_marks_free(m);
+    neapi_timestamps_free(m);
   return status;
 }
 
 /* Sets the origin, and tells how long it took until the host knew that the GPU was there. */
-static int round_trip(neapi_marks *m, double *seconds)
+static int round_trip(neapi_timestamps *m, double *seconds)
 {
   double begin = neap_clock();
-  int status = neapi_event_set(m->origin);
+  int status = neapi_timestamp_record(m->origin);
   if (!status)
-    status = neapi_event_wait(m->origin);
+    status = neapi_timestamp_wait(m->origin);
   *seconds = neap_clock() - begin;
   m->origin_time = begin + *seconds / 2;
   return status;
@@ -38,7 +38,7 @@ static int round_trip(neapi_marks *m, double *seconds)
 
 /* The origin's time is known to half of its round trip: one is taken that is as fast as the fastest
  * of the first few, or nearly. */
-static int set_origin(neapi_marks *m)
+static int set_origin(neapi_timestamps *m)
 {
   double seconds = 0, fastest = 1;
   int status = neapi_stream_wait();
@@ -51,40 +51,40 @@ static int set_origin(neapi_marks *m)
   return status;
 }
 
-int neapi_marks_begin(neapi_marks *m, int64_t room)
+int neapi_timestamps_begin(neapi_timestamps *m, int64_t room)
 {
   m->count = 0;
   int status = make_room(m, room);
   return status ? status : set_origin(m);
 }
 
-void neapi_marks_set(neapi_marks *m, double time)
+void neapi_timestamps_record(neapi_timestamps *m, double time)
 {
   if (m->count == m->room)
     return;
   if (m->count == m->made) {
-    if (neapi_event_open(&m->events[m->made]))
+    if (neapi_timestamp_open(&m->events[m->made]))
       return;
     m->made++;
   }
-  if (!neapi_event_set(m->events[m->count]))
+  if (!neapi_timestamp_record(m->events[m->count]))
     m->times[m->count++] = time;
 }
 
-int neapi_marks_resolve(neapi_marks *m)
+int neapi_timestamps_resolve(neapi_timestamps *m)
 {
   int status = neapi_stream_wait(); /* sleeps in the end; waiting for an event would spin */
   for (int64_t i = 0; !status && i < m->count; i++) {
     double since = 0;
-    status = neapi_event_wait(m->events[i]);
+    status = neapi_timestamp_wait(m->events[i]);
     if (!status)
-      status = neapi_event_seconds(m->origin, m->events[i], &since);
+      status = neapi_timestamp_seconds(m->origin, m->events[i], &since);
     m->reached[i] = m->origin_time + since;
   }
   return status;
 }
 
-double neapi_marks_time(const neapi_marks *m, double time)
+double neapi_timestamps_time(const neapi_timestamps *m, double time)
 {
   int64_t low = 0, high = m->count;
   while (low < high) {
@@ -97,14 +97,14 @@ double neapi_marks_time(const neapi_marks *m, double time)
   return low < m->count && m->times[low] == time ? m->reached[low] : time;
 }
 
-void neapi_marks_free(neapi_marks *m)
+void neapi_timestamps_free(neapi_timestamps *m)
 {
   for (int64_t i = 0; i < m->made; i++)
-    neapi_event_close(m->events[i]);
+    neapi_timestamp_close(m->events[i]);
   if (m->origin)
-    neapi_event_close(m->origin);
+    neapi_timestamp_close(m->origin);
   free(m->events);
   free(m->times);
   free(m->reached);
-  *m = (neapi_marks){0};
+  *m = (neapi_timestamps){0};
 }

@@ -24,7 +24,7 @@
 #define NEAP_API __attribute__((visibility("default")))
 #endif
 
-/* ---- status ------------------------------------------------------------------------------ */
+/* ---- status ---------------------------------------------------------------------------------- */
 
 #define NEAP_STATUS_LIST(X)                                                                        \
   X(OK)       /* done */                                                                           \
@@ -64,8 +64,7 @@ NEAP_API double neap_thread_seconds(void);
 /* Processors that this process may run on. */
 NEAP_API int32_t neap_processors(void);
 
-/* ---- devices ---------------------------------------------------------------------------------
- */
+/* ---- devices --------------------------------------------------------------------------------- */
 
 /* GPUs that CUDA finds; 0 where there are none, no driver or no GPU code in this build. */
 NEAP_API int32_t neap_device_count(void);
@@ -89,7 +88,7 @@ NEAP_API int neap_device_memory(int64_t *free_bytes, int64_t *total_bytes);
 NEAP_API int neap_device_held(int64_t *now, int64_t *most);
 NEAP_API int neap_device_forget_most(void);
 
-/* ---- random: counter-based, so that a value depends on its key and not on who draws it ----- */
+/* ---- random: counter-based, so that a value depends on its key and not on who draws it ------- */
 
 /* 64 random bits of (seed, stream, index). Source: SplitMix64 finaliser over a keyed counter. */
 NEAP_API uint64_t neap_random_bits(uint64_t seed, uint64_t stream, uint64_t index);
@@ -98,7 +97,7 @@ NEAP_API double neap_random_uniform(uint64_t seed, uint64_t stream, uint64_t ind
 /* Standard normal (Box-Muller over two uniforms of the same key). */
 NEAP_API double neap_random_normal(uint64_t seed, uint64_t stream, uint64_t index);
 
-/* ---- topology: ranks, nodes, slots, experts ------------------------------------------------ */
+/* ---- topology: ranks, nodes, slots, experts -------------------------------------------------- */
 
 /* Immutable. Slots are numbered 0..S-1 over all ranks, rank by rank. */
 typedef struct neap_topology neap_topology;
@@ -125,7 +124,7 @@ NEAP_API const int32_t *neap_topology_first_rank(const neap_topology *topology);
 NEAP_API const double *neap_topology_cost(const neap_topology *topology);
 NEAP_API const double *neap_topology_speed(const neap_topology *topology);
 
-/* ---- layout: which expert is in which slot -------------------------------------------------- */
+/* ---- layout: which expert is in which slot --------------------------------------------------- */
 
 typedef struct neap_layout neap_layout;
 
@@ -147,7 +146,7 @@ NEAP_API uint64_t neap_layout_hash(const neap_layout *layout);
 /* Slots whose expert differs between two layouts of one topology. */
 NEAP_API int32_t neap_layout_changed(const neap_layout *a, const neap_layout *b);
 
-/* ---- planners: pure functions from topology and load to a layout ---------------------------- */
+/* ---- planners: pure functions from topology and load to a layout ----------------------------- */
 
 /* A planner is an algorithm, its parameters and its scratch memory; it keeps nothing from one
  * plan to the next that changes a result. Not for use by two threads at once. */
@@ -222,8 +221,7 @@ NEAP_API int neap_split_balance(const neap_split *split, neap_balance *out);
  * MEMORY. */
 NEAP_API int neap_split_traffic(neap_split *split, int32_t parts, int64_t *ports, int64_t *uplinks);
 
-/* ---- communicators ----------------------------------------------------------------------------
- */
+/* ---- communicators --------------------------------------------------------------------------- */
 
 /* A group of ranks. Operations of one communicator run in the order in which they were started;
  * those of different communicators run side by side, and progress while the caller computes. */
@@ -322,8 +320,7 @@ NEAP_API int neap_request_wait(neap_request *request);
 /* 1 if a wait would not block. */
 NEAP_API int neap_request_done(const neap_request *request);
 
-/* ---- tensors ------------------------------------------------------------------------------------
- */
+/* ---- tensors --------------------------------------------------------------------------------- */
 
 /* Dense, row-major, on the opening thread's device. Ops check dtype and shape. BF16 is the upper
  * half of a float; what is rounded to it goes to the nearest, of two the even one. */
@@ -354,8 +351,7 @@ NEAP_API int neap_tensor_normal(neap_tensor *tensor, uint64_t seed, uint64_t str
 NEAP_API int neap_tensor_copy(neap_tensor *to, int64_t to_offset, const neap_tensor *from,
                               int64_t from_offset, int64_t count);
 
-/* ---- operations over tensors -----------------------------------------------------------------
- */
+/* ---- operations over tensors ----------------------------------------------------------------- */
 
 /* All are local and block; results are written only if shapes fit. T: tokens (rows), reals: F32,
  * F64 or BF16, the same for all tensors of a call, but for those marked "stat" (statistics, logits
@@ -400,8 +396,8 @@ NEAP_API int neap_op_rotary(neap_tensor *x, int32_t heads, const neap_tensor *ta
 
 /* Causal attention within each sequence of `sequence` rows, scaled by 1 / sqrt(D).
  * qkv (T, (heads + 2 kv_heads) x D): queries, keys, values; kv_heads divides heads, sequence
- * divides T. out (T, heads x D), lse (T, heads) stat: log-sum-exp of the scores, for the gradient.
- */
+ * divides T. out (T, heads x D), lse (T, heads) stat: log-sum-exp of the scores, for the
+ * gradient. */
 NEAP_API int neap_op_attention(const neap_tensor *qkv, int32_t heads, int32_t kv_heads,
                                int64_t sequence, neap_tensor *out, neap_tensor *lse);
 NEAP_API int neap_op_attention_grad(const neap_tensor *qkv, const neap_tensor *out,
@@ -439,8 +435,7 @@ NEAP_API int neap_op_adamw(const neap_adamw *settings, const neap_tensor *grad, 
 NEAP_API int neap_blas_product(const neap_tensor *a, int trans_a, const neap_tensor *b, int trans_b,
                                neap_tensor *c);
 
-/* ---- exact sums over the tokens of all ranks ---------------------------------------------------
- */
+/* ---- exact sums over the tokens of all ranks ------------------------------------------------- */
 
 /* Collective. Sums that come out the same to the bit however the tokens are cut over ranks and
  * ordered: every summand is rounded to a multiple of a power of two that all ranks agree on (from
@@ -469,8 +464,7 @@ NEAP_API int neap_exact_sum_squares(neap_comm *comm, const neap_tensor *x, int64
 /* Sum of all elements of all ranks' x (losses, for instance): the result on every rank. */
 NEAP_API int neap_exact_sum(neap_comm *comm, const neap_tensor *x, int64_t total, double *out);
 
-/* ---- shards: the parameters of one layer's experts, cut over the ranks (FSEP) ------------------
- */
+/* ---- shards: the parameters of one layer's experts, cut over the ranks (FSEP) ---------------- */
 
 /* Each expert is one array of parameters, which differ in size from expert to expert. Its master
  * parameters, AdamW moments and gradient are cut over all ranks in contiguous ranges of
@@ -563,8 +557,7 @@ NEAP_API int neap_shards_exact_square_sum(neap_shards *shards, double max, int64
 NEAP_API int neap_shards_adamw(neap_shards *shards, const neap_adamw *settings);
 NEAP_API int neap_shards_traffic(const neap_shards *shards, neap_shard_traffic *out);
 
-/* ---- moe: one Mixture-of-Experts layer over the ranks ------------------------------------------
- */
+/* ---- moe: one Mixture-of-Experts layer over the ranks ---------------------------------------- */
 
 /* y = sum over a token's K experts of weight x W2 (silu(x W1 gate) * (x W1 up)). Parameters of
  * expert e with F = ffn[e]: W1 (H, 2F), gate columns first, then up; W2 (F, H); in one array.
@@ -646,8 +639,7 @@ NEAP_API int neap_moe_backward(neap_moe *moe, const neap_tensor *x, const neap_t
                                const neap_tensor *weights, neap_transfer *arriving,
                                neap_tensor *gradients, neap_tensor *dx, neap_tensor *drouter);
 NEAP_API int neap_moe_cost(const neap_moe *moe, neap_moe_costs *out);
-/* ---- timeline: what the streams of a rank did, and when ---------------------------------------
- */
+/* ---- timeline: what the streams of a rank did, and when -------------------------------------- */
 
 /* The streams of a rank: computation, and exchanges of tokens, of parameters and of gradients. */
 typedef enum { NEAP_COMPUTE, NEAP_TOKENS, NEAP_UNSHARD, NEAP_REDUCE, NEAP_STREAMS } neap_stream;
@@ -729,8 +721,7 @@ NEAP_API int64_t neap_timeline_count(const neap_timeline *timeline, int64_t *los
 /* Copies the latest spans, at most room, in the order of their ends; returns how many. */
 NEAP_API int64_t neap_timeline_spans(const neap_timeline *timeline, int64_t room, neap_span *out);
 
-/* ---- cluster: a training step on machines that are only described -----------------------------
- */
+/* ---- cluster: a training step on machines that are only described ---------------------------- */
 
 /* Operations of a step, executed by every rank of a topology in the order of their ids, on four
  * streams: computation, and exchanges of tokens, of parameters (unshard) and of gradients (reduce).
@@ -803,8 +794,7 @@ NEAP_API int neap_cluster_critical(const neap_cluster *cluster, int32_t *ops, in
 NEAP_API int neap_layout_traffic(const neap_layout *layout, const double *bytes, int32_t group,
                                  double *ports, double *uplinks);
 
-/* ---- synth: synthetic loads -------------------------------------------------------------------
- */
+/* ---- synth: synthetic loads ------------------------------------------------------------------ */
 
 typedef struct {
   int32_t ranks, experts, top_k;
@@ -819,8 +809,7 @@ typedef struct {
 NEAP_API int neap_synth_load(const neap_synth *synth, const double *popularity, int64_t step,
                              int64_t *load);
 
-/* ---- trace: recorded loads --------------------------------------------------------------------
- */
+/* ---- trace: recorded loads ------------------------------------------------------------------- */
 
 /* The load matrix of every step and layer, with metadata (pairs of strings). On disk a safetensors
  * file: one tensor "load", I32 (steps, layers, ranks, experts), metadata in the header with a
@@ -857,8 +846,7 @@ NEAP_API int neap_trace_writer_append(neap_trace_writer *writer, int64_t step, i
 /* Drops a step that is not complete. */
 NEAP_API void neap_trace_writer_close(neap_trace_writer *writer);
 
-/* ---- text: real text as training data --------------------------------------------------------
- */
+/* ---- text: real text as training data -------------------------------------------------------- */
 
 /* A corpus: bytes of files that Debian packages install, the same on every machine that has the
  * same package. Held once a process; opening it again shares the memory. */
@@ -886,15 +874,14 @@ NEAP_API int64_t neap_text_size(const neap_text *text);
 NEAP_API int neap_text_sample(const neap_text *text, uint64_t seed, int64_t step, int64_t sequence,
                               int64_t length, int held_out, int32_t *ids, int32_t *targets);
 
-/* ---- workers: policies in a process of their own ----------------------------------------------
- */
+/* ---- workers: policies in a process of their own --------------------------------------------- */
 
 /* Forks the small process that starts and ends workers, for a process with MPI, CUDA or threads
  * must not fork. To be called first in main, by the process whose program knows "--worker FD FD".
  * It ends with this process, however that ends, and its workers with it. Errors: SYSTEM. */
-NEAP_API int neap_nursery_open(void);
+NEAP_API int neap_spawner_open(void);
 /* Ends all workers; waits until they have gone. */
-NEAP_API void neap_nursery_close(void);
+NEAP_API void neap_spawner_close(void);
 
 /* A request or an answer; a payload of bytes follows it. */
 typedef struct {
@@ -904,7 +891,7 @@ typedef struct {
   double seconds; /* of an answer: how long the hook ran */
   int32_t about;  /* of an answer: the request's kind; of a failure: the running hook's, 0: none */
   char text[512]; /* of an answer: what went wrong */
-} neap_note;
+} neap_policy_message;
 
 enum {
   NEAP_WORKER_SILENT = 0,   /* nothing has come */
@@ -932,37 +919,39 @@ NEAP_API int neap_worker_restart(neap_worker *worker);
 NEAP_API int32_t neap_worker_pending(const neap_worker *worker);
 /* Copies note and a payload of two parts. Never waits. Errors: ARGUMENT (no slot is free; too
  * large; the worker has ended). */
-NEAP_API int neap_worker_send(neap_worker *worker, const neap_note *note, const void *first,
-                              int64_t first_bytes, const void *second, int64_t second_bytes);
+NEAP_API int neap_worker_send(neap_worker *worker, const neap_policy_message *note,
+                              const void *first, int64_t first_bytes, const void *second,
+                              int64_t second_bytes);
 /* Waits up to timeout seconds (0: only looks) for an answer, or for news that none will come: a
  * dead worker, or a hook that has run longer than deadline seconds. payload[answer_bytes] may be
  * NULL. Nothing in an answer has been checked except that text ends and seconds is finite. */
 NEAP_API int neap_worker_receive(neap_worker *worker, double timeout, double deadline,
-                                 neap_note *note, void *payload);
+                                 neap_policy_message *note, void *payload);
 /* The large answer, in memory that the worker may be writing to: to be copied, then checked. */
 NEAP_API const void *neap_worker_bulk(const neap_worker *worker);
 
 /* The worker's side of the shared memory. */
-typedef struct neap_door neap_door;
+typedef struct neap_policy_server neap_policy_server;
 
 /* Takes over the two file descriptors that the program was given. Errors: SYSTEM. */
-NEAP_API int neap_door_open(int32_t requests_fd, int32_t answers_fd, neap_door **out);
-NEAP_API void neap_door_close(neap_door *door);
-NEAP_API const char *neap_door_setup(const neap_door *door);
+NEAP_API int neap_policy_server_open(int32_t requests_fd, int32_t answers_fd,
+                                     neap_policy_server **out);
+NEAP_API void neap_policy_server_close(neap_policy_server *door);
+NEAP_API const char *neap_policy_server_setup(const neap_policy_server *door);
 /* Waits up to timeout seconds for a request; note->kind is 0 if none came. *payload stays until the
  * next receive, or the request's answer. */
-NEAP_API int neap_door_receive(neap_door *door, double timeout, neap_note *note,
-                               const void **payload);
+NEAP_API int neap_policy_server_receive(neap_policy_server *door, double timeout,
+                                        neap_policy_message *note, const void **payload);
 /* Tell the rank that a hook starts, and that it has ended: what its deadline is measured by. */
-NEAP_API void neap_door_begin(neap_door *door, int32_t kind, int64_t step, int32_t layer);
-NEAP_API void neap_door_end(neap_door *door);
+NEAP_API void neap_policy_server_begin(neap_policy_server *door, int32_t kind, int64_t step,
+                                       int32_t layer);
+NEAP_API void neap_policy_server_end(neap_policy_server *door);
 /* To be called once for the setup and once for every request. Errors: ARGUMENT (too large). */
-NEAP_API int neap_door_answer(neap_door *door, const neap_note *note, const void *payload,
-                              int64_t bytes);
-NEAP_API void *neap_door_bulk(const neap_door *door);
+NEAP_API int neap_policy_server_answer(neap_policy_server *door, const neap_policy_message *note,
+                                       const void *payload, int64_t bytes);
+NEAP_API void *neap_policy_server_bulk(const neap_policy_server *door);
 
-/* ---- hashes, child processes -------------------------------------------------------------------
- */
+/* ---- hashes, child processes ----------------------------------------------------------------- */
 
 /* SHA-256 (FIPS 180-4) of bytes: 64 digits in small letters and a zero byte, at hex[65]. */
 NEAP_API void neap_sha256(const void *data, int64_t bytes, char *hex);
@@ -987,8 +976,7 @@ NEAP_API void neap_child_close(neap_child *child);
 NEAP_API void neap_interrupts_catch(void);
 NEAP_API int32_t neap_interrupts(void);
 
-/* ---- store: runs in one SQLite file -----------------------------------------------------------
- */
+/* ---- store: runs in one SQLite file ---------------------------------------------------------- */
 
 /* A connection, for one thread; any number of threads and processes may have one to the same file
  * (write-ahead log; a writer waits up to 30 s for another). Tables: runs (executions of a command,

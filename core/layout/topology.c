@@ -188,7 +188,7 @@ const double *neap_topology_speed(const neap_topology *t)
   return t->speed;
 }
 
-int32_t neapi_topology_part(const neap_topology *t, int32_t slot, int32_t parts)
+int32_t neapi_topology_chunk(const neap_topology *t, int32_t slot, int32_t parts)
 {
   int32_t rank = t->rank_of[slot], first = t->first_slot[rank];
   return (int32_t)((int64_t)(slot - first) * parts / (t->first_slot[rank + 1] - first));

@@ -20,7 +20,7 @@ neap_topology *neapi_topology_share(const neap_topology *topology);
 
 /* The slots of a rank in so many parts, in order, as even as can be: the part that a slot belongs
  * to, and how many slots, of count, the first so many parts have. */
-int32_t neapi_topology_part(const neap_topology *topology, int32_t slot, int32_t parts);
+int32_t neapi_topology_chunk(const neap_topology *topology, int32_t slot, int32_t parts);
 int32_t neapi_slots_before(int32_t count, int32_t parts, int32_t part);
 
 #endif

@@ -4,14 +4,14 @@
 #include "base/dtype.h"
 int neap_moe_backward_dispatch(neap_moe *m, const neap_tensor *dy)
 {
-  NEAPI_RANGE("moe backward_dispatch");
+  NEAPI_NVTX("moe backward_dispatch");
   int status = neapi_moe_require(m, "backward_dispatch", NEAPI_MOE_COMPUTED);
   if (!status)
     status = neapi_moe_require_tokens(m, "moe backward_dispatch", "dy", dy);
   if (status)
     return status;
   double since = neapi_timeline_now();
-  m->slope = neapi_experts_borrow(&m->experts, m->rows.all_rows * m->rows.row_bytes);
+  m->slope = neapi_experts_acquire_dout(&m->experts, m->rows.all_rows * m->rows.row_bytes);
   if (!m->slope)
     return NEAP_MEMORY;
   status = neapi_kernel_status_of(
@@ -22,17 +22,17 @@ int neap_moe_backward_dispatch(neap_moe *m, const neap_tensor *dy)
                                    neapi_stream()));
   if (!status)
     status = neapi_moe_start_all(m, false, NEAP_SPAN_DISPATCH_BACK, m->slope);
-  neapi_moe_lap(&since, &m->costs.route, NEAP_SPAN_FINISH_BACK);
+  neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_FINISH_BACK);
   m->last = status ? NEAPI_MOE_IDLE : NEAPI_MOE_SLOPES_SENT;
   return status;
 }
 
-/* neapi_experts_recall as a neapi_moe_product. */
+/* neapi_experts_recompute as a neapi_moe_product. */
 static int recall(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
                   const void *in, void *out)
 {
   (void)out;
-  return neapi_experts_recall(experts, from, end, weights, in);
+  return neapi_experts_recompute(experts, from, end, weights, in);
 }
 
 /* Gradients of the experts' inputs, which take the place of their outputs. Hidden values that are
@@ -69,14 +69,14 @@ static int agree_on_grids(neap_moe *m, const void *x)
   if (status)
     return status;
   double *max = m->maxima.data;
-  neapi_place_zero(m->maxima.place, max, count * 8);
+  neapi_memory_zero(m->maxima.place, max, count * 8);
   status = neapi_experts_maxima(&m->experts, m->input.data, m->slope, max);
   if (!status)
     status = neapi_route_maxima(&m->route, x, max + columns);
-  neapi_moe_lap_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
+  neapi_moe_add_elapsed_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
   if (!status)
     status = neap_comm_all_reduce(m->comm, max, count, NEAP_F64, NEAP_MAX);
-  neapi_moe_lap_wait(m, &since);
+  neapi_moe_add_waited(m, &since);
   int bits = 26;
   while (m->total > 1ll << (53 - 2 * bits))
     bits--;
@@ -94,11 +94,11 @@ static int exact_gradients(neap_moe *m, const void *x, void *gradients, void *dr
   double since = neapi_timeline_now();
   if (!status)
     status = neapi_experts_exact_gradients(&m->experts, m->input.data, m->slope, grids, gradients);
-  neapi_moe_lap_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
+  neapi_moe_add_elapsed_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
   if (!status)
     status = neapi_route_exact_gradient(
         &m->route, x, grids + m->experts.columns_at[m->topology->experts], drouter);
-  neapi_moe_lap(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
+  neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
   return status;
 }
 
@@ -106,10 +106,10 @@ static int plain_gradients(neap_moe *m, const void *x, void *gradients, void *dr
 {
   double since = neapi_timeline_now();
   int status = neapi_experts_gradients(&m->experts, m->input.data, m->slope, gradients);
-  neapi_moe_lap_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
+  neapi_moe_add_elapsed_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
   if (!status)
     status = neapi_route_gradient(&m->route, x, drouter);
-  neapi_moe_lap(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
+  neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
   return status;
 }
 
@@ -154,7 +154,7 @@ int neap_moe_backward(neap_moe *m, const neap_tensor *x, const neap_tensor *rout
                       const neap_tensor *weights, neap_transfer *arriving, neap_tensor *gradients,
                       neap_tensor *dx, neap_tensor *drouter)
 {
-  NEAPI_RANGE("moe backward");
+  NEAPI_NVTX("moe backward");
   int status = check_backward(m, x, router, weights, gradients, dx, drouter);
   if (status)
     return status;
@@ -163,7 +163,7 @@ int neap_moe_backward(neap_moe *m, const neap_tensor *x, const neap_tensor *rout
   double since = neapi_timeline_now();
   bool balances = m->options.aux_loss && m->total;
   status = neapi_route_backward(&m->route, balances ? m->slope_of_probs : NULL);
-  neapi_moe_lap(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
+  neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
   if (!status)
     status = compute_backward(m, neap_tensor_data(weights), arriving);
   if (!status)
@@ -179,7 +179,7 @@ int neap_moe_backward(neap_moe *m, const neap_tensor *x, const neap_tensor *rout
   if (m->options.recompute)
     neapi_experts_release(&m->experts);
   if (!status) /* else slopes may still be on their way */
-    neapi_experts_give_back(&m->experts);
-  neapi_moe_lap(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
+    neapi_experts_release_dout(&m->experts);
+  neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
   return status;
 }

@@ -17,8 +17,8 @@ static int allocate(neapi_dispatch *d)
                {&d->slot_tokens, t->slots * 8ll},
                {&d->start, t->slots * 8ll},
                {&d->batch, d->slots * 8ll},
-               {&d->away, t->slots * (int64_t)sizeof(neapi_piece)},
-               {&d->here, pairs * (int64_t)sizeof(neapi_piece)},
+               {&d->away, t->slots * (int64_t)sizeof(neapi_dispatch_message)},
+               {&d->here, pairs * (int64_t)sizeof(neapi_dispatch_message)},
                {&d->send, pieces * (int64_t)sizeof(neap_message)},
                {&d->recv, pieces * (int64_t)sizeof(neap_message)},
                {&d->requests, 2 * d->chunks * (int64_t)sizeof(neap_request *)}};
@@ -62,7 +62,7 @@ void neapi_dispatch_close(neapi_dispatch *d)
     free(memory[i]);
 }
 
-/* ---- rows ---------------------------------------------------------------------------------- */
+/* ---- rows ------------------------------------------------------------------------------------ */
 
 void neapi_dispatch_slots(const neapi_dispatch *d, int32_t chunk, int32_t *from, int32_t *end)
 {
@@ -83,8 +83,8 @@ static void place_batches(neapi_dispatch *d)
       if (peer == d->rank)
         d->start[first + i] = row;
       else if (rows)
-        d->here[d->here_count++] =
-            (neapi_piece){row, rows, peer, neapi_topology_part(d->topology, first + i, d->chunks)};
+        d->here[d->here_count++] = (neapi_dispatch_message){
+            row, rows, peer, neapi_topology_chunk(d->topology, first + i, d->chunks)};
       row += rows;
     }
     d->batch[i] = row - begin;
@@ -102,8 +102,8 @@ static void place_away(neapi_dispatch *d)
     if (peer == d->rank || !d->amount[s])
       continue;
     d->start[s] = row;
-    d->away[d->away_count++] =
-        (neapi_piece){row, d->amount[s], peer, neapi_topology_part(d->topology, s, d->chunks)};
+    d->away[d->away_count++] = (neapi_dispatch_message){
+        row, d->amount[s], peer, neapi_topology_chunk(d->topology, s, d->chunks)};
     row += d->amount[s];
   }
   d->all_rows = row;
@@ -126,10 +126,10 @@ int neapi_dispatch_plan(neapi_dispatch *d, const neap_split *split)
   return NEAP_OK;
 }
 
-/* ---- exchanges ----------------------------------------------------------------------------- */
+/* ---- exchanges ------------------------------------------------------------------------------- */
 
-static int64_t list_messages(const neapi_dispatch *d, const neapi_piece *pieces, int64_t count,
-                             int32_t chunk, void *rows, neap_message *out)
+static int64_t list_messages(const neapi_dispatch *d, const neapi_dispatch_message *pieces,
+                             int64_t count, int32_t chunk, void *rows, neap_message *out)
 {
   int64_t bytes = d->row_bytes, used = 0;
   for (int64_t i = 0; i < count; i++)
@@ -143,7 +143,7 @@ int neapi_dispatch_start(neapi_dispatch *d, int32_t chunk, bool back, void *rows
 {
   if (neap_comm_size(d->comm) == 1) /* nobody to exchange with, and no reason to meet anybody */
     return NEAP_OK;
-  const neapi_piece *out = back ? d->here : d->away, *in = back ? d->away : d->here;
+  const neapi_dispatch_message *out = back ? d->here : d->away, *in = back ? d->away : d->here;
   int64_t outs = back ? d->here_count : d->away_count, ins = back ? d->away_count : d->here_count;
   int64_t sends = list_messages(d, out, outs, chunk, rows, d->send);
   int64_t recvs = list_messages(d, in, ins, chunk, rows, d->recv);

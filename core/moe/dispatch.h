@@ -17,22 +17,22 @@
 typedef struct {
   int64_t row, rows;
   int32_t peer, chunk;
-} neapi_piece;
+} neapi_dispatch_message;
 
 typedef struct {
   neap_comm *comm;
   neap_topology *topology;
   int32_t rank, slots, chunks; /* slots: of this rank */
   int64_t row_bytes;
-  int64_t *amount;      /* [S] this rank's tokens to every slot */
-  int64_t *column;      /* [ranks][slots] every rank's tokens to this rank's slots */
-  int64_t *slot_tokens; /* [S] */
-  int64_t *start;       /* [S] first row of this rank's tokens for a slot */
-  int64_t *batch;       /* [slots] rows of a slot */
-  int64_t rows;         /* R */
-  int64_t all_rows;     /* R and the tokens that are computed elsewhere */
-  neapi_piece *away;    /* [S] sent by this rank, by slot */
-  neapi_piece *here;    /* [slots * ranks] received, by slot and rank */
+  int64_t *amount;              /* [S] this rank's tokens to every slot */
+  int64_t *column;              /* [ranks][slots] every rank's tokens to this rank's slots */
+  int64_t *slot_tokens;         /* [S] */
+  int64_t *start;               /* [S] first row of this rank's tokens for a slot */
+  int64_t *batch;               /* [slots] rows of a slot */
+  int64_t rows;                 /* R */
+  int64_t all_rows;             /* R and the tokens that are computed elsewhere */
+  neapi_dispatch_message *away; /* [S] sent by this rank, by slot */
+  neapi_dispatch_message *here; /* [slots * ranks] received, by slot and rank */
   int64_t away_count, here_count;
   neap_message *send, *recv; /* room for one exchange */
   neap_request **requests;   /* [2][chunks]: to the experts, and back */

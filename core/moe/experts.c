@@ -1,5 +1,5 @@
-/* The experts of one rank's slots: two products forward, two for inputs and two for weights back.
- */
+/* The experts of one rank's slots: two products forward, two for inputs and two for weights
+ * back. */
 #include "moe/experts.h"
 
 #include "base/memory.h"
@@ -8,12 +8,12 @@
 #include <string.h>
 
 /* By place: layers of one thread may be on different devices. */
-static _Thread_local neapi_experts_room *rooms[NEAPI_PINNED + 1];
+static _Thread_local neapi_experts_workspace *rooms[NEAPI_PINNED + 1];
 
-static neapi_experts_room *share_room(void)
+static neapi_experts_workspace *share_room(void)
 {
-  neapi_place place = neapi_place_of_reals();
-  neapi_experts_room **room = &rooms[place];
+  neapi_memory_kind place = neapi_memory_of_reals();
+  neapi_experts_workspace **room = &rooms[place];
   if (!*room)
     *room = neapi_alloc_zero(sizeof **room, "experts");
   if (!*room)
@@ -23,7 +23,7 @@ static neapi_experts_room *share_room(void)
   return *room;
 }
 
-static void leave_room(neapi_experts_room *room)
+static void leave_room(neapi_experts_workspace *room)
 {
   if (!room || --room->users)
     return;
@@ -39,8 +39,8 @@ int neapi_experts_open(neapi_experts *x, const neapi_kernels *kernels, int64_t h
                        int32_t count, const int64_t *ffn, int32_t slots)
 {
   *x = (neapi_experts){.kernels = kernels, .hidden = hidden, .experts = count, .slots = slots};
-  x->gate_up.place = x->spare.place = neapi_place_of_reals();
-  x->left.place = x->right.place = neapi_place_of_reals();
+  x->gate_up.place = x->spare.place = neapi_memory_of_reals();
+  x->left.place = x->right.place = neapi_memory_of_reals();
   x->ffn = neapi_alloc(count * 8ll, "experts");
   x->columns_at = neapi_alloc(count * 8ll + 8, "experts");
   x->batches = neapi_alloc_zero(slots * (int64_t)sizeof *x->batches, "experts");
@@ -61,7 +61,7 @@ int neapi_experts_open(neapi_experts *x, const neapi_kernels *kernels, int64_t h
 
 void neapi_experts_close(neapi_experts *x)
 {
-  neapi_experts_give_back(x);
+  neapi_experts_release_dout(x);
   neapi_buffer_free(&x->spare);
   neapi_buffer_free(&x->gate_up);
   leave_room(x->room);
@@ -82,7 +82,7 @@ void neapi_experts_release(neapi_experts *x)
   neapi_buffer_free(&x->gate_up);
 }
 
-void *neapi_experts_borrow(neapi_experts *x, int64_t bytes)
+void *neapi_experts_acquire_dout(neapi_experts *x, int64_t bytes)
 {
   neapi_buffer *buffer = x->room->lent ? &x->spare : &x->room->dout;
   if (neapi_buffer_reserve(buffer, bytes, "experts"))
@@ -92,7 +92,7 @@ void *neapi_experts_borrow(neapi_experts *x, int64_t bytes)
   return buffer->data;
 }
 
-void neapi_experts_give_back(neapi_experts *x)
+void neapi_experts_release_dout(neapi_experts *x)
 {
   if (x->dout && x->dout != &x->spare)
     x->room->lent = false;
@@ -119,7 +119,7 @@ int neapi_experts_plan(neapi_experts *x, const int32_t *expert_of, const int64_t
   return status;
 }
 
-/* ---- one slot ------------------------------------------------------------------------------ */
+/* ---- one slot -------------------------------------------------------------------------------- */
 
 /* Everything that belongs to one slot, for its exact gradients. */
 typedef struct {
@@ -160,7 +160,7 @@ static int exact_product(const slot *s, int64_t k, const void *a, const double *
                          const void *b, const double *grid_b, double *left, double *right,
                          double *product)
 {
-  neapi_place_zero(neapi_place_of_reals(), product, k * n * 8);
+  neapi_memory_zero(neapi_memory_of_reals(), product, k * n * 8);
   int result = s->k->exact_quantise(s->rows, k, a, k, grid_a, left, neapi_stream());
   if (!result)
     result = s->k->exact_quantise(s->rows, n, b, n, grid_b, right, neapi_stream());
@@ -181,7 +181,7 @@ static int exact_gradients(const slot *s, const double *grid, double *left, doub
   return result;
 }
 
-/* ---- all slots ----------------------------------------------------------------------------- */
+/* ---- all slots ------------------------------------------------------------------------------- */
 
 /* Slots from to end - 1; counts the operations of one product of their rows with so many thirds of
  * their experts' parameters. */
@@ -208,8 +208,8 @@ int neapi_experts_forward(neapi_experts *x, int32_t from, int32_t end, const voi
                                   x->room->activation.data, out, neapi_stream()));
 }
 
-int neapi_experts_recall(neapi_experts *x, int32_t from, int32_t end, const void *weights,
-                         const void *in)
+int neapi_experts_recompute(neapi_experts *x, int32_t from, int32_t end, const void *weights,
+                            const void *in)
 {
   int status = reserve_gate_up(x);
   if (status)

@@ -14,7 +14,7 @@ typedef struct {
   neapi_buffer slope;      /* (rows, F) of one batch: gradient of activation */
   neapi_buffer dout;       /* (all rows, H): gradient of outputs, of one layer at a time */
   bool lent;               /* dout is some layer's */
-} neapi_experts_room;
+} neapi_experts_workspace;
 
 /* Parameters of an expert: W1 (H, 2F), then W2 (F, H). Weights and gradients of slots: (slots,
  * stride), one expert a row. */
@@ -28,7 +28,7 @@ typedef struct {
   neapi_batch *batches;  /* [slots] */
   int64_t hidden_values; /* of all batches: rows x F */
   neapi_buffer gate_up;  /* per batch (rows, 2F); after backward its gradient */
-  neapi_experts_room *room;
+  neapi_experts_workspace *room;
   neapi_buffer *dout;       /* lent to this layer; NULL: none */
   neapi_buffer spare;       /* its dout while another layer has the room's */
   neapi_buffer left, right; /* (rows, columns) double: quantised factors of a weight gradient */
@@ -48,13 +48,13 @@ int neapi_experts_forward(neapi_experts *experts, int32_t from, int32_t end, con
 /* Frees what forward has left for backward; recall computes it again, for slots from to end - 1,
  * from what forward got: two thirds of its work. */
 void neapi_experts_release(neapi_experts *experts);
-int neapi_experts_recall(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
-                         const void *in);
+int neapi_experts_recompute(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
+                            const void *in);
 /* Memory for so many bytes of gradients of outputs, until it is given back: that of all layers of
  * the thread, since they go back one after the other, or if one has it just then, another. NULL:
  * reported. */
-void *neapi_experts_borrow(neapi_experts *experts, int64_t bytes);
-void neapi_experts_give_back(neapi_experts *experts);
+void *neapi_experts_acquire_dout(neapi_experts *experts, int64_t bytes);
+void neapi_experts_release_dout(neapi_experts *experts);
 /* din = gradient of in for dout. */
 int neapi_experts_backward(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
                            const void *dout, void *din);

@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-/* ---- life ---------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static int check_options(const neap_comm *comm, const neap_topology *t, const neap_moe_options *o,
                          const int64_t *ffn)
@@ -73,8 +73,8 @@ int neap_moe_open(neap_comm *comm, neap_topology *topology, const neap_moe_optio
   m->topology = neapi_topology_share(topology);
   m->options = *options;
   m->kernels = kernels;
-  m->input.place = m->output.place = neapi_place_of_reals();
-  m->maxima.place = m->grids.place = neapi_place_of_reals();
+  m->input.place = m->output.place = neapi_memory_of_reals();
+  m->maxima.place = m->grids.place = neapi_memory_of_reals();
   m->rank = neap_comm_rank(comm);
   m->slots = topology->first_slot[m->rank + 1] - topology->first_slot[m->rank];
   status = neapi_route_open(&m->route, options->dtype, options->hidden, topology->experts,
@@ -140,7 +140,7 @@ int neap_moe_cost(const neap_moe *m, neap_moe_costs *out)
   return NEAP_OK;
 }
 
-/* ---- route --------------------------------------------------------------------------------- */
+/* ---- route ----------------------------------------------------------------------------------- */
 
 /* A rank with bad logits says so in its counts, so that all ranks fail together. */
 static int check_load(neap_moe *m)
@@ -185,7 +185,7 @@ static int balance_loss(neap_moe *m)
 
 int neap_moe_route(neap_moe *m, const neap_tensor *x, const neap_tensor *router)
 {
-  NEAPI_RANGE("moe route");
+  NEAPI_NVTX("moe route");
   int64_t hidden = m->options.hidden, bad = -1;
   int status = neapi_tensor_matrix("moe route", "x", x, m->options.dtype, NEAPI_ANY, hidden);
   if (!status)
@@ -195,7 +195,7 @@ int neap_moe_route(neap_moe *m, const neap_tensor *x, const neap_tensor *router)
     return status;
   double since = neapi_timeline_now();
   neapi_dispatch_drain(&m->rows); /* what a step without its backward has left */
-  neapi_experts_give_back(&m->experts);
+  neapi_experts_release_dout(&m->experts);
   m->last = NEAPI_MOE_IDLE;
   status = neapi_route_choose(&m->route, neap_tensor_dim(x, 0), neap_tensor_data(x),
                               neap_tensor_data(router), &bad);
@@ -203,28 +203,28 @@ int neap_moe_route(neap_moe *m, const neap_tensor *x, const neap_tensor *router)
     return status;
   if (bad >= 0)
     m->route.counts[0] = -1 - bad;
-  neapi_moe_lap(&since, &m->costs.route, NEAP_SPAN_ROUTE);
-  neapi_timeline_purpose(NEAP_SPAN_COUNTS, NEAP_TOKENS, -1);
+  neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_ROUTE);
+  neapi_timeline_label(NEAP_SPAN_COUNTS, NEAP_TOKENS, -1);
   status = neap_comm_all_gather(m->comm, m->route.counts, m->load, m->gather_counts, NEAP_I64);
-  neapi_moe_lap_wait(m, &since);
+  neapi_moe_add_waited(m, &since);
   if (!status)
     status = check_load(m);
   if (!status)
     status = balance_loss(m);
-  neapi_moe_lap(&since, &m->costs.route, NEAP_SPAN_ROUTE);
+  neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_ROUTE);
   if (!status)
     m->last = NEAPI_MOE_ROUTED;
   return status;
 }
 
-/* ---- dispatch ------------------------------------------------------------------------------ */
+/* ---- dispatch -------------------------------------------------------------------------------- */
 
 static int place_tokens(neap_moe *m, const neap_layout *layout, const neap_split *split)
 {
   double begin = neapi_host_begin();
   int status = neapi_dispatch_plan(&m->rows, split);
   if (!status)
-    status = neapi_route_place(&m->route, layout, m->rows.amount, m->rows.start);
+    status = neapi_route_assign(&m->route, layout, m->rows.amount, m->rows.start);
   if (!status)
     status = neapi_experts_plan(&m->experts, layout->expert_of + m->topology->first_slot[m->rank],
                                 m->rows.batch);
@@ -251,7 +251,7 @@ static int fill_input(neap_moe *m, const void *x)
 int neap_moe_dispatch(neap_moe *m, const neap_tensor *x, const neap_layout *layout,
                       const neap_split *split)
 {
-  NEAPI_RANGE("moe dispatch");
+  NEAPI_NVTX("moe dispatch");
   int status = neapi_moe_require(m, "dispatch", NEAPI_MOE_ROUTED);
   if (!status)
     status = neapi_moe_require_tokens(m, "moe dispatch", "x", x);
@@ -271,13 +271,13 @@ int neap_moe_dispatch(neap_moe *m, const neap_tensor *x, const neap_layout *layo
     status = fill_input(m, neap_tensor_data(x));
   if (!status)
     status = neapi_moe_start_all(m, false, NEAP_SPAN_DISPATCH, m->input.data);
-  neapi_moe_lap(&since, &m->costs.route, NEAP_SPAN_DISPATCH);
+  neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_DISPATCH);
   if (!status)
     m->last = NEAPI_MOE_DISPATCHED;
   return status;
 }
 
-/* ---- forward ------------------------------------------------------------------------------- */
+/* ---- forward --------------------------------------------------------------------------------- */
 
 static int compute_forward(neap_moe *m, const void *weights, neap_transfer *arriving)
 {
@@ -297,7 +297,7 @@ static int compute_forward(neap_moe *m, const void *weights, neap_transfer *arri
 int neap_moe_forward(neap_moe *m, const neap_tensor *weights, neap_transfer *arriving,
                      neap_tensor *y)
 {
-  NEAPI_RANGE("moe forward");
+  NEAPI_NVTX("moe forward");
   int status = neapi_moe_require(m, "forward", NEAPI_MOE_DISPATCHED);
   if (!status)
     status = neapi_moe_require_tokens(m, "moe forward", "y", y);
@@ -319,7 +319,7 @@ int neap_moe_forward(neap_moe *m, const neap_tensor *weights, neap_transfer *arr
       "moe forward", m->kernels->combine(m->route.tokens, m->options.top_k, m->options.hidden,
                                          m->route.weights.data, m->route.position.data,
                                          m->output.data, neap_tensor_data(y), neapi_stream()));
-  neapi_moe_lap(&since, &m->costs.route, NEAP_SPAN_FINISH);
+  neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_FINISH);
   m->costs.rows += m->rows.rows;
   if (m->options.recompute)
     neapi_experts_release(&m->experts);

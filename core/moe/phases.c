@@ -19,7 +19,7 @@ int neapi_moe_require_tokens(const neap_moe *m, const char *name, const char *ar
                              m->options.hidden);
 }
 
-void neapi_moe_lap(double *since, double *account, int id)
+void neapi_moe_add_elapsed(double *since, double *account, int id)
 {
   double now = neapi_timeline_now();
   *account += now - *since;
@@ -27,7 +27,7 @@ void neapi_moe_lap(double *since, double *account, int id)
   *since = now;
 }
 
-void neapi_moe_lap_experts(neap_moe *m, double *since, int id, int32_t chunk)
+void neapi_moe_add_elapsed_experts(neap_moe *m, double *since, int id, int32_t chunk)
 {
   double now = neapi_timeline_now();
   m->costs.experts += now - *since;
@@ -35,18 +35,18 @@ void neapi_moe_lap_experts(neap_moe *m, double *since, int id, int32_t chunk)
   *since = now;
 }
 
-void neapi_moe_lap_wait(neap_moe *m, double *since)
+void neapi_moe_add_waited(neap_moe *m, double *since)
 {
   double now = neapi_timeline_now();
   m->costs.waited += now - *since;
   *since = now;
 }
 
-/* ---- exchanges -------------------------------------------------------------------- */
+/* ---- exchanges ------------------------------------------------------------------------------- */
 
 int neapi_moe_start_chunk(neap_moe *m, int32_t chunk, bool back, int id, void *rows)
 {
-  neapi_timeline_purpose(id, NEAP_TOKENS, m->options.chunks > 1 ? chunk : -1);
+  neapi_timeline_label(id, NEAP_TOKENS, m->options.chunks > 1 ? chunk : -1);
   return neapi_dispatch_start(&m->rows, chunk, back, rows);
 }
 
@@ -62,7 +62,7 @@ int neapi_moe_wait_for(neap_moe *m, int32_t chunk, bool back)
 {
   double since = neap_clock();
   int status = neapi_dispatch_wait(&m->rows, chunk, back);
-  neapi_moe_lap_wait(m, &since);
+  neapi_moe_add_waited(m, &since);
   return status;
 }
 
@@ -74,7 +74,7 @@ int neapi_moe_wait_for_all_back(neap_moe *m)
   return status;
 }
 
-/* ---- slots --------------------------------------------------------------------------------- */
+/* ---- slots ----------------------------------------------------------------------------------- */
 
 int neapi_moe_compute(neap_moe *m, neapi_moe_product *product, int id, int32_t chunk, int32_t from,
                       int32_t end, const void *weights, neap_transfer *arriving, const void *in,
@@ -85,11 +85,11 @@ int neapi_moe_compute(neap_moe *m, neapi_moe_product *product, int id, int32_t c
     double since = neapi_timeline_now();
     int32_t ready = end;
     if (arriving)
-      status = neapi_transfer_need(arriving, from, &ready);
-    neapi_moe_lap_wait(m, &since);
+      status = neapi_transfer_wait_slot(arriving, from, &ready);
+    neapi_moe_add_waited(m, &since);
     if (!status)
       status = product(&m->experts, from, ready, weights, in, out);
-    neapi_moe_lap_experts(m, &since, id, chunk);
+    neapi_moe_add_elapsed_experts(m, &since, id, chunk);
     from = ready;
   }
   return status;

@@ -19,9 +19,9 @@ int neapi_route_open(neapi_route *r, int dtype, int64_t hidden, int32_t experts,
   neapi_buffer *near[] = {&r->logits,   &r->probs, &r->weights, &r->dweights, &r->ids,
                           &r->position, &r->grid,  &r->factors, &r->dprobs};
   for (size_t i = 0; i < sizeof near / sizeof *near; i++)
-    near[i]->place = neapi_place_of_reals();
-  r->integers = r->host_ids.place = r->shares.place = neapi_place_of_integers();
-  r->counts = neapi_place_alloc_zero(r->integers, experts * 8ll, "route");
+    near[i]->place = neapi_memory_of_reals();
+  r->integers = r->host_ids.place = r->shares.place = neapi_memory_of_integers();
+  r->counts = neapi_memory_alloc_zero(r->integers, experts * 8ll, "route");
   return r->counts ? NEAP_OK : NEAP_MEMORY;
 }
 
@@ -32,7 +32,7 @@ void neapi_route_close(neapi_route *r)
                              &r->host_ids, &r->grid,     &r->shares,   &r->factors};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
     neapi_buffer_free(buffers[i]);
-  neapi_place_free(r->integers, r->counts);
+  neapi_memory_free(r->integers, r->counts);
 }
 
 static int reserve(neapi_route *r)
@@ -90,7 +90,7 @@ int neapi_route_choose(neapi_route *r, int64_t tokens, const void *x, const void
   return neapi_kernel_status_of("moe route", result);
 }
 
-/* ---- places -------------------------------------------------------------------------------- */
+/* ---- places ---------------------------------------------------------------------------------- */
 
 static int check_amounts(const neapi_route *r, const neap_layout *layout, const int64_t *amount)
 {
@@ -127,8 +127,8 @@ static const neapi_room *set_rooms(neapi_route *r, const neap_layout *layout, co
   return rooms;
 }
 
-int neapi_route_place(neapi_route *r, const neap_layout *layout, const int64_t *amount,
-                      const int64_t *start)
+int neapi_route_assign(neapi_route *r, const neap_layout *layout, const int64_t *amount,
+                       const int64_t *start)
 {
   int status = check_amounts(r, layout, amount);
   const neapi_room *rooms = status ? NULL : set_rooms(r, layout, amount, start);
@@ -140,7 +140,7 @@ int neapi_route_place(neapi_route *r, const neap_layout *layout, const int64_t *
                                                           r->position.data, neapi_stream()));
 }
 
-/* ---- gradients ----------------------------------------------------------------------------- */
+/* ---- gradients ------------------------------------------------------------------------------- */
 
 int neapi_route_probability(neapi_route *r, int64_t total, double *sums)
 {

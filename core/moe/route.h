@@ -13,20 +13,20 @@ typedef struct {
   int64_t tokens, hidden;     /* T, H */
   int32_t experts, top_k;     /* E, K */
   bool renormalise;
-  neapi_place integers;  /* of counts: what both sides reach */
-  int64_t *counts;       /* [E] choices of this rank's tokens */
-  neapi_buffer logits;   /* (T, E) stat, from backward on their gradient, real */
-  neapi_buffer probs;    /* (T, E) stat */
-  neapi_buffer dprobs;   /* (T, E) stat, of an auxiliary loss */
-  neapi_buffer ids;      /* (T, K) int32_t, most probable first */
-  neapi_buffer weights;  /* (T, K) stat */
-  neapi_buffer dweights; /* (T, K) stat, filled by who computes it, before backward */
-  neapi_buffer position; /* (T, K) int32_t: row that the choice was given by place */
-  neapi_buffer host_ids; /* (T, K) int32_t: ids for the host, where they are not there */
-  neapi_buffer rooms;    /* of place */
-  neapi_buffer grid;     /* [2][E] double, of probability: grids, then sums */
-  neapi_buffer shares;   /* [2][E] double on the host: what goes to grid and comes from it */
-  neapi_buffer factors;  /* (T, H), (T, E) double, of exact_gradient */
+  neapi_memory_kind integers; /* of counts: what both sides reach */
+  int64_t *counts;            /* [E] choices of this rank's tokens */
+  neapi_buffer logits;        /* (T, E) stat, from backward on their gradient, real */
+  neapi_buffer probs;         /* (T, E) stat */
+  neapi_buffer dprobs;        /* (T, E) stat, of an auxiliary loss */
+  neapi_buffer ids;           /* (T, K) int32_t, most probable first */
+  neapi_buffer weights;       /* (T, K) stat */
+  neapi_buffer dweights;      /* (T, K) stat, filled by who computes it, before backward */
+  neapi_buffer position;      /* (T, K) int32_t: row that the choice was given by place */
+  neapi_buffer host_ids;      /* (T, K) int32_t: ids for the host, where they are not there */
+  neapi_buffer rooms;         /* of place */
+  neapi_buffer grid;          /* [2][E] double, of probability: grids, then sums */
+  neapi_buffer shares;        /* [2][E] double on the host: what goes to grid and comes from it */
+  neapi_buffer factors;       /* (T, H), (T, E) double, of exact_gradient */
 } neapi_route;
 
 int neapi_route_open(neapi_route *route, int dtype, int64_t hidden, int32_t experts, int32_t top_k,
@@ -44,8 +44,8 @@ const int32_t *neapi_route_ids(neapi_route *route);
 /* Gives every choice a row: of the tokens for an expert the first amount[s] go to the rows from
  * start[s] on of the expert's first slot s, and so on; fills position. amount[S] and
  * start[S] for this rank. Errors: SPLIT if amount does not place exactly the counts. */
-int neapi_route_place(neapi_route *route, const neap_layout *layout, const int64_t *amount,
-                      const int64_t *start);
+int neapi_route_assign(neapi_route *route, const neap_layout *layout, const int64_t *amount,
+                       const int64_t *start);
 
 /* sums[E] = sum of each expert's probability over this rank's tokens, rounded so that sums over up
  * to total tokens are exact. */

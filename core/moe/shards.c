@@ -8,7 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-/* ---- life ---------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static int check(const neap_comm *comm, const neap_topology *topology, int dtype,
                  const int64_t *sizes, int32_t group)
@@ -78,19 +78,20 @@ static int allocate_lists(neap_shards *s)
 static int allocate_parts(neap_shards *s)
 {
   for (int i = 0; i < 4; i++) {
-    s->part[i] = neapi_place_alloc_zero(s->place, s->owned * s->stats->size, "shards");
+    s->part[i] = neapi_memory_alloc_zero(s->place, s->owned * s->stats->size, "shards");
     if (!s->part[i])
       return NEAP_MEMORY;
   }
   s->current = s->part[NEAP_SHARD_PARAMETER];
   if (s->stat != s->dtype)
-    s->current = neapi_place_alloc_zero(s->place, s->owned * s->element, "shards");
+    s->current = neapi_memory_alloc_zero(s->place, s->owned * s->element, "shards");
   if (!s->current)
     return NEAP_MEMORY;
   if (s->group_size[s->rank] == s->ranks)
     s->working = s->current;
   else
-    s->working = neapi_place_alloc_zero(s->place, s->working_at[s->experts] * s->element, "shards");
+    s->working =
+        neapi_memory_alloc_zero(s->place, s->working_at[s->experts] * s->element, "shards");
   return s->working ? NEAP_OK : NEAP_MEMORY;
 }
 
@@ -111,7 +112,7 @@ int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int ex
   s->topology = neapi_topology_share(topology);
   s->kernels = kernels;
   s->stats = stats;
-  s->place = s->scratch.place = neapi_place_of_reals();
+  s->place = s->scratch.place = neapi_memory_of_reals();
   s->dtype = dtype;
   s->stat = neapi_stat_of(dtype);
   s->exact = exact;
@@ -151,11 +152,11 @@ void neap_shards_close(neap_shards *s)
     return;
   neapi_transfers_close(s);
   if (s->working != s->current)
-    neapi_place_free(s->place, s->working);
+    neapi_memory_free(s->place, s->working);
   if (s->current != s->part[NEAP_SHARD_PARAMETER])
-    neapi_place_free(s->place, s->current);
+    neapi_memory_free(s->place, s->current);
   for (int i = 0; i < 4; i++)
-    neapi_place_free(s->place, s->part[i]);
+    neapi_memory_free(s->place, s->part[i]);
   neapi_buffer_free(&s->counts);
   neapi_buffer_free(&s->scratch);
   free(s->group_first);
@@ -183,7 +184,7 @@ int neap_shards_traffic(const neap_shards *s, neap_shard_traffic *out)
   return NEAP_OK;
 }
 
-/* ---- content ------------------------------------------------------------------------------- */
+/* ---- content --------------------------------------------------------------------------------- */
 
 static int check_expert(const neap_shards *s, int32_t expert)
 {
@@ -250,7 +251,7 @@ int neap_shards_get(neap_shards *s, int part, int32_t expert, neap_tensor *value
                               neap_tensor_data(value), counts, s->stat);
 }
 
-/* ---- optimiser ----------------------------------------------------------------------------- */
+/* ---- optimiser ------------------------------------------------------------------------------- */
 
 /* A number that a kernel of the gradient gives. */
 static int number(const neap_shards *s, int (*kernel)(int64_t, const void *, double *, void *),

@@ -27,15 +27,15 @@ struct neap_shards {
   int32_t *group_size;                 /* [ranks] */
   int64_t *sizes;                      /* [experts] */
   int64_t slot_size, count, owned, largest_range;
-  int64_t *master_at;   /* [experts + 1] where an expert's range starts in the master's arrays */
-  int64_t *working_at;  /* [experts + 1] the same of working */
-  char *part[4];        /* by neap_shard_part: [owned] of stat */
-  char *current;        /* [owned] of dtype: the master's parameters, as refresh last saw them, or
+  int64_t *master_at;  /* [experts + 1] where an expert's range starts in the master's arrays */
+  int64_t *working_at; /* [experts + 1] the same of working */
+  char *part[4];       /* by neap_shard_part: [owned] of stat */
+  char *current;       /* [owned] of dtype: the master's parameters, as refresh last saw them, or
                            part[NEAP_SHARD_PARAMETER] where that is of dtype */
-  char *working;        /* current where the group is all ranks */
-  neapi_place place;    /* of part, current and working */
-  neapi_buffer counts;  /* [ranks] of get */
-  neapi_buffer scratch; /* of finishing a reduce, in the same place */
+  char *working;       /* current where the group is all ranks */
+  neapi_memory_kind place; /* of part, current and working */
+  neapi_buffer counts;     /* [ranks] of get */
+  neapi_buffer scratch;    /* of finishing a reduce, in the same place */
   neap_transfer *active, *idle;
   neap_shard_traffic traffic;
 };
@@ -46,7 +46,7 @@ neapi_range neapi_shards_working(const neap_shards *shards, int32_t expert, int3
 
 /* Waits until a slot of this rank (from 0) has its expert's parameters; *end: then the slots before
  * it, from this one, have theirs too, if *end is not fewer. Slots are asked for in order. */
-int neapi_transfer_need(neap_transfer *unshard, int32_t slot, int32_t *end);
+int neapi_transfer_wait_slot(neap_transfer *unshard, int32_t slot, int32_t *end);
 
 /* Waits for what is under way and frees all transfers. */
 void neapi_transfers_close(neap_shards *shards);

@@ -36,7 +36,7 @@ struct neap_transfer {
   neapi_buffer staging; /* what has come from other ranks */
 };
 
-/* ---- life ---------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static void free_transfer(neap_transfer *t)
 {
@@ -128,7 +128,7 @@ void neapi_transfers_close(neap_shards *s)
   }
 }
 
-/* ---- messages ------------------------------------------------------------------------------ */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 static int room(messages *list, int64_t count)
 {
@@ -151,7 +151,7 @@ static int start_part(neap_transfer *t, int id, int32_t chunk, int64_t *total, i
   const int32_t *node_of = s->topology->node_of;
   const neap_message *send = t->send.buffer.data;
   neap_request **requests = t->requests.data;
-  neapi_timeline_purpose(id, t->reduces ? NEAP_REDUCE : NEAP_UNSHARD, chunk);
+  neapi_timeline_label(id, t->reduces ? NEAP_REDUCE : NEAP_UNSHARD, chunk);
   int status =
       neap_comm_exchange_start(t->reduces ? s->reduces : s->comm, send, t->send.count,
                                t->recv.buffer.data, t->recv.count, &requests[t->exchanges]);
@@ -178,7 +178,7 @@ static int started(neap_transfer *t, int status, neap_transfer **out)
   return status;
 }
 
-/* ---- unshard ------------------------------------------------------------------------------- */
+/* ---- unshard --------------------------------------------------------------------------------- */
 
 /* The first slot of the same rank that holds the same expert. */
 static int32_t first_copy(const neap_topology *t, const int32_t *expert_of, int32_t slot)
@@ -198,7 +198,7 @@ static void list_outgoing(neap_transfer *t, const int32_t *expert_of, int32_t pa
   for (int32_t slot = topology->first_slot[first]; slot < topology->first_slot[end]; slot++) {
     int32_t e = expert_of[slot], peer = topology->rank_of[slot];
     int64_t bytes = (s->working_at[e + 1] - s->working_at[e]) * s->element;
-    if (peer != s->rank && neapi_topology_part(topology, slot, parts) == part &&
+    if (peer != s->rank && neapi_topology_chunk(topology, slot, parts) == part &&
         first_copy(topology, expert_of, slot) == slot)
       add(&t->send, s->working + s->working_at[e] * s->element, bytes, peer);
   }
@@ -289,7 +289,7 @@ static void copy_rows(neap_transfer *t, int32_t end)
   neap_timeline_end(NEAP_SPAN_UNSHARD, begin);
 }
 
-int neapi_transfer_need(neap_transfer *t, int32_t slot, int32_t *end)
+int neapi_transfer_wait_slot(neap_transfer *t, int32_t slot, int32_t *end)
 {
   neap_request **requests = t->requests.data;
   int32_t slots = t->shards->slots, ready = neapi_slots_before(slots, t->exchanges, t->arrived);
@@ -304,7 +304,7 @@ int neapi_transfer_need(neap_transfer *t, int32_t slot, int32_t *end)
   return t->failed ? NEAP_SYSTEM : NEAP_OK;
 }
 
-/* ---- reduce -------------------------------------------------------------------------------- */
+/* ---- reduce ---------------------------------------------------------------------------------- */
 
 /* Every owner's range of each slot of this rank that had tokens. */
 static void list_gradients(neap_transfer *t, const int32_t *expert_of, const int64_t *slot_tokens,
@@ -434,7 +434,7 @@ static int finish_reduce(neap_transfer *t)
   return neapi_kernel_status_of("reduce", status);
 }
 
-/* ---- refresh ------------------------------------------------------------------------------- */
+/* ---- refresh --------------------------------------------------------------------------------- */
 
 static neapi_range intersect(neapi_range a, neapi_range b)
 {
@@ -492,7 +492,7 @@ int neap_shards_refresh_start(neap_shards *s, neap_transfer **out)
   return started(t, status, out);
 }
 
-/* ---- waiting ------------------------------------------------------------------------------- */
+/* ---- waiting --------------------------------------------------------------------------------- */
 
 int neap_transfer_wait(neap_transfer *t)
 {

@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-int neapi_price_open(const neap_topology *t, neapi_price **out)
+int neapi_cost_model_open(const neap_topology *t, neapi_cost_model **out)
 {
-  neapi_price *p = neapi_alloc_zero(sizeof *p, "planner");
+  neapi_cost_model *p = neapi_alloc_zero(sizeof *p, "planner");
   if (!p)
     return NEAP_MEMORY;
   p->topology = t;
@@ -18,14 +18,14 @@ int neapi_price_open(const neap_topology *t, neapi_price **out)
   p->on_node = neapi_alloc(4ll * t->nodes * t->experts, "planner");
   p->replicas = neapi_alloc(4ll * t->experts, "planner");
   if (!p->node_load || !p->pool || !p->rank_work || !p->on_node || !p->replicas) {
-    neapi_price_close(p);
+    neapi_cost_model_close(p);
     return NEAP_MEMORY;
   }
   *out = p;
   return NEAP_OK;
 }
 
-void neapi_price_close(neapi_price *p)
+void neapi_cost_model_close(neapi_cost_model *p)
 {
   if (!p)
     return;
@@ -37,7 +37,7 @@ void neapi_price_close(neapi_price *p)
   free(p);
 }
 
-void neapi_price_load(neapi_price *p, const double *load)
+void neapi_cost_model_load(neapi_cost_model *p, const double *load)
 {
   const neap_topology *t = p->topology;
   p->load = load;
@@ -50,7 +50,7 @@ void neapi_price_load(neapi_price *p, const double *load)
 }
 
 /* Replicas by node, and the tokens that find none on their node; returns those. */
-static double count_replicas(neapi_price *p, const int32_t *expert_of)
+static double count_replicas(neapi_cost_model *p, const int32_t *expert_of)
 {
   const neap_topology *t = p->topology;
   memset(p->on_node, 0, 4ul * t->nodes * t->experts);
@@ -70,7 +70,7 @@ static double count_replicas(neapi_price *p, const int32_t *expert_of)
   return far;
 }
 
-neapi_cost neapi_price_layout(neapi_price *p, const int32_t *expert_of)
+neapi_cost neapi_cost_model_layout(neapi_cost_model *p, const int32_t *expert_of)
 {
   const neap_topology *t = p->topology;
   neapi_cost cost = {.far_tokens = count_replicas(p, expert_of)};
@@ -95,30 +95,30 @@ neapi_cost neapi_price_layout(neapi_price *p, const int32_t *expert_of)
   return cost;
 }
 
-int neapi_priced_open(const neap_topology *t, void **out)
+int neapi_layout_search_open(const neap_topology *t, void **out)
 {
-  neapi_priced *s = neapi_alloc_zero(sizeof *s, "planner");
+  neapi_layout_search *s = neapi_alloc_zero(sizeof *s, "planner");
   if (!s)
     return NEAP_MEMORY;
   s->candidate = neapi_alloc(t->slots * 4ll, "planner");
-  int status = s->candidate ? neapi_place_open(t, &s->place) : NEAP_MEMORY;
+  int status = s->candidate ? neapi_packer_open(t, &s->place) : NEAP_MEMORY;
   if (!status)
-    status = neapi_price_open(t, &s->price);
+    status = neapi_cost_model_open(t, &s->price);
   if (status) {
-    neapi_priced_close(s);
+    neapi_layout_search_close(s);
     return status;
   }
   *out = s;
   return NEAP_OK;
 }
 
-void neapi_priced_close(void *priced)
+void neapi_layout_search_close(void *priced)
 {
-  neapi_priced *s = priced;
+  neapi_layout_search *s = priced;
   if (!s)
     return;
-  neapi_place_close(s->place);
-  neapi_price_close(s->price);
+  neapi_packer_close(s->place);
+  neapi_cost_model_close(s->price);
   free(s->candidate);
   free(s);
 }

@@ -1,6 +1,6 @@
 /* What a layout is expected to cost when tokens follow the rule lite: for planners that compare
- * layouts. Fractional tokens; O(ranks x experts) once a load, O(slots + nodes x experts) a layout.
- */
+ * layouts. Fractional tokens; O(ranks x experts) once a load, O(slots + nodes x experts) a
+ * layout. */
 #ifndef NEAP_COST_H
 #define NEAP_COST_H
 
@@ -8,13 +8,13 @@
 
 typedef struct {
   const neap_topology *topology;
-  const double *load; /* [ranks][experts] as given to neapi_price_load */
+  const double *load; /* [ranks][experts] as given to neapi_cost_model_load */
   double *node_load;  /* [nodes][experts] tokens of a node's sources */
   double *pool;       /* [experts] tokens of nodes without a replica */
   double *rank_work;  /* [ranks] of the layout priced last */
   int32_t *on_node;   /* [nodes][experts] replicas */
   int32_t *replicas;  /* [experts] */
-} neapi_price;
+} neapi_cost_model;
 
 typedef struct {
   double max_work, mean_work; /* as in neap_balance */
@@ -22,19 +22,19 @@ typedef struct {
   double far_tokens;          /* to another node */
 } neapi_cost;
 
-int neapi_price_open(const neap_topology *topology, neapi_price **out);
-void neapi_price_close(neapi_price *price);
-void neapi_price_load(neapi_price *price, const double *load);
-neapi_cost neapi_price_layout(neapi_price *price, const int32_t *expert_of);
+int neapi_cost_model_open(const neap_topology *topology, neapi_cost_model **out);
+void neapi_cost_model_close(neapi_cost_model *price);
+void neapi_cost_model_load(neapi_cost_model *price, const double *load);
+neapi_cost neapi_cost_model_layout(neapi_cost_model *price, const int32_t *expert_of);
 
 /* Scratch memory of planners that place replicas and keep the cheapest of several layouts. */
 typedef struct {
   void *place;
-  neapi_price *price;
+  neapi_cost_model *price;
   int32_t *candidate; /* [slots] */
-} neapi_priced;
+} neapi_layout_search;
 
-int neapi_priced_open(const neap_topology *topology, void **out);
-void neapi_priced_close(void *priced);
+int neapi_layout_search_open(const neap_topology *topology, void **out);
+void neapi_layout_search_close(void *priced);
 
 #endif

@@ -25,7 +25,7 @@ static void close_scratch(void *memory)
   scratch *s = memory;
   if (!s)
     return;
-  neapi_place_close(s->place);
+  neapi_packer_close(s->place);
   free(s->node_of);
   free(s->set);
   free(s->room);
@@ -47,7 +47,7 @@ static int open_scratch(const neap_topology *t, void **out)
   s->node_work = neapi_alloc(t->nodes * 8ll, "planner eplb");
   s->group_work = neapi_alloc(t->experts * 8ll, "planner eplb");
   bool whole = s->node_of && s->set && s->room && s->quota && s->node_work && s->group_work;
-  int status = whole ? neapi_place_open(t, &s->place) : NEAP_MEMORY;
+  int status = whole ? neapi_packer_open(t, &s->place) : NEAP_MEMORY;
   if (status) {
     close_scratch(s);
     return status;
@@ -57,16 +57,16 @@ static int open_scratch(const neap_topology *t, void **out)
 }
 
 /* Replicates the experts of set over slots and packs them to the ranks of one area. */
-static void pack(neapi_place *p, const int32_t *set, int32_t n, const int32_t *area, bool doubles)
+static void pack(neapi_packer *p, const int32_t *set, int32_t n, const int32_t *area, bool doubles)
 {
   const neap_topology *t = p->topology;
   int32_t slots = t->first_slot[area[1]] - t->first_slot[area[0]];
-  neapi_place_replicate(p, set, n, slots, 1, 1, doubles ? slots : area[1] - area[0]);
-  neapi_place_sort(p, set, n);
-  neapi_place_areas(p, area, 1);
+  neapi_packer_replicate(p, set, n, slots, 1, 1, doubles ? slots : area[1] - area[0]);
+  neapi_packer_sort(p, set, n);
+  neapi_packer_areas(p, area, 1);
   for (int32_t i = 0; i < n; i++) {
     int32_t e = p->order[i];
-    neapi_place_spread(p, e, p->count[e], p->work[e] / p->count[e], doubles);
+    neapi_packer_spread(p, e, p->count[e], p->work[e] / p->count[e], doubles);
   }
 }
 
@@ -93,7 +93,7 @@ static int32_t lightest_node(const scratch *s, const neap_topology *t, int32_t s
   return best;
 }
 
-static void assign(scratch *s, const neapi_place *p, int32_t first, int32_t last, int32_t node)
+static void assign(scratch *s, const neapi_packer *p, int32_t first, int32_t last, int32_t node)
 {
   for (int32_t e = first; e < last; e++) {
     s->node_of[e] = node;
@@ -103,7 +103,7 @@ static void assign(scratch *s, const neapi_place *p, int32_t first, int32_t last
 }
 
 /* Packs groups to nodes, heaviest first; one that no node has room for is taken apart. */
-static void pack_groups(scratch *s, neapi_place *p, int32_t groups)
+static void pack_groups(scratch *s, neapi_packer *p, int32_t groups)
 {
   const neap_topology *t = p->topology;
   int32_t left = groups;
@@ -132,7 +132,7 @@ static void pack_groups(scratch *s, neapi_place *p, int32_t groups)
   }
 }
 
-static void pack_nodes(scratch *s, neapi_place *p, bool doubles)
+static void pack_nodes(scratch *s, neapi_packer *p, bool doubles)
 {
   const neap_topology *t = p->topology;
   for (int32_t n = 0; n < t->nodes; n++) {
@@ -151,15 +151,15 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
   scratch *s = in->scratch;
   int32_t groups = (int32_t)in->parameter[GROUPS], all[2] = {0, t->ranks};
   bool doubles = in->parameter[DOUBLES] != 0;
-  neapi_place_weigh(s->place, in->load);
-  neapi_place_begin(s->place, expert_of);
+  neapi_packer_weigh(s->place, in->load);
+  neapi_packer_begin(s->place, expert_of);
   if (groups) {
     pack_groups(s, s->place, groups < t->experts ? groups : t->experts);
     pack_nodes(s, s->place, doubles);
   } else {
     pack(s->place, NULL, t->experts, all, doubles);
   }
-  neapi_place_fill(s->place);
+  neapi_packer_fill(s->place);
   return NEAP_OK;
 }
 

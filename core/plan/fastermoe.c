@@ -8,7 +8,7 @@
 
 enum { PRICE };
 
-static double slowest(const neapi_place *p)
+static double slowest(const neapi_packer *p)
 {
   double most = 0;
   for (int32_t r = 0; r < p->topology->ranks; r++) {
@@ -19,10 +19,10 @@ static double slowest(const neapi_place *p)
 }
 
 /* Moves an expert's work from its home to its sources (sign 1), or back (-1). */
-static void move_to_sources(neapi_place *p, const double *load, int32_t expert, double sign)
+static void move_to_sources(neapi_packer *p, const double *load, int32_t expert, double sign)
 {
   const neap_topology *t = p->topology;
-  int32_t home = neapi_place_home_of(t, expert);
+  int32_t home = neapi_packer_home_of(t, expert);
   for (int32_t r = 0; r < t->ranks; r++) {
     double work = sign * load[(int64_t)r * t->experts + expert] * t->cost[expert];
     if (!p->room[r])
@@ -32,21 +32,21 @@ static void move_to_sources(neapi_place *p, const double *load, int32_t expert, 
   }
 }
 
-static void put_everywhere(neapi_place *p, int32_t expert)
+static void put_everywhere(neapi_packer *p, int32_t expert)
 {
   for (int32_t r = 0; r < p->topology->ranks; r++)
-    if (p->room[r] && !neapi_place_holds(p, r, expert))
-      neapi_place_put(p, r, expert, 0);
+    if (p->room[r] && !neapi_packer_holds(p, r, expert))
+      neapi_packer_put(p, r, expert, 0);
 }
 
 static int plan(const neapi_plan_input *in, int32_t *expert_of)
 {
   const neap_topology *t = in->topology;
-  neapi_place *p = in->scratch;
-  neapi_place_weigh(p, in->load);
+  neapi_packer *p = in->scratch;
+  neapi_packer_weigh(p, in->load);
   memset(p->count, 0, 4ul * t->experts); /* sorted by all of their work */
-  neapi_place_sort(p, NULL, t->experts);
-  neapi_place_begin_home(p, expert_of);
+  neapi_packer_sort(p, NULL, t->experts);
+  neapi_packer_begin_home(p, expert_of);
   double now = slowest(p);
   for (int32_t i = 0; i < t->experts; i++) {
     int32_t e = p->order[i];
@@ -59,7 +59,7 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
     now = then;
     put_everywhere(p, e);
   }
-  neapi_place_fill_next(p);
+  neapi_packer_fill_next(p);
   return NEAP_OK;
 }
 
@@ -69,6 +69,6 @@ const neapi_planner_kind neapi_plan_fastermoe = {
                     "tokens, in the unit of the load, that could be computed while an "
                     "expert's weights are sent",
                     2400, 0, 1e12}},
-    .open = neapi_place_open,
-    .close = neapi_place_close,
+    .open = neapi_packer_open,
+    .close = neapi_packer_close,
     .plan = plan};

@@ -9,7 +9,7 @@
 enum { ROUNDS };
 
 /* Work of one replica of an expert on a node, as priced last; of one more, if the node has none. */
-static double share(const neapi_price *price, int32_t node, int32_t expert)
+static double share(const neapi_cost_model *price, int32_t node, int32_t expert)
 {
   const neap_topology *t = price->topology;
   int64_t cell = (int64_t)node * t->experts + expert;
@@ -18,7 +18,7 @@ static double share(const neapi_price *price, int32_t node, int32_t expert)
   return t->cost[expert] * (price->node_load[cell] / here + pool);
 }
 
-static int32_t hottest(const neapi_price *price, int32_t node)
+static int32_t hottest(const neapi_cost_model *price, int32_t node)
 {
   int32_t best = 0;
   for (int32_t e = 1; e < price->topology->experts; e++)
@@ -37,7 +37,7 @@ static bool rank_holds(const neap_topology *t, const int32_t *expert_of, int32_t
 
 /* The slot of the node that hot should take over: of the coldest expert that keeps another replica,
  * there on the rank with the least work, which lacks hot; -1 if there is none. */
-static int32_t coldest_slot(const neapi_price *price, int32_t node, int32_t hot,
+static int32_t coldest_slot(const neapi_cost_model *price, int32_t node, int32_t hot,
                             const int32_t *expert_of)
 {
   const neap_topology *t = price->topology;
@@ -58,7 +58,7 @@ static int32_t coldest_slot(const neapi_price *price, int32_t node, int32_t hot,
 }
 
 /* One change in every node; replicas counts what is left of each expert while it goes on. */
-static void change(neapi_price *price, int32_t *expert_of)
+static void change(neapi_cost_model *price, int32_t *expert_of)
 {
   for (int32_t n = 0; n < price->topology->nodes; n++) {
     int32_t hot = hottest(price, n), slot = coldest_slot(price, n, hot, expert_of);
@@ -72,7 +72,7 @@ static void change(neapi_price *price, int32_t *expert_of)
 
 static int plan(const neapi_plan_input *in, int32_t *expert_of)
 {
-  neapi_priced *s = in->scratch;
+  neapi_layout_search *s = in->scratch;
   size_t bytes = 4ul * in->topology->slots;
   neapi_plan_input begin = *in;
   begin.scratch = s->place;
@@ -80,12 +80,12 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
     memcpy(expert_of, in->previous->expert_of, bytes);
   else
     neapi_plan_static.plan(&begin, expert_of);
-  neapi_price_load(s->price, in->load);
-  double best = neapi_price_layout(s->price, expert_of).max_work;
+  neapi_cost_model_load(s->price, in->load);
+  double best = neapi_cost_model_layout(s->price, expert_of).max_work;
   for (int32_t round = 0; round < (int32_t)in->parameter[ROUNDS]; round++) {
     memcpy(s->candidate, expert_of, bytes);
     change(s->price, s->candidate);
-    double work = neapi_price_layout(s->price, s->candidate).max_work;
+    double work = neapi_cost_model_layout(s->price, s->candidate).max_work;
     if (work >= best)
       break;
     best = work;
@@ -97,6 +97,6 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
 const neapi_planner_kind neapi_plan_flexmoe = {
     .name = "flexmoe",
     .parameters = {{"rounds", "changes of one slot a node, at most", 10, 0, 10000}},
-    .open = neapi_priced_open,
-    .close = neapi_priced_close,
+    .open = neapi_layout_search_open,
+    .close = neapi_layout_search_close,
     .plan = plan};

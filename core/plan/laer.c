@@ -9,30 +9,30 @@
 enum { NO_EVEN, NO_PQ, DOUBLES, TOKEN_BYTES, NEAR_GBS, FAR_GBS, TOKEN_US, RECOMPUTE };
 
 /* Places count[] replicas of every expert, heaviest first. */
-static void relocate(neapi_place *p, bool doubles, int32_t *expert_of)
+static void relocate(neapi_packer *p, bool doubles, int32_t *expert_of)
 {
   const neap_topology *t = p->topology;
-  neapi_place_sort(p, NULL, t->experts);
-  neapi_place_begin(p, expert_of);
-  neapi_place_areas(p, t->first_rank, t->nodes);
+  neapi_packer_sort(p, NULL, t->experts);
+  neapi_packer_begin(p, expert_of);
+  neapi_packer_areas(p, t->first_rank, t->nodes);
   for (int32_t i = 0; i < t->experts; i++) {
     int32_t e = p->order[i];
-    neapi_place_spread(p, e, p->count[e], p->work[e] / p->count[e], doubles);
+    neapi_packer_spread(p, e, p->count[e], p->work[e] / p->count[e], doubles);
   }
-  neapi_place_fill(p);
+  neapi_packer_fill(p);
 }
 
 /* Replicas by priority queue: one a node to begin with, if that fits. */
-static void by_load(neapi_place *p, bool doubles)
+static void by_load(neapi_packer *p, bool doubles)
 {
   const neap_topology *t = p->topology;
   int32_t start = (int64_t)t->experts * t->nodes <= t->slots ? t->nodes : 1;
-  neapi_place_replicate(p, NULL, t->experts, t->slots, start, t->nodes,
-                        doubles ? t->slots : t->ranks);
+  neapi_packer_replicate(p, NULL, t->experts, t->slots, start, t->nodes,
+                         doubles ? t->slots : t->ranks);
 }
 
 /* The same number of replicas for every expert. */
-static void alike(neapi_place *p)
+static void alike(neapi_packer *p)
 {
   const neap_topology *t = p->topology;
   for (int32_t e = 0; e < t->experts; e++)
@@ -41,10 +41,10 @@ static void alike(neapi_place *p)
 
 /* Predicted time in microseconds: four token exchanges, summed over ranks, and the compute of the
  * slowest rank, forward and backward. */
-static double time_of(const neapi_plan_input *in, neapi_price *price, const int32_t *expert_of)
+static double time_of(const neapi_plan_input *in, neapi_cost_model *price, const int32_t *expert_of)
 {
   const double *v = in->parameter;
-  neapi_cost c = neapi_price_layout(price, expert_of);
+  neapi_cost c = neapi_cost_model_layout(price, expert_of);
   double exchange =
       v[TOKEN_BYTES] * 1e-3 * (c.near_tokens / v[NEAR_GBS] + c.far_tokens / v[FAR_GBS]);
   return 4 * exchange + (3 + v[RECOMPUTE]) * v[TOKEN_US] * c.max_work;
@@ -53,11 +53,11 @@ static double time_of(const neapi_plan_input *in, neapi_price *price, const int3
 static int plan(const neapi_plan_input *in, int32_t *expert_of)
 {
   const neap_topology *t = in->topology;
-  neapi_priced *s = in->scratch;
+  neapi_layout_search *s = in->scratch;
   bool doubles = in->parameter[DOUBLES] != 0, divides = t->slots % t->experts == 0;
   bool even = divides && (!in->parameter[NO_EVEN] || in->parameter[NO_PQ]);
   bool queue = !even || !in->parameter[NO_PQ];
-  neapi_place_weigh(s->place, in->load);
+  neapi_packer_weigh(s->place, in->load);
   if (queue) {
     by_load(s->place, doubles);
     relocate(s->place, doubles, expert_of);
@@ -68,7 +68,7 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
   }
   if (!queue || !even)
     return NEAP_OK;
-  neapi_price_load(s->price, in->load);
+  neapi_cost_model_load(s->price, in->load);
   if (time_of(in, s->price, s->candidate) < time_of(in, s->price, expert_of))
     memcpy(expert_of, s->candidate, t->slots * 4ul);
   return NEAP_OK;
@@ -87,6 +87,6 @@ const neapi_planner_kind neapi_plan_laer = {
             {"token_us", "microseconds of a token's expert forward", 1.63809, 1e-9, 1e9},
             {"recompute", "1: the forward is computed again in backward", 1, 0, 1},
         },
-    .open = neapi_priced_open,
-    .close = neapi_priced_close,
+    .open = neapi_layout_search_open,
+    .close = neapi_layout_search_close,
     .plan = plan};

@@ -6,7 +6,7 @@
 enum { ALPHA, CHUNK, LAMBDA };
 
 /* How far the home layout is from balance: max / mean. */
-static double home_imbalance(const neapi_place *p, double ideal)
+static double home_imbalance(const neapi_packer *p, double ideal)
 {
   double most = 0;
   for (int32_t r = 0; r < p->topology->ranks; r++) {
@@ -17,7 +17,7 @@ static double home_imbalance(const neapi_place *p, double ideal)
 }
 
 /* Heap of the ranks with a free slot, least loaded first. */
-static int32_t open_ranks(neapi_place *p)
+static int32_t open_ranks(neapi_packer *p)
 {
   const neap_topology *t = p->topology;
   int32_t size = 0;
@@ -30,7 +30,7 @@ static int32_t open_ranks(neapi_place *p)
 
 /* Moves excess work of an expert away from home, least loaded rank first. A key that is out of
  * date, since its rank has given or taken work, is corrected when it comes up. */
-static void spill(neapi_place *p, int32_t expert, int32_t home, double excess, double ideal,
+static void spill(neapi_packer *p, int32_t expert, int32_t home, double excess, double ideal,
                   const neapi_plan_input *in, int32_t *size)
 {
   const neap_topology *t = p->topology;
@@ -44,8 +44,8 @@ static void spill(neapi_place *p, int32_t expert, int32_t home, double excess, d
       continue;
     }
     neapi_heap_pop(p->rank_heap, size);
-    double some = neapi_place_slack(p, r, ideal * in->parameter[ALPHA]);
-    if (r == home || some <= 0 || neapi_place_holds(p, r, expert)) {
+    double some = neapi_packer_slack(p, r, ideal * in->parameter[ALPHA]);
+    if (r == home || some <= 0 || neapi_packer_holds(p, r, expert)) {
       p->aside[aside++] = r;
       if (some <= 0)
         break; /* the least loaded is full */
@@ -53,7 +53,7 @@ static void spill(neapi_place *p, int32_t expert, int32_t home, double excess, d
     }
     some = some > chunk ? some : chunk;
     some = some < excess ? some : excess;
-    neapi_place_move(p, expert, home, r, some);
+    neapi_packer_move(p, expert, home, r, some);
     excess -= some;
     p->aside[aside++] = r;
   }
@@ -67,22 +67,22 @@ static void spill(neapi_place *p, int32_t expert, int32_t home, double excess, d
 static int plan(const neapi_plan_input *in, int32_t *expert_of)
 {
   const neap_topology *t = in->topology;
-  neapi_place *p = in->scratch;
-  neapi_place_weigh(p, in->load);
-  neapi_place_begin_home(p, expert_of);
-  double ideal = neapi_place_ideal(p);
+  neapi_packer *p = in->scratch;
+  neapi_packer_weigh(p, in->load);
+  neapi_packer_begin_home(p, expert_of);
+  double ideal = neapi_packer_ideal(p);
   if (home_imbalance(p, ideal) >= in->parameter[LAMBDA]) {
     for (int32_t e = 0; e < t->experts; e++)
       p->count[e] = 0; /* sorted by all of its work */
-    neapi_place_sort(p, NULL, t->experts);
+    neapi_packer_sort(p, NULL, t->experts);
     int32_t size = open_ranks(p);
     for (int32_t i = 0; i < t->experts; i++) {
-      int32_t e = p->order[i], home = neapi_place_home_of(t, e);
-      double excess = -neapi_place_slack(p, home, ideal * in->parameter[ALPHA]);
+      int32_t e = p->order[i], home = neapi_packer_home_of(t, e);
+      double excess = -neapi_packer_slack(p, home, ideal * in->parameter[ALPHA]);
       spill(p, e, home, excess < p->work[e] ? excess : p->work[e], ideal, in, &size);
     }
   }
-  neapi_place_fill_next(p);
+  neapi_packer_fill_next(p);
   return NEAP_OK;
 }
 
@@ -94,6 +94,6 @@ const neapi_planner_kind neapi_plan_llep = {
             {"chunk", "tokens that a spill moves at least, in the unit of the load", 1024, 0, 1e12},
             {"lambda", "max / mean work below which experts stay at home", 1.3, 1, 1e6},
         },
-    .open = neapi_place_open,
-    .close = neapi_place_close,
+    .open = neapi_packer_open,
+    .close = neapi_packer_close,
     .plan = plan};

@@ -6,19 +6,19 @@
 /* Of a rank's own experts, that with the most work left. */
 static int32_t largest_own(const neap_topology *t, const double *left, int32_t rank)
 {
-  int32_t best = neapi_place_home(t, rank);
-  for (int32_t e = best + 1; e < neapi_place_home(t, rank + 1); e++)
+  int32_t best = neapi_packer_home(t, rank);
+  for (int32_t e = best + 1; e < neapi_packer_home(t, rank + 1); e++)
     if (left[e] > left[best])
       best = e;
   return best;
 }
 
 /* Givers in area_heap, takers with a free slot in rank_heap, both by how far they are from even. */
-static void fill_heaps(neapi_place *p, double ideal, int32_t *givers, int32_t *takers)
+static void fill_heaps(neapi_packer *p, double ideal, int32_t *givers, int32_t *takers)
 {
   *givers = *takers = 0;
   for (int32_t r = 0; r < p->topology->ranks; r++) {
-    double slack = neapi_place_slack(p, r, ideal);
+    double slack = neapi_packer_slack(p, r, ideal);
     if (slack < 0)
       p->area_heap[(*givers)++] = (neapi_heap_item){slack, r};
     else if (slack > 0 && p->room[r])
@@ -29,7 +29,7 @@ static void fill_heaps(neapi_place *p, double ideal, int32_t *givers, int32_t *t
 }
 
 /* Every turn empties a giver, fills a taker or uses an expert up, and a taker's slot. */
-static void even_out(neapi_place *p, double *left, double ideal)
+static void even_out(neapi_packer *p, double *left, double ideal)
 {
   int32_t givers, takers;
   double trifle = 1e-9 * ideal;
@@ -39,7 +39,7 @@ static void even_out(neapi_place *p, double *left, double ideal)
     int32_t e = largest_own(p->topology, left, from.id);
     double some = -from.key < -to.key ? -from.key : -to.key;
     some = some < left[e] ? some : left[e];
-    neapi_place_move(p, e, from.id, to.id, some);
+    neapi_packer_move(p, e, from.id, to.id, some);
     left[e] -= some;
     from.key += some;
     to.key += some;
@@ -56,14 +56,14 @@ static void even_out(neapi_place *p, double *left, double ideal)
 
 static int plan(const neapi_plan_input *in, int32_t *expert_of)
 {
-  neapi_place *p = in->scratch;
-  neapi_place_weigh(p, in->load);
-  neapi_place_begin_home(p, expert_of);
-  double ideal = neapi_place_ideal(p);
+  neapi_packer *p = in->scratch;
+  neapi_packer_weigh(p, in->load);
+  neapi_packer_begin_home(p, expert_of);
+  double ideal = neapi_packer_ideal(p);
   even_out(p, p->work, ideal); /* the work itself is not needed any more */
-  neapi_place_fill_next(p);
+  neapi_packer_fill_next(p);
   return NEAP_OK;
 }
 
 const neapi_planner_kind neapi_plan_moonep = {
-    .name = "moonep", .open = neapi_place_open, .close = neapi_place_close, .plan = plan};
+    .name = "moonep", .open = neapi_packer_open, .close = neapi_packer_close, .plan = plan};

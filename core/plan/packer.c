@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-int neapi_place_open(const neap_topology *t, void **out)
+int neapi_packer_open(const neap_topology *t, void **out)
 {
-  neapi_place *p = neapi_alloc_zero(sizeof *p, "planner");
+  neapi_packer *p = neapi_alloc_zero(sizeof *p, "planner");
   if (!p)
     return NEAP_MEMORY;
   p->topology = t;
@@ -26,16 +26,16 @@ int neapi_place_open(const neap_topology *t, void **out)
   p->aside = neapi_alloc(t->ranks * 4ll, "planner");
   if (!p->work || !p->count || !p->order || !p->rank_work || !p->room || !p->holds ||
       !p->expert_heap || !p->rank_heap || !p->area_heap || !p->area_size || !p->aside) {
-    neapi_place_close(p);
+    neapi_packer_close(p);
     return NEAP_MEMORY;
   }
   *out = p;
   return NEAP_OK;
 }
 
-void neapi_place_close(void *place)
+void neapi_packer_close(void *place)
 {
-  neapi_place *p = place;
+  neapi_packer *p = place;
   if (!p)
     return;
   free(p->work);
@@ -52,7 +52,7 @@ void neapi_place_close(void *place)
   free(p);
 }
 
-void neapi_place_weigh(neapi_place *p, const double *load)
+void neapi_packer_weigh(neapi_packer *p, const double *load)
 {
   const neap_topology *t = p->topology;
   double total = 0;
@@ -66,7 +66,7 @@ void neapi_place_weigh(neapi_place *p, const double *load)
     p->work[e] += 1e-9 * (total > 0 ? total : 1);
 }
 
-void neapi_place_sort(neapi_place *p, const int32_t *set, int32_t n)
+void neapi_packer_sort(neapi_packer *p, const int32_t *set, int32_t n)
 {
   for (int32_t i = 0; i < n; i++) {
     int32_t e = set ? set[i] : i;
@@ -78,8 +78,8 @@ void neapi_place_sort(neapi_place *p, const int32_t *set, int32_t n)
     p->order[i++] = neapi_heap_pop(p->expert_heap, &left).id;
 }
 
-void neapi_place_replicate(neapi_place *p, const int32_t *set, int32_t n, int32_t slots,
-                           int32_t start, int32_t step, int32_t cap)
+void neapi_packer_replicate(neapi_packer *p, const int32_t *set, int32_t n, int32_t slots,
+                            int32_t start, int32_t step, int32_t cap)
 {
   int32_t left = slots - n * start, size = 0;
   for (int32_t i = 0; i < n; i++) {
@@ -102,7 +102,7 @@ void neapi_place_replicate(neapi_place *p, const int32_t *set, int32_t n, int32_
   }
 }
 
-void neapi_place_begin(neapi_place *p, int32_t *expert_of)
+void neapi_packer_begin(neapi_packer *p, int32_t *expert_of)
 {
   const neap_topology *t = p->topology;
   p->expert_of = expert_of;
@@ -113,12 +113,12 @@ void neapi_place_begin(neapi_place *p, int32_t *expert_of)
     p->room[r] = t->first_slot[r + 1] - t->first_slot[r];
 }
 
-static neapi_heap_item rank_item(const neapi_place *p, int32_t rank)
+static neapi_heap_item rank_item(const neapi_packer *p, int32_t rank)
 {
   return (neapi_heap_item){p->rank_work[rank] / p->topology->speed[rank], rank};
 }
 
-void neapi_place_areas(neapi_place *p, const int32_t *first_rank, int32_t areas)
+void neapi_packer_areas(neapi_packer *p, const int32_t *first_rank, int32_t areas)
 {
   p->area_first = first_rank;
   p->areas = areas;
@@ -133,12 +133,12 @@ void neapi_place_areas(neapi_place *p, const int32_t *first_rank, int32_t areas)
   }
 }
 
-bool neapi_place_holds(const neapi_place *p, int32_t rank, int32_t expert)
+bool neapi_packer_holds(const neapi_packer *p, int32_t rank, int32_t expert)
 {
   return p->holds[(int64_t)rank * p->words + expert / 64] >> (expert % 64) & 1;
 }
 
-void neapi_place_put(neapi_place *p, int32_t rank, int32_t expert, double work)
+void neapi_packer_put(neapi_packer *p, int32_t rank, int32_t expert, double work)
 {
   p->expert_of[p->topology->first_slot[rank + 1] - p->room[rank]--] = expert;
   p->holds[(int64_t)rank * p->words + expert / 64] |= 1ull << (expert % 64);
@@ -147,7 +147,7 @@ void neapi_place_put(neapi_place *p, int32_t rank, int32_t expert, double work)
 
 /* One replica to each area that has a rank for it, in the order of their least loaded ranks; at
  * most count. Returns how many were placed; those ranks are in aside unless doubles are allowed. */
-static int32_t spread_round(neapi_place *p, int32_t expert, int32_t count, double work,
+static int32_t spread_round(neapi_packer *p, int32_t expert, int32_t count, double work,
                             bool doubles, int32_t *set_aside)
 {
   int32_t size = 0, placed = 0;
@@ -159,7 +159,7 @@ static int32_t spread_round(neapi_place *p, int32_t expert, int32_t count, doubl
     int32_t a = neapi_heap_pop(p->area_heap, &size).id;
     neapi_heap_item *ranks = p->rank_heap + p->area_first[a];
     int32_t rank = neapi_heap_pop(ranks, &p->area_size[a]).id;
-    neapi_place_put(p, rank, expert, work);
+    neapi_packer_put(p, rank, expert, work);
     if (!p->room[rank])
       continue;
     if (doubles)
@@ -171,7 +171,7 @@ static int32_t spread_round(neapi_place *p, int32_t expert, int32_t count, doubl
 }
 
 /* Area of a rank: areas are ranges, so the last one that starts at or before it. */
-static int32_t area_of(const neapi_place *p, int32_t rank)
+static int32_t area_of(const neapi_packer *p, int32_t rank)
 {
   int32_t low = 0, high = p->areas - 1;
   while (low < high) {
@@ -184,7 +184,7 @@ static int32_t area_of(const neapi_place *p, int32_t rank)
   return low;
 }
 
-void neapi_place_spread(neapi_place *p, int32_t expert, int32_t count, double work, bool doubles)
+void neapi_packer_spread(neapi_packer *p, int32_t expert, int32_t count, double work, bool doubles)
 {
   int32_t set_aside = 0;
   for (int32_t placed = 1; count && placed; count -= placed)
@@ -196,7 +196,7 @@ void neapi_place_spread(neapi_place *p, int32_t expert, int32_t count, double wo
 }
 
 /* Counts the replicas placed so far, for fill. */
-static void count_placed(neapi_place *p)
+static void count_placed(neapi_packer *p)
 {
   memset(p->count, 0, p->topology->experts * 4ul);
   for (int32_t s = 0; s < p->topology->slots; s++)
@@ -205,13 +205,13 @@ static void count_placed(neapi_place *p)
 }
 
 /* The expert with the most work a replica; of those that rank lacks, if lacking. */
-static int32_t neediest(const neapi_place *p, int32_t rank, bool lacking)
+static int32_t neediest(const neapi_packer *p, int32_t rank, bool lacking)
 {
   int32_t best = -1;
   double most = -1;
   for (int32_t e = 0; e < p->topology->experts; e++) {
     double need = p->work[e] / (p->count[e] ? p->count[e] : 1e-9);
-    if (need > most && !(lacking && neapi_place_holds(p, rank, e))) {
+    if (need > most && !(lacking && neapi_packer_holds(p, rank, e))) {
       most = need;
       best = e;
     }
@@ -219,7 +219,7 @@ static int32_t neediest(const neapi_place *p, int32_t rank, bool lacking)
   return best;
 }
 
-void neapi_place_fill(neapi_place *p)
+void neapi_packer_fill(neapi_packer *p)
 {
   bool counted = false;
   for (int32_t r = 0; r < p->topology->ranks; r++)
@@ -231,36 +231,36 @@ void neapi_place_fill(neapi_place *p)
       if (e < 0)
         e = neediest(p, r, false);
       p->count[e]++;
-      neapi_place_put(p, r, e, p->work[e] / p->count[e]);
+      neapi_packer_put(p, r, e, p->work[e] / p->count[e]);
     }
 }
 
-void neapi_place_fill_next(neapi_place *p)
+void neapi_packer_fill_next(neapi_packer *p)
 {
   const neap_topology *t = p->topology;
   for (int32_t r = 0; r < t->ranks; r++) {
-    int32_t e = neapi_place_home(t, r + 1), held = t->first_slot[r + 1] - t->first_slot[r];
+    int32_t e = neapi_packer_home(t, r + 1), held = t->first_slot[r + 1] - t->first_slot[r];
     for (held -= p->room[r]; p->room[r]; e++) {
       int32_t expert = e % t->experts;
-      if (held < t->experts && neapi_place_holds(p, r, expert))
+      if (held < t->experts && neapi_packer_holds(p, r, expert))
         continue;
-      neapi_place_put(p, r, expert, 0);
+      neapi_packer_put(p, r, expert, 0);
       held++;
     }
   }
 }
 
-int32_t neapi_place_home(const neap_topology *t, int32_t rank)
+int32_t neapi_packer_home(const neap_topology *t, int32_t rank)
 {
   return (int32_t)((int64_t)t->first_slot[rank] * t->experts / t->slots);
 }
 
-int32_t neapi_place_home_of(const neap_topology *t, int32_t expert)
+int32_t neapi_packer_home_of(const neap_topology *t, int32_t expert)
 {
   int32_t low = 0, high = t->ranks - 1;
   while (low < high) { /* the last rank whose experts start at or before this one */
     int32_t middle = (low + high + 1) / 2;
-    if (neapi_place_home(t, middle) <= expert)
+    if (neapi_packer_home(t, middle) <= expert)
       low = middle;
     else
       high = middle - 1;
@@ -268,16 +268,16 @@ int32_t neapi_place_home_of(const neap_topology *t, int32_t expert)
   return low;
 }
 
-void neapi_place_begin_home(neapi_place *p, int32_t *expert_of)
+void neapi_packer_begin_home(neapi_packer *p, int32_t *expert_of)
 {
-  neapi_place_begin(p, expert_of);
+  neapi_packer_begin(p, expert_of);
   for (int32_t r = 0; r < p->topology->ranks; r++)
-    for (int32_t e = neapi_place_home(p->topology, r); e < neapi_place_home(p->topology, r + 1);
+    for (int32_t e = neapi_packer_home(p->topology, r); e < neapi_packer_home(p->topology, r + 1);
          e++)
-      neapi_place_put(p, r, e, p->work[e]);
+      neapi_packer_put(p, r, e, p->work[e]);
 }
 
-double neapi_place_ideal(const neapi_place *p)
+double neapi_packer_ideal(const neapi_packer *p)
 {
   double work = 0, speed = 0;
   for (int32_t e = 0; e < p->topology->experts; e++)
@@ -287,16 +287,16 @@ double neapi_place_ideal(const neapi_place *p)
   return work / speed;
 }
 
-double neapi_place_slack(const neapi_place *p, int32_t rank, double ideal)
+double neapi_packer_slack(const neapi_packer *p, int32_t rank, double ideal)
 {
   return ideal * p->topology->speed[rank] - p->rank_work[rank];
 }
 
-void neapi_place_move(neapi_place *p, int32_t expert, int32_t from, int32_t to, double work)
+void neapi_packer_move(neapi_packer *p, int32_t expert, int32_t from, int32_t to, double work)
 {
   p->rank_work[from] -= work;
-  if (neapi_place_holds(p, to, expert))
+  if (neapi_packer_holds(p, to, expert))
     p->rank_work[to] += work;
   else
-    neapi_place_put(p, to, expert, work);
+    neapi_packer_put(p, to, expert, work);
 }

@@ -13,7 +13,7 @@ typedef struct {
   const neap_topology *topology;
   double *work;                 /* [experts] tokens x cost, always above 0 */
   int32_t *count;               /* [experts] replicas wanted */
-  int32_t *order;               /* [experts] experts, as neapi_place_sort left them */
+  int32_t *order;               /* [experts] experts, as neapi_packer_sort left them */
   double *rank_work;            /* [ranks] of what has been placed */
   int32_t *room;                /* [ranks] free slots */
   uint64_t *holds;              /* [ranks][words] experts on a rank, as bits */
@@ -26,66 +26,66 @@ typedef struct {
   int32_t areas;
   int32_t *aside;     /* [ranks] taken out while one expert is placed */
   int32_t *expert_of; /* [slots] where placements are written */
-} neapi_place;
+} neapi_packer;
 
-int neapi_place_open(const neap_topology *topology, void **place);
-void neapi_place_close(void *place);
+int neapi_packer_open(const neap_topology *topology, void **place);
+void neapi_packer_close(void *place);
 
 /* work[e] from load[ranks][experts], plus a trifle, so that experts without tokens tie fairly. */
-void neapi_place_weigh(neapi_place *place, const double *load);
+void neapi_packer_weigh(neapi_packer *place, const double *load);
 
 /* order[n]: the experts of set (NULL: all), by work a replica (or work, if count is 0), largest
  * first. */
-void neapi_place_sort(neapi_place *place, const int32_t *set, int32_t n);
+void neapi_packer_sort(neapi_packer *place, const int32_t *set, int32_t n);
 
 /* Sets count of the experts in set[n] (NULL: all): start each, then the one with the most work a
  * replica gains 1 (or step, once it has step) until all slots are used or every expert has cap. */
-void neapi_place_replicate(neapi_place *place, const int32_t *set, int32_t n, int32_t slots,
-                           int32_t start, int32_t step, int32_t cap);
+void neapi_packer_replicate(neapi_packer *place, const int32_t *set, int32_t n, int32_t slots,
+                            int32_t start, int32_t step, int32_t cap);
 
 /* Starts an empty placement in expert_of[slots]. */
-void neapi_place_begin(neapi_place *place, int32_t *expert_of);
+void neapi_packer_begin(neapi_packer *place, int32_t *expert_of);
 
-/* Restricts neapi_place_spread to areas of ranks: first_rank[areas + 1]. */
-void neapi_place_areas(neapi_place *place, const int32_t *first_rank, int32_t areas);
+/* Restricts neapi_packer_spread to areas of ranks: first_rank[areas + 1]. */
+void neapi_packer_areas(neapi_packer *place, const int32_t *first_rank, int32_t areas);
 
 /* Puts count replicas of work each on ranks of the areas that have room: the next one always to an
  * area with the fewest of them so far, there to the least loaded rank. doubles: also to a rank that
  * has one already; otherwise replicas that no other rank has room for are left out. */
-void neapi_place_spread(neapi_place *place, int32_t expert, int32_t count, double work,
-                        bool doubles);
+void neapi_packer_spread(neapi_packer *place, int32_t expert, int32_t count, double work,
+                         bool doubles);
 
-bool neapi_place_holds(const neapi_place *place, int32_t rank, int32_t expert);
+bool neapi_packer_holds(const neapi_packer *place, int32_t rank, int32_t expert);
 
 /* Puts one replica on a rank, which must have room. */
-void neapi_place_put(neapi_place *place, int32_t rank, int32_t expert, double work);
+void neapi_packer_put(neapi_packer *place, int32_t rank, int32_t expert, double work);
 
 /* Fills what is left: each free slot gets the expert with the most work a replica among those that
  * its rank lacks (any, if it lacks none). */
-void neapi_place_fill(neapi_place *place);
+void neapi_packer_fill(neapi_packer *place);
 
 /* Fills what is left with the experts that follow those of the rank, cyclically: what a planner
  * without a use for the slots does. */
-void neapi_place_fill_next(neapi_place *place);
+void neapi_packer_fill_next(neapi_packer *place);
 
 /* Experts at home, for planners that move load away from there: rank r's are those from home(r) up
  * to, not including, home(r + 1); at most its slots, every expert on one rank. */
-int32_t neapi_place_home(const neap_topology *topology, int32_t rank);
+int32_t neapi_packer_home(const neap_topology *topology, int32_t rank);
 
 /* The rank that an expert is at home on. */
-int32_t neapi_place_home_of(const neap_topology *topology, int32_t expert);
+int32_t neapi_packer_home_of(const neap_topology *topology, int32_t expert);
 
 /* Starts a placement with every expert at home, with all of its work. */
-void neapi_place_begin_home(neapi_place *place, int32_t *expert_of);
+void neapi_packer_begin_home(neapi_packer *place, int32_t *expert_of);
 
 /* The rank's even share of all work, by speed, less what it has: below 0 if it has too much.
- * ideal: neapi_place_ideal. */
-double neapi_place_slack(const neapi_place *place, int32_t rank, double ideal);
+ * ideal: neapi_packer_ideal. */
+double neapi_packer_slack(const neapi_packer *place, int32_t rank, double ideal);
 
 /* Work over all experts divided by the speed of all ranks. */
-double neapi_place_ideal(const neapi_place *place);
+double neapi_packer_ideal(const neapi_packer *place);
 
 /* Moves an expert's work between ranks; to gets a replica if it has none (and must have room). */
-void neapi_place_move(neapi_place *place, int32_t expert, int32_t from, int32_t to, double work);
+void neapi_packer_move(neapi_packer *place, int32_t expert, int32_t from, int32_t to, double work);
 
 #endif

@@ -10,9 +10,9 @@ static int32_t draw(const neapi_plan_input *in, uint64_t *drawn, int32_t below)
 /* Some expert that the rank lacks; any, if it has all. */
 static int32_t draw_expert(const neapi_plan_input *in, uint64_t *drawn, int32_t rank)
 {
-  const neapi_place *p = in->scratch;
+  const neapi_packer *p = in->scratch;
   int32_t experts = in->topology->experts, e = draw(in, drawn, experts);
-  for (int32_t tried = 0; tried < experts && neapi_place_holds(p, rank, e); tried++)
+  for (int32_t tried = 0; tried < experts && neapi_packer_holds(p, rank, e); tried++)
     e = (e + 1) % experts;
   return e;
 }
@@ -20,9 +20,9 @@ static int32_t draw_expert(const neapi_plan_input *in, uint64_t *drawn, int32_t 
 static int plan(const neapi_plan_input *in, int32_t *expert_of)
 {
   const neap_topology *t = in->topology;
-  neapi_place *p = in->scratch;
+  neapi_packer *p = in->scratch;
   uint64_t drawn = 0;
-  neapi_place_begin(p, expert_of);
+  neapi_packer_begin(p, expert_of);
   /* The ranks of the first slots of a random order, found by reservoir: slot s is chosen for the
    * next expert with the probability that leaves each expert one. */
   for (int32_t s = 0, next = 0; s < t->slots && next < t->experts; s++)
@@ -31,13 +31,13 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
   for (int32_t e = t->experts - 1; e >= 0; e--) {
     int32_t other = draw(in, &drawn, e + 1), rank = p->order[other];
     p->order[other] = p->order[e];
-    neapi_place_put(p, rank, e, 0);
+    neapi_packer_put(p, rank, e, 0);
   }
   for (int32_t r = 0; r < t->ranks; r++)
     while (p->room[r])
-      neapi_place_put(p, r, draw_expert(in, &drawn, r), 0);
+      neapi_packer_put(p, r, draw_expert(in, &drawn, r), 0);
   return NEAP_OK;
 }
 
 const neapi_planner_kind neapi_plan_random = {
-    .name = "random", .open = neapi_place_open, .close = neapi_place_close, .plan = plan};
+    .name = "random", .open = neapi_packer_open, .close = neapi_packer_close, .plan = plan};

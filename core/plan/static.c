@@ -19,16 +19,16 @@ static int32_t group_size(const neap_topology *t, int32_t first, int32_t before)
 }
 
 /* The next expert in turn that rank lacks, unless it has them all. */
-static int32_t deal(const neapi_place *p, int32_t rank, int32_t *turn)
+static int32_t deal(const neapi_packer *p, int32_t rank, int32_t *turn)
 {
   const neap_topology *t = p->topology;
   if (slots_of(t, rank) - p->room[rank] < t->experts)
-    while (neapi_place_holds(p, rank, *turn % t->experts))
+    while (neapi_packer_holds(p, rank, *turn % t->experts))
       ++*turn;
   return (*turn)++ % t->experts;
 }
 
-static void deal_group(neapi_place *p, int32_t first, int32_t size)
+static void deal_group(neapi_packer *p, int32_t first, int32_t size)
 {
   const neap_topology *t = p->topology;
   int32_t turn = 0;
@@ -39,7 +39,7 @@ static void deal_group(neapi_place *p, int32_t first, int32_t size)
       if (slots_of(t, alike) <= slot)
         continue;
       if (rank < t->ranks)
-        neapi_place_put(p, rank, deal(p, rank, &turn), 0);
+        neapi_packer_put(p, rank, deal(p, rank, &turn), 0);
       else
         turn++;
       dealt = 1;
@@ -49,8 +49,8 @@ static void deal_group(neapi_place *p, int32_t first, int32_t size)
 
 static int plan(const neapi_plan_input *in, int32_t *expert_of)
 {
-  neapi_place *p = in->scratch;
-  neapi_place_begin(p, expert_of);
+  neapi_packer *p = in->scratch;
+  neapi_packer_begin(p, expert_of);
   for (int32_t first = 0, size = 0; first < in->topology->ranks; first += size) {
     size = group_size(in->topology, first, size);
     deal_group(p, first, size);
@@ -59,4 +59,4 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
 }
 
 const neapi_planner_kind neapi_plan_static = {
-    .name = "static", .open = neapi_place_open, .close = neapi_place_close, .plan = plan};
+    .name = "static", .open = neapi_packer_open, .close = neapi_packer_close, .plan = plan};

@@ -8,16 +8,16 @@
 
 enum { MIN_TOKENS, STEPS };
 
-static void push_taker(neapi_place *p, int32_t rank, double threshold, int32_t *size)
+static void push_taker(neapi_packer *p, int32_t rank, double threshold, int32_t *size)
 {
-  double slack = neapi_place_slack(p, rank, threshold);
+  double slack = neapi_packer_slack(p, rank, threshold);
   if (slack > 0 && p->room[rank])
     neapi_heap_push(p->rank_heap, size, (neapi_heap_item){-slack, rank});
 }
 
 /* Exports at least excess of an expert's work, if it can, to the roomiest ranks of the heap. */
-static void export_expert(neapi_place *p, int32_t expert, int32_t home, double excess, double least,
-                          double threshold, int32_t *size)
+static void export_expert(neapi_packer *p, int32_t expert, int32_t home, double excess,
+                          double least, double threshold, int32_t *size)
 {
   double left = p->work[expert];
   int32_t aside = 0;
@@ -27,7 +27,7 @@ static void export_expert(neapi_place *p, int32_t expert, int32_t home, double e
     if (some < least || some > left)
       break; /* no room for a whole quota, or too few tokens for one */
     int32_t to = neapi_heap_pop(p->rank_heap, size).id;
-    neapi_place_move(p, expert, home, to, some);
+    neapi_packer_move(p, expert, home, to, some);
     p->aside[aside++] = to; /* has the expert now: back when it is done */
     excess -= some;
     left -= some;
@@ -37,33 +37,33 @@ static void export_expert(neapi_place *p, int32_t expert, int32_t home, double e
 }
 
 /* Plans for a threshold; true if no rank ends above it. */
-static bool plan_below(neapi_place *p, double threshold, double min_tokens, int32_t *expert_of)
+static bool plan_below(neapi_packer *p, double threshold, double min_tokens, int32_t *expert_of)
 {
   const neap_topology *t = p->topology;
   double trifle = 1e-9 * threshold;
   int32_t size = 0;
-  neapi_place_begin_home(p, expert_of);
+  neapi_packer_begin_home(p, expert_of);
   for (int32_t r = 0; r < t->ranks; r++)
     push_taker(p, r, threshold, &size);
   for (int32_t i = 0; i < t->experts; i++) {
-    int32_t e = p->order[i], home = neapi_place_home_of(t, e);
-    double excess = -neapi_place_slack(p, home, threshold);
+    int32_t e = p->order[i], home = neapi_packer_home_of(t, e);
+    double excess = -neapi_packer_slack(p, home, threshold);
     if (excess <= trifle)
       continue;
     excess = excess < p->work[e] ? excess : p->work[e];
     export_expert(p, e, home, excess, min_tokens * t->cost[e], threshold, &size);
   }
   for (int32_t r = 0; r < t->ranks; r++)
-    if (neapi_place_slack(p, r, threshold) < -trifle)
+    if (neapi_packer_slack(p, r, threshold) < -trifle)
       return false;
   return true;
 }
 
 /* The threshold that holds without any export. */
-static double home_threshold(neapi_place *p, int32_t *expert_of)
+static double home_threshold(neapi_packer *p, int32_t *expert_of)
 {
   double most = 0;
-  neapi_place_begin_home(p, expert_of);
+  neapi_packer_begin_home(p, expert_of);
   for (int32_t r = 0; r < p->topology->ranks; r++) {
     double work = p->rank_work[r] / p->topology->speed[r];
     most = work > most ? work : most;
@@ -74,11 +74,11 @@ static double home_threshold(neapi_place *p, int32_t *expert_of)
 static int plan(const neapi_plan_input *in, int32_t *expert_of)
 {
   const double *v = in->parameter;
-  neapi_place *p = in->scratch;
-  neapi_place_weigh(p, in->load);
+  neapi_packer *p = in->scratch;
+  neapi_packer_weigh(p, in->load);
   memset(p->count, 0, 4ul * in->topology->experts); /* sorted by all of their work */
-  neapi_place_sort(p, NULL, in->topology->experts);
-  double low = neapi_place_ideal(p), high = home_threshold(p, expert_of);
+  neapi_packer_sort(p, NULL, in->topology->experts);
+  double low = neapi_packer_ideal(p), high = home_threshold(p, expert_of);
   for (int32_t step = 0; step < (int32_t)v[STEPS] && high > low; step++) {
     double middle = step ? 0.5 * (low + high) : low; /* the ideal itself first */
     if (plan_below(p, middle, v[MIN_TOKENS], expert_of))
@@ -87,7 +87,7 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
       low = middle;
   }
   plan_below(p, high, v[MIN_TOKENS], expert_of);
-  neapi_place_fill_next(p);
+  neapi_packer_fill_next(p);
   return NEAP_OK;
 }
 
@@ -99,6 +99,6 @@ const neapi_planner_kind neapi_plan_ultraep = {
              1e12},
             {"steps", "steps of the binary search", 20, 1, 100},
         },
-    .open = neapi_place_open,
-    .close = neapi_place_close,
+    .open = neapi_packer_open,
+    .close = neapi_packer_close,
     .plan = plan};

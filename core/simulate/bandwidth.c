@@ -1,17 +1,17 @@
-/* Flows that meet on links: how fast each may move. */
+/* Transfers that meet on links: how fast each may move. */
 #include "simulate/cluster.h"
 
 #include <stddef.h>
 
-static double *rate_at(const neap_cluster *c, const neapi_flow *f, int32_t node)
+static double *rate_at(const neap_cluster *c, const neapi_sim_transfer *f, int32_t node)
 {
   int64_t queue = c->ops[f->op].queue;
   return c->rate_at + queue * c->topology->ranks + f->first + node - f->first_node;
 }
 
-/* One link: wants[k] is the share of it that each flow would use at full speed. */
-static void divide(const neap_cluster *c, int32_t node, neapi_flow **flows, double *wants,
-                   int32_t count)
+/* One link: wants[k] is the share of it that each transfer would use at full speed. */
+static void divide(const neap_cluster *c, int32_t node, neapi_sim_transfer **transfers,
+                   double *wants, int32_t count)
 {
   double total = 0, left = 1;
   for (int32_t i = 0; i < count; i++)
@@ -19,37 +19,37 @@ static void divide(const neap_cluster *c, int32_t node, neapi_flow **flows, doub
   if (total <= 1)
     return;
   for (int32_t i = 1; i < count; i++) { /* least first */
-    neapi_flow *f = flows[i];
+    neapi_sim_transfer *f = transfers[i];
     double want = wants[i];
     int32_t k = i;
     for (; k > 0 && wants[k - 1] > want; k--) {
       wants[k] = wants[k - 1];
-      flows[k] = flows[k - 1];
+      transfers[k] = transfers[k - 1];
     }
     wants[k] = want;
-    flows[k] = f;
+    transfers[k] = f;
   }
   for (int32_t i = 0; i < count; i++) {
     double fair = left / (count - i), gets = wants[i] < fair ? wants[i] : fair;
-    double *rate = rate_at(c, flows[i], node);
+    double *rate = rate_at(c, transfers[i], node);
     if (gets < *rate * wants[i])
       *rate = gets / wants[i];
     left -= gets;
   }
 }
 
-/* The flows that move on a node, into seen; their rates there are 1 for the time being. */
+/* The transfers that move on a node, into seen; their rates there are 1 for the time being. */
 static int32_t collect(neap_cluster *c, int32_t node)
 {
   const neap_topology *t = c->topology;
   int32_t count = 0;
-  c->mark++;
+  c->visit++;
   for (int32_t r = t->first_rank[node]; r < t->first_rank[node + 1]; r++)
     for (int32_t q = 1; q < NEAP_STREAMS; q++) {
-      neapi_flow *f = c->state[r].moving[q];
-      if (!f || f->mark == c->mark)
+      neapi_sim_transfer *f = c->state[r].moving[q];
+      if (!f || f->visit == c->visit)
         continue;
-      f->mark = c->mark;
+      f->visit = c->visit;
       *rate_at(c, f, node) = 1;
       c->seen[count++] = f;
     }
@@ -58,19 +58,19 @@ static int32_t collect(neap_cluster *c, int32_t node)
 
 static void share_port(neap_cluster *c, int32_t node, int32_t rank)
 {
-  neapi_flow *flows[NEAP_STREAMS];
+  neapi_sim_transfer *transfers[NEAP_STREAMS];
   double wants[NEAP_STREAMS];
   int32_t count = 0;
   for (int32_t q = 1; q < NEAP_STREAMS; q++) {
-    neapi_flow *f = c->state[rank].moving[q];
+    neapi_sim_transfer *f = c->state[rank].moving[q];
     const double *port = f ? c->ops[f->op].each : NULL;
     if (!port || port[rank] == 0)
       continue;
-    flows[count] = f;
+    transfers[count] = f;
     wants[count++] = port[rank] / f->full;
   }
   if (count > 1)
-    divide(c, node, flows, wants, count);
+    divide(c, node, transfers, wants, count);
 }
 
 static void share_uplink(neap_cluster *c, int32_t node, int32_t met)
@@ -78,7 +78,7 @@ static void share_uplink(neap_cluster *c, int32_t node, int32_t met)
   const neap_topology *t = c->topology;
   int32_t first = t->first_rank[node], last = t->first_rank[node + 1], count = 0;
   for (int32_t i = 0; i < met; i++) {
-    neapi_flow *f = c->seen[i];
+    neapi_sim_transfer *f = c->seen[i];
     const double *uplink = c->ops[f->op].uplink;
     int32_t from = first > f->first ? first : f->first, to = last < f->last ? last : f->last;
     if (!uplink || uplink[node] == 0)
@@ -90,8 +90,8 @@ static void share_uplink(neap_cluster *c, int32_t node, int32_t met)
     divide(c, node, c->seen, c->wants, count);
 }
 
-/* Takes over a flow's new rate and posts its end, if the rate has changed. */
-static int update(neap_cluster *c, neapi_flow *f, double time)
+/* Takes over a transfer's new rate and posts its end, if the rate has changed. */
+static int update(neap_cluster *c, neapi_sim_transfer *f, double time)
 {
   double rate = 1;
   for (int32_t n = f->first_node; n < f->last_node; n++) {
@@ -107,17 +107,17 @@ static int update(neap_cluster *c, neapi_flow *f, double time)
   return neapi_cluster_post(c, time + f->left / rate, f);
 }
 
-/* All flows that move on nodes [first, last). */
+/* All transfers that move on nodes [first, last). */
 static int update_all(neap_cluster *c, int32_t first, int32_t last, double time)
 {
   const neap_topology *t = c->topology;
-  int64_t mark = ++c->mark;
+  int64_t visit = ++c->visit;
   for (int32_t r = t->first_rank[first]; r < t->first_rank[last]; r++)
     for (int32_t q = 1; q < NEAP_STREAMS; q++) {
-      neapi_flow *f = c->state[r].moving[q];
-      if (!f || f->mark == mark)
+      neapi_sim_transfer *f = c->state[r].moving[q];
+      if (!f || f->visit == visit)
         continue;
-      f->mark = mark;
+      f->visit = visit;
       int status = update(c, f, time);
       if (status)
         return status;
@@ -125,7 +125,7 @@ static int update_all(neap_cluster *c, int32_t first, int32_t last, double time)
   return NEAP_OK;
 }
 
-int neapi_cluster_share(neap_cluster *c, const neapi_flow *changed, double time)
+int neapi_cluster_share(neap_cluster *c, const neapi_sim_transfer *changed, double time)
 {
   const neap_topology *t = c->topology;
   for (int32_t n = changed->first_node; n < changed->last_node; n++) {

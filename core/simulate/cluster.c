@@ -17,8 +17,7 @@ struct neapi_block {
 
 static const int64_t BLOCK = 1 << 20;
 
-/* ---- memory of a program ----------------------------------------------------------------------
- */
+/* ---- memory of a program --------------------------------------------------------------------- */
 
 static neapi_block *add_block(neap_cluster *c, int64_t bytes)
 {
@@ -66,8 +65,7 @@ static void *take_copy(neap_cluster *c, const double *values, int64_t count)
   return copy;
 }
 
-/* ---- open and close ---------------------------------------------------------------------------
- */
+/* ---- open and close -------------------------------------------------------------------------- */
 
 static int check_above_zero(const char *field, double value, const char *unit)
 {
@@ -152,8 +150,7 @@ void neap_cluster_clear(neap_cluster *c)
     c->block->used = 0;
 }
 
-/* ---- groups -----------------------------------------------------------------------------------
- */
+/* ---- groups ---------------------------------------------------------------------------------- */
 
 int32_t neapi_group_count(const neap_topology *t, int32_t group)
 {
@@ -190,15 +187,14 @@ static int check_group(const neap_topology *t, int32_t group)
                     t->ranks);
 }
 
-/* ---- operations -------------------------------------------------------------------------------
- */
+/* ---- operations ------------------------------------------------------------------------------ */
 
-static int check_numbers(const char *what, const double *values, int32_t count, const char *place)
+static int check_numbers(const char *what, const double *values, int32_t count, const char *unit)
 {
   for (int32_t i = 0; values && i < count; i++)
     if (!(values[i] >= 0 && isfinite(values[i])))
       return neapi_fail(NEAP_ARGUMENT, "cluster: %s of %s %d are %g; allowed: 0 or more, finite",
-                        what, place, i, values[i]);
+                        what, unit, i, values[i]);
   return NEAP_OK;
 }
 
@@ -214,23 +210,23 @@ static int check_after(const neap_cluster *c, const int32_t *after, int32_t coun
   return NEAP_OK;
 }
 
-/* Room for one more operation in the list and the queues. */
+/* Makes room for one more operation in the list and the queues. */
 static int grow(neap_cluster *c)
 {
-  if (c->count < c->room)
+  if (c->count < c->capacity)
     return NEAP_OK;
-  int32_t room = c->room ? 2 * c->room : 1024;
-  void *ops = realloc(c->ops, (size_t)room * sizeof *c->ops);
+  int32_t capacity = c->capacity ? 2 * c->capacity : 1024;
+  void *ops = realloc(c->ops, (size_t)capacity * sizeof *c->ops);
   if (!ops)
-    return neapi_fail(NEAP_MEMORY, "cluster: no memory for %d operations", room);
+    return neapi_fail(NEAP_MEMORY, "cluster: no memory for %d operations", capacity);
   c->ops = ops;
   for (int32_t q = 0; q < NEAP_STREAMS; q++) {
-    void *queue = realloc(c->queue[q], 4ul * (size_t)room);
+    void *queue = realloc(c->queue[q], 4ul * (size_t)capacity);
     if (!queue)
-      return neapi_fail(NEAP_MEMORY, "cluster: no memory for %d operations", room);
+      return neapi_fail(NEAP_MEMORY, "cluster: no memory for %d operations", capacity);
     c->queue[q] = queue;
   }
-  c->room = room;
+  c->capacity = capacity;
   return NEAP_OK;
 }
 
@@ -249,8 +245,8 @@ static int add(neap_cluster *c, neapi_cluster_op *op, const int32_t *after, int3
   if (count)
     memcpy(op->after, after, 4ul * (size_t)count);
   op->queue = op->stream != NEAP_COMPUTE && c->links.queued ? NEAP_TOKENS : op->stream;
-  op->place = c->queued[op->queue]++;
-  c->queue[op->queue][op->place] = c->count;
+  op->index = c->queued[op->queue]++;
+  c->queue[op->queue][op->index] = c->count;
   c->ops[c->count] = *op;
   *id = c->count++;
   c->done = false;
@@ -287,9 +283,9 @@ static int take_links(neap_cluster *c, neapi_cluster_op *op, const double *port,
     op->each[r] /= c->links.port;
   for (int32_t n = 0; uplink && n < t->nodes; n++)
     op->uplink[n] /= c->links.uplink;
-  op->flow_count = neapi_group_count(t, op->group);
-  op->flows = neapi_cluster_take(c, op->flow_count * (int64_t)sizeof *op->flows);
-  return op->flows ? NEAP_OK : NEAP_MEMORY;
+  op->transfer_count = neapi_group_count(t, op->group);
+  op->transfers = neapi_cluster_take(c, op->transfer_count * (int64_t)sizeof *op->transfers);
+  return op->transfers ? NEAP_OK : NEAP_MEMORY;
 }
 
 int neap_cluster_exchange(neap_cluster *c, int32_t stream, int32_t group, double delay,
@@ -314,8 +310,7 @@ int neap_cluster_exchange(neap_cluster *c, int32_t stream, int32_t group, double
   return status ? status : add(c, &op, after, count, id);
 }
 
-/* ---- bytes of an unshard or reduce ------------------------------------------------------------
- */
+/* ---- bytes of an unshard or reduce ----------------------------------------------------------- */
 
 static double slot_bytes(const neap_layout *l, const double *bytes, int32_t first, int32_t last)
 {

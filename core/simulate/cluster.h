@@ -1,13 +1,14 @@
 /* The inside of a simulated cluster: what its files share.
  *
  * A program is a list of operations that all ranks execute. An operation of compute takes a rank
- * some time. An exchange is one flow for every group of ranks: the flow begins when its last rank
- * has arrived, and ends for all its ranks at once. Each rank works through its queues in order:
- * compute, and one for each stream of exchanges (or one for all of them, if the links are queued).
+ * some time. An exchange is one transfer for every group of ranks: the transfer begins when its
+ * last rank has arrived, and ends for all its ranks at once. Each rank works through its queues in
+ * order: compute, and one for each stream of exchanges (or one for all of them, if the links are
+ * queued).
  *
- * While it moves, a flow uses every link of its ranks in proportion to the bytes that pass there:
- * alone, it moves as fast as its slowest link allows; where flows want more than a link has, the
- * link divides itself evenly, and what one flow does not need the others get. */
+ * While it moves, a transfer uses every link of its ranks in proportion to the bytes that pass
+ * there: alone, it moves as fast as its slowest link allows; where transfers want more than a link
+ * has, the link divides itself evenly, and what one transfer does not need the others get. */
 #ifndef NEAP_CLUSTER_H
 #define NEAP_CLUSTER_H
 
@@ -25,40 +26,40 @@ typedef struct {
   int32_t missing;               /* ranks that have not arrived */
   int32_t latest;                /* rank that arrived last; of several, the one seen first */
   int32_t version;               /* of the planned end: older events are void */
-  int64_t mark;                  /* last visit that saw it */
+  int64_t visit;                 /* last visit that saw it */
   double begin;                  /* when the last rank arrived */
   double full;                   /* seconds that it moves if it is alone */
   double left, rate, since;      /* seconds left at full speed, share of that speed, since when */
   bool moving;
-} neapi_flow;
+} neapi_sim_transfer;
 
 typedef struct {
   int32_t stream, queue;
-  int32_t place; /* in its queue */
+  int32_t index; /* in its queue */
   int32_t count, after[NEAPI_AFTER];
   double common;  /* of compute: seconds of every rank */
   double *each;   /* [ranks] compute: more seconds; exchange: seconds of the ports; or NULL */
   double *uplink; /* [nodes] exchange: seconds of the nodes' links, or NULL */
   int32_t group;  /* of an exchange: as neap_cluster_exchange takes it */
-  int32_t flow_count;
-  neapi_flow *flows;   /* [flow_count] */
-  double *begin, *end; /* [ranks] */
+  int32_t transfer_count;
+  neapi_sim_transfer *transfers; /* [transfer_count] */
+  double *begin, *end;           /* [ranks] */
 } neapi_cluster_op;
 
 typedef struct {
   double time;
   int64_t order; /* of equal times, first come first served */
-  neapi_flow *flow;
+  neapi_sim_transfer *transfer;
   int32_t version;
-} neapi_event;
+} neapi_sim_event;
 
 /* Where a rank is in its program. */
 typedef struct {
   int32_t cursor[NEAP_STREAMS]; /* operations done, of each queue */
-  bool arrived[NEAP_STREAMS];   /* waits for or takes part in the flow at the cursor */
+  bool arrived[NEAP_STREAMS];   /* waits for or takes part in the transfer at the cursor */
   double last[NEAP_STREAMS];    /* end of the last one */
-  neapi_flow *moving[NEAP_STREAMS];
-} neapi_rank_state;
+  neapi_sim_transfer *moving[NEAP_STREAMS];
+} neapi_sim_rank;
 
 typedef struct neapi_block neapi_block;
 
@@ -66,33 +67,33 @@ struct neap_cluster {
   neap_topology *topology;
   neap_links links;
   neapi_cluster_op *ops;
-  int32_t count, room;
+  int32_t count, capacity;
   int32_t *queue[NEAP_STREAMS]; /* ids of operations, in order */
   int32_t queued[NEAP_STREAMS];
   neapi_block *blocks, *block; /* memory of the program; the one in use */
   bool done;                   /* has been run since it was changed */
   double total;                /* seconds of the step */
 
-  neapi_rank_state *state; /* [ranks] */
-  double *rate_at;         /* [queues][ranks] a flow's possible rate on each of its nodes, from its
-                              first rank's place on */
-  neapi_event *events;     /* heap */
-  int64_t event_count, event_room, order, mark;
-  neapi_flow **seen; /* [queues x ranks] scratch */
-  double *wants;     /* [queues x ranks] scratch */
+  neapi_sim_rank *state; /* [ranks] */
+  double *rate_at; /* [queues][ranks] a transfer's possible rate on each of its nodes, from its
+                              first rank on */
+  neapi_sim_event *events; /* heap */
+  int64_t event_count, event_capacity, order, visit;
+  neapi_sim_transfer **seen; /* [queues x ranks] scratch */
+  double *wants;             /* [queues x ranks] scratch */
 };
 
 /* Memory that lives as long as the program; NULL: out of memory, reported. */
 void *neapi_cluster_take(neap_cluster *cluster, int64_t bytes);
 
-/* Posts an event of a flow; those that were posted for it before are void. */
-int neapi_cluster_post(neap_cluster *cluster, double time, neapi_flow *flow);
+/* Posts an event of a transfer; those that were posted for it before are void. */
+int neapi_cluster_post(neap_cluster *cluster, double time, neapi_sim_transfer *transfer);
 /* Takes the first event out; there is one. */
-neapi_event neapi_cluster_take_first(neap_cluster *cluster);
+neapi_sim_event neapi_cluster_take_first(neap_cluster *cluster);
 
-/* A flow of the cluster's links starts or has stopped to move at a time: changes the rates and
- * planned ends of all flows that it meets. */
-int neapi_cluster_share(neap_cluster *cluster, const neapi_flow *changed, double time);
+/* A transfer of the cluster's links starts or has stopped to move at a time: changes the rates and
+ * planned ends of all transfers that it meets. */
+int neapi_cluster_share(neap_cluster *cluster, const neapi_sim_transfer *changed, double time);
 
 /* Ranks [*first, *last) of the index-th group, as neap_cluster_exchange takes groups. */
 int32_t neapi_group_count(const neap_topology *topology, int32_t group);

@@ -29,7 +29,7 @@ int neap_cluster_times(const neap_cluster *c, int32_t op, const double **begin, 
  * included; -1: none. */
 static int32_t cause(const neap_cluster *c, const neapi_cluster_op *op, int32_t rank)
 {
-  int32_t best = op->place ? c->queue[op->queue][op->place - 1] : -1;
+  int32_t best = op->index ? c->queue[op->queue][op->index - 1] : -1;
   for (int32_t i = 0; i < op->count; i++)
     if (best < 0 || c->ops[op->after[i]].end[rank] > c->ops[best].end[rank])
       best = op->after[i];
@@ -42,8 +42,8 @@ static void add_compute(const neap_cluster *c, const neapi_cluster_op *op, neap_
 {
   const neap_topology *t = c->topology;
   const neapi_cluster_op *last = NULL;
-  if (op->place)
-    last = &c->ops[c->queue[NEAP_COMPUTE][op->place - 1]];
+  if (op->index)
+    last = &c->ops[c->queue[NEAP_COMPUTE][op->index - 1]];
   for (int32_t r = 0; r < t->ranks; r++) {
     double seconds = op->end[r] - op->begin[r], gap = op->begin[r] - (last ? last->end[r] : 0);
     s->busy[NEAP_COMPUTE] += seconds / t->ranks;
@@ -113,7 +113,7 @@ int neap_cluster_operation(const neap_cluster *c, int32_t id, neap_cluster_span 
   return NEAP_OK;
 }
 
-int neap_cluster_critical(const neap_cluster *c, int32_t *ops, int32_t *ranks, int64_t room,
+int neap_cluster_critical(const neap_cluster *c, int32_t *ops, int32_t *ranks, int64_t capacity,
                           int64_t *count)
 {
   int status = require(c, 0);
@@ -125,8 +125,8 @@ int neap_cluster_critical(const neap_cluster *c, int32_t *ops, int32_t *ranks, i
   for (; op >= 0; length++) {
     const neapi_cluster_op *o = &c->ops[op];
     if (o->stream != NEAP_COMPUTE)
-      rank = o->flows[neapi_group_of(c->topology, o->group, rank)].latest;
-    if (length < room) {
+      rank = o->transfers[neapi_group_of(c->topology, o->group, rank)].latest;
+    if (length < capacity) {
       ops[length] = op;
       ranks[length] = rank;
     }

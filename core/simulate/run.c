@@ -1,22 +1,21 @@
-/* Running a program: events are flows that begin to move, or end. Between them every rank goes as
- * far as it can. Deterministic: events of equal time happen in the order in which they were posted.
- */
+/* Running a program: events are transfers that begin to move, or end. Between them every rank goes
+ * as far as it can. Deterministic: events of equal time happen in the order in which they were
+ * posted. */
 #include "simulate/cluster.h"
 
 #include <math.h>
 #include <string.h>
 
-/* ---- ranks ------------------------------------------------------------------------------------
- */
+/* ---- ranks ----------------------------------------------------------------------------------- */
 
 /* When all that an operation waits for on a rank has ended; negative if something has not. */
 static double ready_at(const neap_cluster *c, const neapi_cluster_op *op, int32_t rank)
 {
-  const neapi_rank_state *s = &c->state[rank];
+  const neapi_sim_rank *s = &c->state[rank];
   double ready = s->last[op->queue];
   for (int32_t i = 0; i < op->count; i++) {
     const neapi_cluster_op *other = &c->ops[op->after[i]];
-    if (s->cursor[other->queue] <= other->place)
+    if (s->cursor[other->queue] <= other->index)
       return -1;
     ready = other->end[rank] > ready ? other->end[rank] : ready;
   }
@@ -25,7 +24,7 @@ static double ready_at(const neap_cluster *c, const neapi_cluster_op *op, int32_
 
 static void compute(neap_cluster *c, neapi_cluster_op *op, int32_t rank, double ready)
 {
-  neapi_rank_state *s = &c->state[rank];
+  neapi_sim_rank *s = &c->state[rank];
   double seconds = op->common + (op->each ? op->each[rank] : 0);
   op->begin[rank] = ready;
   op->end[rank] = ready + seconds / c->topology->speed[rank];
@@ -35,7 +34,7 @@ static void compute(neap_cluster *c, neapi_cluster_op *op, int32_t rank, double 
 
 static int arrive(neap_cluster *c, neapi_cluster_op *op, int32_t rank, double ready)
 {
-  neapi_flow *f = &op->flows[neapi_group_of(c->topology, op->group, rank)];
+  neapi_sim_transfer *f = &op->transfers[neapi_group_of(c->topology, op->group, rank)];
   c->state[rank].arrived[op->queue] = true;
   if (ready > f->begin || f->latest < 0) {
     f->begin = ready > f->begin ? ready : f->begin;
@@ -51,7 +50,7 @@ static int arrive(neap_cluster *c, neapi_cluster_op *op, int32_t rank, double re
 /* Goes on with one queue of a rank; *moved if anything could be done. */
 static int advance_queue(neap_cluster *c, int32_t rank, int32_t queue, bool *moved)
 {
-  neapi_rank_state *s = &c->state[rank];
+  neapi_sim_rank *s = &c->state[rank];
   while (s->cursor[queue] < c->queued[queue] && !s->arrived[queue]) {
     neapi_cluster_op *op = &c->ops[c->queue[queue][s->cursor[queue]]];
     double ready = ready_at(c, op, rank);
@@ -81,11 +80,11 @@ static int advance(neap_cluster *c, int32_t rank)
   return status;
 }
 
-/* ---- flows ------------------------------------------------------------------------------------
- */
+/* ---- transfers ------------------------------------------------------------------------------- */
 
-/* Seconds that a flow needs of its busiest link. */
-static double full_seconds(const neap_topology *t, const neapi_cluster_op *op, const neapi_flow *f)
+/* Seconds that a transfer needs of its busiest link. */
+static double full_seconds(const neap_topology *t, const neapi_cluster_op *op,
+                           const neapi_sim_transfer *f)
 {
   double most = 0;
   for (int32_t r = f->first; op->each && r < f->last; r++)
@@ -103,9 +102,9 @@ static void prepare(neap_cluster *c, int32_t id)
 {
   const neap_topology *t = c->topology;
   neapi_cluster_op *op = &c->ops[id];
-  for (int32_t i = 0; i < op->flow_count; i++) {
-    neapi_flow *f = &op->flows[i];
-    *f = (neapi_flow){.op = id, .latest = -1};
+  for (int32_t i = 0; i < op->transfer_count; i++) {
+    neapi_sim_transfer *f = &op->transfers[i];
+    *f = (neapi_sim_transfer){.op = id, .latest = -1};
     neapi_group_ranks(t, op->group, i, &f->first, &f->last);
     f->first_node = t->node_of[f->first];
     f->last_node = t->node_of[f->last - 1] + 1;
@@ -114,7 +113,7 @@ static void prepare(neap_cluster *c, int32_t id)
   }
 }
 
-static int begin_to_move(neap_cluster *c, neapi_flow *f, double time)
+static int begin_to_move(neap_cluster *c, neapi_sim_transfer *f, double time)
 {
   f->moving = true;
   f->since = time;
@@ -124,12 +123,12 @@ static int begin_to_move(neap_cluster *c, neapi_flow *f, double time)
   return neapi_cluster_share(c, f, time);
 }
 
-static int finish(neap_cluster *c, neapi_flow *f, double time)
+static int finish(neap_cluster *c, neapi_sim_transfer *f, double time)
 {
   neapi_cluster_op *op = &c->ops[f->op];
   int status = NEAP_OK;
   for (int32_t r = f->first; r < f->last; r++) {
-    neapi_rank_state *s = &c->state[r];
+    neapi_sim_rank *s = &c->state[r];
     op->begin[r] = f->begin;
     op->end[r] = s->last[op->queue] = time;
     s->cursor[op->queue]++;
@@ -149,8 +148,8 @@ static int run(neap_cluster *c)
   for (int32_t r = 0; r < c->topology->ranks && !status; r++)
     status = advance(c, r);
   while (c->event_count && !status) {
-    neapi_event event = neapi_cluster_take_first(c);
-    neapi_flow *f = event.flow;
+    neapi_sim_event event = neapi_cluster_take_first(c);
+    neapi_sim_transfer *f = event.transfer;
     if (event.version != f->version)
       continue;
     if (!f->moving && f->full > 0)
@@ -165,7 +164,7 @@ int neap_cluster_run(neap_cluster *c)
 {
   int32_t ranks = c->topology->ranks;
   memset(c->state, 0, (size_t)ranks * sizeof *c->state);
-  c->event_count = c->order = c->mark = 0;
+  c->event_count = c->order = c->visit = 0;
   for (int32_t i = 0; i < c->count; i++)
     prepare(c, i);
   int status = run(c);

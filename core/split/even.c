@@ -78,7 +78,7 @@ void neapi_even_column(const neap_split *s, int32_t rank, int64_t *amount)
   for (int32_t source = 0; source < t->ranks; source++, amount += slots)
     for (int32_t i = 0; i < slots; i++)
       amount[i] =
-          amount_at(share_of(s, source, s->layout->expert_of[first + i]), s->place_of[first + i]);
+          amount_at(share_of(s, source, s->layout->expert_of[first + i]), s->index_of[first + i]);
 }
 
 /* Adds value to places [first, last) of sums, kept as differences. */
@@ -127,6 +127,6 @@ void neapi_even_paths(const neap_split *s, int64_t *own, int64_t *near)
       near[node] += range_amount(share_of(s, source, e), first[e], first[e + t->experts]);
     own[source] = 0;
     for (int32_t i = t->first_slot[source]; i < t->first_slot[source + 1]; i++)
-      own[source] += amount_at(share_of(s, source, s->layout->expert_of[i]), s->place_of[i]);
+      own[source] += amount_at(share_of(s, source, s->layout->expert_of[i]), s->index_of[i]);
   }
 }

@@ -13,7 +13,7 @@ int neapi_flow_open(const neap_topology *t, neapi_flow *f)
   memset(f, 0, sizeof *f);
   f->topology = t;
   int64_t all = neapi_flow_vertices(f);
-  f->place_of = neapi_alloc(t->slots * 4ll, "split");
+  f->index_of = neapi_alloc(t->slots * 4ll, "split");
   f->rank_at = neapi_alloc(t->slots * 4ll, "split");
   f->group_of = neapi_alloc(t->slots * 4ll, "split");
   f->group_first = neapi_alloc(t->slots * 4ll + 4, "split");
@@ -31,7 +31,7 @@ int neapi_flow_open(const neap_topology *t, neapi_flow *f)
   f->later = neapi_alloc(all * 4, "split");
   f->path = neapi_alloc(all * 4, "split");
   f->queued = neapi_alloc_zero(all, "split");
-  bool whole = f->place_of && f->rank_at && f->group_of && f->group_first && f->group_expert &&
+  bool whole = f->index_of && f->rank_at && f->group_of && f->group_first && f->group_expert &&
                f->group_node && f->expert_group && f->supply && f->left && f->outside &&
                f->excess && f->room && f->length && f->cursor && f->queue && f->later && f->path &&
                f->queued;
@@ -40,7 +40,7 @@ int neapi_flow_open(const neap_topology *t, neapi_flow *f)
 
 void neapi_flow_close(neapi_flow *f)
 {
-  free(f->place_of);
+  free(f->index_of);
   free(f->rank_at);
   free(f->group_of);
   free(f->group_first);
@@ -70,7 +70,7 @@ void neapi_flow_build(neapi_flow *f, const neap_layout *layout)
     int32_t node = NONE;
     for (int32_t i = layout->first[e]; i < layout->first[e + 1]; i++) {
       int32_t slot = layout->by_expert[i], rank = t->rank_of[slot], own = t->node_of[rank];
-      f->place_of[slot] = i;
+      f->index_of[slot] = i;
       f->rank_at[i] = rank;
       if (own != node) {
         f->group_first[group] = i;
@@ -91,7 +91,7 @@ void neapi_flow_reset(neapi_flow *f)
   memcpy(f->left, f->supply, f->groups * 8ul);
 }
 
-/* ---- within a node -------------------------------------------------------------------------- */
+/* ---- within a node --------------------------------------------------------------------------- */
 
 static void clear_node(neapi_flow *f, int32_t first, int32_t last)
 {
@@ -211,7 +211,7 @@ int64_t neapi_flow_fill_node(neapi_flow *f, int32_t node)
   return left;
 }
 
-/* ---- across nodes --------------------------------------------------------------------------- */
+/* ---- across nodes ---------------------------------------------------------------------------- */
 
 void neapi_flow_pool(neapi_flow *f)
 {
@@ -253,7 +253,7 @@ static int64_t make_room(neapi_flow *f, int32_t rank, int64_t amount)
   const neap_topology *t = f->topology;
   int64_t made = 0;
   for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1]; s++) {
-    int32_t group = f->group_of[s], own = f->place_of[s];
+    int32_t group = f->group_of[s], own = f->index_of[s];
     for (int32_t i = f->group_first[group]; f->near[own] && i < f->group_first[group + 1]; i++) {
       int64_t *room = &f->room[f->rank_at[i]], give = amount - made;
       give = give < *room ? give : *room;
@@ -330,9 +330,9 @@ static void reach_from_rank(neapi_flow *f, int32_t *tail, int32_t rank)
 {
   const neap_topology *t = f->topology;
   for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1]; s++) {
-    if (f->near[f->place_of[s]])
+    if (f->near[f->index_of[s]])
       reach(f, tail, neapi_flow_group(f, f->group_of[s]));
-    if (f->far[f->place_of[s]] && f->pooled)
+    if (f->far[f->index_of[s]] && f->pooled)
       reach(f, tail, neapi_flow_pool_of(f, f->group_expert[f->group_of[s]]));
   }
 }
@@ -363,7 +363,7 @@ static int64_t confined(const neapi_flow *f, int32_t first, int32_t last, uint8_
   for (int32_t r = first; r < last; r++) {
     member[r] = f->length[r] == REACHED;
     for (int32_t s = t->first_slot[r]; member[r] && s < t->first_slot[r + 1]; s++)
-      work += f->near[f->place_of[s]] + f->far[f->place_of[s]];
+      work += f->near[f->index_of[s]] + f->far[f->index_of[s]];
   }
   return work;
 }

@@ -16,7 +16,7 @@ typedef struct {
   const neap_layout *layout;
   bool leaving;          /* groups may send work to the pool (minimax), or not (local) */
   int32_t groups;        /* numbered by expert, then node */
-  int32_t *place_of;     /* [slots] a slot's place in layout->by_expert */
+  int32_t *index_of;     /* [slots] a slot's place in layout->by_expert */
   int32_t *rank_at;      /* [places] rank of the slot at a place */
   int32_t *group_of;     /* [slots] */
   int32_t *group_first;  /* [slots + 1] where a group's slots start in layout->by_expert */

@@ -12,7 +12,7 @@ static int32_t slots_of_rank(const neapi_flow *f, int32_t rank)
   return f->topology->first_slot[rank + 1] - f->topology->first_slot[rank];
 }
 
-/* ---- lengths, backwards from the ranks with room -------------------------------------------- */
+/* ---- lengths, backwards from the ranks with room --------------------------------------------- */
 
 /* Vertices whose length has changed wait in line: in a ring those with less than reach, in a list
  * those with more leavings, until the ring is empty and reach grows. */
@@ -179,7 +179,7 @@ void neapi_flow_measure(neapi_flow *f, int32_t first, int32_t last, int32_t sour
 static int32_t step_from_slot(const neapi_flow *f, int32_t slot, bool far, int32_t next)
 {
   int32_t group = f->group_of[slot], pool = neapi_flow_pool_of(f, f->group_expert[group]);
-  if (!(far ? f->far : f->near)[f->place_of[slot]])
+  if (!(far ? f->far : f->near)[f->index_of[slot]])
     return NONE;
   if (far)
     return f->length[pool] == next ? pool : NONE;
@@ -262,7 +262,7 @@ static int64_t *carry(neapi_flow *f, int32_t vertex, int64_t **more)
     int32_t slot = t->first_slot[vertex] + arc / 2;
     if (!(arc & 1) && !neapi_flow_is_vertex(f, f->group_of[slot]))
       *more = &f->left[f->group_of[slot]];
-    return &(arc & 1 ? f->far : f->near)[f->place_of[slot]];
+    return &(arc & 1 ? f->far : f->near)[f->index_of[slot]];
   }
   bool group = vertex < t->ranks + t->slots;
   int32_t index = vertex - t->ranks - (group ? 0 : t->slots);
@@ -299,7 +299,7 @@ static int32_t least_from_rank(const neapi_flow *f, int32_t rank)
   const neap_topology *t = f->topology;
   int32_t least = NEAPI_FAR_AWAY;
   for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1]; s++) {
-    int32_t place = f->place_of[s], group = f->group_of[s], expert = f->group_expert[group];
+    int32_t place = f->index_of[s], group = f->group_of[s], expert = f->group_expert[group];
     int32_t pool = neapi_flow_pool_of(f, expert);
     if (f->pooled && f->far[place])
       least = min32(least, f->length[pool] + 1);

@@ -26,8 +26,8 @@ static inline int32_t neapi_flow_pool_of(const neapi_flow *f, int32_t expert)
   return f->topology->ranks + f->topology->slots + expert;
 }
 
-/* Once the pools take part, a group with one slot is none: its work is in the slot or in the pool.
- */
+/* Once the pools take part, a group with one slot is none: its work is in the slot or in the
+ * pool. */
 static inline bool neapi_flow_is_vertex(const neapi_flow *f, int32_t group)
 {
   return !f->pooled || f->group_first[group + 1] - f->group_first[group] > 1;

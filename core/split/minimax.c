@@ -101,7 +101,7 @@ static int minimax_open(const neap_topology *t, void **scratch)
   return NEAP_OK;
 }
 
-/* ---- supply --------------------------------------------------------------------------------- */
+/* ---- supply ---------------------------------------------------------------------------------- */
 
 /* Tokens of every group, and of nodes without the expert. */
 static void gather(minimax *m, const int64_t *node_load)
@@ -145,7 +145,7 @@ static void to_units(minimax *m)
   }
 }
 
-/* ---- the bound ------------------------------------------------------------------------------ */
+/* ---- the bound ------------------------------------------------------------------------------- */
 
 /* Units that a rank of that speed may take under a bound: whole tokens stay below it, unless this
  * is a rounding error of the product; fractions of tokens may exceed it by one unit. */
@@ -269,7 +269,7 @@ static void solve_local(minimax *m)
   spread_under(m, bound, false);
 }
 
-/* ---- whole tokens --------------------------------------------------------------------------- */
+/* ---- whole tokens ---------------------------------------------------------------------------- */
 
 /* The place among [first, last) that has a rest, and so may get one more token, and whose rank has
  * most room. */
@@ -343,7 +343,7 @@ static void round_local(minimax *m)
   }
 }
 
-/* ---- rules ---------------------------------------------------------------------------------- */
+/* ---- rules ----------------------------------------------------------------------------------- */
 
 static minimax *prepare(neap_split *split)
 {

@@ -24,7 +24,7 @@ static void take_own(neap_split *s)
     const int64_t *load = s->load + (int64_t)r * t->experts;
     for (int32_t i = t->first_slot[r]; i < t->first_slot[r + 1]; i++) {
       int32_t e = s->layout->expert_of[i];
-      int32_t place = s->place_of[i];
+      int32_t place = s->index_of[i];
       int64_t left = load[e];
       /* A rank may hold an expert twice: slots before this one come first. */
       for (int32_t p = place - 1; p >= s->layout->first[e] && s->rank_at[p] == r; p--)
@@ -116,7 +116,7 @@ static void count_before(const neap_split *s, int32_t rank)
     for (int32_t e = 0; e < t->experts; e++)
       s->before[e] += s->load[(int64_t)r * t->experts + e];
   for (int32_t i = t->first_slot[first]; i < t->first_slot[rank]; i++)
-    s->before[s->layout->expert_of[i]] -= s->own[s->place_of[i]];
+    s->before[s->layout->expert_of[i]] -= s->own[s->index_of[i]];
 }
 
 /* O(slots + ranks of the node x experts). */
@@ -127,7 +127,7 @@ void neapi_pooled_row(const neap_split *s, int32_t source, int64_t *amount)
   memset(amount, 0, 8ul * t->slots);
   count_before(s, source);
   for (int32_t i = t->first_slot[source]; i < t->first_slot[source + 1]; i++)
-    amount[i] = s->own[s->place_of[i]];
+    amount[i] = s->own[s->index_of[i]];
   for (int32_t e = 0; e < t->experts; e++) {
     int64_t tokens = s->load[(int64_t)source * t->experts + e];
     if (!tokens)
@@ -156,7 +156,7 @@ static void fill_slot(const neap_split *s, int32_t slot, int64_t *amount, int64_
 {
   const neap_topology *t = s->topology;
   const neap_layout *l = s->layout;
-  int32_t e = l->expert_of[slot], place = s->place_of[slot], home = t->rank_of[slot];
+  int32_t e = l->expert_of[slot], place = s->index_of[slot], home = t->rank_of[slot];
   int64_t room_at = room_before(s, t->node_of[home], e, place);
   int64_t pool_at = s->far_before[place] - s->far_before[l->first[e]], before = 0;
   int32_t next = l->first[e]; /* the expert's slots, alongside the sources */
@@ -190,7 +190,7 @@ static int64_t own_rank(const neap_split *s, int32_t rank)
   const neap_topology *t = s->topology;
   int64_t sum = 0;
   for (int32_t i = t->first_slot[rank]; i < t->first_slot[rank + 1]; i++) {
-    int32_t e = s->layout->expert_of[i], place = s->place_of[i], node = t->node_of[rank];
+    int32_t e = s->layout->expert_of[i], place = s->index_of[i], node = t->node_of[rank];
     int64_t tokens = s->load[(int64_t)rank * t->experts + e];
     for (int32_t p = s->node_first[(int64_t)node * t->experts + e];
          p < s->node_first[(int64_t)(node + 1) * t->experts + e]; p++)
@@ -232,7 +232,7 @@ void neapi_pooled_paths(const neap_split *s, int64_t *own, int64_t *near)
     for (int32_t e = 0; e < t->experts; e++)
       s->before[e] += s->load[(int64_t)r * t->experts + e];
     for (int32_t i = t->first_slot[r]; i < t->first_slot[r + 1]; i++)
-      s->before[s->layout->expert_of[i]] -= s->own[s->place_of[i]];
+      s->before[s->layout->expert_of[i]] -= s->own[s->index_of[i]];
   }
   for (int32_t n = 0; n < t->nodes; n++)
     near[n] = stay_in_node(s, n);

@@ -52,7 +52,7 @@ static int allocate(neap_split *s)
   s->node_load = neapi_alloc(nodes, "split");
   s->next_node_load = neapi_alloc(nodes, "split");
   s->node_first = neapi_alloc(4ll * (t->nodes + 1) * t->experts, "split");
-  s->place_of = neapi_alloc(4ll * t->slots, "split");
+  s->index_of = neapi_alloc(4ll * t->slots, "split");
   s->rank_at = neapi_alloc(4ll * t->slots, "split");
   s->own = neapi_alloc(slots, "split");
   s->far_before = neapi_alloc(slots + 8, "split");
@@ -63,7 +63,7 @@ static int allocate(neap_split *s)
   s->stay_rank = neapi_alloc(8ll * t->ranks, "split");
   s->stay_node = neapi_alloc(8ll * t->nodes, "split");
   bool whole = s->load && s->next_load && s->next_node_load && s->near && s->far && s->node_load &&
-               s->node_first && s->place_of && s->rank_at && s->own && s->far_before &&
+               s->node_first && s->index_of && s->rank_at && s->own && s->far_before &&
                s->near_left && s->pool_first && s->before && s->sums && s->stay_rank &&
                s->stay_node;
   return whole ? neap_layout_open(s->topology, &s->layout) : NEAP_MEMORY;
@@ -109,7 +109,7 @@ void neap_split_close(neap_split *s)
   free(s->node_load);
   free(s->next_node_load);
   free(s->node_first);
-  free(s->place_of);
+  free(s->index_of);
   free(s->rank_at);
   free(s->own);
   free(s->far_before);
@@ -133,7 +133,7 @@ static int bad_load(const neap_topology *t, const int64_t *load)
       (int)(i / t->experts), (long long)load[i], (int)(i % t->experts), (long long)TOKENS_MAX);
 }
 
-/* node_first, place_of and rank_at, which change with the layout only. */
+/* node_first, index_of and rank_at, which change with the layout only. */
 static void index_layout(neap_split *s)
 {
   const neap_topology *t = s->topology;
@@ -146,7 +146,7 @@ static void index_layout(neap_split *s)
   for (int64_t i = t->experts; i < (int64_t)(t->nodes + 1) * t->experts; i++)
     first[i] += first[i - t->experts];
   for (int32_t place = 0; place < t->slots; place++) {
-    s->place_of[l->by_expert[place]] = place;
+    s->index_of[l->by_expert[place]] = place;
     s->rank_at[place] = t->rank_of[l->by_expert[place]];
   }
 }
@@ -321,7 +321,7 @@ int neap_split_slot_tokens(const neap_split *s, int64_t *tokens)
     return status;
   if (s->form == NEAPI_SPLIT_POOLED)
     for (int32_t i = 0; i < s->topology->slots; i++)
-      tokens[i] = s->near[s->place_of[i]] + s->far[s->place_of[i]];
+      tokens[i] = s->near[s->index_of[i]] + s->far[s->index_of[i]];
   else if (s->form == NEAPI_SPLIT_RULE)
     neapi_even_slots(s, tokens);
   else
@@ -444,7 +444,7 @@ static int traffic_of_parts(neap_split *s, int32_t parts, int64_t *ports, int64_
       int32_t to = t->rank_of[i];
       if (to == r || !amount[i])
         continue;
-      int64_t part = neapi_topology_part(t, i, parts);
+      int64_t part = neapi_topology_chunk(t, i, parts);
       ports[part * t->ranks + to] += amount[i];
       out[part * t->ranks + r] += amount[i];
       if (t->node_of[to] == t->node_of[r])

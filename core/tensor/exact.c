@@ -20,7 +20,7 @@ enum {
   RUN = 16384        /* tokens of a weight gradient whose factors are in memory at a time */
 };
 
-/* ---- scratch: one block a thread, which grows and is freed with the thread ----------------- */
+/* ---- scratch: one block a thread, which grows and is freed with the thread ------------------- */
 
 typedef struct {
   void *memory;
@@ -34,7 +34,7 @@ static int key_failed;
 static void free_block(void *value)
 {
   block *b = value;
-  neapi_place_free(NEAPI_HOST, b->memory);
+  neapi_memory_free(NEAPI_HOST, b->memory);
   free(b);
 }
 
@@ -48,7 +48,7 @@ static void make_key(void)
 static double *scratch(int64_t count)
 {
   if (neapi_on_gpu())
-    return neapi_place_alloc(NEAPI_GPU, count * 8, "exact sums");
+    return neapi_memory_alloc(NEAPI_GPU, count * 8, "exact sums");
   pthread_once(&once, make_key);
   block *b = key_failed ? NULL : pthread_getspecific(key);
   if (!b && !key_failed) {
@@ -63,9 +63,9 @@ static double *scratch(int64_t count)
     return NULL;
   }
   if (b->bytes < count * 8) {
-    neapi_place_free(NEAPI_HOST, b->memory);
+    neapi_memory_free(NEAPI_HOST, b->memory);
     b->bytes = 0;
-    b->memory = neapi_place_alloc(NEAPI_HOST, count * 8, "exact sums");
+    b->memory = neapi_memory_alloc(NEAPI_HOST, count * 8, "exact sums");
     if (b->memory)
       b->bytes = count * 8;
   }
@@ -75,10 +75,10 @@ static double *scratch(int64_t count)
 static void give_back(double *memory)
 {
   if (neapi_on_gpu())
-    neapi_place_free(NEAPI_GPU, memory);
+    neapi_memory_free(NEAPI_GPU, memory);
 }
 
-/* ---- common steps -------------------------------------------------------------------------- */
+/* ---- common steps ---------------------------------------------------------------------------- */
 
 /* Least l with 2^l >= n. */
 static int log2_up(int64_t n)
@@ -122,7 +122,7 @@ static int column_grid(const char *operation, neap_comm *comm, const neap_tensor
   return status;
 }
 
-/* ---- sums ---------------------------------------------------------------------------------- */
+/* ---- sums ------------------------------------------------------------------------------------ */
 
 /* Quantises both factors and multiplies, a run of tokens at a time; grid: (K + N), x's columns
  * first; qx, qdy: a run's. */

@@ -21,7 +21,7 @@ static int check_first(const char *operation, const char *argument, const neap_t
   return neapi_tensor_matrix(operation, argument, t, t->dtype, NEAPI_ANY, NEAPI_ANY);
 }
 
-/* ---- linear -------------------------------------------------------------------------------- */
+/* ---- linear ---------------------------------------------------------------------------------- */
 
 int neap_op_linear(const neap_tensor *x, const neap_tensor *w, neap_tensor *y)
 {
@@ -64,7 +64,7 @@ int neap_op_linear_weight_grad(const neap_tensor *x, const neap_tensor *dy, neap
                                                           dw->data, n, accumulate, neapi_stream()));
 }
 
-/* ---- embedding ----------------------------------------------------------------------------- */
+/* ---- embedding ------------------------------------------------------------------------------- */
 
 int neap_op_embedding(const neap_tensor *ids, const neap_tensor *table, neap_tensor *y)
 {
@@ -85,7 +85,7 @@ int neap_op_embedding_grad(const neap_tensor *ids, const neap_tensor *dy, neap_t
                             h));
   CHECK(neapi_tensor_ids("embedding_grad", ids, dy->dims[0], 0, dtable->dims[0]));
   int32_t *near = (int32_t *)ids->data; /* a GPU reads them more than once */
-  if (dy->place == NEAPI_GPU && !(near = neapi_place_alloc(NEAPI_GPU, bytes, "embedding_grad")))
+  if (dy->place == NEAPI_GPU && !(near = neapi_memory_alloc(NEAPI_GPU, bytes, "embedding_grad")))
     return NEAP_MEMORY;
   int status = neapi_copy(near, ids->data, bytes);
   if (!status)
@@ -93,11 +93,11 @@ int neap_op_embedding_grad(const neap_tensor *ids, const neap_tensor *dy, neap_t
         "embedding_grad", neapi_tensor_kernels(dy)->scatter_add(ids->count, h, near, dy->data,
                                                                 dtable->data, neapi_stream()));
   if (near != (int32_t *)ids->data)
-    neapi_place_free(NEAPI_GPU, near);
+    neapi_memory_free(NEAPI_GPU, near);
   return status;
 }
 
-/* ---- normalisation ------------------------------------------------------------------------- */
+/* ---- normalisation --------------------------------------------------------------------------- */
 
 int neap_op_rmsnorm(const neap_tensor *x, const neap_tensor *gain, double eps, neap_tensor *y,
                     neap_tensor *rstd)
@@ -142,7 +142,7 @@ int neap_op_rmsnorm_gain_terms(const neap_tensor *x, const neap_tensor *rstd, co
                                 t, h, x->data, rstd->data, dy->data, terms->data, neapi_stream()));
 }
 
-/* ---- rotation and attention ---------------------------------------------------------------- */
+/* ---- rotation and attention ------------------------------------------------------------------ */
 
 static int check_table(const char *operation, const neap_tensor *table)
 {
@@ -240,7 +240,7 @@ int neap_op_attention_grad(const neap_tensor *qkv, const neap_tensor *out, const
                                     out->data, lse->data, dout->data, dqkv->data, neapi_stream()));
 }
 
-/* ---- loss ---------------------------------------------------------------------------------- */
+/* ---- loss ------------------------------------------------------------------------------------ */
 
 int neap_op_cross_entropy(const neap_tensor *logits, const neap_tensor *target, double factor,
                           neap_tensor *loss, neap_tensor *dlogits)
@@ -262,7 +262,7 @@ int neap_op_cross_entropy(const neap_tensor *logits, const neap_tensor *target, 
                                            dlogits ? dlogits->data : NULL, neapi_stream()));
 }
 
-/* ---- elementwise --------------------------------------------------------------------------- */
+/* ---- elementwise ----------------------------------------------------------------------------- */
 
 int neap_op_add(const neap_tensor *a, const neap_tensor *b, neap_tensor *out)
 {
@@ -302,7 +302,7 @@ int neap_op_sum_squares(const neap_tensor *x, double *out)
   return NEAP_OK;
 }
 
-/* ---- optimizer ----------------------------------------------------------------------------- */
+/* ---- optimizer ------------------------------------------------------------------------------- */
 
 static bool decays(double beta)
 {

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- life ---------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 /* Writes "(4, 7)". */
 static void describe(char *text, size_t size, int32_t ndim, const int64_t *dims)
@@ -42,7 +42,7 @@ static int check_dims(int dtype, int32_t ndim, const int64_t *dims, int64_t *cou
 }
 
 static neap_tensor *make(int dtype, int32_t ndim, const int64_t *dims, int64_t count,
-                         neapi_place place)
+                         neapi_memory_kind place)
 {
   neap_tensor *t = neapi_alloc_zero(sizeof *t, "tensor");
   if (!t)
@@ -56,7 +56,7 @@ static neap_tensor *make(int dtype, int32_t ndim, const int64_t *dims, int64_t c
   return t;
 }
 
-static int open_at(neapi_place place, int dtype, int32_t ndim, const int64_t *dims,
+static int open_at(neapi_memory_kind place, int dtype, int32_t ndim, const int64_t *dims,
                    neap_tensor **out)
 {
   int64_t count;
@@ -66,7 +66,7 @@ static int open_at(neapi_place place, int dtype, int32_t ndim, const int64_t *di
   neap_tensor *t = make(dtype, ndim, dims, count, place);
   if (!t)
     return NEAP_MEMORY;
-  t->data = neapi_place_alloc(place, count * neap_dtype_size(dtype), "tensor");
+  t->data = neapi_memory_alloc(place, count * neap_dtype_size(dtype), "tensor");
   if (!t->data) {
     free(t);
     return NEAP_MEMORY;
@@ -78,9 +78,10 @@ static int open_at(neapi_place place, int dtype, int32_t ndim, const int64_t *di
 int neap_tensor_open(int dtype, int32_t ndim, const int64_t *dims, neap_tensor **out)
 {
   if (dtype == NEAP_F32 || dtype == NEAP_BF16)
-    return open_at(neapi_place_of_reals(), dtype, ndim, dims, out);
+    return open_at(neapi_memory_of_reals(), dtype, ndim, dims, out);
   bool real = dtype == NEAP_F64; /* on a GPU for sums alone */
-  return open_at(real ? neapi_place_of_reals() : neapi_place_of_integers(), dtype, ndim, dims, out);
+  return open_at(real ? neapi_memory_of_reals() : neapi_memory_of_integers(), dtype, ndim, dims,
+                 out);
 }
 
 int neap_tensor_open_host(int dtype, int32_t ndim, const int64_t *dims, neap_tensor **out)
@@ -128,7 +129,7 @@ void neap_tensor_close(neap_tensor *t)
   if (t->parent)
     neap_tensor_close(t->parent);
   else
-    neapi_place_free(t->place, t->data);
+    neapi_memory_free(t->place, t->data);
   free(t);
 }
 
@@ -157,7 +158,7 @@ int64_t neap_tensor_count(const neap_tensor *t)
   return t->count;
 }
 
-/* ---- checks -------------------------------------------------------------------------------- */
+/* ---- checks ---------------------------------------------------------------------------------- */
 
 static int expect(const char *operation, const char *argument, const neap_tensor *t, int dtype,
                   int32_t ndim, const int64_t *dims)
@@ -282,7 +283,7 @@ int neapi_kernel_status_of(const char *operation, int result)
   return neapi_fail(NEAP_SYSTEM, "%s: the device refused", operation);
 }
 
-/* ---- content ------------------------------------------------------------------------------- */
+/* ---- content --------------------------------------------------------------------------------- */
 
 #define FILL(type)                                                                                 \
   do {                                                                                             \
@@ -304,7 +305,7 @@ static int fill_sums(neap_tensor *t, double value)
 {
   if (value != 0)
     return neapi_fail(NEAP_ABSENT, "tensor fill: %g into f64 on a GPU; there it can be 0", value);
-  neapi_place_zero(NEAPI_GPU, t->data, t->count * 8);
+  neapi_memory_zero(NEAPI_GPU, t->data, t->count * 8);
   return NEAP_OK;
 }
 
@@ -351,7 +352,7 @@ static void draw(int dtype, void *data, int64_t count, uint64_t seed, uint64_t s
   }
 }
 
-int neapi_draw(neapi_place place, int dtype, void *data, int64_t count, uint64_t seed,
+int neapi_draw(neapi_memory_kind place, int dtype, void *data, int64_t count, uint64_t seed,
                uint64_t stream, int64_t first, double scale)
 {
   if (place != NEAPI_GPU) {

@@ -14,7 +14,7 @@ struct neap_tensor {
   int32_t ndim;
   int64_t dims[NEAPI_DIMS];
   int64_t count;
-  neapi_place place;
+  neapi_memory_kind place;
   char *data;
   neap_tensor *parent; /* owner of the memory, never a view itself; NULL: this tensor */
   int32_t references;  /* atomic */
@@ -51,7 +51,7 @@ const neapi_kernels *neapi_kernels_of(int dtype);
 const neapi_kernels *neapi_tensor_kernels(const neap_tensor *tensor);
 
 /* data[count] = scale x normal(seed, stream, first …), as neap_tensor_normal. */
-int neapi_draw(neapi_place place, int dtype, void *data, int64_t count, uint64_t seed,
+int neapi_draw(neapi_memory_kind place, int dtype, void *data, int64_t count, uint64_t seed,
                uint64_t stream, int64_t first, double scale);
 
 /* exact_square_sum of the calling thread's device, with sum[2] in any host memory. */

@@ -1,5 +1,5 @@
-/* Shared memory between a rank and its worker: where things are, and how one side wakes the other.
- */
+/* Shared memory between a rank and its worker: where things are, and how one side wakes the
+ * other. */
 #include "worker/channel.h"
 
 #include <linux/futex.h>
@@ -20,7 +20,7 @@ static int64_t align(int64_t bytes)
 
 static int64_t slot_bytes(int64_t payload)
 {
-  return align((int64_t)sizeof(neap_note)) + align(payload);
+  return align((int64_t)sizeof(neap_policy_message)) + align(payload);
 }
 
 int64_t neapi_requests_bytes(const neapi_channel_size *size)
@@ -45,21 +45,23 @@ void *neapi_channel_bulk(const neapi_channel *channel)
   return (char *)channel->answers + align((int64_t)sizeof(neapi_answers));
 }
 
-neap_note *neapi_channel_request(const neapi_channel *channel, const neapi_channel_size *size,
-                                 uint32_t index)
+neap_policy_message *neapi_channel_request(const neapi_channel *channel,
+                                           const neapi_channel_size *size, uint32_t index)
 {
   char *first = neapi_channel_setup(channel) + align(size->setup_bytes);
-  return (neap_note *)(first + index % (uint32_t)size->slots * slot_bytes(size->request_bytes));
+  return (neap_policy_message *)(first +
+                                 index % (uint32_t)size->slots * slot_bytes(size->request_bytes));
 }
 
-neap_note *neapi_channel_answer(const neapi_channel *channel, const neapi_channel_size *size,
-                                uint32_t index)
+neap_policy_message *neapi_channel_answer(const neapi_channel *channel,
+                                          const neapi_channel_size *size, uint32_t index)
 {
   char *first = (char *)neapi_channel_bulk(channel) + align(size->bulk_bytes);
-  return (neap_note *)(first + index % (uint32_t)size->slots * slot_bytes(size->answer_bytes));
+  return (neap_policy_message *)(first +
+                                 index % (uint32_t)size->slots * slot_bytes(size->answer_bytes));
 }
 
-void *neapi_note_payload(neap_note *note)
+void *neapi_message_payload(neap_policy_message *note)
 {
   return (char *)note + align((int64_t)sizeof *note);
 }

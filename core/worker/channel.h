@@ -47,11 +47,11 @@ int64_t neapi_answers_bytes(const neapi_channel_size *size);
 char *neapi_channel_setup(const neapi_channel *channel);
 void *neapi_channel_bulk(const neapi_channel *channel);
 /* Slot of the index-th request or answer. */
-neap_note *neapi_channel_request(const neapi_channel *channel, const neapi_channel_size *size,
-                                 uint32_t index);
-neap_note *neapi_channel_answer(const neapi_channel *channel, const neapi_channel_size *size,
-                                uint32_t index);
-void *neapi_note_payload(neap_note *note);
+neap_policy_message *neapi_channel_request(const neapi_channel *channel,
+                                           const neapi_channel_size *size, uint32_t index);
+neap_policy_message *neapi_channel_answer(const neapi_channel *channel,
+                                          const neapi_channel_size *size, uint32_t index);
+void *neapi_message_payload(neap_policy_message *note);
 
 /* Says that *count has a new value, and wakes the other side if it sleeps on it. */
 void neapi_channel_publish(uint32_t *count, uint32_t value, const uint32_t *other_asleep);
@@ -59,12 +59,12 @@ void neapi_channel_publish(uint32_t *count, uint32_t value, const uint32_t *othe
  * *asleep tells the other side. Returns whether it differs. */
 bool neapi_channel_wait(const uint32_t *count, uint32_t old, uint32_t *asleep, double seconds);
 
-/* ---- nursery ---- */
+/* ---- nursery --------------------------------------------------------------------------------- */
 
 /* Asks the nursery for a worker process with the two regions; *control is a socket whose closing
  * kills it. */
-int neapi_nursery_spawn(int requests_fd, int answers_fd, int *control);
+int neapi_spawner_spawn(int requests_fd, int answers_fd, int *control);
 /* Whether the process behind control has ended; *status is then its wait status (-1: not known). */
-bool neapi_nursery_ended(int control, int *status);
+bool neapi_spawner_ended(int control, int *status);
 
 #endif

@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-struct neap_door {
+struct neap_policy_server {
   neapi_channel channel;
   neapi_channel_size size;
   uint32_t taken; /* requests, the setup included */
@@ -32,10 +32,10 @@ static int map(int fd, int protection, void **memory, int64_t *bytes)
   return NEAP_OK;
 }
 
-int neap_door_open(int32_t requests_fd, int32_t answers_fd, neap_door **out)
+int neap_policy_server_open(int32_t requests_fd, int32_t answers_fd, neap_policy_server **out)
 {
   void *requests, *answers;
-  neap_door *d = neapi_alloc_zero(sizeof *d, "door");
+  neap_policy_server *d = neapi_alloc_zero(sizeof *d, "door");
   if (!d)
     return NEAP_MEMORY;
   int status = map(requests_fd, PROT_READ, &requests, &d->channel.requests_bytes);
@@ -44,7 +44,7 @@ int neap_door_open(int32_t requests_fd, int32_t answers_fd, neap_door **out)
     status = map(answers_fd, PROT_READ | PROT_WRITE, &answers, &d->channel.answers_bytes);
   }
   if (status) {
-    neap_door_close(d);
+    neap_policy_server_close(d);
     return status;
   }
   d->channel.answers = answers;
@@ -54,7 +54,7 @@ int neap_door_open(int32_t requests_fd, int32_t answers_fd, neap_door **out)
   return NEAP_OK;
 }
 
-void neap_door_close(neap_door *d)
+void neap_policy_server_close(neap_policy_server *d)
 {
   if (!d)
     return;
@@ -65,12 +65,13 @@ void neap_door_close(neap_door *d)
   free(d);
 }
 
-const char *neap_door_setup(const neap_door *d)
+const char *neap_policy_server_setup(const neap_policy_server *d)
 {
   return neapi_channel_setup(&d->channel);
 }
 
-int neap_door_receive(neap_door *d, double timeout, neap_note *note, const void **payload)
+int neap_policy_server_receive(neap_policy_server *d, double timeout, neap_policy_message *note,
+                               const void **payload)
 {
   const uint32_t *sent = &d->channel.requests->sent;
   bool there = __atomic_load_n(sent, __ATOMIC_ACQUIRE) != d->taken;
@@ -80,13 +81,13 @@ int neap_door_receive(neap_door *d, double timeout, neap_note *note, const void 
     note->kind = 0;
     return NEAP_OK;
   }
-  neap_note *slot = neapi_channel_request(&d->channel, &d->size, d->taken++);
+  neap_policy_message *slot = neapi_channel_request(&d->channel, &d->size, d->taken++);
   memcpy(note, slot, sizeof *note);
-  *payload = neapi_note_payload(slot);
+  *payload = neapi_message_payload(slot);
   return NEAP_OK;
 }
 
-void neap_door_begin(neap_door *d, int32_t kind, int64_t step, int32_t layer)
+void neap_policy_server_begin(neap_policy_server *d, int32_t kind, int64_t step, int32_t layer)
 {
   neapi_answers *answers = d->channel.answers;
   double now = neap_clock();
@@ -97,27 +98,28 @@ void neap_door_begin(neap_door *d, int32_t kind, int64_t step, int32_t layer)
   __atomic_store_n(&answers->turn, (answers->turn + 1) | 1, __ATOMIC_RELEASE);
 }
 
-void neap_door_end(neap_door *d)
+void neap_policy_server_end(neap_policy_server *d)
 {
   neapi_answers *answers = d->channel.answers;
   __atomic_store_n(&answers->turn, (answers->turn + 1) & ~1u, __ATOMIC_RELEASE);
 }
 
-int neap_door_answer(neap_door *d, const neap_note *note, const void *payload, int64_t bytes)
+int neap_policy_server_answer(neap_policy_server *d, const neap_policy_message *note,
+                              const void *payload, int64_t bytes)
 {
   if (bytes < 0 || bytes > d->size.answer_bytes)
     return neapi_fail(NEAP_ARGUMENT, "door: an answer of %lld bytes; allowed are 0 to %lld",
                       (long long)bytes, (long long)d->size.answer_bytes);
-  neap_note *slot = neapi_channel_answer(&d->channel, &d->size, d->sent);
+  neap_policy_message *slot = neapi_channel_answer(&d->channel, &d->size, d->sent);
   memcpy(slot, note, sizeof *note);
   if (bytes)
-    memcpy(neapi_note_payload(slot), payload, (size_t)bytes);
+    memcpy(neapi_message_payload(slot), payload, (size_t)bytes);
   d->sent++;
   neapi_channel_publish(&d->channel.answers->sent, d->sent, &d->channel.requests->asleep);
   return NEAP_OK;
 }
 
-void *neap_door_bulk(const neap_door *d)
+void *neap_policy_server_bulk(const neap_policy_server *d)
 {
   return neapi_channel_bulk(&d->channel);
 }

@@ -22,7 +22,7 @@
 
 enum { WORKERS = 64, FDS = 3, HIGH_FD = 16, PARENT_ENDED = SIGTERM };
 
-/* ---- in the parent -------------------------------------------------------------------------- */
+/* ---- in the parent --------------------------------------------------------------------------- */
 
 static int to_nursery = -1;
 static pid_t nursery;
@@ -32,7 +32,7 @@ typedef union {
   char bytes[CMSG_SPACE(FDS * sizeof(int))];
 } fd_message;
 
-int neapi_nursery_spawn(int requests_fd, int answers_fd, int *control)
+int neapi_spawner_spawn(int requests_fd, int answers_fd, int *control)
 {
   int pair[2];
   if (to_nursery < 0)
@@ -58,7 +58,7 @@ int neapi_nursery_spawn(int requests_fd, int answers_fd, int *control)
   return NEAP_OK;
 }
 
-bool neapi_nursery_ended(int control, int *status)
+bool neapi_spawner_ended(int control, int *status)
 {
   ssize_t got = recv(control, status, sizeof *status, MSG_DONTWAIT);
   if (got == (ssize_t)sizeof *status)
@@ -67,7 +67,7 @@ bool neapi_nursery_ended(int control, int *status)
   return got >= 0 || (errno != EAGAIN && errno != EINTR);
 }
 
-/* ---- in the nursery ------------------------------------------------------------------------- */
+/* ---- in the nursery -------------------------------------------------------------------------- */
 
 typedef struct {
   pid_t pid; /* 0: free */
@@ -243,7 +243,7 @@ static void nursery_main(int socket)
   _exit(EXIT_SUCCESS);
 }
 
-int neap_nursery_open(void)
+int neap_spawner_open(void)
 {
   int pair[2];
   if (to_nursery >= 0)
@@ -263,7 +263,7 @@ int neap_nursery_open(void)
   return NEAP_OK;
 }
 
-void neap_nursery_close(void)
+void neap_spawner_close(void)
 {
   if (to_nursery < 0)
     return;

@@ -28,7 +28,7 @@ struct neap_worker {
 /* How often a waiting rank looks whether the worker still lives. */
 static const double LOOK_SECONDS = 5e-3;
 
-/* ---- start and end -------------------------------------------------------------------------- */
+/* ---- start and end --------------------------------------------------------------------------- */
 
 /* A sealed region of shared memory: its size is final, and a region for the worker to read cannot
  * be written by anyone who maps it later. */
@@ -87,7 +87,7 @@ static int start(neap_worker *w)
   memcpy(neapi_channel_setup(&w->channel), w->setup, (size_t)w->size.setup_bytes);
   w->sent = w->channel.requests->sent = 1;
   w->taken = w->turn = 0;
-  status = neapi_nursery_spawn(requests_fd, answers_fd, &w->control);
+  status = neapi_spawner_spawn(requests_fd, answers_fd, &w->control);
   close(requests_fd);
   close(answers_fd);
   if (status)
@@ -151,15 +151,15 @@ void neap_worker_close(neap_worker *w)
   free(w);
 }
 
-/* ---- requests ------------------------------------------------------------------------------- */
+/* ---- requests -------------------------------------------------------------------------------- */
 
 int32_t neap_worker_pending(const neap_worker *w)
 {
   return w->control >= 0 ? (int32_t)(w->sent - w->taken) : 0;
 }
 
-int neap_worker_send(neap_worker *w, const neap_note *note, const void *first, int64_t first_bytes,
-                     const void *second, int64_t second_bytes)
+int neap_worker_send(neap_worker *w, const neap_policy_message *note, const void *first,
+                     int64_t first_bytes, const void *second, int64_t second_bytes)
 {
   if (w->control < 0)
     return neapi_fail(NEAP_ARGUMENT, "worker: it has ended");
@@ -169,9 +169,9 @@ int neap_worker_send(neap_worker *w, const neap_note *note, const void *first, i
   if (first_bytes < 0 || second_bytes < 0 || first_bytes + second_bytes > w->size.request_bytes)
     return neapi_fail(NEAP_ARGUMENT, "worker: a request of %lld bytes; allowed are 0 to %lld",
                       (long long)(first_bytes + second_bytes), (long long)w->size.request_bytes);
-  neap_note *slot = neapi_channel_request(&w->channel, &w->size, w->sent);
+  neap_policy_message *slot = neapi_channel_request(&w->channel, &w->size, w->sent);
   memcpy(slot, note, sizeof *note);
-  char *payload = neapi_note_payload(slot);
+  char *payload = neapi_message_payload(slot);
   memcpy(payload, first, (size_t)first_bytes);
   memcpy(payload + first_bytes, second, (size_t)second_bytes);
   w->sent++;
@@ -179,24 +179,24 @@ int neap_worker_send(neap_worker *w, const neap_note *note, const void *first, i
   return NEAP_OK;
 }
 
-/* ---- answers -------------------------------------------------------------------------------- */
+/* ---- answers --------------------------------------------------------------------------------- */
 
 /* Puts into note what the worker is busy with, as far as it can be believed. */
-static void describe(const neap_worker *w, int32_t kind, neap_note *note)
+static void describe(const neap_worker *w, int32_t kind, neap_policy_message *note)
 {
   const volatile neapi_answers *answers = w->channel.answers;
-  *note = (neap_note){.kind = kind, .layer = answers->layer, .step = answers->step};
+  *note = (neap_policy_message){.kind = kind, .layer = answers->layer, .step = answers->step};
   note->about = answers->turn & 1 ? answers->kind : 0;
 }
 
 /* Copies the next answer out of shared memory and takes it; what it says may still be nonsense. */
-static void take(neap_worker *w, neap_note *note, void *payload)
+static void take(neap_worker *w, neap_policy_message *note, void *payload)
 {
-  neap_note *slot = neapi_channel_answer(&w->channel, &w->size, w->taken);
+  neap_policy_message *slot = neapi_channel_answer(&w->channel, &w->size, w->taken);
   memcpy(note, slot, sizeof *note);
   note->text[sizeof note->text - 1] = 0;
   if (payload)
-    memcpy(payload, neapi_note_payload(slot), (size_t)w->size.answer_bytes);
+    memcpy(payload, neapi_message_payload(slot), (size_t)w->size.answer_bytes);
   w->taken++;
   if (note->kind <= 0 || !isfinite(note->seconds))
     describe(w, NEAP_WORKER_DAMAGED, note);
@@ -219,7 +219,7 @@ static bool overdue(neap_worker *w, double deadline)
 }
 
 /* One look: an answer, an end, a hook past its deadline, or nothing (kind 0). */
-static void look(neap_worker *w, double deadline, neap_note *note, void *payload)
+static void look(neap_worker *w, double deadline, neap_policy_message *note, void *payload)
 {
   uint32_t sent = __atomic_load_n(&w->channel.answers->sent, __ATOMIC_ACQUIRE);
   int status = 0;
@@ -227,7 +227,7 @@ static void look(neap_worker *w, double deadline, neap_note *note, void *payload
     describe(w, NEAP_WORKER_DAMAGED, note);
   else if (sent != w->taken)
     take(w, note, payload);
-  else if (neapi_nursery_ended(w->control, &status))
+  else if (neapi_spawner_ended(w->control, &status))
     describe(w, NEAP_WORKER_DEAD, note);
   else if (overdue(w, deadline))
     describe(w, NEAP_WORKER_OVERDUE, note);
@@ -242,7 +242,7 @@ static void look(neap_worker *w, double deadline, neap_note *note, void *payload
     snprintf(note->text, sizeof note->text, "exit status %d", WEXITSTATUS(status));
 }
 
-int neap_worker_receive(neap_worker *w, double timeout, double deadline, neap_note *note,
+int neap_worker_receive(neap_worker *w, double timeout, double deadline, neap_policy_message *note,
                         void *payload)
 {
   if (w->control < 0)

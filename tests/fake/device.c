@@ -48,7 +48,7 @@ static void must(bool true_here)
     abort();
 }
 
-/* ---- streams -------------------------------------------------------------------------------- */
+/* ---- streams --------------------------------------------------------------------------------- */
 
 static void *execute(void *argument)
 {
@@ -145,7 +145,7 @@ void neapi_cuda_stream_close(void *s)
   pthread_mutex_unlock(&lock);
 }
 
-/* ---- events --------------------------------------------------------------------------------- */
+/* ---- events ---------------------------------------------------------------------------------- */
 
 /* The lock is held. */
 static void let_go(event *e)
@@ -184,7 +184,7 @@ static void await(void *argument)
   free(t);
 }
 
-int neapi_cuda_mark(void **mark)
+int neapi_cuda_event_record(void **mark)
 {
   if (!*mark) {
     event *e = calloc(1, sizeof *e);
@@ -200,7 +200,7 @@ int neapi_cuda_mark(void **mark)
   return 0;
 }
 
-int neapi_cuda_mark_follow(void *mark)
+int neapi_cuda_event_follow(void *mark)
 {
   pthread_mutex_lock(&lock);
   ticket *t = ticket_of(mark);
@@ -209,7 +209,7 @@ int neapi_cuda_mark_follow(void *mark)
   return 0;
 }
 
-int neapi_cuda_mark_wait(void *mark)
+int neapi_cuda_event_wait(void *mark)
 {
   pthread_mutex_lock(&lock);
   ticket *t = ticket_of(mark);
@@ -218,7 +218,7 @@ int neapi_cuda_mark_wait(void *mark)
   return 0;
 }
 
-int neapi_cuda_mark_reached(void *mark)
+int neapi_cuda_event_reached(void *mark)
 {
   pthread_mutex_lock(&lock);
   event *e = mark;
@@ -227,7 +227,7 @@ int neapi_cuda_mark_reached(void *mark)
   return reached;
 }
 
-void neapi_cuda_mark_free(void *mark)
+void neapi_cuda_event_free(void *mark)
 {
   pthread_mutex_lock(&lock);
   let_go(mark);
@@ -235,36 +235,36 @@ void neapi_cuda_mark_free(void *mark)
 }
 
 /* Of events whose times can be told there are none. */
-int neapi_cuda_event_open(void **out)
+int neapi_cuda_timestamp_open(void **out)
 {
   *out = NULL;
   return 1;
 }
 
-void neapi_cuda_event_close(void *event)
+void neapi_cuda_timestamp_close(void *event)
 {
   (void)event;
 }
 
-int neapi_cuda_event_set(void *event)
-{
-  (void)event;
-  return 1;
-}
-
-int neapi_cuda_event_wait(void *event)
+int neapi_cuda_timestamp_record(void *event)
 {
   (void)event;
   return 1;
 }
 
-int neapi_cuda_event_seconds(void *from, void *to, double *out)
+int neapi_cuda_timestamp_wait(void *event)
+{
+  (void)event;
+  return 1;
+}
+
+int neapi_cuda_timestamp_seconds(void *from, void *to, double *out)
 {
   (void)from, (void)to, (void)out;
   return 1;
 }
 
-/* ---- memory --------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 int neapi_cuda_alloc(bool pinned, int64_t bytes, void **out)
 {
@@ -313,10 +313,10 @@ void neapi_cuda_free(bool pinned, void *memory)
     fake_enqueue(here(), release, memory);
 }
 
-/* ---- copies and sums ------------------------------------------------------------------------ */
+/* ---- copies and sums ------------------------------------------------------------------------- */
 
 typedef struct {
-  neapi_copy_piece *pieces;
+  neapi_copy_segment *pieces;
   int64_t count;
 } copies;
 
@@ -330,7 +330,7 @@ static void do_copies(void *argument)
   free(c);
 }
 
-int neapi_cuda_copy_all(const neapi_copy_piece *pieces, int64_t count)
+int neapi_cuda_copy_all(const neapi_copy_segment *pieces, int64_t count)
 {
   copies *c = malloc(sizeof *c);
   size_t bytes = (size_t)count * sizeof *pieces;
@@ -343,7 +343,7 @@ int neapi_cuda_copy_all(const neapi_copy_piece *pieces, int64_t count)
 
 int neapi_cuda_copy(void *to, const void *from, int64_t bytes)
 {
-  neapi_copy_piece piece = {to, from, bytes};
+  neapi_copy_segment piece = {to, from, bytes};
   neapi_cuda_copy_all(&piece, 1);
   bool on_gpu = neapi_cuda_gpu_of(to) >= 0 && neapi_cuda_gpu_of(from) >= 0;
   return on_gpu ? 0 : neapi_cuda_wait();
@@ -351,15 +351,15 @@ int neapi_cuda_copy(void *to, const void *from, int64_t bytes)
 
 static void do_zero(void *argument)
 {
-  neapi_copy_piece *piece = argument;
+  neapi_copy_segment *piece = argument;
   memset(piece->to, 0, (size_t)piece->bytes);
   free(piece);
 }
 
 int neapi_cuda_zero(void *memory, int64_t bytes)
 {
-  neapi_copy_piece *piece = malloc(sizeof *piece);
-  *piece = (neapi_copy_piece){memory, NULL, bytes};
+  neapi_copy_segment *piece = malloc(sizeof *piece);
+  *piece = (neapi_copy_segment){memory, NULL, bytes};
   fake_enqueue(here(), do_zero, piece);
   return 0;
 }
@@ -391,7 +391,7 @@ int neapi_cuda_fold(void *out, const void *const *sources, int32_t ranks, int64_
   return 0;
 }
 
-/* ---- the device ----------------------------------------------------------------------------- */
+/* ---- the device ------------------------------------------------------------------------------ */
 
 int neapi_cuda_count(int32_t *count)
 {

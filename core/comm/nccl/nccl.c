@@ -7,7 +7,7 @@
  * NCCL's communicators do not block: calls that take long are polled. A thread of the process looks
  * after all of them (watchdog.c), since an error may come when nobody calls.
  */
-#include "comm/nccl/link.h"
+#include "comm/nccl/endpoint.h"
 
 #include "base/memory.h"
 
@@ -28,14 +28,14 @@ enum {
 static const double open_seconds = 300, close_seconds = 10; /* at most */
 static const unsigned config_magic = 0xcafebeef;
 
-/* ---- failures ------------------------------------------------------------------------------- */
+/* ---- failures -------------------------------------------------------------------------------- */
 
-static int report(const neapi_link *link)
+static int report(const neapi_endpoint *link)
 {
   return neapi_fail(NEAP_COMM, "%s", link->failure);
 }
 
-/* ---- waiting for NCCL itself ---------------------------------------------------------------- */
+/* ---- waiting for NCCL itself ----------------------------------------------------------------- */
 
 static void pause_for(int turn, int64_t *ns)
 {
@@ -50,7 +50,7 @@ static void pause_for(int turn, int64_t *ns)
 
 /* Until NCCL has done what it was called for by the latest operation, apart from what runs on the
  * GPU; at most so many seconds. The link is locked, but not while this thread sleeps. */
-static int settle(neapi_link *link, double seconds)
+static int settle(neapi_endpoint *link, double seconds)
 {
   int64_t pause = PAUSE_MIN;
   double begin = neap_clock();
@@ -73,10 +73,10 @@ static int settle(neapi_link *link, double seconds)
   return report(link);
 }
 
-/* ---- messages ------------------------------------------------------------------------------- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 /* Empty messages do not travel. */
-static int enqueue(const neapi_link *link, const neap_message *send, int64_t sends,
+static int enqueue(const neapi_endpoint *link, const neap_message *send, int64_t sends,
                    const neap_message *recv, int64_t recvs)
 {
   const nccl_functions *nccl = link->nccl;
@@ -103,7 +103,7 @@ static bool carries(const neap_message *list, int64_t count)
   return false;
 }
 
-static int exchange_locked(neapi_link *link, const neap_message *send, int64_t sends,
+static int exchange_locked(neapi_endpoint *link, const neap_message *send, int64_t sends,
                            const neap_message *recv, int64_t recvs)
 {
   if (link->failed)
@@ -119,12 +119,12 @@ static int exchange_locked(neapi_link *link, const neap_message *send, int64_t s
     return status;
   link->latest.call = link->starting;
   link->latest.begun = begun;
-  status = neapi_mark_set(&link->latest.end);
+  status = neapi_stream_event_record(&link->latest.end);
   neapi_nccl_go_on(link);
   return status;
 }
 
-static int exchange(neapi_link *link, const neapi_call *call, const neap_message *send,
+static int exchange(neapi_endpoint *link, const neapi_call *call, const neap_message *send,
                     int64_t sends, const neap_message *recv, int64_t recvs)
 {
   if (!call->gpu)
@@ -138,15 +138,15 @@ static int exchange(neapi_link *link, const neapi_call *call, const neap_message
   return status;
 }
 
-static int barrier(neapi_link *link, const neapi_call *call)
+static int barrier(neapi_endpoint *link, const neapi_call *call)
 {
   return neapi_mpi_transport.barrier(link->host, call);
 }
 
-/* ---- links ---------------------------------------------------------------------------------- */
+/* ---- links ----------------------------------------------------------------------------------- */
 
 /* Lets go of NCCL's communicator: in order where the others do too. */
-static void leave(neapi_link *link)
+static void leave(neapi_endpoint *link)
 {
   pthread_mutex_lock(&link->lock);
   if (link->comm) {
@@ -160,18 +160,18 @@ static void leave(neapi_link *link)
   pthread_mutex_unlock(&link->lock);
 }
 
-static void link_close(neapi_link *link)
+static void link_close(neapi_endpoint *link)
 {
   pthread_mutex_lock(&link->lock);
-  neapi_mark *ends[] = {link->watched.end, link->latest.end};
+  neapi_stream_event *ends[] = {link->watched.end, link->latest.end};
   pthread_mutex_unlock(&link->lock);
   for (int i = 0; i < 2; i++)
-    neapi_mark_wait(ends[i]); /* looked after meanwhile: if it never ends it is aborted */
+    neapi_stream_event_wait(ends[i]); /* looked after meanwhile: if it never ends it is aborted */
   neapi_nccl_unwatch(link);
   leave(link);
   neapi_mpi_transport.close(link->host);
-  neapi_mark_free(link->latest.end);
-  neapi_mark_free(link->watched.end);
+  neapi_stream_event_free(link->latest.end);
+  neapi_stream_event_free(link->watched.end);
   pthread_mutex_destroy(&link->lock);
   free(link);
 }
@@ -184,7 +184,7 @@ typedef struct {
 } opening;
 
 /* Gathers everybody's; the first rank that failed speaks for all. */
-static int agree(neapi_link *link, const neapi_call *call, opening *mine, nccl_id *id)
+static int agree(neapi_endpoint *link, const neapi_call *call, opening *mine, nccl_id *id)
 {
   if (mine->status)
     snprintf(mine->text, sizeof mine->text, "%s", neap_error_message());
@@ -201,7 +201,7 @@ static int agree(neapi_link *link, const neapi_call *call, opening *mine, nccl_i
   return status;
 }
 
-static int make_id(const neapi_link *link, nccl_id *id)
+static int make_id(const neapi_endpoint *link, nccl_id *id)
 {
   if (link->rank || link->size == 1)
     return NEAP_OK;
@@ -212,7 +212,7 @@ static int make_id(const neapi_link *link, nccl_id *id)
 }
 
 /* Brings NCCL's communicator up; the calling thread is on the link's GPU. */
-static int join(neapi_link *link, nccl_id id)
+static int join(neapi_endpoint *link, nccl_id id)
 {
   nccl_config config = {offsetof(nccl_config, blocking) + sizeof config.blocking, config_magic,
                         CONFIG_VERSION, 0};
@@ -229,7 +229,7 @@ static int join(neapi_link *link, nccl_id id)
   return status;
 }
 
-static int connect_all(neapi_link *link, const neapi_call *call)
+static int connect_all(neapi_endpoint *link, const neapi_call *call)
 {
   opening mine = {0};
   nccl_id id;
@@ -242,10 +242,10 @@ static int connect_all(neapi_link *link, const neapi_call *call)
 }
 
 /* A link over the ranks of host, which it takes over, and which all have their GPU in use. */
-static int link_open(const nccl_functions *nccl, neapi_link *host, const neapi_call *call,
-                     int32_t rank, int32_t size, neapi_link **out)
+static int link_open(const nccl_functions *nccl, neapi_endpoint *host, const neapi_call *call,
+                     int32_t rank, int32_t size, neapi_endpoint **out)
 {
-  neapi_link *link = neapi_alloc_zero(sizeof *link, "comm: link");
+  neapi_endpoint *link = neapi_alloc_zero(sizeof *link, "comm: link");
   if (!link) {
     neapi_mpi_transport.close(host);
     return NEAP_MEMORY;
@@ -268,10 +268,10 @@ static int link_open(const nccl_functions *nccl, neapi_link *host, const neapi_c
   return status;
 }
 
-static int split(neapi_link *link, const neapi_call *call, const int32_t *members, int32_t rank,
-                 int32_t size, neapi_link **out)
+static int split(neapi_endpoint *link, const neapi_call *call, const int32_t *members, int32_t rank,
+                 int32_t size, neapi_endpoint **out)
 {
-  neapi_link *host;
+  neapi_endpoint *host;
   int status = neapi_mpi_transport.split(link->host, call, members, rank, size, &host);
   if (status)
     return status;
@@ -289,7 +289,7 @@ static int split(neapi_link *link, const neapi_call *call, const int32_t *member
 
 static const neapi_transport nccl = {"nccl", true, exchange, barrier, split, link_close};
 
-/* ---- all processes -------------------------------------------------------------------------- */
+/* ---- all processes --------------------------------------------------------------------------- */
 
 /* What every rank tells of its place. */
 typedef struct {
@@ -299,7 +299,7 @@ typedef struct {
 } arrival;
 
 /* Takes the GPU of the rank's place and finds NCCL, which one rank alone can do without. */
-static int arrive(const neapi_mpi_place *place, const nccl_functions **library, arrival *mine)
+static int arrive(const neapi_rank_info *place, const nccl_functions **library, arrival *mine)
 {
   int32_t count = neap_device_count(), ordinal = count ? place->local_rank % count : 0;
   int status = neap_device_use(ordinal);
@@ -338,7 +338,7 @@ static int judge(const arrival *all, int32_t size)
   return status;
 }
 
-static int meet(neapi_link *host, const neapi_call *call, const neapi_mpi_place *place,
+static int meet(neapi_endpoint *host, const neapi_call *call, const neapi_rank_info *place,
                 const nccl_functions **library)
 {
   arrival mine = {0}, *all = neapi_alloc(place->size * (int64_t)sizeof mine, "comm: ranks");
@@ -356,11 +356,11 @@ static int meet(neapi_link *host, const neapi_call *call, const neapi_mpi_place 
 
 int neap_comm_open_nccl(neap_comm **out)
 {
-  neapi_mpi_place place;
-  neapi_link *host, *link;
+  neapi_rank_info place;
+  neapi_endpoint *host, *link;
   const nccl_functions *library = NULL;
   neapi_call call = {.kind = NEAPI_DUPLICATE, .dtype = -1, .step = -1};
-  int status = neapi_mpi_link_open(&host, &place);
+  int status = neapi_mpi_endpoint_open(&host, &place);
   if (status)
     return status;
   status = meet(host, &call, &place, &library);

@@ -1,6 +1,6 @@
 /* One thread of the process looks after NCCL's communicators: it asks each for errors, which come
  * at any time, and how long its latest operation has been under way. */
-#include "comm/nccl/link.h"
+#include "comm/nccl/endpoint.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -13,7 +13,7 @@ enum { INTERVAL = 100000000 /* ns */, DEFAULT_LIMIT = 600 /* s */ };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* taken before a link's */
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
-static neapi_link *links;
+static neapi_endpoint *links;
 static bool running;
 
 double neapi_nccl_limit(void)
@@ -24,7 +24,7 @@ double neapi_nccl_limit(void)
   return (end && (end == text || *end)) || !(seconds >= 0) ? DEFAULT_LIMIT : seconds;
 }
 
-static void look_at(neapi_link *link)
+static void look_at(neapi_endpoint *link)
 {
   neapi_nccl_operation *watched = &link->watched;
   int error = NCCL_SUCCESS;
@@ -37,7 +37,7 @@ static void look_at(neapi_link *link)
     neapi_nccl_fail_error(link, &watched->call, error);
   neapi_nccl_go_on(link);
   if (!link->failed && link->limit > 0 && neap_clock() - watched->begun > link->limit &&
-      !neapi_mark_reached(watched->end)) {
+      !neapi_stream_event_reached(watched->end)) {
     snprintf(what, sizeof what,
              "not done after %g s (NEAP_NCCL_TIMEOUT): another rank has ended, or calls something "
              "else",
@@ -61,7 +61,7 @@ static void *watch(void *argument)
 {
   pthread_mutex_lock(&lock);
   while (links) {
-    for (neapi_link *link = links; link; link = link->next)
+    for (neapi_endpoint *link = links; link; link = link->next)
       if (!pthread_mutex_trylock(&link->lock)) {
         look_at(link);
         pthread_mutex_unlock(&link->lock);
@@ -89,7 +89,7 @@ static int start(void)
   return NEAP_OK;
 }
 
-int neapi_nccl_watch(neapi_link *link)
+int neapi_nccl_watch(neapi_endpoint *link)
 {
   pthread_mutex_lock(&lock);
   link->next = links;
@@ -99,10 +99,10 @@ int neapi_nccl_watch(neapi_link *link)
   return status;
 }
 
-void neapi_nccl_unwatch(neapi_link *link)
+void neapi_nccl_unwatch(neapi_endpoint *link)
 {
   pthread_mutex_lock(&lock);
-  for (neapi_link **at = &links; *at; at = &(*at)->next)
+  for (neapi_endpoint **at = &links; *at; at = &(*at)->next)
     if (*at == link) {
       *at = link->next;
       break;

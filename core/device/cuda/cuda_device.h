@@ -26,16 +26,16 @@ int neapi_cuda_zero(void *memory, int64_t bytes);
 /* async: both sides are pinned or on a GPU. */
 int neapi_cuda_copy(void *to, const void *from, int64_t bytes);
 /* *mark: NULL makes one. */
-int neapi_cuda_mark(void **mark);
-int neapi_cuda_mark_follow(void *mark);
-int neapi_cuda_mark_wait(void *mark);
-int neapi_cuda_event_open(void **out);
-void neapi_cuda_event_close(void *event);
-int neapi_cuda_event_set(void *event);
-int neapi_cuda_event_wait(void *event);
-int neapi_cuda_event_seconds(void *from, void *to, double *out);
-int neapi_cuda_mark_reached(void *mark);
-void neapi_cuda_mark_free(void *mark);
+int neapi_cuda_event_record(void **mark);
+int neapi_cuda_event_follow(void *mark);
+int neapi_cuda_event_wait(void *mark);
+int neapi_cuda_timestamp_open(void **out);
+void neapi_cuda_timestamp_close(void *event);
+int neapi_cuda_timestamp_record(void *event);
+int neapi_cuda_timestamp_wait(void *event);
+int neapi_cuda_timestamp_seconds(void *from, void *to, double *out);
+int neapi_cuda_event_reached(void *mark);
+void neapi_cuda_event_free(void *mark);
 int neapi_cuda_stream_open(void **out);
 /* Of the calling thread from now on; NULL: its per-thread stream. */
 void neapi_cuda_stream_use(void *stream);
@@ -44,7 +44,7 @@ int neapi_cuda_id(int32_t ordinal, unsigned char id[NEAPI_GPU_ID]);
 int neapi_cuda_draw(float *data, int64_t count, uint64_t seed, uint64_t stream, int64_t first,
                     double scale);
 int32_t neapi_cuda_gpu_of(const void *memory);
-int neapi_cuda_copy_all(const neapi_copy_piece *pieces, int64_t count);
+int neapi_cuda_copy_all(const neapi_copy_segment *pieces, int64_t count);
 int neapi_cuda_fold(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,
                     int op);
 

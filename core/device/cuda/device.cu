@@ -188,7 +188,7 @@ int neapi_cuda_copy(void *to, const void *from, int64_t bytes)
   return 0;
 }
 
-int neapi_cuda_mark(void **mark)
+int neapi_cuda_event_record(void **mark)
 {
   if (!*mark) {
     cudaEvent_t event;
@@ -199,19 +199,19 @@ int neapi_cuda_mark(void **mark)
   return 0;
 }
 
-int neapi_cuda_mark_follow(void *mark)
+int neapi_cuda_event_follow(void *mark)
 {
   TRY(cudaStreamWaitEvent(current, (cudaEvent_t)mark, 0));
   return 0;
 }
 
-int neapi_cuda_mark_wait(void *mark)
+int neapi_cuda_event_wait(void *mark)
 {
   TRY(cudaEventSynchronize((cudaEvent_t)mark));
   return 0;
 }
 
-int neapi_cuda_mark_reached(void *mark)
+int neapi_cuda_event_reached(void *mark)
 {
   cudaError_t error = cudaEventQuery((cudaEvent_t)mark);
   if (error == cudaErrorNotReady)
@@ -219,7 +219,7 @@ int neapi_cuda_mark_reached(void *mark)
   return error == cudaSuccess ? 1 : error == cudaErrorNotReady ? 0 : -1;
 }
 
-void neapi_cuda_mark_free(void *mark)
+void neapi_cuda_event_free(void *mark)
 {
   cudaEventDestroy((cudaEvent_t)mark);
 }
@@ -254,30 +254,30 @@ int neapi_cuda_id(int32_t ordinal, unsigned char id[NEAPI_GPU_ID])
 }
 
 /* Waiting for one spins: they are waited for when a step is over, or to read clocks. */
-int neapi_cuda_event_open(void **out)
+int neapi_cuda_timestamp_open(void **out)
 {
   TRY(cudaEventCreateWithFlags((cudaEvent_t *)out, cudaEventDefault));
   return 0;
 }
 
-void neapi_cuda_event_close(void *event)
+void neapi_cuda_timestamp_close(void *event)
 {
   cudaEventDestroy((cudaEvent_t)event);
 }
 
-int neapi_cuda_event_set(void *event)
+int neapi_cuda_timestamp_record(void *event)
 {
   TRY(cudaEventRecord((cudaEvent_t)event, current));
   return 0;
 }
 
-int neapi_cuda_event_wait(void *event)
+int neapi_cuda_timestamp_wait(void *event)
 {
   TRY(cudaEventSynchronize((cudaEvent_t)event));
   return 0;
 }
 
-int neapi_cuda_event_seconds(void *from, void *to, double *out)
+int neapi_cuda_timestamp_seconds(void *from, void *to, double *out)
 {
   float milliseconds;
   TRY(cudaEventElapsedTime(&milliseconds, (cudaEvent_t)from, (cudaEvent_t)to));
@@ -297,16 +297,16 @@ int32_t neapi_cuda_gpu_of(const void *memory)
 
 /* ---- copies of many pieces ------------------------------------------------------------------- */
 
-enum { PIECES = 64, THREADS = 512, UNROLL = 4, BLOCKS_A_PIECE = 64 };
+enum { PIECES = 64, THREADS = 512, UNROLL = 4, BLOCKS_PER_SEGMENT = 64 };
 
 typedef struct {
-  neapi_copy_piece of[PIECES];
+  neapi_copy_segment of[PIECES];
 } piece_list;
 
 /* A row of blocks a piece; 16 bytes at a time where both addresses allow it. */
 __global__ void __launch_bounds__(THREADS) copy_pieces(piece_list list)
 {
-  neapi_copy_piece piece = list.of[blockIdx.y];
+  neapi_copy_segment piece = list.of[blockIdx.y];
   int64_t thread = blockIdx.x * (int64_t)THREADS + threadIdx.x;
   int64_t threads = (int64_t)gridDim.x * THREADS;
   bool wide = (((uintptr_t)piece.to | (uintptr_t)piece.from) & 15) == 0;
@@ -332,11 +332,11 @@ __global__ void __launch_bounds__(THREADS) copy_pieces(piece_list list)
 static unsigned blocks_for(int64_t bytes)
 {
   int64_t blocks = (bytes + 16 * UNROLL * THREADS - 1) / (16 * UNROLL * THREADS);
-  blocks = blocks > BLOCKS_A_PIECE ? (int64_t)BLOCKS_A_PIECE : blocks;
+  blocks = blocks > BLOCKS_PER_SEGMENT ? (int64_t)BLOCKS_PER_SEGMENT : blocks;
   return (unsigned)(blocks ? blocks : 1);
 }
 
-static int copy_one_by_one(const neapi_copy_piece *pieces, int64_t count)
+static int copy_one_by_one(const neapi_copy_segment *pieces, int64_t count)
 {
   for (int64_t i = 0; i < count; i++)
     if (pieces[i].bytes)
@@ -345,7 +345,7 @@ static int copy_one_by_one(const neapi_copy_piece *pieces, int64_t count)
   return 0;
 }
 
-int neapi_cuda_copy_all(const neapi_copy_piece *pieces, int64_t count)
+int neapi_cuda_copy_all(const neapi_copy_segment *pieces, int64_t count)
 {
   if (__atomic_load_n(&apart, __ATOMIC_RELAXED))
     return copy_one_by_one(pieces, count);
@@ -365,8 +365,7 @@ int neapi_cuda_copy_all(const neapi_copy_piece *pieces, int64_t count)
   return 0;
 }
 
-/* ---- reductions, in rank order ----------------------------------------------------------------
- */
+/* ---- reductions, in rank order --------------------------------------------------------------- */
 
 enum { SOURCES = 64 };
 

@@ -24,8 +24,8 @@ typedef struct {
                                        for NEAPI_ABSENT */
 } neapi_cell;
 
-/* An expert with that work moves from one set of ranks to another; NEAPI_ABSENT: not in the cell.
- */
+/* An expert with that work moves from one set of ranks to another; NEAPI_ABSENT: not in the
+ * cell. */
 typedef struct {
   float work, variance;
   int32_t from, to;

@@ -147,8 +147,7 @@ static void sum_up(neapi_neap *n)
     }
 }
 
-/* ---- which ranks of the node ------------------------------------------------------------------
- */
+/* ---- which ranks of the node ----------------------------------------------------------------- */
 
 static void put(neapi_neap *n, int32_t rank, int32_t expert, double work)
 {

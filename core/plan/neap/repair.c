@@ -3,8 +3,8 @@
  *
  * A sample's least max load is found by flow, as in split/minimax.c. The last cut on the way there
  * names the ranks that have too much and the experts that live only on them: a replica of one of
- * these moves to another rank, or changes places with one there. A change stays only if it makes the
- * whole layout cheaper: mean least max load, a part of the worst one, and work that leaves its
+ * these moves to another rank, or changes places with one there. A change stays only if it makes
+ * the whole layout cheaper: mean least max load, a part of the worst one, and work that leaves its
  * node. */
 #include "plan/neap/state.h"
 
@@ -17,8 +17,7 @@ static const double WORST = 0.1;       /* weight of the worst sample */
 static const double LEAST_GAIN = 0.02; /* of a change, in what is above ideal: less may be chance */
 enum { CANDIDATES = 4 };
 
-/* ---- samples ----------------------------------------------------------------------------------
- */
+/* ---- samples --------------------------------------------------------------------------------- */
 
 /* Work of the experts in every sample; the first is the forecast. Where every node has every expert
  * only what whole nodes lack is left to the flow: less uncertain. */
@@ -170,8 +169,7 @@ static bool balanced(const neapi_neap *n, double cost)
   return cost <= ideal(n) + TOLERANCE;
 }
 
-/* ---- changes ----------------------------------------------------------------------------------
- */
+/* ---- changes --------------------------------------------------------------------------------- */
 
 static bool on_rank(const neapi_neap *n, int32_t rank, int32_t expert)
 {

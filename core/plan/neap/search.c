@@ -9,8 +9,7 @@ static const double LEAST_GAIN = 1e-6;
 static const double DIVERSITY = 0.14; /* width of the range of factors */
 enum { PROMISING = 10 };              /* changes of a slot whose gain is worked out exactly */
 
-/* ---- the layout, indexed ----------------------------------------------------------------------
- */
+/* ---- the layout, indexed --------------------------------------------------------------------- */
 
 static void index_cell(neapi_neap *n, int32_t cell)
 {
@@ -45,8 +44,7 @@ static void index_layout(neapi_neap *n)
         n->away[e] -= n->load[(int64_t)g * t->experts + e];
 }
 
-/* ---- one cell ---------------------------------------------------------------------------------
- */
+/* ---- one cell -------------------------------------------------------------------------------- */
 
 typedef struct {
   neapi_neap *n;
@@ -276,8 +274,7 @@ static void climb(search *s)
   }
 }
 
-/* ---- all cells --------------------------------------------------------------------------------
- */
+/* ---- all cells ------------------------------------------------------------------------------- */
 
 double neapi_neap_cost(neapi_neap *n)
 {

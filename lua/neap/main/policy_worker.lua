@@ -12,14 +12,14 @@ local ffi, C = lib.ffi, lib.C
 
 local BLOCK_SECONDS = 3600
 
-local note, payload = ffi.new 'neap_note', ffi.new 'const void *[1]'
+local note, payload = ffi.new 'neap_policy_message', ffi.new 'const void *[1]'
 
 local function answer(door, request, outcome, text, expert_of, slots)
   note.kind, note.about = outcome, request.known and kinds.known or request.kind
   note.step, note.layer, note.seconds = request.step, request.layer, request.seconds
   text = (text or ''):sub(1, ffi.sizeof(note.text) - 1)
   ffi.copy(note.text, text)
-  lib.check(C.neap_door_answer(door, note, expert_of, expert_of and slots * 4 or 0))
+  lib.check(C.neap_policy_server_answer(door, note, expert_of, expert_of and slots * 4 or 0))
 end
 
 local function open_topology(setup)
@@ -36,13 +36,15 @@ Server.__index = Server
 local function open_server(door, setup)
   local topology = open_topology(setup)
   local self = setmetatable({ door = door, queue = {}, first = 1, waiting = {} }, Server)
-  C.neap_door_begin(door, kinds.load, 0, 0)
+  C.neap_policy_server_begin(door, kinds.load, 0, 0)
   self.host = host.open {
     file = setup.file, params = setup.params, split = setup.split, topology = topology,
     layers = setup.layers, seed = setup.seed,
-    watch = function(hook, step, layer) C.neap_door_begin(door, kinds[hook], step, layer) end,
+    watch = function(hook, step, layer)
+      C.neap_policy_server_begin(door, kinds[hook], step, layer)
+    end,
   }
-  C.neap_door_end(door)
+  C.neap_policy_server_end(door)
   self.cells, self.slots = topology.ranks * topology.experts, topology.slots
   for layer = 0, setup.layers - 1 do
     self.waiting[layer] = { kind = kinds.plan, layer = layer, step = 0, seconds = 0, new = false,
@@ -68,9 +70,9 @@ end
 function Server:split(load, expert_of)
   local request = { kind = kinds.split, layer = note.layer, step = tonumber(note.step) }
   local start = C.neap_clock()
-  local amounts = ffi.cast('int64_t *', C.neap_door_bulk(self.door))
+  local amounts = ffi.cast('int64_t *', C.neap_policy_server_bulk(self.door))
   local outcome, text = self.host:split(request.step, request.layer, load, expert_of, amounts)
-  C.neap_door_end(self.door)
+  C.neap_policy_server_end(self.door)
   request.seconds = C.neap_clock() - start
   answer(self.door, request, outcome, text)
 end
@@ -84,7 +86,7 @@ function Server:plan()
   local start = C.neap_clock()
   local outcome, result = self.host:plan(request.step, request.layer, request.expert_of,
     request.known)
-  C.neap_door_end(self.door)
+  C.neap_policy_server_end(self.door)
   request.seconds = C.neap_clock() - start
   if outcome == host.PLANNED then
     answer(self.door, request, outcome, nil, result, self.slots)
@@ -97,7 +99,7 @@ end
 -- ones.
 function Server:step()
   local idle = self.first > #self.queue
-  lib.check(C.neap_door_receive(self.door, idle and BLOCK_SECONDS or 0, note, payload))
+  lib.check(C.neap_policy_server_receive(self.door, idle and BLOCK_SECONDS or 0, note, payload))
   local load = ffi.cast('const int64_t *', payload[0])
   if note.kind == kinds.plan then
     self:observe(load, ffi.cast('const int32_t *', load + self.cells))
@@ -109,10 +111,10 @@ function Server:step()
 end
 
 local function main(requests_fd, answers_fd)
-  local out = ffi.new 'neap_door *[1]'
-  lib.check(C.neap_door_open(tonumber(requests_fd), tonumber(answers_fd), out))
+  local out = ffi.new 'neap_policy_server *[1]'
+  lib.check(C.neap_policy_server_open(tonumber(requests_fd), tonumber(answers_fd), out))
   local door, start = out[0], { kind = kinds.load, layer = 0, step = 0, seconds = 0 }
-  local setup = loadstring(ffi.string(C.neap_door_setup(door)))()
+  local setup = loadstring(ffi.string(C.neap_policy_server_setup(door)))()
   local ok, server = pcall(open_server, door, setup)
   if not ok then
     local code = type(server) == 'table' and server.code or 'POLICY'

@@ -76,7 +76,7 @@ function worker.open(options)
   local self = setmetatable({
     file = options.file, layers = options.layers, deadline = options.deadline, slots = slots,
     load_bytes = ranks * topology.experts * 8, amount_bytes = ranks * slots * 8,
-    note = ffi.new 'neap_note', buffer = ffi.new('int32_t[?]', slots),
+    note = ffi.new 'neap_policy_message', buffer = ffi.new('int32_t[?]', slots),
     queue = {}, first = 1, ends = 0, room = 2 * options.layers + 2,
   }, Worker)
   lib.check(C.neap_worker_open(setup_text(options), self.room + 1, self.load_bytes + slots * 4,

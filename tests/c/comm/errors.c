@@ -159,8 +159,8 @@ static int quarrel(neap_comm *comm, int which, char *data)
   }
 }
 
-/* The error comes at once or, to ranks that the quarrel does not concern, with the next operation.
- */
+/* The error comes at once or, to ranks that the quarrel does not concern, with the next
+ * operation. */
 static void quarrelling(neap_comm *comm, neap_world *world, int which)
 {
   (void)world;

@@ -51,8 +51,7 @@ typedef struct {
   neap_request *request;
 } task;
 
-/* ---- random choices ----------------------------------------------------------------------------
- */
+/* ---- random choices -------------------------------------------------------------------------- */
 
 static int64_t below(uint64_t key, uint64_t index, int64_t limit)
 {

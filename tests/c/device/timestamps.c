@@ -12,10 +12,9 @@
 #include "device/timeline.c"
 #include "device/timestamps.c"
 
-/* ---- the device --------------------------------------------------------------------------------
- */
+/* ---- the device ------------------------------------------------------------------------------ */
 
-struct neapi_event {
+struct neapi_timestamp {
   double time;
 };
 
@@ -54,41 +53,40 @@ int neapi_stream_wait(void)
   return NEAP_OK;
 }
 
-int neapi_event_open(neapi_event **out)
+int neapi_timestamp_open(neapi_timestamp **out)
 {
   *out = malloc(sizeof **out);
   __atomic_add_fetch(&opened, 1, __ATOMIC_RELAXED);
   return NEAP_OK;
 }
 
-void neapi_event_close(neapi_event *event)
+void neapi_timestamp_close(neapi_timestamp *event)
 {
   __atomic_sub_fetch(&opened, 1, __ATOMIC_RELAXED);
   free(event);
 }
 
 /* Each comes 1 ms after the one before it, or when it is set, if that is later. */
-int neapi_event_set(neapi_event *event)
+int neapi_timestamp_record(neapi_timestamp *event)
 {
   double now = neap_clock() + SKEW + (late ? LAG : 0), after = stream_time + 1e-3;
   event->time = stream_time = late && after > now ? after : now;
   return NEAP_OK;
 }
 
-int neapi_event_wait(neapi_event *event)
+int neapi_timestamp_wait(neapi_timestamp *event)
 {
   (void)event;
   return NEAP_OK;
 }
 
-int neapi_event_seconds(neapi_event *from, neapi_event *to, double *out)
+int neapi_timestamp_seconds(neapi_timestamp *from, neapi_timestamp *to, double *out)
 {
   *out = to->time - from->time;
   return NEAP_OK;
 }
 
-/* ---- tests -------------------------------------------------------------------------------------
- */
+/* ---- tests ----------------------------------------------------------------------------------- */
 
 enum { ROOM = 16, MOST_SPANS = 64 };
 
@@ -143,28 +141,28 @@ static void test_device_times(void)
 /* An exchange that another thread runs, in a stream of its own. */
 static void *run_request(void *argument)
 {
-  neapi_purpose *purpose = argument;
+  neapi_span_label *purpose = argument;
   late = true;
-  double begin = neapi_purpose_now(purpose, 1);
-  neapi_purpose_ran(purpose, begin, neapi_purpose_now(purpose, 1));
-  begin = neapi_purpose_now(purpose, 0); /* its buffers are the host's */
-  neapi_purpose_ran(purpose, begin, neapi_purpose_now(purpose, 0));
+  double begin = neapi_span_label_now(purpose, 1);
+  neapi_span_label_ran(purpose, begin, neapi_span_label_now(purpose, 1));
+  begin = neapi_span_label_now(purpose, 0); /* its buffers are the host's */
+  neapi_span_label_ran(purpose, begin, neapi_span_label_now(purpose, 0));
   return NULL;
 }
 
 static void test_requests(void)
 {
   neap_timeline *t = start(ROOM);
-  neapi_purpose purpose;
-  neapi_timeline_purpose(NEAP_SPAN_UNSHARD, NEAP_UNSHARD, -1);
-  neapi_purpose_take(&purpose);
+  neapi_span_label purpose;
+  neapi_timeline_label(NEAP_SPAN_UNSHARD, NEAP_UNSHARD, -1);
+  neapi_span_label_take(&purpose);
   pthread_t thread;
   double before = neap_clock();
   pthread_create(&thread, NULL, run_request, &purpose);
   pthread_join(thread, NULL);
   double begin = neapi_timeline_now();
-  neapi_purpose_waited(&purpose, begin, neapi_timeline_now());
-  neapi_purpose_drop(&purpose);
+  neapi_span_label_waited(&purpose, begin, neapi_timeline_now());
+  neapi_span_label_drop(&purpose);
   check(finish(t) == 3, "spans are missing");
   check(spans[0].begin - before > 0.9 * LAG, "the exchange begins at the host's time");
   check(spans[1].begin >= spans[0].end && spans[1].end >= spans[1].begin, "exchanges overlap");

@@ -25,7 +25,7 @@ static void test_dense(int cases)
   }
 }
 
-/* ---- finite differences -------------------------------------------------------------------- */
+/* ---- finite differences ---------------------------------------------------------------------- */
 
 /* What the gradients are of: dy . y and the auxiliary loss. */
 static double loss_of(const scene *s)
@@ -75,7 +75,7 @@ static void test_slopes(void)
   }
 }
 
-/* ---- to the bit --------------------------------------------------------------------------- */
+/* ---- to the bit ------------------------------------------------------------------------------ */
 
 static void test_bits(int models)
 {

@@ -20,7 +20,7 @@ typedef struct {
   neap_layout *layout;
 } scene;
 
-/* ---- tensors ------------------------------------------------------------------------------- */
+/* ---- tensors --------------------------------------------------------------------------------- */
 
 static neap_tensor *tensor(int dtype, int64_t rows, int64_t columns)
 {
@@ -94,7 +94,7 @@ static void read_tensor(const neap_tensor *t, double *values)
   neap_tensor_close(stat);
 }
 
-/* ---- one rank ------------------------------------------------------------------------------ */
+/* ---- one rank -------------------------------------------------------------------------------- */
 
 static void random_split(const scene *s, neap_split *split, const int64_t *load)
 {
@@ -223,7 +223,7 @@ static void run_phases(const scene *s, neap_moe *moe, neap_shards *shards, step 
   check_ok(neap_transfer_wait(transfer));
 }
 
-/* ---- scenes -------------------------------------------------------------------------------- */
+/* ---- scenes ---------------------------------------------------------------------------------- */
 
 static double *normal(const scene *s, uint64_t stream, int64_t count, double scale)
 {

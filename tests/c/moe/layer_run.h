@@ -9,7 +9,7 @@ static scene current;
 static dense_result got;           /* of current, of all ranks together */
 static double *router_parts[MOST]; /* every rank's part of drouter */
 
-/* ---- one rank ------------------------------------------------------------------------------ */
+/* ---- one rank -------------------------------------------------------------------------------- */
 
 static void collect_weight_gradients(const scene *s, neap_shards *shards, int32_t rank)
 {
@@ -82,7 +82,7 @@ static dense_result run_scene(const scene *s)
   return got;
 }
 
-/* ---- against the dense layer --------------------------------------------------------------- */
+/* ---- against the dense layer ----------------------------------------------------------------- */
 
 /* Relative to the largest; what is nearly 0 may be so by cancellation of terms of order 1. */
 static void check_near(const scene *s, const char *what, int64_t count, const double *values,
@@ -113,7 +113,7 @@ static void compare(const scene *s, const dense_result *r, const dense_result *e
     check_near(s, "dw", 3 * m->h * m->ffn[e], r->dw[e], expected->dw[e], sums);
 }
 
-/* ---- to the bit ---------------------------------------------------------------------------- */
+/* ---- to the bit ------------------------------------------------------------------------------ */
 
 static void check_bits(const scene *s, const char *what, int64_t count, const double *values,
                        const double *expected)

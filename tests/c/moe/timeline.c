@@ -9,8 +9,7 @@
 
 enum { WRITERS = 4, EACH = 2000, ROOM = 700 };
 
-/* ---- one recorder, many threads ----------------------------------------------------------------
- */
+/* ---- one recorder, many threads -------------------------------------------------------------- */
 
 typedef struct {
   neap_timeline *timeline;
@@ -67,8 +66,7 @@ static void test_threads(void)
   neap_timeline_close(timeline);
 }
 
-/* ---- exchanges ---------------------------------------------------------------------------------
- */
+/* ---- exchanges ------------------------------------------------------------------------------- */
 
 typedef struct {
   neap_topology *topology;

@@ -114,8 +114,8 @@ static void test_whole_nodes(void)
   check(neap.imbalance < laer.imbalance, "laer is better: %g", laer.imbalance);
 }
 
-/* Nodes that cannot: balanced, with fewer tokens across than LAER's layouts under the same split.
- */
+/* Nodes that cannot: balanced, with fewer tokens across than LAER's layouts under the same
+ * split. */
 static void test_many_experts(void)
 {
   setting s = {32, 8, 32, 3, NULL, NULL, 0};

@@ -78,8 +78,7 @@ static void drop(problem *p)
   neap_topology_close(p->topology);
 }
 
-/* ---- least max load by all sets of experts ----------------------------------------------------
- */
+/* ---- least max load by all sets of experts --------------------------------------------------- */
 
 static bool holds(const problem *p, int32_t rank, int32_t set)
 {
@@ -136,8 +135,7 @@ static double least_max(const problem *p, bool whole)
   return worst;
 }
 
-/* ---- fewest tokens across nodes, by a plain min-cost flow -------------------------------------
- */
+/* ---- fewest tokens across nodes, by a plain min-cost flow ------------------------------------ */
 
 typedef struct {
   int32_t vertices;
@@ -214,8 +212,7 @@ static int64_t fewest_across(const problem *p, double bound)
   return cost;
 }
 
-/* ---- checks -----------------------------------------------------------------------------------
- */
+/* ---- checks ---------------------------------------------------------------------------------- */
 
 static neap_balance compute(const problem *p, const char *rule, int64_t *tokens)
 {

@@ -28,7 +28,7 @@ static char *allocate(int64_t bytes)
 /* Enqueued, however small. */
 static void copy_there(char *to, const char *from, int64_t bytes)
 {
-  neapi_copy_piece piece = {to, from, bytes};
+  neapi_copy_segment piece = {to, from, bytes};
   good(neapi_cuda_copy_all(&piece, 1));
 }
 

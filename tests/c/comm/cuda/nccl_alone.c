@@ -20,7 +20,7 @@ static size_t bytes; /* to each peer */
 static char *from[MOST], *to[MOST];
 static cudaStream_t stream;
 
-/* ---- NCCL alone ----------------------------------------------------------------------------- */
+/* ---- NCCL alone ------------------------------------------------------------------------------ */
 
 static nccl_functions nccl;
 static nccl_comm *alone;
@@ -70,7 +70,7 @@ static int exchange_by_neap(void)
   return neap_comm_exchange(world, send, n, recv, n);
 }
 
-/* ---- measuring ------------------------------------------------------------------------------ */
+/* ---- measuring ------------------------------------------------------------------------------- */
 
 static int by_size(const void *a, const void *b)
 {

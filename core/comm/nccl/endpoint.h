@@ -1,6 +1,6 @@
 /* A rank's end of a communicator of the transport nccl, for its two files. */
-#ifndef NEAP_NCCL_LINK_H
-#define NEAP_NCCL_LINK_H
+#ifndef NEAP_NCCL_ENDPOINT_H
+#define NEAP_NCCL_ENDPOINT_H
 
 #include "comm/nccl/library.h"
 #include "comm/transport.h"
@@ -10,17 +10,17 @@
 /* An operation on GPU memory that was begun. */
 typedef struct {
   neapi_call call;
-  double begun;    /* when */
-  neapi_mark *end; /* where it ends on its stream */
+  double begun;            /* when */
+  neapi_stream_event *end; /* where it ends on its stream */
 } neapi_nccl_operation;
 
-struct neapi_link {
+struct neapi_endpoint {
   const nccl_functions *nccl; /* NULL where this is the only rank */
-  neapi_link *host;           /* the same ranks over MPI */
+  neapi_endpoint *host;       /* the same ranks over MPI */
   int32_t rank, size;
   int32_t gpu;  /* ordinal */
   double limit; /* seconds that an operation may take; 0: any */
-  neapi_link *next;
+  neapi_endpoint *next;
   pthread_mutex_t lock; /* of what follows */
   nccl_comm *comm;      /* NULL: there is one rank, or it failed */
   neapi_call starting;  /* what NCCL is being called for */
@@ -32,14 +32,14 @@ struct neapi_link {
 
 /* The link fails with this operation, and NCCL's communicator is aborted, so that what waits on the
  * GPU gives up. The link is locked. */
-void neapi_nccl_fail(neapi_link *link, const neapi_call *call, const char *what);
-void neapi_nccl_fail_error(neapi_link *link, const neapi_call *call, int error);
+void neapi_nccl_fail(neapi_endpoint *link, const neapi_call *call, const char *what);
+void neapi_nccl_fail_error(neapi_endpoint *link, const neapi_call *call, int error);
 /* If the operation that is watched is done, the latest one is watched instead. */
-void neapi_nccl_go_on(neapi_link *link);
+void neapi_nccl_go_on(neapi_endpoint *link);
 
 /* Looks after the link from a thread of its own, until unwatch returns. */
-int neapi_nccl_watch(neapi_link *link);
-void neapi_nccl_unwatch(neapi_link *link);
+int neapi_nccl_watch(neapi_endpoint *link);
+void neapi_nccl_unwatch(neapi_endpoint *link);
 /* Seconds of NEAP_NCCL_TIMEOUT. */
 double neapi_nccl_limit(void);
 

@@ -1,10 +1,10 @@
 /* How a link of the transport nccl fails, and which of its operations is watched. */
-#include "comm/nccl/link.h"
+#include "comm/nccl/endpoint.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 
-void neapi_nccl_fail(neapi_link *link, const neapi_call *call, const char *what)
+void neapi_nccl_fail(neapi_endpoint *link, const neapi_call *call, const char *what)
 {
   char text[NEAPI_CALL_TEXT], step[32] = "";
   if (call->step >= 0)
@@ -18,7 +18,7 @@ void neapi_nccl_fail(neapi_link *link, const neapi_call *call, const char *what)
   link->comm = NULL;
 }
 
-void neapi_nccl_fail_error(neapi_link *link, const neapi_call *call, int error)
+void neapi_nccl_fail_error(neapi_endpoint *link, const neapi_call *call, int error)
 {
   char what[400];
   const char *detail = link->comm ? link->nccl->last_error(link->comm) : "";
@@ -27,9 +27,9 @@ void neapi_nccl_fail_error(neapi_link *link, const neapi_call *call, int error)
   neapi_nccl_fail(link, call, what);
 }
 
-void neapi_nccl_go_on(neapi_link *link)
+void neapi_nccl_go_on(neapi_endpoint *link)
 {
-  if (!neapi_mark_reached(link->watched.end))
+  if (!neapi_stream_event_reached(link->watched.end))
     return;
   neapi_nccl_operation done = link->watched;
   link->watched = link->latest;
