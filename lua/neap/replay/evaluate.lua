@@ -4,6 +4,7 @@
 
 local lib = require 'neap.base.lib'
 local replay = require 'neap.replay'
+local series = require 'neap.base.series'
 
 local ffi = lib.ffi
 
@@ -103,17 +104,17 @@ local function watch_changes(topology, found)
 end
 
 --- Replays one policy. Options: trace, topology, policy, moment, warm_up, and others of
--- replay.score. Returns { figures = replay's entry, imbalance = list by step (mean over layers),
--- inter_node = list, work = list by rank at the moment, layout = experts at the moment,
+-- replay.score. Returns { figures = the replay's row, steps = list of rows (neap.runs.metrics) that
+-- have the balance of a step, work = list by rank at the moment, layout = experts at the moment,
 -- change = { step, layer, slots, before, after } or nil, messages }.
 function observe.policy(options)
   local topology, moment = options.topology, options.moment
-  local found = { imbalance = {}, inter_node = {}, first = options.warm_up }
-  local watch, layers = watch_changes(topology, found), options.trace.layers
+  local found = { steps = {}, first = options.warm_up }
+  local watch, last, of_step = watch_changes(topology, found), options.trace.layers - 1, nil
   options.on_layer = function(step, layer, layout, balance, split)
-    found.imbalance[step + 1] = (found.imbalance[step + 1] or 0) + balance.imbalance / layers
-    found.inter_node[step + 1] = (found.inter_node[step + 1] or 0)
-      + balance.inter_node / math.max(1, balance.tokens) / layers
+    of_step = layer == 0 and series.balance() or of_step
+    of_step:add(balance)
+    if layer == last then found.steps[step + 1] = of_step:summary() end
     if step == moment.step and layer == moment.layer then
       found.work = observe.rank_work(topology, layout, split)
       found.layout = copy_of(topology, layout:array())

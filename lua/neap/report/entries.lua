@@ -1,40 +1,18 @@
---- What a report compares: entries, one a policy, whatever they were measured by.
---   { policy =, kind = 'replay' or 'run', seeds = list, figures = { name = value },
---     curves = { name = { values = list, first = step } } }
--- Figures: imbalance p95 max std_percent inter_node exposed rate ideal_rate share loss plan_ms
--- split_us late faults.
+--- What a report compares: entries, one per policy, whatever they were measured by.
+--   { policy =, kind = 'run', 'replay' or 'simulate', seeds = list, rows = list, figures = { metric
+--     = value }, curves = { metric = { values = list, first = step } } }
+-- Rows, metrics and their names: neap.runs.metrics.
+
+local metrics = require 'neap.runs.metrics'
 
 local entries = {}
 
-local function put(figures, name, value)
-  if type(value) == 'number' then figures[name] = value end
-end
-
---- Of the summary of a replay or a training run, as neap replay --json and neap run --json print.
-function entries.from_summary(row, kind)
-  local f, imbalance = {}, row.imbalance or {}
-  put(f, 'imbalance', imbalance.mean)
-  put(f, 'p95', imbalance.p95)
-  put(f, 'max', imbalance.max)
-  put(f, 'std_percent', row.std_percent)
-  put(f, 'inter_node', row.inter_node_share)
-  put(f, 'exposed', row.exposed)
-  put(f, 'rate', row.tokens_per_second)
-  put(f, 'ideal_rate', row.ideal_tokens_per_second)
-  put(f, 'loss', row.loss)
-  put(f, 'plan_ms', row.plan_ms and row.plan_ms.mean)
-  put(f, 'split_us', row.split_us and row.split_us.mean)
-  put(f, 'late', row.late)
-  put(f, 'faults', row.faults)
-  if f.rate and f.ideal_rate then
-    f.share = f.rate / f.ideal_rate
-  elseif f.imbalance then
-    f.share = 1 / f.imbalance
-  end
+--- Of a row, as --json prints them and the store keeps them.
+function entries.from_row(row, kind)
   local curves = {}
   if row.losses then curves.loss = { values = row.losses, first = 0 } end
-  return { policy = row.policy, kind = kind, seeds = { row.seed }, figures = f, curves = curves,
-    bound = row.bound or nil }
+  return { policy = row.policy, kind = kind, seeds = { row.seed }, rows = { row },
+    figures = metrics.values(metrics.upgrade(row)), curves = curves, bound = row.bound or nil }
 end
 
 --- Mean of curves over those that reach a step.
@@ -69,7 +47,7 @@ local function mean_number(list)
   return sum / #list
 end
 
---- One entry a policy, in the order in which they first appear: means over its runs.
+--- One entry per policy, in the order in which they first appear: means over its runs.
 function entries.group(list)
   local groups, order = {}, {}
   for _, entry in ipairs(list) do
@@ -81,10 +59,10 @@ function entries.group(list)
   end
   local out = {}
   for i, policy in ipairs(order) do
-    local group, seeds = groups[policy], {}
-    for j, entry in ipairs(group) do seeds[j] = entry.seeds[1] end
+    local group, seeds, rows = groups[policy], {}, {}
+    for j, entry in ipairs(group) do seeds[j], rows[j] = entry.seeds[1], entry.rows[1] end
     out[i] = { policy = policy, name = entries.short(policy), kind = group[1].kind,
-      bound = group[1].bound, seeds = seeds, runs = #group,
+      bound = group[1].bound, seeds = seeds, rows = rows, runs = #group,
       figures = mean_of(group, 'figures', mean_number),
       curves = mean_of(group, 'curves', mean_curve) }
   end
@@ -103,19 +81,27 @@ function entries.find(list, policy)
   end
 end
 
---- Entries, best first by a figure, 'rate' or 'imbalance'. Bounds, which see the future, are left
--- out.
-function entries.rank(list, by)
-  local ranked = {}
+--- Entries, best first by a metric. Bounds, which see the future, are left out.
+function entries.rank(list, metric)
+  local ranked, name = {}, metric.name
   for _, entry in ipairs(list) do
-    if not entry.bound and entry.figures[by] then ranked[#ranked + 1] = entry end
+    if not entry.bound and entry.figures[name] then ranked[#ranked + 1] = entry end
   end
   table.sort(ranked, function(a, b)
-    local x, y = a.figures[by] or math.huge, b.figures[by] or math.huge
-    if by == 'rate' then x, y = -x, -y end
+    local x, y = a.figures[name], b.figures[name]
+    if metric.better == 'higher' then x, y = -x, -y end
     return x < y or x == y and a.policy < b.policy
   end)
   return ranked
+end
+
+--- Rows of all entries.
+function entries.rows(list)
+  local rows = {}
+  for _, entry in ipairs(list) do
+    for _, row in ipairs(entry.rows) do rows[#rows + 1] = row end
+  end
+  return rows
 end
 
 return entries

@@ -3,6 +3,7 @@
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
+local metrics = require 'neap.runs.metrics'
 local entries = require 'neap.report.entries'
 local observe = require 'neap.replay.evaluate'
 local page = require 'neap.report.page'
@@ -29,17 +30,18 @@ local function read(path)
   return text
 end
 
---- Adds the rows of a file that neap run --json or neap replay --json has printed.
+--- Adds the rows of a file that neap run, replay or simulate --json has printed.
 local function add_results(document, path)
   local result = json.decode(read(path))
   local rows = type(result) == 'table' and (result.rows or result.policies)
   if not rows then
-    failure.usage('%s: no result of neap run --json or neap replay --json', path)
+    failure.usage('%s: no result of neap run --json, neap replay --json or neap simulate --json',
+      path)
   end
   for _, row in ipairs(rows) do
     row.seed = row.seed or result.seed
-    document.entries[#document.entries + 1] = entries.from_summary(row,
-      result.rows and 'run' or 'replay')
+    document.entries[#document.entries + 1] = entries.from_row(row, result.command
+      or result.rows and 'run' or 'replay')
     for _, message in ipairs(row.messages or {}) do
       document.messages[#document.messages + 1] = message
     end
@@ -59,10 +61,11 @@ end
 
 --- Adds what a replay has found as an entry of its own.
 local function add_entry(document, found, seed)
+  local steps = {}
+  for i, row in ipairs(found.steps) do steps[i] = metrics.values(row) end
   found.figures.seed = seed
-  local entry = entries.from_summary(found.figures, 'replay')
-  entry.curves.imbalance = { values = found.imbalance, first = 0 }
-  entry.curves.inter_node = { values = found.inter_node, first = 0 }
+  local entry = entries.from_row(found.figures, 'replay')
+  entry.curves = metrics.curves(steps, 0)
   document.entries[#document.entries + 1] = entry
   for _, message in ipairs(found.messages) do
     document.messages[#document.messages + 1] = message
@@ -152,12 +155,22 @@ local function find_references(list)
   return found
 end
 
---- What policies are ranked by: the imbalance, unless pairs of runs have a winner in tokens/s.
+--- What policies are ranked by: a metric in which pairs of runs have a winner, if there is one;
+-- else time that was simulated, which has no noise; else the balance.
 local function ranked_by(document)
-  for _, entry in ipairs(document.comparison and document.comparison.metrics or {}) do
-    if entry.metric == 'tokens_per_second' and entry.winner then return 'rate' end
+  local ranking = {}
+  for _, metric in ipairs(metrics.list) do
+    if metric.ranking and #entries.rank(document.entries, metric) > 0 then
+      ranking[#ranking + 1] = metric
+    end
   end
-  return #entries.rank(document.entries, 'imbalance') > 0 and 'imbalance' or 'rate'
+  for _, metric in ipairs(ranking) do
+    for _, entry in ipairs(document.comparison and document.comparison.metrics or {}) do
+      if entry.metric == metric.name and entry.winner then return metric end
+    end
+  end
+  local simulated = document.entries[1] and document.entries[1].kind == 'simulate'
+  return simulated and ranking[1] or ranking[#ranking]
 end
 
 --- The page of a document as text; see sections.lua for what a document has.
@@ -165,7 +178,7 @@ function report.render(document, title)
   document.entries = entries.group(document.entries)
   document.references = find_references(document.entries)
   document.by = ranked_by(document)
-  document.best = entries.rank(document.entries, document.by)[1]
+  document.best = document.by and entries.rank(document.entries, document.by)[1]
   local names = {}
   for i, entry in ipairs(document.entries) do names[i] = entry.name end
   return page.render(title or ('Neap: %s'):format(document.subject or 'report'),

@@ -4,6 +4,7 @@
 local chart = require 'neap.draw.chart'
 local entries = require 'neap.report.entries'
 local layout_map = require 'neap.draw.layout_map'
+local metrics = require 'neap.runs.metrics'
 local numbers = require 'neap.report.tables'
 local page = require 'neap.report.page'
 local svg = require 'neap.draw.svg'
@@ -15,14 +16,6 @@ local sections = { summary = numbers.summary, comparison = numbers.comparison,
 local MOST_MAPS, MOST_CHANGES = 32, 60
 
 --- ---- curves -----------------------------------------------------------------------------------
-
-local CURVES = {
-  { 'imbalance', 'Imbalance', 'largest work of a rank / mean' },
-  { 'loss', 'Loss', 'nats a byte' },
-  { 'exposed', 'Exposed communication', '% of the step', scale = 100 },
-  { 'rate', 'Throughput', 'tokens a second' },
-  { 'inter_node', 'Tokens that cross nodes', '% of the routed tokens', scale = 100 },
-}
 
 local function scaled(values, scale)
   if not scale then return values end
@@ -38,13 +31,13 @@ local function all_zero(values)
   return true
 end
 
---- Curves of a kind, one an entry that has it; none where all are 0 throughout.
-local function series_of(document, curve)
+--- Curves of a metric, one per entry that has it; none where all are 0 throughout.
+local function series_of(document, metric)
   local series, told = {}, false
   for i, entry in ipairs(document.entries) do
-    local found = entry.curves[curve[1]]
+    local found = entry.curves[metric.name]
     if found and #found.values > 1 then
-      series[#series + 1] = { name = entry.name, values = scaled(found.values, curve.scale),
+      series[#series + 1] = { name = entry.name, values = scaled(found.values, metric.scale),
         first = found.first, colour = i }
       told = told or not all_zero(found.values)
     end
@@ -54,11 +47,11 @@ end
 
 function sections.curves(document)
   local figures = {}
-  for _, curve in ipairs(CURVES) do
-    local series = series_of(document, curve)
+  for _, metric in ipairs(metrics.list) do
+    local series = series_of(document, metric)
     if #series > 0 then
-      figures[#figures + 1] = page.figure(chart.curves { title = curve[2], unit = curve[3],
-        series = series })
+      figures[#figures + 1] = page.figure(chart.curves { title = metric.curve[1],
+        unit = metric.curve[2], series = series })
     end
   end
   return #figures > 0 and { title = 'Over the steps', body = page.grid(figures) } or nil

@@ -5,12 +5,9 @@ local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local entries = require 'neap.report.entries'
+local metrics = require 'neap.runs.metrics'
 
 local stored = {}
-
--- Curve, and the column of the steps that it shows.
-local CURVES = { imbalance = 'imbalance', loss = 'loss', exposed = 'exposed',
-  rate = 'tokens_per_second', inter_node = 'inter_node_share' }
 
 -- Facts of a run, in order; those that are JSON are shown a line each.
 local FACTS = { 'command', 'state', 'seed', 'ranks', 'node_size', 'transport', 'device', 'engine',
@@ -37,13 +34,8 @@ local function choose(runs, args)
 end
 
 local function curves_of(runs, result)
-  local rows, curves = runs:rows('SELECT * FROM steps WHERE result = ? ORDER BY step', result), {}
-  for name, column in pairs(CURVES) do
-    local values = {}
-    for _, row in ipairs(rows) do values[#values + 1] = row[column] end
-    if #values > 0 then curves[name] = { values = values, first = rows[1].step } end
-  end
-  return curves
+  local steps = runs:rows('SELECT * FROM steps WHERE result = ? ORDER BY step', result)
+  return metrics.curves(steps, steps[1] and steps[1].step)
 end
 
 --- Adds a text that the store keeps, once.
@@ -61,7 +53,7 @@ end
 local function add_result(document, runs, run, row)
   local summary = json.decode(row.summary or '') or {}
   summary.policy, summary.seed = row.policy, row.seed
-  local entry = entries.from_summary(summary, run.kind)
+  local entry = entries.from_row(summary, run.kind)
   for name, curve in pairs(curves_of(runs, row.id)) do entry.curves[name] = curve end
   document.entries[#document.entries + 1] = entry
   for _, message in ipairs(summary.messages or {}) do

@@ -2,22 +2,27 @@
 -- sections.lua has the others.
 
 local entries = require 'neap.report.entries'
+local metrics = require 'neap.runs.metrics'
 local page = require 'neap.report.page'
+local statistics = require 'neap.runs.statistics'
 local svg = require 'neap.draw.svg'
 
 local numbers = {}
 
 local REFERENCES = { static = true, laer = true }
-local FEWEST_PAIRS = 5
 
-local function percent(share, digits)
-  return share and ('%.' .. (digits or 1) .. 'f %%'):format(100 * share)
+--- A number with a minus that is as wide as a plus.
+local function typeset(text)
+  return (text:gsub('^-', '−'))
 end
 
---- A number with about four digits.
-local function short(value)
-  local text = (math.abs(value) >= 1000 and '%.0f' or '%.4g'):format(value)
-  return (text:gsub('^-', '−'))
+local function show(metric, value)
+  return typeset(metrics.show(metric, value))
+end
+
+--- The same with its unit, where it stands alone.
+local function show_alone(metric, value)
+  return show(metric, value) .. (metric.scale == 100 and ' %' or '')
 end
 
 local function key_of(i)
@@ -27,73 +32,68 @@ end
 
 --- ---- summary ----------------------------------------------------------------------------------
 
---- How much better a value is than another's, in percent; by: 'rate' or 'imbalance'.
-local function gain(by, entry, other)
-  if not (other and entry.figures[by] and other.figures[by]) then return nil end
-  return (by == 'rate' and 1 or -1) * (entry.figures[by] / other.figures[by] - 1)
+--- How much better an entry is than another in a metric, as a share of the other's value.
+local function gain(metric, entry, other)
+  local mine, theirs = entry.figures[metric.name], other.figures[metric.name]
+  if not (mine and theirs) then return nil end
+  return (metric.better == 'higher' and 1 or -1) * (mine / theirs - 1)
 end
 
 local function signed(share)
-  return share and (('%+.1f %%'):format(100 * share):gsub('^-', '−'))
+  return share and typeset(('%+.1f %%'):format(100 * share))
 end
 
 local function headline(by, best, others)
   local parts = {}
   for _, entry in ipairs(others) do
     if entry ~= best then
-      parts[#parts + 1] = by == 'rate' and ('%.0f of %s'):format(entry.figures.rate, entry.name)
-        or ('%.3f of %s'):format(entry.figures.imbalance, entry.name)
+      parts[#parts + 1] = ('%s of %s'):format(show(by, entry.figures[by.name]), entry.name)
     end
   end
-  local against = #parts > 0 and ', against ' .. table.concat(parts, ' and ') or ''
-  if by == 'rate' then
-    return ('%s is fastest: %.0f tokens a second%s.'):format(best.name, best.figures.rate,
-      against)
-  end
-  return ('%s balances best: the fullest rank does %.3f times the mean%s.'):format(best.policy,
-    best.figures.imbalance, against)
+  return by.ranking.best:format(best.name, show(by, best.figures[by.name]),
+    #parts > 0 and ', against ' .. table.concat(parts, ' and ') or '')
 end
 
 --- What compare.lua says about a metric in one sentence.
 local function verdict_on(entry)
-  local w, title = entry.winner, entry.metric:gsub('_', ' ')
+  local w, title, metric = entry.winner, entry.metric:gsub('_', ' '), metrics.find(entry.metric)
   if not w then return ('%s: no winner; %s.'):format(title, entry.reason) end
   return ('%s: %s wins over %s by %s (95 %% interval %s to %s, %d pairs).'):format(title, w.policy,
-    w.over, signed(w.relative) or short(w.difference), short(w.low), short(w.high),
-    w.pairs)
+    w.over, signed(w.relative) or show(metric, w.difference), show(metric, w.low),
+    show(metric, w.high), w.pairs)
 end
 
 --- What the numbers are worth.
 local function caveat(document)
   local fewest = math.huge
   for _, entry in ipairs(document.entries) do fewest = math.min(fewest, entry.runs or 1) end
-  if fewest < FEWEST_PAIRS then
+  if fewest < statistics.FEWEST then
     return ('No verdict: %d run%s of each policy. A difference counts when it holds on at least %d '
       .. 'pairs of runs on the same seed and data (neap sweep, then neap compare).'):format(fewest,
-      fewest == 1 and '' or 's', FEWEST_PAIRS)
+      fewest == 1 and '' or 's', statistics.FEWEST)
   end
   return ('Means over %d runs of each policy.'):format(fewest)
 end
 
 local function tile(value, label)
-  return value and page.fill('<div class="card tile"><b>%s</b><span>%s</span></div>', value, label)
-    or ''
+  return page.fill('<div class="card tile"><b>%s</b><span>%s</span></div>', value, label)
 end
 
-local BETTER = { rate = { 'faster', 'slower' }, imbalance = { 'less imbalance', 'more imbalance' } }
-
 local function tiles(document, by, best)
-  local faults, f = 0, best.figures
+  local faults, out = 0, {}
   for _, entry in ipairs(document.entries) do faults = faults + (entry.figures.faults or 0) end
-  local out = {}
-  for i, other in ipairs(document.references) do
+  for _, other in ipairs(document.references) do
     local better = other ~= best and gain(by, best, other)
-    out[i] = tile(better and percent(math.abs(better)), BETTER[by][better and better < 0 and 2 or 1]
-      .. ' than ' .. other.name)
+    if better then
+      out[#out + 1] = tile(('%.1f %%'):format(100 * math.abs(better)),
+        by.ranking[better < 0 and 2 or 1] .. ' than ' .. other.name)
+    end
   end
-  local share = f.ideal_rate and 'of the ideal rate' or 'of the work of a perfectly balanced step'
-  return '<div class="tiles">' .. table.concat(out) .. tile(percent(f.share), share)
-    .. tile(f.inter_node and percent(f.inter_node), 'of its tokens cross nodes')
+  for _, metric in ipairs(metrics.list) do
+    local value = metric.tile and best.figures[metric.name]
+    if value then out[#out + 1] = tile(show_alone(metric, value), metric.tile) end
+  end
+  return '<div class="tiles">' .. table.concat(out)
     .. tile(('%d'):format(faults), 'faults of policies') .. '</div>'
 end
 
@@ -115,94 +115,75 @@ end
 
 --- ---- comparison -------------------------------------------------------------------------------
 
--- Columns: title, what an entry's figures show there (nil: nothing), and the figure that it is, for
--- those that entries are ranked by.
-local COLUMNS = {
-  { 'tokens/s', function(f) return f.rate and ('%.0f'):format(f.rate) end, 'rate' },
-  { 'loss', function(f) return f.loss and ('%.4f'):format(f.loss) end },
-  { 'imbalance', function(f) return f.imbalance and ('%.3f'):format(f.imbalance) end,
-    'imbalance' },
-  { 'p95', function(f) return f.p95 and ('%.3f'):format(f.p95) end },
-  { 'max', function(f) return f.max and ('%.3f'):format(f.max) end },
-  { 'std', function(f) return f.std_percent and ('%.1f %%'):format(f.std_percent) end },
-  { 'share of ideal', function(f) return percent(f.share) end },
-  { 'exposed', function(f) return percent(f.exposed) end },
-  { 'inter-node', function(f) return percent(f.inter_node) end },
-  { 'plan ms', function(f) return f.plan_ms and ('%.3f'):format(f.plan_ms) end },
-  { 'split µs', function(f) return f.split_us and ('%.0f'):format(f.split_us) end },
-  { 'late', function(f) return f.late and ('%d'):format(f.late) end },
-  { 'faults', function(f) return f.faults and ('%d'):format(f.faults) end },
-}
-
-local function used_columns(list)
-  local used = {}
-  for _, column in ipairs(COLUMNS) do
-    for _, entry in ipairs(list) do
-      if column[2](entry.figures) then
-        used[#used + 1] = column
-        break
-      end
-    end
-  end
-  return used
-end
-
---- The cells of a row; gains stand right of the figure that they are about.
-local function cells(document, by, columns, first, cell, gain_over)
+--- The cells of a row; gains stand right of the metric that they are about.
+local function cells(document, columns, first, cell, gain_over)
   local row = { first }
-  for _, column in ipairs(columns) do
-    row[#row + 1] = cell(column)
-    if column[3] == by then
+  for _, metric in ipairs(columns) do
+    row[#row + 1] = cell(metric)
+    if metric == document.by then
       for _, other in ipairs(document.references) do row[#row + 1] = gain_over(other) end
     end
   end
   return row
 end
 
-local function comparison_row(document, by, i, entry, columns)
-  local row = cells(document, by, columns,
+local function comparison_row(document, i, entry, columns)
+  local row = cells(document, columns,
     key_of(i) .. svg.escape(entry.name) .. (entry.bound and ' (bound)' or ''),
-    function(column) return column[2](entry.figures) or '–' end,
-    function(other) return entry ~= other and signed(gain(by, entry, other)) or '–' end)
+    function(metric)
+      local value = entry.figures[metric.name]
+      return value and show(metric, value) or '–'
+    end,
+    function(other) return entry ~= other and signed(gain(document.by, entry, other)) or '–' end)
   row.class = entry == document.best and 'best' or REFERENCES[entry.policy] and 'reference' or nil
   return row
 end
 
 --- The row that no policy beats.
 local function ideal_row(document, columns)
-  local by, rate = document.by, nil
-  for _, entry in ipairs(document.entries) do rate = rate or entry.figures.ideal_rate end
-  local figures = { imbalance = 1, p95 = 1, max = 1, std_percent = 0, share = 1, rate = rate,
-    exposed = 0 }
-  local row = cells(document, by, columns, 'ideal',
-    function(column) return column[2](figures) or '–' end, function() return '–' end)
+  local all = entries.rows(document.entries)
+  local row = cells(document, columns, 'ideal', function(metric)
+    local best = metrics.ideal(metric, all)
+    return best and show(metric, best) or '–'
+  end, function() return '–' end)
   row.class = 'reference'
   return row
 end
 
+--- How to read the columns.
+local function legend(document, columns)
+  local items = {}
+  for i, metric in ipairs(columns) do
+    items[i] = page.fill('<li><b>%s</b>: %s</li>', metric.name:gsub('_', ' '), metric.doc)
+  end
+  local by = document.by and ('Better: the %s, in percent of the other. '):format(
+    document.by.name:gsub('_', ' ')) or ''
+  return page.fill('<p class="note">%sIdeal: every rank does the mean, and nothing waits for '
+    .. 'communication.</p>', by) .. '<details><summary>How to read the columns</summary><ul>'
+    .. table.concat(items) .. '</ul></details>'
+end
+
 function numbers.comparison(document)
   if #document.entries == 0 then return nil end
-  local by, columns = document.by, used_columns(document.entries)
-  local rows, heading = {}, cells(document, by, columns, 'policy',
-    function(column) return column[1] end,
+  local figures, rows = {}, {}
+  for i, entry in ipairs(document.entries) do figures[i] = entry.figures end
+  local columns = metrics.shown('report', figures)
+  local heading = cells(document, columns, 'policy', function(metric) return metric.title end,
     function(other) return 'better than<br>' .. svg.escape(other.name) end)
   for i, entry in ipairs(document.entries) do
-    rows[i] = comparison_row(document, by, i, entry, columns)
+    rows[i] = comparison_row(document, i, entry, columns)
   end
   rows[#rows + 1] = ideal_row(document, columns)
-  return { title = 'Comparison', body = page.table(heading, rows) .. ('<p class="note">Imbalance: '
-    .. 'work of the fullest rank / mean work, over steps and layers. Better: %s. Ideal: every rank '
-    .. 'does the mean, and nothing waits for communication.</p>'):format(
-    by == 'rate' and 'tokens a second' or 'the imbalance, in percent of the other') }
+  return { title = 'Comparison', body = page.table(heading, rows) .. legend(document, columns) }
 end
 
 --- ---- differences ------------------------------------------------------------------------------
 
-local function difference_row(entry, row)
-  local interval = row.low and ('%s to %s'):format(short(row.low), short(row.high))
-  return { svg.escape(entries.short(row.policy)), short(row.mean),
-    row.pairs and ('%d'):format(row.pairs), row.difference and short(row.difference), interval,
-    signed(row.relative), svg.escape(row.verdict),
+local function difference_row(metric, entry, row)
+  local interval = row.low and ('%s to %s'):format(show(metric, row.low), show(metric, row.high))
+  return { svg.escape(entries.short(row.policy)), show_alone(metric, row.mean),
+    row.pairs and ('%d'):format(row.pairs), row.difference and show(metric, row.difference),
+    interval, signed(row.relative), svg.escape(row.verdict),
     class = row.policy == (entry.winner and entry.winner.policy) and 'best' or nil }
 end
 
@@ -212,8 +193,8 @@ function numbers.differences(document)
   if not comparison then return nil end
   local parts = {}
   for i, entry in ipairs(comparison.metrics) do
-    local rows = {}
-    for j, row in ipairs(entry.rows) do rows[j] = difference_row(entry, row) end
+    local rows, metric = {}, metrics.find(entry.metric)
+    for j, row in ipairs(entry.rows) do rows[j] = difference_row(metric, entry, row) end
     parts[i] = page.fill('<h3>%s (%s is better)</h3>', entry.metric:gsub('_', ' '), entry.better)
       .. page.table({ 'policy', 'mean', 'pairs', 'difference', '95 % interval', 'relative',
         'verdict' }, rows)

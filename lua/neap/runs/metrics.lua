@@ -26,6 +26,8 @@
 --   compared    whether neap compare shows it unless it is asked for others
 --   stored      whether every step has it: a column of the store's table of steps
 --   curve       { title, unit } of its chart over the steps, for those that are stored
+--   tile        what stands below the best policy's value in a report
+--   ranking     policies can be ranked by it: words for the best one, and for better and worse
 --   formerly    a name that it had
 
 local failure = require 'neap.base.errors'
@@ -70,15 +72,19 @@ metrics.list = {
   { name = 'tokens_per_second', title = 'tokens/s', format = '%.0f', better = 'higher',
     ideal = over_rows('ideal_tokens_per_second', mean), tables = 'run report', compared = true,
     stored = true, curve = { 'Throughput', 'tokens a second' },
+    ranking = { best = '%s is fastest: %s tokens a second%s.', 'faster', 'slower' },
     doc = 'tokens trained on a second' },
   { name = 'step_ms', formerly = 'step_seconds', title = 'step ms', format = '%.2f',
     better = 'lower', ideal = over_rows('ideal_ms', least), tables = 'simulate report',
-    compared = true, doc = 'time of a step, measured or predicted' },
+    compared = true, doc = 'time of a step, measured or predicted',
+    ranking = { best = '%s is fastest: %s ms a step%s.', 'less time a step', 'more time a step' } },
   { name = 'seconds', title = 's', format = '%.4g', better = 'lower', tables = '', stored = true,
     doc = "time of one step, by rank 0's clock" },
   { name = 'imbalance', path = { 'imbalance', 'mean' }, title = 'imbalance', format = '%.4f',
     better = 'lower', ideal = 1, compared = true, stored = true,
     curve = { 'Imbalance', 'largest work of a rank / mean' },
+    ranking = { best = '%s balances best: the fullest rank does %s times the mean%s.',
+      'less imbalance', 'more imbalance' },
     doc = 'largest work of a rank / mean work (tokens x cost / speed), mean over layers, steps' },
   { name = 'imbalance_p50', path = { 'imbalance', 'p50' }, title = 'p50', format = '%.4f',
     better = 'lower', ideal = 1, tables = 'replay', doc = 'its median' },
@@ -91,8 +97,8 @@ metrics.list = {
     stored = true, doc = "standard deviation of the ranks' work, % of the mean" },
   { name = 'share_of_ideal', title = '% of ideal', format = '%.1f', scale = 100,
     better = 'higher', ideal = 1, derive = share_of_ideal, tables = 'run simulate report',
-    compared = true, doc = 'time with perfect balance and nothing exposed / time; of replays, the '
-    .. 'share that balance allows' },
+    compared = true, tile = 'of the ideal', doc = 'time with perfect balance and nothing exposed '
+    .. '/ time; of replays, the share that balance allows' },
   { name = 'utilization', title = 'utilization %', format = '%.1f', scale = 100,
     better = 'higher', ideal = 1, tables = 'simulate report', stored = true,
     doc = 'share of a step in which ranks compute' },
@@ -102,6 +108,7 @@ metrics.list = {
   { name = 'inter_node_share', title = 'inter-node %', format = '%.2f', scale = 100,
     better = 'lower', ideal = 0, compared = true, stored = true,
     curve = { 'Tokens that cross nodes', '% of the routed tokens' },
+    tile = 'of its tokens cross nodes',
     doc = "routed tokens that are computed on another node than their source's / all" },
   { name = 'bytes_tokens', path = { 'bytes_per_step', 'tokens' }, title = 'tokens sent',
     format = text_table.bytes, better = 'lower', tables = 'run', stored = true,
@@ -203,23 +210,23 @@ function metrics.show(metric, value)
   return type(metric.format) == 'function' and metric.format(shown) or metric.format:format(shown)
 end
 
-local function is_shown(metric, place, rows)
-  if metric.tables and not (' ' .. metric.tables .. ' '):find(' ' .. place .. ' ', 1, true) then
-    return false
-  end
-  for _, row in ipairs(rows) do
-    if metrics.value(metric, row) then return true end
+local function has(list, metric)
+  for _, values in ipairs(list) do
+    if values[metric.name] then return true end
   end
   return false
 end
 
---- The metrics that a table (run, replay, simulate, try, report) of rows shows, in order.
-function metrics.shown(place, rows)
-  local list = {}
+--- The metrics that a table (run, replay, simulate, try, report) shows, in order. list: what
+-- values() gave of the rows; a metric that none of them has is left out.
+function metrics.shown(place, list)
+  local found = {}
   for _, metric in ipairs(metrics.list) do
-    if is_shown(metric, place, rows) then list[#list + 1] = metric end
+    local here = not metric.tables
+      or (' ' .. metric.tables .. ' '):find(' ' .. place .. ' ', 1, true)
+    if here and has(list, metric) then found[#found + 1] = metric end
   end
-  return list
+  return found
 end
 
 --- What no policy beats in the circumstances of rows, or nil.
@@ -231,13 +238,14 @@ end
 --- Heading and cells of a table of rows: the policy (or what name_of(row) says), its metrics, and
 -- last the ideal.
 function metrics.cells(place, rows, name_of)
-  local list, heading, lines = metrics.shown(place, rows), { 'policy' }, {}
-  local ideal = { 'ideal' }
-  for i, row in ipairs(rows) do lines[i] = { name_of and name_of(row) or row.policy } end
-  for column, metric in ipairs(list) do
+  local values, heading, lines, ideal = {}, { 'policy' }, {}, { 'ideal' }
+  for i, row in ipairs(rows) do
+    values[i], lines[i] = metrics.values(row), { name_of and name_of(row) or row.policy }
+  end
+  for column, metric in ipairs(metrics.shown(place, values)) do
     heading[column + 1] = metric.title
-    for i, row in ipairs(rows) do
-      local value = metrics.value(metric, row)
+    for i in ipairs(rows) do
+      local value = values[i][metric.name]
       lines[i][column + 1] = value and metrics.show(metric, value) or false
     end
     local best = metrics.ideal(metric, rows)
@@ -245,6 +253,20 @@ function metrics.cells(place, rows, name_of)
   end
   lines[#lines + 1] = ideal
   return heading, lines
+end
+
+--- Curves over the steps, by metric: { values = list, first = step }. list: values by name, of one
+-- step after the other from first on; those of a metric that some step lacks are not there.
+function metrics.curves(list, first)
+  local curves = {}
+  for _, metric in ipairs(metrics.list) do
+    local values = {}
+    for i, step in ipairs(list) do values[i] = step[metric.name] end
+    if metric.curve and #list > 0 and #values == #list then
+      curves[metric.name] = { values = values, first = first }
+    end
+  end
+  return curves
 end
 
 return metrics
