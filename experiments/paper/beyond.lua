@@ -7,7 +7,7 @@
 
 local neap = require 'neap'
 local clusters = require 'neap.simulate.cluster'
-local costs = require 'neap.simulate.op_cost'
+local op_cost = require 'neap.simulate.op_cost'
 local models = require 'neap.simulate.models'
 local paper = require 'paper.runs'
 
@@ -108,7 +108,7 @@ local METHODS = { 'fsdp+ep', 'laer', 'laer+minimax', 'neap' }
 -- buffers of parameters and gradients, master and moments cut over all.
 local function memory(machine, model, group)
   local size = group == 'all' and machine.ranks or group == 'node' and machine.node_size or group
-  local c, layer = costs.of(machine, model), 0
+  local c, layer = op_cost.of(machine, model), 0
   for e = 0, model.experts - 1 do layer = layer + c:expert_parameters(e) end
   local buffers = 4 * model.slots / model.experts * layer * model.bytes
   return (model.layers * layer * (model.bytes / size + 16 / machine.ranks) + buffers) / 1e9

@@ -33,7 +33,7 @@ local function measure(name, ranks, slots, plans)
   local planner, loads = neap.plan.open(name, topology), open_loads(ranks)
   local before, out = neap.layout.open(topology), neap.layout.open(topology)
   neap.plan.open('static', topology):plan(loads:load(0, 0), nil, 0, before)
-  local times = neap.series.series()
+  local times = neap.series.open()
   for step = 0, plans do
     local load = loads:load(step, 0)
     local began = C.neap_clock()

@@ -6,7 +6,7 @@
 --
 -- Costs: about three minutes on 2 cores.
 
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 
@@ -143,7 +143,7 @@ local function choose()
   local known, names, list = {}, {}, {}
   for i, part in ipairs(PARTS) do names[i], known[part[1]] = part[1], part end
   for i, name in ipairs(asked) do
-    list[i] = known[name] or failure.usage("report: unknown part '%s'%s; there are: %s", name,
+    list[i] = known[name] or errors.usage("report: unknown part '%s'%s; there are: %s", name,
       lib.hint(name, names), table.concat(names, ', '))
   end
   return #list > 0 and list or PARTS

@@ -2,7 +2,7 @@
 -- compared (as settings of neap.simulate), and how results are averaged and put out.
 
 local lib = require 'neap.base.lib'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local models = require 'neap.simulate.models'
 local simulate = require 'neap.simulate'
@@ -89,7 +89,7 @@ local ROUTING = { megatron = 'start' }
 function paper.system(method, model, machine)
   local make = SYSTEMS[method]
   if not make then
-    failure.usage("unknown method '%s'%s; known are %s", method,
+    errors.usage("unknown method '%s'%s; known are %s", method,
       lib.hint(method, lib.sorted_keys(SYSTEMS)), table.concat(lib.sorted_keys(SYSTEMS), ', '))
   end
   return make(model, machine)
@@ -159,7 +159,7 @@ paper.params = {
 
 local function write(path, text)
   local file, why = io.open(path, 'w')
-  if not file then failure.plain('%s', why) end
+  if not file then errors.plain('%s', why) end
   file:write(text)
   file:close()
 end

@@ -2,28 +2,28 @@
 
 local lib = require 'neap.base.lib'
 
-local failure = {}
+local errors = {}
 
 local STATUS = { USAGE = 2, POLICY = 3, FORMAT = 5 }
 
 --- Raises an error in how the program was called: one line, exit status 2.
-function failure.usage(message, ...)
+function errors.usage(message, ...)
   error(setmetatable({ code = 'USAGE', message = message:format(...), where = '' }, lib.Error), 0)
 end
 
 --- Raises an error that is nobody's bug: one line, exit status 1.
-function failure.plain(message, ...)
+function errors.plain(message, ...)
   error(setmetatable({ code = 'FAILED', message = message:format(...), where = '' }, lib.Error), 0)
 end
 
 --- Exit status of an error value.
-function failure.status(err)
+function errors.status(err)
   return type(err) == 'table' and STATUS[err.code] or 1
 end
 
 --- Handler for xpcall: an error with a code is expected and stays as it is, any other is a bug in
 -- a script or in Neap, and shows where it happened.
-function failure.handler(err)
+function errors.handler(err)
   if type(err) == 'table' and err.code then
     return err
   end
@@ -34,18 +34,18 @@ end
 local PLACELESS = { USAGE = true, FAILED = true, FORMAT = true, SYSTEM = true, ABSENT = true }
 
 --- Text for people.
-function failure.text(err)
+function errors.text(err)
   return type(err) == 'table' and PLACELESS[err.code] and err.message or tostring(err)
 end
 
 --- Tells the error on stderr; prefix names a rank, or is ''.
-function failure.tell(err, prefix)
+function errors.tell(err, prefix)
   io.stdout:flush()
-  io.stderr:write(('neap: %s%s\n'):format(prefix or '', failure.text(err)))
+  io.stderr:write(('neap: %s%s\n'):format(prefix or '', errors.text(err)))
 end
 
 --- Tells a policy's faults on stderr: those that differ in step and layer alone as one.
-function failure.tell_faults(messages)
+function errors.tell_faults(messages)
   local order, times = {}, {}
   for _, message in ipairs(messages) do
     local kind = message:gsub('at step %d+, layer %d+', '', 1)
@@ -59,4 +59,4 @@ function failure.tell_faults(messages)
   end
 end
 
-return failure
+return errors

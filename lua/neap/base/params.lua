@@ -8,7 +8,7 @@
 -- --steps=50 or --steps 50; --exact, --no-exact.
 
 local lib = require 'neap.base.lib'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 
 local params = {}
 
@@ -66,10 +66,10 @@ end
 
 local function check_range(name, spec, value)
   if spec.integer and value % 1 ~= 0 then
-    failure.usage('%s is %s; it must be a whole number', option_name(name), value)
+    errors.usage('%s is %s; it must be a whole number', option_name(name), value)
   end
   if value < (spec.min or -math.huge) or value > (spec.max or math.huge) then
-    failure.usage('%s is %s; allowed: %s to %s', option_name(name), value,
+    errors.usage('%s is %s; allowed: %s to %s', option_name(name), value,
       spec.min or '-inf', spec.max or 'inf')
   end
   return value
@@ -80,7 +80,7 @@ local convert = {}
 function convert.number(name, spec, text)
   local value = tonumber(text)
   if not value or value ~= value then
-    failure.usage("%s is '%s'; it must be a number", option_name(name), text)
+    errors.usage("%s is '%s'; it must be a number", option_name(name), text)
   end
   return check_range(name, spec, value)
 end
@@ -90,7 +90,7 @@ function convert.string(name, spec, text)
     if text == choice then return text end
   end
   if spec.choices then
-    failure.usage("%s is '%s'; allowed: %s%s", option_name(name), text,
+    errors.usage("%s is '%s'; allowed: %s%s", option_name(name), text,
       table.concat(spec.choices, ', '), lib.hint(text, spec.choices))
   end
   return text
@@ -98,7 +98,7 @@ end
 
 function convert.boolean(name, _, text)
   if text ~= 'true' and text ~= 'false' then
-    failure.usage("%s is '%s'; it must be true or false", option_name(name), text)
+    errors.usage("%s is '%s'; it must be true or false", option_name(name), text)
   end
   return text == 'true'
 end
@@ -128,7 +128,7 @@ end
 function params.values(specs, texts, device)
   for _, name in ipairs(lib.sorted_keys(texts)) do
     if not specs[name] then
-      failure.usage("unknown parameter '%s'%s", name, lib.hint(name, lib.sorted_keys(specs)))
+      errors.usage("unknown parameter '%s'%s", name, lib.hint(name, lib.sorted_keys(specs)))
     end
   end
   local values = {}

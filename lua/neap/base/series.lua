@@ -1,13 +1,13 @@
 --- Series of measurements, and the balance of a run: the metrics of neap.runs.metrics that follow
 -- from splits.
 
-local metrics = {}
+local series = {}
 
 local Series = {}
 Series.__index = Series
 
 --- An empty series of numbers.
-function metrics.series()
+function series.open()
   return setmetatable({ count = 0, sum = 0 }, Series)
 end
 
@@ -48,9 +48,9 @@ end
 local Balance = {}
 Balance.__index = Balance
 
-function metrics.balance()
+function series.balance()
   return setmetatable({
-    imbalance = metrics.series(), std = metrics.series(), tokens = 0, inter_node = 0, remote = 0,
+    imbalance = series.open(), std = series.open(), tokens = 0, inter_node = 0, remote = 0,
   }, Balance)
 end
 
@@ -76,4 +76,4 @@ function Balance:summary()
   }
 end
 
-return metrics
+return series

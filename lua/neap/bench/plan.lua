@@ -2,9 +2,9 @@
 
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local layouts = require 'neap.engine.layout'
-local metrics = require 'neap.base.series'
+local series = require 'neap.base.series'
 local plan = require 'neap.engine.plan'
 local splits = require 'neap.engine.split'
 local text_table = require 'neap.base.text_table'
@@ -44,7 +44,7 @@ local function parse_planners(text)
   for item in text:gmatch '[^,]+' do
     local name, parameter, value = item:match '^(%w+):?([%w_]*)=?([%d.]*)$'
     if not (name and known[name]) then
-      failure.usage("no planner '%s'%s; known are %s", item, lib.hint(name or item, plan.names()),
+      errors.usage("no planner '%s'%s; known are %s", item, lib.hint(name or item, plan.names()),
         table.concat(plan.names(), ', '))
     end
     list[#list + 1] = {
@@ -85,22 +85,22 @@ end
 
 --- Calls f(i), i = 1, 2, …, for the given seconds; a series of what the calls took, less the first.
 local function measure(seconds, f)
-  local series, stop = metrics.series(), C.neap_clock() + seconds
+  local times, stop = series.open(), C.neap_clock() + seconds
   f(1)
   for i = 2, MOST do
     local start = C.neap_clock()
     f(i)
     local finish = C.neap_clock()
-    series:add(finish - start)
+    times:add(finish - start)
     if finish > stop then break end
   end
-  return series
+  return times
 end
 
-local function summary(series, scale)
+local function summary(times, scale)
   return {
-    p50 = series:quantile(0.5) * scale, p95 = series:quantile(0.95) * scale,
-    mean = series:mean() * scale, count = series.count,
+    p50 = times:quantile(0.5) * scale, p95 = times:quantile(0.95) * scale,
+    mean = times:mean() * scale, count = times.count,
   }
 end
 
@@ -108,27 +108,27 @@ end
 local function time_planner(case, planner, seconds)
   local handle = plan.open(planner.name, case.topology, planner.params)
   local layout = layouts.open(case.topology)
-  local series = measure(seconds, function(i)
+  local times = measure(seconds, function(i)
     handle:plan(case.loads[i % LOADS + 1].load, i > 1 and layout or nil, i, layout)
   end)
   handle:close()
   return {
     planner = planner.text, ranks = case.ranks, experts = case.experts, slots = case.slots,
-    published_ms = planner.name == 'laer' and case.published or nil, plan_ms = summary(series, 1e3),
+    published_ms = planner.name == 'laer' and case.published or nil, plan_ms = summary(times, 1e3),
   }
 end
 
 --- What one rank computes on the critical path: what is common, and its own row.
 local function time_rule(case, rule, seconds)
   local handle, row = splits.open(case.topology, rule), ffi.new('int64_t[?]', case.topology.slots)
-  local series = measure(seconds, function(i)
+  local times = measure(seconds, function(i)
     handle:compute(case.layout, case.loads[i % LOADS + 1].tokens)
     handle:row(case.ranks / 2, row)
   end)
   handle:close()
   return {
     rule = rule, ranks = case.ranks, experts = case.experts, slots = case.slots,
-    split_us = summary(series, 1e6),
+    split_us = summary(times, 1e6),
   }
 end
 

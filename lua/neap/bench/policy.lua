@@ -4,7 +4,7 @@
 local lib = require 'neap.base.lib'
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
-local metrics = require 'neap.base.series'
+local series = require 'neap.base.series'
 local text_table = require 'neap.base.text_table'
 local topology = require 'neap.engine.topology'
 local worker = require 'neap.policy.worker'
@@ -53,16 +53,16 @@ local function split(s, step)
 end
 
 local function measure(s, count, pause, action)
-  local series = metrics.series()
+  local times = series.open()
   for step = 1, count do
     if pause then launcher.sleep(PAUSE) end
     local start = C.neap_clock()
     action(s, step)
-    series:add((C.neap_clock() - start) * 1e6)
+    times:add((C.neap_clock() - start) * 1e6)
   end
   return {
-    mean = series:mean(), p50 = series:quantile(0.5), p95 = series:quantile(0.95),
-    p99 = series:quantile(0.99), max = series:quantile(1),
+    mean = times:mean(), p50 = times:quantile(0.5), p95 = times:quantile(0.95),
+    p99 = times:quantile(0.99), max = times:quantile(1),
   }
 end
 
@@ -77,10 +77,10 @@ local ORDER = {
   'round_trip_after_pause_us', 'split_us', 'mean', 'p50', 'p95', 'p99', 'max',
 }
 
-local function row(what, series)
+local function row(what, times)
   local cells = { what }
   for _, key in ipairs { 'mean', 'p50', 'p95', 'p99', 'max' } do
-    cells[#cells + 1] = ('%.1f'):format(series[key])
+    cells[#cells + 1] = ('%.1f'):format(times[key])
   end
   return cells
 end

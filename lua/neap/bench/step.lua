@@ -1,10 +1,10 @@
 --- neap bench step: whole training steps of a MoE transformer on ranks that are threads, under one
 -- schedule of transfers after the other, with the same seed.
 
-local estimate = require 'neap.train.memory_estimate'
+local memory_estimate = require 'neap.train.memory_estimate'
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
-local processes = require 'neap.train.launch'
+local launch = require 'neap.train.launch'
 local params = require 'neap.base.params'
 local trainer = require 'neap.train.trainer'
 
@@ -54,21 +54,21 @@ local function dry_run(args, values)
   local most
   for _, schedule in ipairs(values.schedules) do
     values.schedule = schedule:gsub('%+', ',')
-    local result = estimate.here(values, values.ranks, values.node_size, args.device)
+    local result = memory_estimate.here(values, values.ranks, values.node_size, args.device)
     most = most and most.process > result.process and most or result
   end
-  estimate.tell(most, args.json)
+  memory_estimate.tell(most, args.json)
   return 0
 end
 
 function bench.run(args)
   local values = {}
   for name in pairs(bench.options) do values[name] = args.params[name] end
-  local rank, size = processes.place()
+  local rank, size = launch.place()
   values.ranks = size or values.ranks
   if values.dry_run then return rank and rank > 0 and 0 or dry_run(args, values) end
   local order = json.encode { params = values, device = args.device, json = args.json }
-  return processes.run(values.ranks, launcher.home .. '/lua/neap/bench/ranks/step.lua', order)
+  return launch.run(values.ranks, launcher.home .. '/lua/neap/bench/ranks/step.lua', order)
 end
 
 return bench

@@ -4,7 +4,7 @@
 
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
-local processes = require 'neap.train.launch'
+local launch = require 'neap.train.launch'
 
 local bench = {
   doc = "Unshard and reduce of one layer's experts, beside a copy of memory.", cuda = true,
@@ -27,7 +27,7 @@ function bench.run(args)
   local values = {}
   for name in pairs(bench.options) do values[name] = args.params[name] end
   local order = json.encode { params = values, device = args.device, json = args.json }
-  return processes.run(values.ranks, launcher.home .. '/lua/neap/bench/ranks/unshard.lua', order)
+  return launch.run(values.ranks, launcher.home .. '/lua/neap/bench/ranks/unshard.lua', order)
 end
 
 return bench

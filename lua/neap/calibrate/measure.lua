@@ -8,7 +8,7 @@
 local lib = require 'neap.base.lib'
 local clusters = require 'neap.simulate.cluster'
 local device = require 'neap.engine.device'
-local metrics = require 'neap.base.series'
+local series = require 'neap.base.series'
 local ops = require 'neap.engine.ops'
 local tensor = require 'neap.engine.tensor'
 
@@ -49,7 +49,7 @@ local function seconds(comm, action, clock)
   local began = clock()
   action()
   local once = math.max(mean(comm, clock() - began), 1e-9)
-  local repeats, rounds = math.max(1, math.ceil(LEAST / once)), metrics.series()
+  local repeats, rounds = math.max(1, math.ceil(LEAST / once)), series.open()
   for _ = 1, ROUNDS do
     comm:barrier()
     local start = clock()

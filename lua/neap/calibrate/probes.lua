@@ -1,7 +1,7 @@
 --- Small trainings that a machine is fitted to, and how they are measured: steps of all trainings
 -- in turn, so that what disturbs one disturbs the others as well; medians.
 
-local metrics = require 'neap.base.series'
+local series = require 'neap.base.series'
 local text = require 'neap.engine.text'
 local trainer = require 'neap.train.trainer'
 local lib = require 'neap.base.lib'
@@ -55,7 +55,7 @@ end
 
 local function open_training(job, p)
   local path = job.rank == 0 and os.tmpname() or ''
-  return { path = path, times = metrics.series(), trainer = trainer.open { job = job,
+  return { path = path, times = series.open(), trainer = trainer.open { job = job,
     params = p, policy = POLICY, text = text.schedule 'english', trace = path } }
 end
 

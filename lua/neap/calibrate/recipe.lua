@@ -3,7 +3,7 @@
 -- should take.
 
 local recipe = require 'neap.train.recipe'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local measure = require 'neap.calibrate.measure'
 local probes = require 'neap.calibrate.probes'
@@ -11,7 +11,7 @@ local probes = require 'neap.calibrate.probes'
 local function write(path, text)
   if path == '' then return io.stdout:write(text) end
   local file, why = io.open(path, 'w')
-  if not file then failure.plain('%s', why) end
+  if not file then errors.plain('%s', why) end
   file:write(text)
   file:close()
 end

@@ -5,7 +5,7 @@
 
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local params = require 'neap.base.params'
 
 local bench = { doc = 'Measure one part of the engine.' }
@@ -51,13 +51,13 @@ function bench.options(command, arguments)
       return params.normalize(arguments, specs)
     end
   end
-  failure.usage("unknown bench '%s'%s; there are: %s", name, lib.hint(name, known),
+  errors.usage("unknown bench '%s'%s; there are: %s", name, lib.hint(name, known),
     table.concat(known, ', '))
 end
 
 function bench.run(args)
   if args.device == 'cuda' and not bench.chosen.cuda then
-    failure.usage('bench %s measures the CPU only', args.name)
+    errors.usage('bench %s measures the CPU only', args.name)
   end
   if type(bench.chosen.options) == 'table' then
     args.params = params.values(bench.chosen.options, args.params or {}, args.device)

@@ -1,7 +1,7 @@
 --- neap compare: what the run store says about policies, and how sure that is.
 
 local compare = require 'neap.runs.compare'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local metrics = require 'neap.runs.metrics'
@@ -54,7 +54,7 @@ local function sort_words(runs, args)
   end
   if choice.sweep and not known[choice.sweep] then
     local names = lib.sorted_keys(known)
-    failure.usage("no sweep '%s' in %s%s; there are: %s", choice.sweep, runs.path,
+    errors.usage("no sweep '%s' in %s%s; there are: %s", choice.sweep, runs.path,
       lib.hint(choice.sweep, names), #names > 0 and table.concat(names, ', ') or 'none')
   end
   return choice, #policies > 0 and policies or nil
@@ -66,7 +66,7 @@ local function check_policies(policies, results)
   local names = lib.sorted_keys(known)
   for _, policy in ipairs(policies or {}) do
     if not known[policy] then
-      failure.usage("no finished result of '%s'%s; there are: %s", policy, lib.hint(policy, names),
+      errors.usage("no finished result of '%s'%s; there are: %s", policy, lib.hint(policy, names),
         table.concat(names, ', '))
     end
   end
@@ -185,7 +185,7 @@ end
 local function write(text, path)
   if not path then return print(text) end
   local file, why = io.open(path, 'w')
-  if not file then failure.plain('%s', why) end
+  if not file then errors.plain('%s', why) end
   file:write(text, '\n')
   file:close()
 end
@@ -195,7 +195,7 @@ function command.run(args)
   local choice, policies = sort_words(runs, args)
   local results = compare.results(runs, choice)
   if #results == 0 then
-    failure.usage('%s: no finished results there; neap runs lists what there is', runs.path)
+    errors.usage('%s: no finished results there; neap runs lists what there is', runs.path)
   end
   check_policies(policies, results)
   local document = compare.policies(results, { baseline = args.baseline, policies = policies,

@@ -1,7 +1,7 @@
 --- neap kernel: Jupyter's kernel for Lua with the engine loaded (notebook/kernel.py and
 -- main/notebook.lua).
 
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
@@ -30,7 +30,7 @@ local function find_python(asked)
   for _, python in ipairs(asked and { asked } or PYTHONS) do
     if os.execute(PROBE:format(python)) == 0 then return python end
   end
-  failure.plain('%s has no ipykernel; it comes with: apt-get install python3-ipykernel',
+  errors.plain('%s has no ipykernel; it comes with: apt-get install python3-ipykernel',
     asked or table.concat(PYTHONS, ' and '))
 end
 
@@ -45,7 +45,7 @@ end
 
 local function write(path, text)
   local file, why = io.open(path, 'w')
-  if not file then failure.plain('%s', why) end
+  if not file then errors.plain('%s', why) end
   file:write(text)
   file:close()
 end

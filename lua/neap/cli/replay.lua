@@ -1,7 +1,7 @@
 --- neap replay: recorded loads under policies, compared.
 
 local json = require 'neap.base.json'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local launcher = require 'neap.launcher'
 local arguments = require 'neap.base.arguments'
 local policies = require 'neap.policy'
@@ -110,7 +110,7 @@ local function score_all(args, t, topology, document, begin)
       on_step = function(step) bar:update((i - 1) * t.steps + step + 1, text) end,
     }
     document.policies[i] = entry
-    failure.tell_faults(messages)
+    errors.tell_faults(messages)
   end
   bar:close()
 end
@@ -150,7 +150,7 @@ function command.run(args)
     policies = {},
   }
   if t.steps <= document.warm_up then
-    failure.usage('%s has %d steps; %d are needed to warm up and one to score', t.path, t.steps,
+    errors.usage('%s has %d steps; %d are needed to warm up and one to score', t.path, t.steps,
       document.warm_up)
   end
   local row, context = describe(args, t)

@@ -1,6 +1,6 @@
 --- neap report: one HTML file that tells what runs and replays have shown.
 
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local replay = require 'neap.cli.replay'
 local report = require 'neap.report'
 
@@ -40,7 +40,7 @@ end
 function command.run(args)
   local text = report.render(report.collect(args), args.title)
   local file, why = io.open(args.output, 'wb')
-  if not file then failure.plain('%s', why) end
+  if not file then errors.plain('%s', why) end
   file:write(text)
   file:close()
   print(args.output)

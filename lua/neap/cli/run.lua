@@ -1,14 +1,14 @@
 --- neap run: loads the recipe, validates its parameters and starts the ranks.
 
 local json = require 'neap.base.json'
-local estimate = require 'neap.train.memory_estimate'
-local accounts = require 'neap.simulate.recipe_pricing'
-local failure = require 'neap.base.errors'
+local memory_estimate = require 'neap.train.memory_estimate'
+local recipe_pricing = require 'neap.simulate.recipe_pricing'
+local errors = require 'neap.base.errors'
 local models = require 'neap.simulate.models'
 local launcher = require 'neap.launcher'
 local arguments = require 'neap.base.arguments'
 local params = require 'neap.base.params'
-local processes = require 'neap.train.launch'
+local launch = require 'neap.train.launch'
 local provenance = require 'neap.runs.provenance'
 local recipe = require 'neap.train.recipe'
 local store = require 'neap.runs.store'
@@ -104,14 +104,14 @@ local function prepare(given)
   local args = {}
   for name, value in pairs(given) do args[name] = value end
   if args.device ~= 'sim' then
-    if args.cluster or args.as then failure.usage '--cluster and --as go with --device=sim' end
+    if args.cluster or args.as then errors.usage '--cluster and --as go with --device=sim' end
     return args
   end
   if args.timeline then
-    failure.usage '--timeline records what ranks do; neap simulate --timeline writes simulated ones'
+    errors.usage '--timeline records what ranks do; neap simulate --timeline writes simulated ones'
   end
   local name = args.cluster or 'a100x32'
-  local machine = accounts.machine(name, args.ranks)
+  local machine = recipe_pricing.machine(name, args.ranks)
   if args.as then models.describe(args.as) end
   args.device, args.ranks = 'cpu', machine.ranks
   args.node_size = args.node_size or math.min(machine.node_size, machine.ranks)
@@ -141,10 +141,11 @@ end
 
 --- Tells what memory a training of the recipe needs, without starting it.
 local function dry_run(args, script, values, ranks)
-  if not estimate.knows(script.params) then
-    failure.usage("--dry-run: recipe %s does not have a training's parameters", script.name)
+  if not memory_estimate.knows(script.params) then
+    errors.usage("--dry-run: recipe %s does not have a training's parameters", script.name)
   end
-  estimate.tell(estimate.here(values, ranks, args.node_size or script.node_size, args.device),
+  local size = args.node_size or script.node_size
+  memory_estimate.tell(memory_estimate.here(values, ranks, size, args.device),
     args.json)
   return 0
 end
@@ -155,11 +156,11 @@ function run.run(given)
   local texts = args.params or {}
   local values = params.values(script.params, texts, args.device)
   if args.timeline_step and not args.timeline then
-    failure.usage '--timeline-step goes with --timeline=FILE'
+    errors.usage '--timeline-step goes with --timeline=FILE'
   end
-  local rank, size = processes.place()
+  local rank, size = launch.place()
   if rank and args.ranks and args.ranks ~= size then
-    failure.usage('-n %d, but mpirun started %d processes; leave -n out', args.ranks, size)
+    errors.usage('-n %d, but mpirun started %d processes; leave -n out', args.ranks, size)
   end
   local ranks = size or args.ranks or script.ranks
   if args.dry_run then return rank and rank > 0 and 0 or dry_run(args, script, values, ranks) end
@@ -171,7 +172,7 @@ function run.run(given)
     store = record(args, script, values, rank, ranks),
   })
   local file = launcher.home .. '/lua/neap/main/rank.lua'
-  return processes.run(ranks, file, order)
+  return launch.run(ranks, file, order)
 end
 
 return run

@@ -12,7 +12,7 @@ local spans = require 'neap.simulate.timeline'
 local schedules = require 'neap.nn.schedule'
 local store = require 'neap.runs.store'
 local text_table = require 'neap.base.text_table'
-local timeline_file = require 'neap.profile.chrome_trace'
+local chrome_trace = require 'neap.profile.chrome_trace'
 local trace = require 'neap.engine.trace'
 
 local command = { doc = 'Simulate training steps of a model on a cluster that is only described.' }
@@ -70,7 +70,7 @@ local function run_policy(args, policy, last)
   local row = s:run(args.steps)
   row.policy, row.schedule = policy, args.schedule
   if last and args.timeline then
-    timeline_file.write(args.timeline, { { label = policy,
+    chrome_trace.write(args.timeline, { { label = policy,
       ranks = spans.of(s.cluster, args.timeline_ranks) } })
     row.text = spans.text(s.cluster)
   end

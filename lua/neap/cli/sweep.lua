@@ -1,9 +1,9 @@
 --- neap sweep: plans a grid of runs, does those that have not been done, says how they ended.
 
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local arguments = require 'neap.base.arguments'
-local runner = require 'neap.sweep.executor'
+local executor = require 'neap.sweep.executor'
 local store = require 'neap.runs.store'
 local sweep = require 'neap.sweep'
 local text_table = require 'neap.base.text_table'
@@ -136,12 +136,12 @@ function command.run(args)
     return 0
   end
   sweep.register(runs, definition.name, plan)
-  local finished = runner.run(todo, { name = definition.name, runs = runs, jobs = args.jobs,
+  local finished = executor.run(todo, { name = definition.name, runs = runs, jobs = args.jobs,
     launch = args.launch })
   tell(definition, plan, args)
   runs:close()
   if not finished then
-    failure.tell { code = 'FAILED', message = 'interrupted; the same command goes on from here' }
+    errors.tell { code = 'FAILED', message = 'interrupted; the same command goes on from here' }
     return INTERRUPTED
   end
   return count(plan).failed > 0 and 1 or 0

@@ -1,7 +1,7 @@
 --- neap trace: looks into recorded loads, cuts, merges and converts them, and makes synthetic ones.
 
 local chart = require 'neap.draw.chart'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local whole = require('neap.base.arguments').whole
@@ -146,7 +146,7 @@ local actions = { info = show_info }
 function actions.plot(args)
   local t = trace.open(args.file)
   if args.layer >= t.layers then
-    failure.usage('--layer is %d; %s has layers 0 to %d', args.layer, t.path, t.layers - 1)
+    errors.usage('--layer is %d; %s has layers 0 to %d', args.layer, t.path, t.layers - 1)
   end
   local shares = tools.shares(t, args.layer)
   local title = ('%s, layer %d: load of the experts'):format(t.path:match '[^/]*$', args.layer)
@@ -156,7 +156,7 @@ function actions.plot(args)
     return
   end
   local file, why = io.open(args.out, 'w')
-  if not file then failure.plain('%s', why) end
+  if not file then errors.plain('%s', why) end
   file:write(tostring(chart.heat { title = title, rows = t.experts, columns = t.steps, x = 'step',
     y = 'expert', unit = 'load / mean', at = function(e, step) return shares[e][step] end }), '\n')
   file:close()
@@ -167,11 +167,11 @@ function actions.cut(args)
   local steps, chosen = tools.all(t)
   steps, chosen = args.steps or steps, args.layers or chosen
   if steps[2] >= t.steps then
-    failure.usage('--steps ends with %d; %s has steps 0 to %d', steps[2], t.path, t.steps - 1)
+    errors.usage('--steps ends with %d; %s has steps 0 to %d', steps[2], t.path, t.steps - 1)
   end
   for _, layer in ipairs(chosen) do
     if layer >= t.layers then
-      failure.usage('--layers names %d; %s has layers 0 to %d', layer, t.path, t.layers - 1)
+      errors.usage('--layers names %d; %s has layers 0 to %d', layer, t.path, t.layers - 1)
     end
   end
   tools.cut(t, args.to, steps, chosen, { source = args.file:match '[^/]*$',
@@ -213,7 +213,7 @@ end
 function actions.synth(args)
   local options = synth_options(args)
   local ok, made = pcall(synth.open, options)
-  if not ok then failure.usage('%s', made.message) end
+  if not ok then errors.usage('%s', made.message) end
   local metadata = { generator = 'neap trace synth', preset = args.preset, slots = args.slots,
     node_size = args.node_size, tokens_per_step = args.tokens * args.ranks }
   for _, name in ipairs { 'seed', 'sigma', 'tau', 'rho', 'top_k' } do

@@ -1,8 +1,8 @@
 --- neap try: a policy on the traces that come with Neap, in seconds; again whenever it is saved.
 
 local chart = require 'neap.draw.chart'
-local child = require 'neap.engine.subprocess'
-local failure = require 'neap.base.errors'
+local subprocess = require 'neap.engine.subprocess'
+local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
@@ -11,7 +11,7 @@ local policies = require 'neap.policy'
 local progress = require 'neap.base.progress'
 local provenance = require 'neap.runs.provenance'
 local text_table = require 'neap.base.text_table'
-local trial = require 'neap.replay.try_policy'
+local try_policy = require 'neap.replay.try_policy'
 
 local command = { doc = 'Try a policy on the traces that come with Neap; --watch: as you write.' }
 
@@ -55,7 +55,7 @@ end
 local function open_trials(args)
   local trials = {}
   for i, path in ipairs(#args.trace > 0 and args.trace or shipped_traces()) do
-    trials[i] = trial.open(path)
+    trials[i] = try_policy.open(path)
   end
   local bar = progress.open(#trials * #REFERENCES, 'references')
   for i, t in ipairs(trials) do
@@ -171,7 +171,7 @@ local function draw(document, trials, path)
   local worst, where = worst_of(document, trials)
   if not worst then return end
   local file, why = io.open(path, 'w')
-  if not file then failure.plain('%s', why) end
+  if not file then errors.plain('%s', why) end
   file:write(tostring(chart.bars {
     title = ('%s, step %d, layer %d: work by rank'):format(where.name, worst.step, worst.layer),
     unit = 'tokens x cost', values = worst.work,
@@ -197,7 +197,7 @@ end
 
 --- Waits until a file's text differs from body; nil after Ctrl-C.
 local function wait_for_change(file, body)
-  while child.interrupts() == 0 do
+  while subprocess.interrupts() == 0 do
     local now = provenance.read(file)
     if now and now ~= body and #now > 0 then return now end
     launcher.sleep(LOOK)
@@ -207,10 +207,10 @@ end
 --- A policy that cannot even be loaded is no reason to stop watching.
 local function watch(args, trials, file)
   local body = provenance.read(file)
-  child.catch_interrupts()
+  subprocess.catch_interrupts()
   while body do
-    local ok, err = xpcall(once, failure.handler, args, trials)
-    if not ok then failure.tell(err) end
+    local ok, err = xpcall(once, errors.handler, args, trials)
+    if not ok then errors.tell(err) end
     io.stderr:write(('\nwatching %s; Ctrl-C ends it\n'):format(file))
     body = wait_for_change(file, body)
     if body then print(('\n%s'):format(('='):rep(80))) end
@@ -221,7 +221,7 @@ end
 function command.run(args)
   local file = policies.resolve(args.policy).file
   local trials = open_trials(args)
-  if #trials == 0 then failure.plain('%s/experiments/traces has no traces', lib.home) end
+  if #trials == 0 then errors.plain('%s/experiments/traces has no traces', lib.home) end
   return args.watch and watch(args, trials, file) or once(args, trials)
 end
 

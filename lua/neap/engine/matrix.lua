@@ -5,7 +5,7 @@ local lib = require 'neap.base.lib'
 
 local ffi = lib.ffi
 
-local counts = {}
+local matrix = {}
 
 local TYPES = { double = ffi.typeof 'double[?]', int64_t = ffi.typeof 'int64_t[?]' }
 local READY = {
@@ -72,7 +72,7 @@ end
 
 --- value as a C array of height x width elements of kind ('double' or 'int64_t'): itself if it is
 -- one, else a copy. what: begins the message of the SHAPE error.
-function counts.matrix(value, height, width, kind, what)
+function matrix.matrix(value, height, width, kind, what)
   if type(value) == 'table' and value.ptr then value = value.ptr end
   if type(value) == 'cdata' and not is_number(value) then
     return from_array(value, height * width, kind)
@@ -85,4 +85,4 @@ function counts.matrix(value, height, width, kind, what)
   return from_flat(value, height * width, kind, what)
 end
 
-return counts
+return matrix

@@ -7,7 +7,7 @@
 -- In a policy, plan.NAME(ctx, options) gives a draft of the answer (ctx:plan does the work).
 
 local lib = require 'neap.base.lib'
-local counts = require 'neap.engine.matrix'
+local matrix = require 'neap.engine.matrix'
 local layouts = require 'neap.engine.layout'
 local topologies = require 'neap.engine.topology'
 
@@ -91,7 +91,7 @@ function Planner:plan(load, previous, seed, out)
   local t = self.topology
   out = out or layouts.open(t)
   lib.check(C.neap_planner_plan(self.ptr,
-    counts.matrix(load, t.ranks, t.experts, 'double', 'plan ' .. self.name),
+    matrix.matrix(load, t.ranks, t.experts, 'double', 'plan ' .. self.name),
     previous and previous.ptr, seed or 0, out.ptr), 2)
   return out
 end
@@ -103,7 +103,7 @@ function Planner:plan_history(loads, previous, seed, out)
   out = out or layouts.open(t)
   local pointers, kept = ffi.new('const double *[?]', #loads), {}
   for i, load in ipairs(loads) do
-    kept[i] = counts.matrix(load, t.ranks, t.experts, 'double', 'plan ' .. self.name)
+    kept[i] = matrix.matrix(load, t.ranks, t.experts, 'double', 'plan ' .. self.name)
     pointers[i - 1] = kept[i]
   end
   lib.check(C.neap_planner_plan_history(self.ptr, pointers, #loads, previous and previous.ptr,

@@ -10,7 +10,7 @@
 --   split.rules()                     -- { 'lite', 'even', … }
 
 local lib = require 'neap.base.lib'
-local counts = require 'neap.engine.matrix'
+local matrix = require 'neap.engine.matrix'
 
 local ffi, C = lib.ffi, lib.C
 
@@ -43,7 +43,7 @@ function split.open(topology, rule)
 end
 
 local function read_load(self, load)
-  return counts.matrix(load, self.topology.ranks, self.topology.experts, 'int64_t', 'split: load')
+  return matrix.matrix(load, self.topology.ranks, self.topology.experts, 'int64_t', 'split: load')
 end
 
 --- load: whole tokens, as counts.lua reads them. Computes what is common to all ranks.
@@ -56,7 +56,7 @@ end
 function Split:set(layout, load, amount)
   local t = self.topology
   lib.check(C.neap_split_set(self.ptr, layout.ptr, read_load(self, load),
-    counts.matrix(amount, t.ranks, t.slots, 'int64_t', 'split: amounts')), 2)
+    matrix.matrix(amount, t.ranks, t.slots, 'int64_t', 'split: amounts')), 2)
   return self
 end
 

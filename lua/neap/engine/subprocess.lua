@@ -1,7 +1,7 @@
 --- Programs that run beside this one, and what Ctrl-C does meanwhile.
 --
---   child.catch_interrupts()                 -- Ctrl-C is counted from now on: child.interrupts()
---   local c = child.open({ 'mpirun', '-n', '4', … }, { NAME = 'value' })
+--   subprocess.catch_interrupts()    -- Ctrl-C is counted from now on: subprocess.interrupts()
+--   local c = subprocess.open({ 'mpirun', '-n', '4', … }, { NAME = 'value' })
 --   if c:ended() then print(c.status, c:output()) end
 --   c:close()
 
@@ -9,7 +9,7 @@ local lib = require 'neap.base.lib'
 
 local ffi, C = lib.ffi, lib.C
 
-local child = {}
+local subprocess = {}
 
 local Child = {}
 Child.__index = Child
@@ -22,7 +22,7 @@ local function strings(list)
 end
 
 --- argv: program and arguments; environment: variables that it gets besides ours. Raises SYSTEM.
-function child.open(argv, environment)
+function subprocess.open(argv, environment)
   local names, values = lib.sorted_keys(environment or {}), {}
   for i, name in ipairs(names) do values[i] = environment[name] end
   local out, files = ffi.new 'neap_child *[1]', { os.tmpname(), os.tmpname() }
@@ -65,12 +65,12 @@ function Child:close()
   lib.close(self)
 end
 
-function child.catch_interrupts()
+function subprocess.catch_interrupts()
   C.neap_interrupts_catch()
 end
 
-function child.interrupts()
+function subprocess.interrupts()
   return C.neap_interrupts()
 end
 
-return child
+return subprocess

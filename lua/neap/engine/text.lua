@@ -10,7 +10,7 @@
 -- global batch, so that a batch is the same however many ranks share it.
 
 local lib = require 'neap.base.lib'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 
 local ffi, C = lib.ffi, lib.C
 
@@ -70,7 +70,7 @@ local function check_name(name)
   for _, known in ipairs(names) do
     if known == name then return end
   end
-  failure.usage("unknown text '%s'%s; there are: %s", name, lib.hint(name, names),
+  errors.usage("unknown text '%s'%s; there are: %s", name, lib.hint(name, names),
     table.concat(names, ', '))
 end
 
@@ -81,7 +81,7 @@ local function parse(spec)
     local mix, step = part:match '^([^@]+)@(%d+)$'
     local entry = { step = tonumber(step or #list == 0 and 0 or nil) }
     if not entry.step then
-      failure.usage("text '%s': needs the step from which it counts, as in %s@40", part, part)
+      errors.usage("text '%s': needs the step from which it counts, as in %s@40", part, part)
     end
     for item in (mix or part):gmatch '[^+]+' do
       local name, weight = item:match '^(.-)%*([%d.]+)$'
@@ -104,7 +104,7 @@ local function normalize(entry)
     total = total + item[2]
   end
   if total <= 0 then
-    failure.usage('text schedule: the weights from step %d on are not above 0', entry.step)
+    errors.usage('text schedule: the weights from step %d on are not above 0', entry.step)
   end
   for _, item in ipairs(entry) do item[2] = item[2] / total end
 end
@@ -117,12 +117,12 @@ function text.schedule(spec, limit, root)
   for i, entry in ipairs(list) do
     normalize(entry)
     if entry.step <= last or (i == 1 and entry.step ~= 0) then
-      failure.usage('text schedule: steps must begin with 0 and rise; %d follows %d', entry.step,
+      errors.usage('text schedule: steps must begin with 0 and rise; %d follows %d', entry.step,
         last)
     end
     last = entry.step
   end
-  if #list == 0 then failure.usage('text schedule: it is empty') end
+  if #list == 0 then errors.usage('text schedule: it is empty') end
   for _, entry in ipairs(list) do
     for _, item in ipairs(entry) do
       texts[item[1]] = texts[item[1]] or text.open(item[1], limit, root)

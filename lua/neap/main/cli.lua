@@ -4,7 +4,7 @@
 
 local argparse = require 'argparse'
 local arguments = require 'neap.base.arguments'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 
@@ -80,8 +80,8 @@ local function main(words)
       message = arguments.wrong(command, text)
       error(message, 0)
     end)
-  end, function(err) return message and err or failure.handler(err) end)
-  if message then failure.usage('%s', message) end
+  end, function(err) return message and err or errors.handler(err) end)
+  if message then errors.usage('%s', message) end
   if not ok then error(args, 0) end
   return chosen.run(args, full_parser) or 0
 end
@@ -92,10 +92,10 @@ local function speaks()
     or os.getenv 'PMI_RANK') or 0) == 0
 end
 
-local ok, status = xpcall(main, failure.handler, { ... })
+local ok, status = xpcall(main, errors.handler, { ... })
 if ok then
   io.stdout:flush()
   return status
 end
-if speaks() and launcher.first_failure() then failure.tell(status) end
-return failure.status(status)
+if speaks() and launcher.first_failure() then errors.tell(status) end
+return errors.status(status)

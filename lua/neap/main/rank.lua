@@ -25,15 +25,15 @@
 
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
-local accounts = require 'neap.simulate.recipe_pricing'
+local recipe_pricing = require 'neap.simulate.recipe_pricing'
 local lib = require 'neap.base.lib'
-local estimate = require 'neap.train.memory_estimate'
-local failure = require 'neap.base.errors'
+local memory_estimate = require 'neap.train.memory_estimate'
+local errors = require 'neap.base.errors'
 local params = require 'neap.base.params'
-local processes = require 'neap.train.launch'
+local launch = require 'neap.train.launch'
 local progress = require 'neap.base.progress'
 local recipe = require 'neap.train.recipe'
-local timelines = require 'neap.profile.step_recorder'
+local step_recorder = require 'neap.profile.step_recorder'
 local store = require 'neap.runs.store'
 
 local ffi = lib.ffi
@@ -94,7 +94,7 @@ local function nodes_by_host(world, ranks)
   for r = 1, ranks - 1 do
     if all[r] ~= all[r - 1] then
       if seen[tonumber(all[r])] then
-        failure.usage('rank %d is on the host of an earlier node: ranks of a host must follow each '
+        errors.usage('rank %d is on the host of an earlier node: ranks of a host must follow each '
           .. 'other (mpirun --map-by slot)', r)
       end
       seen[tonumber(all[r])] = true
@@ -142,8 +142,8 @@ local function run(channel, rank, ranks, order, runs)
     deadline = order.deadline, recorded = order.store ~= nil,
     store = runs, order = order,
     sim = order.sim and { cluster = order.sim.cluster, model = order.sim.model,
-      machine = accounts.machine(order.sim.cluster, ranks) },
-    timeline = order.timeline and timelines.open(order.timeline, order.timeline_step),
+      machine = recipe_pricing.machine(order.sim.cluster, ranks) },
+    timeline = order.timeline and step_recorder.open(order.timeline, order.timeline_step),
   }, Job)
   script:run(job)
   if job.timeline then job.timeline:close(job) end
@@ -154,7 +154,7 @@ local function advise(err, ranks, order)
   if type(err) ~= 'table' or err.code ~= 'MEMORY' then return err end
   local ok, advice = pcall(function()
     local script = recipe.load(order.recipe)
-    return estimate.knows(script.params) and estimate.advice(estimate.here(
+    return memory_estimate.knows(script.params) and memory_estimate.advice(memory_estimate.here(
       params.values(script.params, order.params, order.device), ranks,
       order.node_size or script.node_size, order.device))
   end)
@@ -190,12 +190,12 @@ local function fail(rank, world, err, noted)
   if not world and rank > 0 then
     launcher.sleep(COURTESY)
   end
-  local status = failure.status(err)
+  local status = errors.status(err)
   if launcher.first_failure() then
     local everywhere = err.code == 'USAGE' or err.code == 'ABSENT'
     local prefix = everywhere and '' or ('rank %d: '):format(rank)
-    failure.tell(err, prefix)
-    if noted then note_failure(noted, status, prefix .. failure.text(err)) end
+    errors.tell(err, prefix)
+    if noted then note_failure(noted, status, prefix .. errors.text(err)) end
   end
   if not world then launcher.leave(status) end
   lib.C.neap_world_abort(world, ('rank %d failed'):format(rank))
@@ -206,11 +206,11 @@ local function main(rank, ranks, world, text)
   world = world and ffi.cast('neap_world *', world)
   local order, channel, runs = json.decode(text), nil, nil
   local ok, err = xpcall(function()
-    channel = processes.open(world, rank, order.device)
+    channel = launch.open(world, rank, order.device)
     if not world then order.store = share(channel, rank, order.store) end
     runs = rank == 0 and order.store and store.open(order.store.path)
     run(channel, rank, ranks, order, runs)
-  end, failure.handler)
+  end, errors.handler)
   if not ok then err = advise(err, ranks, order) end
   if runs then
     if ok then runs:finish(order.store.run, 0) end

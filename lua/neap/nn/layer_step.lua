@@ -6,7 +6,7 @@
 
 local timeline = require 'neap.engine.timeline'
 
-local order = {}
+local layer_step = {}
 
 --- Whether the layouts of a step are known before its counts, so that they can be fetched early.
 local function ahead(model)
@@ -14,14 +14,14 @@ local function ahead(model)
 end
 
 --- A forward begins.
-function order.begin(model)
+function layer_step.begin(model)
   model.pipeline:begin()
   if ahead(model) and model.schedule.unshard_ahead > 0 then model.pipeline:start(0) end
 end
 
 --- x: of the layer before. direction: 1, or -1 where layers are computed again before their
 -- backward. Returns the layer's output.
-function order.forward_layer(model, l, x, step, direction)
+function layer_step.forward_layer(model, l, x, step, direction)
   local block, experts, pipeline = model.blocks[l], model.experts[l], model.pipeline
   direction = direction or 1
   timeline.layer(l)
@@ -41,7 +41,7 @@ function order.forward_layer(model, l, x, step, direction)
 end
 
 --- dy: gradient of the layer's output. Returns that of its input.
-function order.backward_layer(model, l, dy)
+function layer_step.backward_layer(model, l, dy)
   local block, experts, pipeline = model.blocks[l], model.experts[l], model.pipeline
   timeline.layer(l)
   pipeline:reach('attention', l, -1)
@@ -59,4 +59,4 @@ function order.backward_layer(model, l, dy)
   return dx
 end
 
-return order
+return layer_step

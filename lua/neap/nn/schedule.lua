@@ -8,7 +8,7 @@
 --
 -- The result has all fields. No schedule changes a result: losses are the same to the bit.
 
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local lib = require 'neap.base.lib'
 
 local schedule = {}
@@ -48,7 +48,7 @@ schedule.named = {
 }
 
 local function fail(text, ...)
-  failure.usage('schedule: ' .. text, ...)
+  errors.usage('schedule: ' .. text, ...)
 end
 
 local function check_choice(name, value, choices)

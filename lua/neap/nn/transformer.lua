@@ -16,7 +16,7 @@ local CrossEntropy = require 'neap.nn.cross_entropy'
 local Parameters = require 'neap.nn.parameters'
 local Pipeline = require 'neap.nn.pipeline'
 local layers = require 'neap.nn.layers'
-local order = require 'neap.nn.layer_step'
+local layer_step = require 'neap.nn.layer_step'
 local schedules = require 'neap.nn.schedule'
 
 local Transformer = {}
@@ -136,12 +136,12 @@ end
 --- ids, targets: I32 (T), T = batch x sequence. Returns the mean loss over the tokens of all ranks
 -- in nats, without the auxiliary loss. Collective.
 function Transformer:forward(ids, targets, step)
-  order.begin(self)
+  layer_step.begin(self)
   local began = timeline.begin 'embed'
   local x = self.embed:forward(ids)
   timeline.finish('embed', began)
   for l = 0, self.options.layers - 1 do
-    x = order.forward_layer(self, l, x, step)
+    x = layer_step.forward_layer(self, l, x, step)
   end
   timeline.layer(-1)
   began = timeline.begin 'head'
@@ -161,7 +161,7 @@ function Transformer:backward()
   local dx = self.norm:backward(self.head:backward(self.criterion:backward()))
   timeline.finish('head backward', began)
   for l = self.options.layers - 1, 0, -1 do
-    dx = order.backward_layer(self, l, dx)
+    dx = layer_step.backward_layer(self, l, dx)
   end
   timeline.layer(-1)
   began = timeline.begin 'embed backward'

@@ -5,7 +5,7 @@
 
 local lib = require 'neap.base.lib'
 local chart = require 'neap.draw.chart'
-local draft = require 'neap.policy.layout_builder'
+local layout_builder = require 'neap.policy.layout_builder'
 local history = require 'neap.policy.history'
 local layout_map = require 'neap.draw.layout_map'
 local svg = require 'neap.draw.svg'
@@ -165,7 +165,7 @@ local function bundle_of_table(value)
   local meta = getmetatable(value)
   if meta and meta.__display then return value:__display() end
   if history.is_load(value) then return show_load(value) end
-  if draft.is_draft(value) and full(value) then
+  if layout_builder.is_draft(value) and full(value) then
     return show_layout(value.shape, value.expert_of, 'a draft of a layout')
   end
   if meta and rawget(value, 'topology') and ffi.istype('neap_layout *', value.ptr) then

@@ -9,7 +9,7 @@ local plans = require 'neap.engine.plan'
 
 local ffi, C = lib.ffi, lib.C
 
-local in_force = {}
+local active_layouts = {}
 
 local InForce = {}
 InForce.__index = InForce
@@ -17,7 +17,7 @@ InForce.__index = InForce
 local FIRST_WORDS = 16384 -- of the first broadcast, which is nearly always the only one
 
 --- comm: a neap_comm pointer, or nil for a rank alone. All layers start with the static layout.
-function in_force.open(topology, layers, comm)
+function active_layouts.open(topology, layers, comm)
   local self = setmetatable({
     topology = topology, layers = layers, comm = comm, slots = topology.slots,
     root = not comm or C.neap_comm_rank(comm) == 0, draft = layouts.open(topology), proposed = {},
@@ -128,4 +128,4 @@ function InForce:replace(step, layer, expert_of)
   take_over(self, step, proposals)
 end
 
-return in_force
+return active_layouts

@@ -13,10 +13,10 @@
 --   ctx:split(rule)          in the split hook: the answer of a built-in rule
 
 local lib = require 'neap.base.lib'
-local draft = require 'neap.policy.layout_builder'
+local layout_builder = require 'neap.policy.layout_builder'
 local history = require 'neap.policy.history'
 local replicas = require 'neap.policy.replicas'
-local amounts = require 'neap.policy.split_builder'
+local split_builder = require 'neap.policy.split_builder'
 
 local ffi, C = lib.ffi, lib.C
 
@@ -76,11 +76,11 @@ function Context:enter(step, expert_of)
   self.step = step
   self.random.stream, self.random.index = step * 65536 + self.layer + 1, 0
   self.replica_work = nil
-  self.previous = draft.of(self.topology, expert_of)
+  self.previous = layout_builder.of(self.topology, expert_of)
 end
 
 function Context:layout()
-  return draft.open(self.topology, function(expert)
+  return layout_builder.open(self.topology, function(expert)
     return self.replica_work and self.replica_work[expert] or 1
   end)
 end
@@ -129,7 +129,7 @@ function Context:plan(name, options)
   else
     planner:plan(own.load or self.history:sum(own.window), before, seed, tools.scratch)
   end
-  return draft.of(self.topology, tools.scratch:array())
+  return layout_builder.of(self.topology, tools.scratch:array())
 end
 
 --- What a layout costs under the exact split of a load (default: the newest): what split:balance()
@@ -151,7 +151,7 @@ function Context:split(rule)
     lib.raise('ARGUMENT', 'ctx:split is for the split hook', 2)
   end
   local exact = self.exact
-  local out = amounts.open(self.topology, exact.layout, exact.load, exact.memory)
+  local out = split_builder.open(self.topology, exact.layout, exact.load, exact.memory)
   exact.memory = nil -- a second one in the same hook gets its own
   if rule then out:fill(self.tools, rule) end
   return out

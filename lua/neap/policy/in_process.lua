@@ -2,16 +2,16 @@
 -- the same methods as a worker's (worker.lua), at once and without deadline.
 
 local lib = require 'neap.base.lib'
-local host = require 'neap.policy.runtime'
+local runtime = require 'neap.policy.runtime'
 
-local inline = {}
+local in_process = {}
 
 local Inline = {}
 Inline.__index = Inline
 
---- options: as host.open takes them.
-function inline.open(options)
-  local self = setmetatable({ host = host.open(options), answers = {}, first = 1 }, Inline)
+--- options: as runtime.open takes them.
+function in_process.open(options)
+  local self = setmetatable({ host = runtime.open(options), answers = {}, first = 1 }, Inline)
   self.rule, self.plans_on, self.lines = self.host.rule, self.host.plans_on, self.host.lines
   return self
 end
@@ -23,7 +23,7 @@ function Inline:observe(known, plan_step, layer, load, expert_of)
   local outcome, result = self.host:plan(plan_step, layer, expert_of, known)
   local answer = { outcome = outcome, step = plan_step, layer = layer,
     current = not known, seconds = lib.C.neap_clock() - start }
-  if outcome == host.PLANNED then
+  if outcome == runtime.PLANNED then
     answer.expert_of = lib.ffi.new('int32_t[?]', self.host.topology.slots)
     lib.ffi.copy(answer.expert_of, result, self.host.topology.slots * 4)
   else
@@ -58,4 +58,4 @@ function Inline:close()
   self.host = nil
 end
 
-return inline
+return in_process

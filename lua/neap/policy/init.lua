@@ -19,7 +19,7 @@
 
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local params = require 'neap.base.params'
 
 local policy = {}
@@ -54,14 +54,14 @@ end
 local function check_rule(rule)
   local known = rules()
   if not contains(known, rule) then
-    failure.usage("unknown split '%s'%s; known are %s", rule, lib.hint(rule, known),
+    errors.usage("unknown split '%s'%s; known are %s", rule, lib.hint(rule, known),
       table.concat(known, ', '))
   end
 end
 
 local function misuse(level, message, ...)
   local info = debug.getinfo(level + 1, 'Sl')
-  failure.usage('policy %s:%d: ' .. message, info.source:gsub('^@', ''), info.currentline, ...)
+  errors.usage('policy %s:%d: ' .. message, info.source:gsub('^@', ''), info.currentline, ...)
 end
 
 local function check_field(field, value)
@@ -134,13 +134,13 @@ end
 
 local function find(name)
   if name:find '/' or name:find '%.lua$' then
-    if not exists(name) then failure.usage('%s: no such policy file', name) end
+    if not exists(name) then errors.usage('%s: no such policy file', name) end
     return name
   end
   local path = shipped_folder() .. name .. '.lua'
   if not exists(path) then
     local names = policy.names()
-    failure.usage("unknown policy '%s'%s; known are %s, or the path of a Lua file", name,
+    errors.usage("unknown policy '%s'%s; known are %s, or the path of a Lua file", name,
       lib.hint(name, names), table.concat(names, ', '))
   end
   return path
@@ -159,7 +159,7 @@ function policy.resolve(text)
   for item in given:gmatch '[^,]+' do
     local key, value = item:match '^([%w_]+)=(.*)$'
     if not key then
-      failure.usage("policy '%s': '%s' is no parameter; the form is NAME+SPLIT:key=value,key=value",
+      errors.usage("policy '%s': '%s' is no parameter; the form is NAME+SPLIT:key=value,key=value",
         text, item)
     end
     values[key] = value
@@ -180,7 +180,7 @@ function policy.load(file)
     lib.raise('POLICY', ('policy %s: %s'):format(file, tostring(class)))
   end
   if not (type(class) == 'table' and classes[class]) then
-    failure.usage('policy %s: the file must return what policy.define{…} gave', file)
+    errors.usage('policy %s: the file must return what policy.define{…} gave', file)
   end
   if type(class.split) == 'string' then check_rule(class.split) end
   return class
@@ -190,7 +190,7 @@ end
 function policy.create(class, texts)
   local ok, values = pcall(params.values, class.params, texts)
   if not ok then
-    if values.code == 'USAGE' then failure.usage('policy %s: %s', class.name, values.message) end
+    if values.code == 'USAGE' then errors.usage('policy %s: %s', class.name, values.message) end
     error(values, 0)
   end
   local object = {}

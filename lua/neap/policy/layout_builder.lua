@@ -6,14 +6,14 @@ local lib = require 'neap.base.lib'
 local ffi, C = lib.ffi, lib.C
 local ints, doubles = ffi.typeof 'int32_t[?]', ffi.typeof 'double[?]'
 
-local draft = {}
+local layout_builder = {}
 
 local Draft = {}
 Draft.__index = Draft
 
 --- shape: the topology. weight(expert): work of one replica, which spread
 -- balances.
-function draft.open(shape, weight)
+function layout_builder.open(shape, weight)
   local self = setmetatable({
     shape = shape, weight = weight, expert_of = ints(shape.slots), used = ints(shape.ranks),
     work = doubles(shape.ranks), best = ints(shape.nodes), copies = {}, mark = ints(shape.ranks),
@@ -37,7 +37,7 @@ local function full(shape)
 end
 
 --- A full draft with the given experts[slots], copied; it can be changed by swap and replace.
-function draft.of(shape, experts)
+function layout_builder.of(shape, experts)
   local self = setmetatable({
     shape = shape, expert_of = ints(shape.slots), used = full(shape),
   }, Draft)
@@ -45,7 +45,7 @@ function draft.of(shape, experts)
   return self
 end
 
-function draft.is_draft(value)
+function layout_builder.is_draft(value)
   return getmetatable(value) == Draft
 end
 
@@ -258,8 +258,8 @@ end
 --- Writes a hook's answer to out[slots]: a draft, a layout of the engine, a list of the experts of
 -- all slots, or a list of such lists, one a rank. Raises LAYOUT; what is written is checked for
 -- types here, and as a layout by the engine.
-function draft.read(shape, answer, out)
-  if draft.is_draft(answer) then
+function layout_builder.read(shape, answer, out)
+  if layout_builder.is_draft(answer) then
     from_draft(shape, answer, out)
   elseif type(answer) == 'table' and ffi.istype('neap_layout *', answer.ptr) then
     from_layout(shape, answer.ptr, out)
@@ -271,4 +271,4 @@ function draft.read(shape, answer, out)
   end
 end
 
-return draft
+return layout_builder

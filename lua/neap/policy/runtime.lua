@@ -2,9 +2,9 @@
 -- --in-process, in the rank. It promises that a failing hook gives an answer, never an error.
 
 local lib = require 'neap.base.lib'
-local amounts = require 'neap.policy.split_builder'
+local split_builder = require 'neap.policy.split_builder'
 local context = require 'neap.policy.context'
-local draft = require 'neap.policy.layout_builder'
+local layout_builder = require 'neap.policy.layout_builder'
 local history = require 'neap.policy.history'
 local layouts = require 'neap.engine.layout'
 local plans = require 'neap.engine.plan'
@@ -13,10 +13,10 @@ local splits = require 'neap.engine.split'
 
 local ffi = lib.ffi
 
-local host = {}
+local runtime = {}
 
 -- Outcomes of a hook; LATE: it was not called, since a newer load of the layer was there.
-host.PLANNED, host.SKIPPED, host.FAULT, host.LATE = 1, 2, 3, 4
+runtime.PLANNED, runtime.SKIPPED, runtime.FAULT, runtime.LATE = 1, 2, 3, 4
 
 --- ---- tools that contexts share ----------------------------------------------------------------
 
@@ -49,7 +49,7 @@ end
 
 --- A hook's answer as a layout of the engine, valid until the next call. Raises LAYOUT.
 function Tools:layout(answer)
-  draft.read(self.topology, answer, self.slots)
+  layout_builder.read(self.topology, answer, self.slots)
   return self.scratch:set(self.slots)
 end
 
@@ -89,7 +89,7 @@ end
 --- options: file, params (texts), split (a rule instead of the policy's split, or nil), topology,
 -- layers, seed, watch (called with hook, step and layer before every hook, or nil). Raises POLICY
 -- or USAGE.
-function host.open(options)
+function runtime.open(options)
   local class = policy.load(options.file)
   local tools = open_tools(options.topology, options.seed)
   local self = setmetatable({
@@ -144,20 +144,20 @@ end
 -- (valid until the next plan), for FAULT, the message.
 function Host:plan(step, layer, expert_of, known)
   local ctx = self.layers[layer].ctx
-  if not self.plans then return host.SKIPPED end
+  if not self.plans then return runtime.SKIPPED end
   ctx:enter(step, expert_of)
   ctx.current = self.plans_on ~= 'history' and not known
   local ok, answer
   if self.class.when then
     ok, answer = call(self, 'when', step, layer)
-    if not ok then return host.FAULT, answer end
-    if not answer then return host.SKIPPED end
+    if not ok then return runtime.FAULT, answer end
+    if not answer then return runtime.SKIPPED end
   end
   ok, answer = call(self, 'plan', step, layer)
-  if not ok then return host.FAULT, answer end
+  if not ok then return runtime.FAULT, answer end
   ok, answer = read(self, 'plan', step, layer, self.tools.layout, self.tools, answer)
-  if not ok then return host.FAULT, answer end
-  return host.PLANNED, answer:array()
+  if not ok then return runtime.FAULT, answer end
+  return runtime.PLANNED, answer:array()
 end
 
 --- Splits the exact counts load, int64_t[ranks][experts], of a layer: writes out[ranks][slots].
@@ -172,11 +172,11 @@ function Host:split(step, layer, load, expert_of, out)
     ok, answer = read(self, 'split', step, layer, ctx.split, ctx, answer)
   end
   if ok then
-    ok, answer = read(self, 'split', step, layer, amounts.read, self.topology, answer, out)
+    ok, answer = read(self, 'split', step, layer, split_builder.read, self.topology, answer, out)
   end
   ctx.exact = nil
-  if not ok then return host.FAULT, answer end
-  return host.PLANNED
+  if not ok then return runtime.FAULT, answer end
+  return runtime.PLANNED
 end
 
-return host
+return runtime

@@ -15,11 +15,11 @@
 --   s:close()
 
 local lib = require 'neap.base.lib'
-local failure = require 'neap.base.errors'
-local host = require 'neap.policy.runtime'
-local in_force = require 'neap.policy.active_layouts'
-local inline = require 'neap.policy.in_process'
-local metrics = require 'neap.base.series'
+local errors = require 'neap.base.errors'
+local runtime = require 'neap.policy.runtime'
+local active_layouts = require 'neap.policy.active_layouts'
+local in_process = require 'neap.policy.in_process'
+local series = require 'neap.base.series'
 local policies = require 'neap.policy'
 local splits = require 'neap.engine.split'
 local worker = require 'neap.policy.worker'
@@ -73,8 +73,8 @@ end
 local function open_door(self, options)
   local selection = policies.resolve(options.policy)
   self.file = selection.file
-  local open = options.in_process and inline.open or worker.open
-  local ok, door = xpcall(open, failure.handler, {
+  local open = options.in_process and in_process.open or worker.open
+  local ok, door = xpcall(open, errors.handler, {
     file = selection.file, params = selection.params, split = selection.split,
     topology = self.topology, layers = self.layers, seed = options.seed,
     deadline = options.deadline,
@@ -109,14 +109,14 @@ function session.open(given)
     topology = topology, layers = options.layers, strict = options.strict,
     always_wait = options.wait, on_fault = options.on_fault, comm = duplicate(options.comm),
     faults = 0, late = 0, messages = {}, split_faults = 0,
-    plan_ms = metrics.series(), split_us = metrics.series(), split_of = {},
+    plan_ms = series.open(), split_us = series.open(), split_of = {},
   }, Session)
   self.root = not self.comm or C.neap_comm_rank(self.comm) == 0
   self.door = self.root and open_door(self, options) or nil
   local meta = share_text(self, self.door and self.door.plans_on .. ' ' .. (self.door.rule or ''))
   self.plans_on, self.rule = meta:match '^(%S+) (%S*)$'
   self.rule = self.rule ~= '' and self.rule or nil
-  self.in_force = in_force.open(topology, self.layers, self.comm)
+  self.in_force = active_layouts.open(topology, self.layers, self.comm)
   for layer = 0, self.layers - 1 do
     self.split_of[layer] = splits.open(topology, self.rule or FALLBACK)
   end
@@ -177,9 +177,9 @@ end
 
 --- What an answer says: a valid expert_of[slots], or nil. step: the first that it can serve.
 local function read(self, answer, step)
-  if answer.step < step or answer.outcome == host.LATE then self.late = self.late + 1 end
-  if answer.outcome == host.FAULT then return fault(self, answer.message) end
-  if answer.outcome ~= host.PLANNED then return end
+  if answer.step < step or answer.outcome == runtime.LATE then self.late = self.late + 1 end
+  if answer.outcome == runtime.FAULT then return fault(self, answer.message) end
+  if answer.outcome ~= runtime.PLANNED then return end
   self.plan_ms:add(answer.seconds * 1e3)
   if self.in_force:valid(answer.expert_of) then return answer.expert_of end
   fault(self, invalid(self, 'plan', answer.step, answer.layer))
@@ -239,7 +239,7 @@ local function ask(self, layer, load, step)
   local amounts, layout = self.amounts, self.in_force[layer].ptr
   local outcome, message = self.door:split(step, layer, load, C.neap_layout_experts(layout),
     amounts + 1)
-  if outcome == host.PLANNED then
+  if outcome == runtime.PLANNED then
     if C.neap_split_set(self.split_of[layer].ptr, layout, load, amounts + 1) == 0 then
       self.split_faults = 0
       amounts[0] = USED

@@ -5,13 +5,13 @@ local lib = require 'neap.base.lib'
 
 local ffi = lib.ffi
 
-local amounts = {}
+local split_builder = {}
 
 local Amounts = {}
 Amounts.__index = Amounts
 
 --- All 0. layout: draft in force; load: the exact counts; ptr: memory to use, or nil.
-function amounts.open(shape, layout, load, ptr)
+function split_builder.open(shape, layout, load, ptr)
   local count = shape.ranks * shape.slots
   if ptr then ffi.fill(ptr, count * 8) end
   return setmetatable({
@@ -19,7 +19,7 @@ function amounts.open(shape, layout, load, ptr)
   }, Amounts)
 end
 
-function amounts.is_amounts(value)
+function split_builder.is_amounts(value)
   return getmetatable(value) == Amounts
 end
 
@@ -73,12 +73,12 @@ function Amounts:fill(tools, rule)
 end
 
 --- Writes a hook's answer to out[ranks * slots]. Raises SPLIT.
-function amounts.read(shape, answer, out)
-  if not amounts.is_amounts(answer) then
+function split_builder.read(shape, answer, out)
+  if not split_builder.is_amounts(answer) then
     lib.raise('SPLIT', ("split: the answer is %s; expected a split (ctx:split() or a rule's name)")
       :format(answer == nil and 'nil' or 'a ' .. type(answer)))
   end
   ffi.copy(out, answer.ptr, shape.ranks * shape.slots * 8)
 end
 
-return amounts
+return split_builder

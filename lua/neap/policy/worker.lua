@@ -3,8 +3,8 @@
 -- fresh one, and that is one fault. Nothing that a worker says is believed unchecked.
 
 local lib = require 'neap.base.lib'
-local host = require 'neap.policy.runtime'
-local kinds = require 'neap.policy.messages'
+local runtime = require 'neap.policy.runtime'
+local messages = require 'neap.policy.messages'
 
 local ffi, C = lib.ffi, lib.C
 
@@ -51,7 +51,7 @@ local function start(self)
   local note, file = self.note, self.file
   lib.check(C.neap_worker_receive(self.ptr, START_SECONDS, START_SECONDS, note, nil))
   local text = ffi.string(note.text)
-  if note.kind == host.PLANNED then
+  if note.kind == runtime.PLANNED then
     local plans_on, plan, split, when, rule = text:match '^(%S+) (%d+) (%d+) (%d+) (%S*)$'
     self.plans_on, self.rule = plans_on, rule ~= '' and rule or nil
     self.lines = { plan = plan, split = split, when = when }
@@ -60,7 +60,7 @@ local function start(self)
   self:close()
   local code, message = 'POLICY', ('policy %s: loading it took more than %d s'):format(file,
     START_SECONDS)
-  if note.kind == host.FAULT then
+  if note.kind == runtime.FAULT then
     code, message = text:match '^(%S+) (.*)$'
   elseif note.kind == C.NEAP_WORKER_DEAD then
     message = ('policy %s: loading it ended the worker (%s)'):format(file, text)
@@ -68,7 +68,7 @@ local function start(self)
   error(setmetatable({ code = code, message = message, where = '' }, lib.Error), 0)
 end
 
---- options: as host.open takes them, and deadline, in seconds. Raises POLICY, USAGE, SYSTEM and
+--- options: as runtime.open takes them, and deadline, in seconds. Raises POLICY, USAGE, SYSTEM and
 -- ABSENT.
 function worker.open(options)
   local topology, out = options.topology, ffi.new 'neap_worker *[1]'
@@ -96,7 +96,7 @@ end
 function Worker:observe(known, plan_step, layer, load, expert_of)
   if self.given_up then return true end
   if C.neap_worker_pending(self.ptr) >= self.room then return false end
-  send(self, kinds.plan, known and kinds.known or 0, plan_step, layer, load, expert_of)
+  send(self, messages.plan, known and messages.known or 0, plan_step, layer, load, expert_of)
   return true
 end
 
@@ -111,9 +111,10 @@ local function replace(self, note)
   elseif note.kind == C.NEAP_WORKER_DAMAGED then
     what = "damaged the worker's memory"
   end
-  local doing = kinds[tonumber(note.about)]
+  local doing = messages[tonumber(note.about)]
   local answer = {
-    outcome = host.FAULT, step = tonumber(note.step), layer = note.layer, seconds = 0, hook = doing,
+    outcome = runtime.FAULT, step = tonumber(note.step), layer = note.layer, seconds = 0,
+    hook = doing,
   }
   self.ends = self.ends + 1
   local status = C.neap_worker_restart(self.ptr)
@@ -136,20 +137,20 @@ end
 local function decode(self)
   local note = self.note
   local about, layer, outcome = note.about, note.layer, note.kind
-  if outcome > host.LATE or not kinds[about] or layer < 0 or layer >= self.layers then
+  if outcome > runtime.LATE or not messages[about] or layer < 0 or layer >= self.layers then
     note.kind = C.NEAP_WORKER_DAMAGED
     return replace(self, note)
   end
   local answer = { outcome = outcome, step = tonumber(note.step), layer = layer,
-    seconds = note.seconds, hook = kinds[about], current = about == kinds.plan }
-  if about == kinds.load then
-    if outcome == host.PLANNED then return nil end
+    seconds = note.seconds, hook = messages[about], current = about == messages.plan }
+  if about == messages.load then
+    if outcome == runtime.PLANNED then return nil end
     return replace(self, note)
   end
   self.ends = 0
-  if outcome == host.FAULT then
+  if outcome == runtime.FAULT then
     answer.message = ffi.string(note.text)
-  elseif outcome == host.PLANNED and answer.hook == 'plan' then
+  elseif outcome == runtime.PLANNED and answer.hook == 'plan' then
     answer.expert_of = ffi.new('int32_t[?]', self.slots)
     ffi.copy(answer.expert_of, self.buffer, self.slots * 4)
   end
@@ -185,10 +186,10 @@ end
 function Worker:split(step, layer, load, expert_of, out)
   for _ = 1, 2 do
     if self.given_up then break end
-    send(self, kinds.split, 0, step, layer, load, expert_of)
+    send(self, messages.split, 0, step, layer, load, expert_of)
     while true do
       local answer = receive(self, 2 * self.deadline + START_SECONDS)
-      if answer and answer.hook == 'split' and answer.outcome == host.PLANNED then
+      if answer and answer.hook == 'split' and answer.outcome == runtime.PLANNED then
         ffi.copy(out, C.neap_worker_bulk(self.ptr), self.amount_bytes)
       end
       if answer and answer.hook == 'split' then return answer.outcome, answer.message end
@@ -196,7 +197,7 @@ function Worker:split(step, layer, load, expert_of, out)
       if self.given_up or self:pending() == 0 then break end
     end
   end
-  return host.FAULT, ('policy %s:%d: split at step %d, layer %d: there is no worker'):format(
+  return runtime.FAULT, ('policy %s:%d: split at step %d, layer %d: there is no worker'):format(
     self.file, self.lines.split, step, layer)
 end
 

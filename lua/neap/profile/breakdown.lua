@@ -1,13 +1,13 @@
 --- Where the time of a step goes: of gathered spans (timeline.lua), measured on any device.
 --
---   local summary = time_use.summary(ranks)
---   print(time_use.text(summary))
+--   local summary = breakdown.summary(ranks)
+--   print(breakdown.text(summary))
 
 local lib = require 'neap.base.lib'
 local text_table = require 'neap.base.text_table'
 local timeline = require 'neap.engine.timeline'
 
-local time_use = {}
+local breakdown = {}
 
 local COMPUTED = {} -- key beside titles
 
@@ -130,7 +130,7 @@ end
 -- seconds over ranks of computation), any_computing (seconds in which at least one rank computes),
 -- waiting (mean seconds of waits), and on a GPU host_gap (seconds a layer, of which
 -- host_gap_waits for other ranks' counts) and host_gaps (a step).
-function time_use.summary(ranks)
+function breakdown.summary(ranks)
   local own, busy, exposed, first, last = {}, {}, {}, math.huge, -math.huge
   local intervals, computing, waiting = {}, 0, 0
   for r, spans in ipairs(ranks) do
@@ -162,7 +162,7 @@ local function add_rows(rows, title, list, seconds)
 end
 
 --- A summary on one screen.
-function time_use.text(summary)
+function breakdown.text(summary)
   local rows = {}
   add_rows(rows, '', summary.compute, summary.seconds)
   add_rows(rows, 'exposed: wait for ', summary.exposed, summary.seconds)
@@ -173,4 +173,4 @@ function time_use.text(summary)
     text, summary.host_gap * 1e3, summary.host_gap_waits * 1e3)
 end
 
-return time_use
+return breakdown

@@ -3,13 +3,13 @@
 -- experts that it was for. Spans of a simulated step's critical path are marked (and red in viewers
 -- that know cname).
 --
---   timeline_file.write('step.json', { { label = 'laer', ranks = ranks } })   -- ranks: of gather
+--   chrome_trace.write('step.json', { { label = 'laer', ranks = ranks } })   -- ranks: of gather
 
 local json = require 'neap.base.json'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local timeline = require 'neap.engine.timeline'
 
-local timeline_file = {}
+local chrome_trace = {}
 
 -- Trace events count in microseconds.
 local function microseconds(seconds)
@@ -76,7 +76,7 @@ end
 
 --- Trace events as JSON texts, a list. runs: list of { label = text or nil, ranks = a list of
 -- lists of spans }; the ranks of the first run are processes 0, 1, …, the next ones follow.
-function timeline_file.events(runs)
+function chrome_trace.events(runs)
   local events, process, arrows = {}, 0, 0
   for _, run in ipairs(runs) do
     for r, spans in ipairs(run.ranks) do
@@ -91,15 +91,15 @@ function timeline_file.events(runs)
 end
 
 --- Writes the file, or raises a plain error.
-function timeline_file.write(path, runs)
+function chrome_trace.write(path, runs)
   local file, why = io.open(path, 'w')
-  if not file then failure.plain('timeline: %s', why) end
+  if not file then errors.plain('timeline: %s', why) end
   local written, problem = file:write('{"displayTimeUnit":"ms","traceEvents":[\n',
-    table.concat(timeline_file.events(runs), ',\n'), '\n]}\n')
+    table.concat(chrome_trace.events(runs), ',\n'), '\n]}\n')
   local closed, at_close = file:close()
   if not (written and closed) then
-    failure.plain('timeline: %s: %s', path, problem or at_close)
+    errors.plain('timeline: %s: %s', path, problem or at_close)
   end
 end
 
-return timeline_file
+return chrome_trace

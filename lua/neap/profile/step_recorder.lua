@@ -5,12 +5,12 @@
 -- trainings one after the other and is whole after each of them; where the time goes is printed at
 -- the end.
 
-local failure = require 'neap.base.errors'
-local time_use = require 'neap.profile.breakdown'
+local errors = require 'neap.base.errors'
+local breakdown = require 'neap.profile.breakdown'
 local timeline = require 'neap.engine.timeline'
-local timeline_file = require 'neap.profile.chrome_trace'
+local chrome_trace = require 'neap.profile.chrome_trace'
 
-local timeline_job = {}
+local step_recorder = {}
 
 local Recording = {}
 Recording.__index = Recording
@@ -18,7 +18,7 @@ Recording.__index = Recording
 local DEFAULT_STEP = 3 -- the first ones reserve memory
 
 --- path: of the JSON file. step: the one to record, or nil for an early one.
-function timeline_job.open(path, step)
+function step_recorder.open(path, step)
   return setmetatable({ path = path, asked = step, runs = {}, recorder = timeline.open() },
     Recording)
 end
@@ -26,7 +26,7 @@ end
 --- Raises a usage error if the step to record is not among so many.
 function Recording:check_steps(steps)
   if self.asked and self.asked >= steps then
-    failure.usage('--timeline-step is %d; this training has steps 0 to %d', self.asked, steps - 1)
+    errors.usage('--timeline-step is %d; this training has steps 0 to %d', self.asked, steps - 1)
   end
   self.step = self.asked or math.min(DEFAULT_STEP, steps - 1)
 end
@@ -44,13 +44,13 @@ function Recording:keep(comm, label)
   local ranks = timeline.gather(comm, self.recorder)
   if not ranks then return end
   self.runs[#self.runs + 1] = { label = label, ranks = ranks, lost = lost }
-  timeline_file.write(self.path, self.runs)
+  chrome_trace.write(self.path, self.runs)
 end
 
 local function text_of(run, step)
-  local summary = time_use.summary(run.ranks)
+  local summary = breakdown.summary(run.ranks)
   local text = ('%s, step %d: %.1f ms\n%s'):format(run.label, step, summary.seconds * 1e3,
-    time_use.text(summary))
+    breakdown.text(summary))
   if run.lost > 0 then
     text = ('%s\n%d spans of rank 0 were lost for want of room'):format(text, run.lost)
   end
@@ -62,11 +62,11 @@ function Recording:close(job)
   self.recorder:close()
   if job.rank ~= 0 then return end
   if not self.runs[1] then
-    failure.plain('timeline: nothing was recorded; this recipe does not train with neap.trainer')
+    errors.plain('timeline: nothing was recorded; this recipe does not train with neap.trainer')
   end
   local say = job.json and job.say or job.print
   for _, run in ipairs(self.runs) do say(job, '\n' .. text_of(run, self.step)) end
   say(job, ('\ntimeline: %s; open it at https://ui.perfetto.dev'):format(self.path))
 end
 
-return timeline_job
+return step_recorder

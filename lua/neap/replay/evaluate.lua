@@ -8,7 +8,7 @@ local series = require 'neap.base.series'
 
 local ffi = lib.ffi
 
-local observe = {}
+local evaluate = {}
 
 --- Tokens by expert of a step and layer, as a C array, in out.
 local function by_expert(t, step, layer, buffer, out)
@@ -28,7 +28,7 @@ end
 
 --- The moment at which the hottest expert has most, from the first scored step on: step, layer, and
 -- that expert's tokens in units of the mean expert's.
-function observe.hardest(t, first)
+function evaluate.hardest(t, first)
   local buffer, counts = ffi.new('int64_t[?]', t.ranks * t.experts), ffi.new('double[?]', t.experts)
   local found = { step = first, layer = 0, hottest = 0 }
   for step = first, t.steps - 1 do
@@ -44,7 +44,7 @@ end
 
 --- Load of experts over steps in one layer: { value(expert, step) in units of the mean expert's,
 -- most = the largest }.
-function observe.heat(t, layer)
+function evaluate.heat(t, layer)
   local buffer, counts = ffi.new('int64_t[?]', t.ranks * t.experts), ffi.new('double[?]', t.experts)
   local values, most = ffi.new('float[?]', t.steps * t.experts), 0
   for step = 0, t.steps - 1 do
@@ -63,7 +63,7 @@ function observe.heat(t, layer)
 end
 
 --- Work of every rank under a split, as a list: tokens x cost / speed.
-function observe.rank_work(topology, layout, split)
+function evaluate.rank_work(topology, layout, split)
   local tokens, experts, list = split:slot_tokens(), layout:array(), {}
   for rank = 0, topology.ranks - 1 do
     local work = 0
@@ -107,7 +107,7 @@ end
 -- replay.score. Returns { figures = the replay's row, steps = list of rows (neap.runs.metrics) that
 -- have the balance of a step, work = list by rank at the moment, layout = experts at the moment,
 -- change = { step, layer, slots, before, after } or nil, messages }.
-function observe.policy(options)
+function evaluate.policy(options)
   local topology, moment = options.topology, options.moment
   local found = { steps = {}, first = options.warm_up }
   local watch, last, of_step = watch_changes(topology, found), options.trace.layers - 1, nil
@@ -116,7 +116,7 @@ function observe.policy(options)
     of_step:add(balance)
     if layer == last then found.steps[step + 1] = of_step:summary() end
     if step == moment.step and layer == moment.layer then
-      found.work = observe.rank_work(topology, layout, split)
+      found.work = evaluate.rank_work(topology, layout, split)
       found.layout = copy_of(topology, layout:array())
     end
     watch(step, layer, layout)
@@ -125,4 +125,4 @@ function observe.policy(options)
   return found
 end
 
-return observe
+return evaluate

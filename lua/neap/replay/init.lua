@@ -2,9 +2,9 @@
 -- t, and then the exact counts of step t are split.
 
 local lib = require 'neap.base.lib'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local layouts = require 'neap.engine.layout'
-local metrics = require 'neap.base.series'
+local series = require 'neap.base.series'
 local session = require 'neap.policy.session'
 local topologies = require 'neap.engine.topology'
 
@@ -16,16 +16,16 @@ local replay = {
   DEADLINE = 10, -- seconds that a hook may run: nobody waits for it but the user
 }
 
-local function mean_and_p95(series)
-  return { mean = series:mean(), p95 = series:quantile(0.95) }
+local function mean_and_p95(values)
+  return { mean = values:mean(), p95 = values:quantile(0.95) }
 end
 
 --- State of one policy's replay.
 local function open_run(options)
   local t, topology = options.trace, options.topology
   local run = {
-    options = options, topology = topology, balance = metrics.balance(),
-    split_us = metrics.series(), changed = metrics.series(), before = {},
+    options = options, topology = topology, balance = series.balance(),
+    split_us = series.open(), changed = series.open(), before = {},
     load = ffi.new('int64_t[?]', t.ranks * t.experts), row = ffi.new('int64_t[?]', topology.slots),
     session = session.open {
       topology = topology, layers = t.layers, policy = options.policy, seed = options.seed or 0,
@@ -94,7 +94,7 @@ end
 --- Topology that the options of a command ask for, for a trace. Raises USAGE.
 function replay.open_topology(args, t)
   local slots = args.slots or tonumber(t.metadata.slots)
-  if not slots then failure.usage('%s does not say how many slots a rank has; give --slots',
+  if not slots then errors.usage('%s does not say how many slots a rank has; give --slots',
     t.path) end
   local size = args.node_size or tonumber(t.metadata.node_size) or replay.NODE_SIZE
   local ok, topology = pcall(topologies.open, {
@@ -102,7 +102,7 @@ function replay.open_topology(args, t)
     cost = list_of(args.cost), speed = list_of(args.speed),
   })
   if ok then return topology end
-  failure.usage('%s', type(topology) == 'table' and topology.message or tostring(topology))
+  errors.usage('%s', type(topology) == 'table' and topology.message or tostring(topology))
 end
 
 return replay

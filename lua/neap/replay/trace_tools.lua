@@ -2,7 +2,7 @@
 --
 --   tools.cut(t, 'part.safetensors', { 10, 19 }, { 0, 2 })
 
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local lib = require 'neap.base.lib'
 local trace = require 'neap.engine.trace'
 
@@ -25,7 +25,7 @@ end
 local function check_same(first, t, what)
   for _, name in ipairs(what) do
     if t[name] ~= first[name] then
-      failure.usage('%s has %d %s, %s has %d; they must be equal', first.path, first[name], name,
+      errors.usage('%s has %d %s, %s has %d; they must be equal', first.path, first[name], name,
         t.path, t[name])
     end
   end
@@ -33,7 +33,7 @@ end
 
 local function check_target(path, traces)
   for _, t in ipairs(traces) do
-    if t.path == path then failure.usage('%s: cannot be read and written at once', path) end
+    if t.path == path then errors.usage('%s: cannot be read and written at once', path) end
   end
 end
 
@@ -118,7 +118,7 @@ end
 function tools.export(t, path)
   check_target(path, { t })
   local file, why = open_csv(path)
-  if not file then failure.plain('%s', why) end
+  if not file then errors.plain('%s', why) end
   local heading = { 'step,layer,rank' }
   for e = 0, t.experts - 1 do heading[e + 2] = 'e' .. e end
   file:write(table.concat(heading, ','), '\n')

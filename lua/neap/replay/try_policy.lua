@@ -1,6 +1,6 @@
 --- Tries a policy on a trace: is it valid, is it deterministic, how good is it, where is it worst?
 --
---   local t = trial.open 'experiments/traces/e16k4.safetensors'
+--   local t = try_policy.open 'experiments/traces/e16k4.safetensors'
 --   local result = t:run('mine.lua')
 --   result.entry, result.messages, result.digest, result.worst
 --   print(t:picture(result.worst))
@@ -12,7 +12,7 @@ local trace = require 'neap.engine.trace'
 
 local ffi, C = lib.ffi, lib.C
 
-local trial = {}
+local try_policy = {}
 
 local Trial = {}
 Trial.__index = Trial
@@ -21,7 +21,7 @@ local WARM_UP = 5
 local PRIME = 0x100000001b3ULL
 
 --- The trace's own slots and nodes.
-function trial.open(path)
+function try_policy.open(path)
   local t = trace.open(path)
   return setmetatable({
     trace = t, name = path:match '([^/]*)%.%w+$' or path,
@@ -127,4 +127,4 @@ function Trial:picture(worst)
   return table.concat(lines, '\n')
 end
 
-return trial
+return try_policy

@@ -12,8 +12,8 @@
 -- stream and what it comes after.
 
 local lib = require 'neap.base.lib'
-local clusters = require 'neap.simulate.machines'
-local failure = require 'neap.base.errors'
+local machines = require 'neap.simulate.machines'
+local errors = require 'neap.base.errors'
 
 local ffi, C = lib.ffi, lib.C
 
@@ -48,7 +48,7 @@ local function check_number(where, name, value)
   if value == nil and range.optional then return end
   if type(value) ~= 'number' or value ~= value or value > range[3]
     or value < range[1] or value == range[1] and not range[2] or range.whole and value % 1 ~= 0 then
-    failure.usage('cluster %s: %s is %s; it must be a %snumber %s %g%s', where, name,
+    errors.usage('cluster %s: %s is %s; it must be a %snumber %s %g%s', where, name,
       value == nil and 'missing' or tostring(value), range.whole and 'whole ' or '',
       range[2] and 'of at least' or 'above', range[1],
       range[3] < math.huge and (' and at most %g'):format(range[3]) or '')
@@ -57,11 +57,11 @@ end
 
 local function check_speed(where, speed, ranks)
   if #speed ~= ranks then
-    failure.usage('cluster %s: speed has %d values; there are %d ranks', where, #speed, ranks)
+    errors.usage('cluster %s: speed has %d values; there are %d ranks', where, #speed, ranks)
   end
   for i, value in ipairs(speed) do
     if type(value) ~= 'number' or not (value > 0 and value < math.huge) then
-      failure.usage('cluster %s: speed of rank %d is %s; it must be a number above 0', where, i - 1,
+      errors.usage('cluster %s: speed of rank %d is %s; it must be a number above 0', where, i - 1,
         tostring(value))
     end
   end
@@ -71,11 +71,11 @@ end
 local function check(where, machine)
   for _, name in ipairs(lib.sorted_keys(machine)) do
     if not RANGES[name] and not OTHERS[name] then
-      failure.usage("cluster %s: unknown field '%s'%s", where, tostring(name),
+      errors.usage("cluster %s: unknown field '%s'%s", where, tostring(name),
         lib.hint(tostring(name), known_fields()))
     end
     if OTHERS[name] and type(machine[name]) ~= OTHERS[name] then
-      failure.usage('cluster %s: %s is a %s; it must be a %s', where, name, type(machine[name]),
+      errors.usage('cluster %s: %s is a %s; it must be a %s', where, name, type(machine[name]),
         OTHERS[name])
     end
   end
@@ -86,15 +86,15 @@ end
 
 --- Names of the machines in clusters.lua, sorted.
 function cluster.names()
-  return lib.sorted_keys(clusters)
+  return lib.sorted_keys(machines)
 end
 
 local function load_file(path)
   local chunk, why = loadfile(path)
-  if not chunk then failure.usage('cluster %s', why) end
+  if not chunk then errors.usage('cluster %s', why) end
   local ok, machine = pcall(chunk)
   if not ok or type(machine) ~= 'table' then
-    failure.usage('cluster %s: %s', path, ok and 'the file must return a table'
+    errors.usage('cluster %s: %s', path, ok and 'the file must return a table'
       or tostring(machine))
   end
   return machine
@@ -105,10 +105,10 @@ end
 function cluster.describe(what, changes)
   local base = what
   if type(what) == 'string' then
-    base = clusters[what]
+    base = machines[what]
     if not base and (what:find '/' or what:find '%.lua$') then base = load_file(what) end
     if not base then
-      failure.usage("unknown cluster '%s'%s; known are %s, or the path of a Lua file", what,
+      errors.usage("unknown cluster '%s'%s; known are %s, or the path of a Lua file", what,
         lib.hint(what, cluster.names()), table.concat(cluster.names(), ', '))
     end
   end

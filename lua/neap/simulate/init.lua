@@ -8,12 +8,12 @@
 
 local lib = require 'neap.base.lib'
 local clusters = require 'neap.simulate.cluster'
-local figures = require 'neap.simulate.summary'
-local metrics = require 'neap.base.series'
-local prices = require 'neap.simulate.step_cost'
-local program = require 'neap.simulate.step_program'
+local summary = require 'neap.simulate.summary'
+local series = require 'neap.base.series'
+local step_cost = require 'neap.simulate.step_cost'
+local step_program = require 'neap.simulate.step_program'
 local sessions = require 'neap.policy.session'
-local settings = require 'neap.simulate.options'
+local options = require 'neap.simulate.options'
 local synth = require 'neap.engine.synth'
 local topologies = require 'neap.engine.topology'
 
@@ -52,18 +52,18 @@ end
 -- them; default: all, or as many as 2^22 numbers of tokens are enough for), seed, warm_up
 -- (micro-batches before the first step that counts), in_process, strict. Raises USAGE.
 function simulate.open(given)
-  local o = settings.take(given)
+  local o = options.take(given)
   local self = setmetatable({ options = o, machine = o.machine, model = o.model }, Simulation)
   self.topology = topologies.open { ranks = o.machine.ranks, slots = o.slots,
     node_size = math.min(o.machine.node_size, o.machine.ranks), experts = o.model.experts,
     speed = o.machine.speed, cost = expert_costs(o.model) }
   self.cluster = clusters.open(o.machine, self.topology)
-  self.prices = prices.open(setmetatable({ topology = self.topology }, { __index = o }))
+  self.prices = step_cost.open(setmetatable({ topology = self.topology }, { __index = o }))
   self.source = open_source(o)
   self.session = sessions.open { topology = self.topology, layers = o.distinct, policy = o.policy,
     seed = o.seed, in_process = o.in_process, strict = o.strict, wait = true, deadline = 10 }
   self.counts = ffi.new('int64_t[?]', self.topology.ranks * self.topology.experts)
-  self.micro_batches, self.balance = 0, metrics.balance()
+  self.micro_batches, self.balance = 0, series.balance()
   self.spent = { loads = 0, plan = 0, split = 0, price = 0, simulate = 0 }
   return self
 end
@@ -112,7 +112,7 @@ end
 --- ---- steps ------------------------------------------------------------------------------------
 
 local function run_program(self, micro, tokens)
-  program.build(self.cluster, self.prices:step(micro, self.session.plans_on, tokens))
+  step_program.build(self.cluster, self.prices:step(micro, self.session.plans_on, tokens))
   return self.cluster:run():report()
 end
 
@@ -130,7 +130,7 @@ end
 --- Figures of so many steps (figures.lua), and plan_ms, faults, steps, spent (seconds that loads,
 -- plan, split, price and simulate took here, for all steps with their warm-up).
 function Simulation:run(steps)
-  local sums = figures.open()
+  local sums = summary.open()
   for _ = 1, steps do sums:add(self:step(), self.cluster) end
   local row, report = sums:row(self.balance), self.session:report()
   row.plan_ms, row.faults, row.steps = report.plan_ms, report.faults, steps

@@ -7,7 +7,7 @@
 --   load            parameters of synthetic routing (engine/synth.lua): sigma, tau, rho
 
 local lib = require 'neap.base.lib'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local synth = require 'neap.engine.synth'
 
 local models = {}
@@ -52,7 +52,7 @@ local WHOLE = { 'hidden', 'experts', 'top_k', 'slots', 'layers', 'heads', 'kv_he
 
 local function check_whole(where, name, value)
   if type(value) ~= 'number' or value % 1 ~= 0 or value < 1 or value > 2 ^ 31 then
-    failure.usage('model %s: %s is %s; it must be a whole number from 1 to 2^31', where, name,
+    errors.usage('model %s: %s is %s; it must be a whole number from 1 to 2^31', where, name,
       value == nil and 'missing' or tostring(value))
   end
 end
@@ -63,10 +63,10 @@ local function check(where, m)
   local ffn = type(m.ffn) == 'table' and m.ffn or { m.ffn }
   for _, size in ipairs(ffn) do check_whole(where, 'ffn', size) end
   if #ffn == 0 or #ffn > 1 and #ffn ~= m.experts then
-    failure.usage('model %s: ffn has %d sizes; there are %d experts', where, #ffn, m.experts)
+    errors.usage('model %s: ffn has %d sizes; there are %d experts', where, #ffn, m.experts)
   end
   if m.top_k > m.experts then
-    failure.usage('model %s: top_k is %d; there are %d experts', where, m.top_k, m.experts)
+    errors.usage('model %s: top_k is %d; there are %d experts', where, m.top_k, m.experts)
   end
   return m
 end
@@ -78,7 +78,7 @@ function models.describe(what, changes)
     base = models.known[what]
     if not base then
       local names = lib.sorted_keys(models.known)
-      failure.usage("unknown model '%s'%s; known are %s", what, lib.hint(what, names),
+      errors.usage("unknown model '%s'%s; known are %s", what, lib.hint(what, names),
         table.concat(names, ', '))
     end
   end

@@ -8,7 +8,7 @@ local models = require 'neap.simulate.models'
 
 local ffi = lib.ffi
 
-local costs = {}
+local op_cost = {}
 
 -- How often a rank's activations (tokens x hidden) pass through memory, forward.
 local PASSES = {
@@ -29,7 +29,7 @@ Costs.__index = Costs
 --- tensor: ranks that share the attention of their sequences (tensor parallelism); they hold
 -- 1 / tensor of its heads and see tensor times the tokens. elementwise: how often their code goes
 -- through memory, compared with the passes above (fused kernels: less than 1).
-function costs.of(machine, model, tensor, elementwise)
+function op_cost.of(machine, model, tensor, elementwise)
   return setmetatable({ machine = machine, model = model, tensor = tensor or 1,
     elementwise = (elementwise or 1) * (machine.elementwise or 1) }, Costs)
 end
@@ -169,4 +169,4 @@ function Costs:token_bytes()
   return self.model.hidden * self.model.bytes
 end
 
-return costs
+return op_cost

@@ -1,12 +1,12 @@
 --- Options of a simulation: their defaults, and what is wrong with what was given.
 
 local lib = require 'neap.base.lib'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local clusters = require 'neap.simulate.cluster'
 local models = require 'neap.simulate.models'
 local schedules = require 'neap.nn.schedule'
 
-local settings = {}
+local options = {}
 
 local DEFAULTS = {
   policy = 'laer', schedule = 'laer', token_group = 'all', shard_group = 'all', tensor = 1,
@@ -19,7 +19,7 @@ local CELLS = 2 ^ 22 -- ranks x experts x layers: seconds of synthetic loads and
 
 local function check_whole(name, value, low, high)
   if type(value) ~= 'number' or value % 1 ~= 0 or value < low or value > high then
-    failure.usage('%s is %s; it must be a whole number from %d to %d', name, tostring(value), low,
+    errors.usage('%s is %s; it must be a whole number from %d to %d', name, tostring(value), low,
       high)
   end
 end
@@ -27,20 +27,20 @@ end
 local function check_group(name, value, ranks)
   if value == 'all' or value == 'node' then return end
   if type(value) ~= 'number' or value % 1 ~= 0 or value < 1 or value > ranks then
-    failure.usage("%s is %s; it must be 'all', 'node' or a whole number of ranks from 1 to %d",
+    errors.usage("%s is %s; it must be 'all', 'node' or a whole number of ranks from 1 to %d",
       name, tostring(value), ranks)
   end
 end
 
 local function check_flag(name, value)
   if type(value) ~= 'boolean' then
-    failure.usage('%s is %s; it must be true or false', name, tostring(value))
+    errors.usage('%s is %s; it must be true or false', name, tostring(value))
   end
 end
 
 local function check_above_zero(name, value)
   if type(value) ~= 'number' or not (value > 0 and value < math.huge) then
-    failure.usage('%s is %s; it must be a number above 0', name, tostring(value))
+    errors.usage('%s is %s; it must be a number above 0', name, tostring(value))
   end
 end
 
@@ -48,7 +48,7 @@ local function check_slots(o)
   local ranks, experts = o.machine.ranks, o.model.experts
   check_whole('slots', o.slots, 1, 2 ^ 20)
   if o.slots * ranks < experts then
-    failure.usage('slots is %d: %d slots on each of %d ranks; there are %d experts, so it must be '
+    errors.usage('slots is %d: %d slots on each of %d ranks; there are %d experts, so it must be '
       .. '%d or more', o.slots, o.slots, ranks, experts, math.ceil(experts / ranks))
   end
 end
@@ -56,7 +56,7 @@ end
 local function check_trace(o)
   local t, m = o.trace, o.model
   if t.ranks ~= o.machine.ranks or t.experts ~= m.experts or t.layers < o.distinct then
-    failure.usage('trace %s has %d ranks, %d experts and %d layers; cluster and model want %d, %d '
+    errors.usage('trace %s has %d ranks, %d experts and %d layers; cluster and model want %d, %d '
       .. 'and %d (or more)', t.path, t.ranks, t.experts, t.layers, o.machine.ranks, m.experts,
       o.distinct)
   end
@@ -89,7 +89,7 @@ end
 
 --- All options, checked: given's over the defaults, machine and model described, schedule with all
 -- fields. Raises USAGE or ARGUMENT (an unknown option).
-function settings.take(given)
+function options.take(given)
   local o = {}
   for name, value in pairs(DEFAULTS) do o[name] = value end
   for _, name in ipairs(lib.sorted_keys(given)) do
@@ -108,4 +108,4 @@ function settings.take(given)
   return check(o)
 end
 
-return settings
+return options

@@ -2,19 +2,19 @@
 -- splits are priced as init.lua prices synthetic ones. neap run --device=sim trains on the CPU
 -- and accounts so.
 --
---   local a = account.open { machine =, model =, topology =, schedule =, plans_on =, … }
+--   local a = recipe_pricing.open { machine =, model =, topology =, schedule =, plans_on =, … }
 --   a:layer(layer, layout, split, counted)   -- of the layers of a step, as they are split
 --   a:step()                        -- figures of the step, the cluster keeps it
 --   a:row(balance)                  -- figures of all steps (figures.lua)
 
 local clusters = require 'neap.simulate.cluster'
-local failure = require 'neap.base.errors'
-local figures = require 'neap.simulate.summary'
+local errors = require 'neap.base.errors'
+local summary = require 'neap.simulate.summary'
 local models = require 'neap.simulate.models'
-local prices = require 'neap.simulate.step_cost'
-local program = require 'neap.simulate.step_program'
+local step_cost = require 'neap.simulate.step_cost'
+local step_program = require 'neap.simulate.step_program'
 
-local account = {}
+local recipe_pricing = {}
 
 local Account = {}
 Account.__index = Account
@@ -22,17 +22,17 @@ Account.__index = Account
 local GRADIENT_BYTES = 4
 
 --- The machine of a name or file with so many ranks (nil: its own). Raises USAGE.
-function account.machine(cluster, ranks)
+function recipe_pricing.machine(cluster, ranks)
   return clusters.describe(cluster, { ranks = ranks })
 end
 
 --- Whose steps are accounted: another model than the trained one, by name, or that one (described
 -- by its trainer's parameters). Raises USAGE where the experts differ.
-function account.model(name, p, ranks)
+function recipe_pricing.model(name, p, ranks)
   if not name then return models.trained(p, ranks, 2) end
   local m = models.describe(name)
   if m.experts ~= p.experts then
-    failure.usage('--as=%s has %d experts; the recipe trains %d (--experts=%d)', name, m.experts,
+    errors.usage('--as=%s has %d experts; the recipe trains %d (--experts=%d)', name, m.experts,
       p.experts, m.experts)
   end
   return m
@@ -40,11 +40,11 @@ end
 
 --- o: machine, model, topology, layers (that are trained; the model's repeat them), schedule (all
 -- fields), plans_on, shard_group.
-function account.open(o)
+function recipe_pricing.open(o)
   local self = setmetatable({ model = o.model, layers = o.layers, plans_on = o.plans_on,
     cluster = clusters.open(o.machine, o.topology), loads = {}, weights = {},
-    figures = figures.open() }, Account)
-  self.prices = prices.open { machine = o.machine, model = o.model, topology = o.topology,
+    figures = summary.open() }, Account)
+  self.prices = step_cost.open { machine = o.machine, model = o.model, topology = o.topology,
     schedule = o.schedule, tensor = 1, elementwise = 1, token_group = 'all',
     shard_group = o.shard_group, gradient_bytes = GRADIENT_BYTES, accumulate = false,
     resident = false }
@@ -64,7 +64,7 @@ function Account:step()
     one.loads[layer], one.weights[layer] = self.loads[same], self.weights[same]
   end
   for i = 1, self.model.micro_batches do micro[i] = one end
-  program.build(self.cluster, self.prices:step(micro, self.plans_on, self.model.tokens))
+  step_program.build(self.cluster, self.prices:step(micro, self.plans_on, self.model.tokens))
   self.figures:add(self.cluster:run():report(), self.cluster)
 end
 
@@ -76,4 +76,4 @@ function Account:close()
   self.cluster:close()
 end
 
-return account
+return recipe_pricing

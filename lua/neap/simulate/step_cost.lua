@@ -1,18 +1,18 @@
 --- What a step of a model costs on a described machine: from layouts and splits, whoever made them
 -- (init.lua, recipe_pricing.lua), to the seconds and bytes that a program is made of.
 --
---   local p = prices.open { machine =, model =, topology =, schedule =, … }
+--   local p = step_cost.open { machine =, model =, topology =, schedule =, … }
 --   p:tokens(layout, split, share)    -- a layer's experts and exchanges of tokens
 --   p:weights(layout)                 -- its exchanges of parameters
 --   p:step(micro, plans_on, parts)    -- all that program.build needs
 
 local lib = require 'neap.base.lib'
-local costs = require 'neap.simulate.op_cost'
-local phases = require 'neap.simulate.step_ops'
+local op_cost = require 'neap.simulate.op_cost'
+local step_ops = require 'neap.simulate.step_ops'
 
 local ffi, C = lib.ffi, lib.C
 
-local prices = {}
+local step_cost = {}
 
 local Prices = {}
 Prices.__index = Prices
@@ -25,10 +25,10 @@ local GROUPS = { all = C.NEAP_GROUP_ALL, node = C.NEAP_GROUP_NODE }
 --- o: machine, model, topology (whose slots are those of layouts), schedule (all fields), and as
 -- simulate.open has them tensor, elementwise, token_group, shard_group, gradient_bytes, accumulate
 -- and resident.
-function prices.open(o)
+function step_cost.open(o)
   local t = o.topology
   local self = setmetatable({ o = o, machine = o.machine, model = o.model, topology = t,
-    costs = costs.of(o.machine, o.model, o.tensor, o.elementwise) }, Prices)
+    costs = op_cost.of(o.machine, o.model, o.tensor, o.elementwise) }, Prices)
   local chunks = o.schedule.chunks
   self.slot_tokens = ffi.new('int64_t[?]', t.slots)
   self.port_tokens = ffi.new('int64_t[?]', chunks * t.ranks)
@@ -68,11 +68,11 @@ function Prices:tokens(layout, split, share)
     load.ports[chunk] = scaled(self.port_tokens, (chunk - 1) * t.ranks, t.ranks, bytes)
     load.uplinks[chunk] = scaled(self.uplink_tokens, (chunk - 1) * t.nodes, t.nodes, bytes)
   end
-  load.segments = phases.segments(t:slots_of(0), s.chunks, s.unshard_parts)
+  load.segments = step_ops.segments(t:slots_of(0), s.chunks, s.unshard_parts)
   for _, segment in ipairs(load.segments) do
     segment.seconds = self.costs:experts(layout, self.slot_tokens, share,
       ffi.new('double[?]', t.ranks), segment.from, segment.upto)
-    if s.recompute then segment.recall = phases.scaled(segment.seconds, t.ranks, RECALL) end
+    if s.recompute then segment.recall = step_ops.scaled(segment.seconds, t.ranks, RECALL) end
   end
   load.seconds = #load.segments == 1 and load.segments[1].seconds
     or self.costs:experts(layout, self.slot_tokens, share, ffi.new('double[?]', t.ranks))
@@ -185,4 +185,4 @@ function Prices:step(micro, plans_on, tokens)
   return d
 end
 
-return prices
+return step_cost

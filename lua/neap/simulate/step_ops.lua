@@ -7,7 +7,7 @@
 
 local lib = require 'neap.base.lib'
 
-local phases = {}
+local step_ops = {}
 
 --- ---- transfers ---------------------------------------------------------------------------------
 
@@ -29,7 +29,7 @@ local Store = {}
 Store.__index = Store
 
 --- program.weights[layer]: bytes of a layer's parameters on the links.
-function phases.store(program, layer)
+function step_ops.store(program, layer)
   return setmetatable({ program = program, layer = layer }, Store)
 end
 
@@ -60,7 +60,7 @@ end
 local Block = {}
 Block.__index = Block
 
-function phases.block(program, layer)
+function step_ops.block(program, layer)
   return setmetatable({ program = program, layer = layer, norm2 = {}, router = {} }, Block)
 end
 
@@ -105,7 +105,7 @@ end
 local Experts = {}
 Experts.__index = Experts
 
-function phases.experts(program, layer)
+function step_ops.experts(program, layer)
   return setmetatable({ program = program, layer = layer }, Experts)
 end
 
@@ -202,7 +202,7 @@ end
 
 --- The slots of a rank cut where chunks of tokens or parts of parameters are: list of { chunk =,
 -- part = (both from 1), from =, upto = }.
-function phases.segments(slots, chunks, parts)
+function step_ops.segments(slots, chunks, parts)
   local list = {}
   for chunk = 1, chunks do
     local last = slots_before(slots, chunks, chunk)
@@ -218,11 +218,11 @@ function phases.segments(slots, chunks, parts)
 end
 
 --- share times an array.
-function phases.scaled(array, count, share)
+function step_ops.scaled(array, count, share)
   if not array or not share or share == 1 then return array end
   local out = lib.ffi.new('double[?]', count)
   for i = 0, count - 1 do out[i] = array[i] * share end
   return out
 end
 
-return phases
+return step_ops

@@ -8,11 +8,11 @@
 --             gathered ('dense gather')
 -- Every span has a name, a phase (forward, recompute, backward, step), a micro-batch and a layer.
 
-local phases = require 'neap.simulate.step_ops'
+local step_ops = require 'neap.simulate.step_ops'
 local Pipeline = require 'neap.nn.pipeline'
-local order = require 'neap.nn.layer_step'
+local layer_step = require 'neap.nn.layer_step'
 
-local program = {}
+local step_program = {}
 
 local Program = {}
 Program.__index = Program
@@ -40,8 +40,8 @@ function Program:exchange(name, stream, o)
   if self.copied then
     if o.ports then self:compute(name, self:copying(o.ports) * (o.share or 1), nil, o) end
   else
-    ports = phases.scaled(o.ports, t.ranks, o.share)
-    uplinks = phases.scaled(o.uplinks, t.nodes, o.share)
+    ports = step_ops.scaled(o.ports, t.ranks, o.share)
+    uplinks = step_ops.scaled(o.uplinks, t.nodes, o.share)
   end
   return self.cluster:exchange(span(self, name, o), stream, { group = o.group, ports = ports,
     uplinks = uplinks, after = { self.last } })
@@ -79,9 +79,9 @@ function Program.plan() end
 
 function Program:forward()
   self.phase, self.layer = 'forward', nil
-  order.begin(self)
+  layer_step.begin(self)
   self:compute('embed', self.embed)
-  for layer = 0, self.layers - 1 do order.forward_layer(self, layer, nil, 0) end
+  for layer = 0, self.layers - 1 do layer_step.forward_layer(self, layer, nil, 0) end
   self.layer = nil
   self:compute('head', self.head)
   self:compute('loss', self.loss)
@@ -93,9 +93,9 @@ function Program:backward()
   for layer = self.layers - 1, 0, -1 do
     if self.recompute and not self.schedule.recompute then
       self.phase = 'recompute'
-      order.forward_layer(self, layer, nil, 0, -1)
+      layer_step.forward_layer(self, layer, nil, 0, -1)
     end
-    order.backward_layer(self, layer)
+    layer_step.backward_layer(self, layer)
   end
   self.layer = nil
   self:compute('embed', self.embed_back)
@@ -129,16 +129,16 @@ end
 --   refresh                 ports and uplinks: new parameters to the shard groups; or nil
 --   micro                   for every micro-batch loads[layer] = { ports, uplinks (of every chunk),
 --                           segments, seconds } and weights[layer] = { ports, uplinks }
-function program.build(cluster, o)
+function step_program.build(cluster, o)
   cluster:clear()
   local self = setmetatable({ cluster = cluster, waits = {}, blocks = {}, experts = {},
     session = { plans_on = o.plans_on, layout = function() end } }, Program)
   for name, value in pairs(o) do self[name] = value end
   local stores = {}
   for layer = 0, o.layers - 1 do
-    self.blocks[layer] = phases.block(self, layer)
-    self.experts[layer] = phases.experts(self, layer)
-    stores[layer] = phases.store(self, layer)
+    self.blocks[layer] = step_ops.block(self, layer)
+    self.experts[layer] = step_ops.experts(self, layer)
+    stores[layer] = step_ops.store(self, layer)
   end
   self.pipeline = Pipeline.new { stores = stores, schedule = o.schedule,
     layout = self.session.layout }
@@ -151,4 +151,4 @@ function program.build(cluster, o)
   self:finish_step()
 end
 
-return program
+return step_program

@@ -1,12 +1,12 @@
 --- Does the runs of a sweep, some at a time, as child processes.
 
-local child = require 'neap.engine.subprocess'
+local subprocess = require 'neap.engine.subprocess'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 local progress = require 'neap.base.progress'
 local sweep = require 'neap.sweep'
 
-local runner = {}
+local executor = {}
 
 local POLL = 0.03         -- seconds between looks at the children
 local STDERR_BYTES = 4000 -- of a failed run that the store keeps
@@ -24,7 +24,7 @@ local function start(self, entry)
     argv[#argv + 1] = word
   end
   argv[#argv + 1] = '--json'
-  entry.child = child.open(argv, { NEAP_STORE = self.runs.path, NEAP_KEY = entry.key,
+  entry.child = subprocess.open(argv, { NEAP_STORE = self.runs.path, NEAP_KEY = entry.key,
     NEAP_SWEEP = self.name, NEAP_HOME = launcher.home })
   entry.started = lib.C.neap_time()
   self.active[#self.active + 1] = entry
@@ -119,10 +119,10 @@ end
 --- Does the entries of a plan. options: name, runs (store), jobs, launch (text before the program,
 -- or nil). Fills in state, run and error. Returns false if it was interrupted: then the runs under
 -- way have been stopped, and are still to do.
-function runner.run(entries, options)
+function executor.run(entries, options)
   local self = setmetatable({ active = {} }, { __index = options })
   local bar, next_one, done = progress.open(#entries, 'sweep ' .. self.name), 1, 0
-  child.catch_interrupts()
+  subprocess.catch_interrupts()
   while next_one <= #entries or #self.active > 0 do
     while next_one <= #entries and #self.active < self.jobs do
       if taken(self, entries[next_one]) then
@@ -134,12 +134,12 @@ function runner.run(entries, options)
     end
     launcher.sleep(POLL)
     collect(self, function(entry)
-      if child.interrupts() > 0 then return end
+      if subprocess.interrupts() > 0 then return end
       settle(self, entry)
       done = done + 1
     end)
     bar:update(done, function() return text_of(self) end)
-    if child.interrupts() > 0 then
+    if subprocess.interrupts() > 0 then
       stop_all(self)
       bar:close()
       return false
@@ -149,4 +149,4 @@ function runner.run(entries, options)
   return true
 end
 
-return runner
+return executor

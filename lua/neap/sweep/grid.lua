@@ -6,7 +6,7 @@
 --   grid.cells { policies = …, seed = … }
 --     -> { { { 'seed', 0 }, { 'policies', 'static' } }, … }
 
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local lib = require 'neap.base.lib'
 
 local grid = {}
@@ -26,7 +26,7 @@ local function expand(word, item, values)
   end
   first, last, step = tonumber(first), tonumber(last), tonumber(step or 1)
   if last < first or step < 1 then
-    failure.usage("'%s': the range %s is empty; it must rise, as in 0..4 or 0..100:20", word, item)
+    errors.usage("'%s': the range %s is empty; it must rise, as in 0..4 or 0..100:20", word, item)
   end
   for value = first, last, step do values[#values + 1] = value end
 end
@@ -67,10 +67,10 @@ function grid.words(words)
   for _, word in ipairs(words) do
     local name, text = word:match '^%-*(%a[%w_-]*)=(.*)$'
     if not name then
-      failure.usage("'%s' is no axis; the form is NAME=VALUE,VALUE,… (seed=0..4)", word)
+      errors.usage("'%s' is no axis; the form is NAME=VALUE,VALUE,… (seed=0..4)", word)
     end
     name = name:gsub('-', '_')
-    if axes[name] then failure.usage("'%s': %s is given twice", word, name) end
+    if axes[name] then errors.usage("'%s': %s is given twice", word, name) end
     axes[name] = parse_values(word, text)
   end
   return axes
@@ -92,7 +92,7 @@ function grid.cells(axes)
   for _, name in ipairs(grid.order(axes)) do
     local longer = {}
     if #cells * #axes[name] > MOST_CELLS then
-      failure.usage('the grid has more than %d runs', MOST_CELLS)
+      errors.usage('the grid has more than %d runs', MOST_CELLS)
     end
     for _, cell in ipairs(cells) do
       for _, value in ipairs(axes[name]) do

@@ -13,7 +13,7 @@
 
 local argparse = require 'argparse'
 local arguments = require 'neap.base.arguments'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local grid = require 'neap.sweep.grid'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
@@ -34,21 +34,21 @@ local FIELDS = {
 local function check_kind(kind, commands)
   if commands[kind] then return kind end
   local names = lib.sorted_keys(commands)
-  failure.usage("sweep: unknown kind '%s'%s; there are: %s", kind, lib.hint(kind, names),
+  errors.usage("sweep: unknown kind '%s'%s; there are: %s", kind, lib.hint(kind, names),
     table.concat(names, ', '))
 end
 
 local function check_definition(path, definition)
   if type(definition) ~= 'table' then
-    failure.usage('%s: is no sweep and no recipe: it must return a table with a grid', path)
+    errors.usage('%s: is no sweep and no recipe: it must return a table with a grid', path)
   end
   for _, field in ipairs(lib.sorted_keys(definition)) do
     if not FIELDS[field] then
-      failure.usage("%s: unknown field '%s'%s; a sweep has %s", path, field,
+      errors.usage("%s: unknown field '%s'%s; a sweep has %s", path, field,
         lib.hint(field, lib.sorted_keys(FIELDS)), table.concat(lib.sorted_keys(FIELDS), ', '))
     end
     if type(definition[field]) ~= FIELDS[field] then
-      failure.usage('%s: %s is a %s; it must be a %s', path, field, type(definition[field]),
+      errors.usage('%s: %s is a %s; it must be a %s', path, field, type(definition[field]),
         FIELDS[field])
     end
   end
@@ -78,9 +78,9 @@ end
 local function from_file(path, commands)
   local chunk, why = loadfile(path)
   if not chunk then
-    if provenance.read(path) then failure.plain('%s', why) end
+    if provenance.read(path) then errors.plain('%s', why) end
     local kinds = lib.sorted_keys(commands)
-    failure.usage('%s: no such file%s; a sweep is of a recipe, a sweep file, or of: %s', path,
+    errors.usage('%s: no such file%s; a sweep is of a recipe, a sweep file, or of: %s', path,
       lib.hint(path, kinds), table.concat(kinds, ', '))
   end
   local loaded = chunk()
@@ -105,7 +105,7 @@ function sweep.load(what, words, commands)
     found.axes[name], found.fixed[name] = values, nil
   end
   if found.kind == 'run' and not found.script then
-    failure.usage('%s: a sweep of runs needs a script (a recipe)', what)
+    errors.usage('%s: a sweep of runs needs a script (a recipe)', what)
   end
   return found
 end
@@ -147,7 +147,7 @@ local function parse(kind, command, words)
       error(message, 0)
     end)
   end)
-  if message then failure.usage('%s', message) end
+  if message then errors.usage('%s', message) end
   if not ok then error(args, 0) end
   return args
 end

@@ -4,10 +4,10 @@ local comm = require 'neap.engine.comm'
 local device = require 'neap.engine.device'
 local launcher = require 'neap.launcher'
 
-local processes = {}
+local launch = {}
 
 --- Rank and number of processes under mpirun; nil without it.
-function processes.place()
+function launch.place()
   local rank = os.getenv 'OMPI_COMM_WORLD_RANK' or os.getenv 'PMI_RANK'
   local size = os.getenv 'OMPI_COMM_WORLD_SIZE' or os.getenv 'PMI_SIZE'
   if rank and size then
@@ -17,15 +17,15 @@ end
 
 --- Calls a file with (rank, ranks, world or nil, text) on every rank: so many threads, or as this
 -- process under mpirun. Returns the exit status.
-function processes.run(ranks, file, text)
-  local rank, size = processes.place()
+function launch.run(ranks, file, text)
+  local rank, size = launch.place()
   if not rank then return launcher.run_ranks(ranks, file, { text }) end
   return assert(loadfile(file))(rank, size, nil, text)
 end
 
 --- A rank's communicator with all others; the rank computes on 'cpu' or 'cuda' from now on. world:
 -- a neap_world pointer, or nil under mpirun. Collective.
-function processes.open(world, rank, name)
+function launch.open(world, rank, name)
   if not world then
     return name == 'cuda' and comm.open_nccl() or comm.open_mpi()
   end
@@ -33,4 +33,4 @@ function processes.open(world, rank, name)
   return comm.open_local(world, rank)
 end
 
-return processes
+return launch

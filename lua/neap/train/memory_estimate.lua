@@ -1,7 +1,7 @@
 --- What memory a training will need, from its parameters alone: neap run --dry-run prints it, and a
 -- run that has no memory left names the parameter to lower.
 --
---   local e = estimate.training(values, { ranks = 8, node_size = 4, device = 'cuda' })
+--   local e = memory_estimate.training(values, { ranks = 8, node_size = 4, device = 'cuda' })
 --   e.rank, e.process             -- bytes of one rank, and of all that are here
 --   e.kinds                       -- { kind =, bytes = of one rank, lower = 'which parameter' }
 --
@@ -13,7 +13,7 @@ local json = require 'neap.base.json'
 local schedules = require 'neap.nn.schedule'
 local text_table = require 'neap.base.text_table'
 
-local estimate = {}
+local memory_estimate = {}
 
 --- A rank's buffers of tokens grow to what a step needs and a quarter more.
 local MARGIN = 1.25
@@ -24,7 +24,7 @@ local NEEDED = { 'layers', 'hidden', 'heads', 'kv_heads', 'experts', 'top_k', 'f
   'sequence', 'batch', 'schedule', 'shard_group' }
 
 --- Whether parameters are those of a training that this file knows.
-function estimate.knows(specs)
+function memory_estimate.knows(specs)
   for _, name in ipairs(NEEDED) do
     if not specs[name] then return false end
   end
@@ -146,7 +146,7 @@ local KINDS = {
 --- p: values of trainer.params, perhaps with a vocabulary. job: ranks, node_size, device, and
 -- perhaps sharing, the ranks that share the device (all of them). Bytes of the rank with the most
 -- sequences; process: of all that share its device.
-function estimate.training(p, job)
+function memory_estimate.training(p, job)
   local s = sizes_of(p, job)
   local result = { kinds = {}, rank = 0, sharing = job.sharing or job.ranks }
   for i, kind in ipairs(KINDS) do
@@ -162,14 +162,14 @@ function estimate.training(p, job)
 end
 
 --- Of ranks that share this machine's GPUs, or its memory. node_size: nil for one node.
-function estimate.here(p, ranks, node_size, name)
+function memory_estimate.here(p, ranks, node_size, name)
   local devices = name == 'cuda' and math.max(1, device.count()) or 1
-  return estimate.training(p, { ranks = ranks, node_size = node_size or ranks, device = name,
+  return memory_estimate.training(p, { ranks = ranks, node_size = node_size or ranks, device = name,
     sharing = math.ceil(ranks / devices) })
 end
 
 --- The kind that needs most.
-function estimate.largest(result)
+function memory_estimate.largest(result)
   local largest = result.kinds[1]
   for _, kind in ipairs(result.kinds) do
     if kind.bytes > largest.bytes then largest = kind end
@@ -182,7 +182,7 @@ local function gigabytes(bytes)
 end
 
 --- As a table on one screen.
-function estimate.text(result)
+function memory_estimate.text(result)
   local rows = {}
   for i, kind in ipairs(result.kinds) do
     rows[i] = { kind.kind, gigabytes(kind.bytes),
@@ -194,16 +194,16 @@ function estimate.text(result)
 end
 
 --- Prints it.
-function estimate.tell(result, as_json)
-  print(as_json and json.encode(result) or estimate.text(result))
+function memory_estimate.tell(result, as_json)
+  print(as_json and json.encode(result) or memory_estimate.text(result))
 end
 
 --- What to add to the message of a run that is out of memory.
-function estimate.advice(result)
-  local largest = estimate.largest(result)
+function memory_estimate.advice(result)
+  local largest = memory_estimate.largest(result)
   return ('the run is estimated to need %s GB on this device for its %d ranks (--dry-run), most of '
     .. 'it, %.0f %%, for %s: lower %s'):format(gigabytes(result.process), result.sharing,
     100 * largest.bytes / result.rank, largest.kind, largest.lower)
 end
 
-return estimate
+return memory_estimate

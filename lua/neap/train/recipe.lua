@@ -12,7 +12,7 @@
 -- Every rank loads the recipe and calls run; job is described in main/rank.lua.
 
 local lib = require 'neap.base.lib'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local launcher = require 'neap.launcher'
 local params = require 'neap.base.params'
 
@@ -60,11 +60,11 @@ function recipe.load(path)
     local file = io.open(path)
     if not file then
       local folder, name = path:match '^(.*)/([^/]*)$'
-      failure.usage('%s: no such recipe%s; usage: neap run RECIPE.lua --name=value …', path,
+      errors.usage('%s: no such recipe%s; usage: neap run RECIPE.lua --name=value …', path,
         lib.hint(name or path, launcher.list(folder or '.')))
     end
     file:close()
-    failure.plain('%s', why)
+    errors.plain('%s', why)
   end
   local folder = path:match '^(.*)/[^/]*$' or '.'
   local pattern = folder .. '/?.lua;'
@@ -73,7 +73,7 @@ function recipe.load(path)
   end
   local loaded = chunk()
   if not recipe.is(loaded) then
-    failure.usage('%s: is no recipe: it must return recipe.define{…}', path)
+    errors.usage('%s: is no recipe: it must return recipe.define{…}', path)
   end
   return loaded
 end

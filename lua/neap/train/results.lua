@@ -1,6 +1,6 @@
 --- Results of runs as a text table and as a JSON document.
 
-local metrics = require 'neap.base.series'
+local series = require 'neap.base.series'
 local text_table = require 'neap.base.text_table'
 
 local summary = {}
@@ -32,7 +32,7 @@ end
 --- What no policy can beat: perfect balance, no token that leaves its node, nothing exposed; at the
 -- rate that the processors' busy time alone would give.
 local function ideal(rows)
-  local rate = metrics.series()
+  local rate = series.open()
   for _, row in ipairs(rows) do rate:add(row.ideal_tokens_per_second) end
   return { 'ideal', ('%.0f'):format(rate:mean()), '100.0', '1.000', '1.000', '0.0', '0.0', false,
     false, false, false, false, '0.0', false, false, false, false }

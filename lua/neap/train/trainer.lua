@@ -9,11 +9,11 @@
 
 local device = require 'neap.engine.device'
 local lib = require 'neap.base.lib'
-local accounts = require 'neap.simulate.recipe_pricing'
-local metrics = require 'neap.base.series'
+local recipe_pricing = require 'neap.simulate.recipe_pricing'
+local series = require 'neap.base.series'
 local optim = require 'neap.nn.optimizer'
 local sessions = require 'neap.policy.session'
-local summary = require 'neap.train.results'
+local results = require 'neap.train.results'
 local tensor = require 'neap.engine.tensor'
 local timeline = require 'neap.engine.timeline'
 local topologies = require 'neap.engine.topology'
@@ -94,7 +94,7 @@ end
 --- What the steps would take on the cluster that the job names.
 local function open_account(self)
   local p, sim = self.params, self.job.sim
-  return accounts.open { machine = sim.machine, model = accounts.model(sim.model, p,
+  return recipe_pricing.open { machine = sim.machine, model = recipe_pricing.model(sim.model, p,
     self.job.ranks), topology = self.topology, layers = p.layers, schedule = self.schedule,
     plans_on = self.plans_on, shard_group = tonumber(p.shard_group) or p.shard_group }
 end
@@ -109,7 +109,7 @@ function trainer.open(options)
   local self = setmetatable({
     job = job, params = p, policy = options.policy, text = options.text,
     label = options.label or options.policy, comm = job.comm:duplicate(), done = 0,
-    balance = metrics.balance(), losses = metrics.series(), seconds = metrics.series(),
+    balance = series.balance(), losses = series.open(), seconds = series.open(),
     busy = 0, waited = 0, limit = options.seconds,
     schedule = schedules.resolve(options.schedule or p.schedule),
   }, Trainer)
@@ -323,9 +323,9 @@ local function simulated(self)
 end
 
 --- The run in figures: policy, steps, seed, losses (list), digest, loss (mean of the last tenth),
--- tokens_per_second, ideal_tokens_per_second, balance figures (metrics.lua), exposed (share of the
--- step that ranks wait for communication), bytes a step by kind, device_bytes (the most that all
--- ranks of this process have held on this rank's device), sim (figures.lua's on a cluster, with
+-- tokens_per_second, ideal_tokens_per_second, balance figures (base/series.lua), exposed (share of
+-- the step that ranks wait for communication), bytes per step by kind, device_bytes (the most that
+-- all ranks of this process have held on this rank's device), sim (figures.lua's on a cluster, with
 -- --device=sim, on rank 0) and what session:report tells.
 -- Collective; the same on every rank, apart from what only rank 0 knows of the policy.
 function Trainer:summary()
@@ -349,7 +349,7 @@ function Trainer:summary()
   row.device_bytes = select(2, device.held())
   row.sim = self.account and simulated(self)
   for name, value in pairs(self.session:report()) do row[name] = value end
-  if self.recorder then self.recorder:close(summary.stored(row)) end
+  if self.recorder then self.recorder:close(results.stored(row)) end
   return row
 end
 

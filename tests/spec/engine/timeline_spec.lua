@@ -1,8 +1,8 @@
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
-local time_use = require 'neap.profile.breakdown'
+local breakdown = require 'neap.profile.breakdown'
 local timeline = require 'neap.engine.timeline'
-local timeline_file = require 'neap.profile.chrome_trace'
+local chrome_trace = require 'neap.profile.chrome_trace'
 local comm = require 'neap.engine.comm'
 
 local ffi, C = lib.ffi, lib.C
@@ -86,7 +86,7 @@ describe('timeline', function()
   end)
 
   it('tells where the time goes: own time, waits by stream, the slowest rank', function()
-    local summary = time_use.summary {
+    local summary = breakdown.summary {
       { span('step', 0, 10), span('expert', 1, 5), span('wait', 2, 3, { waits_for = 'tokens' }),
         span('dispatch', 1, 2, { stream = 'tokens' }) },
       { span('step', 0, 10), span('expert', 1, 9), span('wait', 4, 5, { waits_for = 'unshard' }),
@@ -105,7 +105,7 @@ describe('timeline', function()
     assert.are.same({ name = 'other', mean = 0.25, most = 0.5, rank = 1 },
       row(summary.exposed, 'other'))
     assert.are.same({ { name = 'tokens', mean = 0.5, most = 1, rank = 0 } }, summary.busy)
-    local text = time_use.text(summary)
+    local text = breakdown.text(summary)
     assert.matches('expert +5000.00 +50.0 %% +7000.00 +1', text)
     assert.matches('exposed: wait for unshard +500.00', text)
     assert.are.same({ 5, 1.25 }, { summary.computing, summary.waiting })
@@ -118,11 +118,11 @@ describe('timeline', function()
     local ranks = { { span('step', 0, 10), host(1, 1.5, 0), span('wait', 1.5, 1.75, { layer = 0 }),
       host(2, 2.25, 0), span('wait', 3, 3.5, { layer = 0 }), host(4, 5, 1) },
       { span('step', 0, 10), host(1, 1.25, 0), host(4, 6, 1) } }
-    local summary = time_use.summary(ranks)
+    local summary = breakdown.summary(ranks)
     assert.are.equal((1.25 + 1 + 0.25 + 2) / 4, summary.host_gap)
     assert.are.equal((1.25 + 1 + 0.25 + 2) / 2, summary.host_gaps)
     assert.are.equal(0.25 / 4, summary.host_gap_waits)
-    assert.matches('a layer waits 1125.000 ms for the host, 62.500 ms', time_use.text(summary))
+    assert.matches('a layer waits 1125.000 ms for the host, 62.500 ms', breakdown.text(summary))
   end)
 
   it("adds up a rank's own waits and computation as they are recorded", function()
@@ -142,14 +142,14 @@ describe('timeline', function()
   end)
 
   it('names spans that overlap without one holding the other', function()
-    local ok, err = pcall(time_use.summary, { { span('head', 0, 2), span('loss', 1, 3) } })
+    local ok, err = pcall(breakdown.summary, { { span('head', 0, 2), span('loss', 1, 3) } })
     assert.is_false(ok)
     assert.matches('head from .* and loss from .* overlap', err.message)
   end)
 
   it('writes trace events: processes, tracks, and arrows from unshards to experts', function()
     local path = os.tmpname()
-    timeline_file.write(path, { { label = 'laer', ranks = { {
+    chrome_trace.write(path, { { label = 'laer', ranks = { {
       span('unshard', 1e-3, 2e-3, { stream = 'unshard', layer = 1 }),
       span('expert', 1e-3, 1.5e-3, { layer = 0 }), span('expert', 3e-3, 4e-3, { layer = 1 }),
     } } }, { ranks = { { span('head', 0, 1e-3) } } } })

@@ -1,6 +1,6 @@
-local host = require 'neap.policy.runtime'
+local runtime = require 'neap.policy.runtime'
 local lib = require 'neap.base.lib'
-local draft = require 'neap.policy.layout_builder'
+local layout_builder = require 'neap.policy.layout_builder'
 local layout = require 'neap.engine.layout'
 local plan = require 'neap.engine.plan'
 local split = require 'neap.engine.split'
@@ -37,7 +37,7 @@ end
 
 --- The context of layer 0, in a step with some history.
 local function open(t, loads)
-  local h = host.open { file = lib.home .. '/experiments/policies/hot.lua', params = {},
+  local h = runtime.open { file = lib.home .. '/experiments/policies/hot.lua', params = {},
     topology = t, layers = 1, seed = 5 }
   for _, load in ipairs(loads or {}) do h:observe(0, load) end
   local static = plan.open('static', t):plan(ffi.new('double[?]', t.ranks * t.experts))
@@ -88,7 +88,7 @@ describe('ctx:replicas and spread', function()
         draft_:spread(e, count)
       end
       local out = ffi.new('int32_t[?]', t.slots)
-      draft.read(t, draft_, out)
+      layout_builder.read(t, draft_, out)
       layout.open(t):set(out)
     end
   end)

@@ -1,5 +1,5 @@
 local lib = require 'neap.base.lib'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local launcher = require 'neap.launcher'
 local layouts = require 'neap.engine.layout'
 local plan = require 'neap.engine.plan'
@@ -108,7 +108,7 @@ describe('replay', function()
     local function usage(args)
       local ok, err = pcall(command.run, args)
       assert.is_false(ok)
-      assert.are.equal(2, failure.status(err), tostring(err))
+      assert.are.equal(2, errors.status(err), tostring(err))
       return tostring(err)
     end
     assert.matches("unknown policy 'lear' %(did you mean 'laer'%?%)",

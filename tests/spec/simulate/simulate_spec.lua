@@ -2,14 +2,14 @@
 
 local ffi = require 'ffi'
 local clusters = require 'neap.simulate.cluster'
-local costs = require 'neap.simulate.op_cost'
+local op_cost = require 'neap.simulate.op_cost'
 local json = require 'neap.base.json'
 local models = require 'neap.simulate.models'
 local paper = require 'paper.runs'
 local simulate = require 'neap.simulate'
 local spans = require 'neap.simulate.timeline'
 local synth = require 'neap.engine.synth'
-local timeline_file = require 'neap.profile.chrome_trace'
+local chrome_trace = require 'neap.profile.chrome_trace'
 local topologies = require 'neap.engine.topology'
 
 local MODEL = { hidden = 512, ffn = 1024, experts = 8, top_k = 2, slots = 2, layers = 3, heads = 8,
@@ -178,12 +178,12 @@ end)
 describe('the cost of work', function()
   it('is that of the published planner for its experts', function()
     local model = models.describe 'mixtral-8x7b-e8k2'
-    local first, each = costs.of(clusters.describe 'a100x32', model):expert_line(0)
+    local first, each = op_cost.of(clusters.describe 'a100x32', model):expert_line(0)
     assert.is_true(math.abs((first + 4096 * each) / 6.7096e-3 - 1) < 0.08)
   end)
 
   it('grows with tokens, and less than in proportion', function()
-    local c = costs.of(machine(), models.describe(MODEL))
+    local c = op_cost.of(machine(), models.describe(MODEL))
     local first, each = c:expert_line(0)
     assert.is_true(first > 0 and each > 0)
     assert.is_true(c:product(64, 512, 512) * 2 > c:product(128, 512, 512))
@@ -303,7 +303,7 @@ describe('the timeline of a simulated step', function()
   end)
 
   it('is written for viewers, with arrows', function()
-    local events, arrows = timeline_file.events { { ranks = spans.of(s.cluster, 2) } }, 0
+    local events, arrows = chrome_trace.events { { ranks = spans.of(s.cluster, 2) } }, 0
     for _, text in ipairs(events) do
       arrows = arrows + (json.decode(text).ph == 's' and 1 or 0)
     end

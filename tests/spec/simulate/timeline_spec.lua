@@ -4,7 +4,7 @@ local ffi = require 'ffi'
 local clusters = require 'neap.simulate.cluster'
 local json = require 'neap.base.json'
 local spans = require 'neap.simulate.timeline'
-local timeline_file = require 'neap.profile.chrome_trace'
+local chrome_trace = require 'neap.profile.chrome_trace'
 local topologies = require 'neap.engine.topology'
 
 -- Rank 0 attends for 1 s, rank 1 for 3 s. Then, after 0.5 s of latency, 100 bytes of tokens and 300
@@ -74,7 +74,7 @@ describe('the timeline of two ranks', function()
 
   it('has an arrow from each unshard into the experts that need it', function()
     local from, into = {}, {}
-    for _, line in ipairs(timeline_file.events { { ranks = spans.of(c) } }) do
+    for _, line in ipairs(chrome_trace.events { { ranks = spans.of(c) } }) do
       local event = json.decode(line)
       if event.ph == 's' then from[event.id] = event end
       if event.ph == 'f' then into[event.id] = event end

@@ -6,7 +6,7 @@
 local lib = require 'neap.base.lib'
 local device = require 'neap.engine.device'
 local launcher = require 'neap.launcher'
-local metrics = require 'neap.base.series'
+local series = require 'neap.base.series'
 local ops = require 'neap.engine.ops'
 local tensor = require 'neap.engine.tensor'
 
@@ -47,14 +47,14 @@ end
 --- Bytes a second, read and written, of a copy of so many bf16 elements: median of repeats.
 function ceilings.copy(count, repeats)
   local from, to = ceilings.random(3, 1, count), tensor.new('bf16', count)
-  local series = metrics.series()
+  local times = series.open()
   for i = 1, WARM_UP + repeats do
     local seconds = seconds_of(function() to:copy(from) end)
-    if i > WARM_UP then series:add(seconds) end
+    if i > WARM_UP then times:add(seconds) end
   end
   from:close()
   to:close()
-  return 2 * 2 * count / series:quantile(0.5)
+  return 2 * 2 * count / times:quantile(0.5)
 end
 
 -- ---- the dense product --------------------------------------------------------------------------

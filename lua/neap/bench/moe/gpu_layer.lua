@@ -11,7 +11,7 @@ local ceilings = require 'neap.bench.moe.ceilings'
 local comm = require 'neap.engine.comm'
 local device = require 'neap.engine.device'
 local layout = require 'neap.engine.layout'
-local metrics = require 'neap.base.series'
+local series = require 'neap.base.series'
 local moe = require 'neap.engine.moe'
 local split = require 'neap.engine.split'
 local tensor = require 'neap.engine.tensor'
@@ -151,7 +151,7 @@ end
 --- Forgets all samples, but not how long they took.
 function Step:forget()
   for _, load in ipairs(self.loads) do
-    load.forward, load.both, load.rate = metrics.series(), metrics.series(), metrics.series()
+    load.forward, load.both, load.rate = series.open(), series.open(), series.open()
   end
 end
 

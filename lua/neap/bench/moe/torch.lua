@@ -7,7 +7,7 @@
 --
 -- If it fails, or python3 or PyTorch is not there, ask returns nil and torch.failure tells why.
 
-local child = require 'neap.engine.subprocess'
+local subprocess = require 'neap.engine.subprocess'
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
 
@@ -23,7 +23,8 @@ local WAIT = 1e-3
 function torches.open(order, script)
   local self = setmetatable({ heard = 0, orders = os.tmpname() }, Torch)
   self.file = assert(io.open(self.orders, 'w'))
-  self.program = child.open({ 'python3', script or launcher.home .. '/lua/neap/bench/moe/layer.py',
+  script = script or launcher.home .. '/lua/neap/bench/moe/layer.py'
+  self.program = subprocess.open({ 'python3', script,
     json.encode(order), self.orders }, {})
   return self
 end

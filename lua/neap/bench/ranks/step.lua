@@ -3,16 +3,16 @@
 -- on a GPU by events in its streams. Where ranks share a GPU, a rank's span holds the time that
 -- others' kernels take in between, and a wait is one for the GPU as much as for a link.
 
-local bench_rank = require 'neap.bench.ranks.entry'
+local on_rank = require 'neap.bench.ranks.entry'
 local device = require 'neap.engine.device'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
-local metrics = require 'neap.base.series'
+local series = require 'neap.base.series'
 local text_table = require 'neap.base.text_table'
-local time_use = require 'neap.profile.breakdown'
+local breakdown = require 'neap.profile.breakdown'
 local timeline = require 'neap.engine.timeline'
-local timeline_file = require 'neap.profile.chrome_trace'
+local chrome_trace = require 'neap.profile.chrome_trace'
 local trainer = require 'neap.train.trainer'
 
 local ffi, C = lib.ffi, lib.C
@@ -53,9 +53,9 @@ local function recording(first)
     local lost = self.recorder:lost()
     local ranks = timeline.gather(comm, self.recorder)
     if not ranks then return end
-    if lost > 0 then failure.plain('bench step: %d spans were lost for want of room', lost) end
+    if lost > 0 then errors.plain('bench step: %d spans were lost for want of room', lost) end
     self.last = ranks
-    self.summaries[#self.summaries + 1] = time_use.summary(ranks)
+    self.summaries[#self.summaries + 1] = breakdown.summary(ranks)
   end
   return self
 end
@@ -89,12 +89,12 @@ end
 
 --- Mean over the recorded steps of a number that fn takes from a summary; nil without any.
 local function mean(summaries, fn)
-  local series = metrics.series()
+  local values = series.open()
   for _, summary in ipairs(summaries) do
     local value = fn(summary)
-    if value then series:add(value) end
+    if value then values:add(value) end
   end
-  return series.count > 0 and series:mean() or nil
+  return values.count > 0 and values:mean() or nil
 end
 
 --- Milliseconds a step by name, mean over ranks and steps, of a summary's list.
@@ -210,9 +210,9 @@ local function run(channel, rank, ranks, order)
     end
   end
   if rank > 0 then return end
-  if p.timeline ~= '' then timeline_file.write(p.timeline, runs) end
+  if p.timeline ~= '' then chrome_trace.write(p.timeline, runs) end
   local document = document_of(order, results, total, used)
   if order.json then print(json.encode(document)) else print_result(document) end
 end
 
-return bench_rank(run, ...)
+return on_rank(run, ...)

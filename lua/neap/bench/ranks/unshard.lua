@@ -4,12 +4,12 @@
 -- that travels; a reduce moves the parts of gradients (f32) that other ranks own, then reads all
 -- parts and writes the sums.
 
-local bench_rank = require 'neap.bench.ranks.entry'
+local on_rank = require 'neap.bench.ranks.entry'
 local device = require 'neap.engine.device'
 local json = require 'neap.base.json'
 local layouts = require 'neap.engine.layout'
 local lib = require 'neap.base.lib'
-local metrics = require 'neap.base.series'
+local series = require 'neap.base.series'
 local shards = require 'neap.engine.shards'
 local tensor = require 'neap.engine.tensor'
 local topologies = require 'neap.engine.topology'
@@ -23,7 +23,7 @@ local GRADIENT = 'f32'
 
 --- Median seconds of an action that all ranks begin together.
 local function measure(channel, repeats, action)
-  local series = metrics.series()
+  local times = series.open()
   for i = 1, WARM_UP + repeats do
     device.wait()
     channel:barrier()
@@ -31,9 +31,9 @@ local function measure(channel, repeats, action)
     action()
     device.wait()
     channel:barrier()
-    if i > WARM_UP then series:add(C.neap_clock() - start) end
+    if i > WARM_UP then times:add(C.neap_clock() - start) end
   end
-  return series:quantile(0.5)
+  return times:quantile(0.5)
 end
 
 --- Bytes a second, read and written, of a plain copy by rank 0 alone.
@@ -114,4 +114,4 @@ local function run(channel, rank, ranks, order)
   end
 end
 
-return bench_rank(run, ...)
+return on_rank(run, ...)
