@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { CHECK_SHOWN = 20 }; /* failures told in full; later ones are only counted */
@@ -53,6 +54,17 @@ __attribute__((unused)) static bool check_close_at(double got, double expected, 
 
 #define check_same(a, b, bytes, ...)                                                               \
   check_report(!memcmp((a), (b), (size_t)(bytes)), __FILE__, __LINE__, __VA_ARGS__)
+
+/* How many random cases a test draws: few, or many with ./neap test --long; a tenth of that under
+ * AddressSanitizer, which is ten times slower. */
+__attribute__((unused)) static int64_t check_cases(int64_t few, int64_t many)
+{
+  int64_t cases = getenv("NEAP_LONG") ? many : few;
+#ifdef __SANITIZE_ADDRESS__
+  cases /= 10;
+#endif
+  return cases;
+}
 
 /* Prints the counts; the value for main to return: 1 if a check failed. */
 __attribute__((unused)) static int check_done(void)

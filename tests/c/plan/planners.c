@@ -1,16 +1,12 @@
-/* Planners: valid layouts on 100,000 random topologies and loads, no expert twice on a rank,
- * repeatable; static and laer against their definitions, written naively; checks of input. */
+/* Planners: valid layouts on random topologies and loads (100,000 with --long), no expert twice on
+ * a rank, repeatable; static and laer against their definitions, written naively; checks of
+ * input. */
 #include "check.h"
 #include "layout/topology.h"
 
 #include <pthread.h>
 #include <stdlib.h>
 
-#ifdef __SANITIZE_ADDRESS__ /* ten times slower */
-enum { TOPOLOGIES = 10000 };
-#else
-enum { TOPOLOGIES = 100000 };
-#endif
 enum { RANKS = 16, EXPERTS = 48, SLOTS = RANKS * 6, THREADS = 2 };
 
 typedef struct {
@@ -120,7 +116,8 @@ static void *try_topologies(void *stream)
   generator g = {(uint64_t)(intptr_t)stream, 0};
   problem *c = malloc(sizeof *c);
   int32_t names = neap_planner_count();
-  for (int32_t i = 0; i < TOPOLOGIES / THREADS; i++) {
+  int64_t topologies = check_cases(12000, 100000) / THREADS;
+  for (int64_t i = 0; i < topologies; i++) {
     open_problem(&g, c, false);
     draw_load(&g, c);
     neap_layout *previous;
