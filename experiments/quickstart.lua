@@ -24,7 +24,7 @@ local function train(job, policy, text, trace)
     trace = trace }
   local row = trainer:run()
   trainer:close()
-  return row
+  return row, trainer.trace
 end
 
 return neap.recipe.define {
@@ -35,15 +35,15 @@ return neap.recipe.define {
 
   run = function(_, job)
     local p, rows = job.params, {}
-    local text = neap.text.schedule(p.text)
+    local text, trace = neap.text.schedule(p.text)
     for i, policy in ipairs(p.policies) do
       local last = i == #p.policies and p.trace ~= ''
-      rows[i] = train(job, policy, text, last and p.trace)
+      rows[i], trace = train(job, policy, text, last and p.trace)
     end
     job:report(neap.results.training(rows))
-    if p.trace ~= '' then
+    if trace then
       job:say(('routing trace: %s; replay it: ./neap replay --trace %s --slots %d --node-size %d')
-        :format(p.trace, p.trace, p.slots, job.node_size))
+        :format(trace, trace, p.slots, job.node_size))
     end
   end,
 }

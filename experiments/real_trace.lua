@@ -74,6 +74,6 @@ return neap.recipe.define {
     job:report(neap.results.training { row })
     job:say(('%d steps of a model of %.0f M parameters, %.0f M a token; routing trace: %s; replay '
       .. 'it: ./neap replay --trace %s --slots %d --node-size %d'):format(row.steps, total / 1e6,
-      used / 1e6, p.trace, p.trace, p.slots, job.node_size))
+      used / 1e6, trainer.trace, trainer.trace, p.slots, job.node_size))
   end,
 }

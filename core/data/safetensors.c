@@ -203,9 +203,6 @@ static int parse_metadata(parser *p, neapi_header *header)
     if ((status = parse_string(p, &pair->key)) || (status = expect(p, ':')) ||
         (status = parse_string(p, &pair->value)))
       return status;
-    for (int64_t i = 0; i + 1 < header->pair_count; i++)
-      if (!strcmp(header->pairs[i].key, pair->key))
-        return fail(p, "header: a key of the metadata twice");
   } while (take(p, ','));
   return expect(p, '}');
 }
@@ -249,9 +246,6 @@ static int parse_tensor(parser *p, neapi_header *header, const char *name)
       grow((void **)&header->tensors, &header->tensor_count, sizeof *tensor);
   if (!tensor || !(tensor->name = strdup(name)))
     return neapi_fail(NEAP_MEMORY, "header: no memory for a tensor's name");
-  for (int64_t i = 0; i + 1 < header->tensor_count; i++)
-    if (!strcmp(header->tensors[i].name, name))
-      return fail(p, "header: a tensor twice");
   int seen = 0, status = expect(p, '{');
   if (status)
     return status;
@@ -275,6 +269,43 @@ static int parse_entry(parser *p, neapi_header *header)
   return status;
 }
 
+static int compare_names(const void *a, const void *b)
+{
+  return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+const char *neapi_name_twice(const char **names, int64_t count)
+{
+  if (count > 1)
+    qsort(names, (size_t)count, sizeof *names, compare_names);
+  for (int64_t i = 1; i < count; i++)
+    if (!strcmp(names[i - 1], names[i]))
+      return names[i];
+  return NULL;
+}
+
+static int check_names(const parser *p, const neapi_header *header)
+{
+  int64_t most =
+      header->pair_count > header->tensor_count ? header->pair_count : header->tensor_count;
+  const char **names = malloc((size_t)(most + 1) * sizeof *names);
+  if (!names)
+    return neapi_fail(NEAP_MEMORY, "header: no memory for %" PRId64 " names", most);
+  const char *what = "a key of the metadata";
+  for (int64_t i = 0; i < header->pair_count; i++)
+    names[i] = header->pairs[i].key;
+  const char *twice = neapi_name_twice(names, header->pair_count);
+  for (int64_t i = 0; !twice && i < header->tensor_count; i++)
+    names[i] = header->tensors[i].name;
+  if (!twice && (twice = neapi_name_twice(names, header->tensor_count)))
+    what = "a tensor";
+  int status = !twice ? NEAP_OK
+                      : neapi_fail(NEAP_FORMAT, "%s: byte %" PRId64 ": header: %s twice: '%.64s'",
+                                   p->path, p->offset, what, twice);
+  free(names);
+  return status;
+}
+
 int neapi_header_parse(const char *path, int64_t offset, const char *text, int64_t length,
                        neapi_header *out)
 {
@@ -291,6 +322,8 @@ int neapi_header_parse(const char *path, int64_t offset, const char *text, int64
   skip_space(&p);
   if (!status && p.at != p.end)
     status = fail(&p, "header: text after its end");
+  if (!status)
+    status = check_names(&p, &header);
   if (status)
     neapi_header_free(&header);
   else

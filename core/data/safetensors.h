@@ -35,6 +35,9 @@ void neapi_header_free(neapi_header *header);
 /* Value of a key of the metadata, or NULL. */
 const char *neapi_header_value(const neapi_header *header, const char *key);
 
+/* A name that stands among count names twice, or NULL; sorts them. */
+const char *neapi_name_twice(const char **names, int64_t count);
+
 /* Writes a string with quotes and escapes, at most 2 + 6 * strlen(text) bytes; returns its end. */
 char *neapi_json_string(char *to, const char *text);
 

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <zlib.h>
 
-enum { LENGTH_BYTES = 8, MAX_HEADER = 1 << 20, FIRST_CHUNK = 1 << 20 };
+enum { LENGTH_BYTES = 8, FIRST_CHUNK = 1 << 20 };
 
 int64_t neapi_trace_count(const int64_t *shape, int first)
 {
@@ -121,7 +121,9 @@ static int check_tensor(const char *path, const neapi_header *header, int64_t da
                       "%s: byte %" PRId64 ": truncated: the file ends here; its header announces "
                       "%" PRId64 " bytes",
                       path, data + bytes, data + tensor->end);
-  if (bytes > tensor->end)
+  const char *state = neapi_header_value(header, "state");
+  bool written = !state || strcmp(state, NEAPI_TRACE_WRITING);
+  if (bytes > tensor->end && written) /* else a part of the step that was being written */
     return bad(path, data + tensor->end, "bytes after the end of the data");
   memcpy(shape, tensor->shape, sizeof tensor->shape[0] * NEAPI_TRACE_DIMS);
   return NEAP_OK;
@@ -171,7 +173,7 @@ static int parse_safetensors(const char *path, const char *text, int64_t length,
   for (int i = LENGTH_BYTES - 1; i >= 0; i--)
     announced = announced << 8 | (unsigned char)text[i];
   int64_t data = LENGTH_BYTES + (int64_t)announced;
-  if (announced > MAX_HEADER || data > length)
+  if (announced > NEAPI_TRACE_HEADER || data > length)
     return neapi_fail(NEAP_FORMAT,
                       "%s: byte 0: header of %" PRIu64 " bytes announced; the file has %" PRId64
                       " in all",

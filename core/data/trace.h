@@ -5,6 +5,8 @@
 #include "base/status.h"
 #include "data/safetensors.h"
 
+enum { NEAPI_TRACE_HEADER = 1 << 20 }; /* most bytes of a file's header */
+
 enum { NEAPI_STEPS, NEAPI_LAYERS, NEAPI_RANKS, NEAPI_EXPERTS, NEAPI_TRACE_DIMS };
 
 struct neap_trace {
@@ -17,6 +19,9 @@ struct neap_trace {
 #define NEAPI_TRACE_TENSOR "load"
 #define NEAPI_TRACE_FORMAT "neap.trace"
 #define NEAPI_TRACE_VERSION "1"
+/* The metadata's "state": of equal length. A file without it counts as written. */
+#define NEAPI_TRACE_WRITING "writing"
+#define NEAPI_TRACE_WRITTEN "written"
 
 /* Product of the dimensions from first on, or -1 if it passes what a file can hold. */
 int64_t neapi_trace_count(const int64_t *shape, int first);

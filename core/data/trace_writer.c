@@ -9,11 +9,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 #include <zlib.h>
 
-/* Header bytes beyond names and values: 8 numbers of 20 digits, and the fixed text. */
-enum { FIXED_BYTES = 1024, LENGTH_BYTES = 8, OWN_PAIRS = 3, ALIGN = 64 };
+/* PREFIX_BYTES: the most that the part of the file takes that changes with every step. It lies in
+ * the file's first page, which a process that is killed has either written or not. */
+enum { PREFIX_BYTES = 512, LENGTH_BYTES = 8, OWN_PAIRS = 4, ALIGN = 64 };
 
 struct neap_trace_writer {
   char *path;
@@ -22,8 +24,9 @@ struct neap_trace_writer {
   int64_t next_layer;
   int32_t *step; /* (layers, ranks, experts) of the step in progress */
   uint32_t data_crc;
-  char crc[9];
-  neapi_key_value *pairs; /* format, version, crc32, then the caller's */
+  char crc[9], state[sizeof NEAPI_TRACE_WRITING];
+  int failed;             /* a write has failed: the file stays as its header says */
+  neapi_key_value *pairs; /* format, version, crc32, state, then the caller's */
   int64_t pair_count;
   char *header;
   int64_t header_bytes; /* with the length field; the data starts there */
@@ -49,85 +52,118 @@ static int write_at(const neap_trace_writer *w, const void *data, int64_t bytes,
   return NEAP_OK;
 }
 
-/* Writes the header for the steps that the file holds; its size never changes. */
-static int write_header(neap_trace_writer *w)
+/* Brings the changing part up to the steps that the file holds, and returns its length, which never
+ * changes. */
+static int64_t update_prefix(neap_trace_writer *w)
 {
   snprintf(w->crc, sizeof w->crc, "%08" PRIx32,
            neapi_trace_crc(w->data_crc, w->shape, w->pairs, w->pair_count));
-  const char *limit = w->header + w->header_bytes;
-  char *at = w->header + LENGTH_BYTES;
-  at += sprintf(at, "{\"__metadata__\":{");
-  for (int64_t i = 0; i < w->pair_count; i++) {
-    if (i)
-      *at++ = ',';
+  uint64_t length = (uint64_t)(w->header_bytes - LENGTH_BYTES);
+  for (int i = 0; i < LENGTH_BYTES; i++)
+    w->header[i] = (char)(length >> (8 * i));
+  char text[PREFIX_BYTES];
+  int bytes =
+      snprintf(text, sizeof text,
+               "{\"" NEAPI_TRACE_TENSOR "\":{\"dtype\":\"I32\",\"shape\":[%-20" PRId64 ",%" PRId64
+               ",%" PRId64 ",%" PRId64 "],\"data_offsets\":[0,%-20" PRId64
+               "]},\"__metadata__\":{\"format\":\"" NEAPI_TRACE_FORMAT
+               "\",\"version\":\"" NEAPI_TRACE_VERSION "\",\"crc32\":\"%s\",\"state\":\"%s\"",
+               w->shape[0], w->shape[1], w->shape[2], w->shape[3],
+               4 * neapi_trace_count(w->shape, 0), w->crc, w->state);
+  memcpy(w->header + LENGTH_BYTES, text, (size_t)bytes);
+  return LENGTH_BYTES + bytes;
+}
+
+/* Writes the whole header: the changing part, the caller's pairs, and blanks up to its end. */
+static int write_header(neap_trace_writer *w)
+{
+  char *at = w->header + update_prefix(w);
+  for (int64_t i = OWN_PAIRS; i < w->pair_count; i++) {
+    *at++ = ',';
     at = neapi_json_string(at, w->pairs[i].key);
     *at++ = ':';
     at = neapi_json_string(at, w->pairs[i].value);
   }
-  at += snprintf(at, (size_t)(limit - at),
-                 "},\"" NEAPI_TRACE_TENSOR "\":{\"dtype\":\"I32\",\"shape\":[%" PRId64 ",%" PRId64
-                 ",%" PRId64 ",%" PRId64 "],\"data_offsets\":[0,%" PRId64 "]}}",
-                 w->shape[0], w->shape[1], w->shape[2], w->shape[3],
-                 4 * neapi_trace_count(w->shape, 0));
-  memset(at, ' ', (size_t)(limit - at));
-  uint64_t length = (uint64_t)(w->header_bytes - LENGTH_BYTES);
-  for (int i = 0; i < LENGTH_BYTES; i++)
-    w->header[i] = (char)(length >> (8 * i));
+  *at++ = '}';
+  *at++ = '}';
+  memset(at, ' ', (size_t)(w->header + w->header_bytes - at));
   return write_at(w, w->header, w->header_bytes, 0);
+}
+
+static int check_pairs(const char *const *keys, const char *const *values, int64_t pairs)
+{
+  static const char *const own[OWN_PAIRS] = {"format", "version", "crc32", "state"};
+  const char **names = neapi_alloc((pairs + OWN_PAIRS) * (int64_t)sizeof *names, "trace metadata");
+  if (!names)
+    return NEAP_MEMORY;
+  int status = NEAP_OK;
+  for (int64_t i = 0; i < pairs && !status; i++) {
+    names[i] = keys[i];
+    if (!keys[i] || !values[i])
+      status = neapi_fail(NEAP_ARGUMENT, "trace: pair %" PRId64 " of the metadata is NULL", i);
+    for (int k = 0; k < OWN_PAIRS && !status; k++)
+      if (!strcmp(keys[i], own[k]))
+        status = neapi_fail(NEAP_ARGUMENT, "trace: metadata '%s' is the writer's own", own[k]);
+  }
+  const char *twice = status ? NULL : neapi_name_twice(names, pairs);
+  if (twice)
+    status = neapi_fail(NEAP_ARGUMENT, "trace: metadata '%s' twice", twice);
+  free(names);
+  return status;
 }
 
 static int check_arguments(const int64_t *shape, const char *const *keys, const char *const *values,
                            int64_t pairs)
 {
-  static const char *const own[OWN_PAIRS] = {"format", "version", "crc32"};
   int64_t full[NEAPI_TRACE_DIMS] = {1, shape[0], shape[1], shape[2]};
   if (shape[0] < 1 || shape[1] < 1 || shape[2] < 1 || neapi_trace_count(full, 0) < 0)
     return neapi_fail(NEAP_ARGUMENT,
                       "trace: %" PRId64 " layers, %" PRId64 " ranks, %" PRId64
                       " experts; each must be >= 1",
                       shape[0], shape[1], shape[2]);
-  for (int64_t i = 0; i < pairs; i++) {
-    if (!keys[i] || !values[i])
-      return neapi_fail(NEAP_ARGUMENT, "trace: pair %" PRId64 " of the metadata is NULL", i);
-    for (int k = 0; k < OWN_PAIRS; k++)
-      if (!strcmp(keys[i], own[k]))
-        return neapi_fail(NEAP_ARGUMENT, "trace: metadata '%s' is the writer's own", own[k]);
-    for (int64_t k = 0; k < i; k++)
-      if (!strcmp(keys[i], keys[k]))
-        return neapi_fail(NEAP_ARGUMENT, "trace: metadata '%s' twice", keys[i]);
-  }
-  return NEAP_OK;
+  return check_pairs(keys, values, pairs);
 }
 
 static int copy_pairs(neap_trace_writer *w, const char *const *keys, const char *const *values,
                       int64_t pairs)
 {
-  const char *own[OWN_PAIRS][2] = {
-      {"format", NEAPI_TRACE_FORMAT}, {"version", NEAPI_TRACE_VERSION}, {"crc32", NULL}};
+  const char *own[OWN_PAIRS][2] = {{"format", NEAPI_TRACE_FORMAT},
+                                   {"version", NEAPI_TRACE_VERSION},
+                                   {"crc32", NULL},
+                                   {"state", NULL}};
   w->pairs = neapi_alloc_zero((pairs + OWN_PAIRS) * (int64_t)sizeof *w->pairs, "trace metadata");
   if (!w->pairs)
     return NEAP_MEMORY;
-  int64_t bytes = FIXED_BYTES;
+  int64_t bytes = LENGTH_BYTES + PREFIX_BYTES;
   for (int64_t i = 0; i < pairs + OWN_PAIRS; i++) {
     const char *key = i < OWN_PAIRS ? own[i][0] : keys[i - OWN_PAIRS];
     const char *value = i < OWN_PAIRS ? own[i][1] : values[i - OWN_PAIRS];
     neapi_key_value *pair = &w->pairs[w->pair_count++];
     pair->key = strdup(key);
-    pair->value = value ? strdup(value) : w->crc;
+    pair->value = value ? strdup(value) : i == 2 ? w->crc : w->state;
     if (!pair->key || !pair->value)
       return neapi_fail(NEAP_MEMORY, "trace: no memory for its metadata");
     bytes += 6 * (int64_t)(strlen(key) + strlen(pair->value)) + 8;
   }
   w->header_bytes = (bytes + ALIGN - 1) / ALIGN * ALIGN;
+  if (w->header_bytes > NEAPI_TRACE_HEADER)
+    return neapi_fail(NEAP_ARGUMENT, "trace: metadata of %" PRId64 " bytes; at most %d are read",
+                      w->header_bytes, NEAPI_TRACE_HEADER);
   w->header = neapi_alloc(w->header_bytes, "trace header");
   return w->header ? NEAP_OK : NEAP_MEMORY;
 }
 
+/* Takes the file for itself, as long as it is open: two runs that write one trace would leave
+ * neither's. A file system without locks gives none. */
 static int create(neap_trace_writer *w)
 {
-  w->file = open(w->path, O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0666);
+  w->file = open(w->path, O_CREAT | O_WRONLY | O_CLOEXEC, 0666);
   if (w->file < 0)
     return system_error(w, "cannot be created");
+  if (flock(w->file, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
+    return neapi_fail(NEAP_BUSY, "%s: another run is writing it", w->path);
+  if (ftruncate(w->file, 0) && errno != EINVAL) /* EINVAL: a pipe or a device */
+    return system_error(w, "cannot be emptied");
   return write_header(w);
 }
 
@@ -141,6 +177,7 @@ int neap_trace_writer_open(const char *path, const int64_t *shape, const char *c
   if (!w)
     return NEAP_MEMORY;
   w->file = -1;
+  memcpy(w->state, NEAPI_TRACE_WRITING, sizeof w->state);
   memcpy(w->shape + 1, shape, 3 * sizeof *shape);
   w->step = neapi_alloc(4 * neapi_trace_count(w->shape, NEAPI_LAYERS), "a step of the trace");
   w->path = strdup(path);
@@ -159,12 +196,14 @@ static int write_step(neap_trace_writer *w)
 {
   int64_t bytes = 4 * neapi_trace_count(w->shape, NEAPI_LAYERS);
   int status = write_at(w, w->step, bytes, w->header_bytes + bytes * w->shape[NEAPI_STEPS]);
+  w->failed = status;
   if (status)
     return status;
   w->data_crc = (uint32_t)crc32_z(w->data_crc, (const Bytef *)w->step, (size_t)bytes);
   w->shape[NEAPI_STEPS]++;
   w->next_layer = 0;
-  return write_header(w);
+  w->failed = write_at(w, w->header, update_prefix(w), 0);
+  return w->failed;
 }
 
 int neap_trace_writer_append(neap_trace_writer *w, int64_t step, int64_t layer, const int64_t *load)
@@ -189,6 +228,16 @@ int neap_trace_writer_append(neap_trace_writer *w, int64_t step, int64_t layer, 
   return w->next_layer == w->shape[NEAPI_LAYERS] ? write_step(w) : NEAP_OK;
 }
 
+int neap_trace_writer_finish(neap_trace_writer *w)
+{
+  if (w->failed || w->next_layer)
+    return neapi_fail(NEAP_ARGUMENT, "%s: %s; it stays marked as incomplete", w->path,
+                      w->failed ? "a write has failed" : "the last step lacks layers");
+  memcpy(w->state, NEAPI_TRACE_WRITTEN, sizeof w->state);
+  w->failed = write_at(w, w->header, update_prefix(w), 0);
+  return w->failed;
+}
+
 void neap_trace_writer_close(neap_trace_writer *w)
 {
   if (!w)
@@ -197,7 +246,7 @@ void neap_trace_writer_close(neap_trace_writer *w)
     close(w->file);
   for (int64_t i = 0; i < w->pair_count; i++) {
     free(w->pairs[i].key);
-    if (w->pairs[i].value != w->crc)
+    if (w->pairs[i].value != w->crc && w->pairs[i].value != w->state)
       free(w->pairs[i].value);
   }
   free(w->pairs);

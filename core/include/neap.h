@@ -37,7 +37,8 @@
   X(FORMAT)   /* a file is damaged, truncated or of another format */                              \
   X(COMM)     /* a transport failed, or ranks disagree */                                          \
   X(POLICY)   /* a policy failed: error, crash, deadline, invalid answer */                        \
-  X(ABSENT)   /* this build or machine lacks what was asked for */
+  X(ABSENT)   /* this build or machine lacks what was asked for */                                 \
+  X(BUSY)     /* another process has it */
 
 #define NEAP_STATUS_ENUM(name) NEAP_##name,
 typedef enum { NEAP_STATUS_LIST(NEAP_STATUS_ENUM) NEAP_STATUS_COUNT } neap_status;
@@ -817,10 +818,11 @@ NEAP_API int neap_synth_load(const neap_synth *synth, const double *popularity, 
 typedef struct neap_trace neap_trace;
 typedef struct neap_trace_writer neap_trace_writer;
 
-/* Reads and checks a whole file into memory: safetensors as the writer makes it, safetensors
- * without any metadata (then there is no checksum to check), or CSV "step,layer,rank,e0,e1,…",
- * plain or gzipped, rows in any order. What it is shows in its content, not in its name.
- * Errors: SYSTEM (cannot be read), FORMAT (names the file and the byte or line). */
+/* Reads and checks a whole file into memory: safetensors as the writer makes it, up to the last
+ * whole step if it was never finished (metadata "state" is then "writing"), safetensors without any
+ * metadata (then there is no checksum to check), or CSV "step,layer,rank,e0,e1,…", plain or
+ * gzipped, rows in any order. What it is shows in its content, not in its name. Errors: SYSTEM
+ * (cannot be read), FORMAT (names the file and the byte or line). */
 NEAP_API int neap_trace_open(const char *path, neap_trace **out);
 NEAP_API void neap_trace_close(neap_trace *trace);
 /* shape[4]: steps, layers, ranks, experts. */
@@ -832,9 +834,9 @@ NEAP_API int neap_trace_load(const neap_trace *trace, int64_t step, int64_t laye
 NEAP_API const char *neap_trace_metadata(const neap_trace *trace, int64_t index,
                                          const char **value);
 
-/* Creates the file, with no steps. shape[3]: layers, ranks, experts, each >= 1. keys[pairs] and
- * values[pairs]: UTF-8; the keys "format", "version" and "crc32" are the writer's own.
- * Errors: ARGUMENT, SYSTEM. */
+/* Creates the file, with no steps, and locks it until close. shape[3]: layers, ranks, experts, each
+ * >= 1. keys[pairs] and values[pairs]: UTF-8; the keys "format", "version", "crc32" and "state" are
+ * the writer's own. Errors: ARGUMENT, SYSTEM, BUSY (another writer has the file). */
 NEAP_API int neap_trace_writer_open(const char *path, const int64_t *shape, const char *const *keys,
                                     const char *const *values, int64_t pairs,
                                     neap_trace_writer **out);
@@ -843,7 +845,10 @@ NEAP_API int neap_trace_writer_open(const char *path, const int64_t *shape, cons
  * Errors: ARGUMENT (out of order; a load below 0 or above 2^31 - 1), SYSTEM. */
 NEAP_API int neap_trace_writer_append(neap_trace_writer *writer, int64_t step, int64_t layer,
                                       const int64_t *load);
-/* Drops a step that is not complete. */
+/* Marks the file as complete. Errors: ARGUMENT (the last step lacks layers, or a write has failed:
+ * the whole steps stay, marked as incomplete), SYSTEM. */
+NEAP_API int neap_trace_writer_finish(neap_trace_writer *writer);
+/* A file that has not been finished stays marked as incomplete. */
 NEAP_API void neap_trace_writer_close(neap_trace_writer *writer);
 
 /* ---- text: real text as training data -------------------------------------------------------- */

@@ -31,7 +31,8 @@ function errors.handler(err)
 end
 
 -- Errors that lie outside of any script, so that a place in one would only distract.
-local PLACELESS = { USAGE = true, FAILED = true, FORMAT = true, SYSTEM = true, ABSENT = true }
+local PLACELESS = { USAGE = true, FAILED = true, FORMAT = true, SYSTEM = true, ABSENT = true,
+  BUSY = true }
 
 --- Text for people.
 function errors.text(err)

@@ -142,7 +142,7 @@ end
 
 function command.run(args)
   for _, text in ipairs(args.policy) do policies.resolve(text) end
-  local t = trace.open(args.trace)
+  local t = trace.read(args.trace)
   local topology = replay.open_topology(args, t)
   local document = {
     trace = { ranks = t.ranks, experts = t.experts, layers = t.layers, steps = t.steps },

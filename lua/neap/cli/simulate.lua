@@ -65,7 +65,7 @@ local function run_policy(args, policy, last)
     policy = policy, model = models.describe(args.model, { layers = args.layers }),
     distinct = args.distinct,
     schedule = args.schedule, shard_group = args.shard_group,
-    seed = args.seed, trace = args.trace and trace.open(args.trace), strict = args.strict or false,
+    seed = args.seed, trace = args.trace and trace.read(args.trace), strict = args.strict or false,
     in_process = args.in_process or false }
   local row = s:run(args.steps)
   row.policy, row.schedule = policy, args.schedule

@@ -121,7 +121,7 @@ local function describe(t)
 end
 
 local function show_info(args)
-  local t = trace.open(args.file)
+  local t = trace.read(args.file)
   local about = describe(t)
   if args.json then
     print(json.encode(about, { 'file', 'steps', 'ranks', 'experts', 'layers', 'metadata' }))
@@ -144,7 +144,7 @@ end
 local actions = { info = show_info }
 
 function actions.plot(args)
-  local t = trace.open(args.file)
+  local t = trace.read(args.file)
   if args.layer >= t.layers then
     errors.usage('--layer is %d; %s has layers 0 to %d', args.layer, t.path, t.layers - 1)
   end
@@ -163,7 +163,7 @@ function actions.plot(args)
 end
 
 function actions.cut(args)
-  local t = trace.open(args.file)
+  local t = trace.read(args.file)
   local steps, chosen = tools.all(t)
   steps, chosen = args.steps or steps, args.layers or chosen
   if steps[2] >= t.steps then
@@ -181,12 +181,12 @@ end
 
 function actions.merge(args)
   local traces = {}
-  for i, path in ipairs(args.files) do traces[i] = trace.open(path) end
+  for i, path in ipairs(args.files) do traces[i] = trace.read(path) end
   tell(args.to, tools.merge(traces, args.to, args.along))
 end
 
 actions['import'] = function(args)
-  local t = trace.open(args.file)
+  local t = trace.read(args.file)
   local steps, all = tools.all(t)
   tools.cut(t, args.to, steps, all, { source = args.file:match '[^/]*$', slots = args.slots,
     node_size = args.node_size })
@@ -194,7 +194,7 @@ actions['import'] = function(args)
 end
 
 function actions.export(args)
-  local t = trace.open(args.file)
+  local t = trace.read(args.file)
   tools.export(t, args.to)
   tell(args.to, t.steps)
 end

@@ -28,7 +28,8 @@ local function read_metadata(ptr)
 end
 
 --- Reads and checks a whole file. The metadata are strings; metadata_keys has their order.
--- Raises SYSTEM (cannot be read) or FORMAT (damaged: names the file and byte or line).
+-- incomplete: the run that wrote it has not finished it, and these are its whole steps. Raises
+-- SYSTEM (cannot be read) or FORMAT (damaged: names the file and byte or line).
 function trace.open(path)
   local out, shape = ffi.new 'neap_trace *[1]', ffi.new 'int64_t[4]'
   lib.check(C.neap_trace_open(path, out), 2)
@@ -38,6 +39,17 @@ function trace.open(path)
   self.steps, self.layers = tonumber(shape[0]), tonumber(shape[1])
   self.ranks, self.experts = tonumber(shape[2]), tonumber(shape[3])
   self.metadata, self.metadata_keys = read_metadata(self.ptr)
+  self.incomplete = self.metadata.state == 'writing'
+  return self
+end
+
+--- open for commands: says on stderr what a user should know of the file.
+function trace.read(path)
+  local self = trace.open(path)
+  if self.incomplete then
+    io.stderr:write(('neap: %s: was not finished; its %d whole steps are read\n'):format(path,
+      self.steps))
+  end
   return self
 end
 
@@ -55,9 +67,17 @@ end
 local Writer = {}
 Writer.__index = Writer
 
+--- A path for the number-th run that writes to path at once: run.safetensors, run-2.safetensors, …
+local function own_name(path, number)
+  if number == 1 then return path end
+  local stem, ending = path:match '^(.*[^/])(%.[^./]*)$'
+  return ('%s-%d%s'):format(stem or path, number, ending or '')
+end
+
 --- Creates a file; shape = { layers=, ranks=, experts=, metadata= }. Values of the metadata become
--- strings.
-function trace.writer(path, shape)
+-- strings. Raises BUSY while another writer has the file; with several, that many names are tried,
+-- and path is the one that was taken.
+function trace.writer(path, shape, several)
   local names = lib.sorted_keys(shape.metadata or {})
   local texts = {} -- keeps the strings alive through the call
   local keys = ffi.new('const char *[?]', #names + 1)
@@ -68,17 +88,30 @@ function trace.writer(path, shape)
   end
   local out = ffi.new 'neap_trace_writer *[1]'
   local dims = ffi.new('int64_t[3]', shape.layers, shape.ranks, shape.experts)
-  lib.check(C.neap_trace_writer_open(path, dims, keys, values, #names, out), 2)
-  return lib.handle(Writer, out[0], C.neap_trace_writer_close)
+  local status
+  for number = 1, several or 1 do
+    local name = own_name(path, number)
+    status = C.neap_trace_writer_open(name, dims, keys, values, #names, out)
+    if status == 0 then
+      local self = lib.handle(Writer, out[0], C.neap_trace_writer_close)
+      self.path = name
+      return self
+    end
+    if status ~= C.NEAP_BUSY then break end
+  end
+  lib.check(status, 2)
 end
 
---- load: int64_t[ranks * experts]. The file is complete after every step's last layer.
+--- load: int64_t[ranks * experts]. The file holds every step whose last layer has been appended.
 function Writer:append(step, layer, load)
   lib.check(C.neap_trace_writer_append(self.ptr, step, layer, load), 2)
 end
 
+--- Ends the file. One that is not closed so, by a run that failed or was killed, is marked.
 function Writer:close()
+  local status = C.neap_trace_writer_finish(self.ptr)
   lib.close(self)
+  lib.check(status, 2)
 end
 
 return trace

@@ -11,7 +11,7 @@ local ffi = lib.ffi
 local tools = {}
 
 -- Metadata that the writer makes anew.
-local OWN = { format = true, version = true, crc32 = true }
+local OWN = { format = true, version = true, crc32 = true, state = true }
 
 --- Metadata of a trace without what belongs to its file.
 function tools.metadata(t)

@@ -22,7 +22,7 @@ local PRIME = 0x100000001b3ULL
 
 --- The trace's own slots and nodes.
 function try_policy.open(path)
-  local t = trace.open(path)
+  local t = trace.read(path)
   return setmetatable({
     trace = t, name = path:match '([^/]*)%.%w+$' or path,
     topology = topologies.open { ranks = t.ranks, experts = t.experts,

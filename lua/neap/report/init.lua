@@ -94,7 +94,7 @@ end
 
 local function add_replay(document, args)
   for _, text in ipairs(args.policy) do policies.resolve(text) end
-  local t = trace.open(args.trace)
+  local t = trace.read(args.trace)
   local topology, warm_up = replay.open_topology(args, t), args.window or replay.WINDOW
   if t.steps <= warm_up then
     failure.usage('%s has %d steps; %d are needed to warm up and one to score', t.path, t.steps,

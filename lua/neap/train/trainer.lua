@@ -78,9 +78,11 @@ local function open_model(self, p)
   }
 end
 
+local TRACES = 100 -- runs that can write a trace of one name at once
+
 local function open_trace(self, path, p)
   if not path or self.job.rank ~= 0 then return nil end
-  return trace.writer(path, {
+  local writer = trace.writer(path, {
     layers = p.layers, ranks = self.job.ranks, experts = p.experts,
     metadata = {
       seed = p.seed, policy = self.policy, slots = p.slots, node_size = self.job.node_size,
@@ -88,7 +90,11 @@ local function open_trace(self, path, p)
       model = ('transformer layers=%d hidden=%d experts=%d ffn=%s dtype=%s'):format(p.layers,
         p.hidden, p.experts, table.concat(p.ffn, ','), p.dtype),
     },
-  })
+  }, TRACES)
+  if writer.path ~= path then
+    self.job:say(('neap: another run is writing %s; this one writes %s'):format(path, writer.path))
+  end
+  return writer
 end
 
 --- What the steps would take on the cluster that the job names.
@@ -100,7 +106,8 @@ local function open_account(self)
 end
 
 --- Options: job (main/rank.lua), params (values of trainer.params), policy, text (text.schedule's),
--- and perhaps trace (path of the routing trace to write), label (of the progress line), schedule (a
+-- and perhaps trace (path of the routing trace to write; self.trace is what rank 0 writes: while
+-- another run writes that one, a name beside it), label (of the progress line), schedule (a
 -- table instead of params.schedule) and seconds (that run may take; it ends with the step that is
 -- under way then).
 function trainer.open(options)
@@ -130,8 +137,9 @@ function trainer.open(options)
     warmup = p.warmup, steps = p.steps, decay = p.decay, clip = p.clip,
     shards = self.model:shards() })
   self.writer = open_trace(self, options.trace, p)
+  self.trace = self.writer and self.writer.path or options.trace
   self.recorder = job.record and job:record({ policy = self.policy, seed = p.seed,
-    trace = self.writer and options.trace }, self.text)
+    trace = self.writer and self.trace }, self.text)
   self.sent = { 0, 0, 0, 0, 0, 0 } -- sums of record_last, of the step before
   self.meter = job.device == 'cuda' and timeline.open() or nil
   self.comm:barrier() -- rank 0 has started the policy: nobody's first step is a wait for that

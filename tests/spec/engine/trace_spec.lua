@@ -1,4 +1,5 @@
 local json = require 'dkjson'
+local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 local trace = require 'neap.engine.trace'
 
@@ -72,7 +73,10 @@ describe('trace', function()
     write_trace(path, 4):close()
     local t = trace.open(path)
     assert.is_true(same_content(t, 4))
-    assert.are.same({ 'format', 'version', 'crc32', 'model', 'policy', 'seed' }, t.metadata_keys)
+    assert.are.same({ 'format', 'version', 'crc32', 'state', 'model', 'policy', 'seed' },
+      t.metadata_keys)
+    assert.are.equal('written', t.metadata.state)
+    assert.is_false(t.incomplete)
     t:close()
   end)
 
@@ -101,6 +105,77 @@ describe('trace', function()
     assert.is_true(same_content(trace.open(path), 3))
     w:close()
     assert.is_true(same_content(trace.open(path), 3))
+  end)
+
+  it('is read up to its last whole step if its writer was killed', function()
+    write_trace(path, 2):append(2, 0, load_of(2, 0, 15))
+    collectgarbage()
+    collectgarbage() -- closes the writer, which was not finished
+    local text = read(path)
+    for _, more in ipairs { '', 'x', ('y'):rep(4 * 2 * 15), ('z'):rep(4 * 2 * 15 + 1) } do
+      write(path, text .. more)
+      local t = trace.open(path)
+      assert.is_true(same_content(t, 2))
+      assert.is_true(t.incomplete)
+      assert.are.equal('writing', t.metadata.state)
+    end
+    write(path, text:sub(1, -2))
+    check_damaged(path, 'truncated')
+  end)
+
+  it('is whole at whatever moment its writer is killed', function()
+    local script, shipped = os.tmpname(), launcher.folder .. '/neap'
+    write(script, [[
+      local path = ...
+      local load = require('ffi').new('int64_t[6000]', 7)
+      local w = require('neap.engine.trace').writer(path, { layers = 1, ranks = 60, experts = 100,
+        metadata = { long = ('x'):rep(9000) } })
+      for step = 0, math.huge do w:append(step, 0, load) end]])
+    local most = 0
+    for i = 1, 12 do
+      os.execute(("timeout --signal=KILL %.3f '%s' lua %s %s 2>/dev/null"):format(0.05 + i * 0.017,
+        shipped, script, path))
+      local t = trace.open(path)
+      for step = math.max(0, t.steps - 3), t.steps - 1 do
+        for k = 0, 5999 do assert(t:load(step, 0)[k] == 7) end
+      end
+      most = math.max(most, t.steps)
+      assert.is_true(t.incomplete)
+      t:close()
+    end
+    os.remove(script)
+    assert.is_true(most > 0)
+  end)
+
+  it('is written by one writer at a time', function()
+    local first = write_trace(path, 1)
+    local ok, err = pcall(trace.writer, path, SHAPE)
+    assert.is_false(ok)
+    assert.are.equal('BUSY', err.code)
+    assert.matches(path .. ': another run is writing it', err.message, 1, true)
+    local second, third = trace.writer(path, SHAPE, 9), trace.writer(path, SHAPE, 9)
+    assert.are.same({ path .. '-2', path .. '-3' }, { second.path, third.path })
+    second:close()
+    third:close()
+    first:append(1, 0, load_of(1, 0, 15))
+    first:append(1, 1, load_of(1, 1, 15))
+    first:close()
+    assert.is_true(same_content(trace.open(path), 2))
+    os.remove(second.path)
+    os.remove(third.path)
+    local again = trace.writer(path, SHAPE, 9)
+    assert.are.equal(path, again.path)
+    again:close()
+  end)
+
+  it('stays marked as incomplete if its last step lacks layers', function()
+    local w = write_trace(path, 1)
+    w:append(1, 0, load_of(1, 0, 15))
+    local ok, err = pcall(w.close, w)
+    assert.is_false(ok)
+    assert.matches('the last step lacks layers', err.message)
+    assert.is_true(same_content(trace.open(path), 1))
+    assert.is_true(trace.open(path).incomplete)
   end)
 
   it('has no steps before the first', function()
@@ -206,6 +281,22 @@ describe('trace', function()
     end
     write(path, ('\255'):rep(8) .. '{}')
     check_damaged(path, 'byte 0: header of')
+  end)
+
+  it('reads a header of a megabyte as fast as any other', function()
+    local pairs_of, tensors, start = {}, {}, lib.C.neap_clock()
+    for i = 1, 90000 do pairs_of[i] = ('"%x":""'):format(i) end
+    raw('{"__metadata__":{' .. table.concat(pairs_of, ',') .. '}}')
+    check_damaged(path, 'not a trace')
+    for i = 1, 16000 do
+      tensors[i] = ('"%x":{"dtype":"I8","shape":[],"data_offsets":[0,1]}'):format(i)
+    end
+    raw('{' .. table.concat(tensors, ',') .. '}')
+    check_damaged(path, 'not a trace')
+    tensors[#tensors] = tensors[1]
+    raw('{' .. table.concat(tensors, ',') .. '}')
+    check_damaged(path, "a tensor twice: '1'")
+    assert.is_true(lib.C.neap_clock() - start < 5) -- names compared in pairs took half a minute
   end)
 
   it('names a negative load and its place', function()
