@@ -106,7 +106,8 @@ typedef struct neap_topology neap_topology;
 /* node_of[ranks]: node of each rank, from 0, never decreasing, without gaps; NULL: one node.
  * slots_of[ranks]: expert slots of each rank, >= 1.
  * cost[experts]: work of one token of an expert, > 0, relative; NULL: all 1.
- * speed[ranks]: relative speed of each rank, > 0; NULL: all 1.
+ * speed[ranks]: relative speed of each rank, > 0; NULL: all 1. Neither costs nor speeds may differ
+ * by a factor above 1e12.
  * Errors: ARGUMENT (ranges; more experts than slots). */
 NEAP_API int neap_topology_open(int32_t ranks, int32_t experts, const int32_t *node_of,
                                 const int32_t *slots_of, const double *cost, const double *speed,

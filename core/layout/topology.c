@@ -8,6 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Of speeds and costs. The ratio is that of the fastest and the slowest rank, or of the dearest and
+ * the cheapest expert: sums of doubles do not lose the smaller one. */
+static const double MOST_RATIO = 1e12, LEAST = 1e-100, MOST = 1e100;
+
 static int check_nodes(int32_t ranks, const int32_t *node_of)
 {
   for (int32_t r = 0; node_of && r < ranks; r++) {
@@ -43,9 +47,19 @@ static int check_slots(int32_t ranks, int32_t experts, const int32_t *slots_of)
 static int check_positive(const char *what, int32_t count, const double *values)
 {
   for (int32_t i = 0; values && i < count; i++)
-    if (!(values[i] > 0 && isfinite(values[i])))
-      return neapi_fail(NEAP_ARGUMENT, "topology: %s %d is %g; it must be above 0 and finite", what,
-                        i, values[i]);
+    if (!(values[i] >= LEAST && values[i] <= MOST))
+      return neapi_fail(NEAP_ARGUMENT, "topology: %s %d is %g; it must be from %g to %g", what, i,
+                        values[i], LEAST, MOST);
+  int32_t least = 0, most = 0;
+  for (int32_t i = 1; values && i < count; i++) {
+    least = values[i] < values[least] ? i : least;
+    most = values[i] > values[most] ? i : most;
+  }
+  if (values && values[most] / values[least] > MOST_RATIO)
+    return neapi_fail(NEAP_ARGUMENT,
+                      "topology: %s %d is %g, that of %d is %g; they may differ by a factor of at "
+                      "most %g",
+                      what, most, values[most], least, values[least], MOST_RATIO);
   return NEAP_OK;
 }
 

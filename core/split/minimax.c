@@ -7,7 +7,7 @@
  *
  * Bound and amounts are whole units of work. When all experts cost the same a unit is a token and
  * the result is the least max load of whole tokens. Otherwise a unit is a small fraction of a
- * token's work, and the optimal amounts are rounded to whole tokens afterwards: no rank then has
+ * token's work, at least 2^-50 of all work, and the optimal amounts are rounded to whole tokens afterwards: no rank then has
  * more than one token per slot, of that slot's cost, above the optimum of fractional tokens. */
 #include "split/flow_network.h"
 
@@ -28,12 +28,15 @@ typedef struct {
   int64_t *cap;        /* [ranks] units that the bound allows */
   double *speed;       /* [ranks] relative to the fastest */
   uint8_t *member;     /* [ranks] of a cut */
+  int64_t most;        /* units of all work together */
   int64_t *rest;       /* [places] */
 } minimax;
 
 static void minimax_close(void *scratch)
 {
   minimax *m = scratch;
+  if (!m)
+    return;
   neapi_flow_close(&m->flow);
   free(m->unit);
   free(m->total);
@@ -124,7 +127,7 @@ static void gather(minimax *m, const int64_t *node_load)
     }
 }
 
-/* Units of a token: 2^50 units are all work together, so that sums stay exact. */
+/* Units of a token: about 2^50 units are all work together, so that sums stay exact. */
 static void choose_units(minimax *m)
 {
   const neap_topology *t = m->flow.topology;
@@ -133,6 +136,9 @@ static void choose_units(minimax *m)
     work += m->total[e] * t->cost[e];
   for (int32_t e = 0; e < t->experts; e++)
     m->unit[e] = m->equal || work <= 0 ? 1 : llround(fmax(1.0, ldexp(t->cost[e] / work, 50)));
+  m->most = 0;
+  for (int32_t e = 0; e < t->experts; e++)
+    m->most += m->total[e] * m->unit[e];
 }
 
 static void to_units(minimax *m)
@@ -148,11 +154,12 @@ static void to_units(minimax *m)
 /* ---- the bound ------------------------------------------------------------------------------- */
 
 /* Units that a rank of that speed may take under a bound: whole tokens stay below it, unless this
- * is a rounding error of the product; fractions of tokens may exceed it by one unit. */
+ * is a rounding error of the product; fractions of tokens may exceed it by one unit. A rank that is
+ * far faster than another one's bound needs could take more than there is. */
 static int64_t allowed(const minimax *m, double speed, double bound)
 {
-  double units = bound * speed;
-  return m->equal ? floor(units * (1 + 0x1p-44)) : ceil(units);
+  double units = m->equal ? floor(bound * speed * (1 + 0x1p-44)) : ceil(bound * speed);
+  return units < m->most ? (int64_t)units : m->most;
 }
 
 static int64_t allowed_together(const minimax *m, const uint8_t *member, double bound)
@@ -203,11 +210,8 @@ static void clear_room(minimax *m)
 /* Mean work: what no bound can be below. */
 static double mean_bound(minimax *m)
 {
-  int64_t work = 0;
-  for (int32_t e = 0; e < m->flow.topology->experts; e++)
-    work += m->total[e] * m->unit[e];
   memset(m->member, 1, m->flow.topology->ranks);
-  return bound_for(m, m->member, work);
+  return bound_for(m, m->member, m->most);
 }
 
 /* Spreads what is in the pools under the least bound that is possible, and not below this one. */

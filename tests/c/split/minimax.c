@@ -5,7 +5,15 @@
 #include <neap.h>
 #include <stdlib.h>
 
-enum { RANKS = 7, EXPERTS = 7, SLOTS = 24, CASES = 600, VERTICES = 100, FAR_AWAY = 1 << 20 };
+enum {
+  RANKS = 7,
+  EXPERTS = 7,
+  SLOTS = 24,
+  CASES = 600,
+  VERTICES = 100,
+  FAR_AWAY = 1 << 20,
+  FAR_APART = 100000
+};
 
 typedef struct {
   uint64_t seed, next;
@@ -20,6 +28,12 @@ typedef struct {
 static int32_t draw(problem *p, int32_t bound)
 {
   return neap_random_bits(p->seed, 7, p->next++) % bound;
+}
+
+/* Powers of two: products with them are exact, however far apart they are. */
+static double far_apart(problem *p)
+{
+  return ldexp(1, draw(p, 39) - 19);
 }
 
 static void draw_topology(problem *p, bool costs, bool speeds)
@@ -39,6 +53,12 @@ static void draw_topology(problem *p, bool costs, bool speeds)
     p->cost[e] = costs ? 0.5 + draw(p, 1000) / 300.0 : 1.0;
   for (int32_t r = 0; r < p->ranks; r++)
     p->speed[r] = speeds ? 0.25 + draw(p, 1000) / 600.0 : 1.0;
+  if (p->seed < FAR_APART)
+    return;
+  for (int32_t e = 0; costs && e < p->experts; e++)
+    p->cost[e] = far_apart(p);
+  for (int32_t r = 0; speeds && r < p->ranks; r++)
+    p->speed[r] = far_apart(p);
 }
 
 static void draw_layout(problem *p)
@@ -250,6 +270,10 @@ static void check_whole(uint64_t seed, bool speeds)
   check_conserved(&p, tokens);
   double bound = least_max(&p, true);
   check_close(balance.max_work, bound, 1e-9, "max work");
+  if (seed >= FAR_APART) { /* the flow below counts in whole tokens at moderate bounds */
+    drop(&p);
+    return;
+  }
   int64_t across = fewest_across(&p, bound);
   check(balance.inter_node == across, "case %d: %lld tokens cross nodes; the fewest are %lld",
         (int)seed, (long long)balance.inter_node, (long long)across);
@@ -264,9 +288,12 @@ static void check_costs(uint64_t seed)
     return;
   neap_balance balance = compute(&p, "minimax", tokens);
   check_conserved(&p, tokens);
-  double bound = least_max(&p, false), above = 0;
+  double bound = least_max(&p, false), above = 0, grain = 0;
+  for (int32_t e = 0; e < p.experts; e++) /* a token counts as 2^-50 of all work at least */
+    for (int32_t other = 0; other < p.experts; other++)
+      grain += ldexp((double)tokens_of(&p, e) * p.cost[e] * tokens_of(&p, other), -50);
   for (int32_t r = 0; r < p.ranks; r++) {
-    double work = 0, one_each = 0;
+    double work = -grain, one_each = 0;
     for (int32_t s = 0; s < p.slots; s++)
       if (p.rank_of[s] == r) {
         work += tokens[s] * p.cost[p.expert_of[s]];
@@ -314,6 +341,9 @@ int main(void)
     check_whole(seed, true);
     check_costs(seed);
     check_local(seed);
+    check_whole(FAR_APART + seed, true);
+    check_costs(FAR_APART + seed);
+    check_local(FAR_APART + seed);
   }
   return check_done();
 }
