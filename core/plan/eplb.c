@@ -1,6 +1,7 @@
 /* EPLB (DeepSeek): replicas one by one to the expert with the most load a replica, then balanced
  * packing, heaviest first to the lightest rank with room. Hierarchical with groups: groups of
- * experts are packed to nodes first, and each node then replicates and packs its own. */
+ * experts are packed to nodes first, and each node then replicates and packs its own; global after
+ * all if the nodes do not divide the groups, as in the published eplb.py. */
 #include "plan/packer.h"
 
 #include "base/memory.h"
@@ -151,9 +152,9 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
   scratch *s = in->scratch;
   int32_t groups = (int32_t)in->parameter[GROUPS], all[2] = {0, t->ranks};
   bool doubles = in->parameter[DOUBLES] != 0;
-  neapi_packer_weigh(s->place, in->load);
+  neapi_packer_weigh_all(s->place, in->load);
   neapi_packer_begin(s->place, expert_of);
-  if (groups) {
+  if (groups && groups % t->nodes == 0) {
     pack_groups(s, s->place, groups < t->experts ? groups : t->experts);
     pack_nodes(s, s->place, doubles);
   } else {
@@ -167,7 +168,8 @@ const neapi_planner_kind neapi_plan_eplb = {
     .name = "eplb",
     .parameters =
         {
-            {"groups", "groups of experts that stay within a node; 0: global, none", 0, 0, 1 << 20},
+            {"groups", "groups of experts that stay in a node, if the nodes divide them; 0: none",
+             0, 0, 1 << 20},
             {"doubles", "1: a rank may get an expert twice, as in the published code", 1, 0, 1},
         },
     .open = open_scratch,

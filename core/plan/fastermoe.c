@@ -1,7 +1,6 @@
 /* FasterMoE (He et al., 2022): shadows an expert, that is puts it on every rank so that sources
  * compute their own tokens of it, as long as that saves more compute on the slowest rank than
- * sending its weights costs; heaviest expert first. Slots left over hold the experts next to the
- * rank's own. */
+ * sending its weights costs; heaviest expert first. Slots left over keep what they hold. */
 #include "plan/packer.h"
 
 #include <string.h>
@@ -59,7 +58,7 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
     now = then;
     put_everywhere(p, e);
   }
-  neapi_packer_fill_next(p);
+  neapi_packer_fill_held(p, in->previous);
   return NEAP_OK;
 }
 

@@ -1,6 +1,9 @@
-/* LAER-MoE's planner (arXiv 2602.11686): replicas by a heap, or the same number each; heaviest
- * first to the node with the fewest of the expert, there to the least loaded rank; the cheaper of
- * the two by predicted time wins. For any number of ranks and any nodes. */
+/* LAER-MoE's planner (arXiv 2602.11686), by the rules of its published greedy_balancer.cpp: replicas
+ * by a heap, or the same number each; heaviest first to the nodes with the fewest of the expert,
+ * there to the least loaded rank, and if those nodes are full to the least loaded rank of any; the
+ * cheaper of the two by predicted time wins, the latter if they cost the same. For any number of
+ * ranks and any nodes, so slots may be left over: those go to the experts with the most work a
+ * replica. */
 #include "plan/cost.h"
 
 #include <stdlib.h>
@@ -22,7 +25,8 @@ static void relocate(neapi_packer *p, bool doubles, int32_t *expert_of)
   neapi_packer_fill(p);
 }
 
-/* Replicas by priority queue: one a node to begin with, if that fits. */
+/* Replicas by priority queue: one a node to begin with, if that fits. An expert that has one a node
+ * gains as many again, and keeps what it has if so many slots are not left. */
 static void by_load(neapi_packer *p, bool doubles)
 {
   const neap_topology *t = p->topology;
@@ -57,14 +61,14 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
   bool doubles = in->parameter[DOUBLES] != 0, divides = t->slots % t->experts == 0;
   bool even = divides && (!in->parameter[NO_EVEN] || in->parameter[NO_PQ]);
   bool queue = !even || !in->parameter[NO_PQ];
-  neapi_packer_weigh(s->place, in->load);
-  if (queue) {
-    by_load(s->place, doubles);
-    relocate(s->place, doubles, expert_of);
-  }
+  neapi_packer_weigh_all(s->place, in->load);
   if (even) {
     alike(s->place);
-    relocate(s->place, doubles, queue ? s->candidate : expert_of);
+    relocate(s->place, doubles, expert_of);
+  }
+  if (queue) {
+    by_load(s->place, doubles);
+    relocate(s->place, doubles, even ? s->candidate : expert_of);
   }
   if (!queue || !even)
     return NEAP_OK;

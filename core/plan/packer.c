@@ -55,14 +55,22 @@ void neapi_packer_close(void *place)
 void neapi_packer_weigh(neapi_packer *p, const double *load)
 {
   const neap_topology *t = p->topology;
-  double total = 0;
   memset(p->work, 0, t->experts * 8ul);
   for (int32_t r = 0; r < t->ranks; r++, load += t->experts)
     for (int32_t e = 0; e < t->experts; e++)
       p->work[e] += load[e];
   for (int32_t e = 0; e < t->experts; e++)
-    total += p->work[e] *= t->cost[e];
-  for (int32_t e = 0; e < t->experts; e++)
+    p->work[e] *= t->cost[e];
+}
+
+void neapi_packer_weigh_all(neapi_packer *p, const double *load)
+{
+  int32_t experts = p->topology->experts;
+  double total = 0;
+  neapi_packer_weigh(p, load);
+  for (int32_t e = 0; e < experts; e++)
+    total += p->work[e];
+  for (int32_t e = 0; e < experts; e++)
     p->work[e] += 1e-9 * (total > 0 ? total : 1);
 }
 
@@ -91,14 +99,14 @@ void neapi_packer_replicate(neapi_packer *p, const int32_t *set, int32_t n, int3
   neapi_heap_build(p->expert_heap, size);
   while (left > 0 && size) {
     int32_t e = p->expert_heap[0].id, gain = p->count[e] < step ? 1 : step;
-    gain = gain < left ? gain : left;
     gain = gain < cap - p->count[e] ? gain : cap - p->count[e];
+    if (gain > left || !gain) {
+      neapi_heap_pop(p->expert_heap, &size);
+      continue;
+    }
     p->count[e] += gain;
     left -= gain;
-    if (p->count[e] < cap)
-      neapi_heap_sink(p->expert_heap, size, 0, (neapi_heap_item){-p->work[e] / p->count[e], e});
-    else
-      neapi_heap_pop(p->expert_heap, &size);
+    neapi_heap_sink(p->expert_heap, size, 0, (neapi_heap_item){-p->work[e] / p->count[e], e});
   }
 }
 
@@ -145,29 +153,62 @@ void neapi_packer_put(neapi_packer *p, int32_t rank, int32_t expert, double work
   p->rank_work[rank] += work;
 }
 
-/* One replica to each area that has a rank for it, in the order of their least loaded ranks; at
- * most count. Returns how many were placed; those ranks are in aside unless doubles are allowed. */
-static int32_t spread_round(neapi_packer *p, int32_t expert, int32_t count, double work,
-                            bool doubles, int32_t *set_aside)
+/* What neapi_packer_spread puts where. */
+typedef struct {
+  int32_t expert;
+  double work; /* of one replica */
+  bool doubles;
+  int32_t set_aside; /* ranks in aside: they have room, but must not get the expert again */
+} spreading;
+
+/* Heap of the areas that have a rank for the expert, by their least loaded rank. Returns its size. */
+static int32_t open_areas(neapi_packer *p)
 {
-  int32_t size = 0, placed = 0;
+  int32_t size = 0;
   for (int32_t a = 0; a < p->areas; a++)
     if (p->area_size[a])
       p->area_heap[size++] = (neapi_heap_item){p->rank_heap[p->area_first[a]].key, a};
   neapi_heap_build(p->area_heap, size);
-  for (; placed < count && size; placed++) {
-    int32_t a = neapi_heap_pop(p->area_heap, &size).id;
-    neapi_heap_item *ranks = p->rank_heap + p->area_first[a];
-    int32_t rank = neapi_heap_pop(ranks, &p->area_size[a]).id;
-    neapi_packer_put(p, rank, expert, work);
-    if (!p->room[rank])
-      continue;
-    if (doubles)
-      neapi_heap_push(ranks, &p->area_size[a], rank_item(p, rank));
-    else
-      p->aside[(*set_aside)++] = rank;
-  }
+  return size;
+}
+
+/* Puts a replica on the least loaded rank of an area. */
+static void put_in_area(neapi_packer *p, spreading *s, int32_t a)
+{
+  neapi_heap_item *ranks = p->rank_heap + p->area_first[a];
+  int32_t rank = neapi_heap_pop(ranks, &p->area_size[a]).id;
+  neapi_packer_put(p, rank, s->expert, s->work);
+  if (!p->room[rank])
+    return;
+  if (s->doubles)
+    neapi_heap_push(ranks, &p->area_size[a], rank_item(p, rank));
+  else
+    p->aside[s->set_aside++] = rank;
+}
+
+/* One replica to each area that has a rank for it, in the order of their least loaded ranks; at
+ * most count. Returns how many were placed. */
+static int32_t spread_round(neapi_packer *p, spreading *s, int32_t count)
+{
+  int32_t size = open_areas(p), placed = 0;
+  for (; placed < count && size; placed++)
+    put_in_area(p, s, neapi_heap_pop(p->area_heap, &size).id);
   return placed;
+}
+
+/* Count replicas, each to the least loaded rank of all areas. */
+static void spread_anywhere(neapi_packer *p, spreading *s, int32_t count)
+{
+  int32_t size = open_areas(p);
+  for (; count && size; count--) {
+    int32_t a = p->area_heap[0].id;
+    put_in_area(p, s, a);
+    if (p->area_size[a])
+      neapi_heap_sink(p->area_heap, size, 0,
+                      (neapi_heap_item){p->rank_heap[p->area_first[a]].key, a});
+    else
+      neapi_heap_pop(p->area_heap, &size);
+  }
 }
 
 /* Area of a rank: areas are ranges, so the last one that starts at or before it. */
@@ -186,11 +227,13 @@ static int32_t area_of(const neapi_packer *p, int32_t rank)
 
 void neapi_packer_spread(neapi_packer *p, int32_t expert, int32_t count, double work, bool doubles)
 {
-  int32_t set_aside = 0;
-  for (int32_t placed = 1; count && placed; count -= placed)
-    placed = spread_round(p, expert, count, work, doubles, &set_aside);
-  while (set_aside) {
-    int32_t rank = p->aside[--set_aside], a = area_of(p, rank);
+  spreading s = {expert, work, doubles, 0};
+  /* After a round that every area took part in, all have the same number again. */
+  for (int32_t placed = p->areas; count && placed == p->areas; count -= placed)
+    placed = spread_round(p, &s, count);
+  spread_anywhere(p, &s, count);
+  while (s.set_aside) {
+    int32_t rank = p->aside[--s.set_aside], a = area_of(p, rank);
     neapi_heap_push(p->rank_heap + p->area_first[a], &p->area_size[a], rank_item(p, rank));
   }
 }
@@ -235,10 +278,21 @@ void neapi_packer_fill(neapi_packer *p)
     }
 }
 
-void neapi_packer_fill_next(neapi_packer *p)
+/* Fills a rank's free slots with what it had before and lacks now. */
+static void keep_held(neapi_packer *p, int32_t rank, const int32_t *before)
+{
+  const neap_topology *t = p->topology;
+  for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1] && p->room[rank]; s++)
+    if (!neapi_packer_holds(p, rank, before[s]))
+      neapi_packer_put(p, rank, before[s], 0);
+}
+
+void neapi_packer_fill_held(neapi_packer *p, const neap_layout *previous)
 {
   const neap_topology *t = p->topology;
   for (int32_t r = 0; r < t->ranks; r++) {
+    if (previous)
+      keep_held(p, r, previous->expert_of);
     int32_t e = neapi_packer_home(t, r + 1), held = t->first_slot[r + 1] - t->first_slot[r];
     for (held -= p->room[r]; p->room[r]; e++) {
       int32_t expert = e % t->experts;
@@ -277,19 +331,19 @@ void neapi_packer_begin_home(neapi_packer *p, int32_t *expert_of)
       neapi_packer_put(p, r, e, p->work[e]);
 }
 
-double neapi_packer_ideal(const neapi_packer *p)
+double neapi_packer_ideal(const neapi_packer *p, int32_t first, int32_t last)
 {
   double work = 0, speed = 0;
-  for (int32_t e = 0; e < p->topology->experts; e++)
-    work += p->work[e];
-  for (int32_t r = 0; r < p->topology->ranks; r++)
+  for (int32_t r = first; r < last; r++) {
+    work += p->rank_work[r];
     speed += p->topology->speed[r];
+  }
   return work / speed;
 }
 
-double neapi_packer_slack(const neapi_packer *p, int32_t rank, double ideal)
+double neapi_packer_slack(const neapi_packer *p, int32_t rank, double most)
 {
-  return ideal * p->topology->speed[rank] - p->rank_work[rank];
+  return most * p->topology->speed[rank] - p->rank_work[rank];
 }
 
 void neapi_packer_move(neapi_packer *p, int32_t expert, int32_t from, int32_t to, double work)

@@ -66,7 +66,7 @@ local function build_heap(keys, ids, size)
 end
 
 --- Replicas by load: one a node to begin with, if that fits; then the heaviest expert gains one, or
--- one a node once it has that many, until all slots are used.
+-- one a node once it has that many; it keeps what it has if so many slots are not left.
 local function replicate(s)
   local t, work, count, keys, ids = s.t, s.work, s.count, s.keys, s.ids
   local start = t.experts * t.nodes <= t.slots and t.nodes or 1
@@ -74,13 +74,18 @@ local function replicate(s)
     count[e], keys[e], ids[e] = start, -work[e] / start, e
   end
   build_heap(keys, ids, t.experts)
-  local left, nodes, experts = t.slots - t.experts * start, t.nodes, t.experts
-  while left > 0 do
+  local left, nodes, size = t.slots - t.experts * start, t.nodes, t.experts
+  while left > 0 and size > 0 do
     local e = ids[0]
-    local gain = math.min(left, count[e] < nodes and 1 or nodes)
-    count[e] = count[e] + gain
-    left = left - gain
-    sink(keys, ids, experts, 0, -work[e] / count[e], e)
+    local gain = count[e] < nodes and 1 or nodes
+    if gain <= left then
+      count[e] = count[e] + gain
+      left = left - gain
+      sink(keys, ids, size, 0, -work[e] / count[e], e)
+    else
+      size = size - 1
+      sink(keys, ids, size, 0, keys[size], ids[size])
+    end
   end
 end
 
@@ -115,9 +120,8 @@ local function place(s, expert, share, node, out)
   find_best(s, node)
 end
 
---- One replica to each node that has a free slot, at most left of them, nodes with the least loaded
--- ranks first. Returns how many are left.
-local function place_round(s, expert, share, left, out)
+--- Heap of the nodes that have a free slot, the least loaded rank on top. Returns its size.
+local function open_nodes(s)
   local keys, ids, best_share, size = s.keys, s.ids, s.best_share, 0
   for n = 0, s.t.nodes - 1 do
     if best_share[n] < math.huge then
@@ -126,16 +130,81 @@ local function place_round(s, expert, share, left, out)
     end
   end
   build_heap(keys, ids, size)
-  while left > 0 and size > 0 do
-    place(s, expert, share, ids[0], out)
-    left, size = left - 1, size - 1
-    sink(keys, ids, size, 0, keys[size], ids[size])
-  end
-  return left
+  return size
 end
 
---- Places all replicas, heaviest first, into out[slots]: each to a node with the fewest replicas of
--- its expert, there to the least loaded rank.
+--- One replica to each node that has a free slot, at most left of them, nodes with the least loaded
+-- ranks first. Returns how many it has placed.
+local function place_round(s, expert, share, left, out)
+  local keys, ids, placed = s.keys, s.ids, 0
+  local size = open_nodes(s)
+  while left > placed and size > 0 do
+    place(s, expert, share, ids[0], out)
+    placed, size = placed + 1, size - 1
+    sink(keys, ids, size, 0, keys[size], ids[size])
+  end
+  return placed
+end
+
+--- The rest of an expert's replicas, each to the least loaded rank of any node: the nodes with the
+-- fewest of them are full.
+local function place_anywhere(s, expert, share, left, out)
+  local keys, ids = s.keys, s.ids
+  local size = open_nodes(s)
+  for _ = 1, left do
+    local node = ids[0]
+    place(s, expert, share, node, out)
+    if s.best_share[node] == math.huge then
+      size = size - 1
+      sink(keys, ids, size, 0, keys[size], ids[size])
+    else
+      sink(keys, ids, size, 0, s.best_share[node], node)
+    end
+  end
+end
+
+local function place_all(s, expert, share, left, out)
+  local nodes = s.t.nodes
+  local placed = nodes
+  while left > 0 and placed == nodes do
+    placed = place_round(s, expert, share, left, out)
+    left = left - placed
+  end
+  if left > 0 then place_anywhere(s, expert, share, left, out) end
+end
+
+local function rank_holds(s, rank, expert, out)
+  for slot = s.t.first_slot[rank], s.t.first_slot[rank + 1] - s.room[rank] - 1 do
+    if out[slot] == expert then return true end
+  end
+  return false
+end
+
+--- The expert with the most work a replica; if lacking, among those that the rank lacks.
+local function neediest(s, rank, lacking, out)
+  local work, count, best, most = s.work, s.count, -1, -1
+  for e = 0, s.t.experts - 1 do
+    local need = work[e] / count[e]
+    if need > most and not (lacking and rank_holds(s, rank, e, out)) then best, most = e, need end
+  end
+  return best
+end
+
+--- Slots that are left over, since nodes or slots differ.
+local function fill(s, out)
+  local first = s.t.first_slot
+  for rank = 0, s.t.ranks - 1 do
+    while s.room[rank] > 0 do
+      local e = neediest(s, rank, true, out)
+      if e < 0 then e = neediest(s, rank, false, out) end
+      out[first[rank + 1] - s.room[rank]] = e
+      s.room[rank], s.count[e] = s.room[rank] - 1, s.count[e] + 1
+    end
+  end
+end
+
+--- Places all replicas, heaviest first, into out[slots]: each to the nodes with the fewest replicas
+-- of its expert, there to the least loaded rank.
 local function relocate(s, out)
   local t, work, count, order = s.t, s.work, s.count, s.order
   sort_experts(s)
@@ -145,9 +214,9 @@ local function relocate(s, out)
   for n = 0, t.nodes - 1 do find_best(s, n) end
   for i = 0, t.experts - 1 do
     local e = order[i]
-    local left, share = count[e], work[e] / count[e]
-    while left > 0 do left = place_round(s, e, share, left, out) end
+    place_all(s, e, work[e] / count[e], count[e], out)
   end
+  fill(s, out)
 end
 
 --- Tokens of every node, and of every expert from nodes that have no replica; returns these.
@@ -210,7 +279,7 @@ local function choose(self, topology, load)
   if topology.slots % topology.experts ~= 0 then return s.by_load end
   for e = 0, topology.experts - 1 do s.count[e] = topology.slots / topology.experts end
   relocate(s, s.alike)
-  return price(self, load, s.alike) < price(self, load, s.by_load) and s.alike or s.by_load
+  return price(self, load, s.by_load) < price(self, load, s.alike) and s.by_load or s.alike
 end
 
 function Laer:plan(ctx)

@@ -9,13 +9,13 @@ local UltraEp = policy.define {
   doc = "UltraEP's exports and the exact split",
   params = {
     window = { default = 5, min = 1, integer = true, doc = 'steps of history to plan on' },
-    min_tokens = { default = 1024, min = 0, doc = 'tokens a replica must be worth' },
+    domain = { default = 'all', choices = { 'all', 'node' }, doc = 'ranks that exchange experts' },
   },
 }
 
 function UltraEp:plan(ctx)
   return plan.ultraep(ctx, {
-    load = ctx.history:mean(self.window), min_tokens = self.min_tokens,
+    load = ctx.history:mean(self.window), nodes = self.domain == 'node',
   })
 end
 
