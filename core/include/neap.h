@@ -479,6 +479,12 @@ typedef struct neap_shards neap_shards;
 /* An unshard, reduce or refresh under way. */
 typedef struct neap_transfer neap_transfer;
 
+/* Elements *begin to *end - 1 of an array of so many are the index-th of parts ranges of
+ * ceil(size / parts) elements, rounded up to whole granules; the last ones may be shorter or empty.
+ * parts and granule: >= 1. */
+NEAP_API void neap_cut(int64_t size, int64_t granule, int32_t parts, int32_t index, int64_t *begin,
+                       int64_t *end);
+
 /* Shard groups besides "so many consecutive ranks, the last group perhaps fewer". */
 enum { NEAP_GROUP_ALL = 0, NEAP_GROUP_NODE = -1 };
 typedef enum {
@@ -851,6 +857,113 @@ NEAP_API int neap_trace_writer_append(neap_trace_writer *writer, int64_t step, i
 NEAP_API int neap_trace_writer_finish(neap_trace_writer *writer);
 /* A file that has not been finished stays marked as incomplete. */
 NEAP_API void neap_trace_writer_close(neap_trace_writer *writer);
+
+/* ---- checkpoints: state on disk that is whole or not there ----------------------------------- */
+
+/* Writes a file that has its old content or the new one, whatever happens: under another name
+ * first (path.part), then renamed; on the disk when this returns. Errors: SYSTEM, MEMORY; the old
+ * content then stays. */
+NEAP_API int neap_file_replace(const char *path, const void *data, int64_t bytes);
+/* The same for the text of a JSON object that is not empty; the object gets one more field, last:
+ * "crc32", of the text before it. Errors: ARGUMENT too. */
+NEAP_API int neap_sealed_write(const char *path, const char *text, int64_t bytes);
+/* Such a text, once its checksum has been compared, with it. Errors: SYSTEM, FORMAT, MEMORY. */
+typedef struct neap_sealed neap_sealed;
+NEAP_API int neap_sealed_read(const char *path, neap_sealed **out);
+NEAP_API const char *neap_sealed_text(const neap_sealed *sealed, int64_t *bytes);
+NEAP_API void neap_sealed_close(neap_sealed *sealed);
+/* Makes a folder and those that it is in, on the disk when this returns; one that is there will do.
+ * Errors: SYSTEM, MEMORY. */
+NEAP_API int neap_folder_make(const char *path);
+/* Removes a file, or a folder and its files; none there will do. Errors: SYSTEM, MEMORY. */
+NEAP_API int neap_folder_remove(const char *path);
+/* Takes a lock that ends with the process; the file is made if there is none. *file: for unlock.
+ * Errors: SYSTEM, also if another process has it. */
+NEAP_API int neap_file_lock(const char *path, int *file);
+NEAP_API void neap_file_unlock(int file);
+
+/* Writes a safetensors file: declare all tensors and notes (pairs of metadata), begin, append the
+ * bytes of all tensors in their order, finish. Names must differ. The file appears with finish; a
+ * close without it leaves what was there before. Errors: ARGUMENT (order of calls, more or fewer
+ * bytes than declared), MEMORY, SYSTEM. */
+typedef struct neap_tensors_writer neap_tensors_writer;
+NEAP_API int neap_tensors_writer_open(const char *path, neap_tensors_writer **out);
+NEAP_API void neap_tensors_writer_close(neap_tensors_writer *writer);
+NEAP_API int neap_tensors_writer_declare(neap_tensors_writer *writer, const char *name, int dtype,
+                                         int32_t ndim, const int64_t *dims);
+NEAP_API int neap_tensors_writer_note(neap_tensors_writer *writer, const char *key,
+                                      const char *value);
+NEAP_API int neap_tensors_writer_begin(neap_tensors_writer *writer);
+NEAP_API int neap_tensors_writer_append(neap_tensors_writer *writer, const void *data,
+                                        int64_t bytes);
+/* *bytes: of the whole file; *seal: see below, 0 for a file without checksums. */
+NEAP_API int neap_tensors_writer_finish(neap_tensors_writer *writer, int64_t *bytes,
+                                        uint32_t *seal);
+
+/* What a checkpoint's manifest says of a file: its bytes, and the checksum of its checksums. */
+typedef struct {
+  int64_t bytes;
+  uint32_t seal;
+} neap_checkpoint_file;
+
+/* Writes one rank's file of a checkpoint beside the training, and the manifest. For one thread; one
+ * job at a time. Begin names the file, add says what goes into it, start copies that, and a thread
+ * writes the copy: what was added stays as it is until start has returned, and no longer. On a GPU
+ * what lies there is copied there, in the order of the caller's stream, if that leaves a sixteenth
+ * of its memory free, and else to the host. The memory is kept for the next time. */
+typedef struct neap_checkpoint_writer neap_checkpoint_writer;
+NEAP_API int neap_checkpoint_writer_open(neap_checkpoint_writer **out);
+/* Waits for the job. */
+NEAP_API void neap_checkpoint_writer_close(neap_checkpoint_writer *writer);
+/* Errors: ARGUMENT, here and below, while a job is under way. */
+NEAP_API int neap_checkpoint_writer_begin(neap_checkpoint_writer *writer, const char *path);
+/* Names must differ. */
+NEAP_API int neap_checkpoint_writer_add(neap_checkpoint_writer *writer, const char *name, int dtype,
+                                        int32_t ndim, const int64_t *dims, const void *data);
+NEAP_API int neap_checkpoint_writer_add_tensor(neap_checkpoint_writer *writer, const char *name,
+                                               const neap_tensor *tensor);
+/* This rank's ranges of all experts, one after the other; part: neap_shard_part. */
+NEAP_API int neap_checkpoint_writer_add_shards(neap_checkpoint_writer *writer, const char *name,
+                                               const neap_shards *shards, int part);
+/* Errors: MEMORY, SYSTEM. */
+NEAP_API int neap_checkpoint_writer_start(neap_checkpoint_writer *writer);
+/* Another job: neap_sealed_write, of a copy of the text. */
+NEAP_API int neap_checkpoint_writer_commit(neap_checkpoint_writer *writer, const char *path,
+                                           const char *text, int64_t bytes);
+/* 1 while a wait would block. */
+NEAP_API int neap_checkpoint_writer_busy(const neap_checkpoint_writer *writer);
+/* Waits for the job and returns what it came to; *file: of the file that start wrote last. */
+NEAP_API int neap_checkpoint_writer_wait(neap_checkpoint_writer *writer,
+                                         neap_checkpoint_file *file);
+
+/* Reads such a file. Nothing of it is handed out before its checksum has been compared; whatever
+ * byte has changed, what it stands for is FORMAT, and so is a file of another length. */
+typedef struct neap_checkpoint_reader neap_checkpoint_reader;
+/* Errors: SYSTEM, FORMAT, MEMORY. */
+NEAP_API int neap_checkpoint_reader_open(const char *path, const neap_checkpoint_file *file,
+                                         neap_checkpoint_reader **out);
+NEAP_API void neap_checkpoint_reader_close(neap_checkpoint_reader *reader);
+/* Name of the index-th tensor, its dtype and dims[ndim], or NULL past the last. Owned by the
+ * reader. */
+NEAP_API const char *neap_checkpoint_reader_tensor(const neap_checkpoint_reader *reader,
+                                                   int64_t index, int *dtype, int32_t *ndim,
+                                                   const int64_t **dims);
+/* Elements first to first + count - 1 of a tensor. Errors: SHAPE (no such tensor, dtype or
+ * element), FORMAT, SYSTEM. */
+NEAP_API int neap_checkpoint_reader_read(neap_checkpoint_reader *reader, const char *name,
+                                         int dtype, int64_t first, int64_t count, void *to);
+
+/* Whose ranges (neap_cut) of arrays a tensor holds, one after the other, and whose are wanted. */
+typedef struct {
+  const int64_t *sizes; /* [arrays] */
+  int64_t arrays, granule;
+  int32_t from_rank, from_ranks, to_rank, to_ranks;
+} neap_ranges;
+/* What the tensor has of the wanted ranges, to their places: to holds the wanted rank's ranges. */
+NEAP_API int neap_checkpoint_reader_ranges(neap_checkpoint_reader *reader, const char *name,
+                                           int dtype, const neap_ranges *ranges, void *to);
+/* Compares all checksums. */
+NEAP_API int neap_checkpoint_reader_check(neap_checkpoint_reader *reader);
 
 /* ---- text: real text as training data -------------------------------------------------------- */
 

@@ -1,11 +1,20 @@
-/* Which elements of an expert each rank owns, and which it sends to its shard group. */
+/* How arrays are cut over ranks: which elements of an expert each rank owns, and which it sends to its shard group. */
 #include "moe/shards.h"
 
-/* The index-th of parts contiguous ranges of ceil(size / parts) elements. */
+void neap_cut(int64_t size, int64_t granule, int32_t parts, int32_t index, int64_t *begin,
+              int64_t *end)
+{
+  int64_t each = (size + parts - 1) / parts;
+  each = (each + granule - 1) / granule * granule;
+  *begin = each * index < size ? each * index : size;
+  *end = size - *begin < each ? size : *begin + each;
+}
+
 static neapi_range cut(int64_t size, int32_t parts, int32_t index)
 {
-  int64_t each = (size + parts - 1) / parts, begin = each * index, end = begin + each;
-  return (neapi_range){begin < size ? begin : size, end < size ? end : size};
+  neapi_range range;
+  neap_cut(size, 1, parts, index, &range.begin, &range.end);
+  return range;
 }
 
 neapi_range neapi_shards_master(const neap_shards *s, int32_t expert, int32_t rank)

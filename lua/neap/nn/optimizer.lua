@@ -12,7 +12,7 @@ local tensor = require 'neap.engine.tensor'
 local ops = require 'neap.engine.ops'
 local exact = require 'neap.engine.exact'
 
-local ffi = lib.ffi
+local ffi, C = lib.ffi, lib.C
 
 local optim = {}
 
@@ -39,12 +39,14 @@ local GRANULE = 16 -- elements; ranges start on cache lines
 
 --- The ranges of the ranks: counts, and where this rank's starts.
 local function cut(count, rank, ranks)
-  local each = math.ceil(count / ranks / GRANULE) * GRANULE
+  local begin, ends = ffi.new 'int64_t[1]', ffi.new 'int64_t[1]'
   local counts = ffi.new('int64_t[?]', ranks)
   for r = 0, ranks - 1 do
-    counts[r] = math.max(0, math.min(each, count - r * each))
+    C.neap_cut(count, GRANULE, ranks, r, begin, ends)
+    counts[r] = ends[0] - begin[0]
   end
-  return counts, math.min(rank * each, count)
+  C.neap_cut(count, GRANULE, ranks, rank, begin, ends)
+  return counts, tonumber(begin[0])
 end
 
 --- parameters: nn.Parameters, allocated. options, with the defaults above: rate, the peak; warmup
