@@ -1,4 +1,4 @@
---- FlexMoE (Nie et al., 2023): small changes to the layout in force. In every node the expert with
+--- FlexMoE (Nie et al., 2023): small changes to the active layout. In every node the expert with
 -- the most load a replica gains one and the one with the least loses one, while balance improves.
 local plan = require 'neap.engine.plan'
 local policy = require 'neap.policy'

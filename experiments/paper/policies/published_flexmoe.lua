@@ -1,6 +1,6 @@
 --- FlexMoE as its rounds are described beside LAER-MoE: the expert with the most load a replica, of
 -- all nodes together, gains one in every node, and the one with the least loses one there; up to
--- ten rounds a plan, from the layout in force. A round is kept if it lowers the most loaded rank or
+-- ten rounds a plan, from the active layout. A round is kept if it lowers the most loaded rank or
 -- brings most and least closer; the first that does neither ends the plan. (The built-in flexmoe
 -- chooses node by node and avoids second copies on a rank, and balances better than published.)
 local ffi = require 'ffi'

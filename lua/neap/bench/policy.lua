@@ -30,13 +30,13 @@ local function open(p)
     ranks = p.ranks, node_size = p.node_size, slots = p.slots, experts = p.experts,
   }
   local s = {
-    door = worker.open {
+    worker = worker.open {
       file = launcher.home .. '/lua/neap/bench/policies/echo.lua', params = {}, topology = shape,
       layers = 1, seed = 1, deadline = 10,
     },
     load = ffi.new('int64_t[?]', p.ranks * p.experts),
     expert_of = ffi.new('int32_t[?]', shape.slots),
-    amounts = ffi.new('int64_t[?]', p.ranks * shape.slots),
+    tokens = ffi.new('int64_t[?]', p.ranks * shape.slots),
   }
   for i = 0, p.ranks * p.experts - 1 do s.load[i] = 1 + i * 7919 % 1000 end
   for i = 0, shape.slots - 1 do s.expert_of[i] = i % p.experts end
@@ -44,12 +44,12 @@ local function open(p)
 end
 
 local function plan(s, step)
-  s.door:observe(false, step + 1, 0, s.load, s.expert_of)
-  return s.door:next(true)
+  s.worker:request(false, step + 1, 0, s.load, s.expert_of)
+  return s.worker:next(true)
 end
 
 local function split(s, step)
-  s.door:split(step, 0, s.load, s.expert_of, s.amounts)
+  s.worker:split(step, 0, s.load, s.expert_of, s.tokens)
 end
 
 local function measure(s, count, pause, action)
@@ -97,7 +97,7 @@ function bench.run(args)
     round_trip_after_pause_us = measure(s, math.ceil(p.repeats * PAUSED_SHARE), true, plan),
     split_us = measure(s, p.repeats, false, split),
   }
-  s.door:close()
+  s.worker:close()
   result.p50_us, result.p99_us = result.round_trip_us.p50, result.round_trip_us.p99
   if args.json then
     print(json.encode(result, ORDER))

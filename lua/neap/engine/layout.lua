@@ -4,7 +4,7 @@
 --   l:set { { 0, 1 }, { 2, 3 } }       -- experts of rank 0, of rank 1
 --   l:at(rank, slot) l:experts() l:replicas(expert) l:hash() l:changed(other)
 --   print(l)                           -- a line a node: | 0 1 | 2 3 |
--- Layouts under construction, as policies make them, are drafts (ctx:layout()).
+-- Policies make theirs with ctx:layout() (policy/layout_builder.lua).
 
 local lib = require 'neap.base.lib'
 
@@ -132,7 +132,12 @@ end
 
 --- 16 hexadecimal digits, the same for equal layouts on every machine.
 function Layout:hash()
-  return bit.tohex(C.neap_layout_hash(self.ptr), 16)
+  return bit.tohex(self:hash_bits(), 16)
+end
+
+--- The same as uint64_t.
+function Layout:hash_bits()
+  return C.neap_layout_hash(self.ptr)
 end
 
 --- Slots whose expert differs from another layout's.

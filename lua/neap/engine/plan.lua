@@ -4,7 +4,7 @@
 --   local layout = planner:plan(load, previous, seed)
 --   plan.names()              { 'static', 'random', … }
 --   plan.parameters 'laer'    { { name = 'no_even', doc = '…', default = 0 }, … }
--- In a policy, plan.NAME(ctx, options) gives a draft of the answer (ctx:plan does the work).
+-- In a policy, plan.NAME(ctx, options) gives its layout (ctx:plan does the work).
 
 local lib = require 'neap.base.lib'
 local matrix = require 'neap.engine.matrix'

@@ -6,7 +6,7 @@
 --   s:column(rank)                    -- int64_t[ranks][slots of rank]: what a rank's slots get
 --   s:slot_tokens()                   -- int64_t[slots]
 --   s:balance()                       -- { imbalance=, max_work=, …, inter_node=, remote= }
---   s:set(layout, load, amount)       -- a split of one's own, [ranks][slots]
+--   s:set(layout, load, tokens)       -- a split of one's own, [ranks][slots]
 --   split.rules()                     -- { 'lite', 'even', … }
 
 local lib = require 'neap.base.lib'
@@ -52,11 +52,11 @@ function Split:compute(layout, load)
   return self
 end
 
---- Takes a given split instead: amount [ranks][slots]. Raises SPLIT.
-function Split:set(layout, load, amount)
+--- Takes a given split instead: tokens [ranks][slots]. Raises SPLIT.
+function Split:set(layout, load, tokens)
   local t = self.topology
   lib.check(C.neap_split_set(self.ptr, layout.ptr, read_load(self, load),
-    matrix.matrix(amount, t.ranks, t.slots, 'int64_t', 'split: amounts')), 2)
+    matrix.matrix(tokens, t.ranks, t.slots, 'int64_t', 'split: tokens')), 2)
   return self
 end
 

@@ -1,6 +1,6 @@
 --- The worker process: runs a policy's hooks for a rank, until it is killed. Called as a file with
 -- the two file descriptors of the shared memory (core/worker/spawner.c). Requests are int64 loads
--- [ranks][experts] followed by the layout in force, int32 [slots]; answers are layouts, and splits
+-- [ranks][experts] followed by the active layout, int32 [slots]; answers are layouts, and splits
 -- in the bulk memory.
 
 local lib = require 'neap.base.lib'
@@ -12,14 +12,14 @@ local ffi, C = lib.ffi, lib.C
 
 local BLOCK_SECONDS = 3600
 
-local note, payload = ffi.new 'neap_policy_message', ffi.new 'const void *[1]'
+local message, payload = ffi.new 'neap_policy_message', ffi.new 'const void *[1]'
 
-local function answer(door, request, outcome, text, expert_of, slots)
-  note.kind, note.about = outcome, request.known and messages.known or request.kind
-  note.step, note.layer, note.seconds = request.step, request.layer, request.seconds
-  text = (text or ''):sub(1, ffi.sizeof(note.text) - 1)
-  ffi.copy(note.text, text)
-  lib.check(C.neap_policy_server_answer(door, note, expert_of, expert_of and slots * 4 or 0))
+local function answer(server, request, outcome, text, expert_of, slots)
+  message.kind, message.about = outcome, request.known and messages.KNOWN or request.kind
+  message.step, message.layer, message.seconds = request.step, request.layer, request.seconds
+  text = (text or ''):sub(1, ffi.sizeof(message.text) - 1)
+  ffi.copy(message.text, text)
+  lib.check(C.neap_policy_server_answer(server, message, expert_of, expert_of and slots * 4 or 0))
 end
 
 local function open_topology(setup)
@@ -30,36 +30,36 @@ local function open_topology(setup)
   }
 end
 
-local Server = {}
-Server.__index = Server
+local Worker = {}
+Worker.__index = Worker
 
-local function open_server(door, setup)
+local function open_worker(server, setup)
   local topology = open_topology(setup)
-  local self = setmetatable({ door = door, queue = {}, first = 1, waiting = {} }, Server)
-  C.neap_policy_server_begin(door, messages.load, 0, 0)
-  self.host = runtime.open {
+  local self = setmetatable({ server = server, queue = {}, first = 1, waiting = {} }, Worker)
+  C.neap_policy_server_begin(server, messages.LOADING, 0, 0)
+  self.runtime = runtime.open {
     file = setup.file, params = setup.params, split = setup.split, topology = topology,
     layers = setup.layers, seed = setup.seed,
     watch = function(hook, step, layer)
-      C.neap_policy_server_begin(door, messages[hook], step, layer)
+      C.neap_policy_server_begin(server, messages.of_hook[hook], step, layer)
     end,
   }
-  C.neap_policy_server_end(door)
+  C.neap_policy_server_end(server)
   self.cells, self.slots = topology.ranks * topology.experts, topology.slots
   for layer = 0, setup.layers - 1 do
-    self.waiting[layer] = { kind = messages.plan, layer = layer, step = 0, seconds = 0, new = false,
+    self.waiting[layer] = { kind = messages.PLAN, layer = layer, step = 0, seconds = 0, new = false,
       expert_of = ffi.new('int32_t[?]', self.slots) }
   end
   return self
 end
 
 --- The newest load of a layer is what is planned on; an older one that waits is answered as late.
-function Server:observe(load, expert_of)
-  local request, known = self.waiting[note.layer], note.about == messages.known
-  if not known then self.host:observe(note.layer, load) end
-  local late, step = request.new, tonumber(note.step)
+function Worker:request(load, expert_of)
+  local request, known = self.waiting[message.layer], message.about == messages.KNOWN
+  if not known then self.runtime:record(message.layer, load) end
+  local late, step = request.new, tonumber(message.step)
   if late then
-    answer(self.door, request, runtime.LATE)
+    answer(self.server, request, runtime.LATE)
   else
     self.queue[#self.queue + 1] = request
   end
@@ -67,43 +67,44 @@ function Server:observe(load, expert_of)
   ffi.copy(request.expert_of, expert_of, self.slots * 4)
 end
 
-function Server:split(load, expert_of)
-  local request = { kind = messages.split, layer = note.layer, step = tonumber(note.step) }
+function Worker:split(load, expert_of)
+  local request = { kind = messages.SPLIT, layer = message.layer, step = tonumber(message.step) }
   local start = C.neap_clock()
-  local amounts = ffi.cast('int64_t *', C.neap_policy_server_bulk(self.door))
-  local outcome, text = self.host:split(request.step, request.layer, load, expert_of, amounts)
-  C.neap_policy_server_end(self.door)
+  local tokens = ffi.cast('int64_t *', C.neap_policy_server_bulk(self.server))
+  local outcome, text = self.runtime:split(request.step, request.layer, load, expert_of, tokens)
+  C.neap_policy_server_end(self.server)
   request.seconds = C.neap_clock() - start
-  answer(self.door, request, outcome, text)
+  answer(self.server, request, outcome, text)
 end
 
 --- Plans the layer that has waited longest.
-function Server:plan()
+function Worker:plan()
   local request = self.queue[self.first]
   self.first = self.first + 1
   if self.first > #self.queue then self.queue, self.first = {}, 1 end
   request.new = false
   local start = C.neap_clock()
-  local outcome, result = self.host:plan(request.step, request.layer, request.expert_of,
+  local outcome, result = self.runtime:plan(request.step, request.layer, request.expert_of,
     request.known)
-  C.neap_policy_server_end(self.door)
+  C.neap_policy_server_end(self.server)
   request.seconds = C.neap_clock() - start
   if outcome == runtime.PLANNED then
-    answer(self.door, request, outcome, nil, result, self.slots)
+    answer(self.server, request, outcome, nil, result, self.slots)
   else
-    answer(self.door, request, outcome, result)
+    answer(self.server, request, outcome, result)
   end
 end
 
 --- Takes all requests that are there before it plans: splits are urgent, and loads replace older
 -- ones.
-function Server:step()
+function Worker:step()
   local idle = self.first > #self.queue
-  lib.check(C.neap_policy_server_receive(self.door, idle and BLOCK_SECONDS or 0, note, payload))
+  local seconds = idle and BLOCK_SECONDS or 0
+  lib.check(C.neap_policy_server_receive(self.server, seconds, message, payload))
   local load = ffi.cast('const int64_t *', payload[0])
-  if note.kind == messages.plan then
-    self:observe(load, ffi.cast('const int32_t *', load + self.cells))
-  elseif note.kind == messages.split then
+  if message.kind == messages.PLAN then
+    self:request(load, ffi.cast('const int32_t *', load + self.cells))
+  elseif message.kind == messages.SPLIT then
     self:split(load, ffi.cast('const int32_t *', load + self.cells))
   elseif not idle then
     self:plan()
@@ -113,19 +114,19 @@ end
 local function main(requests_fd, answers_fd)
   local out = ffi.new 'neap_policy_server *[1]'
   lib.check(C.neap_policy_server_open(tonumber(requests_fd), tonumber(answers_fd), out))
-  local door, start = out[0], { kind = messages.load, layer = 0, step = 0, seconds = 0 }
-  local setup = loadstring(ffi.string(C.neap_policy_server_setup(door)))()
-  local ok, server = pcall(open_server, door, setup)
+  local server, start = out[0], { kind = messages.LOADING, layer = 0, step = 0, seconds = 0 }
+  local setup = loadstring(ffi.string(C.neap_policy_server_setup(server)))()
+  local ok, worker = pcall(open_worker, server, setup)
   if not ok then
-    local code = type(server) == 'table' and server.code or 'POLICY'
-    answer(door, start, runtime.FAULT, code .. ' ' .. (type(server) == 'table' and server.message
-      or tostring(server)))
+    local code = type(worker) == 'table' and worker.code or 'POLICY'
+    answer(server, start, runtime.FAULT, code .. ' ' .. (type(worker) == 'table' and worker.message
+      or tostring(worker)))
     return 1
   end
-  local lines = server.host.lines
-  answer(door, start, runtime.PLANNED, ('%s %d %d %d %s'):format(server.host.plans_on, lines.plan,
-    lines.split, lines.when, server.host.rule or ''))
-  while true do server:step() end
+  local loaded, lines = worker.runtime, worker.runtime.lines
+  answer(server, start, runtime.PLANNED, ('%s %d %d %d %s'):format(loaded.plans_on, lines.plan,
+    lines.split, lines.when, loaded.rule or ''))
+  while true do worker:step() end
 end
 
 return main(...)

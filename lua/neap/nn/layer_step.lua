@@ -2,7 +2,7 @@
 -- layers (nn/transformer.lua), the simulator on the model of a cluster (cluster/program.lua).
 --
 -- A model has, by layer from 0: blocks (nn/block.lua), experts (moe.lua); and pipeline
--- (nn/pipeline.lua), session, schedule, and plan(layer, load, step), which returns a split.
+-- (nn/pipeline.lua), session, schedule, and plan(step, layer, load), which returns a split.
 
 local timeline = require 'neap.engine.timeline'
 
@@ -28,9 +28,9 @@ function layer_step.forward_layer(model, l, x, step, direction)
   if ahead(model) then pipeline:reach('attention', l, direction) end
   local normed = block:attend(x)
   experts:route(normed, block.router.value)
-  local split = model:plan(l, experts:load(), step)
+  local split = model:plan(step, l, experts:load())
   experts:dispatch(normed, model.session:layout(l), split)
-  if model.session.observe then model.session:observe(step, l, experts:load()) end
+  if model.session.record then model.session:record(step, l, experts:load()) end
   if ahead(model) then pipeline:reach('dispatch', l, direction) end
   local weights, arriving = pipeline:weights(l)
   experts:forward(weights, block:answer(), arriving)

@@ -57,7 +57,7 @@ local function widths(ffn, experts)
 end
 
 --- Collective. comm: of all ranks. topology: ranks, slots and experts. session: who answers
--- layout(layer) and split(layer, load, step), perhaps also observe and replan; layers from 0.
+-- layout(layer) and split(step, layer, load), perhaps also record and plan_now; layers from 0.
 -- Sizes, with defaults above: vocabulary, layers, hidden, heads, kv_heads (heads), top_k, ffn (a
 -- number, or a list with one for each expert), sequence, batch (sequences of this rank, perhaps 0),
 -- total_batch (of all ranks, the same everywhere; by default batch on every rank), base (of the
@@ -125,10 +125,10 @@ function Transformer:open_experts(o, ffn)
 end
 
 --- What the policy says for the counts of a layer: a split.
-function Transformer:plan(l, load, step)
+function Transformer:plan(step, l, load)
   local session, began = self.session, timeline.begin 'plan'
-  if session.replan then session:replan(step, l, load) end
-  local split = session:split(l, load, step)
+  if session.plan_now then session:plan_now(step, l, load) end
+  local split = session:split(step, l, load)
   timeline.finish('plan', began)
   return split
 end

@@ -165,8 +165,8 @@ local function bundle_of_table(value)
   local meta = getmetatable(value)
   if meta and meta.__display then return value:__display() end
   if history.is_load(value) then return show_load(value) end
-  if layout_builder.is_draft(value) and full(value) then
-    return show_layout(value.shape, value.expert_of, 'a draft of a layout')
+  if layout_builder.is_builder(value) and full(value) then
+    return show_layout(value.shape, value.expert_of, 'a layout')
   end
   if meta and rawget(value, 'topology') and ffi.istype('neap_layout *', value.ptr) then
     return show_layout(value.topology, value:array(), tostring(value))

@@ -1,4 +1,4 @@
---- The layouts in force, one for each layer, the same on all ranks: rank 0 proposes new ones, an
+--- The active layouts, one for each layer, the same on all ranks: rank 0 proposes new ones, an
 -- advance takes them over everywhere, by one broadcast, and what all ranks then have is compared.
 -- Within a step a layer's layout stays as it is, since its backward needs what its forward had;
 -- only replace changes one, before that layer's tokens travel.
@@ -7,21 +7,21 @@ local lib = require 'neap.base.lib'
 local layouts = require 'neap.engine.layout'
 local plans = require 'neap.engine.plan'
 
-local ffi, C = lib.ffi, lib.C
+local ffi = lib.ffi
 
 local active_layouts = {}
 
-local InForce = {}
-InForce.__index = InForce
+local ActiveLayouts = {}
+ActiveLayouts.__index = ActiveLayouts
 
 local FIRST_WORDS = 16384 -- of the first broadcast, which is nearly always the only one
 
---- comm: a neap_comm pointer, or nil for a rank alone. All layers start with the static layout.
+--- comm: nil for a rank alone. All layers start with the static layout.
 function active_layouts.open(topology, layers, comm)
   local self = setmetatable({
     topology = topology, layers = layers, comm = comm, slots = topology.slots,
-    root = not comm or C.neap_comm_rank(comm) == 0, draft = layouts.open(topology), proposed = {},
-  }, InForce)
+    root = not comm or comm:rank() == 0, scratch = layouts.open(topology), proposed = {},
+  }, ActiveLayouts)
   local no_load = ffi.new('double[?]', topology.ranks * topology.experts)
   local static = plans.open('static', topology):plan(no_load)
   for layer = 0, layers - 1 do self[layer] = layouts.open(topology):copy(static) end
@@ -29,14 +29,15 @@ function active_layouts.open(topology, layers, comm)
   return self
 end
 
---- Rank 0: whether expert_of[slots] is a valid layout; neap_error_message tells why it is not.
-function InForce:valid(expert_of)
-  return C.neap_layout_set(self.draft.ptr, expert_of) == 0
+--- Rank 0: whether expert_of[slots] is a valid layout, and why it is not.
+function ActiveLayouts:valid(expert_of)
+  local ok, err = pcall(self.scratch.set, self.scratch, expert_of)
+  return ok, not ok and err.message or nil
 end
 
---- Rank 0: a valid expert_of[slots] is to come into force at the advance to a step, or, if that has
+--- Rank 0: a valid expert_of[slots] is to become active at the advance to a step, or, if that has
 -- been, at the next one.
-function InForce:propose(step, layer, expert_of)
+function ActiveLayouts:propose(step, layer, expert_of)
   self.proposed[layer] = { step = step, layer = layer, expert_of = expert_of }
 end
 
@@ -56,7 +57,7 @@ end
 local function pack(self, proposals)
   local changed = {}
   for _, proposal in ipairs(proposals) do
-    if self.draft:set(proposal.expert_of):changed(self[proposal.layer]) > 0 then
+    if self.scratch:set(proposal.expert_of):changed(self[proposal.layer]) > 0 then
       changed[#changed + 1] = proposal
     end
   end
@@ -75,7 +76,7 @@ local function share(self, buffer)
   if not self.comm then return buffer end
   local first = self.first_words
   buffer = buffer or ffi.new('int32_t[?]', first)
-  lib.check(C.neap_comm_broadcast(self.comm, buffer, first * 4, 0))
+  self.comm:broadcast(buffer, first * 4)
   local words = 1 + buffer[0] * (1 + self.slots)
   if words <= first then return buffer end
   if not self.root then
@@ -83,7 +84,7 @@ local function share(self, buffer)
     ffi.copy(whole, buffer, first * 4)
     buffer = whole
   end
-  lib.check(C.neap_comm_broadcast(self.comm, buffer + first, (words - first) * 4, 0))
+  self.comm:broadcast(buffer + first, (words - first) * 4)
   return buffer
 end
 
@@ -92,16 +93,16 @@ local function compare_hashes(self, step)
   if not self.comm then return end
   local hash = ffi.new 'int64_t'
   for layer = 0, self.layers - 1 do
-    hash = hash * 31 + ffi.cast('int64_t', C.neap_layout_hash(self[layer].ptr))
+    hash = hash * 31 + ffi.cast('int64_t', self[layer]:hash_bits())
   end
   local bounds = ffi.new('int64_t[2]', hash, bit.bnot(hash))
-  lib.check(C.neap_comm_all_reduce(self.comm, bounds, 2, C.NEAP_I64, C.NEAP_MIN))
+  self.comm:all_reduce(bounds, 2, 'i64', 'min')
   if bounds[0] ~= bit.bnot(bounds[1]) then
     lib.raise('COMM', ('session: ranks disagree about the layouts of step %d'):format(step))
   end
 end
 
---- Rank 0's proposals come into force on all ranks. Raises COMM if they then disagree.
+--- Rank 0's proposals become active on all ranks. Raises COMM if they then disagree.
 local function take_over(self, step, proposals)
   local buffer = share(self, self.root and pack(self, proposals) or nil)
   for i = 0, buffer[0] - 1 do
@@ -111,14 +112,14 @@ local function take_over(self, step, proposals)
   if buffer[0] > 0 then compare_hashes(self, step) end
 end
 
---- Collective, where a step begins: what has been proposed for it comes into force.
-function InForce:advance(step)
+--- Collective, where a step begins: what has been proposed for it becomes active.
+function ActiveLayouts:advance(step)
   take_over(self, step, self.root and take_due(self, step) or nil)
 end
 
 --- Collective, within a step and before a layer's tokens travel: a valid expert_of[slots] (rank 0;
--- nil: none) comes into force for this layer alone. An older proposal for the layer is dropped.
-function InForce:replace(step, layer, expert_of)
+-- nil: none) becomes active for this layer alone. An older proposal for the layer is dropped.
+function ActiveLayouts:replace(step, layer, expert_of)
   local proposals = {}
   if expert_of then
     proposals[1] = { layer = layer, expert_of = expert_of }

@@ -1,14 +1,15 @@
 --- What a policy's hooks see: ctx. One for each layer.
 --   ctx.step, ctx.layer      the step that the answer is for, and the layer
---   ctx.topology             ranks, nodes, slots, costs (topology.lua)
+--   ctx.topology             ranks, nodes, slots, costs (engine/topology.lua)
 --   ctx.history              loads of this layer (history.lua): :last(i) :mean(w) :sum(w) :len()
 --   ctx.current              whether history's newest load is that of the very step (plans_on)
---   ctx.previous             the layout in force, as a draft
+--   ctx.previous             the active layout, as a layout builder
 --   ctx.random               :uniform() :integer(n) :normal() :shuffle(list); depends on seed, step
 --                            and layer alone
---   ctx:layout()             an empty draft (draft.lua): :place(rank, expert) :spread(expert, n)
+--   ctx:layout()             an empty layout (layout_builder.lua): :place(rank, expert)
+--                            :spread(expert, n)
 --   ctx:replicas(by_expert)  iterates (expert, count) for all slots, heaviest replica first
---   ctx:plan(name, options)  a draft by a built-in planner, as neap.plan.NAME(ctx, options)
+--   ctx:plan(name, options)  a layout by a built-in planner, as neap.plan.NAME(ctx, options)
 --   ctx:cost(layout, load)   what a layout would cost under the exact split
 --   ctx:split(rule)          in the split hook: the answer of a built-in rule
 
@@ -61,7 +62,7 @@ end
 local Context = {}
 Context.__index = Context
 
---- tools: what the contexts of a policy share (host.lua makes it).
+--- tools: what the contexts of a policy share (runtime.lua makes it).
 function context.open(tools, layer, keep)
   local topology = tools.topology
   return setmetatable({
@@ -71,7 +72,7 @@ function context.open(tools, layer, keep)
   }, Context)
 end
 
---- Makes ready for a hook at a step; expert_of[slots]: the layout in force.
+--- Makes ready for a hook at a step; expert_of[slots]: the active layout.
 function Context:enter(step, expert_of)
   self.step = step
   self.random.stream, self.random.index = step * 65536 + self.layer + 1, 0
@@ -85,7 +86,7 @@ function Context:layout()
   end)
 end
 
---- by_expert[experts]: tokens of every expert. Drafts made afterwards balance these loads.
+--- by_expert[experts]: tokens of every expert. Layouts made afterwards balance these loads.
 function Context:replicas(by_expert)
   local shape = self.topology
   local work, order = ffi.new('double[?]', shape.experts), {}
@@ -112,8 +113,8 @@ end
 local OWN = { load = true, window = true, recall = true, from = true }
 
 --- options: load (a load; default: the sum of the last window), window (default 5), recall (steps
--- that the planner sees one by one, instead of a sum), from (a draft to start from; default: the
--- layout in force), and the planner's own parameters. A draft.
+-- that the planner sees one by one, instead of a sum), from (a layout to start from; default:
+-- the active one), and the planner's own parameters. A layout builder.
 function Context:plan(name, options)
   local own, given = { window = 5 }, {}
   for key, value in pairs(options or {}) do
@@ -144,8 +145,8 @@ function Context:cost(layout, load)
   return cost
 end
 
---- In the split hook: tokens of every source and slot (amounts.lua), by a built-in rule or, without
--- one, all 0.
+--- In the split hook: tokens of every source and slot (split_builder.lua), by a built-in rule or,
+-- without one, all 0.
 function Context:split(rule)
   if not self.exact then
     lib.raise('ARGUMENT', 'ctx:split is for the split hook', 2)

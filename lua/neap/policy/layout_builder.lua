@@ -8,8 +8,8 @@ local ints, doubles = ffi.typeof 'int32_t[?]', ffi.typeof 'double[?]'
 
 local layout_builder = {}
 
-local Draft = {}
-Draft.__index = Draft
+local LayoutBuilder = {}
+LayoutBuilder.__index = LayoutBuilder
 
 --- shape: the topology. weight(expert): work of one replica, which spread
 -- balances.
@@ -18,7 +18,7 @@ function layout_builder.open(shape, weight)
     shape = shape, weight = weight, expert_of = ints(shape.slots), used = ints(shape.ranks),
     work = doubles(shape.ranks), best = ints(shape.nodes), copies = {}, mark = ints(shape.ranks),
     spreads = 0,
-  }, Draft)
+  }, LayoutBuilder)
   ffi.fill(self.expert_of, shape.slots * 4, 0xff)
   for node = 0, shape.nodes - 1 do self.best[node] = shape.first_rank[node] end
   return self
@@ -26,7 +26,7 @@ end
 
 local full_of = setmetatable({}, { __mode = 'k' })
 
---- Taken slots by rank when all are; shared, since a full draft takes no more.
+--- Taken slots by rank when all are; shared, since a full builder takes no more.
 local function full(shape)
   local used = full_of[shape]
   if used then return used end
@@ -36,17 +36,17 @@ local function full(shape)
   return used
 end
 
---- A full draft with the given experts[slots], copied; it can be changed by swap and replace.
+--- A full builder with the given experts[slots], copied; it can be changed by swap and replace.
 function layout_builder.of(shape, experts)
   local self = setmetatable({
     shape = shape, expert_of = ints(shape.slots), used = full(shape),
-  }, Draft)
+  }, LayoutBuilder)
   ffi.copy(self.expert_of, experts, shape.slots * 4)
   return self
 end
 
-function layout_builder.is_draft(value)
-  return getmetatable(value) == Draft
+function layout_builder.is_builder(value)
+  return getmetatable(value) == LayoutBuilder
 end
 
 local function check_id(what, id, count)
@@ -57,13 +57,13 @@ local function check_id(what, id, count)
 end
 
 --- Free slots of a rank.
-function Draft:free(rank)
+function LayoutBuilder:free(rank)
   check_id('rank', rank, self.shape.ranks)
   return self.shape:slots_of(rank) - self.used[rank]
 end
 
 --- Expert in a slot of a rank, or nil if it is empty.
-function Draft:at(rank, slot)
+function LayoutBuilder:at(rank, slot)
   check_id('rank', rank, self.shape.ranks)
   check_id('slot', slot, self.shape:slots_of(rank))
   local expert = self.expert_of[self.shape.first_slot[rank] + slot]
@@ -71,7 +71,7 @@ function Draft:at(rank, slot)
 end
 
 --- Whether a rank holds an expert.
-function Draft:holds(rank, expert)
+function LayoutBuilder:holds(rank, expert)
   local first = self.shape.first_slot[rank]
   for slot = first, first + self.used[rank] - 1 do
     if self.expert_of[slot] == expert then return true end
@@ -103,7 +103,7 @@ local function put(self, rank, expert)
 end
 
 --- Puts an expert into the next free slot of a rank.
-function Draft:place(rank, expert)
+function LayoutBuilder:place(rank, expert)
   check_id('rank', rank, self.shape.ranks)
   check_id('expert', expert, self.shape.experts)
   if self:free(rank) == 0 then
@@ -154,7 +154,7 @@ end
 
 --- Gives an expert count replicas: spread over nodes first, then on the least loaded ranks; twice
 -- on a rank only where nothing else is free.
-function Draft:spread(expert, count)
+function LayoutBuilder:spread(expert, count)
   check_id('expert', expert, self.shape.experts)
   local mark = mark_holders(self, expert)
   for i = 1, count or 1 do
@@ -171,11 +171,11 @@ function Draft:spread(expert, count)
 end
 
 --- Swaps the experts of two slots: (rank, slot) with (other rank, other slot).
-function Draft:swap(rank, slot, other_rank, other_slot)
+function LayoutBuilder:swap(rank, slot, other_rank, other_slot)
   local shape = self.shape
-  for _, place in ipairs { { rank, slot }, { other_rank, other_slot } } do
-    if not self:at(place[1], place[2]) then
-      lib.raise('LAYOUT', ('layout: slot %d of rank %d is empty'):format(place[2], place[1]), 2)
+  for _, at in ipairs { { rank, slot }, { other_rank, other_slot } } do
+    if not self:at(at[1], at[2]) then
+      lib.raise('LAYOUT', ('layout: slot %d of rank %d is empty'):format(at[2], at[1]), 2)
     end
   end
   local a, b = shape.first_slot[rank] + slot, shape.first_slot[other_rank] + other_slot
@@ -184,7 +184,7 @@ function Draft:swap(rank, slot, other_rank, other_slot)
 end
 
 --- Puts another expert into a slot that is taken.
-function Draft:replace(rank, slot, expert)
+function LayoutBuilder:replace(rank, slot, expert)
   check_id('expert', expert, self.shape.experts)
   if not self:at(rank, slot) then
     lib.raise('LAYOUT', ('layout: slot %d of rank %d is empty'):format(slot, rank), 2)
@@ -194,7 +194,7 @@ function Draft:replace(rank, slot, expert)
 end
 
 --- Replicas of every expert: int32_t[experts].
-function Draft:counts()
+function LayoutBuilder:counts()
   local counts = ints(self.shape.experts)
   for slot = 0, self.shape.slots - 1 do
     local expert = self.expert_of[slot]
@@ -237,7 +237,7 @@ local function flatten(shape, ranks)
   return list
 end
 
-local function from_draft(shape, answer, out)
+local function from_builder(shape, answer, out)
   for rank = 0, shape.ranks - 1 do
     if answer:free(rank) > 0 then
       lib.raise('LAYOUT', ('layout: slot %d of rank %d is empty; every slot needs an expert')
@@ -255,18 +255,18 @@ local function from_layout(shape, ptr, out)
   ffi.copy(out, C.neap_layout_experts(ptr), shape.slots * 4)
 end
 
---- Writes a hook's answer to out[slots]: a draft, a layout of the engine, a list of the experts of
--- all slots, or a list of such lists, one a rank. Raises LAYOUT; what is written is checked for
--- types here, and as a layout by the engine.
+--- Writes a hook's answer to out[slots]: a layout builder, a layout of the engine, a list of the
+-- experts of all slots, or a list of such lists, one per rank. Raises LAYOUT; what is written is
+-- checked for types here, and as a layout by the engine.
 function layout_builder.read(shape, answer, out)
-  if layout_builder.is_draft(answer) then
-    from_draft(shape, answer, out)
+  if layout_builder.is_builder(answer) then
+    from_builder(shape, answer, out)
   elseif type(answer) == 'table' and ffi.istype('neap_layout *', answer.ptr) then
     from_layout(shape, answer.ptr, out)
   elseif type(answer) == 'table' then
     from_list(shape, type(answer[1]) == 'table' and flatten(shape, answer) or answer, out)
   else
-    lib.raise('LAYOUT', ('layout: the answer is %s; expected a layout (to keep the one in force, '
+    lib.raise('LAYOUT', ('layout: the answer is %s; expected a layout (to keep the active one, '
       .. 'return ctx.previous)'):format(answer == nil and 'nil' or 'a ' .. type(answer)))
   end
 end

@@ -1,8 +1,12 @@
---- Kinds of requests and hooks, in the notes between a rank and its worker; known: what a request
--- to plan, and its answer, is about when its load has been handed over before.
+--- Kinds of messages between a rank and its policy's worker.
 
---- Numbers by name, and names by number.
-return {
-  load = 1, plan = 2, split = 3, when = 4, known = 5,
-  [1] = 'loading', [2] = 'plan', [3] = 'split', [4] = 'when', [5] = 'plan',
+local messages = {
+  LOADING = 1, PLAN = 2, SPLIT = 3, WHEN = 4,
+  KNOWN = 5, -- a request to plan, and its answer, whose load has been handed over before
 }
+
+--- What a worker does for a message, by kind, and the kinds of hooks, by name.
+messages.doing = { 'loading', 'plan', 'split', 'when', 'plan' }
+messages.of_hook = { plan = messages.PLAN, split = messages.SPLIT, when = messages.WHEN }
+
+return messages

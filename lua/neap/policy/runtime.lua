@@ -53,10 +53,10 @@ function Tools:layout(answer)
   return self.scratch:set(self.slots)
 end
 
---- ---- host -------------------------------------------------------------------------------------
+--- ---- runtime ----------------------------------------------------------------------------------
 
-local Host = {}
-Host.__index = Host
+local Runtime = {}
+Runtime.__index = Runtime
 
 --- Where each hook starts: line by name, 0 for a hook that is not there.
 local function lines(class)
@@ -70,7 +70,7 @@ end
 
 --- "file:line" of the policy for an error: the innermost line of its file on the stack, else the
 -- line where the hook starts.
-local function place(self, hook)
+local function where(self, hook)
   local source = '@' .. self.file
   for level = 2, 100 do
     local info = debug.getinfo(level, 'Sl')
@@ -96,7 +96,7 @@ function runtime.open(options)
     file = options.file, class = class, watch = options.watch, tools = tools,
     topology = options.topology, layers = {},
     exact = history.load(options.topology.ranks, options.topology.experts),
-  }, Host)
+  }, Runtime)
   for layer = 0, options.layers - 1 do
     self.layers[layer] = {
       object = policy.create(class, options.params),
@@ -107,7 +107,7 @@ function runtime.open(options)
   self.rule = type(split) == 'string' and split or nil
   self.plans = class.plan ~= nil
   function self.on_error(err)
-    self.where = place(self, self.hook)
+    self.where = where(self, self.hook)
     return err
   end
   self.plans_on = class.plans_on
@@ -135,14 +135,14 @@ local function read(self, hook, step, layer, reader, ...)
 end
 
 --- Adds the load of a step, int64_t[ranks][experts], to a layer's history.
-function Host:observe(layer, load)
+function Runtime:record(layer, load)
   self.layers[layer].ctx.history:push(load)
 end
 
---- Plans a layer for a step; expert_of[slots]: the layout in force; known: for a policy that plans
+--- Plans a layer for a step; expert_of[slots]: the active layout; known: for a policy that plans
 -- on both, this is the plan on history. Returns the outcome and, for PLANNED, expert_of[slots]
 -- (valid until the next plan), for FAULT, the message.
-function Host:plan(step, layer, expert_of, known)
+function Runtime:plan(step, layer, expert_of, known)
   local ctx = self.layers[layer].ctx
   if not self.plans then return runtime.SKIPPED end
   ctx:enter(step, expert_of)
@@ -162,11 +162,11 @@ end
 
 --- Splits the exact counts load, int64_t[ranks][experts], of a layer: writes out[ranks][slots].
 -- Returns PLANNED, or FAULT and the message.
-function Host:split(step, layer, load, expert_of, out)
+function Runtime:split(step, layer, load, expert_of, out)
   local ctx = self.layers[layer].ctx
   ctx:enter(step, expert_of)
-  self.amounts = self.amounts or ffi.new('int64_t[?]', self.topology.ranks * self.topology.slots)
-  ctx.exact = { layout = ctx.previous, load = self.exact:set(load), memory = self.amounts }
+  self.tokens = self.tokens or ffi.new('int64_t[?]', self.topology.ranks * self.topology.slots)
+  ctx.exact = { layout = ctx.previous, load = self.exact:set(load), memory = self.tokens }
   local ok, answer = call(self, 'split', step, layer, ctx.previous, self.exact)
   if ok and type(answer) == 'string' then
     ok, answer = read(self, 'split', step, layer, ctx.split, ctx, answer)

@@ -5,11 +5,11 @@
 --
 --   local s = session.open { comm =, topology =, layers =, policy = 'laer+minimax', seed = 1 }
 --   for step = 0, steps - 1 do
---     s:advance(step)                        -- collective: plans that are ready come into force
+--     s:advance(step)                        -- collective: plans that are ready become active
 --     for layer = 0, layers - 1 do
 --       …                                    -- unshard s:layout(layer), count tokens
---       s:split(layer, load, step)           -- how many tokens go where
---       s:observe(step, layer, load)         -- off the critical path
+--       s:split(step, layer, load)           -- how many tokens go where
+--       s:record(step, layer, load)          -- off the critical path
 --     end
 --   end
 --   s:close()
@@ -38,7 +38,7 @@ local TEXT_BYTES = 512      -- of a message that is broadcast
 
 local DEFAULTS = { seed = 0, deadline = 1, strict = false, in_process = false, wait = false }
 local NEEDED = { 'topology', 'layers', 'policy' }
-local OPTIONAL = { 'comm', 'seed', 'deadline', 'strict', 'in_process', 'wait', 'on_fault' }
+local OPTIONAL = { 'comm', 'seed', 'deadline', 'strict', 'in_process', 'wait', 'listener' }
 
 local function take_options(given)
   local options = setmetatable({}, { __index = DEFAULTS })
@@ -63,25 +63,18 @@ local function take_options(given)
   return options
 end
 
-local function duplicate(comm)
-  if not comm or C.neap_comm_size(comm.ptr) == 1 then return nil end
-  local out = ffi.new 'neap_comm *[1]'
-  lib.check(C.neap_comm_duplicate(comm.ptr, out))
-  return out[0]
-end
-
-local function open_door(self, options)
+local function open_worker(self, options)
   local selection = policies.resolve(options.policy)
   self.file = selection.file
   local open = options.in_process and in_process.open or worker.open
-  local ok, door = xpcall(open, errors.handler, {
+  local ok, opened = xpcall(open, errors.handler, {
     file = selection.file, params = selection.params, split = selection.split,
     topology = self.topology, layers = self.layers, seed = options.seed,
     deadline = options.deadline,
   })
-  if ok then return door end
-  if not options.strict and door.code == 'POLICY' then door.code = 'FAILED' end
-  error(door, 0)
+  if ok then return opened end
+  if not options.strict and opened.code == 'POLICY' then opened.code = 'FAILED' end
+  error(opened, 0)
 end
 
 --- Broadcasts a short text from rank 0.
@@ -89,7 +82,7 @@ local function share_text(self, text)
   if not self.comm then return text end
   local buffer = ffi.new('char[?]', TEXT_BYTES)
   if text then ffi.copy(buffer, text) end
-  lib.check(C.neap_comm_broadcast(self.comm, buffer, TEXT_BYTES, 0))
+  self.comm:broadcast(buffer, TEXT_BYTES)
   return ffi.string(buffer)
 end
 
@@ -99,45 +92,49 @@ end
 --   seed (0), deadline (1)    of the random streams; seconds that a hook may run
 --   strict, in_process        faults are raised; the policy runs in rank 0 itself
 --   wait                      advance waits for all plans (up to the deadline), as replay wants
---   on_fault(message)         called on rank 0 for faults that are not raised
+--   listener                  functions, each optional: fault(message), on rank 0, for faults that
+--                             are not raised; split(step, layer, split) after a split, and
+--                             record(step, layer, load) after a record, on all ranks
 -- Raises USAGE for a policy that is not defined well, POLICY (strict) or FAILED for one that fails
 -- while it is loaded.
 function session.open(given)
   local options = take_options(given)
-  local topology = options.topology
+  local topology, comm = options.topology, options.comm
   local self = setmetatable({
     topology = topology, layers = options.layers, strict = options.strict,
-    always_wait = options.wait, on_fault = options.on_fault, comm = duplicate(options.comm),
+    always_wait = options.wait, listener = options.listener or {},
+    comm = comm and comm:size() > 1 and comm:duplicate() or nil,
     faults = 0, late = 0, messages = {}, split_faults = 0,
     plan_ms = series.open(), split_us = series.open(), split_of = {},
   }, Session)
-  self.root = not self.comm or C.neap_comm_rank(self.comm) == 0
-  self.door = self.root and open_door(self, options) or nil
-  local meta = share_text(self, self.door and self.door.plans_on .. ' ' .. (self.door.rule or ''))
+  self.root = not self.comm or self.comm:rank() == 0
+  self.worker = self.root and open_worker(self, options) or nil
+  local hooks = self.worker
+  local meta = share_text(self, hooks and hooks.plans_on .. ' ' .. (hooks.rule or ''))
   self.plans_on, self.rule = meta:match '^(%S+) (%S*)$'
   self.rule = self.rule ~= '' and self.rule or nil
-  self.in_force = active_layouts.open(topology, self.layers, self.comm)
+  self.active = active_layouts.open(topology, self.layers, self.comm)
   for layer = 0, self.layers - 1 do
     self.split_of[layer] = splits.open(topology, self.rule or FALLBACK)
   end
-  self.amount_words = 1 + topology.ranks * topology.slots
-  self.amounts = not self.rule and ffi.new('int64_t[?]', self.amount_words) or nil
+  self.token_words = 1 + topology.ranks * topology.slots
+  self.tokens = not self.rule and ffi.new('int64_t[?]', self.token_words) or nil
   return self
 end
 
 --- Seconds that this rank has waited for others in this session's exchanges.
 function Session:waited()
-  return self.comm and C.neap_comm_seconds_waited(self.comm) or 0
+  return self.comm and self.comm:seconds_waited() or 0
 end
 
---- The layout in force for a layer; its content changes at advance, and at this layer's replan.
+--- The active layout of a layer; its content changes at advance, and at this layer's plan_now.
 function Session:layout(layer)
-  return self.in_force[layer]
+  return self.active[layer]
 end
 
 local function tell(self, message)
   self.messages[#self.messages + 1] = message
-  if self.on_fault then self.on_fault(message) end
+  if self.listener.fault then self.listener.fault(message) end
 end
 
 --- Counts a fault; strict: raises it.
@@ -152,27 +149,28 @@ local function fault(self, message)
   end
 end
 
---- What the engine's last check of an answer found.
-local function invalid(self, hook, step, layer)
-  return ('policy %s:%d: %s at step %d, layer %d: %s'):format(self.file, self.door.lines[hook],
-    hook, step, layer, ffi.string(C.neap_error_message()))
+--- The message of an answer that is not valid. why: what the engine found.
+local function invalid(self, hook, step, layer, why)
+  return ('policy %s:%d: %s at step %d, layer %d: %s'):format(self.file, self.worker.lines[hook],
+    hook, step, layer, why)
 end
 
 --- ---- planning ---------------------------------------------------------------------------------
 
-local function observe(self, known, plan_step, layer, load)
-  local taken = self.door:observe(known, plan_step, layer, load,
-    C.neap_layout_experts(self.in_force[layer].ptr))
+local function request(self, known, plan_step, layer, load)
+  local taken = self.worker:request(known, plan_step, layer, load,
+    self.active[layer]:array())
   if not taken then self.late = self.late + 1 end
 end
 
 --- Hands load, int64_t[ranks][experts], the counts of a step, to the planner. Never waits: what
--- finds no room is dropped and counted as late. Does nothing on ranks other than 0, nor for a
--- policy that plans on current counts only (replan has handed them over).
-function Session:observe(step, layer, load)
+-- is too much is dropped and counted as late. Does nothing on ranks other than 0, nor for a
+-- policy that plans on current counts only (plan_now has handed them over).
+function Session:record(step, layer, load)
   if self.root and self.plans_on ~= 'current' then
-    observe(self, self.plans_on == 'both', step + 1, layer, load)
+    request(self, self.plans_on == 'both', step + 1, layer, load)
   end
+  if self.listener.record then self.listener.record(step, layer, load) end
 end
 
 --- What an answer says: a valid expert_of[slots], or nil. step: the first that it can serve.
@@ -181,114 +179,114 @@ local function read(self, answer, step)
   if answer.outcome == runtime.FAULT then return fault(self, answer.message) end
   if answer.outcome ~= runtime.PLANNED then return end
   self.plan_ms:add(answer.seconds * 1e3)
-  if self.in_force:valid(answer.expert_of) then return answer.expert_of end
-  fault(self, invalid(self, 'plan', answer.step, answer.layer))
+  local valid, why = self.active:valid(answer.expert_of)
+  if valid then return answer.expert_of end
+  fault(self, invalid(self, 'plan', answer.step, answer.layer, why))
 end
 
 --- Proposes the plans that are there. step: the one that begins.
 local function collect(self, step, wait)
   while true do
-    local answer = self.door:next(wait)
+    local answer = self.worker:next(wait)
     if not answer then return end
     local expert_of = read(self, answer, step)
-    if expert_of then self.in_force:propose(answer.step, answer.layer, expert_of) end
+    if expert_of then self.active:propose(answer.step, answer.layer, expert_of) end
   end
 end
 
---- Collective: call it where a step begins. Takes over the plans that are ready; a late one comes
--- into force at a later advance. wait: waits for all plans, up to the deadline. Raises POLICY
+--- Collective: call it where a step begins. Takes over the plans that are ready; a late one
+-- becomes active at a later advance. wait: waits for all plans, up to the deadline. Raises POLICY
 -- (strict) and COMM.
 function Session:advance(step, wait)
   if self.root then collect(self, step, wait or self.always_wait) end
-  self.in_force:advance(step)
+  self.active:advance(step)
 end
 
 --- Waits for the plan that was made on the counts of this step and layer; nil if there is none.
 -- Plans that come meanwhile are for an advance: other layers may be between forward and backward.
 local function await(self, step, layer)
   while true do
-    local answer = self.door:next(true)
+    local answer = self.worker:next(true)
     if not answer then return nil end
     if answer.current and answer.layer == layer and answer.step == step then
       return read(self, answer, step)
     end
     local expert_of = read(self, answer, step + 1)
-    if expert_of then self.in_force:propose(answer.step, answer.layer, expert_of) end
+    if expert_of then self.active:propose(answer.step, answer.layer, expert_of) end
   end
 end
 
 --- Collective, before a layer's tokens travel: plans it on the counts of this very step, and its
 -- layout, no other, is replaced. For policies that plan on current counts (self.plans_on is
 -- 'current' or 'both'); does nothing for others. Raises POLICY (strict) and COMM.
-function Session:replan(step, layer, load)
+function Session:plan_now(step, layer, load)
   if self.plans_on == 'history' then return end
   local expert_of
   if self.root then
-    observe(self, false, step, layer, load)
+    request(self, false, step, layer, load)
     expert_of = await(self, step, layer)
   end
-  self.in_force:replace(step, layer, expert_of)
+  self.active:replace(step, layer, expert_of)
 end
 
 --- ---- splitting --------------------------------------------------------------------------------
 
 local USED, FAULTY, GIVEN_UP = 1, 0, 2
 
---- Rank 0: asks the policy; amounts[0] tells the outcome, the amounts follow.
-local function ask(self, layer, load, step)
-  local amounts, layout = self.amounts, self.in_force[layer].ptr
-  local outcome, message = self.door:split(step, layer, load, C.neap_layout_experts(layout),
-    amounts + 1)
+--- Rank 0: asks the policy; tokens[0] tells the outcome, the tokens follow.
+local function ask(self, step, layer, load)
+  local split, tokens, layout = self.split_of[layer], self.tokens, self.active[layer]
+  local outcome, message = self.worker:split(step, layer, load, layout:array(), tokens + 1)
   if outcome == runtime.PLANNED then
-    if C.neap_split_set(self.split_of[layer].ptr, layout, load, amounts + 1) == 0 then
+    local valid, err = pcall(split.set, split, layout, load, tokens + 1)
+    if valid then
       self.split_faults = 0
-      amounts[0] = USED
+      tokens[0] = USED
       return
     end
-    message = invalid(self, 'split', step, layer)
+    message = invalid(self, 'split', step, layer, err.message)
   end
   fault(self, message)
   self.split_faults = self.split_faults + 1
-  amounts[0] = self.split_faults < SPLIT_TRIES and FAULTY or GIVEN_UP
-  if amounts[0] == GIVEN_UP then
+  tokens[0] = self.split_faults < SPLIT_TRIES and FAULTY or GIVEN_UP
+  if tokens[0] == GIVEN_UP then
     tell(self, ("policy %s: split failed %d times in a row; '%s' is used for the rest of the run")
       :format(self.file, SPLIT_TRIES, FALLBACK))
   end
 end
 
-local function custom(self, layer, load, step)
-  local split, layout, amounts = self.split_of[layer].ptr, self.in_force[layer].ptr, self.amounts
-  if self.root then ask(self, layer, load, step) end
-  if self.comm then
-    lib.check(C.neap_comm_broadcast(self.comm, amounts, self.amount_words * 8, 0))
-  end
-  if amounts[0] == USED then
-    if not self.root then lib.check(C.neap_split_set(split, layout, load, amounts + 1)) end
+local function custom(self, step, layer, load)
+  local split, layout, tokens = self.split_of[layer], self.active[layer], self.tokens
+  if self.root then ask(self, step, layer, load) end
+  if self.comm then self.comm:broadcast(tokens, self.token_words * 8) end
+  if tokens[0] == USED then
+    if not self.root then split:set(layout, load, tokens + 1) end
     return
   end
-  if amounts[0] == GIVEN_UP then self.rule = FALLBACK end
-  lib.check(C.neap_split_compute(split, layout, load))
+  if tokens[0] == GIVEN_UP then self.rule = FALLBACK end
+  split:compute(layout, load)
 end
 
 --- The split of a layer's exact counts, load = int64_t[ranks][experts]; valid until the layer's
 -- next split. Collective if the policy has a split hook of its own; built-in rules run on every
 -- rank.
-function Session:split(layer, load, step)
+function Session:split(step, layer, load)
   local start = C.neap_clock()
   local split = self.split_of[layer]
   if self.rule then
-    lib.check(C.neap_split_compute(split.ptr, self.in_force[layer].ptr, load))
+    split:compute(self.active[layer], load)
   else
-    custom(self, layer, load, step)
+    custom(self, step, layer, load)
   end
   self.split_us:add((C.neap_clock() - start) * 1e6)
+  if self.listener.split then self.listener.split(step, layer, split) end
   return split
 end
 
 --- What happened so far. Faults, late plans and plan times are known to rank 0, which waits here
 -- for plans that are under way, so that a policy that hangs is named. Raises POLICY (strict).
 function Session:report()
-  if self.door then collect(self, -math.huge, true) end
+  if self.worker then collect(self, -math.huge, true) end
   return {
     faults = self.faults, late = self.late, messages = self.messages,
     plan_ms = { mean = self.plan_ms:mean(), p95 = self.plan_ms:quantile(0.95) },
@@ -298,9 +296,9 @@ end
 
 --- Collective: ends the worker.
 function Session:close()
-  if self.door then self.door:close() end
-  if self.comm then C.neap_comm_close(self.comm) end
-  self.door, self.comm = nil, nil
+  if self.worker then self.worker:close() end
+  if self.comm then self.comm:close() end
+  self.worker, self.comm = nil, nil
 end
 
 return session

@@ -7,20 +7,20 @@ local ffi = lib.ffi
 
 local split_builder = {}
 
-local Amounts = {}
-Amounts.__index = Amounts
+local SplitBuilder = {}
+SplitBuilder.__index = SplitBuilder
 
---- All 0. layout: draft in force; load: the exact counts; ptr: memory to use, or nil.
+--- All 0. layout: builder of the active one; load: the exact counts; ptr: memory to use, or nil.
 function split_builder.open(shape, layout, load, ptr)
   local count = shape.ranks * shape.slots
   if ptr then ffi.fill(ptr, count * 8) end
   return setmetatable({
     shape = shape, layout = layout, load = load, ptr = ptr or ffi.new('int64_t[?]', count),
-  }, Amounts)
+  }, SplitBuilder)
 end
 
-function split_builder.is_amounts(value)
-  return getmetatable(value) == Amounts
+function split_builder.is_builder(value)
+  return getmetatable(value) == SplitBuilder
 end
 
 local function index(self, source, rank, slot)
@@ -36,7 +36,7 @@ local function index(self, source, rank, slot)
 end
 
 --- Sends more (or, below 0, fewer) tokens of a source rank to a slot of a rank.
-function Amounts:send(source, rank, slot, tokens)
+function SplitBuilder:send(source, rank, slot, tokens)
   if type(tokens) ~= 'number' or tokens % 1 ~= 0 then
     lib.raise('SPLIT', ('split: %s tokens from rank %s; they must be whole'):format(
       tostring(tokens), tostring(source)), 2)
@@ -47,12 +47,12 @@ function Amounts:send(source, rank, slot, tokens)
 end
 
 --- Tokens of a source rank to a slot of a rank.
-function Amounts:at(source, rank, slot)
+function SplitBuilder:at(source, rank, slot)
   return tonumber(self.ptr[index(self, source, rank, slot)])
 end
 
 --- Slots that hold an expert, as a list of { rank, slot }.
-function Amounts:replicas(expert)
+function SplitBuilder:replicas(expert)
   local list, shape = {}, self.shape
   for rank = 0, shape.ranks - 1 do
     for slot = shape.first_slot[rank], shape.first_slot[rank + 1] - 1 do
@@ -65,7 +65,7 @@ function Amounts:replicas(expert)
 end
 
 --- Overwrites all with what a built-in rule says.
-function Amounts:fill(tools, rule)
+function SplitBuilder:fill(tools, rule)
   local split = tools:split(rule):compute(tools.scratch:set(self.layout.expert_of), self.load)
   for source = 0, self.shape.ranks - 1 do
     split:row(source, self.ptr + source * self.shape.slots)
@@ -74,7 +74,7 @@ end
 
 --- Writes a hook's answer to out[ranks * slots]. Raises SPLIT.
 function split_builder.read(shape, answer, out)
-  if not split_builder.is_amounts(answer) then
+  if not split_builder.is_builder(answer) then
     lib.raise('SPLIT', ("split: the answer is %s; expected a split (ctx:split() or a rule's name)")
       :format(answer == nil and 'nil' or 'a ' .. type(answer)))
   end

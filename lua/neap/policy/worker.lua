@@ -1,5 +1,5 @@
---- The door to a policy that runs in a process of its own, as the rank that plans sees it. Methods
--- are those of inline.lua; besides, a worker that dies, hangs or answers nonsense is replaced by a
+--- A policy that runs in a process of its own, as the rank that plans sees it. Methods are those of
+-- in_process.lua; besides, a worker that dies, hangs or answers nonsense is replaced by a
 -- fresh one, and that is one fault. Nothing that a worker says is believed unchecked.
 
 local lib = require 'neap.base.lib'
@@ -48,24 +48,24 @@ local function setup_text(options)
 end
 
 local function start(self)
-  local note, file = self.note, self.file
-  lib.check(C.neap_worker_receive(self.ptr, START_SECONDS, START_SECONDS, note, nil))
-  local text = ffi.string(note.text)
-  if note.kind == runtime.PLANNED then
+  local message, file = self.message, self.file
+  lib.check(C.neap_worker_receive(self.ptr, START_SECONDS, START_SECONDS, message, nil))
+  local text = ffi.string(message.text)
+  if message.kind == runtime.PLANNED then
     local plans_on, plan, split, when, rule = text:match '^(%S+) (%d+) (%d+) (%d+) (%S*)$'
     self.plans_on, self.rule = plans_on, rule ~= '' and rule or nil
     self.lines = { plan = plan, split = split, when = when }
     return
   end
   self:close()
-  local code, message = 'POLICY', ('policy %s: loading it took more than %d s'):format(file,
+  local code, why = 'POLICY', ('policy %s: loading it took more than %d s'):format(file,
     START_SECONDS)
-  if note.kind == runtime.FAULT then
-    code, message = text:match '^(%S+) (.*)$'
-  elseif note.kind == C.NEAP_WORKER_DEAD then
-    message = ('policy %s: loading it ended the worker (%s)'):format(file, text)
+  if message.kind == runtime.FAULT then
+    code, why = text:match '^(%S+) (.*)$'
+  elseif message.kind == C.NEAP_WORKER_DEAD then
+    why = ('policy %s: loading it ended the worker (%s)'):format(file, text)
   end
-  error(setmetatable({ code = code, message = message, where = '' }, lib.Error), 0)
+  error(setmetatable({ code = code, message = why, where = '' }, lib.Error), 0)
 end
 
 --- options: as runtime.open takes them, and deadline, in seconds. Raises POLICY, USAGE, SYSTEM and
@@ -75,45 +75,46 @@ function worker.open(options)
   local slots, ranks = topology.slots, topology.ranks
   local self = setmetatable({
     file = options.file, layers = options.layers, deadline = options.deadline, slots = slots,
-    load_bytes = ranks * topology.experts * 8, amount_bytes = ranks * slots * 8,
-    note = ffi.new 'neap_policy_message', buffer = ffi.new('int32_t[?]', slots),
-    queue = {}, first = 1, ends = 0, room = 2 * options.layers + 2,
+    load_bytes = ranks * topology.experts * 8, token_bytes = ranks * slots * 8,
+    message = ffi.new 'neap_policy_message', buffer = ffi.new('int32_t[?]', slots),
+    queue = {}, first = 1, ends = 0, capacity = 2 * options.layers + 2,
   }, Worker)
-  lib.check(C.neap_worker_open(setup_text(options), self.room + 1, self.load_bytes + slots * 4,
-    slots * 4, self.amount_bytes, out), 2)
+  lib.check(C.neap_worker_open(setup_text(options), self.capacity + 1, self.load_bytes + slots * 4,
+    slots * 4, self.token_bytes, out), 2)
   self.ptr = ffi.gc(out[0], C.neap_worker_close)
   start(self)
   return self
 end
 
 local function send(self, kind, about, step, layer, load, expert_of)
-  local note = self.note
-  note.kind, note.step, note.layer, note.about, note.seconds = kind, step, layer, about, 0
-  lib.check(C.neap_worker_send(self.ptr, note, load, self.load_bytes, expert_of, self.slots * 4))
+  local message = self.message
+  message.kind, message.about, message.seconds = kind, about, 0
+  message.step, message.layer = step, layer
+  lib.check(C.neap_worker_send(self.ptr, message, load, self.load_bytes, expert_of, self.slots * 4))
 end
 
---- Hands a load over to be planned on; false if there is no room for it. known: history has it.
-function Worker:observe(known, plan_step, layer, load, expert_of)
+--- Hands a load over to be planned on; false if too many are under way. known: history has it.
+function Worker:request(known, plan_step, layer, load, expert_of)
   if self.given_up then return true end
-  if C.neap_worker_pending(self.ptr) >= self.room then return false end
-  send(self, messages.plan, known and messages.known or 0, plan_step, layer, load, expert_of)
+  if C.neap_worker_pending(self.ptr) >= self.capacity then return false end
+  send(self, messages.PLAN, known and messages.KNOWN or 0, plan_step, layer, load, expert_of)
   return true
 end
 
---- Replaces the worker; returns the answer that tells of it. note: how it failed.
-local function replace(self, note)
+--- Replaces the worker; returns the answer that tells of it. message: how it failed.
+local function replace(self, message)
   local what = "stopped answering"
-  if note.kind == C.NEAP_WORKER_OVERDUE then
+  if message.kind == C.NEAP_WORKER_OVERDUE then
     what = ('ran for more than %g s'):format(self.deadline)
-  elseif note.kind == C.NEAP_WORKER_DEAD then
-    local how = ffi.string(note.text)
+  elseif message.kind == C.NEAP_WORKER_DEAD then
+    local how = ffi.string(message.text)
     what = 'ended the worker' .. (how ~= '' and (' (%s)'):format(how) or '')
-  elseif note.kind == C.NEAP_WORKER_DAMAGED then
+  elseif message.kind == C.NEAP_WORKER_DAMAGED then
     what = "damaged the worker's memory"
   end
-  local doing = messages[tonumber(note.about)]
+  local doing = messages.doing[tonumber(message.about)]
   local answer = {
-    outcome = runtime.FAULT, step = tonumber(note.step), layer = note.layer, seconds = 0,
+    outcome = runtime.FAULT, step = tonumber(message.step), layer = message.layer, seconds = 0,
     hook = doing,
   }
   self.ends = self.ends + 1
@@ -133,23 +134,23 @@ local function replace(self, note)
   return answer
 end
 
---- The note as an answer; nil for one that says only that a new worker has started.
+--- The message as an answer; nil for one that says only that a new worker has started.
 local function decode(self)
-  local note = self.note
-  local about, layer, outcome = note.about, note.layer, note.kind
-  if outcome > runtime.LATE or not messages[about] or layer < 0 or layer >= self.layers then
-    note.kind = C.NEAP_WORKER_DAMAGED
-    return replace(self, note)
+  local message = self.message
+  local about, layer, outcome = message.about, message.layer, message.kind
+  if outcome > runtime.LATE or not messages.doing[about] or layer < 0 or layer >= self.layers then
+    message.kind = C.NEAP_WORKER_DAMAGED
+    return replace(self, message)
   end
-  local answer = { outcome = outcome, step = tonumber(note.step), layer = layer,
-    seconds = note.seconds, hook = messages[about], current = about == messages.plan }
-  if about == messages.load then
+  local answer = { outcome = outcome, step = tonumber(message.step), layer = layer,
+    seconds = message.seconds, hook = messages.doing[about], current = about == messages.PLAN }
+  if about == messages.LOADING then
     if outcome == runtime.PLANNED then return nil end
-    return replace(self, note)
+    return replace(self, message)
   end
   self.ends = 0
   if outcome == runtime.FAULT then
-    answer.message = ffi.string(note.text)
+    answer.message = ffi.string(message.text)
   elseif outcome == runtime.PLANNED and answer.hook == 'plan' then
     answer.expert_of = ffi.new('int32_t[?]', self.slots)
     ffi.copy(answer.expert_of, self.buffer, self.slots * 4)
@@ -159,10 +160,10 @@ end
 
 --- Waits up to timeout seconds; an answer, a failure as an answer, or nil.
 local function receive(self, timeout)
-  lib.check(C.neap_worker_receive(self.ptr, timeout, self.deadline, self.note, self.buffer))
-  if self.note.kind < 0 then return replace(self, self.note) end
-  if self.note.kind > 0 then return decode(self) end
-  if timeout > 0 then return replace(self, self.note) end
+  lib.check(C.neap_worker_receive(self.ptr, timeout, self.deadline, self.message, self.buffer))
+  if self.message.kind < 0 then return replace(self, self.message) end
+  if self.message.kind > 0 then return decode(self) end
+  if timeout > 0 then return replace(self, self.message) end
 end
 
 --- The next answer, or nil. wait: until no request is under way.
@@ -180,17 +181,17 @@ function Worker:pending()
   return self.given_up and 0 or C.neap_worker_pending(self.ptr)
 end
 
---- Amounts of a split hook, written to out[ranks][slots]: outcome and message. Answers of other
+--- Tokens of a split hook, written to out[ranks][slots]: outcome and message. Answers of other
 -- hooks that arrive meanwhile are kept for next; a worker that fails in one of those is replaced
 -- and asked again.
 function Worker:split(step, layer, load, expert_of, out)
   for _ = 1, 2 do
     if self.given_up then break end
-    send(self, messages.split, 0, step, layer, load, expert_of)
+    send(self, messages.SPLIT, 0, step, layer, load, expert_of)
     while true do
       local answer = receive(self, 2 * self.deadline + START_SECONDS)
       if answer and answer.hook == 'split' and answer.outcome == runtime.PLANNED then
-        ffi.copy(out, C.neap_worker_bulk(self.ptr), self.amount_bytes)
+        ffi.copy(out, C.neap_worker_bulk(self.ptr), self.token_bytes)
       end
       if answer and answer.hook == 'split' then return answer.outcome, answer.message end
       self.queue[#self.queue + 1] = answer

@@ -39,19 +39,19 @@ local function open_run(options)
   return run
 end
 
---- Splits the counts of a layer in force at a step: what one rank spends on the critical path.
+--- Splits the counts of a layer at a step: what one rank spends on the critical path.
 local function split(run, step, layer)
   local start = C.neap_clock()
-  local amounts = run.session:split(layer, run.load, step)
-  amounts:row(step % run.topology.ranks, run.row)
+  local result = run.session:split(step, layer, run.load)
+  result:row(step % run.topology.ranks, run.row)
   run.split_us:add((C.neap_clock() - start) * 1e6)
-  return amounts:balance(), amounts
+  return result:balance(), result
 end
 
 local function replay_layer(run, step, layer)
   run.options.trace:load(step, layer, run.load)
-  run.session:replan(step, layer, run.load)
-  local balance, amounts = split(run, step, layer)
+  run.session:plan_now(step, layer, run.load)
+  local balance, result = split(run, step, layer)
   if run.options.recorder then run.options.recorder:balance(balance) end
   local now, before = run.session:layout(layer), run.before[layer]
   if step >= run.options.warm_up then
@@ -59,14 +59,14 @@ local function replay_layer(run, step, layer)
     run.changed:add(now:changed(before))
   end
   before:copy(now)
-  if run.options.on_layer then run.options.on_layer(step, layer, now, balance, amounts) end
-  run.session:observe(step, layer, run.load)
+  if run.options.on_layer then run.options.on_layer(step, layer, now, balance, result) end
+  run.session:record(step, layer, run.load)
 end
 
 --- Replays a trace under one policy. Options: trace, topology, policy (text as policy.resolve takes
 -- it), and, all optional, warm_up (5, steps that are not scored), seed, deadline, strict,
 -- in_process, on_step(step), recorder (of the run store), on_layer(step, layer, layout, balance,
--- split), which sees what was in force. Returns the policy's entry in the JSON document, and the
+-- split), which sees what was active. Returns the policy's entry in the JSON document, and the
 -- messages of its faults.
 function replay.score(options)
   options.warm_up = options.warm_up or replay.WINDOW

@@ -58,7 +58,7 @@ local function increase(self, session, name)
   return session[name] - before
 end
 
---- Hash of all layouts in force, and slots that changed since the last step.
+--- Hash of all active layouts, and slots that changed since the last step.
 local function take_layouts(self, session)
   local hash, changed = ffi.new 'uint64_t', 0
   for layer = 0, session.layers - 1 do

@@ -94,12 +94,12 @@ local function next_micro_batch(self, scored, share)
   timed(self, 'plan', s.advance, s, step)
   for layer = 0, self.options.distinct - 1 do
     timed(self, 'loads', self.source, step, layer, self.counts)
-    timed(self, 'plan', s.replan, s, step, layer, self.counts)
+    timed(self, 'plan', s.plan_now, s, step, layer, self.counts)
     if scored then
-      local split = timed(self, 'split', s.split, s, layer, self.counts, step)
+      local split = timed(self, 'split', s.split, s, step, layer, self.counts)
       timed(self, 'price', price, self, micro, layer, split, share)
     end
-    timed(self, 'plan', s.observe, s, step, layer, self.counts)
+    timed(self, 'plan', s.record, s, step, layer, self.counts)
   end
   for layer = self.options.distinct, self.model.layers - 1 do
     local same = layer % self.options.distinct

@@ -69,7 +69,7 @@ end
 
 local function open_model(self, p)
   return Transformer.new {
-    comm = self.comm, topology = self.topology, session = self,
+    comm = self.comm, topology = self.topology, session = self.session,
     layers = p.layers, hidden = p.hidden, heads = p.heads, kv_heads = p.kv_heads, top_k = p.top_k,
     ffn = #p.ffn > 1 and p.ffn or p.ffn[1], sequence = p.sequence, batch = self.last - self.first,
     vocabulary = rawget(p, 'vocabulary'), -- nil: bytes
@@ -102,7 +102,26 @@ local function open_account(self)
   local p, sim = self.params, self.job.sim
   return recipe_pricing.open { machine = sim.machine, model = recipe_pricing.model(sim.model, p,
     self.job.ranks), topology = self.topology, layers = p.layers, schedule = self.schedule,
-    plans_on = self.plans_on, shard_group = tonumber(p.shard_group) or p.shard_group }
+    plans_on = self.session.plans_on, shard_group = tonumber(p.shard_group) or p.shard_group }
+end
+
+--- What the session tells the trainer: balance of every split, loads for the trace.
+local function listener(self)
+  return {
+    fault = function(message) io.stderr:write('neap: ', message, '\n') end,
+    split = function(_, layer, split)
+      local balance = split:balance()
+      self.balance:add(balance)
+      if self.recorder then self.recorder:balance(balance) end
+      if self.account then
+        self.account:layer(layer, self.session:layout(layer), split, balance.tokens)
+      end
+      self.step_imbalance = math.max(self.step_imbalance, balance.imbalance)
+    end,
+    record = function(step, layer, load)
+      if self.writer then self.writer:append(step, layer, load) end
+    end,
+  }
 end
 
 --- Options: job (main/rank.lua), params (values of trainer.params), policy, text (text.schedule's),
@@ -125,9 +144,7 @@ function trainer.open(options)
     experts = p.experts, cost = costs(p.ffn), speed = job.sim and job.sim.machine.speed }
   self.session = sessions.open { comm = self.comm, topology = self.topology, layers = p.layers,
     policy = options.policy, seed = p.seed, strict = job.strict, in_process = job.in_process,
-    deadline = job.deadline,
-    on_fault = function(message) io.stderr:write('neap: ', message, '\n') end }
-  self.plans_on = self.session.plans_on
+    deadline = job.deadline, listener = listener(self) }
   self.account = job.sim and job.rank == 0 and open_account(self) or nil
   self.first, self.last = share(p.batch, job.rank, job.ranks)
   self.ids = tensor.new('i32', (self.last - self.first) * p.sequence)
@@ -146,31 +163,6 @@ function trainer.open(options)
   return self
 end
 
---- ---- what the model asks its session, measured on the way -------------------------------------
-
-function Trainer:layout(layer)
-  return self.session:layout(layer)
-end
-
-function Trainer:replan(step, layer, load)
-  self.session:replan(step, layer, load)
-end
-
-function Trainer:split(layer, load, step)
-  local split = self.session:split(layer, load, step)
-  local balance = split:balance()
-  self.balance:add(balance)
-  if self.recorder then self.recorder:balance(balance) end
-  if self.account then self.account:layer(layer, self:layout(layer), split, balance.tokens) end
-  self.step_imbalance = math.max(self.step_imbalance, balance.imbalance)
-  return split
-end
-
-function Trainer:observe(step, layer, load)
-  self.session:observe(step, layer, load)
-  if self.writer then self.writer:append(step, layer, load) end
-end
-
 --- ---- steps ------------------------------------------------------------------------------------
 
 function Trainer:fill_batch()
@@ -186,7 +178,7 @@ end
 function Trainer:waiting()
   local sum, own = self.session:waited(), self.model.comm
   for _, comm in ipairs { self.comm, own.tokens, own.shards, own.reduces } do
-    sum = sum + C.neap_comm_seconds_waited(comm.ptr)
+    sum = sum + comm:seconds_waited()
   end
   return sum
 end
@@ -194,7 +186,7 @@ end
 --- Sums of a list of numbers over ranks. Collective.
 local function sum_over_ranks(comm, values)
   local buffer = ffi.new('double[?]', #values, values)
-  lib.check(C.neap_comm_all_reduce(comm.ptr, buffer, #values, C.NEAP_F64, C.NEAP_SUM))
+  comm:all_reduce(buffer, #values, 'f64')
   local sums = {}
   for i = 1, #values do sums[i] = buffer[i - 1] end
   return sums

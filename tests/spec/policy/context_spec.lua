@@ -39,7 +39,7 @@ end
 local function open(t, loads)
   local h = runtime.open { file = lib.home .. '/experiments/policies/hot.lua', params = {},
     topology = t, layers = 1, seed = 5 }
-  for _, load in ipairs(loads or {}) do h:observe(0, load) end
+  for _, load in ipairs(loads or {}) do h:record(0, load) end
   local static = plan.open('static', t):plan(ffi.new('double[?]', t.ranks * t.experts))
   local ctx = h.layers[0].ctx
   ctx:enter(3, static:array())
@@ -111,7 +111,7 @@ describe('ctx:replicas and spread', function()
   end)
 end)
 
-describe('drafts', function()
+describe('layout builders', function()
   local ctx = open(topology.open { ranks = 2, slots = 2, experts = 3 })
 
   it('swap and replace slots', function()

@@ -36,10 +36,10 @@ local function run_step(step)
   s:advance(step)
   for layer = 0, LAYERS - 1 do
     local load = load_of(ranks, step, layer)
-    s:replan(step, layer, load)
-    local row = s:split(layer, load, step):row(ranks - 1)
+    s:plan_now(step, layer, load)
+    local row = s:split(step, layer, load):row(ranks - 1)
     out:write(s:layout(layer):hash(), ' ', tostring(row[0]), ' ', tostring(row[5]), '\n')
-    if not tamper or layer > 0 then s:observe(step, layer, load) end
+    if not tamper or layer > 0 then s:record(step, layer, load) end
   end
 end
 

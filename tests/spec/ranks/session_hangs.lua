@@ -10,5 +10,5 @@ local s = session.open {
   topology = topology.open { ranks = 2, slots = 2, experts = 2 }, layers = 1, deadline = 60,
   policy = ('tests/policies/hangs.lua:path=%s,rank=%s'):format(path, stat:read '*a':match '^%d+'),
 }
-s:observe(0, 0, lib.ffi.new 'int64_t[4]')
+s:record(0, 0, lib.ffi.new 'int64_t[4]')
 while true do launcher.sleep(1) end

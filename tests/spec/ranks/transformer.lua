@@ -62,7 +62,7 @@ end
 
 function Session:layout(layer) return self.layouts[layer] end
 
-function Session:split(layer, load)
+function Session:split(_, layer, load)
   return self.splits[layer]:compute(self.layouts[layer], load)
 end
 

@@ -1,8 +1,8 @@
---- Answers at once with the layout in force, and with a built-in split: what a round trip to a
+--- Answers at once with the active layout, and with a built-in split: what a round trip to a
 -- policy costs by itself.
 local Echo = require('neap.policy').define { name = 'echo' }
 
---- The layout in force, as it is.
+--- The active layout, as it is.
 function Echo:plan(ctx)
   return ctx.previous
 end
