@@ -15,11 +15,9 @@ struct neap_planner {
   int32_t *expert_of; /* [slots] the answer, until it is known to be good */
 };
 
-static const neapi_planner_kind *const kinds[] = {
-    &neapi_plan_static,    &neapi_plan_random, &neapi_plan_eplb,   &neapi_plan_flexmoe,
-    &neapi_plan_laer,      &neapi_plan_llep,   &neapi_plan_moonep, &neapi_plan_ultraep,
-    &neapi_plan_fastermoe, &neapi_plan_neap,   &neapi_plan_late,
-};
+#define NEAPI_ADDRESS(name) &neapi_plan_##name,
+static const neapi_planner_kind *const kinds[] = {NEAPI_PLANNERS(NEAPI_ADDRESS)};
+#undef NEAPI_ADDRESS
 
 enum { KINDS = sizeof kinds / sizeof *kinds };
 

@@ -1,5 +1,5 @@
-/* What a planner is made of. A new planner is one file that defines a neapi_planner_kind and one
- * line in planner.c's list. */
+/* What a planner is made of. A new planner is one file that defines a neapi_planner_kind and its
+ * name in the list below. */
 #ifndef NEAP_PLANNER_H
 #define NEAP_PLANNER_H
 
@@ -34,8 +34,15 @@ typedef struct {
   int (*plan)(const neapi_plan_input *input, int32_t *expert_of);
 } neapi_planner_kind;
 
-extern const neapi_planner_kind neapi_plan_static, neapi_plan_random, neapi_plan_eplb,
-    neapi_plan_flexmoe, neapi_plan_laer, neapi_plan_llep, neapi_plan_moonep, neapi_plan_ultraep,
-    neapi_plan_fastermoe, neapi_plan_neap, neapi_plan_late;
+/* All planners, in the order in which they are listed. */
+/* clang-format off */
+#define NEAPI_PLANNERS(X) \
+  X(static) X(random) X(eplb) X(flexmoe) X(laer) X(llep) X(moonep) X(ultraep) X(fastermoe) \
+  X(lplb) X(maxtext) X(neap) X(late)
+/* clang-format on */
+
+#define NEAPI_DECLARE(name) extern const neapi_planner_kind neapi_plan_##name;
+NEAPI_PLANNERS(NEAPI_DECLARE)
+#undef NEAPI_DECLARE
 
 #endif

@@ -1,5 +1,5 @@
 /* Published balancers by their rules, restated here by plain scans over small vectors: laer, eplb,
- * llep, moonep, ultraep, on random topologies, also with nodes, slots, costs and speeds that
+ * llep, moonep, ultraep, lplb, maxtext, on random topologies, also with nodes, slots, costs and speeds that
  * differ. What the sources are is in core/plan. */
 #include "problem.h"
 
@@ -511,6 +511,89 @@ static void test_ultraep(const problem *c, int32_t nodes)
   check_plan(&p, "ultraep", "nodes", nodes);
 }
 
+/* ---- lplb and maxtext ---- */
+
+/* LPLB's tables: row i is whose expert each rank's free slot i holds. */
+static const int32_t cube[2][8] = {{3, 0, 1, 2, 7, 4, 5, 6}, {6, 7, 4, 5, 0, 1, 2, 3}};
+static const int32_t hypercube[2][16] = {{3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14},
+                                         {12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}};
+
+/* EPLB's order without replicas on some ranks; own[rank]: its experts, heaviest first. */
+static void order(placing *p, int32_t first, int32_t last, int32_t own[][EXPERTS])
+{
+  const problem *c = p->c;
+  int32_t held[RANKS] = {0};
+  bool done[EXPERTS] = {false};
+  for (int32_t i = first_home(c, first); i < first_home(c, last); i++) {
+    int32_t e = -1, best = -1;
+    for (int32_t k = first_home(c, first); k < first_home(c, last); k++)
+      if (!done[k] && (e < 0 || p->work[k] > p->work[e]))
+        e = k;
+    for (int32_t r = first; r < last; r++)
+      if (held[r] < first_home(c, r + 1) - first_home(c, r) &&
+          (best < 0 || per_speed(p, r) < per_speed(p, best)))
+        best = r;
+    done[e] = true;
+    own[best][held[best]++] = e;
+    put(p, best, e, p->work[e]);
+  }
+}
+
+/* graph: 0 cube, 1 hypercube, 2 torus of equal nodes. */
+static void test_lplb(const problem *c, int32_t graph)
+{
+  const neap_topology *t = c->topology;
+  placing p;
+  int32_t own[RANKS][EXPERTS], size = c->ranks / c->nodes, wide = graph == 0 ? 8 : 16;
+  for (int32_t n = 0; n <= c->nodes; n++)
+    if (t->first_rank[n] != n * size || (graph < 2 && c->ranks % wide))
+      return;
+  begin(&p, c);
+  bool nodes = graph < 2 && size % wide == 0;
+  for (int32_t n = 0; n < (nodes ? c->nodes : 1); n++)
+    order(&p, nodes ? n * size : 0, nodes ? (n + 1) * size : c->ranks, own);
+  placing before = p;
+  for (int32_t r = 0; r < c->ranks; r++)
+    for (int32_t i = 0; i < slots_of(c, r) - before.used[r]; i++) {
+      int32_t partner = graph == 0   ? r / 8 * 8 + cube[i % 2][r % 8]
+                        : graph == 1 ? hypercube[i % 2][r]
+                        : i % 2      ? r / size * size + (r % size + 1) % size
+                                     : (r + size) % c->ranks;
+      if (i < before.used[partner] && !p.on[r][own[partner][i]])
+        put(&p, r, own[partner][i], 0);
+    }
+  fill_next(&p);
+  check_plan(&p, "lplb", "graph", graph);
+}
+
+static void test_maxtext(const problem *c, double threshold)
+{
+  const double *speed = c->topology->speed;
+  placing p;
+  bool replicated[EXPERTS] = {false};
+  begin_home(&p, c);
+  for (double even = mean(&p, 0, c->ranks);;) {
+    int32_t from = 0, to = -1, e = -1;
+    for (int32_t r = 0; r < c->ranks; r++)
+      from = per_speed(&p, r) > per_speed(&p, from) ? r : from;
+    for (int32_t r = 0; r < c->ranks; r++)
+      if (r != from && is_free(&p, r) && (to < 0 || per_speed(&p, r) < per_speed(&p, to)))
+        to = r;
+    for (int32_t k = first_home(c, from); k < first_home(c, from + 1); k++)
+      if (!replicated[k] && (e < 0 || p.work[k] > p.work[e]))
+        e = k;
+    if (per_speed(&p, from) <= threshold * even || to < 0 || e < 0)
+      break;
+    /* Two ranks that are even afterwards tie: the same rounding decides as in the planner. */
+    double even_out =
+        (p.rank_work[from] * speed[to] - p.rank_work[to] * speed[from]) / (speed[from] + speed[to]);
+    replicated[e] = true;
+    move(&p, e, from, to, fmin(even_out, 0.5 * p.work[e]));
+  }
+  fill_next(&p);
+  check_plan(&p, "maxtext", "threshold", threshold);
+}
+
 /* ---- examples ---- */
 
 static void open_even(problem *c, int32_t ranks, int32_t slots, int32_t experts)
@@ -584,6 +667,8 @@ int main(void)
     test_llep(c, draw(&g, 1 << bits));
     test_moonep(c, i % 3 == 0);
     test_ultraep(c, i % 3 == 1);
+    test_lplb(c, i % 4 % 3);
+    test_maxtext(c, 1 + draw(&g, 100) * 0.01);
     test_moonep_homes(&g);
     neap_topology_close(c->topology);
   }

@@ -13,11 +13,7 @@ describe('plan', function()
   local LOAD = { { 9, 1, 1, 1 }, { 9, 1, 1, 1 }, { 9, 1, 1, 1 }, { 9, 1, 1, 1 } }
 
   it('knows the shipped planners and documents their parameters', function()
-    local names = table.concat(plan.names(), ' ')
-    for _, name in ipairs { 'static', 'random', 'eplb', 'flexmoe', 'laer', 'llep', 'moonep',
-      'ultraep', 'fastermoe', 'neap', 'late' } do
-      assert.matches(name, names)
-    end
+    assert.matches('^static random .* late$', table.concat(plan.names(), ' '))
     for _, name in ipairs(plan.names()) do
       for _, parameter in ipairs(plan.parameters(name)) do
         assert.is_true(#parameter.doc > 10, name .. ' ' .. parameter.name)
