@@ -60,11 +60,13 @@ job() { names+=("$1"); commands+=("$2"); }
 
 shopt -s nullglob globstar
 specs=(tests/spec/**/*_spec.lua tests/cli/*_spec.lua)
-# All but those that ask whether pages and notebooks are true, which sanitizers know nothing of.
+# All but those that sanitizers have nothing to say to: whether pages and notebooks are true, what
+# memory is estimated to be, and clusters at their full size (tests/spec/simulate has small ones).
 specs_of_code=()
 for test in "${specs[@]}"; do
   case "$test" in
-    */docs_spec.lua | */readme_spec.lua | */help_spec.lua | */reference_spec.lua | */notebook_spec.lua) ;;
+    */docs_spec.lua | */readme_spec.lua | */help_spec.lua | */reference_spec.lua | */notebook_spec.lua | \
+      */dry_run_spec.lua | tests/cli/simulate_spec.lua) ;;
     *) specs_of_code+=("$test") ;;
   esac
 done
@@ -85,12 +87,12 @@ asan_options() {
   esac
 }
 
-suite() { # build folder, specs: these and all C tests
+suite() { # build folder, specs: these and all C tests. Specs see NEAP_SANITIZED, if so not empty
   local test
   for test in "${c_tests[@]}"; do job "$1 $test" "$(program_of "$1" "$test")"; done
   for test in "${@:2}"; do
     job "$1 $test" \
-      "ASAN_OPTIONS=$(asan_options "$test") $1/neap lua tests/busted.lua $test"
+      "NEAP_SANITIZED=${1#build} ASAN_OPTIONS=$(asan_options "$test") $1/neap lua tests/busted.lua $test"
   done
 }
 

@@ -3,6 +3,8 @@
 local json = require 'neap.base.json'
 local program = require 'tests.cli.program'
 
+local SLOW = (os.getenv 'NEAP_SANITIZED' or '') ~= '' -- ten times slower
+
 local SMALL = 'run experiments/quickstart.lua --layers=2 --hidden=32 --heads=2 --kv-heads=1 '
   .. '--ffn=48 --experts=6 --slots=3 --batch=8 --sequence=32 --warmup=2 --text=english,go@3 '
   .. "--trace='' "
@@ -52,7 +54,7 @@ describe('training', function()
   end)
 
   it('learns the same under every policy, whatever the seed', function()
-    for seed = 1, 3 do
+    for seed = 1, SLOW and 1 or 3 do
       local list = rows('-n 4 --steps=100 --text=english --policies=static,minimax --seed=' .. seed)
       assert.are.same(list[1].losses, list[2].losses)
       assert.is_true(list[1].loss < 0.6 * list[1].losses[1])
