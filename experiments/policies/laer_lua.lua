@@ -22,7 +22,7 @@ local doubles, ints = ffi.typeof 'double[?]', ffi.typeof 'int32_t[?]'
 local function open_scratch(t)
   return {
     t = t, work = doubles(t.experts), count = ints(t.experts), order = ints(t.experts),
-    rank_work = doubles(t.ranks), rank_share = doubles(t.ranks), room = ints(t.ranks),
+    rank_work = doubles(t.ranks), rank_share = doubles(t.ranks), free = ints(t.ranks),
     best_rank = ints(t.nodes), best_share = doubles(t.nodes),
     keys = doubles(math.max(t.experts, t.nodes) + 1), ids = ints(math.max(t.experts, t.nodes) + 1),
     node_load = doubles(t.nodes * t.experts), replicas = ints(t.nodes * t.experts),
@@ -45,7 +45,7 @@ local function weigh(s, load)
   for e = 0, experts - 1 do work[e] = work[e] + 1e-9 * (total > 0 and total or 1) end
 end
 
---- Lets (key, id) sink from place i of a heap of size items, smallest key on top, ties to low ids.
+--- Lets (key, id) sink from index i of a heap of size items, smallest key on top, ties to low ids.
 local function sink(keys, ids, size, i, key, id)
   local child = 2 * i + 1
   while child < size do
@@ -102,19 +102,19 @@ end
 
 --- The least loaded rank of a node that has a free slot; infinite work if there is none.
 local function find_best(s, node)
-  local room, rank_share, first = s.room, s.rank_share, s.t.first_rank
+  local free, rank_share, first = s.free, s.rank_share, s.t.first_rank
   local best, least = -1, math.huge
   for r = first[node], first[node + 1] - 1 do
-    if room[r] > 0 and rank_share[r] < least then best, least = r, rank_share[r] end
+    if free[r] > 0 and rank_share[r] < least then best, least = r, rank_share[r] end
   end
   s.best_rank[node], s.best_share[node] = best, least
 end
 
 --- Puts one replica on the least loaded rank of a node.
-local function place(s, expert, share, node, out)
+local function assign(s, expert, share, node, out)
   local rank = s.best_rank[node]
-  out[s.t.first_slot[rank + 1] - s.room[rank]] = expert
-  s.room[rank] = s.room[rank] - 1
+  out[s.t.first_slot[rank + 1] - s.free[rank]] = expert
+  s.free[rank] = s.free[rank] - 1
   s.rank_work[rank] = s.rank_work[rank] + share
   s.rank_share[rank] = s.rank_work[rank] / s.t.rank_speed[rank]
   find_best(s, node)
@@ -134,16 +134,16 @@ local function open_nodes(s)
 end
 
 --- One replica to each node that has a free slot, at most left of them, nodes with the least loaded
--- ranks first. Returns how many it has placed.
-local function place_round(s, expert, share, left, out)
-  local keys, ids, placed = s.keys, s.ids, 0
+-- ranks first. Returns how many it has assigned.
+local function assign_round(s, expert, share, left, out)
+  local keys, ids, assigned = s.keys, s.ids, 0
   local size = open_nodes(s)
-  while left > placed and size > 0 do
-    place(s, expert, share, ids[0], out)
-    placed, size = placed + 1, size - 1
+  while left > assigned and size > 0 do
+    assign(s, expert, share, ids[0], out)
+    assigned, size = assigned + 1, size - 1
     sink(keys, ids, size, 0, keys[size], ids[size])
   end
-  return placed
+  return assigned
 end
 
 --- The rest of an expert's replicas, each to the least loaded rank of any node: the nodes with the
@@ -153,7 +153,7 @@ local function place_anywhere(s, expert, share, left, out)
   local size = open_nodes(s)
   for _ = 1, left do
     local node = ids[0]
-    place(s, expert, share, node, out)
+    assign(s, expert, share, node, out)
     if s.best_share[node] == math.huge then
       size = size - 1
       sink(keys, ids, size, 0, keys[size], ids[size])
@@ -165,16 +165,16 @@ end
 
 local function place_all(s, expert, share, left, out)
   local nodes = s.t.nodes
-  local placed = nodes
-  while left > 0 and placed == nodes do
-    placed = place_round(s, expert, share, left, out)
-    left = left - placed
+  local assigned = nodes
+  while left > 0 and assigned == nodes do
+    assigned = assign_round(s, expert, share, left, out)
+    left = left - assigned
   end
   if left > 0 then place_anywhere(s, expert, share, left, out) end
 end
 
 local function rank_holds(s, rank, expert, out)
-  for slot = s.t.first_slot[rank], s.t.first_slot[rank + 1] - s.room[rank] - 1 do
+  for slot = s.t.first_slot[rank], s.t.first_slot[rank + 1] - s.free[rank] - 1 do
     if out[slot] == expert then return true end
   end
   return false
@@ -194,11 +194,11 @@ end
 local function fill(s, out)
   local first = s.t.first_slot
   for rank = 0, s.t.ranks - 1 do
-    while s.room[rank] > 0 do
+    while s.free[rank] > 0 do
       local e = neediest(s, rank, true, out)
       if e < 0 then e = neediest(s, rank, false, out) end
-      out[first[rank + 1] - s.room[rank]] = e
-      s.room[rank], s.count[e] = s.room[rank] - 1, s.count[e] + 1
+      out[first[rank + 1] - s.free[rank]] = e
+      s.free[rank], s.count[e] = s.free[rank] - 1, s.count[e] + 1
     end
   end
 end
@@ -209,7 +209,7 @@ local function relocate(s, out)
   local t, work, count, order = s.t, s.work, s.count, s.order
   sort_experts(s)
   for r = 0, t.ranks - 1 do
-    s.room[r], s.rank_work[r], s.rank_share[r] = t.first_slot[r + 1] - t.first_slot[r], 0, 0
+    s.free[r], s.rank_work[r], s.rank_share[r] = t.first_slot[r + 1] - t.first_slot[r], 0, 0
   end
   for n = 0, t.nodes - 1 do find_best(s, n) end
   for i = 0, t.experts - 1 do

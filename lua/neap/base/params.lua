@@ -23,19 +23,19 @@ function params.check(specs, owner, level)
   level = (level or 1) + 1
   for _, name in ipairs(lib.sorted_keys(specs)) do
     local spec = specs[name]
-    local place = ("%s: parameter '%s'"):format(owner, name)
+    local where = ("%s: parameter '%s'"):format(owner, name)
     if not name:match '^%a[%w_]*$' then
-      error(place .. ': a name is letters, digits and _', level)
+      error(where .. ': a name is letters, digits and _', level)
     end
     if type(spec) ~= 'table' or not TYPES[type(spec.default)] then
-      error(place .. ': needs a table with a default (number, string, boolean or list)', level)
+      error(where .. ': needs a table with a default (number, string, boolean or list)', level)
     end
     if spec.on_cuda ~= nil and type(spec.on_cuda) ~= type(spec.default) then
-      error(place .. ': on_cuda and default are of different types', level)
+      error(where .. ': on_cuda and default are of different types', level)
     end
     for _, field in ipairs(lib.sorted_keys(spec)) do
       if not FIELDS[field] then
-        error(("%s: unknown field '%s'%s"):format(place, field,
+        error(("%s: unknown field '%s'%s"):format(where, field,
           lib.hint(field, lib.sorted_keys(FIELDS))), level)
       end
     end

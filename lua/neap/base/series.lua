@@ -30,10 +30,10 @@ function Series:quantile(q)
   local sorted = {}
   for i = 1, self.count do sorted[i] = self[i] end
   table.sort(sorted)
-  local place = 1 + q * (self.count - 1)
-  local low = math.floor(place)
+  local position = 1 + q * (self.count - 1)
+  local low = math.floor(position)
   local high = math.min(low + 1, self.count)
-  return sorted[low] + (place - low) * (sorted[high] - sorted[low])
+  return sorted[low] + (position - low) * (sorted[high] - sorted[low])
 end
 
 --- Mean of the last n values.

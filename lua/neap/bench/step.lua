@@ -64,7 +64,7 @@ end
 function bench.run(args)
   local values = {}
   for name in pairs(bench.options) do values[name] = args.params[name] end
-  local rank, size = launch.place()
+  local rank, size = launch.rank_and_size()
   values.ranks = size or values.ranks
   if values.dry_run then return rank and rank > 0 and 0 or dry_run(args, values) end
   local order = json.encode { params = values, device = args.device, json = args.json }

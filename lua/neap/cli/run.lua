@@ -158,7 +158,7 @@ function run.run(given)
   if args.timeline_step and not args.timeline then
     errors.usage '--timeline-step goes with --timeline=FILE'
   end
-  local rank, size = launch.place()
+  local rank, size = launch.rank_and_size()
   if rank and args.ranks and args.ranks ~= size then
     errors.usage('-n %d, but mpirun started %d processes; leave -n out', args.ranks, size)
   end

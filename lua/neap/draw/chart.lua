@@ -115,9 +115,9 @@ local function range_of(lines, options)
   if range.high - range.low < 1e-9 then
     range.high = range.low + math.max(1e-3, range.low * 0.01)
   end
-  local room = 0.06 * (range.high - range.low)
-  if not options.low then range.low = range.low - room end
-  if not options.high then range.high = range.high + room end
+  local margin = 0.06 * (range.high - range.low)
+  if not options.low then range.low = range.low - margin end
+  if not options.high then range.high = range.high + margin end
   return range
 end
 

@@ -28,12 +28,12 @@ local FONT = 'system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif'
 
 --- Colour of a share in [0, 1] on the ramp.
 function svg.shade(share)
-  local place = math.max(0, math.min(1, share)) * (#RAMP - 1)
-  local low = math.min(math.floor(place), #RAMP - 2)
+  local position = math.max(0, math.min(1, share)) * (#RAMP - 1)
+  local low = math.min(math.floor(position), #RAMP - 2)
   local parts = {}
   for i = 1, 3 do
     local a, b = RAMP[low + 1][i], RAMP[low + 2][i]
-    parts[i] = math.floor(a + (b - a) * (place - low) + 0.5)
+    parts[i] = math.floor(a + (b - a) * (position - low) + 0.5)
   end
   return ('#%02x%02x%02x'):format(unpack(parts))
 end

@@ -31,12 +31,12 @@ local function bad(what, message, ...)
 end
 
 --- One element, whole if it is to be an int64_t.
-local function convert(value, kind, what, place)
+local function convert(value, kind, what, position)
   if not is_number(value) then
-    bad(what, 'element %s is %s; it must be a number', place, tostring(value))
+    bad(what, 'element %s is %s; it must be a number', position, tostring(value))
   end
   if kind == 'int64_t' and type(value) == 'number' and value % 1 ~= 0 then
-    bad(what, 'element %s is %s; it must be a whole number', place, value)
+    bad(what, 'element %s is %s; it must be a whole number', position, value)
   end
   return value
 end

@@ -53,8 +53,8 @@ local function wrap(dtype)
   return object
 end
 
---- The type of statistics, logits, master parameters and gradients beside reals of a type.
-function tensor.stat_of(dtype)
+--- The accumulation type of a type: of statistics, logits, master parameters and gradients.
+function tensor.acc_of(dtype)
   return dtype == 'bf16' and 'f32' or dtype
 end
 

@@ -18,7 +18,7 @@ local ffi, C, check = lib.ffi, lib.C, lib.check
 
 local timeline = { names = {}, streams = {} }
 
-local ROOM = 65536 -- spans of a rank's ring
+local CAPACITY = 65536 -- spans of a rank's ring
 
 --- A span's name with its phase, where it is not the forward's: 'expert', 'expert backward'.
 function timeline.title(span)
@@ -59,9 +59,9 @@ Recorder.__index = Recorder
 local out = ffi.new 'neap_timeline *[1]'
 local lost = ffi.new 'int64_t[1]'
 
---- A recorder that keeps the latest room spans.
-function timeline.open(room)
-  check(C.neap_timeline_open(room or ROOM, out), 2)
+--- A recorder that keeps the latest capacity spans.
+function timeline.open(capacity)
+  check(C.neap_timeline_open(capacity or CAPACITY, out), 2)
   return lib.handle(Recorder, out[0], C.neap_timeline_close)
 end
 
@@ -80,7 +80,7 @@ function Recorder:stop()
   check(C.neap_timeline_resolve(self.ptr), 2)
 end
 
---- Spans that were overwritten because there was no room.
+--- Spans that were overwritten because there were more.
 function Recorder:lost()
   C.neap_timeline_count(self.ptr, lost)
   return tonumber(lost[0])
@@ -178,11 +178,11 @@ end
 timeline.no_computation = { step = true, plan = true, host = true, wait = true, unshard = true,
   reduce = true, refresh = true }
 
-local buffer = { room = 0 }
+local buffer = { capacity = 0 }
 
 local function reserve(count)
-  if count <= buffer.room then return end
-  buffer.room, buffer.spans = count, ffi.new('neap_span[?]', count)
+  if count <= buffer.capacity then return end
+  buffer.capacity, buffer.spans = count, ffi.new('neap_span[?]', count)
   buffer.begin, buffer.length = ffi.new('double[?]', count), ffi.new('double[?]', count)
 end
 

@@ -27,14 +27,14 @@ function Attention.new(parameters, name, options)
     out = Linear.new(parameters, name .. '.out', options.hidden, options.hidden,
       options.output_scale),
     table = ops.rotary_table(options.base or 10000,
-      tensor.new(tensor.stat_of(parameters.dtype), options.sequence, width)),
+      tensor.new(tensor.acc_of(parameters.dtype), options.sequence, width)),
   }, Attention)
 end
 
 function Attention:forward(x)
   local dtype, rows = self.parameters.dtype, x:dim(0)
   self.attended = tensor.reuse(self.attended, dtype, rows, self.hidden)
-  self.lse = tensor.reuse(self.lse, tensor.stat_of(dtype), rows, self.heads)
+  self.lse = tensor.reuse(self.lse, tensor.acc_of(dtype), rows, self.heads)
   local qkv = self.qkv:forward(x)
   ops.rotary(qkv, self.heads + self.kv_heads, self.table)
   ops.attention(qkv, self.heads, self.kv_heads, self.sequence, self.attended, self.lse)

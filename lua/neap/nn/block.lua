@@ -25,7 +25,7 @@ function Block.new(parameters, name, options)
 end
 
 --- The first half; returns what router and experts get. x: by default that of the last time.
-function Block:attend(x)
+function Block:forward_attention(x)
   local began = timeline.begin 'attention'
   x = x or self.input
   self.input = x
@@ -45,7 +45,8 @@ local function free(owner, field)
   if base then base:close() end
 end
 
---- Frees what attend makes, until it is called again; not its input, nor the block's output.
+--- Frees what forward_attention makes, until it is called again; not its input, nor the block's
+-- output.
 function Block:release()
   local attention = self.attention
   free(self, 'middle')
@@ -55,24 +56,25 @@ function Block:release()
   end
 end
 
---- A buffer for what the experts answer.
-function Block:answer()
+--- A buffer for what the experts compute.
+function Block:output_buffer()
   self.output = tensor.reuse(self.output, self.dtype, self.middle:dims())
   return self.output
 end
 
---- Adds the answer to the residual stream; returns the block's output.
+--- Adds the experts' output to the residual stream; returns the block's output.
 function Block:finish()
   return ops.add(self.middle, self.output, self.output)
 end
 
 --- A buffer for the gradient of the experts' input.
-function Block:slope()
+function Block:grad_buffer()
   self.dnormed = tensor.reuse(self.dnormed, self.dtype, self.middle:dims())
   return self.dnormed
 end
 
---- From the gradients of the output and, in slope, of the experts' input to that of the input.
+--- From the gradients of the output and, in grad_buffer, of the experts' input to that of the
+-- input.
 function Block:backward(dy)
   local began = timeline.begin 'attention backward'
   self.grad_input = tensor.reuse(self.grad_input, self.dtype, dy:dims())

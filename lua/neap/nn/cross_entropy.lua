@@ -11,7 +11,7 @@ function CrossEntropy.new(parameters)
   return setmetatable({ parameters = parameters }, CrossEntropy)
 end
 
---- logits (T, V) of the type that tensor.stat_of tells, targets I32 (T); a target below 0 adds no
+--- logits (T, V) of the type that tensor.acc_of tells, targets I32 (T); a target below 0 adds no
 -- loss, but counts as a token. Returns the mean over parameters.total tokens of all ranks, the same
 -- on every rank, summed exactly. Collective. The logits are overwritten by their gradient where
 -- that is of their type.
@@ -20,8 +20,8 @@ function CrossEntropy:forward(logits, targets)
   self.loss = tensor.reuse(self.loss, logits.dtype, targets.count)
   self.grad_input = logits
   if logits.dtype ~= parameters.dtype then
-    self.slope = tensor.reuse(self.slope, parameters.dtype, logits:dims())
-    self.grad_input = self.slope
+    self.logits_grad = tensor.reuse(self.logits_grad, parameters.dtype, logits:dims())
+    self.grad_input = self.logits_grad
   end
   ops.cross_entropy(logits, targets, 1 / parameters.total, self.loss, self.grad_input)
   return exact.sum(parameters.comm, self.loss, parameters.total) / parameters.total

@@ -1,7 +1,7 @@
 --- The order of a layer's work in a training step, forward and backward. The engine runs it on real
--- layers (nn/transformer.lua), the simulator on the model of a cluster (cluster/program.lua).
+-- layers (nn/transformer.lua), the simulator on the model of a cluster (simulate/step_program.lua).
 --
--- A model has, by layer from 0: blocks (nn/block.lua), experts (moe.lua); and pipeline
+-- A model has, by layer from 0: blocks (nn/block.lua), experts (engine/moe.lua); and pipeline
 -- (nn/pipeline.lua), session, schedule, and plan(step, layer, load), which returns a split.
 
 local timeline = require 'neap.engine.timeline'
@@ -25,16 +25,16 @@ function layer_step.forward_layer(model, l, x, step, direction)
   local block, experts, pipeline = model.blocks[l], model.experts[l], model.pipeline
   direction = direction or 1
   timeline.layer(l)
-  if ahead(model) then pipeline:reach('attention', l, direction) end
-  local normed = block:attend(x)
+  if ahead(model) then pipeline:prefetch('attention', l, direction) end
+  local normed = block:forward_attention(x)
   experts:route(normed, block.router.value)
   local split = model:plan(step, l, experts:load())
   experts:dispatch(normed, model.session:layout(l), split)
   if model.session.record then model.session:record(step, l, experts:load()) end
-  if ahead(model) then pipeline:reach('dispatch', l, direction) end
+  if ahead(model) then pipeline:prefetch('dispatch', l, direction) end
   local weights, arriving = pipeline:weights(l)
-  experts:forward(weights, block:answer(), arriving)
-  pipeline:settle(l)
+  experts:forward(weights, block:output_buffer(), arriving)
+  pipeline:wait_weights(l)
   local y = block:finish()
   if model.schedule.recompute then block:release() end
   return y
@@ -44,15 +44,15 @@ end
 function layer_step.backward_layer(model, l, dy)
   local block, experts, pipeline = model.blocks[l], model.experts[l], model.pipeline
   timeline.layer(l)
-  pipeline:reach('attention', l, -1)
+  pipeline:prefetch('attention', l, -1)
   experts:backward_dispatch(dy)
-  pipeline:reach('dispatch', l, -1)
+  pipeline:prefetch('dispatch', l, -1)
   pipeline:release()
-  if model.schedule.recompute then block:attend() end
+  if model.schedule.recompute then block:forward_attention() end
   local weights, arriving = pipeline:weights(l)
   experts:backward(block.norm2.output, block.router.value, weights, pipeline:gradients(l),
-    block:slope(), block.router.grad, arriving)
-  pipeline:settle(l)
+    block:grad_buffer(), block.router.grad, arriving)
+  pipeline:wait_weights(l)
   pipeline:reduce(l, experts:slot_tokens())
   local dx = block:backward(dy)
   if model.schedule.recompute then block:release() end

@@ -37,7 +37,7 @@ Linear.__index = Linear
 layers.Linear = Linear
 
 --- scale: standard deviation of the initial weights; default 1 / sqrt(inputs). dtype: of the
--- output, by default that of the parameters; what tensor.stat_of says of it gives logits.
+-- output, by default that of the parameters; what tensor.acc_of says of it gives logits.
 function Linear.new(parameters, name, inputs, outputs, scale, dtype)
   return setmetatable({
     parameters = parameters,
@@ -80,7 +80,7 @@ function RMSNorm:forward(x)
   local dtype, rows = self.parameters.dtype, x:dim(0)
   self.input = x
   self.output = tensor.reuse(self.output, dtype, rows, self.hidden)
-  self.rstd = tensor.reuse(self.rstd, tensor.stat_of(dtype), rows)
+  self.rstd = tensor.reuse(self.rstd, tensor.acc_of(dtype), rows)
   return ops.rmsnorm(x, self.gain.value, self.eps, self.output, self.rstd)
 end
 
@@ -88,7 +88,7 @@ function RMSNorm:backward(dy)
   local exact, dtype = self.parameters.exact, self.parameters.dtype
   self.grad_input = tensor.reuse(self.grad_input, dtype, dy:dim(0), self.hidden)
   if exact then
-    self.terms = tensor.reuse(self.terms, tensor.stat_of(dtype), dy:dim(0), self.hidden)
+    self.terms = tensor.reuse(self.terms, tensor.acc_of(dtype), dy:dim(0), self.hidden)
     self.parameters:add_columns(self.gain,
       ops.rmsnorm_gain_terms(self.input, self.rstd, dy, self.terms))
   end

@@ -80,8 +80,8 @@ function AdamW:allocate()
   self.ranks = self.comm and self.comm:size() or 1
   self.counts, self.first = cut(values.count, rank, self.ranks)
   local count = tonumber(self.counts[rank])
-  local stat = tensor.stat_of(values.dtype)
-  local function make(dtype) return tensor.zeros(dtype or stat, count) end
+  local acc = tensor.acc_of(values.dtype)
+  local function make(dtype) return tensor.zeros(dtype or acc, count) end
   self.range = { grad = make(), param = self.parameters:take_masters(self.first, count),
     m = make(), v = make() }
   self.sum = self.parameters.exact and make 'f64' or self.range.grad

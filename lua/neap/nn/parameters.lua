@@ -67,7 +67,7 @@ end
 Parameters.stream_of = stream_of
 
 --- Gives every parameter of a kind its offset; returns the end.
-local function place(list, decay, offset)
+local function assign(list, decay, offset)
   for _, param in ipairs(list) do
     if param.decay == decay then
       param.offset = offset
@@ -89,12 +89,12 @@ end
 -- elements, from the start, weight decay applies to. masters: the values themselves, or in bf16
 -- what they are rounded from.
 function Parameters:allocate()
-  self.decayed = place(self.list, true, 0)
-  local count = place(self.list, false, self.decayed)
-  local stat = tensor.stat_of(self.dtype)
-  self.masters = tensor.zeros(stat, count)
-  self.values = stat == self.dtype and self.masters or tensor.new(self.dtype, count)
-  self.gradients = tensor.zeros(self.exact and 'f64' or stat, count)
+  self.decayed = assign(self.list, true, 0)
+  local count = assign(self.list, false, self.decayed)
+  local acc = tensor.acc_of(self.dtype)
+  self.masters = tensor.zeros(acc, count)
+  self.values = acc == self.dtype and self.masters or tensor.new(self.dtype, count)
+  self.gradients = tensor.zeros(self.exact and 'f64' or acc, count)
   for _, param in ipairs(self.list) do
     param.value = self.values:view(param.offset, unpack(param.dims))
     param.grad = self.gradients:view(param.offset, unpack(param.dims))

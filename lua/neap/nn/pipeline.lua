@@ -37,7 +37,7 @@ function Pipeline.new(options)
   local size = widest(self.stores)
   self.weights_of = buffers(self.kept, options.dtype, options.slots, size)
   self.gradients_of = buffers(self.gradient_kept,
-    options.exact and 'f64' or tensor.stat_of(options.dtype), options.slots, size)
+    options.exact and 'f64' or tensor.acc_of(options.dtype), options.slots, size)
   return self
 end
 
@@ -71,9 +71,9 @@ function Pipeline:start(layer)
 end
 
 --- Tells where a layer is, 'attention' or 'dispatch': starts to fetch the layers that come after it
--- in a direction (1 forward, -1 backward), if this is the place and they exist.
-function Pipeline:reach(place, layer, direction)
-  if place ~= self.schedule.unshard_at then return end
+-- in a direction (1 forward, -1 backward), if that is what the schedule says and they exist.
+function Pipeline:prefetch(at, layer, direction)
+  if at ~= self.schedule.unshard_at then return end
   for distance = 1, self.schedule.unshard_ahead do
     local other = layer + direction * distance
     if self.stores[other] then self:start(other) end
@@ -88,7 +88,7 @@ function Pipeline:weights(layer)
 end
 
 --- The layer's experts have been computed: their transfer is done.
-function Pipeline:settle(layer)
+function Pipeline:wait_weights(layer)
   wait_for_weights(self, layer % self.kept)
 end
 

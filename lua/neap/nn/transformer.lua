@@ -90,7 +90,7 @@ function Transformer:declare(o)
     self.blocks[l] = Block.new(p, 'layer' .. l, block)
   end
   self.norm = layers.RMSNorm.new(p, 'norm', o.hidden, o.eps)
-  self.head = layers.Linear.new(p, 'head', o.hidden, o.vocabulary, nil, tensor.stat_of(o.dtype))
+  self.head = layers.Linear.new(p, 'head', o.hidden, o.vocabulary, nil, tensor.acc_of(o.dtype))
   self.criterion = CrossEntropy.new(p)
 end
 

@@ -46,8 +46,8 @@ function tools.cut(t, path, steps, layers, more)
     metadata = metadata })
   local load = ffi.new('int64_t[?]', t.ranks * t.experts)
   for step = steps[1], steps[2] do
-    for place, layer in ipairs(layers) do
-      writer:append(step - steps[1], place - 1, t:load(step, layer, load))
+    for origin, layer in ipairs(layers) do
+      writer:append(step - steps[1], origin - 1, t:load(step, layer, load))
     end
   end
   writer:close()
@@ -61,7 +61,7 @@ function tools.all(t)
 end
 
 --- For every step and layer of what is merged: the trace, its step and its layer.
-local function places(traces, along)
+local function origins(traces, along)
   local list = {}
   if along == 'steps' then
     for _, t in ipairs(traces) do
@@ -88,7 +88,7 @@ function tools.merge(traces, path, along)
   for _, t in ipairs(traces) do
     check_same(traces[1], t, { 'ranks', 'experts', along == 'steps' and 'layers' or 'steps' })
   end
-  local list, layers = places(traces, along)
+  local list, layers = origins(traces, along)
   local first, names = traces[1], {}
   for i, t in ipairs(traces) do names[i] = t.path:match '[^/]*$' end
   local metadata = tools.metadata(first)
@@ -96,9 +96,9 @@ function tools.merge(traces, path, along)
   local writer = trace.writer(path, { layers = layers, ranks = first.ranks,
     experts = first.experts, metadata = metadata })
   local load = ffi.new('int64_t[?]', first.ranks * first.experts)
-  for i, place in ipairs(list) do
+  for i, origin in ipairs(list) do
     writer:append(math.floor((i - 1) / layers), (i - 1) % layers,
-      place[1]:load(place[2], place[3], load))
+      origin[1]:load(origin[2], origin[3], load))
   end
   writer:close()
   return #list / layers

@@ -84,12 +84,12 @@ end
 local BARS = { '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█' }
 
 local function fullest(work)
-  local place, sum = 1, 0
+  local busiest, sum = 1, 0
   for i, value in ipairs(work) do
     sum = sum + value
-    if value > work[place] then place = i end
+    if value > work[busiest] then busiest = i end
   end
-  return place, sum / #work
+  return busiest, sum / #work
 end
 
 --- The experts of a rank by their work, heaviest first, in units of the mean rank.

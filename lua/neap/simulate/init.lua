@@ -58,7 +58,7 @@ function simulate.open(given)
     node_size = math.min(o.machine.node_size, o.machine.ranks), experts = o.model.experts,
     speed = o.machine.speed, cost = expert_costs(o.model) }
   self.cluster = clusters.open(o.machine, self.topology)
-  self.prices = step_cost.open(setmetatable({ topology = self.topology }, { __index = o }))
+  self.step_cost = step_cost.open(setmetatable({ topology = self.topology }, { __index = o }))
   self.source = open_source(o)
   self.session = sessions.open { topology = self.topology, layers = o.distinct, policy = o.policy,
     seed = o.seed, in_process = o.in_process, strict = o.strict, wait = true, deadline = 10 }
@@ -83,8 +83,9 @@ local function price(self, micro, layer, split, share)
   local balance = split:balance()
   self.balance:add(balance)
   local layout = self.session:layout(layer)
-  micro.loads[layer] = self.prices:tokens(layout, split, share * self.prices:scale(balance.tokens))
-  micro.weights[layer] = self.prices:weights(layout)
+  local cost = self.step_cost
+  micro.loads[layer] = cost:tokens(layout, split, share * cost:scale(balance.tokens))
+  micro.weights[layer] = cost:weights(layout)
 end
 
 --- Plans, splits and prices the next micro-batch; scored: its balance counts. share: of its tokens
@@ -112,7 +113,7 @@ end
 --- ---- steps ------------------------------------------------------------------------------------
 
 local function run_program(self, micro, tokens)
-  step_program.build(self.cluster, self.prices:step(micro, self.session.plans_on, tokens))
+  step_program.build(self.cluster, self.step_cost:step(micro, self.session.plans_on, tokens))
   return self.cluster:run():report()
 end
 
@@ -127,7 +128,7 @@ function Simulation:step()
   return timed(self, 'simulate', run_program, self, micro, self.model.tokens / parts)
 end
 
---- Figures of so many steps (figures.lua), and plan_ms, faults, steps, spent (seconds that loads,
+--- Figures of so many steps (summary.lua), and plan_ms, faults, steps, spent (seconds that loads,
 -- plan, split, price and simulate took here, for all steps with their warm-up).
 function Simulation:run(steps)
   local sums = summary.open()

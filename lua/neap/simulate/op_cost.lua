@@ -65,7 +65,7 @@ function Costs:route(tokens)
 end
 
 --- Permutation before the experts: forward, backward.
-function Costs:place(tokens)
+function Costs:permute(tokens)
   local m = self.model
   local bytes = PASSES.permute * m.top_k * tokens * m.hidden * m.bytes
   local seconds = self:pass(bytes) + 3 * self.machine.launch

@@ -1,11 +1,11 @@
 --- What the steps of a real training would take on a described cluster: its routing, layouts and
 -- splits are priced as init.lua prices synthetic ones. neap run --device=sim trains on the CPU
--- and accounts so.
+-- and prices them so.
 --
 --   local a = recipe_pricing.open { machine =, model =, topology =, schedule =, plans_on =, … }
 --   a:layer(layer, layout, split, counted)   -- of the layers of a step, as they are split
 --   a:step()                        -- figures of the step, the cluster keeps it
---   a:row(balance)                  -- figures of all steps (figures.lua)
+--   a:row(balance)                  -- figures of all steps (summary.lua)
 
 local clusters = require 'neap.simulate.cluster'
 local errors = require 'neap.base.errors'
@@ -16,8 +16,8 @@ local step_program = require 'neap.simulate.step_program'
 
 local recipe_pricing = {}
 
-local Account = {}
-Account.__index = Account
+local RecipePricing = {}
+RecipePricing.__index = RecipePricing
 
 local GRADIENT_BYTES = 4
 
@@ -26,7 +26,7 @@ function recipe_pricing.machine(cluster, ranks)
   return clusters.describe(cluster, { ranks = ranks })
 end
 
---- Whose steps are accounted: another model than the trained one, by name, or that one (described
+--- Whose steps are priced: another model than the trained one, by name, or that one (described
 -- by its trainer's parameters). Raises USAGE where the experts differ.
 function recipe_pricing.model(name, p, ranks)
   if not name then return models.trained(p, ranks, 2) end
@@ -43,8 +43,8 @@ end
 function recipe_pricing.open(o)
   local self = setmetatable({ model = o.model, layers = o.layers, plans_on = o.plans_on,
     cluster = clusters.open(o.machine, o.topology), loads = {}, weights = {},
-    figures = summary.open() }, Account)
-  self.prices = step_cost.open { machine = o.machine, model = o.model, topology = o.topology,
+    summary = summary.open() }, RecipePricing)
+  self.step_cost = step_cost.open { machine = o.machine, model = o.model, topology = o.topology,
     schedule = o.schedule, tensor = 1, elementwise = 1, token_group = 'all',
     shard_group = o.shard_group, gradient_bytes = GRADIENT_BYTES, accumulate = false,
     resident = false }
@@ -52,27 +52,27 @@ function recipe_pricing.open(o)
 end
 
 --- counted: tokens of all ranks.
-function Account:layer(layer, layout, split, counted)
-  self.loads[layer] = self.prices:tokens(layout, split, self.prices:scale(counted))
-  self.weights[layer] = self.prices:weights(layout)
+function RecipePricing:layer(layer, layout, split, counted)
+  self.loads[layer] = self.step_cost:tokens(layout, split, self.step_cost:scale(counted))
+  self.weights[layer] = self.step_cost:weights(layout)
 end
 
-function Account:step()
+function RecipePricing:step()
   local one, micro = { loads = {}, weights = {} }, {}
   for layer = 0, self.model.layers - 1 do
     local same = layer % self.layers
     one.loads[layer], one.weights[layer] = self.loads[same], self.weights[same]
   end
   for i = 1, self.model.micro_batches do micro[i] = one end
-  step_program.build(self.cluster, self.prices:step(micro, self.plans_on, self.model.tokens))
-  self.figures:add(self.cluster:run():report(), self.cluster)
+  step_program.build(self.cluster, self.step_cost:step(micro, self.plans_on, self.model.tokens))
+  self.summary:add(self.cluster:run():report(), self.cluster)
 end
 
-function Account:row(balance)
-  return self.figures:row(balance)
+function RecipePricing:row(balance)
+  return self.summary:row(balance)
 end
 
-function Account:close()
+function RecipePricing:close()
   self.cluster:close()
 end
 

@@ -14,8 +14,8 @@ local ffi, C = lib.ffi, lib.C
 
 local step_cost = {}
 
-local Prices = {}
-Prices.__index = Prices
+local StepCost = {}
+StepCost.__index = StepCost
 
 -- Hidden values need two of a forward's three products.
 local RECALL = 2 / 3
@@ -28,14 +28,14 @@ local GROUPS = { all = C.NEAP_GROUP_ALL, node = C.NEAP_GROUP_NODE }
 function step_cost.open(o)
   local t = o.topology
   local self = setmetatable({ o = o, machine = o.machine, model = o.model, topology = t,
-    costs = op_cost.of(o.machine, o.model, o.tensor, o.elementwise) }, Prices)
+    op_cost = op_cost.of(o.machine, o.model, o.tensor, o.elementwise) }, StepCost)
   local chunks = o.schedule.chunks
   self.slot_tokens = ffi.new('int64_t[?]', t.slots)
   self.port_tokens = ffi.new('int64_t[?]', chunks * t.ranks)
   self.uplink_tokens = ffi.new('int64_t[?]', chunks * t.nodes)
   self.expert_bytes = ffi.new('double[?]', t.experts)
   for e = 0, t.experts - 1 do
-    self.expert_bytes[e] = self.costs:expert_parameters(e) * o.model.bytes
+    self.expert_bytes[e] = self.op_cost:expert_parameters(e) * o.model.bytes
   end
   return self
 end
@@ -53,29 +53,29 @@ end
 --- ---- a layer -----------------------------------------------------------------------------------
 
 --- What counted tokens of all ranks have to be multiplied by to be the model's.
-function Prices:scale(counted)
+function StepCost:scale(counted)
   local m = self.model
   return counted > 0 and m.tokens * m.top_k * self.topology.ranks / counted or 0
 end
 
 --- loads[layer] of program.build. share: of the tokens that were counted.
-function Prices:tokens(layout, split, share)
+function StepCost:tokens(layout, split, share)
   local t, s = self.topology, self.o.schedule
   split:slot_tokens(self.slot_tokens)
   lib.check(C.neap_split_traffic(split.ptr, s.chunks, self.port_tokens, self.uplink_tokens))
-  local bytes, load = self.costs:token_bytes() * share, { ports = {}, uplinks = {} }
+  local bytes, load = self.op_cost:token_bytes() * share, { ports = {}, uplinks = {} }
   for chunk = 1, s.chunks do
     load.ports[chunk] = scaled(self.port_tokens, (chunk - 1) * t.ranks, t.ranks, bytes)
     load.uplinks[chunk] = scaled(self.uplink_tokens, (chunk - 1) * t.nodes, t.nodes, bytes)
   end
   load.segments = step_ops.segments(t:slots_of(0), s.chunks, s.unshard_parts)
   for _, segment in ipairs(load.segments) do
-    segment.seconds = self.costs:experts(layout, self.slot_tokens, share,
+    segment.seconds = self.op_cost:experts(layout, self.slot_tokens, share,
       ffi.new('double[?]', t.ranks), segment.from, segment.upto)
-    if s.recompute then segment.recall = step_ops.scaled(segment.seconds, t.ranks, RECALL) end
+    if s.recompute then segment.recompute = step_ops.scaled(segment.seconds, t.ranks, RECALL) end
   end
   load.seconds = #load.segments == 1 and load.segments[1].seconds
-    or self.costs:experts(layout, self.slot_tokens, share, ffi.new('double[?]', t.ranks))
+    or self.op_cost:experts(layout, self.slot_tokens, share, ffi.new('double[?]', t.ranks))
   return load
 end
 
@@ -93,7 +93,7 @@ local function copies(self)
 end
 
 --- weights[layer] of program.build.
-function Prices:weights(layout)
+function StepCost:weights(layout)
   if self.o.resident then return copies(self) end
   local ports, uplinks = arrays(self.topology)
   local group = self.o.shard_group
@@ -125,7 +125,7 @@ end
 
 local function dense(self)
   local t, layers = self.topology, self.model.layers
-  local layer, outer = self.costs:dense_parameters(), self.costs:outer_parameters()
+  local layer, outer = self.op_cost:dense_parameters(), self.op_cost:outer_parameters()
   local out = {
     layer = dense_exchange(self, layer), outer = dense_exchange(self, outer),
     all = dense_exchange(self, layer * layers + outer),
@@ -156,14 +156,14 @@ end
 local function tensor_ports(self, tokens)
   local ports, tensor = arrays(self.topology), self.o.tensor
   for r = 0, self.topology.ranks - 1 do
-    ports[r] = tokens * (tensor - 1) * self.costs:token_bytes()
+    ports[r] = tokens * (tensor - 1) * self.op_cost:token_bytes()
   end
   return ports
 end
 
 --- What program.build takes. micro: of tokens of a rank in each.
-function Prices:step(micro, plans_on, tokens)
-  local o, m, cost, t = self.o, self.model, self.costs, self.topology
+function StepCost:step(micro, plans_on, tokens)
+  local o, m, cost, t = self.o, self.model, self.op_cost, self.topology
   local d = {
     schedule = o.schedule, plans_on = plans_on, micro = micro, layers = m.layers,
     recompute = m.recompute, token_group = o.token_group, shard_group = o.shard_group,
@@ -175,12 +175,12 @@ function Prices:step(micro, plans_on, tokens)
   d.attention, d.attention_back = cost:attention(tokens)
   d.embed, d.embed_back = cost:embed(tokens)
   d.head, d.loss, d.head_back = cost:head(tokens)
-  d.place = cost:place(tokens)
+  d.permute = cost:permute(tokens)
   d.finish, d.finish_back = cost:finish(tokens)
   local _, route_back = cost:route(tokens)
-  local _, place_back = cost:place(tokens)
-  d.route, d.slope = cost:route(tokens), 2 * self.machine.launch
-  d.route_back = route_back + place_back - d.slope
+  local _, permute_back = cost:permute(tokens)
+  d.route, d.router_grad = cost:route(tokens), 2 * self.machine.launch
+  d.route_back = route_back + permute_back - d.router_grad
   if o.tensor > 1 then d.tensor_ports = tensor_ports(self, tokens) end
   return d
 end

@@ -1,9 +1,9 @@
---- Blocks, experts and shard stores of a simulated model: what the order of a step (nn/order.lua)
--- calls, with operations of a cluster as their work.
+--- Blocks, experts and shard stores of a simulated model: what the order of a step
+-- (nn/layer_step.lua) calls, with operations of a cluster as their work.
 --
--- A program (program.lua) issues them. Like the engine's thread it goes on until it has to wait:
--- an exchange starts when the work that was issued before it is done, and computation goes on after
--- the exchanges that were waited for.
+-- A program (step_program.lua) issues them. Like the engine's thread it goes on until it has to
+-- wait: an exchange starts when the work that was issued before it is done, and computation goes on
+-- after the exchanges that were waited for.
 
 local lib = require 'neap.base.lib'
 
@@ -21,7 +21,7 @@ function Transfer:wait()
 end
 
 --- Computation to come needs a part of it, from 1.
-function Transfer:need(part)
+function Transfer:wait_part(part)
   self.program:wait(self.ops[part])
 end
 
@@ -65,7 +65,7 @@ function step_ops.block(program, layer)
 end
 
 --- With tensor parallelism tokens are gathered before the attention and scattered after it.
-local function attend(program, seconds, exchanges)
+local function attention(program, seconds, exchanges)
   local function exchange()
     if program.tensor == 1 then return end
     for _ = 1, exchanges do
@@ -78,25 +78,25 @@ local function attend(program, seconds, exchanges)
   exchange()
 end
 
-function Block:attend()
+function Block:forward_attention()
   local p, phase = self.program, self.program.phase
   p.layer = self.layer
   if phase == 'backward' then p.phase = 'forward' end
-  attend(p, p.attention, 1)
+  attention(p, p.attention, 1)
   p.phase = phase
 end
 
 function Block.release() end
 
-function Block.answer() end
+function Block.output_buffer() end
 
 function Block.finish() end
 
-function Block.slope() end
+function Block.grad_buffer() end
 
 function Block:backward()
   local p = self.program
-  attend(p, p.attention_back, 2)
+  attention(p, p.attention_back, 2)
   if p.micro == p.last_micro then p:dense_reduce(p.dense.layer) end
 end
 
@@ -135,7 +135,7 @@ local function send_all(self, name)
 end
 
 function Experts:dispatch()
-  self.program:compute('dispatch', self.program.place)
+  self.program:compute('dispatch', self.program.permute)
   self.sent = send_all(self, 'dispatch')
 end
 
@@ -145,7 +145,7 @@ local function compute_chunk(self, arriving, chunk, key, phase)
   local p, load = self.program, self.program.loads[self.layer]
   for _, segment in ipairs(load.segments) do
     if segment.chunk == chunk then
-      if arriving then arriving:need(segment.part) end
+      if arriving then arriving:wait_part(segment.part) end
       p:compute('expert', 0, segment[key],
         { chunk = #load.ports > 1 and chunk - 1, phase = phase })
     end
@@ -158,7 +158,7 @@ local function compute_chunks(self, arriving, done)
   local p = self.program
   for chunk = 1, #p.loads[self.layer].ports do
     if p.phase == 'backward' and p.schedule.recompute then
-      compute_chunk(self, arriving, chunk, 'recall', 'forward')
+      compute_chunk(self, arriving, chunk, 'recompute', 'forward')
     end
     p:wait(self.sent[chunk])
     compute_chunk(self, arriving, chunk, 'seconds')
@@ -183,7 +183,7 @@ end
 --- Gradients of the experts' inputs cost as much as a forward, and so do those of their weights.
 function Experts:backward(_, _, _, _, _, _, arriving)
   local p, last, hold = self.program, nil, self.program.schedule.hold_combine
-  p:compute('route', p.slope)
+  p:compute('route', p.router_grad)
   compute_chunks(self, arriving, function(chunk)
     if not hold then last = send(self, 'combine', chunk) end
   end)

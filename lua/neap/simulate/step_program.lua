@@ -1,6 +1,6 @@
 --- The operations of a training step on a cluster: the engine's own order of a layer's phases
--- (nn/order.lua), its pipeline of parameters and gradients and its schedules (nn/pipeline.lua,
--- nn/schedule.lua), run on layers whose work is operations (phases.lua). So a simulated timeline
+-- (nn/layer_step.lua), its pipeline of parameters and gradients and its schedules (nn/pipeline.lua,
+-- nn/schedule.lua), run on layers whose work is operations (step_ops.lua). So a simulated timeline
 -- has the engine's spans in the engine's order. Besides them there are
 --   host      a rank waits until its host has read the counts, which counts as work
 --   tensor    exchanges of tensor parallelism
@@ -121,9 +121,9 @@ end
 --   token_group, shard_group, tensor, tensor_ports, gradient_scale (bytes of a gradient / of a
 --                           parameter), resident (experts stay where they are), accumulate
 --                           (gradients are sent in the last micro-batch only)
---   attention, attention_back, embed, embed_back, route, slope (of the router's probabilities),
---   route_back, place, finish, finish_back, head, loss, head_back, optimizer, host, sum (of
---   gradients that have arrived): seconds
+--   attention, attention_back, embed, embed_back, route, router_grad (of the router's
+--   probabilities), route_back, permute, finish, finish_back, head, loss, head_back, optimizer,
+--   host, sum (of gradients that have arrived): seconds
 --   dense                   bytes of the dense parameters' exchanges, of a layer, outer and all
 --   copied                  exchanges are work of the ranks (clusters.lua)
 --   refresh                 ports and uplinks: new parameters to the shard groups; or nil

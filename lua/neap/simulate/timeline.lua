@@ -11,9 +11,9 @@ local spans = {}
 --- For every operation the set of ranks in which it is on the critical path.
 local function critical_ranks(cluster)
   local marks, list = {}, cluster:critical()
-  for _, place in ipairs(list) do
-    marks[place.op] = marks[place.op] or {}
-    marks[place.op][place.rank] = true
+  for _, item in ipairs(list) do
+    marks[item.op] = marks[item.op] or {}
+    marks[item.op][item.rank] = true
   end
   return marks, list
 end
@@ -69,15 +69,15 @@ local function sum_up(cluster)
     mean[name] = mean[name] + (cluster:operation(op))
   end
   local _, list = critical_ranks(cluster)
-  for i, place in ipairs(list) do
-    local begin, finish = cluster:times(place.op)
-    local name = cluster.spans[place.op].name
-    local from = begin[place.rank]
+  for i, item in ipairs(list) do
+    local begin, finish = cluster:times(item.op)
+    local name = cluster.spans[item.op].name
+    local from = begin[item.rank]
     if i > 1 then -- an exchange that others delay begins when it is ready
       local _, before = cluster:times(list[i - 1].op)
-      from = math.max(from, before[place.rank])
+      from = math.max(from, before[item.rank])
     end
-    path[name] = path[name] + finish[place.rank] - from
+    path[name] = path[name] + finish[item.rank] - from
   end
   return order, mean, path
 end

@@ -40,21 +40,21 @@ end
 --- Values of 'a,b,0..3,{1,2}'. A comma inside of a policy's parameters (laer:window=3,no_even=true)
 -- belongs to them: what follows it is NAME=VALUE.
 local function parse_values(word, text)
-  local values, place = {}, 1
-  while place <= #text do
-    local list, after = text:match('^{([^}]*)},?()', place)
+  local values, position = {}, 1
+  while position <= #text do
+    local list, after = text:match('^{([^}]*)},?()', position)
     if list then
-      values[#values + 1], place = parse_list(list), after
+      values[#values + 1], position = parse_list(list), after
     else
       local item
-      item, after = text:match('^([^,]*),?()', place)
+      item, after = text:match('^([^,]*),?()', position)
       while item:find(':', 1, true) and text:match('^[%a_][%w_]*=', after) do
         local more
         more, after = text:match('^([^,]*),?()', after)
         item = item .. ',' .. more
       end
       expand(word, item, values)
-      place = after
+      position = after
     end
   end
   if #values == 0 then values[1] = '' end

@@ -7,7 +7,7 @@ local launcher = require 'neap.launcher'
 local launch = {}
 
 --- Rank and number of processes under mpirun; nil without it.
-function launch.place()
+function launch.rank_and_size()
   local rank = os.getenv 'OMPI_COMM_WORLD_RANK' or os.getenv 'PMI_RANK'
   local size = os.getenv 'OMPI_COMM_WORLD_SIZE' or os.getenv 'PMI_SIZE'
   if rank and size then
@@ -18,7 +18,7 @@ end
 --- Calls a file with (rank, ranks, world or nil, text) on every rank: so many threads, or as this
 -- process under mpirun. Returns the exit status.
 function launch.run(ranks, file, text)
-  local rank, size = launch.place()
+  local rank, size = launch.rank_and_size()
   if not rank then return launcher.run_ranks(ranks, file, { text }) end
   return assert(loadfile(file))(rank, size, nil, text)
 end

@@ -38,8 +38,8 @@ local function sizes_of(p, job)
     vocabulary = rawget(p, 'vocabulary') or 256, exact = rawget(p, 'exact') }
   s.dtype = rawget(p, 'dtype') or 'f32'
   s.element = SIZE[s.dtype]
-  s.stat = math.max(4, s.element)   -- masters, moments, sums
-  s.slope = s.exact and 8 or s.stat -- gradients
+  s.acc = math.max(4, s.element)   -- masters, moments, sums
+  s.grad = s.exact and 8 or s.acc -- gradients
   s.tokens = math.ceil(p.batch / job.ranks) * p.sequence
   s.heads, s.sequence = p.heads, p.sequence
   s.qkv = (p.heads + 2 * p.kv_heads) * p.hidden / p.heads
@@ -58,7 +58,7 @@ end
 local function parameters(s)
   local shards = s.layers * s.experts * s.expert
   local bytes = s.dense * s.element
-  if s.stat ~= s.element then bytes = bytes + shards / s.ranks * s.element end
+  if s.acc ~= s.element then bytes = bytes + shards / s.ranks * s.element end
   if s.group < s.ranks then bytes = bytes + shards / s.group * s.element end
   return bytes
 end
@@ -67,8 +67,8 @@ end
 -- computes with.
 local function optimizer(s)
   local range = s.dense / s.ranks
-  local bytes = 3 * range * s.stat + 3 * s.layers * s.experts * s.expert / s.ranks * s.stat
-  return bytes + (s.stat ~= s.element and range * s.element or 0)
+  local bytes = 3 * range * s.acc + 3 * s.layers * s.experts * s.expert / s.ranks * s.acc
+  return bytes + (s.acc ~= s.element and range * s.element or 0)
 end
 
 local function unshard_buffers(s)
@@ -79,10 +79,10 @@ end
 -- layer keeps the memory for that.
 local function gradients(s)
   local kept = math.min(s.schedule.gradients, s.layers)
-  local incoming = s.slots * s.expert * (s.ranks - 1) / s.ranks * s.slope
-  local scratch = s.ranks > 1 and s.dense * s.slope or 0
-  local ranges = (s.dense + s.layers * s.experts * s.expert) / s.ranks * s.stat
-  return s.dense * s.slope + kept * s.slots * s.slot * s.slope
+  local incoming = s.slots * s.expert * (s.ranks - 1) / s.ranks * s.grad
+  local scratch = s.ranks > 1 and s.dense * s.grad or 0
+  local ranges = (s.dense + s.layers * s.experts * s.expert) / s.ranks * s.acc
+  return s.dense * s.grad + kept * s.slots * s.slot * s.grad
     + (s.gpu and kept or s.layers) * incoming + scratch + ranges
     + (s.exact and s.dense / s.ranks * 8 or 0)
 end
@@ -119,19 +119,19 @@ local function freed(s)
 end
 
 local function activations(s)
-  local layer = 12 * s.hidden * s.element + 2 * s.qkv * s.element + (s.heads + 2) * s.stat
-    + 2 * s.experts * s.stat + s.top_k * (2 * s.stat + 8)
-    + (s.exact and 2 * s.hidden * s.stat or 0)
-  local ends = 4 * s.hidden * s.element + (s.exact and s.hidden * s.stat or 0)
-  local table_bytes = s.sequence * s.hidden / s.heads * s.stat
+  local layer = 12 * s.hidden * s.element + 2 * s.qkv * s.element + (s.heads + 2) * s.acc
+    + 2 * s.experts * s.acc + s.top_k * (2 * s.acc + 8)
+    + (s.exact and 2 * s.hidden * s.acc or 0)
+  local ends = 4 * s.hidden * s.element + (s.exact and s.hidden * s.acc or 0)
+  local table_bytes = s.sequence * s.hidden / s.heads * s.acc
   local scratch = s.exact and s.tokens * (s.hidden + math.max(s.qkv, s.vocabulary)) * 8 or 0
   return s.layers * (s.tokens * layer + table_bytes + expert_rows(s))
     + expert_room(s) + s.tokens * ends + scratch - freed(s)
 end
 
 local function logits(s)
-  local slope = s.stat ~= s.element and s.element or 0
-  return s.tokens * (s.vocabulary * (s.stat + slope) + s.stat)
+  local grad = s.acc ~= s.element and s.element or 0
+  return s.tokens * (s.vocabulary * (s.acc + grad) + s.acc)
 end
 
 local KINDS = {

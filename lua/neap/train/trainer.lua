@@ -98,7 +98,7 @@ local function open_trace(self, path, p)
 end
 
 --- What the steps would take on the cluster that the job names.
-local function open_account(self)
+local function open_pricing(self)
   local p, sim = self.params, self.job.sim
   return recipe_pricing.open { machine = sim.machine, model = recipe_pricing.model(sim.model, p,
     self.job.ranks), topology = self.topology, layers = p.layers, schedule = self.schedule,
@@ -113,8 +113,8 @@ local function listener(self)
       local balance = split:balance()
       self.balance:add(balance)
       if self.recorder then self.recorder:balance(balance) end
-      if self.account then
-        self.account:layer(layer, self.session:layout(layer), split, balance.tokens)
+      if self.pricing then
+        self.pricing:layer(layer, self.session:layout(layer), split, balance.tokens)
       end
       self.step_imbalance = math.max(self.step_imbalance, balance.imbalance)
     end,
@@ -145,7 +145,7 @@ function trainer.open(options)
   self.session = sessions.open { comm = self.comm, topology = self.topology, layers = p.layers,
     policy = options.policy, seed = p.seed, strict = job.strict, in_process = job.in_process,
     deadline = job.deadline, listener = listener(self) }
-  self.account = job.sim and job.rank == 0 and open_account(self) or nil
+  self.pricing = job.sim and job.rank == 0 and open_pricing(self) or nil
   self.first, self.last = share(p.batch, job.rank, job.ranks)
   self.ids = tensor.new('i32', (self.last - self.first) * p.sequence)
   self.targets = tensor.new('i32', (self.last - self.first) * p.sequence)
@@ -266,7 +266,7 @@ function Trainer:step()
   local seconds = C.neap_clock() - began
   busy, waited = use_of_time(self, busy, waited, recorder)
   if wanted then self.job.timeline:keep(self.comm, self.label) end
-  if self.account then self.account:step() end
+  if self.pricing then self.pricing:step() end
   self.done = self.done + 1
   self.losses:add(loss)
   self.seconds:add(seconds)
@@ -317,7 +317,7 @@ end
 
 --- Figures on the cluster that the job names, and on which one.
 local function simulated(self)
-  local row, sim = self.account:row(self.balance), self.job.sim
+  local row, sim = self.pricing:row(self.balance), self.job.sim
   row.cluster, row.model = sim.cluster, sim.model
   return row
 end
@@ -325,8 +325,8 @@ end
 --- The run in figures: policy, steps, seed, losses (list), digest, loss (mean of the last tenth),
 -- tokens_per_second, ideal_tokens_per_second, balance figures (base/series.lua), exposed (share of
 -- the step that ranks wait for communication), bytes per step by kind, device_bytes (the most that
--- all ranks of this process have held on this rank's device), sim (figures.lua's on a cluster, with
--- --device=sim, on rank 0) and what session:report tells.
+-- all ranks of this process have held on this rank's device), sim (simulate/summary.lua's on a
+-- cluster, with --device=sim, on rank 0) and what session:report tells.
 -- Collective; the same on every rank, apart from what only rank 0 knows of the policy.
 function Trainer:summary()
   record_last(self)
@@ -347,7 +347,7 @@ function Trainer:summary()
   row.bytes_per_step = { tokens = sums[4] / steps, unshard = sums[5] / steps,
     reduce = sums[6] / steps }
   row.device_bytes = select(2, device.held())
-  row.sim = self.account and simulated(self)
+  row.sim = self.pricing and simulated(self)
   for name, value in pairs(self.session:report()) do row[name] = value end
   if self.recorder then self.recorder:close(results.stored(row)) end
   return row
@@ -359,7 +359,7 @@ function Trainer:close()
   record_last(self)
   if self.writer then self.writer:close() end
   if self.meter then self.meter:close() end
-  if self.account then self.account:close() end
+  if self.pricing then self.pricing:close() end
   self.session:close()
   self.model:close()
   self.comm:close()

@@ -79,7 +79,7 @@ describe('moe', function()
       for i = 1, 3 do layers[i].forward() end
       for i = 1, 3 do layers[i].send() end
       layers[order[1]].back()
-      layers[order[1]].forward() -- one that leaves off after its slopes were sent
+      layers[order[1]].forward() -- one that leaves off after its gradients were sent
       layers[order[1]].send()
       for k = 2, 3 do layers[order[k]].back() end
       for i = 1, 3 do assert.are.same(wanted[i], layers[i].results()) end

@@ -128,13 +128,13 @@ describe('ops', function()
     assert.are.same({ { 1 + 2 ^ -8 } }, logits:tolist())
     local dw = ops.linear_weight_grad(x, tensor.of('bf16', { { 3 } }), tensor.zeros('f32', 2, 1))
     assert.are.same({ { 3 }, { 6 } }, dw:tolist())
-    local loss, slope = tensor.new('f32', 1), tensor.new('bf16', 1, 1)
-    ops.cross_entropy(logits, tensor.of('i32', { 0 }), 1, loss, slope)
+    local loss, grad = tensor.new('f32', 1), tensor.new('bf16', 1, 1)
+    ops.cross_entropy(logits, tensor.of('i32', { 0 }), 1, loss, grad)
     assert.are.same({ 0 }, loss:tolist())
     assert.matches('SHAPE: cross_entropy: logits is bf16; expected f32 or f64',
       failure(ops.cross_entropy, x, tensor.of('i32', { 0 }), 1, loss, nil))
     assert.matches('SHAPE: linear_weight_grad: dw is bf16 %(2, 1%); expected f32 %(2, 1%)',
-      failure(ops.linear_weight_grad, x, slope, w))
+      failure(ops.linear_weight_grad, x, grad, w))
     assert.matches('SHAPE: rmsnorm: rstd is bf16 %(1%); expected f32 %(1%)',
       failure(ops.rmsnorm, x, tensor.new('bf16', 2), 1e-5, x, tensor.new('bf16', 1)))
     assert.matches('SHAPE: adamw: grad is bf16', failure(ops.adamw,

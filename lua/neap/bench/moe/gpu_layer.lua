@@ -123,7 +123,7 @@ end
 -- ---- measuring ----------------------------------------------------------------------------------
 
 --- Bytes a token that are kept from forward to backward: what closing the layer then gives back,
--- and its input. What layers share, one room for all of them, stays with the other one.
+-- and its input. What layers share, one workspace for all of them, stays with the other one.
 local function kept(s)
   local other = open_layer(s)
   forward(s)

@@ -124,7 +124,7 @@ class Shape:
         self.dense, self.layer = dense, Layer(shape)
         x = torch.randn(order["tokens"], shape["hidden"], device="cuda", dtype=torch.bfloat16)
         self.biases = [tune(self.layer, x, EXPONENTS[load]) for load in order["loads"]]
-        self.x, self.slope = x.requires_grad_(), torch.randn_like(x)
+        self.x, self.grad = x.requires_grad_(), torch.randn_like(x)
         self.functions, self.kept, self.note = {"eager": self.layer}, {}, "eager"
         self.warm_up("eager")
         if order["how"] == "best":
@@ -150,7 +150,7 @@ class Shape:
         else:
             self.layer.zero_grad(set_to_none=True)
             self.x.grad = None
-            function(self.x).backward(self.slope)
+            function(self.x).backward(self.grad)
 
     def warm_up(self, variant):
         for kind in KINDS:
