@@ -97,6 +97,30 @@ describe('neap trace', function()
     file:close()
   end)
 
+  it('makes the workloads of the benchmark, and a given max / mean', function()
+    run(0, 'synth made.safetensors --workload W5 --ranks 2 --steps 3 --layers 1 --tokens 64 '
+      .. '--experts 8 --top-k 2')
+    local t = trace.open(made)
+    assert.are.same({ 3, 1, 2, 8, 'W5', '2' }, { t.steps, t.layers, t.ranks, t.experts,
+      t.metadata.workload, t.metadata.top_k })
+    each(t, function(_, _, load)
+      for rank = 0, 1 do
+        for e = 0, 3 do assert.are.equal(0, tonumber(load[rank * 8 + e])) end
+      end
+    end)
+    run(0, 'synth made.safetensors --maxvio 3 --experts 32 --ranks 4 --steps 8 --layers 2')
+    local sum, n, made_of = 0, 0, trace.open(made)
+    each(made_of, function(_, _, load)
+      local by_expert, most, total = {}, 0, 0
+      for i = 0, 4 * 32 - 1 do
+        by_expert[i % 32] = (by_expert[i % 32] or 0) + tonumber(load[i])
+      end
+      for e = 0, 31 do most, total = math.max(most, by_expert[e]), total + by_expert[e] end
+      sum, n = sum + most * 32 / total, n + 1
+    end)
+    assert.is_true(math.abs(sum / n - 3) < 0.01, 'max / mean is ' .. sum / n)
+  end)
+
   it('refuses what does not fit', function()
     run(0, (SYNTH:gsub('made', 'six')) .. '--ranks 6')
     for arguments, pattern in pairs {
@@ -109,6 +133,10 @@ describe('neap trace', function()
       ['merge made.safetensors made.safetensors'] = 'read and written at once',
       ['synth x.safetensors --top-k 99'] = 'top_k is 99',
       ['synth x.safetensors --preset e16'] = 'e16k4',
+      ['synth x.safetensors --workload W8'] = 'W7',
+      ['synth x.safetensors --workload W1 --rho 1'] = 'workload and %-%-rho exclude',
+      ['synth x.safetensors --maxvio 3 --sigma 1'] = 'maxvio and %-%-sigma exclude',
+      ['synth x.safetensors --maxvio 5'] = 'cannot be reached',
       ['mrege'] = "did you mean 'merge'",
     } do
       local _, err = run(pattern and 2 or 0, arguments)

@@ -6,9 +6,11 @@ local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local whole = require('neap.base.arguments').whole
 local synth = require 'neap.engine.synth'
+local synth_trace = require 'neap.replay.synth_trace'
 local text_table = require 'neap.base.text_table'
 local tools = require 'neap.replay.trace_tools'
 local trace = require 'neap.engine.trace'
+local workloads = require 'neap.engine.workloads'
 
 local command = { doc = 'Look into recorded loads, cut, merge, convert or make them.' }
 
@@ -21,6 +23,8 @@ Examples:
   neap trace import loads.csv.gz loads.safetensors --slots 4 --node-size 8
   neap trace export run.safetensors run.csv.gz
   neap trace synth made.safetensors --preset e16k4 --ranks 32 --steps 24 --slots 4
+  neap trace synth w6.safetensors --workload W6 --experts 64 --top-k 6 --ranks 8 --slots 10
+  neap trace synth skew.safetensors --maxvio 4 --experts 64 --top-k 6 --slots 4
 A trace is tokens by step, layer, source rank and expert. Files that are read may be safetensors, or
 CSV (step,layer,rank,e0,e1,...), plain or gzipped.]]
 
@@ -47,15 +51,23 @@ local function add_synth(parser)
   local made = parser:command('synth', 'Make loads of a model of routing, from a seed.')
   made:argument('to', 'file to write'):argname '<to.safetensors>'
   made:option('--preset', 'sigma, tau, rho, experts and top-k of known loads')
-    :choices(lib.sorted_keys(synth.presets)):default 'e16k4'
-  for _, option in ipairs { { 'ranks', 32, 'ranks' }, { 'tokens', 16384, 'tokens a rank' },
-    { 'steps', 24, 'steps' }, { 'layers', 4, 'layers' }, { 'seed', 1, 'of all draws' } } do
+    :choices(lib.sorted_keys(synth.presets))
+  made:option('--workload', "a workload of the public token-imbalance benchmark instead: choices "
+    .. 'by a rule, not a model of popularity'):choices(workloads.NAMES)
+  made:option('--maxvio', "max / mean load of the experts: sigma is chosen so that it is met")
+    :convert(tonumber):argname '<max/mean>'
+  made:option('--tokens', 'tokens a rank (default: 16384, of a workload 8192)')
+    :convert(whole('--tokens', 1))
+  for _, option in ipairs { { 'ranks', 32, 'ranks' }, { 'steps', 24, 'steps' },
+    { 'layers', 4, 'layers' }, { 'seed', 1, 'of all draws' } } do
     made:option('--' .. option[1], ('%s (default: %d)'):format(option[3], option[2]))
       :convert(whole('--' .. option[1], option[1] == 'seed' and 0 or 1))
       :default(tostring(option[2]))
   end
-  made:option('--experts', "experts (default: the preset's)"):convert(whole('--experts', 1))
-  made:option('--top-k', "experts a token (default: the preset's)"):convert(whole('--top-k', 1))
+  made:option('--experts', "experts (default: the preset's; of a workload 64)")
+    :convert(whole('--experts', 1))
+  made:option('--top-k', "experts a token (default: the preset's; of a workload 8)")
+    :convert(whole('--top-k', 1))
   made:option('--sigma', 'spread of log-popularity over experts'):convert(tonumber)
   made:option('--tau', 'spread of log-popularity over ranks'):convert(tonumber)
   made:option('--rho', 'correlation of popularity from step to step'):convert(tonumber)
@@ -199,32 +211,10 @@ function actions.export(args)
   tell(args.to, t.steps)
 end
 
---- The generator's options: the preset, and over it what was given.
-local function synth_options(args)
-  local options = { ranks = args.ranks, tokens = args.tokens, layers = args.layers,
-    seed = args.seed }
-  for name, value in pairs(synth.presets[args.preset]) do options[name] = value end
-  for _, name in ipairs { 'experts', 'top_k', 'sigma', 'tau', 'rho' } do
-    options[name] = args[name] or options[name]
-  end
-  return options
-end
-
 function actions.synth(args)
-  local options = synth_options(args)
-  local ok, made = pcall(synth.open, options)
-  if not ok then errors.usage('%s', made.message) end
-  local metadata = { generator = 'neap trace synth', preset = args.preset, slots = args.slots,
-    node_size = args.node_size, tokens_per_step = args.tokens * args.ranks }
-  for _, name in ipairs { 'seed', 'sigma', 'tau', 'rho', 'top_k' } do
-    metadata[name] = options[name]
-  end
-  local writer = trace.writer(args.to, { layers = args.layers, ranks = args.ranks,
-    experts = options.experts, metadata = metadata })
-  for step = 0, args.steps - 1 do
-    for layer = 0, args.layers - 1 do writer:append(step, layer, made:load(step, layer)) end
-  end
-  writer:close()
+  local ok, err = pcall(synth_trace.write, args.to, args)
+  if not ok and err.code == 'ARGUMENT' then errors.usage('%s', err.message) end
+  if not ok then error(err, 0) end
   tell(args.to, args.steps)
 end
 

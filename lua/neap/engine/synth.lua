@@ -88,4 +88,50 @@ function Synth:load(step, layer, out)
   return out
 end
 
+--- Mean over steps and layers of the hottest expert's load / the mean expert's.
+local function hottest_share(options, steps)
+  local made, sum = synth.open(options), 0
+  local load = ffi.new('int64_t[?]', made.ranks * made.experts)
+  local by_expert = ffi.new('double[?]', made.experts)
+  for step = 0, steps - 1 do
+    for layer = 0, made.layers - 1 do
+      made:load(step, layer, load)
+      ffi.fill(by_expert, made.experts * 8)
+      local most, total = 0, 0
+      for i = 0, made.ranks * made.experts - 1 do
+        local e, tokens = i % made.experts, tonumber(load[i])
+        by_expert[e], total = by_expert[e] + tokens, total + tokens
+      end
+      for e = 0, made.experts - 1 do most = math.max(most, by_expert[e]) end
+      sum = sum + (total > 0 and most * made.experts / total or 1)
+    end
+  end
+  return sum / (steps * made.layers)
+end
+
+--- The sigma with which the loads of so many steps have a given max / mean over experts, to 0.1 %;
+-- found by bisection over draws of the same seed. options: as synth.open, sigma is not read.
+-- Raises ARGUMENT if no sigma from 0 to 10 gives it.
+function synth.sigma_for(options, max_over_mean, steps)
+  local function share(sigma)
+    local tried = {}
+    for name, value in pairs(options) do tried[name] = value end
+    tried.sigma = sigma
+    return hottest_share(tried, steps)
+  end
+  local low, high = 0, 10
+  local least, most = share(low), share(high)
+  if max_over_mean < least * 0.999 or max_over_mean > most * 1.001 then
+    lib.raise('ARGUMENT', ('synth: a max / mean of %g cannot be reached; with this seed, top_k and '
+      .. 'tau it is %.4g to %.4g'):format(max_over_mean, least, most), 2)
+  end
+  for _ = 1, 60 do
+    local middle = 0.5 * (low + high)
+    local got = share(middle)
+    if math.abs(got - max_over_mean) <= 1e-3 * max_over_mean then return middle, got end
+    if got < max_over_mean then low = middle else high = middle end
+  end
+  return 0.5 * (low + high), share(0.5 * (low + high))
+end
+
 return synth
