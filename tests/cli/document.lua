@@ -23,6 +23,7 @@ local SMALLER = {
 --- Commands that no test can run as they stand, and why.
 local LEFT_OUT = {
   { '^%./neap test$', 'it is what runs this' },
+  { '^%./neap test %-%-long$', 'takes an hour' },
   { '%-%-device=cuda', 'needs a GPU' },
   { '…', 'an abbreviation' },
   { 'COMMAND', 'stands for any command' },

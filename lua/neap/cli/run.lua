@@ -1,5 +1,7 @@
 --- neap run: loads the recipe, validates its parameters and starts the ranks.
 
+local check = require 'neap.train.check'
+local check_cases = require 'neap.train.check_cases'
 local json = require 'neap.base.json'
 local memory_estimate = require 'neap.train.memory_estimate'
 local recipe_pricing = require 'neap.simulate.recipe_pricing'
@@ -9,6 +11,7 @@ local launcher = require 'neap.launcher'
 local arguments = require 'neap.base.arguments'
 local params = require 'neap.base.params'
 local launch = require 'neap.train.launch'
+local progress = require 'neap.base.progress'
 local provenance = require 'neap.runs.provenance'
 local recipe = require 'neap.train.recipe'
 local store = require 'neap.runs.store'
@@ -19,6 +22,7 @@ run.examples = [[
 Examples:
   neap run experiments/quickstart.lua
   neap run experiments/quickstart.lua --help            its parameters too
+  neap run experiments/quickstart.lua --policies=mine.lua --check     does it train right?
   neap run experiments/quickstart.lua --device=sim --cluster=a100x8 --as=mixtral-8x7b-e16k4
   neap run experiments/quickstart.lua -n 4 --steps=60 --policies=laer,mine.lua --seed=2
   mpirun -n 4 neap run experiments/quickstart.lua --node-size 2]]
@@ -64,6 +68,8 @@ function run.options(command, words)
     :argname('<file>')
   command:option('--timeline-step', 'the step to record, from 0 (default: 3, or the last)')
     :argname('<step>'):convert(arguments.whole('--timeline-step', 0, 2 ^ 53))
+  command:flag('--check', 'train only a small model, in many ways under the recipe\'s policies: do '
+    .. 'losses and gradients agree to the bit?')
   command:flag('--dry-run', 'print the memory that the run will need, by kind; start nothing')
   command:flag('--json', 'results as JSON')
   store.options(command)
@@ -150,6 +156,41 @@ local function dry_run(args, script, values, ranks)
   return 0
 end
 
+--- Values, and one more unless it is among them.
+local function with(values, one)
+  local list = { unpack(values) }
+  for _, value in ipairs(values) do
+    if value == one then return list end
+  end
+  list[#list + 1] = one
+  return list
+end
+
+--- Trains the small model of checks under the policies that the recipe's parameters name.
+local function run_check(args, script, values)
+  local names = rawget(values, 'policies') or { rawget(values, 'policy') }
+  if #names == 0 then
+    errors.usage("--check: recipe %s has no parameter 'policies' or 'policy'", script.name)
+  end
+  if args.sim then errors.usage '--check goes with --device=cpu or --device=cuda' end
+  local rank, size = launch.rank_and_size()
+  local ranks, bar = size or args.ranks, nil
+  local document = check.run {
+    policies = names, device = args.device, ranks = ranks and { ranks }, deadline = args.deadline,
+    schedules = with(check_cases.SCHEDULES, rawget(values, 'schedule')),
+    shard_groups = with(check_cases.SHARD_GROUPS, rawget(values, 'shard_group')),
+    on_progress = function(done, total)
+      bar = bar or progress.open(total, 'check', (rank or 0) > 0)
+      bar:update(done)
+    end,
+  }
+  if bar then bar:close() end
+  if (rank or 0) == 0 then
+    print(args.json and json.encode(document) or check.text(document))
+  end
+  return check.status(document)
+end
+
 function run.run(given)
   local args = prepare(given)
   local script = recipe.load(args.recipe)
@@ -163,6 +204,7 @@ function run.run(given)
     errors.usage('-n %d, but mpirun started %d processes; leave -n out', args.ranks, size)
   end
   local ranks = size or args.ranks or script.ranks
+  if args.check then return run_check(args, script, values) end
   if args.dry_run then return rank and rank > 0 and 0 or dry_run(args, script, values, ranks) end
   local order = json.encode({
     recipe = args.recipe, node_size = args.node_size, device = args.device, strict = args.strict,

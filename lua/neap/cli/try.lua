@@ -1,6 +1,7 @@
 --- neap try: a policy on the traces that come with Neap, in seconds; again whenever it is saved.
 
 local chart = require 'neap.draw.chart'
+local check = require 'neap.train.check'
 local subprocess = require 'neap.engine.subprocess'
 local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
@@ -27,8 +28,9 @@ Examples:
   neap try mine.lua:window=3 --trace my.safetensors
   neap try mine.lua --picture worst.svg       the worst step as a picture
 Says whether the policy's answers are valid, whether it is deterministic, its imbalance (largest
-work of a rank / mean) next to static, laer and neap, the time of its plans, and its worst step.
-Exit status 3 if the policy had faults or is not deterministic.]]
+work of a rank / mean) next to static, laer and neap, the time of its plans, its worst step, and
+whether small trainings under it have the losses and gradients of the static layout to the bit.
+Exit status 3 if the policy had faults or is not deterministic, 1 if a training differs.]]
 
 function command.options(parser)
   parser:argument('policy', 'NAME or file, with +SPLIT and :parameter=value,…'):argname '<policy>'
@@ -88,6 +90,13 @@ local function try_one(args, t)
   return row, first.messages
 end
 
+--- Trains a small model under the policy in some ways.
+local function train(args)
+  return check.run { policies = { args.policy }, ranks = { 2, 3, 4 }, splits = { '' },
+    schedules = { 'laer', 'neap:recompute=true,chunks=2' }, shard_groups = { 'all', 'node' },
+    deadline = args.deadline }
+end
+
 --- One round over all traces. Returns the document.
 local function try(args, trials)
   local document = { policy = args.policy, traces = {}, faults = 0, messages = {},
@@ -103,6 +112,7 @@ local function try(args, trials)
       document.messages[#document.messages + 1] = t.name .. ': ' .. message
     end
   end
+  document.check = document.faults == 0 and document.deterministic and train(args) or nil
   return document
 end
 
@@ -163,6 +173,7 @@ local function show(document, trials)
   print '\nimbalance, mean over steps and layers; 1 is ideal'
   print(table_of(document))
   print(verdict(document) .. '\n')
+  if document.check then print(check.text(document.check) .. '\n') end
   local worst, where = worst_of(document, trials)
   if worst then print(where:picture(worst)) end
 end
@@ -190,7 +201,8 @@ local function once(args, trials)
   end
   if args.picture then draw(document, trials, args.picture) end
   io.stdout:flush()
-  return (document.faults > 0 or not document.deterministic) and 3 or 0
+  if document.faults > 0 or not document.deterministic then return 3 end
+  return check.status(document.check)
 end
 
 --- ---- watching ---------------------------------------------------------------------------------

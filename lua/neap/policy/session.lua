@@ -283,6 +283,11 @@ function Session:split(step, layer, load)
   return split
 end
 
+--- The split of a layer's last counts.
+function Session:last_split(layer)
+  return self.split_of[layer]
+end
+
 --- What happened so far. Faults, late plans and plan times are known to rank 0, which waits here
 -- for plans that are under way, so that a policy that hangs is named. Raises POLICY (strict).
 function Session:report()

@@ -126,9 +126,9 @@ end
 
 --- Options: job (main/rank.lua), params (values of trainer.params), policy, text (text.schedule's),
 -- and perhaps trace (path of the routing trace to write; self.trace is what rank 0 writes: while
--- another run writes that one, a name beside it), label (of the progress line), schedule (a
--- table instead of params.schedule) and seconds (that run may take; it ends with the step that is
--- under way then).
+-- another run writes that one, a name beside it), label (of the progress line), schedule (a table
+-- instead of params.schedule), seconds (that run may take; it ends with the step that is under way
+-- then) and wait (a step begins when all plans are there: layouts do not depend on time).
 function trainer.open(options)
   local job, p = options.job, options.params
   if job.timeline then job.timeline:check_steps(p.steps) end
@@ -144,7 +144,7 @@ function trainer.open(options)
     experts = p.experts, cost = costs(p.ffn), speed = job.sim and job.sim.machine.speed }
   self.session = sessions.open { comm = self.comm, topology = self.topology, layers = p.layers,
     policy = options.policy, seed = p.seed, strict = job.strict, in_process = job.in_process,
-    deadline = job.deadline, listener = listener(self) }
+    deadline = job.deadline, wait = options.wait, listener = listener(self) }
   self.pricing = job.sim and job.rank == 0 and open_pricing(self) or nil
   self.first, self.last = share(p.batch, job.rank, job.ranks)
   self.ids = tensor.new('i32', (self.last - self.first) * p.sequence)
