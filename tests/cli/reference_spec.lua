@@ -62,9 +62,9 @@ describe('the Lua reference', function()
   end)
 
   it('shows functions as they are called', function()
-    for name, word in pairs { layout = 'Layout:changed', replay = 'replay.score',
-      ['nn.transformer'] = 'Transformer', history = 'History:sum', statistics =
-      'statistics.paired' } do
+    for name, word in pairs { ['engine.layout'] = 'Layout:changed', replay = 'replay.score',
+      ['nn.transformer'] = 'Transformer', ['policy.history'] = 'History:sum',
+      ['runs.statistics'] = 'statistics.paired' } do
       assert.is_truthy(page('modules/neap.' .. name):find(word, 1, true), name .. ' ' .. word)
     end
   end)

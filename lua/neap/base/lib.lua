@@ -6,8 +6,6 @@ local launcher = require 'neap.launcher'
 
 local lib = { ffi = ffi, home = launcher.home }
 
-local ABI = 1
-
 local function read(path)
   local file, why = io.open(path, 'r')
   if not file then
@@ -20,10 +18,6 @@ end
 
 ffi.cdef(read(launcher.folder .. '/neap.cdef'))
 lib.C = ffi.load(launcher.folder .. '/libneap.so')
-if lib.C.neap_abi() ~= ABI then
-  error(('neap: the Lua files are for ABI %d, libneap.so has %d; rebuild'):format(
-    ABI, lib.C.neap_abi()), 0)
-end
 lib.version = ffi.string(lib.C.neap_version())
 
 --- Error values of the engine: code ('LAYOUT'), message, where ('file:line: ' of the caller).

@@ -2,14 +2,11 @@
 --
 --   local total = tensor.of('f64', { loss })
 --   comm:all_reduce(total)                          -- sum over all ranks, in place
---   local request = comm:all_gather_start(mine, all, counts)
---   …                                               -- progresses meanwhile
---   request:wait()
+--   comm:all_gather(mine, all, counts)
 --
 -- Data are tensors, or FFI pointers and arrays with their type ('f32', …). Counts are lists of one
--- number a rank, or int64_t arrays; ranks count from 0. Every operation is collective, has a form
--- that ends in _start and returns a request, and raises an error of code COMM where ranks disagree
--- or one is gone. A started operation keeps its data alive until it has been waited for.
+-- number per rank, or int64_t arrays; ranks count from 0. Every operation is collective and raises
+-- an error of code COMM where ranks disagree or one is gone.
 
 local lib = require 'neap.base.lib'
 
@@ -17,9 +14,9 @@ local ffi, C, check = lib.ffi, lib.C, lib.check
 
 local comm = {}
 
-local Comm, Request = {}, {}
-Comm.__index, Request.__index = Comm, Request
-comm.Comm, comm.Request = Comm, Request
+local Comm = {}
+Comm.__index = Comm
+comm.Comm = Comm
 
 local DTYPES = {
   f32 = C.NEAP_F32, f64 = C.NEAP_F64, i32 = C.NEAP_I32, i64 = C.NEAP_I64, bf16 = C.NEAP_BF16,
@@ -30,13 +27,12 @@ local REDUCTIONS = { sum = C.NEAP_SUM, max = C.NEAP_MAX, min = C.NEAP_MIN }
 local SOURCE = debug.getinfo(1, 'S').source
 
 local out_comm = ffi.new 'neap_comm *[1]'
-local out_request = ffi.new 'neap_request *[1]'
 
 --- The collector leaves the C side alone: closing is collective, collecting is not.
 local function wrap()
   local size = C.neap_comm_size(out_comm[0])
   return setmetatable({
-    ptr = out_comm[0], close_ptr = C.neap_comm_close, pending = {},
+    ptr = out_comm[0], close_ptr = C.neap_comm_close,
     counts = { ffi.new('int64_t[?]', size), ffi.new('int64_t[?]', size) },
   }, Comm)
 end
@@ -88,11 +84,6 @@ end
 --- 'local', 'mpi' or 'nccl'.
 function Comm:transport()
   return ffi.string(C.neap_comm_transport(self.ptr))
-end
-
---- Bytes that this rank has sent to others over this communicator.
-function Comm:bytes_sent()
-  return tonumber(C.neap_comm_bytes_sent(self.ptr))
 end
 
 --- Seconds that callers have waited in blocking operations and in waits.
@@ -154,114 +145,40 @@ local function counts_array(self, which, list)
   return array
 end
 
---- A list of { data =, bytes =, peer = } as C takes it; bytes are a tensor's by default.
-local function message_array(list)
-  local array = ffi.new('neap_message[?]', #list)
-  for i, m in ipairs(list) do
-    local to = array[i - 1]
-    to.data, to.bytes, to.peer = pointer(m.data), bytes_of(m.bytes, m.data), m.peer
-  end
-  return array, #list
-end
+-- ---- operations -------------------------------------------------------------------------------
 
--- ---- operations: out is the place of the request, or nil to block -----------------------------
-
-local operations = {}
-
-function operations.barrier(self, out)
-  return out and C.neap_comm_barrier_start(self.ptr, out) or C.neap_comm_barrier(self.ptr)
+function Comm:barrier()
+  check(C.neap_comm_barrier(self.ptr), 2)
 end
 
 --- data of so many bytes (a tensor: all of it) from rank root, 0 by default, to all.
-function operations.broadcast(self, out, data, bytes, root)
-  bytes = bytes_of(bytes, data)
-  if out then
-    return C.neap_comm_broadcast_start(self.ptr, pointer(data), bytes, root or 0, out)
-  end
-  return C.neap_comm_broadcast(self.ptr, pointer(data), bytes, root or 0)
+function Comm:broadcast(data, bytes, root)
+  check(C.neap_comm_broadcast(self.ptr, pointer(data), bytes_of(bytes, data), root or 0), 2)
 end
 
 --- data in place: count elements, reduced over all ranks by 'sum' (default), 'max' or 'min'.
-function operations.all_reduce(self, out, data, count, dtype, reduction)
+function Comm:all_reduce(data, count, dtype, reduction)
   local code, op = dtype_code(dtype, data), reduction_code(reduction)
-  count = count_of(count, data)
-  if out then
-    return C.neap_comm_all_reduce_start(self.ptr, pointer(data), count, code, op, out)
-  end
-  return C.neap_comm_all_reduce(self.ptr, pointer(data), count, code, op)
+  check(C.neap_comm_all_reduce(self.ptr, pointer(data), count_of(count, data), code, op), 2)
 end
 
 --- Every rank r contributes counts[r] elements at send; recv gets all, in rank order.
-function operations.all_gather(self, out, send, recv, counts, dtype)
-  local code, list = dtype_code(dtype, recv), counts_array(self, 1, counts)
-  if out then
-    return C.neap_comm_all_gather_start(self.ptr, pointer(send), pointer(recv), list, code, out)
-  end
-  return C.neap_comm_all_gather(self.ptr, pointer(send), pointer(recv), list, code)
+function Comm:all_gather(send, recv, counts, dtype)
+  check(C.neap_comm_all_gather(self.ptr, pointer(send), pointer(recv),
+    counts_array(self, 1, counts), dtype_code(dtype, recv)), 2)
 end
 
 --- Rank r gets the reduction of its counts[r] elements of everybody's send in recv.
-function operations.reduce_scatter(self, out, send, recv, counts, dtype, reduction)
+function Comm:reduce_scatter(send, recv, counts, dtype, reduction)
   local code, op = dtype_code(dtype, send), reduction_code(reduction)
-  local list = counts_array(self, 1, counts)
-  if out then
-    return C.neap_comm_reduce_scatter_start(self.ptr, pointer(send), pointer(recv), list, code, op,
-      out)
-  end
-  return C.neap_comm_reduce_scatter(self.ptr, pointer(send), pointer(recv), list, code, op)
+  check(C.neap_comm_reduce_scatter(self.ptr, pointer(send), pointer(recv),
+    counts_array(self, 1, counts), code, op), 2)
 end
 
 --- send_counts[r] elements to rank r, recv_counts[r] from it, both packed in rank order.
-function operations.all_to_all(self, out, send, send_counts, recv, recv_counts, dtype)
-  local code = dtype_code(dtype, send)
-  local to, from = counts_array(self, 1, send_counts), counts_array(self, 2, recv_counts)
-  if out then
-    return C.neap_comm_all_to_all_start(self.ptr, pointer(send), to, pointer(recv), from, code,
-      out)
-  end
-  return C.neap_comm_all_to_all(self.ptr, pointer(send), to, pointer(recv), from, code)
-end
-
---- Lists of messages { data =, bytes =, peer = } to send and to receive; the i-th to a peer pairs
--- with its i-th from here.
-function operations.exchange(self, out, sends, recvs)
-  local to, to_count = message_array(sends)
-  local from, from_count = message_array(recvs)
-  if out then
-    return C.neap_comm_exchange_start(self.ptr, to, to_count, from, from_count, out)
-  end
-  return C.neap_comm_exchange(self.ptr, to, to_count, from, from_count)
-end
-
-for name, operation in pairs(operations) do
-  Comm[name] = function(self, ...)
-    check(operation(self, nil, ...), 2)
-  end
-  Comm[name .. '_start'] = function(self, ...)
-    check(operation(self, out_request, ...), 2)
-    local request = setmetatable({ ptr = out_request[0], pending = self.pending }, Request)
-    self.pending[request] = { ... }
-    return request
-  end
-end
-
--- ---- requests -----------------------------------------------------------------------------------
-
---- Blocks until the operation is done; raises its error. To be called once.
-function Request:wait()
-  local ptr = self.ptr
-  if not ptr then
-    refuse 'a request was waited for twice'
-  end
-  self.ptr = nil
-  local status = C.neap_request_wait(ptr)
-  self.pending[self] = nil
-  check(status, 2)
-end
-
---- True if a wait would not block.
-function Request:done()
-  return self.ptr == nil or C.neap_request_done(self.ptr) == 1
+function Comm:all_to_all(send, send_counts, recv, recv_counts, dtype)
+  check(C.neap_comm_all_to_all(self.ptr, pointer(send), counts_array(self, 1, send_counts),
+    pointer(recv), counts_array(self, 2, recv_counts), dtype_code(dtype, send)), 2)
 end
 
 return comm

@@ -96,18 +96,6 @@ function ops.add(a, b, y)
   return y
 end
 
---- y = factor x; y may be x.
-function ops.scale(factor, x, y)
-  check(C.neap_op_scale(factor, x.ptr, y.ptr), 2)
-  return y
-end
-
---- y += factor x.
-function ops.axpy(factor, x, y)
-  check(C.neap_op_axpy(factor, x.ptr, y.ptr), 2)
-  return y
-end
-
 local result = ffi.new 'double[1]'
 
 --- Sum of squares, in double.

@@ -72,7 +72,7 @@ function workloads.open(options)
   return self
 end
 
---- Pool of a token: width experts, from start on, stride apart, cyclically.
+-- Pool of a token: width experts, from start on, stride apart, cyclically.
 local POOLS = {
   W1 = function(w, t)
     if t % 4 ~= 0 then return w.hot_width, 0, 1 end
