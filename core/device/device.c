@@ -142,12 +142,12 @@ int neapi_stream_wait(void)
   return current >= 0 ? check(neapi_cuda_wait(), "an earlier kernel failed") : NEAP_OK;
 }
 
-void *neapi_memory_alloc(neapi_memory_kind place, int64_t bytes, const char *what)
+void *neapi_memory_alloc(neapi_memory_kind kind, int64_t bytes, const char *what)
 {
-  if (place == NEAPI_HOST || current < 0)
+  if (kind == NEAPI_HOST || current < 0)
     return alloc_host(bytes, what);
   void *memory = NULL;
-  int error = neapi_cuda_alloc(place == NEAPI_PINNED, bytes, &memory);
+  int error = neapi_cuda_alloc(kind == NEAPI_PINNED, bytes, &memory);
   if (!error)
     return memory;
   int64_t available = 0, total = 0;
@@ -159,19 +159,19 @@ void *neapi_memory_alloc(neapi_memory_kind place, int64_t bytes, const char *wha
   return NULL;
 }
 
-void neapi_memory_free(neapi_memory_kind place, void *memory)
+void neapi_memory_free(neapi_memory_kind kind, void *memory)
 {
   if (!memory)
     return;
-  if (place == NEAPI_HOST)
+  if (kind == NEAPI_HOST)
     free_host(memory);
   else
-    neapi_cuda_free(place == NEAPI_PINNED, memory);
+    neapi_cuda_free(kind == NEAPI_PINNED, memory);
 }
 
-void neapi_memory_zero(neapi_memory_kind place, void *memory, int64_t bytes)
+void neapi_memory_zero(neapi_memory_kind kind, void *memory, int64_t bytes)
 {
-  if (place == NEAPI_GPU)
+  if (kind == NEAPI_GPU)
     neapi_cuda_zero(memory, bytes);
   else
     memset(memory, 0, (size_t)bytes);
@@ -335,11 +335,11 @@ int neapi_gpu_fold(void *out, const void *const *sources, int32_t ranks, int64_t
   return check(neapi_cuda_fold(out, sources, ranks, count, dtype, op), "cannot reduce");
 }
 
-void *neapi_memory_alloc_zero(neapi_memory_kind place, int64_t bytes, const char *what)
+void *neapi_memory_alloc_zero(neapi_memory_kind kind, int64_t bytes, const char *what)
 {
-  void *memory = neapi_memory_alloc(place, bytes, what);
+  void *memory = neapi_memory_alloc(kind, bytes, what);
   if (memory)
-    neapi_memory_zero(place, memory, bytes);
+    neapi_memory_zero(kind, memory, bytes);
   return memory;
 }
 

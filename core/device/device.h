@@ -21,16 +21,16 @@ void *neapi_stream(void);
 /* Waits until everything that the calling thread has enqueued is done. */
 int neapi_stream_wait(void);
 
-/* On the CPU every place is the host. A failure reports MEMORY for what and returns NULL. */
-void *neapi_memory_alloc(neapi_memory_kind place, int64_t bytes, const char *what);
-void *neapi_memory_alloc_zero(neapi_memory_kind place, int64_t bytes, const char *what);
+/* On the CPU all memory is the host's. A failure reports MEMORY for what and returns NULL. */
+void *neapi_memory_alloc(neapi_memory_kind kind, int64_t bytes, const char *what);
+void *neapi_memory_alloc_zero(neapi_memory_kind kind, int64_t bytes, const char *what);
 /* Fills memory with bytes of 0, in the order of the calling thread's stream. */
-void neapi_memory_zero(neapi_memory_kind place, void *memory, int64_t bytes);
-void neapi_memory_free(neapi_memory_kind place, void *memory);
-/* Between any two places, in the order of the calling thread's stream; host memory that is not
- * pinned is done with on return. On the CPU: memmove. */
+void neapi_memory_zero(neapi_memory_kind kind, void *memory, int64_t bytes);
+void neapi_memory_free(neapi_memory_kind kind, void *memory);
+/* Between any two kinds of memory, in the order of the calling thread's stream; host memory that is
+ * not pinned is done with on return. On the CPU: memmove. */
 int neapi_copy(void *to, const void *from, int64_t bytes);
-/* The place that an array of reals or of integers has in the calling thread. */
+/* The memory that an array of reals or of integers has in the calling thread. */
 neapi_memory_kind neapi_memory_of_reals(void);
 neapi_memory_kind neapi_memory_of_integers(void);
 

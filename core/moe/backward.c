@@ -1,7 +1,8 @@
-/* The way back through a layer: slopes out, gradients home, sums over tokens. */
+/* The way back through a layer: gradients out, gradients back, sums over tokens. */
 #include "moe/moe.h"
 
 #include "base/dtype.h"
+
 int neap_moe_backward_dispatch(neap_moe *m, const neap_tensor *dy)
 {
   NEAPI_NVTX("moe backward_dispatch");
@@ -11,31 +12,31 @@ int neap_moe_backward_dispatch(neap_moe *m, const neap_tensor *dy)
   if (status)
     return status;
   double since = neapi_timeline_now();
-  m->slope = neapi_experts_acquire_dout(&m->experts, m->rows.all_rows * m->rows.row_bytes);
-  if (!m->slope)
+  m->dout = neapi_experts_acquire_dout(&m->experts, m->rows.all_rows * m->rows.row_bytes);
+  if (!m->dout)
     return NEAP_MEMORY;
   status = neapi_kernel_status_of(
       "moe backward_dispatch",
       m->kernels->combine_backward(m->route.tokens, m->options.top_k, m->options.hidden,
                                    m->route.weights.data, m->route.position.data, m->output.data,
-                                   neap_tensor_data(dy), m->slope, m->route.dweights.data,
+                                   neap_tensor_data(dy), m->dout, m->route.dweights.data,
                                    neapi_stream()));
   if (!status)
-    status = neapi_moe_start_all(m, false, NEAP_SPAN_DISPATCH_BACK, m->slope);
+    status = neapi_moe_start_all(m, false, NEAP_SPAN_DISPATCH_BACK, m->dout);
   neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_FINISH_BACK);
-  m->last = status ? NEAPI_MOE_IDLE : NEAPI_MOE_SLOPES_SENT;
+  m->last = status ? NEAPI_MOE_IDLE : NEAPI_MOE_GRADS_SENT;
   return status;
 }
 
 /* neapi_experts_recompute as a neapi_moe_product. */
-static int recall(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
-                  const void *in, void *out)
+static int recompute(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
+                     const void *in, void *out)
 {
   (void)out;
   return neapi_experts_recompute(experts, from, end, weights, in);
 }
 
-/* Gradients of the experts' inputs, which take the place of their outputs. Hidden values that are
+/* Gradients of the experts' inputs, which overwrite their outputs. Hidden values that are
  * computed again are so while the gradients are on their way. */
 static int compute_backward(neap_moe *m, const void *weights, neap_transfer *arriving)
 {
@@ -43,13 +44,13 @@ static int compute_backward(neap_moe *m, const void *weights, neap_transfer *arr
   for (int32_t c = 0, from, end; !status && c < m->options.chunks; c++) {
     neapi_dispatch_slots(&m->rows, c, &from, &end);
     if (m->options.recompute)
-      status = neapi_moe_compute(m, recall, NEAP_SPAN_EXPERT, c, from, end, weights, arriving,
+      status = neapi_moe_compute(m, recompute, NEAP_SPAN_EXPERT, c, from, end, weights, arriving,
                                  m->input.data, NULL);
     if (!status)
       status = neapi_moe_wait_for(m, c, false);
     if (!status)
       status = neapi_moe_compute(m, neapi_experts_backward, NEAP_SPAN_EXPERT_BACK, c, from, end,
-                                 weights, arriving, m->slope, m->output.data);
+                                 weights, arriving, m->dout, m->output.data);
     if (!status && !m->options.hold_combine)
       status = neapi_moe_start_chunk(m, c, true, NEAP_SPAN_COMBINE_BACK, m->output.data);
   }
@@ -69,8 +70,8 @@ static int agree_on_grids(neap_moe *m, const void *x)
   if (status)
     return status;
   double *max = m->maxima.data;
-  neapi_memory_zero(m->maxima.place, max, count * 8);
-  status = neapi_experts_maxima(&m->experts, m->input.data, m->slope, max);
+  neapi_memory_zero(m->maxima.memory, max, count * 8);
+  status = neapi_experts_maxima(&m->experts, m->input.data, m->dout, max);
   if (!status)
     status = neapi_route_maxima(&m->route, x, max + columns);
   neapi_moe_add_elapsed_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
@@ -93,7 +94,7 @@ static int exact_gradients(neap_moe *m, const void *x, void *gradients, void *dr
   const double *grids = m->grids.data;
   double since = neapi_timeline_now();
   if (!status)
-    status = neapi_experts_exact_gradients(&m->experts, m->input.data, m->slope, grids, gradients);
+    status = neapi_experts_exact_gradients(&m->experts, m->input.data, m->dout, grids, gradients);
   neapi_moe_add_elapsed_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
   if (!status)
     status = neapi_route_exact_gradient(
@@ -105,7 +106,7 @@ static int exact_gradients(neap_moe *m, const void *x, void *gradients, void *dr
 static int plain_gradients(neap_moe *m, const void *x, void *gradients, void *drouter)
 {
   double since = neapi_timeline_now();
-  int status = neapi_experts_gradients(&m->experts, m->input.data, m->slope, gradients);
+  int status = neapi_experts_gradients(&m->experts, m->input.data, m->dout, gradients);
   neapi_moe_add_elapsed_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
   if (!status)
     status = neapi_route_gradient(&m->route, x, drouter);
@@ -132,7 +133,7 @@ static int check_backward(const neap_moe *m, const neap_tensor *x, const neap_te
   const char *name = "moe backward";
   int dtype = m->options.dtype, sum_dtype = m->options.exact ? NEAP_F64 : neapi_stat_of(dtype);
   int64_t hidden = m->options.hidden, experts = m->topology->experts, stride = m->experts.stride;
-  int status = neapi_moe_require(m, "backward", NEAPI_MOE_SLOPES_SENT);
+  int status = neapi_moe_require(m, "backward", NEAPI_MOE_GRADS_SENT);
   if (!status)
     status = neapi_moe_require_tokens(m, name, "x", x);
   if (!status)
@@ -162,7 +163,7 @@ int neap_moe_backward(neap_moe *m, const neap_tensor *x, const neap_tensor *rout
   gradients->layout = m->layout;
   double since = neapi_timeline_now();
   bool balances = m->options.aux_loss && m->total;
-  status = neapi_route_backward(&m->route, balances ? m->slope_of_probs : NULL);
+  status = neapi_route_backward(&m->route, balances ? m->probs_grad : NULL);
   neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
   if (!status)
     status = compute_backward(m, neap_tensor_data(weights), arriving);
@@ -178,7 +179,7 @@ int neap_moe_backward(neap_moe *m, const neap_tensor *x, const neap_tensor *rout
     status = input_gradient(m, neap_tensor_data(router), neap_tensor_data(dx));
   if (m->options.recompute)
     neapi_experts_release(&m->experts);
-  if (!status) /* else slopes may still be on their way */
+  if (!status) /* else gradients may still be on their way */
     neapi_experts_release_dout(&m->experts);
   neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
   return status;

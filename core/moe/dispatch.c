@@ -8,19 +8,19 @@
 static int allocate(neapi_dispatch *d)
 {
   const neap_topology *t = d->topology;
-  int64_t pairs = (int64_t)d->slots * t->ranks, pieces = t->slots + pairs;
+  int64_t pairs = (int64_t)d->slots * t->ranks, messages = t->slots + pairs;
   const struct {
     void *where;
     int64_t bytes;
-  } needs[] = {{&d->amount, t->slots * 8ll},
+  } needs[] = {{&d->tokens, t->slots * 8ll},
                {&d->column, pairs * 8},
                {&d->slot_tokens, t->slots * 8ll},
                {&d->start, t->slots * 8ll},
                {&d->batch, d->slots * 8ll},
-               {&d->away, t->slots * (int64_t)sizeof(neapi_dispatch_message)},
-               {&d->here, pairs * (int64_t)sizeof(neapi_dispatch_message)},
-               {&d->send, pieces * (int64_t)sizeof(neap_message)},
-               {&d->recv, pieces * (int64_t)sizeof(neap_message)},
+               {&d->sends, t->slots * (int64_t)sizeof(neapi_dispatch_message)},
+               {&d->receives, pairs * (int64_t)sizeof(neapi_dispatch_message)},
+               {&d->send, messages * (int64_t)sizeof(neap_message)},
+               {&d->recv, messages * (int64_t)sizeof(neap_message)},
                {&d->requests, 2 * d->chunks * (int64_t)sizeof(neap_request *)}};
   for (size_t i = 0; i < sizeof needs / sizeof *needs; i++) {
     void *memory = neapi_alloc_zero(needs[i].bytes, "moe dispatch");
@@ -56,8 +56,8 @@ void neapi_dispatch_drain(neapi_dispatch *d)
 void neapi_dispatch_close(neapi_dispatch *d)
 {
   neapi_dispatch_drain(d);
-  void *memory[] = {d->amount, d->column, d->slot_tokens, d->start, d->batch,
-                    d->away,   d->here,   d->send,        d->recv,  d->requests};
+  void *memory[] = {d->tokens, d->column,   d->slot_tokens, d->start, d->batch,
+                    d->sends,  d->receives, d->send,        d->recv,  d->requests};
   for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
     free(memory[i]);
 }
@@ -71,11 +71,11 @@ void neapi_dispatch_slots(const neapi_dispatch *d, int32_t chunk, int32_t *from,
 }
 
 /* Numbers the rows of this rank's slots, and lists what comes from other ranks. */
-static void place_batches(neapi_dispatch *d)
+static void number_batches(neapi_dispatch *d)
 {
   int32_t first = d->topology->first_slot[d->rank];
   int64_t row = 0;
-  d->here_count = 0;
+  d->receive_count = 0;
   for (int32_t i = 0; i < d->slots; i++) {
     int64_t begin = row;
     for (int32_t peer = 0; peer < d->topology->ranks; peer++) {
@@ -83,7 +83,7 @@ static void place_batches(neapi_dispatch *d)
       if (peer == d->rank)
         d->start[first + i] = row;
       else if (rows)
-        d->here[d->here_count++] = (neapi_dispatch_message){
+        d->receives[d->receive_count++] = (neapi_dispatch_message){
             row, rows, peer, neapi_topology_chunk(d->topology, first + i, d->chunks)};
       row += rows;
     }
@@ -93,33 +93,33 @@ static void place_batches(neapi_dispatch *d)
 }
 
 /* Numbers the rows of this rank's tokens that other ranks compute, and lists them. */
-static void place_away(neapi_dispatch *d)
+static void number_sends(neapi_dispatch *d)
 {
   int64_t row = d->rows;
-  d->away_count = 0;
+  d->send_count = 0;
   for (int32_t s = 0; s < d->topology->slots; s++) {
     int32_t peer = d->topology->rank_of[s];
-    if (peer == d->rank || !d->amount[s])
+    if (peer == d->rank || !d->tokens[s])
       continue;
     d->start[s] = row;
-    d->away[d->away_count++] = (neapi_dispatch_message){
-        row, d->amount[s], peer, neapi_topology_chunk(d->topology, s, d->chunks)};
-    row += d->amount[s];
+    d->sends[d->send_count++] = (neapi_dispatch_message){
+        row, d->tokens[s], peer, neapi_topology_chunk(d->topology, s, d->chunks)};
+    row += d->tokens[s];
   }
   d->all_rows = row;
 }
 
 int neapi_dispatch_plan(neapi_dispatch *d, const neap_split *split)
 {
-  int status = neap_split_row(split, d->rank, d->amount);
+  int status = neap_split_row(split, d->rank, d->tokens);
   if (!status)
     status = neap_split_column(split, d->rank, d->column);
   if (!status)
     status = neap_split_slot_tokens(split, d->slot_tokens);
   if (status)
     return status;
-  place_batches(d);
-  place_away(d);
+  number_batches(d);
+  number_sends(d);
   if (d->all_rows > INT32_MAX)
     return neapi_fail(NEAP_ARGUMENT, "moe dispatch: %lld rows on a rank; allowed are 2^31 - 1",
                       (long long)d->all_rows);
@@ -128,14 +128,14 @@ int neapi_dispatch_plan(neapi_dispatch *d, const neap_split *split)
 
 /* ---- exchanges ------------------------------------------------------------------------------- */
 
-static int64_t list_messages(const neapi_dispatch *d, const neapi_dispatch_message *pieces,
+static int64_t list_messages(const neapi_dispatch *d, const neapi_dispatch_message *list,
                              int64_t count, int32_t chunk, void *rows, neap_message *out)
 {
   int64_t bytes = d->row_bytes, used = 0;
   for (int64_t i = 0; i < count; i++)
-    if (pieces[i].chunk == chunk)
-      out[used++] = (neap_message){(char *)rows + pieces[i].row * bytes, pieces[i].rows * bytes,
-                                   pieces[i].peer};
+    if (list[i].chunk == chunk)
+      out[used++] =
+          (neap_message){(char *)rows + list[i].row * bytes, list[i].rows * bytes, list[i].peer};
   return used;
 }
 
@@ -143,8 +143,10 @@ int neapi_dispatch_start(neapi_dispatch *d, int32_t chunk, bool back, void *rows
 {
   if (neap_comm_size(d->comm) == 1) /* nobody to exchange with, and no reason to meet anybody */
     return NEAP_OK;
-  const neapi_dispatch_message *out = back ? d->here : d->away, *in = back ? d->away : d->here;
-  int64_t outs = back ? d->here_count : d->away_count, ins = back ? d->away_count : d->here_count;
+  const neapi_dispatch_message *out = back ? d->receives : d->sends,
+                               *in = back ? d->sends : d->receives;
+  int64_t outs = back ? d->receive_count : d->send_count,
+          ins = back ? d->send_count : d->receive_count;
   int64_t sends = list_messages(d, out, outs, chunk, rows, d->send);
   int64_t recvs = list_messages(d, in, ins, chunk, rows, d->recv);
   const int32_t *node_of = d->topology->node_of;

@@ -24,17 +24,17 @@ typedef struct {
   neap_topology *topology;
   int32_t rank, slots, chunks; /* slots: of this rank */
   int64_t row_bytes;
-  int64_t *amount;              /* [S] this rank's tokens to every slot */
-  int64_t *column;              /* [ranks][slots] every rank's tokens to this rank's slots */
-  int64_t *slot_tokens;         /* [S] */
-  int64_t *start;               /* [S] first row of this rank's tokens for a slot */
-  int64_t *batch;               /* [slots] rows of a slot */
-  int64_t rows;                 /* R */
-  int64_t all_rows;             /* R and the tokens that are computed elsewhere */
-  neapi_dispatch_message *away; /* [S] sent by this rank, by slot */
-  neapi_dispatch_message *here; /* [slots * ranks] received, by slot and rank */
-  int64_t away_count, here_count;
-  neap_message *send, *recv; /* room for one exchange */
+  int64_t *tokens;                  /* [S] this rank's tokens to every slot */
+  int64_t *column;                  /* [ranks][slots] every rank's tokens to this rank's slots */
+  int64_t *slot_tokens;             /* [S] */
+  int64_t *start;                   /* [S] first row of this rank's tokens for a slot */
+  int64_t *batch;                   /* [slots] rows of a slot */
+  int64_t rows;                     /* R */
+  int64_t all_rows;                 /* R and the tokens that are computed elsewhere */
+  neapi_dispatch_message *sends;    /* [S] sent by this rank, by slot */
+  neapi_dispatch_message *receives; /* [slots * ranks] received, by slot and rank */
+  int64_t send_count, receive_count;
+  neap_message *send, *recv; /* of one exchange */
   neap_request **requests;   /* [2][chunks]: to the experts, and back */
   int64_t sent, sent_inter;  /* bytes so far, to other ranks and to other nodes */
 } neapi_dispatch;

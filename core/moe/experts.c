@@ -7,45 +7,46 @@
 
 #include <string.h>
 
-/* By place: layers of one thread may be on different devices. */
-static _Thread_local neapi_experts_workspace *rooms[NEAPI_PINNED + 1];
+/* By kind of memory: layers of one thread may be on different devices. */
+static _Thread_local neapi_experts_workspace *workspaces[NEAPI_PINNED + 1];
 
-static neapi_experts_workspace *share_room(void)
+static neapi_experts_workspace *share_workspace(void)
 {
-  neapi_memory_kind place = neapi_memory_of_reals();
-  neapi_experts_workspace **room = &rooms[place];
-  if (!*room)
-    *room = neapi_alloc_zero(sizeof **room, "experts");
-  if (!*room)
+  neapi_memory_kind kind = neapi_memory_of_reals();
+  neapi_experts_workspace **workspace = &workspaces[kind];
+  if (!*workspace)
+    *workspace = neapi_alloc_zero(sizeof **workspace, "experts");
+  if (!*workspace)
     return NULL;
-  (*room)->activation.place = (*room)->slope.place = (*room)->dout.place = place;
-  (*room)->users++;
-  return *room;
+  (*workspace)->activation.memory = (*workspace)->dactivation.memory = (*workspace)->dout.memory =
+      kind;
+  (*workspace)->users++;
+  return *workspace;
 }
 
-static void leave_room(neapi_experts_workspace *room)
+static void leave_workspace(neapi_experts_workspace *workspace)
 {
-  if (!room || --room->users)
+  if (!workspace || --workspace->users)
     return;
-  if (rooms[room->slope.place] == room)
-    rooms[room->slope.place] = NULL;
-  neapi_buffer_free(&room->activation);
-  neapi_buffer_free(&room->slope);
-  neapi_buffer_free(&room->dout);
-  free(room);
+  if (workspaces[workspace->dactivation.memory] == workspace)
+    workspaces[workspace->dactivation.memory] = NULL;
+  neapi_buffer_free(&workspace->activation);
+  neapi_buffer_free(&workspace->dactivation);
+  neapi_buffer_free(&workspace->dout);
+  free(workspace);
 }
 
 int neapi_experts_open(neapi_experts *x, const neapi_kernels *kernels, int64_t hidden,
                        int32_t count, const int64_t *ffn, int32_t slots)
 {
   *x = (neapi_experts){.kernels = kernels, .hidden = hidden, .experts = count, .slots = slots};
-  x->gate_up.place = x->spare.place = neapi_memory_of_reals();
-  x->left.place = x->right.place = neapi_memory_of_reals();
+  x->gate_up.memory = x->spare.memory = neapi_memory_of_reals();
+  x->left.memory = x->right.memory = neapi_memory_of_reals();
   x->ffn = neapi_alloc(count * 8ll, "experts");
   x->columns_at = neapi_alloc(count * 8ll + 8, "experts");
   x->batches = neapi_alloc_zero(slots * (int64_t)sizeof *x->batches, "experts");
-  x->room = share_room();
-  if (!x->ffn || !x->columns_at || !x->batches || !x->room)
+  x->workspace = share_workspace();
+  if (!x->ffn || !x->columns_at || !x->batches || !x->workspace)
     return NEAP_MEMORY;
   x->one_ffn = count ? ffn[0] : 0;
   x->columns_at[0] = 0;
@@ -64,7 +65,7 @@ void neapi_experts_close(neapi_experts *x)
   neapi_experts_release_dout(x);
   neapi_buffer_free(&x->spare);
   neapi_buffer_free(&x->gate_up);
-  leave_room(x->room);
+  leave_workspace(x->workspace);
   neapi_buffer_free(&x->left);
   neapi_buffer_free(&x->right);
   free(x->ffn);
@@ -84,10 +85,10 @@ void neapi_experts_release(neapi_experts *x)
 
 void *neapi_experts_acquire_dout(neapi_experts *x, int64_t bytes)
 {
-  neapi_buffer *buffer = x->room->lent ? &x->spare : &x->room->dout;
+  neapi_buffer *buffer = x->workspace->taken ? &x->spare : &x->workspace->dout;
   if (neapi_buffer_reserve(buffer, bytes, "experts"))
     return NULL;
-  x->room->lent = true;
+  x->workspace->taken = true;
   x->dout = buffer;
   return buffer->data;
 }
@@ -95,7 +96,7 @@ void *neapi_experts_acquire_dout(neapi_experts *x, int64_t bytes)
 void neapi_experts_release_dout(neapi_experts *x)
 {
   if (x->dout && x->dout != &x->spare)
-    x->room->lent = false;
+    x->workspace->taken = false;
   x->dout = NULL;
 }
 
@@ -113,9 +114,9 @@ int neapi_experts_plan(neapi_experts *x, const int32_t *expert_of, const int64_t
   x->hidden_values = at;
   int status = reserve_gate_up(x);
   if (!status)
-    status = neapi_buffer_reserve(&x->room->activation, at * element, "experts");
+    status = neapi_buffer_reserve(&x->workspace->activation, at * element, "experts");
   if (!status)
-    status = neapi_buffer_reserve(&x->room->slope, largest * element, "experts");
+    status = neapi_buffer_reserve(&x->workspace->dactivation, largest * element, "experts");
   return status;
 }
 
@@ -137,7 +138,7 @@ static slot slot_of(const neapi_experts *x, int32_t i, const void *in, const voi
   s.in = (const char *)in + row;
   s.out = (const char *)out + row;
   s.gate_up = (const char *)x->gate_up.data + 2 * b->hidden_at * element;
-  s.activation = (const char *)x->room->activation.data + b->hidden_at * element;
+  s.activation = (const char *)x->workspace->activation.data + b->hidden_at * element;
   return s;
 }
 
@@ -205,7 +206,7 @@ int neapi_experts_forward(neapi_experts *x, int32_t from, int32_t end, const voi
   return neapi_kernel_status_of(
       "moe forward",
       x->kernels->experts_forward(&slots, weights_from(x, weights, from), in, x->gate_up.data,
-                                  x->room->activation.data, out, neapi_stream()));
+                                  x->workspace->activation.data, out, neapi_stream()));
 }
 
 int neapi_experts_recompute(neapi_experts *x, int32_t from, int32_t end, const void *weights,
@@ -218,7 +219,7 @@ int neapi_experts_recompute(neapi_experts *x, int32_t from, int32_t end, const v
   return neapi_kernel_status_of(
       "moe backward",
       x->kernels->experts_forward(&slots, weights_from(x, weights, from), in, x->gate_up.data,
-                                  x->room->activation.data, NULL, neapi_stream()));
+                                  x->workspace->activation.data, NULL, neapi_stream()));
 }
 
 int neapi_experts_backward(neapi_experts *x, int32_t from, int32_t end, const void *weights,
@@ -226,9 +227,10 @@ int neapi_experts_backward(neapi_experts *x, int32_t from, int32_t end, const vo
 {
   neapi_slots slots = take_slots(x, from, end, 3);
   return neapi_kernel_status_of(
-      "moe backward", x->kernels->experts_backward(&slots, weights_from(x, weights, from), dout,
-                                                   x->gate_up.data, x->room->activation.data,
-                                                   x->room->slope.data, din, neapi_stream()));
+      "moe backward",
+      x->kernels->experts_backward(&slots, weights_from(x, weights, from), dout, x->gate_up.data,
+                                   x->workspace->activation.data, x->workspace->dactivation.data,
+                                   din, neapi_stream()));
 }
 
 int neapi_experts_gradients(neapi_experts *x, const void *in, const void *dout, void *rows)
@@ -236,8 +238,8 @@ int neapi_experts_gradients(neapi_experts *x, const void *in, const void *dout, 
   neapi_slots slots = take_slots(x, 0, x->slots, 3);
   return neapi_kernel_status_of("moe backward",
                                 x->kernels->experts_gradients(&slots, in, x->gate_up.data,
-                                                              x->room->activation.data, dout, rows,
-                                                              neapi_stream()));
+                                                              x->workspace->activation.data, dout,
+                                                              rows, neapi_stream()));
 }
 
 int neapi_experts_maxima(neapi_experts *x, const void *in, const void *dout, double *max)
@@ -250,7 +252,7 @@ int neapi_experts_maxima(neapi_experts *x, const void *in, const void *dout, dou
   return neapi_kernel_status_of("moe backward", result);
 }
 
-/* Room for the quantised factors of the largest batch. */
+/* Memory for the quantised factors of the largest batch. */
 static int reserve_factors(neapi_experts *x)
 {
   int64_t left = 0, right = 0;

@@ -10,10 +10,10 @@
 /* What a layer needs only while it computes: one for all layers of a thread. */
 typedef struct {
   int32_t users;
-  neapi_buffer activation; /* per batch (rows, F) */
-  neapi_buffer slope;      /* (rows, F) of one batch: gradient of activation */
-  neapi_buffer dout;       /* (all rows, H): gradient of outputs, of one layer at a time */
-  bool lent;               /* dout is some layer's */
+  neapi_buffer activation;  /* per batch (rows, F) */
+  neapi_buffer dactivation; /* (rows, F) of one batch: gradient of activation */
+  neapi_buffer dout;        /* (all rows, H): gradient of outputs, of one layer at a time */
+  bool taken;               /* dout is some layer's */
 } neapi_experts_workspace;
 
 /* Parameters of an expert: W1 (H, 2F), then W2 (F, H). Weights and gradients of slots: (slots,
@@ -28,9 +28,9 @@ typedef struct {
   neapi_batch *batches;  /* [slots] */
   int64_t hidden_values; /* of all batches: rows x F */
   neapi_buffer gate_up;  /* per batch (rows, 2F); after backward its gradient */
-  neapi_experts_workspace *room;
-  neapi_buffer *dout;       /* lent to this layer; NULL: none */
-  neapi_buffer spare;       /* its dout while another layer has the room's */
+  neapi_experts_workspace *workspace;
+  neapi_buffer *dout;       /* acquired by this layer; NULL: none */
+  neapi_buffer spare;       /* its dout while another layer has the workspace's */
   neapi_buffer left, right; /* (rows, columns) double: quantised factors of a weight gradient */
   double flops;             /* so far */
 } neapi_experts;
@@ -45,12 +45,12 @@ int neapi_experts_plan(neapi_experts *experts, const int32_t *expert_of, const i
 /* Slots from to end - 1. in, out: (all rows, H); weights: (slots, stride). */
 int neapi_experts_forward(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
                           const void *in, void *out);
-/* Frees what forward has left for backward; recall computes it again, for slots from to end - 1,
+/* Frees what forward has left for backward; recompute makes it again, for slots from to end - 1,
  * from what forward got: two thirds of its work. */
 void neapi_experts_release(neapi_experts *experts);
 int neapi_experts_recompute(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
                             const void *in);
-/* Memory for so many bytes of gradients of outputs, until it is given back: that of all layers of
+/* Memory for so many bytes of gradients of outputs, until release_dout: that of all layers of
  * the thread, since they go back one after the other, or if one has it just then, another. NULL:
  * reported. */
 void *neapi_experts_acquire_dout(neapi_experts *experts, int64_t bytes);

@@ -45,7 +45,7 @@ static int allocate(neap_moe *m)
     int64_t bytes;
   } needs[] = {{&m->load, t->ranks * 8ll * t->experts},
                {&m->gather_counts, t->ranks * 8ll},
-               {&m->slope_of_probs, t->experts * 8ll}};
+               {&m->probs_grad, t->experts * 8ll}};
   for (size_t i = 0; i < sizeof needs / sizeof *needs; i++) {
     void *memory = neapi_alloc_zero(needs[i].bytes, "moe");
     if (!memory)
@@ -73,8 +73,8 @@ int neap_moe_open(neap_comm *comm, neap_topology *topology, const neap_moe_optio
   m->topology = neapi_topology_share(topology);
   m->options = *options;
   m->kernels = kernels;
-  m->input.place = m->output.place = neapi_memory_of_reals();
-  m->maxima.place = m->grids.place = neapi_memory_of_reals();
+  m->input.memory = m->output.memory = neapi_memory_of_reals();
+  m->maxima.memory = m->grids.memory = neapi_memory_of_reals();
   m->rank = neap_comm_rank(comm);
   m->slots = topology->first_slot[m->rank + 1] - topology->first_slot[m->rank];
   status = neapi_route_open(&m->route, options->dtype, options->hidden, topology->experts,
@@ -103,7 +103,7 @@ void neap_moe_close(neap_moe *m)
   neapi_experts_close(&m->experts);
   free(m->load);
   free(m->gather_counts);
-  free(m->slope_of_probs);
+  free(m->probs_grad);
   neapi_buffer *buffers[] = {&m->input, &m->output, &m->maxima, &m->grids};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
     neapi_buffer_free(buffers[i]);
@@ -163,7 +163,7 @@ static int check_load(neap_moe *m)
 static int balance_loss(neap_moe *m)
 {
   int32_t experts = m->topology->experts;
-  double *sums = m->slope_of_probs, tokens = (double)m->total, loss = 0;
+  double *sums = m->probs_grad, tokens = (double)m->total, loss = 0;
   m->aux_loss = 0;
   if (!m->options.aux_loss || !m->total)
     return NEAP_OK;
@@ -175,9 +175,9 @@ static int balance_loss(neap_moe *m)
     for (int32_t r = 0; r < m->topology->ranks; r++)
       choices += m->load[(int64_t)r * experts + e];
     double share = (double)choices / (tokens * m->options.top_k);
-    double slope = m->options.aux_loss * experts * share / tokens;
-    loss += slope * sums[e];
-    m->slope_of_probs[e] = slope;
+    double grad = m->options.aux_loss * experts * share / tokens;
+    loss += grad * sums[e];
+    m->probs_grad[e] = grad;
   }
   m->aux_loss = loss;
   return status;
@@ -219,12 +219,12 @@ int neap_moe_route(neap_moe *m, const neap_tensor *x, const neap_tensor *router)
 
 /* ---- dispatch -------------------------------------------------------------------------------- */
 
-static int place_tokens(neap_moe *m, const neap_layout *layout, const neap_split *split)
+static int assign_rows(neap_moe *m, const neap_layout *layout, const neap_split *split)
 {
   double begin = neapi_host_begin();
   int status = neapi_dispatch_plan(&m->rows, split);
   if (!status)
-    status = neapi_route_assign(&m->route, layout, m->rows.amount, m->rows.start);
+    status = neapi_route_assign(&m->route, layout, m->rows.tokens, m->rows.start);
   if (!status)
     status = neapi_experts_plan(&m->experts, layout->expert_of + m->topology->first_slot[m->rank],
                                 m->rows.batch);
@@ -264,7 +264,7 @@ int neap_moe_dispatch(neap_moe *m, const neap_tensor *x, const neap_layout *layo
     return status;
   m->layout = layout->hash;
   double since = neapi_timeline_now();
-  status = place_tokens(m, layout, split);
+  status = assign_rows(m, layout, split);
   if (!status)
     status = reserve_rows(m);
   if (!status)

@@ -4,7 +4,7 @@
  *
  * Three arrays of rows (dispatch.h says which row is which token) and what they hold after a phase:
  *
- *                 input            output                 slope
+ *                 input            output                 dout
  *   dispatch      rows of tokens
  *   forward       read             expert outputs
  *   backward      read             gradient of input      gradient of output
@@ -26,7 +26,7 @@ typedef enum {
   NEAPI_MOE_ROUTED,
   NEAPI_MOE_DISPATCHED,
   NEAPI_MOE_COMPUTED,
-  NEAPI_MOE_SLOPES_SENT
+  NEAPI_MOE_GRADS_SENT
 } neapi_moe_phase;
 
 struct neap_moe {
@@ -45,9 +45,9 @@ struct neap_moe {
   int64_t *gather_counts; /* [ranks] experts each */
   int64_t total;          /* tokens of all ranks */
   double aux_loss;
-  double *slope_of_probs;     /* [experts] gradient of the auxiliary loss */
+  double *probs_grad;         /* [experts] gradient of the auxiliary loss */
   neapi_buffer input, output; /* (all_rows, H) */
-  void *slope;                /* the same, borrowed from backward_dispatch to backward */
+  void *dout;                 /* the same, acquired from backward_dispatch to backward */
   neapi_buffer maxima, grids; /* double: see agree_on_grids */
 };
 

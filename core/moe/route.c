@@ -16,11 +16,11 @@ int neapi_route_open(neapi_route *r, int dtype, int64_t hidden, int32_t experts,
                      .experts = experts,
                      .top_k = top_k,
                      .renormalise = renormalise};
-  neapi_buffer *near[] = {&r->logits,   &r->probs, &r->weights, &r->dweights, &r->ids,
-                          &r->position, &r->grid,  &r->factors, &r->dprobs};
-  for (size_t i = 0; i < sizeof near / sizeof *near; i++)
-    near[i]->place = neapi_memory_of_reals();
-  r->integers = r->host_ids.place = r->shares.place = neapi_memory_of_integers();
+  neapi_buffer *reals[] = {&r->logits,   &r->probs, &r->weights, &r->dweights, &r->ids,
+                           &r->position, &r->grid,  &r->factors, &r->dprobs};
+  for (size_t i = 0; i < sizeof reals / sizeof *reals; i++)
+    reals[i]->memory = neapi_memory_of_reals();
+  r->integers = r->host_ids.memory = r->shares.memory = neapi_memory_of_integers();
   r->counts = neapi_memory_alloc_zero(r->integers, experts * 8ll, "route");
   return r->counts ? NEAP_OK : NEAP_MEMORY;
 }
@@ -53,7 +53,7 @@ static int reserve(neapi_route *r)
 const int32_t *neapi_route_ids(neapi_route *r)
 {
   int64_t bytes = r->tokens * r->top_k * 4;
-  if (r->ids.place != NEAPI_GPU)
+  if (r->ids.memory != NEAPI_GPU)
     return r->ids.data;
   int status = neapi_buffer_reserve(&r->host_ids, bytes, "route");
   if (!status)
@@ -90,14 +90,14 @@ int neapi_route_choose(neapi_route *r, int64_t tokens, const void *x, const void
   return neapi_kernel_status_of("moe route", result);
 }
 
-/* ---- places ---------------------------------------------------------------------------------- */
+/* ---- rows ------------------------------------------------------------------------------------ */
 
-static int check_amounts(const neapi_route *r, const neap_layout *layout, const int64_t *amount)
+static int check_tokens(const neapi_route *r, const neap_layout *layout, const int64_t *slot_tokens)
 {
   for (int32_t e = 0; e < r->experts; e++) {
     int64_t sum = 0;
     for (int32_t i = layout->first[e]; i < layout->first[e + 1]; i++) {
-      int64_t tokens = amount[layout->by_expert[i]];
+      int64_t tokens = slot_tokens[layout->by_expert[i]];
       if (tokens < 0)
         return neapi_fail(NEAP_SPLIT, "moe dispatch: the split gives slot %d %lld tokens",
                           layout->by_expert[i], (long long)tokens);
@@ -113,8 +113,8 @@ static int check_amounts(const neapi_route *r, const neap_layout *layout, const 
 }
 
 /* The slots' rooms, expert by expert; NULL: reported. */
-static const neapi_room *set_rooms(neapi_route *r, const neap_layout *layout, const int64_t *amount,
-                                   const int64_t *start)
+static const neapi_room *set_rooms(neapi_route *r, const neap_layout *layout,
+                                   const int64_t *slot_tokens, const int64_t *start)
 {
   int32_t slots = layout->topology->slots;
   if (neapi_buffer_reserve(&r->rooms, slots * (int64_t)sizeof(neapi_room), "route"))
@@ -122,16 +122,16 @@ static const neapi_room *set_rooms(neapi_route *r, const neap_layout *layout, co
   neapi_room *rooms = r->rooms.data;
   for (int32_t i = 0; i < layout->first[r->experts]; i++) {
     int32_t slot = layout->by_expert[i];
-    rooms[i] = (neapi_room){(int32_t)amount[slot], (int32_t)start[slot]};
+    rooms[i] = (neapi_room){(int32_t)slot_tokens[slot], (int32_t)start[slot]};
   }
   return rooms;
 }
 
-int neapi_route_assign(neapi_route *r, const neap_layout *layout, const int64_t *amount,
+int neapi_route_assign(neapi_route *r, const neap_layout *layout, const int64_t *slot_tokens,
                        const int64_t *start)
 {
-  int status = check_amounts(r, layout, amount);
-  const neapi_room *rooms = status ? NULL : set_rooms(r, layout, amount, start);
+  int status = check_tokens(r, layout, slot_tokens);
+  const neapi_room *rooms = status ? NULL : set_rooms(r, layout, slot_tokens, start);
   if (!rooms)
     return status ? status : NEAP_MEMORY;
   return neapi_kernel_status_of("moe dispatch",
@@ -173,8 +173,8 @@ int neapi_route_probability(neapi_route *r, int64_t total, double *sums)
   return status;
 }
 
-/* dprobs[t] = slope for every token. */
-static int fill_dprobs(neapi_route *r, const double *slope)
+/* dprobs[t] = probs_grad for every token. */
+static int fill_dprobs(neapi_route *r, const double *probs_grad)
 {
   int64_t row = r->experts * r->stats->size;
   if (neapi_buffer_reserve(&r->dprobs, r->tokens * row, "route"))
@@ -182,10 +182,10 @@ static int fill_dprobs(neapi_route *r, const double *slope)
   char *rows = r->dprobs.data;
   void *first = r->shares.data; /* from probability, which comes before */
   for (int32_t e = 0; e < r->experts; e++)
-    if (r->stats->size == sizeof *slope)
-      ((double *)first)[e] = slope[e];
+    if (r->stats->size == sizeof *probs_grad)
+      ((double *)first)[e] = probs_grad[e];
     else
-      ((float *)first)[e] = (float)slope[e];
+      ((float *)first)[e] = (float)probs_grad[e];
   int status = r->tokens ? neapi_copy(rows, first, row) : NEAP_OK;
   for (int64_t done = 1, more; !status && done < r->tokens; done += more) {
     more = done < r->tokens - done ? done : r->tokens - done;
@@ -194,16 +194,16 @@ static int fill_dprobs(neapi_route *r, const double *slope)
   return status;
 }
 
-int neapi_route_backward(neapi_route *r, const double *slope)
+int neapi_route_backward(neapi_route *r, const double *probs_grad)
 {
-  int status = slope ? fill_dprobs(r, slope) : NEAP_OK;
+  int status = probs_grad ? fill_dprobs(r, probs_grad) : NEAP_OK;
   if (status)
     return status;
   return neapi_kernel_status_of(
-      "moe backward",
-      r->kernels->router_backward(r->tokens, r->experts, r->top_k, r->renormalise, r->probs.data,
-                                  r->ids.data, r->weights.data, r->dweights.data,
-                                  slope ? r->dprobs.data : NULL, r->logits.data, neapi_stream()));
+      "moe backward", r->kernels->router_backward(
+                          r->tokens, r->experts, r->top_k, r->renormalise, r->probs.data,
+                          r->ids.data, r->weights.data, r->dweights.data,
+                          probs_grad ? r->dprobs.data : NULL, r->logits.data, neapi_stream()));
 }
 
 int neapi_route_gradient(neapi_route *r, const void *x, void *drouter)

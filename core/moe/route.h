@@ -21,9 +21,9 @@ typedef struct {
   neapi_buffer ids;           /* (T, K) int32_t, most probable first */
   neapi_buffer weights;       /* (T, K) stat */
   neapi_buffer dweights;      /* (T, K) stat, filled by who computes it, before backward */
-  neapi_buffer position;      /* (T, K) int32_t: row that the choice was given by place */
+  neapi_buffer position;      /* (T, K) int32_t: row that assign gave the choice */
   neapi_buffer host_ids;      /* (T, K) int32_t: ids for the host, where they are not there */
-  neapi_buffer rooms;         /* of place */
+  neapi_buffer rooms;         /* of assign */
   neapi_buffer grid;          /* [2][E] double, of probability: grids, then sums */
   neapi_buffer shares;        /* [2][E] double on the host: what goes to grid and comes from it */
   neapi_buffer factors;       /* (T, H), (T, E) double, of exact_gradient */
@@ -41,19 +41,19 @@ int neapi_route_choose(neapi_route *route, int64_t tokens, const void *x, const 
 /* ids where the host can read them; on a GPU it waits for a copy. NULL: reported. */
 const int32_t *neapi_route_ids(neapi_route *route);
 
-/* Gives every choice a row: of the tokens for an expert the first amount[s] go to the rows from
- * start[s] on of the expert's first slot s, and so on; fills position. amount[S] and
- * start[S] for this rank. Errors: SPLIT if amount does not place exactly the counts. */
-int neapi_route_assign(neapi_route *route, const neap_layout *layout, const int64_t *amount,
+/* Gives every choice a row: of the tokens for an expert the first slot_tokens[s] go to the rows
+ * from start[s] on of the expert's first slot s, and so on; fills position. slot_tokens[S] and
+ * start[S] for this rank. Errors: SPLIT if slot_tokens do not add up to the counts. */
+int neapi_route_assign(neapi_route *route, const neap_layout *layout, const int64_t *slot_tokens,
                        const int64_t *start);
 
 /* sums[E] = sum of each expert's probability over this rank's tokens, rounded so that sums over up
  * to total tokens are exact. */
 int neapi_route_probability(neapi_route *route, int64_t total, double *sums);
 
-/* Makes logits the gradient of logits, from dweights and, unless NULL, the gradient slope[E] of
- * every token's probs. */
-int neapi_route_backward(neapi_route *route, const double *slope);
+/* Makes logits the gradient of logits, from dweights and, unless NULL, the gradient probs_grad[E]
+ * of every token's probs. */
+int neapi_route_backward(neapi_route *route, const double *probs_grad);
 
 /* After backward: drouter (H, E) stat += x^T times the gradient of logits. */
 int neapi_route_gradient(neapi_route *route, const void *x, void *drouter);

@@ -78,20 +78,20 @@ static int allocate_lists(neap_shards *s)
 static int allocate_parts(neap_shards *s)
 {
   for (int i = 0; i < 4; i++) {
-    s->part[i] = neapi_memory_alloc_zero(s->place, s->owned * s->stats->size, "shards");
+    s->part[i] = neapi_memory_alloc_zero(s->memory, s->owned * s->stats->size, "shards");
     if (!s->part[i])
       return NEAP_MEMORY;
   }
   s->current = s->part[NEAP_SHARD_PARAMETER];
   if (s->stat != s->dtype)
-    s->current = neapi_memory_alloc_zero(s->place, s->owned * s->element, "shards");
+    s->current = neapi_memory_alloc_zero(s->memory, s->owned * s->element, "shards");
   if (!s->current)
     return NEAP_MEMORY;
   if (s->group_size[s->rank] == s->ranks)
     s->working = s->current;
   else
     s->working =
-        neapi_memory_alloc_zero(s->place, s->working_at[s->experts] * s->element, "shards");
+        neapi_memory_alloc_zero(s->memory, s->working_at[s->experts] * s->element, "shards");
   return s->working ? NEAP_OK : NEAP_MEMORY;
 }
 
@@ -112,7 +112,7 @@ int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int ex
   s->topology = neapi_topology_share(topology);
   s->kernels = kernels;
   s->stats = stats;
-  s->place = s->scratch.place = neapi_memory_of_reals();
+  s->memory = s->scratch.memory = neapi_memory_of_reals();
   s->dtype = dtype;
   s->stat = neapi_stat_of(dtype);
   s->exact = exact;
@@ -152,11 +152,11 @@ void neap_shards_close(neap_shards *s)
     return;
   neapi_transfers_close(s);
   if (s->working != s->current)
-    neapi_memory_free(s->place, s->working);
+    neapi_memory_free(s->memory, s->working);
   if (s->current != s->part[NEAP_SHARD_PARAMETER])
-    neapi_memory_free(s->place, s->current);
+    neapi_memory_free(s->memory, s->current);
   for (int i = 0; i < 4; i++)
-    neapi_memory_free(s->place, s->part[i]);
+    neapi_memory_free(s->memory, s->part[i]);
   neapi_buffer_free(&s->counts);
   neapi_buffer_free(&s->scratch);
   free(s->group_first);
@@ -220,7 +220,7 @@ int neap_shards_normal(neap_shards *s, int32_t expert, int64_t first, int64_t co
   int64_t end = own.end < first + count ? own.end : first + count;
   if (begin >= end)
     return NEAP_OK;
-  return neapi_draw(s->place, s->stat, data + (begin - own.begin) * s->stats->size, end - begin,
+  return neapi_draw(s->memory, s->stat, data + (begin - own.begin) * s->stats->size, end - begin,
                     seed, stream, begin - first, scale);
 }
 

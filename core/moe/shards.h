@@ -33,9 +33,9 @@ struct neap_shards {
   char *current;       /* [owned] of dtype: the master's parameters, as refresh last saw them, or
                            part[NEAP_SHARD_PARAMETER] where that is of dtype */
   char *working;       /* current where the group is all ranks */
-  neapi_memory_kind place; /* of part, current and working */
-  neapi_buffer counts;     /* [ranks] of get */
-  neapi_buffer scratch;    /* of finishing a reduce, in the same place */
+  neapi_memory_kind memory; /* of part, current and working */
+  neapi_buffer counts;      /* [ranks] of get */
+  neapi_buffer scratch;     /* of finishing a reduce, in the same memory */
   neap_transfer *active, *idle;
   neap_shard_traffic traffic;
 };

@@ -4,9 +4,8 @@
  * Both sides list their messages by the same nesting (slots ascending, or experts ascending), which
  * is what pairs the i-th message to a rank with the i-th from it.
  */
-#include "device/timeline.h"
-
 #include "base/memory.h"
+#include "device/timeline.h"
 #include "layout/layout.h"
 #include "moe/shards.h"
 #include "tensor/tensor.h"
@@ -22,17 +21,17 @@ typedef struct {
 struct neap_transfer {
   neap_shards *shards;
   neap_transfer *next;
-  neapi_buffer requests; /* neap_request *[exchanges]; of unshard: the p-th brings the p-th part of
+  neapi_buffer requests; /* neap_request *[exchanges]; of unshard: the c-th brings the c-th chunk of
                             the slots */
   int32_t exchanges, arrived; /* 0 of them: nothing has to move */
-  messages send, recv;        /* of one part */
+  messages send, recv;        /* of one chunk */
   neapi_range *copies;        /* [slots] of unshard: row begin is copied to row end, by end */
   int32_t copy_count, copied;
   char *rows; /* of unshard: the slots' buffer */
   bool reduces, accumulates;
   int failed;           /* copies within this rank */
-  neapi_buffer parts;   /* [S] const void *: what an expert's range is the sum of, by expert */
-  int32_t *part_first;  /* [experts + 1] */
+  neapi_buffer terms;   /* [S] const void *: what an expert's range is the sum of, by expert */
+  int32_t *term_first;  /* [experts + 1] */
   neapi_buffer staging; /* what has come from other ranks */
 };
 
@@ -44,11 +43,11 @@ static void free_transfer(neap_transfer *t)
     return;
   neapi_buffer_free(&t->send.buffer);
   neapi_buffer_free(&t->recv.buffer);
-  neapi_buffer_free(&t->parts);
+  neapi_buffer_free(&t->terms);
   neapi_buffer_free(&t->staging);
   neapi_buffer_free(&t->requests);
   free(t->copies);
-  free(t->part_first);
+  free(t->term_first);
   free(t);
 }
 
@@ -58,18 +57,18 @@ static neap_transfer *make_transfer(neap_shards *s)
   if (!t)
     return NULL;
   t->shards = s;
-  t->staging.place = s->place;
+  t->staging.memory = s->memory;
   t->copies = neapi_alloc(s->slots * (int64_t)sizeof *t->copies, "shards: transfer");
-  t->part_first = neapi_alloc(s->experts * 4ll + 4, "shards: transfer");
-  int64_t parts = s->topology->slots * (int64_t)sizeof(void *);
-  if (!t->copies || !t->part_first || neapi_buffer_reserve(&t->parts, parts, "shards: transfer")) {
+  t->term_first = neapi_alloc(s->experts * 4ll + 4, "shards: transfer");
+  int64_t terms = s->topology->slots * (int64_t)sizeof(void *);
+  if (!t->copies || !t->term_first || neapi_buffer_reserve(&t->terms, terms, "shards: transfer")) {
     free_transfer(t);
     return NULL;
   }
   return t;
 }
 
-static void give_back(neap_transfer *t)
+static void release(neap_transfer *t)
 {
   neap_shards *s = t->shards;
   neap_transfer **at = &s->active;
@@ -81,7 +80,7 @@ static void give_back(neap_transfer *t)
 }
 
 /* A transfer of at most so many exchanges from the idle ones, or a new one. */
-static neap_transfer *take(neap_shards *s, int32_t exchanges)
+static neap_transfer *acquire(neap_shards *s, int32_t exchanges)
 {
   neap_transfer *t = s->idle;
   if (t)
@@ -99,7 +98,7 @@ static neap_transfer *take(neap_shards *s, int32_t exchanges)
   int64_t bytes = exchanges * (int64_t)sizeof(neap_request *);
   if (!neapi_buffer_reserve(&t->requests, bytes, "shards: transfer"))
     return t;
-  give_back(t);
+  release(t);
   return NULL;
 }
 
@@ -119,7 +118,7 @@ void neapi_transfers_close(neap_shards *s)
 {
   while (s->active) {
     drain(s->active);
-    give_back(s->active);
+    release(s->active);
   }
   while (s->idle) {
     neap_transfer *next = s->idle->next;
@@ -130,7 +129,7 @@ void neapi_transfers_close(neap_shards *s)
 
 /* ---- messages -------------------------------------------------------------------------------- */
 
-static int room(messages *list, int64_t count)
+static int reserve(messages *list, int64_t count)
 {
   list->count = 0;
   return neapi_buffer_reserve(&list->buffer, count * (int64_t)sizeof(neap_message),
@@ -143,9 +142,9 @@ static void add(messages *list, void *data, int64_t bytes, int32_t peer)
     ((neap_message *)list->buffer.data)[list->count++] = (neap_message){data, bytes, peer};
 }
 
-/* Starts the exchange of what is listed as the transfer's next part; counts what is sent in total
+/* Starts the exchange of what is listed as the transfer's next chunk; counts what is sent in total
  * and inter. id, chunk: of the span. */
-static int start_part(neap_transfer *t, int id, int32_t chunk, int64_t *total, int64_t *inter)
+static int start_exchange(neap_transfer *t, int id, int32_t chunk, int64_t *total, int64_t *inter)
 {
   neap_shards *s = t->shards;
   const int32_t *node_of = s->topology->node_of;
@@ -171,7 +170,7 @@ static int started(neap_transfer *t, int status, neap_transfer **out)
 {
   if (status) {
     drain(t);
-    give_back(t);
+    release(t);
   } else {
     *out = t;
   }
@@ -189,8 +188,8 @@ static int32_t first_copy(const neap_topology *t, const int32_t *expert_of, int3
   return first;
 }
 
-/* This rank's working range of each expert that the other ranks of its group need in a part. */
-static void list_outgoing(neap_transfer *t, const int32_t *expert_of, int32_t part, int32_t parts)
+/* This rank's working range of each expert that the other ranks of its group need in a chunk. */
+static void list_outgoing(neap_transfer *t, const int32_t *expert_of, int32_t chunk, int32_t chunks)
 {
   const neap_shards *s = t->shards;
   const neap_topology *topology = s->topology;
@@ -198,7 +197,7 @@ static void list_outgoing(neap_transfer *t, const int32_t *expert_of, int32_t pa
   for (int32_t slot = topology->first_slot[first]; slot < topology->first_slot[end]; slot++) {
     int32_t e = expert_of[slot], peer = topology->rank_of[slot];
     int64_t bytes = (s->working_at[e + 1] - s->working_at[e]) * s->element;
-    if (peer != s->rank && neapi_topology_chunk(topology, slot, parts) == part &&
+    if (peer != s->rank && neapi_topology_chunk(topology, slot, chunks) == chunk &&
         first_copy(topology, expert_of, slot) == slot)
       add(&t->send, s->working + s->working_at[e] * s->element, bytes, peer);
   }
@@ -211,21 +210,21 @@ static void list_slot(neap_transfer *t, int32_t expert, char *row)
   int32_t first = s->group_first[s->rank];
   for (int32_t peer = first; peer < first + s->group_size[s->rank]; peer++) {
     neapi_range range = neapi_shards_working(s, expert, peer);
-    char *place = row + range.begin * s->element;
+    char *target = row + range.begin * s->element;
     int64_t bytes = (range.end - range.begin) * s->element;
     if (peer == s->rank)
-      t->failed |= neapi_copy(place, s->working + s->working_at[expert] * s->element, bytes);
+      t->failed |= neapi_copy(target, s->working + s->working_at[expert] * s->element, bytes);
     else
-      add(&t->recv, place, bytes, peer);
+      add(&t->recv, target, bytes, peer);
   }
 }
 
-static void list_incoming(neap_transfer *t, const int32_t *expert_of, int32_t part, int32_t parts)
+static void list_incoming(neap_transfer *t, const int32_t *expert_of, int32_t chunk, int32_t chunks)
 {
   const neap_shards *s = t->shards;
   int32_t first = s->topology->first_slot[s->rank];
-  int32_t from = neapi_slots_before(s->slots, parts, part);
-  for (int32_t i = from; i < neapi_slots_before(s->slots, parts, part + 1); i++) {
+  int32_t from = neapi_slots_before(s->slots, chunks, chunk);
+  for (int32_t i = from; i < neapi_slots_before(s->slots, chunks, chunk + 1); i++) {
     int32_t source = first_copy(s->topology, expert_of, first + i) - first;
     if (source == i)
       list_slot(t, expert_of[first + i], t->rows + i * s->slot_size * s->element);
@@ -234,43 +233,43 @@ static void list_incoming(neap_transfer *t, const int32_t *expert_of, int32_t pa
   }
 }
 
-static int start_unshard(neap_transfer *t, const int32_t *expert_of, int32_t parts)
+static int start_unshard(neap_transfer *t, const int32_t *expert_of, int32_t chunks)
 {
   neap_shards *s = t->shards;
   int status = NEAP_OK;
-  for (int32_t part = 0; !status && part < parts; part++) {
+  for (int32_t chunk = 0; !status && chunk < chunks; chunk++) {
     double begin = neap_timeline_begin(NEAP_SPAN_UNSHARD);
     t->send.count = t->recv.count = 0;
-    list_outgoing(t, expert_of, part, parts);
-    list_incoming(t, expert_of, part, parts);
+    list_outgoing(t, expert_of, chunk, chunks);
+    list_incoming(t, expert_of, chunk, chunks);
     neap_timeline_end(NEAP_SPAN_UNSHARD, begin);
-    status = start_part(t, NEAP_SPAN_UNSHARD, parts > 1 ? part : -1, &s->traffic.unshard,
-                        &s->traffic.unshard_inter);
+    status = start_exchange(t, NEAP_SPAN_UNSHARD, chunks > 1 ? chunk : -1, &s->traffic.unshard,
+                            &s->traffic.unshard_inter);
   }
   return status;
 }
 
 int neap_shards_unshard_start(neap_shards *s, const neap_layout *layout, neap_tensor *buffer,
-                              int32_t parts, neap_transfer **out)
+                              int32_t chunks, neap_transfer **out)
 {
   int status = neapi_layout_require(layout, s->topology, "unshard");
   if (!status)
     status = neapi_tensor_matrix("unshard", "buffer", buffer, s->dtype, s->slots, s->slot_size);
-  if (!status && parts < 1)
-    status = neapi_fail(NEAP_ARGUMENT, "unshard: %d parts; it must be 1 or more", parts);
+  if (!status && chunks < 1)
+    status = neapi_fail(NEAP_ARGUMENT, "unshard: %d chunks; it must be 1 or more", chunks);
   if (status)
     return status;
-  neap_transfer *t = take(s, parts);
+  neap_transfer *t = acquire(s, chunks);
   if (!t)
     return NEAP_MEMORY;
   int32_t first = s->group_first[s->rank], end = first + s->group_size[s->rank];
-  status = room(&t->send, s->topology->first_slot[end] - s->topology->first_slot[first]);
+  status = reserve(&t->send, s->topology->first_slot[end] - s->topology->first_slot[first]);
   if (!status)
-    status = room(&t->recv, (int64_t)s->slots * (end - first));
+    status = reserve(&t->recv, (int64_t)s->slots * (end - first));
   t->rows = neap_tensor_data(buffer);
   buffer->layout = layout->hash;
   if (!status)
-    status = start_unshard(t, layout->expert_of, parts);
+    status = start_unshard(t, layout->expert_of, chunks);
   return started(t, status, out);
 }
 
@@ -324,15 +323,15 @@ static void list_gradients(neap_transfer *t, const int32_t *expert_of, const int
 
 /* For every slot with tokens, by expert and slot: where this rank's range of its gradient is or
  * will be. Experts are gone through slot by slot, as the senders do. */
-static void list_parts(neap_transfer *t, const neap_layout *layout, const int64_t *slot_tokens,
+static void list_terms(neap_transfer *t, const neap_layout *layout, const int64_t *slot_tokens,
                        char *rows, int64_t element)
 {
   const neap_shards *s = t->shards;
   const neap_topology *topology = s->topology;
-  const void **parts = t->parts.data;
+  const void **terms = t->terms.data;
   char *stage = t->staging.data;
-  int32_t *used = t->part_first + 1; /* ends of the lists so far; later the starts of the next */
-  memset(t->part_first, 0, (size_t)s->experts * 4 + 4);
+  int32_t *used = t->term_first + 1; /* ends of the lists so far; later the starts of the next */
+  memset(t->term_first, 0, (size_t)s->experts * 4 + 4);
   for (int32_t slot = 0; slot < topology->slots; slot++)
     if (slot_tokens[slot])
       used[layout->expert_of[slot]]++;
@@ -348,7 +347,7 @@ static void list_parts(neap_transfer *t, const neap_layout *layout, const int64_
     if (!slot_tokens[slot])
       continue;
     int64_t row = (slot - topology->first_slot[s->rank]) * s->slot_size;
-    parts[used[e]++] = peer == s->rank ? rows + (row + range.begin) * element : stage;
+    terms[used[e]++] = peer == s->rank ? rows + (row + range.begin) * element : stage;
     if (peer == s->rank)
       continue;
     add(&t->recv, stage, bytes, peer);
@@ -380,12 +379,12 @@ int neap_shards_reduce_start(neap_shards *s, const neap_layout *layout,
     status = neapi_layout_same("reduce", "it is", layout->hash, gradients->layout);
   if (status)
     return status;
-  neap_transfer *t = take(s, 1);
+  neap_transfer *t = acquire(s, 1);
   if (!t)
     return NEAP_MEMORY;
-  status = room(&t->send, (int64_t)s->slots * s->ranks);
+  status = reserve(&t->send, (int64_t)s->slots * s->ranks);
   if (!status)
-    status = room(&t->recv, s->topology->slots);
+    status = reserve(&t->recv, s->topology->slots);
   if (!status)
     status = neapi_buffer_reserve(
         &t->staging, staging_bytes(s, layout->expert_of, slot_tokens, element), "reduce");
@@ -395,21 +394,21 @@ int neap_shards_reduce_start(neap_shards *s, const neap_layout *layout,
   t->reduces = true;
   t->accumulates = accumulate;
   list_gradients(t, layout->expert_of, slot_tokens, rows, element);
-  list_parts(t, layout, slot_tokens, rows, element);
-  status = start_part(t, NEAP_SPAN_REDUCE, -1, &s->traffic.reduce, &s->traffic.reduce_inter);
+  list_terms(t, layout, slot_tokens, rows, element);
+  status = start_exchange(t, NEAP_SPAN_REDUCE, -1, &s->traffic.reduce, &s->traffic.reduce_inter);
   return started(t, status, out);
 }
 
-/* target[n] = the sum of the parts, in double and rounded once if exact. sum: [n] double. */
-static int add_parts(const neap_shards *s, int64_t n, int64_t count, const void *const *parts,
+/* target[n] = the sum of the terms, in double and rounded once if exact. sum: [n] double. */
+static int sum_terms(const neap_shards *s, int64_t n, int64_t count, const void *const *terms,
                      double *sum, void *target)
 {
   const neapi_kernels *k = s->stats;
   if (!count)
     return k->fill(n, 0.0, target, neapi_stream());
   if (!s->exact)
-    return k->sum(n, count, parts, target, neapi_stream());
-  int status = k->sum_double(n, count, (const double *const *)parts, sum, neapi_stream());
+    return k->sum(n, count, terms, target, neapi_stream());
+  int status = k->sum_double(n, count, (const double *const *)terms, sum, neapi_stream());
   return status ? status : k->from_double(n, sum, target, neapi_stream());
 }
 
@@ -423,13 +422,13 @@ static int finish_reduce(neap_transfer *t)
   int32_t from = 0;
   for (int32_t e = 0; !status && e < s->experts; e++) {
     int64_t n = s->master_at[e + 1] - s->master_at[e];
-    const void *const *parts = (const void *const *)t->parts.data + from;
+    const void *const *terms = (const void *const *)t->terms.data + from;
     char *gradient = s->part[NEAP_SHARD_GRADIENT] + s->master_at[e] * s->stats->size;
     void *target = t->accumulates ? (void *)(sum + n) : gradient;
-    status = add_parts(s, n, t->part_first[e + 1] - from, parts, sum, target);
+    status = sum_terms(s, n, t->term_first[e + 1] - from, terms, sum, target);
     if (!status && t->accumulates)
       status = s->stats->add(n, gradient, target, gradient, neapi_stream());
-    from = t->part_first[e + 1];
+    from = t->term_first[e + 1];
   }
   return neapi_kernel_status_of("reduce", status);
 }
@@ -475,20 +474,21 @@ static int round_master(neap_shards *s)
 
 int neap_shards_refresh_start(neap_shards *s, neap_transfer **out)
 {
-  neap_transfer *t = take(s, 1);
+  neap_transfer *t = acquire(s, 1);
   if (!t)
     return NEAP_MEMORY;
   int64_t most = (int64_t)s->experts * s->ranks;
   bool moves = s->group_size[0] != s->ranks;
   int status = round_master(s);
   if (!status)
-    status = room(&t->send, most);
+    status = reserve(&t->send, most);
   if (!status)
-    status = room(&t->recv, most);
+    status = reserve(&t->recv, most);
   for (int32_t e = 0; !status && moves && e < s->experts; e++)
     list_refresh(t, e);
   if (!status && moves)
-    status = start_part(t, NEAP_SPAN_REFRESH, -1, &s->traffic.refresh, &s->traffic.refresh_inter);
+    status =
+        start_exchange(t, NEAP_SPAN_REFRESH, -1, &s->traffic.refresh, &s->traffic.refresh_inter);
   return started(t, status, out);
 }
 
@@ -502,13 +502,13 @@ int neap_transfer_wait(neap_transfer *t)
   if (!status && t->reduces) {
     double begin = neap_timeline_begin(NEAP_SPAN_REDUCE);
     status = finish_reduce(t);
-    if (t->staging.place == NEAPI_GPU) /* where allocating costs little, and memory is scarce */
+    if (t->staging.memory == NEAPI_GPU) /* where allocating costs little, and memory is scarce */
       neapi_buffer_free(&t->staging);
     neap_timeline_end(NEAP_SPAN_REDUCE, begin);
   } else if (!status) {
     copy_rows(t, t->shards->slots);
     status = t->failed ? NEAP_SYSTEM : NEAP_OK;
   }
-  give_back(t);
+  release(t);
   return status;
 }

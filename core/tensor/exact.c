@@ -319,10 +319,10 @@ int neap_exact_sum(neap_comm *comm, const neap_tensor *x, int64_t total, double 
   column.ndim = 2;
   column.dims[0] = x->count;
   column.dims[1] = 1;
-  if (x->place != NEAPI_GPU)
+  if (x->memory != NEAPI_GPU)
     return sum_column(comm, &column, total, out);
   int64_t bytes = x->count * neap_dtype_size(x->dtype);
-  column.place = NEAPI_HOST;
+  column.memory = NEAPI_HOST;
   column.data = neapi_alloc(bytes, "exact sum");
   if (!column.data)
     return NEAP_MEMORY;

@@ -85,7 +85,7 @@ int neap_op_embedding_grad(const neap_tensor *ids, const neap_tensor *dy, neap_t
                             h));
   CHECK(neapi_tensor_ids("embedding_grad", ids, dy->dims[0], 0, dtable->dims[0]));
   int32_t *near = (int32_t *)ids->data; /* a GPU reads them more than once */
-  if (dy->place == NEAPI_GPU && !(near = neapi_memory_alloc(NEAPI_GPU, bytes, "embedding_grad")))
+  if (dy->memory == NEAPI_GPU && !(near = neapi_memory_alloc(NEAPI_GPU, bytes, "embedding_grad")))
     return NEAP_MEMORY;
   int status = neapi_copy(near, ids->data, bytes);
   if (!status)

@@ -42,7 +42,7 @@ static int check_dims(int dtype, int32_t ndim, const int64_t *dims, int64_t *cou
 }
 
 static neap_tensor *make(int dtype, int32_t ndim, const int64_t *dims, int64_t count,
-                         neapi_memory_kind place)
+                         neapi_memory_kind memory)
 {
   neap_tensor *t = neapi_alloc_zero(sizeof *t, "tensor");
   if (!t)
@@ -51,22 +51,22 @@ static neap_tensor *make(int dtype, int32_t ndim, const int64_t *dims, int64_t c
   t->ndim = ndim;
   memcpy(t->dims, dims, (size_t)ndim * sizeof *dims);
   t->count = count;
-  t->place = place;
+  t->memory = memory;
   t->references = 1;
   return t;
 }
 
-static int open_at(neapi_memory_kind place, int dtype, int32_t ndim, const int64_t *dims,
+static int open_at(neapi_memory_kind memory, int dtype, int32_t ndim, const int64_t *dims,
                    neap_tensor **out)
 {
   int64_t count;
   int status = check_dims(dtype, ndim, dims, &count);
   if (status)
     return status;
-  neap_tensor *t = make(dtype, ndim, dims, count, place);
+  neap_tensor *t = make(dtype, ndim, dims, count, memory);
   if (!t)
     return NEAP_MEMORY;
-  t->data = neapi_memory_alloc(place, count * neap_dtype_size(dtype), "tensor");
+  t->data = neapi_memory_alloc(memory, count * neap_dtype_size(dtype), "tensor");
   if (!t->data) {
     free(t);
     return NEAP_MEMORY;
@@ -91,7 +91,7 @@ int neap_tensor_open_host(int dtype, int32_t ndim, const int64_t *dims, neap_ten
 
 int neap_tensor_on_host(const neap_tensor *t)
 {
-  return t->place != NEAPI_GPU;
+  return t->memory != NEAPI_GPU;
 }
 
 int neap_tensor_view(neap_tensor *parent, int64_t offset, int32_t ndim, const int64_t *dims,
@@ -106,7 +106,7 @@ int neap_tensor_view(neap_tensor *parent, int64_t offset, int32_t ndim, const in
   if (offset < 0 || offset > parent->count || count > parent->count - offset)
     return neapi_fail(NEAP_SHAPE, "tensor view: elements %lld to %lld of a tensor of %lld elements",
                       (long long)offset, (long long)(offset + count), (long long)parent->count);
-  neap_tensor *t = make(parent->dtype, ndim, dims, count, parent->place);
+  neap_tensor *t = make(parent->dtype, ndim, dims, count, parent->memory);
   if (!t)
     return NEAP_MEMORY;
   t->data = parent->data + offset * neap_dtype_size(parent->dtype);
@@ -129,7 +129,7 @@ void neap_tensor_close(neap_tensor *t)
   if (t->parent)
     neap_tensor_close(t->parent);
   else
-    neapi_memory_free(t->place, t->data);
+    neapi_memory_free(t->memory, t->data);
   free(t);
 }
 
@@ -218,7 +218,7 @@ int neapi_tensor_real(const char *operation, const char *argument, const neap_te
 {
   if (!t)
     return neapi_fail(NEAP_ARGUMENT, "%s: %s is NULL", operation, argument);
-  if (t->dtype == NEAP_F64 && t->place == NEAPI_GPU)
+  if (t->dtype == NEAP_F64 && t->memory == NEAPI_GPU)
     return neapi_fail(NEAP_ABSENT, "%s: %s is f64 on a GPU, where only exact sums are; use f32",
                       operation, argument);
   return any_float(operation, argument, t);
@@ -271,7 +271,7 @@ const neapi_kernels *neapi_kernels_of(int dtype)
 
 const neapi_kernels *neapi_tensor_kernels(const neap_tensor *tensor)
 {
-  return tensor->place == NEAPI_GPU ? gpu_kernels(tensor->dtype) : cpu_kernels(tensor->dtype);
+  return tensor->memory == NEAPI_GPU ? gpu_kernels(tensor->dtype) : cpu_kernels(tensor->dtype);
 }
 
 int neapi_kernel_status_of(const char *operation, int result)
@@ -329,7 +329,7 @@ int neap_tensor_fill(neap_tensor *t, double value)
       FILL(uint8_t);
     return status;
   case NEAP_F64:
-    if (t->place == NEAPI_GPU)
+    if (t->memory == NEAPI_GPU)
       return fill_sums(t, value);
   /* fall through */
   default:
@@ -352,10 +352,10 @@ static void draw(int dtype, void *data, int64_t count, uint64_t seed, uint64_t s
   }
 }
 
-int neapi_draw(neapi_memory_kind place, int dtype, void *data, int64_t count, uint64_t seed,
+int neapi_draw(neapi_memory_kind memory, int dtype, void *data, int64_t count, uint64_t seed,
                uint64_t stream, int64_t first, double scale)
 {
-  if (place != NEAPI_GPU) {
+  if (memory != NEAPI_GPU) {
     draw(dtype, data, count, seed, stream, first, scale);
     return NEAP_OK;
   }
@@ -376,7 +376,7 @@ int neap_tensor_normal(neap_tensor *t, uint64_t seed, uint64_t stream, int64_t f
   int status = neapi_tensor_real("tensor normal", "tensor", t);
   if (status)
     return status;
-  return neapi_draw(t->place, t->dtype, t->data, t->count, seed, stream, first, scale);
+  return neapi_draw(t->memory, t->dtype, t->data, t->count, seed, stream, first, scale);
 }
 
 static int check_range(const char *argument, const neap_tensor *t, int64_t offset, int64_t count)
@@ -415,9 +415,9 @@ int neap_tensor_copy(neap_tensor *to, int64_t to_offset, const neap_tensor *from
   const char *source = from->data + from_offset * neap_dtype_size(from->dtype);
   if (to->dtype == from->dtype) {
     status = neapi_copy(target, source, count * neap_dtype_size(to->dtype));
-    return status || to->place == from->place ? status : neapi_stream_wait();
+    return status || to->memory == from->memory ? status : neapi_stream_wait();
   }
-  if (to->place != from->place)
+  if (to->memory != from->memory)
     return neapi_fail(NEAP_SHAPE, "tensor copy: from %s to %s between host and GPU; convert first",
                       neapi_dtype_name(from->dtype), neapi_dtype_name(to->dtype));
   return neapi_kernel_status_of("tensor copy", convert(to, target, from, source, count));

@@ -14,7 +14,7 @@ struct neap_tensor {
   int32_t ndim;
   int64_t dims[NEAPI_DIMS];
   int64_t count;
-  neapi_memory_kind place;
+  neapi_memory_kind memory;
   char *data;
   neap_tensor *parent; /* owner of the memory, never a view itself; NULL: this tensor */
   int32_t references;  /* atomic */
@@ -47,11 +47,11 @@ int neapi_tensor_ids(const char *operation, const neap_tensor *ids, int64_t rows
 /* The kernels of the calling thread's device for a dtype: F32, F64 or BF16. NULL after reporting
  * ABSENT: F64 on a GPU. */
 const neapi_kernels *neapi_kernels_of(int dtype);
-/* Those for a tensor's dtype and place. */
+/* Those for a tensor's dtype and memory. */
 const neapi_kernels *neapi_tensor_kernels(const neap_tensor *tensor);
 
 /* data[count] = scale x normal(seed, stream, first …), as neap_tensor_normal. */
-int neapi_draw(neapi_memory_kind place, int dtype, void *data, int64_t count, uint64_t seed,
+int neapi_draw(neapi_memory_kind memory, int dtype, void *data, int64_t count, uint64_t seed,
                uint64_t stream, int64_t first, double scale);
 
 /* exact_square_sum of the calling thread's device, with sum[2] in any host memory. */
