@@ -15,7 +15,7 @@ static int exchange(neap_comm *comm, const neapi_call *call, const neap_message 
   for (int64_t i = 0; i < sends; i++)
     bytes += send[i].bytes;
   __atomic_add_fetch(&comm->bytes_sent, bytes, __ATOMIC_RELAXED);
-  return comm->transport->exchange(comm->link, call, send, sends, recv, recvs);
+  return comm->transport->exchange(comm->endpoint, call, send, sends, recv, recvs);
 }
 
 static const neapi_memory_ops *memory_of(const neapi_call *call)
@@ -27,15 +27,15 @@ static const neapi_memory_ops *memory_of(const neapi_call *call)
  * operations; NULL: reported. */
 static void *scratch(neap_comm *comm, const neapi_call *call, int64_t bytes)
 {
-  int place = call->gpu > 0;
-  if (bytes > comm->scratch_bytes[place] || !comm->scratch[place]) {
-    memory_of(call)->release(comm->scratch[place]);
-    comm->scratch_bytes[place] = 0;
-    comm->scratch[place] = memory_of(call)->allocate(bytes, "comm: scratch");
-    if (comm->scratch[place])
-      comm->scratch_bytes[place] = bytes;
+  int kind = call->gpu > 0;
+  if (bytes > comm->scratch_bytes[kind] || !comm->scratch[kind]) {
+    memory_of(call)->release(comm->scratch[kind]);
+    comm->scratch_bytes[kind] = 0;
+    comm->scratch[kind] = memory_of(call)->allocate(bytes, "comm: scratch");
+    if (comm->scratch[kind])
+      comm->scratch_bytes[kind] = bytes;
   }
-  return comm->scratch[place];
+  return comm->scratch[kind];
 }
 
 /* Start of chunk i when count is cut into parts chunks that differ by at most one. */
@@ -79,7 +79,7 @@ static int gather_chunks(neap_comm *comm, const neapi_call *call, char *data, in
   return exchange(comm, call, comm->send, sends, comm->recv, recvs);
 }
 
-/* The root sends every rank a piece: all of data, or only the rank's chunk of it. */
+/* The root sends every rank all of data, or only the rank's chunk of it. */
 static int send_from_root(neap_comm *comm, const neapi_call *call, char *data, int64_t bytes,
                           bool chunks)
 {
@@ -198,7 +198,7 @@ static int gather_colours(neap_request *request, int32_t *colours)
   return status;
 }
 
-/* The colours tell who belongs together; the transport links them. */
+/* The colours tell who belongs together; the transport connects them. */
 static int run_split(neap_request *request)
 {
   neap_comm *comm = request->comm;
@@ -214,7 +214,7 @@ static int run_split(neap_request *request)
       members[size++] = r;
     }
   request->new_size = size;
-  return comm->transport->split(comm->link, &request->call, members, request->new_rank, size,
+  return comm->transport->split(comm->endpoint, &request->call, members, request->new_rank, size,
                                 request->data);
 }
 
@@ -223,7 +223,7 @@ static int run_kind(neap_request *request)
   neap_comm *comm = request->comm;
   switch (request->call.kind) {
   case NEAPI_BARRIER:
-    return comm->transport->barrier(comm->link, &request->call);
+    return comm->transport->barrier(comm->endpoint, &request->call);
   case NEAPI_BROADCAST:
     return run_broadcast(request);
   case NEAPI_ALL_REDUCE:
@@ -241,41 +241,41 @@ static int run_kind(neap_request *request)
 static int run(neap_request *request)
 {
   int32_t gpu = request->call.gpu;
-  double begin = neapi_span_label_now(&request->purpose, gpu);
+  double begin = neapi_span_label_now(&request->label, gpu);
   int status = run_kind(request);
-  neapi_span_label_ran(&request->purpose, begin, neapi_span_label_now(&request->purpose, gpu));
+  neapi_span_label_ran(&request->label, begin, neapi_span_label_now(&request->label, gpu));
   return status;
 }
 
-/* Enters the lane of the GPU that the buffers are on. */
-static int enter_lane(neap_comm *comm, int32_t gpu)
+/* Enters the stream of the GPU that the buffers are on. */
+static int enter_stream(neap_comm *comm, int32_t gpu)
 {
-  if (comm->lane && comm->stream_gpu != gpu)
+  if (comm->gpu_stream && comm->stream_gpu != gpu)
     return neapi_fail(
         NEAP_ARGUMENT,
         "comm: buffers on GPU %d; this communicator has used GPU %d: open one for each", gpu,
         comm->stream_gpu);
   comm->stream_gpu = gpu;
-  int status = comm->lane ? NEAP_OK : neapi_gpu_stream_open(gpu, &comm->lane);
-  return status ? status : neapi_gpu_stream_enter(comm->lane);
+  int status = comm->gpu_stream ? NEAP_OK : neapi_gpu_stream_open(gpu, &comm->gpu_stream);
+  return status ? status : neapi_gpu_stream_enter(comm->gpu_stream);
 }
 
-/* On a GPU: the lane waits for what the starter had enqueued, and the request's mark is then moved
- * to the end of the operation. */
+/* On a GPU: the stream waits for what the starter had enqueued, and the request's event is then
+ * moved to the end of the operation. */
 int neapi_collective_run(neap_request *request)
 {
   neap_comm *comm = request->comm;
   request->call.number = comm->operations++;
   if (!request->call.gpu)
     return run(request);
-  int status = enter_lane(comm, request->call.gpu - 1);
+  int status = enter_stream(comm, request->call.gpu - 1);
   if (status)
     return status;
-  status = neapi_stream_event_follow(request->mark);
+  status = neapi_stream_event_follow(request->event);
   if (!status)
     status = run(request);
   if (!status)
-    status = neapi_stream_event_record(&request->mark);
-  neapi_gpu_stream_leave(comm->lane);
+    status = neapi_stream_event_record(&request->event);
+  neapi_gpu_stream_leave(comm->gpu_stream);
   return status;
 }

@@ -24,17 +24,17 @@ void neap_comm_step(int64_t step)
 neap_request *neapi_request_open(neap_comm *comm, const neapi_call *call, int64_t sends,
                                  int64_t recvs, bool counted)
 {
-  int64_t room = sends + recvs, each = (int64_t)sizeof(neap_message);
+  int64_t capacity = sends + recvs, each = (int64_t)sizeof(neap_message);
   int64_t counts = counted ? comm->size * 8ll : 0;
   neap_request *request =
-      neapi_alloc((int64_t)sizeof *request + 2 * room * each + counts, "comm: request");
+      neapi_alloc((int64_t)sizeof *request + 2 * capacity * each + counts, "comm: request");
   if (!request)
     return NULL;
   memset(request, 0, sizeof *request);
   request->comm = comm;
   request->call = *call;
   request->call.step = training_step;
-  neapi_span_label_take(&request->purpose);
+  neapi_span_label_take(&request->label);
   request->send = (neap_message *)(request + 1);
   request->recv = request->send + sends;
   request->own_send = request->recv + recvs;
@@ -61,8 +61,8 @@ void neapi_request_free(neap_request *request)
 {
   if (!request)
     return;
-  neapi_span_label_drop(&request->purpose);
-  neapi_stream_event_free(request->mark);
+  neapi_span_label_drop(&request->label);
+  neapi_stream_event_free(request->event);
   release(request->comm);
   free(request);
 }
@@ -163,7 +163,7 @@ static int locate(neap_request *r)
                       "comm_%s: the transport %s does not take GPU memory: open the communicator "
                       "with neap_comm_open_nccl, as neap run --device=cuda does under mpirun",
                       neapi_kind_name(r->call.kind), r->comm->transport->name);
-  return neapi_stream_event_record(&r->mark);
+  return neapi_stream_event_record(&r->event);
 }
 
 int neapi_request_submit(neap_request *request, neap_request **out)
@@ -207,9 +207,9 @@ static int await(neap_request *request)
   if (status)
     neapi_fail(status, "%s", request->error);
   else
-    status = neapi_stream_event_follow(request->mark);
+    status = neapi_stream_event_follow(request->event);
   if (waits)
-    neapi_span_label_waited(&request->purpose, begin, neapi_timeline_now());
+    neapi_span_label_waited(&request->label, begin, neapi_timeline_now());
   return status;
 }
 
@@ -229,16 +229,16 @@ int neap_request_done(const neap_request *request)
 
 /* ---- communicators --------------------------------------------------------------------------- */
 
-int neapi_comm_open(const neapi_transport *transport, neapi_endpoint *link, int32_t rank,
+int neapi_comm_open(const neapi_transport *transport, neapi_endpoint *endpoint, int32_t rank,
                     int32_t size, neap_comm **out)
 {
   neap_comm *comm = neapi_alloc_zero(sizeof *comm, "comm");
   if (!comm) {
-    transport->close(link);
+    transport->close(endpoint);
     return NEAP_MEMORY;
   }
   comm->transport = transport;
-  comm->link = link;
+  comm->endpoint = endpoint;
   comm->rank = rank;
   comm->size = size;
   comm->references = 1;
@@ -264,15 +264,15 @@ static int derive(neap_comm *comm, int32_t kind, int32_t colour, neap_comm **out
   neap_request *request = neapi_request_open(comm, &call, 0, 0, true);
   if (!request)
     return NEAP_MEMORY;
-  neapi_endpoint *link = NULL;
-  request->data = &link;
+  neapi_endpoint *endpoint = NULL;
+  request->data = &endpoint;
   request->count = colour;
   pthread_mutex_lock(&comm->lock);
   push(comm, request);
   pthread_mutex_unlock(&comm->lock);
   int status = await(request);
   if (!status)
-    status = neapi_comm_open(comm->transport, link, request->new_rank, request->new_size, out);
+    status = neapi_comm_open(comm->transport, endpoint, request->new_rank, request->new_size, out);
   neapi_request_free(request);
   return status;
 }
@@ -297,13 +297,13 @@ void neap_comm_close(neap_comm *comm)
   pthread_mutex_unlock(&comm->lock);
   if (comm->threaded)
     pthread_join(comm->thread, NULL);
-  comm->transport->close(comm->link);
+  comm->transport->close(comm->endpoint);
   neapi_host_memory.release(comm->scratch[0]);
-  if (comm->lane && !neapi_gpu_stream_enter(comm->lane)) {
+  if (comm->gpu_stream && !neapi_gpu_stream_enter(comm->gpu_stream)) {
     neapi_gpu_memory.release(comm->scratch[1]);
-    neapi_gpu_stream_leave(comm->lane);
+    neapi_gpu_stream_leave(comm->gpu_stream);
   }
-  neapi_gpu_stream_close(comm->lane);
+  neapi_gpu_stream_close(comm->gpu_stream);
   release(comm);
 }
 

@@ -1,6 +1,6 @@
 /*
  * Transport between threads of one process. The ranks of a group meet exchange by exchange: each
- * posts its messages at its station; when all ranks that it exchanges with have posted the same
+ * posts its messages in its state; when all ranks that it exchanges with have posted the same
  * exchange, it copies what is for it straight from the senders' buffers, and it leaves once its own
  * messages have been copied. A rank sleeps at most twice an exchange, and whoever posts second
  * compares both ranks' calls and messages, so that ranks that disagree fail instead of hanging.
@@ -24,10 +24,10 @@ enum { HISTORY = 16, FAILURE_TEXT = 512 };
 /* Messages of one exchange, found by peer. */
 typedef struct {
   const neap_message *messages;
-  int64_t *first; /* [size + 1] where a peer's messages start in order */
-  int64_t *order; /* message numbers, by peer */
-  int64_t room;   /* of order */
-} mailbag;
+  int64_t *first;   /* [size + 1] where a peer's messages start in order */
+  int64_t *order;   /* message numbers, by peer */
+  int64_t capacity; /* of order */
+} posted;
 
 /* Where a rank shows what it is doing. */
 typedef struct {
@@ -39,11 +39,11 @@ typedef struct {
   int64_t sequence; /* exchanges begun */
   int64_t missing;  /* ranks that it exchanges with and that have not posted yet */
   int64_t uncopied; /* its messages that receivers have not copied yet; empty ones do not count */
-  mailbag send, recv;
+  posted send, recv;
   neapi_stream_event *ready;  /* in this rank's stream: its buffers may be read and written */
   neapi_stream_event *copied; /* it has read the senders' buffers */
   neapi_call calls[HISTORY];  /* of exchange s at s % HISTORY */
-} station;
+} rank_state;
 
 /* The ranks of one communicator. */
 typedef struct group {
@@ -55,12 +55,12 @@ typedef struct group {
   bool failed;
   int32_t copiers;
   char failure[FAILURE_TEXT];
-  station stations[]; /* [size] */
+  rank_state ranks[]; /* [size] */
 } group;
 
 struct neap_world {
   pthread_mutex_t lock; /* taken before that of a group */
-  int32_t references;   /* the handle and the links */
+  int32_t references;   /* the handle and the endpoints */
   bool aborted;
   char reason[FAILURE_TEXT / 2];
   group *groups;
@@ -78,7 +78,7 @@ struct neapi_endpoint {
 static void group_free(group *g)
 {
   for (int32_t r = 0; r < g->size; r++) {
-    station *s = &g->stations[r];
+    rank_state *s = &g->ranks[r];
     pthread_cond_destroy(&s->wake);
     neapi_stream_event_free(s->ready);
     neapi_stream_event_free(s->copied);
@@ -103,13 +103,14 @@ static void group_fail(group *g, const char *format, ...)
   va_end(arguments);
   g->failed = true;
   for (int32_t r = 0; r < g->size; r++)
-    pthread_cond_signal(&g->stations[r].wake);
+    pthread_cond_signal(&g->ranks[r].wake);
 }
 
 /* A group of the world, which is locked. */
 static group *group_open(neap_world *world, int32_t size)
 {
-  group *g = neapi_alloc_zero((int64_t)sizeof *g + size * (int64_t)sizeof(station), "comm: ranks");
+  group *g =
+      neapi_alloc_zero((int64_t)sizeof *g + size * (int64_t)sizeof(rank_state), "comm: ranks");
   if (!g)
     return NULL;
   g->world = world;
@@ -117,7 +118,7 @@ static group *group_open(neap_world *world, int32_t size)
   pthread_mutex_init(&g->lock, NULL);
   bool whole = true;
   for (int32_t r = 0; r < size; r++) {
-    station *s = &g->stations[r];
+    rank_state *s = &g->ranks[r];
     pthread_cond_init(&s->wake, NULL);
     s->send.first = neapi_alloc(size * 8ll + 8, "comm: ranks");
     s->recv.first = neapi_alloc(size * 8ll + 8, "comm: ranks");
@@ -185,50 +186,50 @@ void neap_world_abort(neap_world *world, const char *why)
 
 /* ---- meeting --------------------------------------------------------------------------------- */
 
-static int64_t held(const mailbag *bag, int32_t peer)
+static int64_t held(const posted *list, int32_t peer)
 {
-  return bag->first[peer + 1] - bag->first[peer];
+  return list->first[peer + 1] - list->first[peer];
 }
 
-static const neap_message *message(const mailbag *bag, int32_t peer, int64_t i)
+static const neap_message *message(const posted *list, int32_t peer, int64_t i)
 {
-  return &bag->messages[bag->order[bag->first[peer] + i]];
+  return &list->messages[list->order[list->first[peer] + i]];
 }
 
-static int64_t bytes_held(const mailbag *bag, int32_t peer)
+static int64_t bytes_held(const posted *list, int32_t peer)
 {
   int64_t bytes = 0;
-  for (int64_t i = 0; i < held(bag, peer); i++)
-    bytes += message(bag, peer, i)->bytes;
+  for (int64_t i = 0; i < held(list, peer); i++)
+    bytes += message(list, peer, i)->bytes;
   return bytes;
 }
 
 /* Sorts the messages by peer, keeping their order. */
-static int fill(mailbag *bag, int32_t size, const neap_message *messages, int64_t count)
+static int fill(posted *list, int32_t size, const neap_message *messages, int64_t count)
 {
-  if (count > bag->room) {
-    free(bag->order);
-    bag->room = 0;
-    bag->order = neapi_alloc(count * 8, "comm: messages");
-    if (!bag->order)
+  if (count > list->capacity) {
+    free(list->order);
+    list->capacity = 0;
+    list->order = neapi_alloc(count * 8, "comm: messages");
+    if (!list->order)
       return NEAP_MEMORY;
-    bag->room = count;
+    list->capacity = count;
   }
-  bag->messages = messages;
-  memset(bag->first, 0, (size_t)(size + 1) * sizeof *bag->first);
+  list->messages = messages;
+  memset(list->first, 0, (size_t)(size + 1) * sizeof *list->first);
   for (int64_t i = 0; i < count; i++)
-    bag->first[messages[i].peer + 1]++;
+    list->first[messages[i].peer + 1]++;
   for (int32_t p = 0; p < size; p++)
-    bag->first[p + 1] += bag->first[p];
+    list->first[p + 1] += list->first[p];
   for (int64_t i = 0; i < count; i++)
-    bag->order[bag->first[messages[i].peer]++] = i;
+    list->order[list->first[messages[i].peer]++] = i;
   for (int32_t p = size; p > 0; p--)
-    bag->first[p] = bag->first[p - 1];
-  bag->first[0] = 0;
+    list->first[p] = list->first[p - 1];
+  list->first[0] = 0;
   return NEAP_OK;
 }
 
-static bool related(const station *s, int32_t peer)
+static bool related(const rank_state *s, int32_t peer)
 {
   return held(&s->send, peer) || held(&s->recv, peer);
 }
@@ -236,7 +237,7 @@ static bool related(const station *s, int32_t peer)
 /* Fails the group if what from sends does not fit what to receives. */
 static void check_way(group *g, int32_t from, int32_t to, const neapi_call *call)
 {
-  const mailbag *send = &g->stations[from].send, *recv = &g->stations[to].recv;
+  const posted *send = &g->ranks[from].send, *recv = &g->ranks[to].recv;
   int64_t sends = held(send, to), recvs = held(recv, from);
   const char *name = neapi_kind_name(call->kind);
   if (sends != recvs) {
@@ -270,10 +271,10 @@ static void disagree(group *g, int32_t a, const neapi_call *call_a, int32_t b,
 }
 
 /* Both ranks are in the same exchange. */
-static void check_pair(group *g, int32_t a, int32_t b, int64_t sequence)
+static void check_ranks(group *g, int32_t a, int32_t b, int64_t sequence)
 {
-  const neapi_call *call_a = &g->stations[a].calls[sequence % HISTORY];
-  const neapi_call *call_b = &g->stations[b].calls[sequence % HISTORY];
+  const neapi_call *call_a = &g->ranks[a].calls[sequence % HISTORY];
+  const neapi_call *call_b = &g->ranks[b].calls[sequence % HISTORY];
   if (!neapi_call_agrees(call_a, call_b)) {
     disagree(g, a < b ? a : b, a < b ? call_a : call_b, a < b ? b : a, a < b ? call_b : call_a);
     return;
@@ -285,8 +286,8 @@ static void check_pair(group *g, int32_t a, int32_t b, int64_t sequence)
 /* Rank expects to meet peer, which has already left this exchange. */
 static void fail_passed(group *g, int32_t rank, int32_t peer, int64_t sequence)
 {
-  const station *other = &g->stations[peer];
-  const neapi_call *call = &g->stations[rank].calls[sequence % HISTORY];
+  const rank_state *other = &g->ranks[peer];
+  const neapi_call *call = &g->ranks[rank].calls[sequence % HISTORY];
   if (other->sequence - sequence < HISTORY) {
     disagree(g, rank, call, peer, &other->calls[sequence % HISTORY]);
     return;
@@ -300,7 +301,7 @@ static void fail_passed(group *g, int32_t rank, int32_t peer, int64_t sequence)
 
 static void fail_gone(group *g, int32_t rank, int32_t peer)
 {
-  const station *self = &g->stations[rank];
+  const rank_state *self = &g->ranks[rank];
   char text[NEAPI_CALL_TEXT];
   group_fail(g, "comm: rank %d has closed the communicator while rank %d calls %s", peer, rank,
              neapi_call_text(&self->calls[self->sequence % HISTORY], text));
@@ -309,13 +310,13 @@ static void fail_gone(group *g, int32_t rank, int32_t peer)
 /* Shows this rank's messages to the others and meets those that are here already. */
 static void post(group *g, int32_t rank)
 {
-  station *self = &g->stations[rank];
+  rank_state *self = &g->ranks[rank];
   for (int32_t p = 0; p < g->size && !g->failed; p++) {
-    station *other = &g->stations[p];
+    rank_state *other = &g->ranks[p];
     if (p == rank)
       continue;
     if (other->active && other->sequence == self->sequence) {
-      check_pair(g, rank, p, self->sequence);
+      check_ranks(g, rank, p, self->sequence);
       if (!g->failed && related(other, rank) && !--other->missing)
         pthread_cond_signal(&other->wake);
     } else if (!related(self, p))
@@ -330,18 +331,18 @@ static void post(group *g, int32_t rank)
 }
 
 /* Lists what the others have for this rank; not all ranks begin with the same sender. Returns how
- * many pieces there are. */
-static int64_t list_pieces(group *g, int32_t rank, neapi_copy_segment *pieces)
+ * many segments there are. */
+static int64_t list_segments(group *g, int32_t rank, neapi_copy_segment *segments)
 {
-  const station *self = &g->stations[rank];
+  const rank_state *self = &g->ranks[rank];
   int64_t used = 0;
   for (int32_t step = 1; step < g->size; step++) {
     int32_t p = (rank + step) % g->size;
     for (int64_t i = 0; i < held(&self->recv, p); i++) {
       const neap_message *to = message(&self->recv, p, i);
-      const neap_message *from = message(&g->stations[p].send, rank, i);
-      if (to->bytes && pieces)
-        pieces[used] = (neapi_copy_segment){to->data, from->data, to->bytes};
+      const neap_message *from = message(&g->ranks[p].send, rank, i);
+      if (to->bytes && segments)
+        segments[used] = (neapi_copy_segment){to->data, from->data, to->bytes};
       used += to->bytes > 0;
     }
   }
@@ -352,35 +353,35 @@ static int64_t list_pieces(group *g, int32_t rank, neapi_copy_segment *pieces)
  * until those that took data have copied them. */
 static int follow(group *g, int32_t rank, bool sent)
 {
-  const station *self = &g->stations[rank];
-  const mailbag *bag = sent ? &self->send : &self->recv;
+  const rank_state *self = &g->ranks[rank];
+  const posted *list = sent ? &self->send : &self->recv;
   int status = NEAP_OK;
   for (int32_t p = 0; p < g->size && !status; p++)
-    if (bytes_held(bag, p))
-      status = neapi_stream_event_follow(sent ? g->stations[p].copied : g->stations[p].ready);
+    if (bytes_held(list, p))
+      status = neapi_stream_event_follow(sent ? g->ranks[p].copied : g->ranks[p].ready);
   return status;
 }
 
 static int copy_on_gpu(group *g, int32_t rank)
 {
-  int64_t count = list_pieces(g, rank, NULL);
-  neapi_copy_segment *pieces = neapi_alloc(count * (int64_t)sizeof *pieces, "comm: copies");
-  if (!pieces)
+  int64_t count = list_segments(g, rank, NULL);
+  neapi_copy_segment *segments = neapi_alloc(count * (int64_t)sizeof *segments, "comm: copies");
+  if (!segments)
     return NEAP_MEMORY;
-  list_pieces(g, rank, pieces);
+  list_segments(g, rank, segments);
   int status = follow(g, rank, false);
   if (!status)
-    status = neapi_gpu_copy_all(pieces, count);
+    status = neapi_gpu_copy_all(segments, count);
   if (!status)
-    status = neapi_stream_event_record(&g->stations[rank].copied);
-  free(pieces);
+    status = neapi_stream_event_record(&g->ranks[rank].copied);
+  free(segments);
   return status;
 }
 
 /* Copies what the others have for this rank; they stay until that is done. */
 static int copy_all(group *g, int32_t rank)
 {
-  const station *self = &g->stations[rank];
+  const rank_state *self = &g->ranks[rank];
   if (self->calls[self->sequence % HISTORY].gpu)
     return copy_on_gpu(g, rank);
   for (int32_t step = 1; step < g->size; step++) {
@@ -388,7 +389,7 @@ static int copy_all(group *g, int32_t rank)
     for (int64_t i = 0; i < held(&self->recv, p); i++) {
       const neap_message *to = message(&self->recv, p, i);
       if (to->bytes)
-        memcpy(to->data, message(&g->stations[p].send, rank, i)->data, (size_t)to->bytes);
+        memcpy(to->data, message(&g->ranks[p].send, rank, i)->data, (size_t)to->bytes);
     }
   }
   return NEAP_OK;
@@ -396,12 +397,12 @@ static int copy_all(group *g, int32_t rank)
 
 static void mark_copied(group *g, int32_t rank)
 {
-  const station *self = &g->stations[rank];
+  const rank_state *self = &g->ranks[rank];
   for (int32_t p = 0; p < g->size; p++) {
     int64_t copied = 0;
     for (int64_t i = 0; i < held(&self->recv, p); i++)
       copied += message(&self->recv, p, i)->bytes > 0;
-    station *other = &g->stations[p];
+    rank_state *other = &g->ranks[p];
     other->uncopied -= copied;
     if (copied && !other->uncopied)
       pthread_cond_signal(&other->wake);
@@ -411,7 +412,7 @@ static void mark_copied(group *g, int32_t rank)
 /* Between post and leave: waits, copies, waits. The group is locked. */
 static void meet(group *g, int32_t rank)
 {
-  station *self = &g->stations[rank];
+  rank_state *self = &g->ranks[rank];
   while (self->missing && !g->failed)
     pthread_cond_wait(&self->wake, &g->lock);
   if (g->failed)
@@ -435,18 +436,18 @@ static void await_copiers(group *g, int32_t rank, bool on_gpu)
 {
   if (!g->copiers)
     for (int32_t r = 0; r < g->size; r++)
-      pthread_cond_signal(&g->stations[r].wake);
+      pthread_cond_signal(&g->ranks[r].wake);
   while (g->copiers)
-    pthread_cond_wait(&g->stations[rank].wake, &g->lock);
+    pthread_cond_wait(&g->ranks[rank].wake, &g->lock);
   for (int32_t r = 0; r < g->size && on_gpu; r++)
-    neapi_stream_event_wait(g->stations[r].copied);
+    neapi_stream_event_wait(g->ranks[r].copied);
 }
 
-static int exchange(neapi_endpoint *link, const neapi_call *call, const neap_message *send,
+static int exchange(neapi_endpoint *endpoint, const neapi_call *call, const neap_message *send,
                     int64_t sends, const neap_message *recv, int64_t recvs)
 {
-  group *g = link->group;
-  station *self = &g->stations[link->rank];
+  group *g = endpoint->group;
+  rank_state *self = &g->ranks[endpoint->rank];
   /* Others look at the mailbags only while this rank is active. */
   int status = fill(&self->send, g->size, send, sends);
   if (!status)
@@ -463,40 +464,40 @@ static int exchange(neapi_endpoint *link, const neapi_call *call, const neap_mes
     self->missing = self->uncopied = 0;
     for (int64_t i = 0; i < sends; i++)
       self->uncopied += send[i].bytes > 0;
-    post(g, link->rank);
-    meet(g, link->rank);
+    post(g, endpoint->rank);
+    meet(g, endpoint->rank);
     self->active = false;
   }
   if (g->failed) {
-    await_copiers(g, link->rank, call->gpu > 0);
+    await_copiers(g, endpoint->rank, call->gpu > 0);
     status = neapi_fail(NEAP_COMM, "%s", g->failure);
   }
   pthread_mutex_unlock(&g->lock);
-  return status || !call->gpu ? status : follow(g, link->rank, true);
+  return status || !call->gpu ? status : follow(g, endpoint->rank, true);
 }
 
 /* An exchange of an empty message with every other rank. */
-static int barrier(neapi_endpoint *link, const neapi_call *call)
+static int barrier(neapi_endpoint *endpoint, const neapi_call *call)
 {
-  int32_t others = link->group->size - 1;
-  return exchange(link, call, link->empty, others, link->empty, others);
+  int32_t others = endpoint->group->size - 1;
+  return exchange(endpoint, call, endpoint->empty, others, endpoint->empty, others);
 }
 
-/* ---- links ----------------------------------------------------------------------------------- */
+/* ---- endpoints ------------------------------------------------------------------------------- */
 
-static void link_close(neapi_endpoint *link)
+static void endpoint_close(neapi_endpoint *endpoint)
 {
-  group *g = link->group;
+  group *g = endpoint->group;
   neap_world *world = g->world;
   pthread_mutex_lock(&world->lock);
   pthread_mutex_lock(&g->lock);
-  station *self = &g->stations[link->rank];
+  rank_state *self = &g->ranks[endpoint->rank];
   self->open = false;
   self->gone = true;
   for (int32_t r = 0; r < g->size; r++) {
-    const station *other = &g->stations[r];
-    if (other->active && other->sequence > self->sequence && related(other, link->rank))
-      fail_gone(g, r, link->rank);
+    const rank_state *other = &g->ranks[r];
+    if (other->active && other->sequence > self->sequence && related(other, endpoint->rank))
+      fail_gone(g, r, endpoint->rank);
   }
   bool last = !--g->members && g != world->root;
   pthread_mutex_unlock(&g->lock);
@@ -508,43 +509,43 @@ static void link_close(neapi_endpoint *link)
     group_free(g);
   }
   pthread_mutex_unlock(&world->lock);
-  free(link);
+  free(endpoint);
   neap_world_close(world);
 }
 
 /* Takes the place of rank in the group. */
-static int link_open(group *g, int32_t rank, neapi_endpoint **out)
+static int endpoint_open(group *g, int32_t rank, neapi_endpoint **out)
 {
-  neapi_endpoint *link =
-      neapi_alloc((int64_t)sizeof *link + g->size * (int64_t)sizeof *link->empty, "comm: link");
-  if (!link)
+  neapi_endpoint *endpoint = neapi_alloc(
+      (int64_t)sizeof *endpoint + g->size * (int64_t)sizeof *endpoint->empty, "comm: endpoint");
+  if (!endpoint)
     return NEAP_MEMORY;
-  link->group = g;
-  link->rank = rank;
+  endpoint->group = g;
+  endpoint->rank = rank;
   for (int32_t i = 0; i < g->size - 1; i++)
-    link->empty[i] = (neap_message){NULL, 0, i + (i >= rank)};
+    endpoint->empty[i] = (neap_message){NULL, 0, i + (i >= rank)};
   pthread_mutex_lock(&g->lock);
-  bool taken = g->stations[rank].open;
+  bool taken = g->ranks[rank].open;
   if (!taken) {
-    g->stations[rank].open = true;
-    g->stations[rank].gone = false;
+    g->ranks[rank].open = true;
+    g->ranks[rank].gone = false;
   }
   pthread_mutex_unlock(&g->lock);
   if (taken) {
-    free(link);
+    free(endpoint);
     return neapi_fail(NEAP_ARGUMENT, "comm: rank %d of this world is open already; close it first",
                       rank);
   }
   __atomic_add_fetch(&g->world->references, 1, __ATOMIC_RELAXED);
-  *out = link;
+  *out = endpoint;
   return NEAP_OK;
 }
 
 /* The first member makes the group and sends its address to the others. */
-static int split(neapi_endpoint *link, const neapi_call *call, const int32_t *members, int32_t rank,
-                 int32_t size, neapi_endpoint **out)
+static int split(neapi_endpoint *endpoint, const neapi_call *call, const int32_t *members,
+                 int32_t rank, int32_t size, neapi_endpoint **out)
 {
-  neap_world *world = link->group->world;
+  neap_world *world = endpoint->group->world;
   group *g = NULL;
   int64_t count = rank ? 1 : size - 1;
   neap_message *messages = neapi_alloc(count * (int64_t)sizeof *messages, "comm: split");
@@ -557,14 +558,14 @@ static int split(neapi_endpoint *link, const neapi_call *call, const int32_t *me
   }
   for (int64_t i = 0; i < count; i++)
     messages[i] = (neap_message){&g, sizeof g, rank ? members[0] : members[i + 1]};
-  int status = exchange(link, call, messages, rank ? 0 : count, messages, rank ? count : 0);
+  int status = exchange(endpoint, call, messages, rank ? 0 : count, messages, rank ? count : 0);
   free(messages);
   if (!status && !g)
     status = neapi_fail(NEAP_MEMORY, "comm: no memory for a group of %d ranks", size);
-  return status ? status : link_open(g, rank, out);
+  return status ? status : endpoint_open(g, rank, out);
 }
 
-static const neapi_transport local = {"local", true, exchange, barrier, split, link_close};
+static const neapi_transport local = {"local", true, exchange, barrier, split, endpoint_close};
 
 int neap_comm_open_local(neap_world *world, int32_t rank, neap_comm **out)
 {
@@ -574,7 +575,7 @@ int neap_comm_open_local(neap_world *world, int32_t rank, neap_comm **out)
   if (rank < 0 || rank >= size)
     return neapi_fail(NEAP_ARGUMENT, "comm_open_local: rank %d; allowed are 0 to %d", rank,
                       size - 1);
-  neapi_endpoint *link;
-  int status = link_open(world->root, rank, &link);
-  return status ? status : neapi_comm_open(&local, link, rank, size, out);
+  neapi_endpoint *endpoint;
+  int status = endpoint_open(world->root, rank, &endpoint);
+  return status ? status : neapi_comm_open(&local, endpoint, rank, size, out);
 }

@@ -13,8 +13,8 @@ static void release(void *memory)
 
 static int copy(void *to, const void *from, int64_t bytes)
 {
-  neapi_copy_segment piece = {to, from, bytes};
-  return bytes && to != from ? neapi_gpu_copy_all(&piece, 1) : NEAP_OK;
+  neapi_copy_segment segment = {to, from, bytes};
+  return bytes && to != from ? neapi_gpu_copy_all(&segment, 1) : NEAP_OK;
 }
 
 const neapi_memory_ops neapi_gpu_memory = {allocate, release, copy, neapi_gpu_fold};

@@ -20,7 +20,7 @@
 #include <time.h>
 
 enum {
-  PIECE = 1 << 30, /* bytes: MPI counts in int */
+  SEGMENT = 1 << 30, /* bytes: MPI counts in int */
   KIND_BITS = 4,
   TAGS = 1 << 15, /* MPI promises that many */
   TURNS = 64,     /* polls that only yield, before pauses begin */
@@ -33,7 +33,7 @@ _Static_assert(NEAPI_KINDS <= 1 << KIND_BITS, "a kind fits into its bits of a ta
 struct neapi_endpoint {
   MPI_Comm comm;
   int32_t rank;
-  int64_t room;          /* of the next two */
+  int64_t capacity;      /* of the next two */
   MPI_Request *requests; /* receives, then sends */
   MPI_Status *statuses;
   bool failed;
@@ -44,7 +44,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct {
   bool finalizer; /* registered: we have started MPI and shall end it */
   bool failed;    /* an operation failed: ending MPI in order might hang */
-  int32_t links;
+  int32_t endpoints;
 } state;
 
 /* ---- starting and ending MPI ----------------------------------------------------------------- */
@@ -55,7 +55,7 @@ static void finalize(void)
 {
   int done = 0;
   MPI_Finalized(&done);
-  if (!done && !state.failed && !state.links)
+  if (!done && !state.failed && !state.endpoints)
     MPI_Finalize();
 }
 
@@ -91,28 +91,29 @@ static int start(void)
   return status;
 }
 
-static void count_links(int32_t more, bool failed)
+static void count_endpoints(int32_t more, bool failed)
 {
   pthread_mutex_lock(&lock);
-  state.links += more;
+  state.endpoints += more;
   state.failed = state.failed || failed;
   pthread_mutex_unlock(&lock);
 }
 
 /* ---- errors ---------------------------------------------------------------------------------- */
 
-/* The link fails with this and every later operation. */
-static int fail(neapi_endpoint *link, const neapi_call *call, const char *what)
+/* The endpoint fails with this and every later operation. */
+static int fail(neapi_endpoint *endpoint, const neapi_call *call, const char *what)
 {
   char text[NEAPI_CALL_TEXT];
-  snprintf(link->failure, sizeof link->failure, "comm: rank %d, %s (its operation %" PRId64 "): %s",
-           link->rank, neapi_call_text(call, text), call->number, what);
-  link->failed = true;
-  count_links(0, true);
-  return neapi_fail(NEAP_COMM, "%s", link->failure);
+  snprintf(endpoint->failure, sizeof endpoint->failure,
+           "comm: rank %d, %s (its operation %" PRId64 "): %s", endpoint->rank,
+           neapi_call_text(call, text), call->number, what);
+  endpoint->failed = true;
+  count_endpoints(0, true);
+  return neapi_fail(NEAP_COMM, "%s", endpoint->failure);
 }
 
-static int fail_mpi(neapi_endpoint *link, const neapi_call *call, int error, int32_t peer)
+static int fail_mpi(neapi_endpoint *endpoint, const neapi_call *call, int error, int32_t peer)
 {
   char text[MPI_MAX_ERROR_STRING] = "", what[MPI_MAX_ERROR_STRING + 64];
   int length = 0;
@@ -121,7 +122,7 @@ static int fail_mpi(neapi_endpoint *link, const neapi_call *call, int error, int
     snprintf(what, sizeof what, "message of rank %d: %s", peer, text);
   else
     snprintf(what, sizeof what, "%s", text);
-  return fail(link, call, what);
+  return fail(endpoint, call, what);
 }
 
 /* ---- messages -------------------------------------------------------------------------------- */
@@ -131,41 +132,42 @@ static int tag_of(const neapi_call *call)
   return (int)((call->number << KIND_BITS | call->kind) % TAGS);
 }
 
-static int64_t pieces(const neap_message *list, int64_t count)
+static int64_t segments(const neap_message *list, int64_t count)
 {
   int64_t total = 0;
   for (int64_t i = 0; i < count; i++)
-    total += list[i].bytes ? (list[i].bytes + PIECE - 1) / PIECE : 1;
+    total += list[i].bytes ? (list[i].bytes + SEGMENT - 1) / SEGMENT : 1;
   return total;
 }
 
-static int reserve(neapi_endpoint *link, int64_t count)
+static int reserve(neapi_endpoint *endpoint, int64_t count)
 {
-  if (count <= link->room)
+  if (count <= endpoint->capacity)
     return NEAP_OK;
-  free(link->requests);
-  free(link->statuses);
-  link->room = 0;
-  link->requests = neapi_alloc(count * (int64_t)sizeof *link->requests, "comm: messages");
-  link->statuses = neapi_alloc(count * (int64_t)sizeof *link->statuses, "comm: messages");
-  if (!link->requests || !link->statuses)
+  free(endpoint->requests);
+  free(endpoint->statuses);
+  endpoint->capacity = 0;
+  endpoint->requests = neapi_alloc(count * (int64_t)sizeof *endpoint->requests, "comm: messages");
+  endpoint->statuses = neapi_alloc(count * (int64_t)sizeof *endpoint->statuses, "comm: messages");
+  if (!endpoint->requests || !endpoint->statuses)
     return NEAP_MEMORY;
-  link->room = count;
+  endpoint->capacity = count;
   return NEAP_OK;
 }
 
-/* Starts the message's pieces as requests from *at on. */
-static int start_message(neapi_endpoint *link, const neap_message *message, int tag, bool receive,
-                         int64_t *at)
+/* Starts the message's segments as requests from *at on. */
+static int start_message(neapi_endpoint *endpoint, const neap_message *message, int tag,
+                         bool receive, int64_t *at)
 {
   int64_t left = message->bytes;
   char *data = message->data;
   do {
-    int bytes = left < PIECE ? (int)left : PIECE;
-    MPI_Request *request = &link->requests[*at];
+    int bytes = left < SEGMENT ? (int)left : SEGMENT;
+    MPI_Request *request = &endpoint->requests[*at];
     int error =
-        receive ? MPI_Irecv(data, bytes, MPI_BYTE, message->peer, MPI_ANY_TAG, link->comm, request)
-                : MPI_Isend(data, bytes, MPI_BYTE, message->peer, tag, link->comm, request);
+        receive
+            ? MPI_Irecv(data, bytes, MPI_BYTE, message->peer, MPI_ANY_TAG, endpoint->comm, request)
+            : MPI_Isend(data, bytes, MPI_BYTE, message->peer, tag, endpoint->comm, request);
     if (error)
       return error;
     ++*at;
@@ -183,12 +185,12 @@ static void pause_for(int64_t *ns)
 }
 
 /* Polls until all requests are done. */
-static int finish(neapi_endpoint *link, int64_t count)
+static int finish(neapi_endpoint *endpoint, int64_t count)
 {
   int64_t pause = PAUSE_MIN;
   for (int turn = 0;; turn++) {
     int done = 0;
-    int error = MPI_Testall((int)count, link->requests, &done, link->statuses);
+    int error = MPI_Testall((int)count, endpoint->requests, &done, endpoint->statuses);
     if (error || done)
       return error;
     if (turn < TURNS)
@@ -200,54 +202,54 @@ static int finish(neapi_endpoint *link, int64_t count)
 
 /* After a failure: nothing may be written into the caller's buffers any more. Sends that nobody
  * takes cannot be called back. */
-static void cancel(neapi_endpoint *link, int64_t recvs, int64_t count)
+static void cancel(neapi_endpoint *endpoint, int64_t recvs, int64_t count)
 {
   for (int64_t i = 0; i < count; i++) {
-    if (link->requests[i] == MPI_REQUEST_NULL)
+    if (endpoint->requests[i] == MPI_REQUEST_NULL)
       continue;
     if (i < recvs) {
-      MPI_Cancel(&link->requests[i]);
-      MPI_Wait(&link->requests[i], MPI_STATUS_IGNORE);
+      MPI_Cancel(&endpoint->requests[i]);
+      MPI_Wait(&endpoint->requests[i], MPI_STATUS_IGNORE);
     } else
-      MPI_Request_free(&link->requests[i]);
+      MPI_Request_free(&endpoint->requests[i]);
   }
 }
 
 /* Which message failed: Testall tells by the statuses. */
-static int fail_finish(neapi_endpoint *link, const neapi_call *call, int error, int64_t count)
+static int fail_finish(neapi_endpoint *endpoint, const neapi_call *call, int error, int64_t count)
 {
   if (error == MPI_ERR_IN_STATUS)
     for (int64_t i = 0; i < count; i++) {
-      int one = link->statuses[i].MPI_ERROR;
+      int one = endpoint->statuses[i].MPI_ERROR;
       if (one != MPI_SUCCESS && one != MPI_ERR_PENDING)
-        return fail_mpi(link, call, one, link->statuses[i].MPI_SOURCE);
+        return fail_mpi(endpoint, call, one, endpoint->statuses[i].MPI_SOURCE);
     }
-  return fail_mpi(link, call, error, -1);
+  return fail_mpi(endpoint, call, error, -1);
 }
 
 /* Compares what arrived with what was expected. */
-static int check_received(neapi_endpoint *link, const neapi_call *call, const neap_message *recv,
-                          int64_t recvs)
+static int check_received(neapi_endpoint *endpoint, const neapi_call *call,
+                          const neap_message *recv, int64_t recvs)
 {
   char what[160];
   int64_t at = 0;
   for (int64_t i = 0; i < recvs; i++) {
     int64_t left = recv[i].bytes;
     do {
-      int bytes = left < PIECE ? (int)left : PIECE, got = 0;
-      const MPI_Status *status = &link->statuses[at++];
+      int bytes = left < SEGMENT ? (int)left : SEGMENT, got = 0;
+      const MPI_Status *status = &endpoint->statuses[at++];
       MPI_Get_count(status, MPI_BYTE, &got);
       if (status->MPI_TAG != tag_of(call)) {
         snprintf(what, sizeof what,
                  "ranks disagree: rank %d sent %d bytes of its %s (operation %d)", recv[i].peer,
                  got, neapi_kind_name(status->MPI_TAG % (1 << KIND_BITS)),
                  status->MPI_TAG >> KIND_BITS);
-        return fail(link, call, what);
+        return fail(endpoint, call, what);
       }
       if (got != bytes) {
         snprintf(what, sizeof what, "rank %d sent %d bytes where %d were expected", recv[i].peer,
                  got, bytes);
-        return fail(link, call, what);
+        return fail(endpoint, call, what);
       }
       left -= bytes;
     } while (left);
@@ -255,112 +257,113 @@ static int check_received(neapi_endpoint *link, const neapi_call *call, const ne
   return NEAP_OK;
 }
 
-static int exchange(neapi_endpoint *link, const neapi_call *call, const neap_message *send,
+static int exchange(neapi_endpoint *endpoint, const neapi_call *call, const neap_message *send,
                     int64_t sends, const neap_message *recv, int64_t recvs)
 {
-  if (link->failed)
-    return neapi_fail(NEAP_COMM, "%s", link->failure);
-  int64_t receiving = pieces(recv, recvs), count = receiving + pieces(send, sends), at = 0;
+  if (endpoint->failed)
+    return neapi_fail(NEAP_COMM, "%s", endpoint->failure);
+  int64_t receiving = segments(recv, recvs), count = receiving + segments(send, sends), at = 0;
   if (count > INT32_MAX)
     return neapi_fail(NEAP_ARGUMENT, "comm: %" PRId64 " messages at once; at most %d are allowed",
                       count, INT32_MAX);
-  int status = reserve(link, count);
+  int status = reserve(endpoint, count);
   if (status)
     return status;
   int error = MPI_SUCCESS;
   for (int64_t i = 0; i < recvs && !error; i++)
-    error = start_message(link, &recv[i], 0, true, &at);
+    error = start_message(endpoint, &recv[i], 0, true, &at);
   for (int64_t i = 0; i < sends && !error; i++)
-    error = start_message(link, &send[i], tag_of(call), false, &at);
+    error = start_message(endpoint, &send[i], tag_of(call), false, &at);
   if (error)
-    status = fail_mpi(link, call, error, -1);
-  else if ((error = finish(link, count)))
-    status = fail_finish(link, call, error, count);
+    status = fail_mpi(endpoint, call, error, -1);
+  else if ((error = finish(endpoint, count)))
+    status = fail_finish(endpoint, call, error, count);
   else
-    return check_received(link, call, recv, recvs);
-  cancel(link, receiving < at ? receiving : at, at);
+    return check_received(endpoint, call, recv, recvs);
+  cancel(endpoint, receiving < at ? receiving : at, at);
   return status;
 }
 
-static int barrier(neapi_endpoint *link, const neapi_call *call)
+static int barrier(neapi_endpoint *endpoint, const neapi_call *call)
 {
-  if (link->failed)
-    return neapi_fail(NEAP_COMM, "%s", link->failure);
-  int status = reserve(link, 1);
+  if (endpoint->failed)
+    return neapi_fail(NEAP_COMM, "%s", endpoint->failure);
+  int status = reserve(endpoint, 1);
   if (status)
     return status;
-  int error = MPI_Ibarrier(link->comm, link->requests);
+  int error = MPI_Ibarrier(endpoint->comm, endpoint->requests);
   if (!error)
-    error = finish(link, 1);
-  return error ? fail_mpi(link, call, error, -1) : NEAP_OK;
+    error = finish(endpoint, 1);
+  return error ? fail_mpi(endpoint, call, error, -1) : NEAP_OK;
 }
 
-/* ---- links ----------------------------------------------------------------------------------- */
+/* ---- endpoints ------------------------------------------------------------------------------- */
 
 /* Takes over comm. */
-static int link_open(MPI_Comm comm, neapi_endpoint **out)
+static int endpoint_open(MPI_Comm comm, neapi_endpoint **out)
 {
-  neapi_endpoint *link = neapi_alloc_zero(sizeof *link, "comm: link");
-  if (!link) {
+  neapi_endpoint *endpoint = neapi_alloc_zero(sizeof *endpoint, "comm: endpoint");
+  if (!endpoint) {
     MPI_Comm_free(&comm);
     return NEAP_MEMORY;
   }
   MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
-  link->comm = comm;
-  MPI_Comm_rank(comm, &link->rank);
-  count_links(1, false);
-  *out = link;
+  endpoint->comm = comm;
+  MPI_Comm_rank(comm, &endpoint->rank);
+  count_endpoints(1, false);
+  *out = endpoint;
   return NEAP_OK;
 }
 
-static int split(neapi_endpoint *link, const neapi_call *call, const int32_t *members, int32_t rank,
-                 int32_t size, neapi_endpoint **out)
+static int split(neapi_endpoint *endpoint, const neapi_call *call, const int32_t *members,
+                 int32_t rank, int32_t size, neapi_endpoint **out)
 {
   (void)size;
   MPI_Comm comm;
-  int error = MPI_Comm_split(link->comm, members[0], rank, &comm);
-  return error ? fail_mpi(link, call, error, -1) : link_open(comm, out);
+  int error = MPI_Comm_split(endpoint->comm, members[0], rank, &comm);
+  return error ? fail_mpi(endpoint, call, error, -1) : endpoint_open(comm, out);
 }
 
-static void link_close(neapi_endpoint *link)
+static void endpoint_close(neapi_endpoint *endpoint)
 {
-  if (!link->failed)
-    MPI_Comm_free(&link->comm);
-  count_links(-1, false);
-  free(link->requests);
-  free(link->statuses);
-  free(link);
+  if (!endpoint->failed)
+    MPI_Comm_free(&endpoint->comm);
+  count_endpoints(-1, false);
+  free(endpoint->requests);
+  free(endpoint->statuses);
+  free(endpoint);
 }
 
-const neapi_transport neapi_mpi_transport = {"mpi", false, exchange, barrier, split, link_close};
+const neapi_transport neapi_mpi_transport = {"mpi",   false, exchange,
+                                             barrier, split, endpoint_close};
 
-int neapi_mpi_gather(neapi_endpoint *link, const neapi_call *call, const void *data, int32_t bytes,
-                     void *out)
+int neapi_mpi_gather(neapi_endpoint *endpoint, const neapi_call *call, const void *data,
+                     int32_t bytes, void *out)
 {
-  if (link->failed)
-    return neapi_fail(NEAP_COMM, "%s", link->failure);
-  int status = reserve(link, 1);
+  if (endpoint->failed)
+    return neapi_fail(NEAP_COMM, "%s", endpoint->failure);
+  int status = reserve(endpoint, 1);
   if (status)
     return status;
-  int error =
-      MPI_Iallgather(data, bytes, MPI_BYTE, out, bytes, MPI_BYTE, link->comm, link->requests);
+  int error = MPI_Iallgather(data, bytes, MPI_BYTE, out, bytes, MPI_BYTE, endpoint->comm,
+                             endpoint->requests);
   if (!error)
-    error = finish(link, 1);
-  return error ? fail_mpi(link, call, error, -1) : NEAP_OK;
+    error = finish(endpoint, 1);
+  return error ? fail_mpi(endpoint, call, error, -1) : NEAP_OK;
 }
 
-static void find_place(MPI_Comm comm, neapi_rank_info *place)
+static void find_rank_info(MPI_Comm comm, neapi_rank_info *info)
 {
   MPI_Comm host;
-  MPI_Comm_rank(comm, &place->rank);
-  MPI_Comm_size(comm, &place->size);
-  MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, place->rank, MPI_INFO_NULL, &host);
-  MPI_Comm_rank(host, &place->local_rank);
-  MPI_Comm_size(host, &place->local_size);
+  MPI_Comm_rank(comm, &info->rank);
+  MPI_Comm_size(comm, &info->size);
+  MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, info->rank, MPI_INFO_NULL, &host);
+  MPI_Comm_rank(host, &info->local_rank);
+  MPI_Comm_size(host, &info->local_size);
   MPI_Comm_free(&host);
 }
 
-int neapi_mpi_endpoint_open(neapi_endpoint **out, neapi_rank_info *place)
+int neapi_mpi_endpoint_open(neapi_endpoint **out, neapi_rank_info *info)
 {
   int status = start();
   if (status)
@@ -374,14 +377,15 @@ int neapi_mpi_endpoint_open(neapi_endpoint **out, neapi_rank_info *place)
     MPI_Error_string(error, text, &(int){0});
     return neapi_fail(NEAP_COMM, "comm_open_mpi: cannot duplicate MPI_COMM_WORLD: %s", text);
   }
-  find_place(comm, place);
-  return link_open(comm, out);
+  find_rank_info(comm, info);
+  return endpoint_open(comm, out);
 }
 
 int neap_comm_open_mpi(neap_comm **out)
 {
-  neapi_endpoint *link;
-  neapi_rank_info place;
-  int status = neapi_mpi_endpoint_open(&link, &place);
-  return status ? status : neapi_comm_open(&neapi_mpi_transport, link, place.rank, place.size, out);
+  neapi_endpoint *endpoint;
+  neapi_rank_info info;
+  int status = neapi_mpi_endpoint_open(&endpoint, &info);
+  return status ? status
+                : neapi_comm_open(&neapi_mpi_transport, endpoint, info.rank, info.size, out);
 }

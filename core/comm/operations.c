@@ -303,7 +303,7 @@ static int do_exchange(neap_comm *comm, const neap_message *send, int64_t sends,
 static int need(neap_request **out, int kind)
 {
   return out ? NEAP_OK
-             : neapi_fail(NEAP_ARGUMENT, "comm_%s_start: no place for the request",
+             : neapi_fail(NEAP_ARGUMENT, "comm_%s_start: out is NULL: where would the request go",
                           neapi_kind_name(kind));
 }
 

@@ -33,14 +33,14 @@ typedef struct {
    * buffers are free to use, or those on a GPU for what is enqueued next on the calling thread's
    * stream. The i-th message to p pairs with p's i-th from here. Blocks, but not by spinning for
    * long: there may be more ranks than cores. */
-  int (*exchange)(neapi_endpoint *link, const neapi_call *call, const neap_message *send,
+  int (*exchange)(neapi_endpoint *endpoint, const neapi_call *call, const neap_message *send,
                   int64_t sends, const neap_message *recv, int64_t recvs);
-  int (*barrier)(neapi_endpoint *link, const neapi_call *call);
-  /* Collective. A link among members[size], ascending ranks of link that all pass this list;
-   * this rank is members[rank]. */
-  int (*split)(neapi_endpoint *link, const neapi_call *call, const int32_t *members, int32_t rank,
-               int32_t size, neapi_endpoint **out);
-  void (*close)(neapi_endpoint *link);
+  int (*barrier)(neapi_endpoint *endpoint, const neapi_call *call);
+  /* Collective. An endpoint among members[size], ascending ranks of endpoint's group, which all
+   * pass this list; this rank is members[rank]. */
+  int (*split)(neapi_endpoint *endpoint, const neapi_call *call, const int32_t *members,
+               int32_t rank, int32_t size, neapi_endpoint **out);
+  void (*close)(neapi_endpoint *endpoint);
 } neapi_transport;
 
 /* Where a process is among those that mpirun started, and among those on its host. */
@@ -48,15 +48,15 @@ typedef struct {
   int32_t rank, size, local_rank, local_size;
 } neapi_rank_info;
 
-/* What the transport for GPUs needs of MPI: the transport for host memory, its link over all
+/* What the transport for GPUs needs of MPI: the transport for host memory, its endpoint over all
  * processes, and everybody's bytes in out[size][bytes]. Collective. */
 extern const neapi_transport neapi_mpi_transport;
-int neapi_mpi_endpoint_open(neapi_endpoint **out, neapi_rank_info *place);
-int neapi_mpi_gather(neapi_endpoint *link, const neapi_call *call, const void *data, int32_t bytes,
-                     void *out);
+int neapi_mpi_endpoint_open(neapi_endpoint **out, neapi_rank_info *info);
+int neapi_mpi_gather(neapi_endpoint *endpoint, const neapi_call *call, const void *data,
+                     int32_t bytes, void *out);
 
-/* Makes a communicator of a link, which it then owns; on failure the link is closed. */
-int neapi_comm_open(const neapi_transport *transport, neapi_endpoint *link, int32_t rank,
+/* Makes a communicator of an endpoint, which it then owns; on failure the endpoint is closed. */
+int neapi_comm_open(const neapi_transport *transport, neapi_endpoint *endpoint, int32_t rank,
                     int32_t size, neap_comm **out);
 
 #endif

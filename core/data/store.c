@@ -266,7 +266,7 @@ static int ready_to_record(neap_store *store)
   return status || store->rows ? status : NEAP_MEMORY;
 }
 
-/* ---- columns ---- */
+/* ---- columns --------------------------------------------------------------------------------- */
 
 static bool good_name(const char *name)
 {
@@ -315,7 +315,7 @@ static int take_columns(neap_store *store, const char *const *columns, int32_t c
   return status;
 }
 
-/* ---- life ---- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static void release(neap_store *store)
 {

@@ -1,4 +1,4 @@
-/* The calling thread's device, and memory in its places. */
+/* The calling thread's device, and memory of all kinds. */
 #include "device/device.h"
 
 #include "base/memory.h"
@@ -198,21 +198,21 @@ double *neapi_results(void)
   return pinned;
 }
 
-int neapi_stream_event_record(neapi_stream_event **mark)
+int neapi_stream_event_record(neapi_stream_event **event)
 {
-  return check(neapi_cuda_event_record((void **)mark), "cannot mark a stream");
+  return check(neapi_cuda_event_record((void **)event), "cannot record an event");
 }
 
-int neapi_stream_event_follow(neapi_stream_event *mark)
+int neapi_stream_event_follow(neapi_stream_event *event)
 {
-  if (!mark || current < 0)
-    return neapi_stream_event_wait(mark);
-  return check(neapi_cuda_event_follow(mark), "cannot wait for a stream");
+  if (!event || current < 0)
+    return neapi_stream_event_wait(event);
+  return check(neapi_cuda_event_follow(event), "cannot wait for a stream");
 }
 
-int neapi_stream_event_wait(neapi_stream_event *mark)
+int neapi_stream_event_wait(neapi_stream_event *event)
 {
-  return mark ? check(neapi_cuda_event_wait(mark), "an earlier kernel failed") : NEAP_OK;
+  return event ? check(neapi_cuda_event_wait(event), "an earlier kernel failed") : NEAP_OK;
 }
 
 int neapi_timestamp_open(neapi_timestamp **out)
@@ -240,15 +240,15 @@ int neapi_timestamp_seconds(neapi_timestamp *from, neapi_timestamp *to, double *
   return check(neapi_cuda_timestamp_seconds(from, to, out), "cannot tell the time of an event");
 }
 
-int neapi_stream_event_reached(neapi_stream_event *mark)
+int neapi_stream_event_reached(neapi_stream_event *event)
 {
-  return mark ? neapi_cuda_event_reached(mark) : 1;
+  return event ? neapi_cuda_event_reached(event) : 1;
 }
 
-void neapi_stream_event_free(neapi_stream_event *mark)
+void neapi_stream_event_free(neapi_stream_event *event)
 {
-  if (mark)
-    neapi_cuda_event_free(mark);
+  if (event)
+    neapi_cuda_event_free(event);
 }
 
 struct neapi_gpu_stream {
@@ -259,48 +259,48 @@ struct neapi_gpu_stream {
 
 int neapi_gpu_stream_open(int32_t ordinal, neapi_gpu_stream **out)
 {
-  neapi_gpu_stream *lane = neapi_alloc_zero(sizeof *lane, "stream");
-  if (!lane)
+  neapi_gpu_stream *stream = neapi_alloc_zero(sizeof *stream, "stream");
+  if (!stream)
     return NEAP_MEMORY;
-  lane->ordinal = ordinal;
+  stream->ordinal = ordinal;
   int32_t before = current;
   int status = before == ordinal ? NEAP_OK : neap_device_use(ordinal);
   if (!status)
-    status = check(neapi_cuda_stream_open(&lane->stream), "cannot open a stream");
+    status = check(neapi_cuda_stream_open(&stream->stream), "cannot open a stream");
   if (before != ordinal)
     neap_device_use(before);
   if (status)
-    free(lane);
+    free(stream);
   else
-    *out = lane;
+    *out = stream;
   return status;
 }
 
-int neapi_gpu_stream_enter(neapi_gpu_stream *lane)
+int neapi_gpu_stream_enter(neapi_gpu_stream *stream)
 {
-  int error = current == lane->ordinal ? 0 : neapi_cuda_select(lane->ordinal);
+  int error = current == stream->ordinal ? 0 : neapi_cuda_select(stream->ordinal);
   if (error)
     return check(error, "cannot use the GPU");
-  lane->before = current;
-  current = lane->ordinal;
-  neapi_cuda_stream_use(lane->stream);
+  stream->before = current;
+  current = stream->ordinal;
+  neapi_cuda_stream_use(stream->stream);
   return NEAP_OK;
 }
 
-void neapi_gpu_stream_leave(neapi_gpu_stream *lane)
+void neapi_gpu_stream_leave(neapi_gpu_stream *stream)
 {
   neapi_cuda_stream_use(NULL);
-  current = lane->before;
-  if (current >= 0 && current != lane->ordinal)
+  current = stream->before;
+  if (current >= 0 && current != stream->ordinal)
     neapi_cuda_select(current);
 }
 
-void neapi_gpu_stream_close(neapi_gpu_stream *lane)
+void neapi_gpu_stream_close(neapi_gpu_stream *stream)
 {
-  if (!lane)
+  if (!stream)
     return;
-  neapi_cuda_stream_close(lane->stream);
-  free(lane);
+  neapi_cuda_stream_close(stream->stream);
+  free(stream);
 }
 
 int32_t neapi_gpu_of(const void *memory)

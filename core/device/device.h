@@ -1,6 +1,6 @@
 /* Where memory is, and the calling thread's device: the CPU, or after neap_device_use a GPU. On a
- * GPU a thread works on a stream of its own (CUDA's per-thread stream or a lane), and kernels and
- * copies are enqueued there. */
+ * GPU a thread works on a stream of its own (CUDA's per-thread stream, or one that it has entered),
+ * and kernels and copies are enqueued there. */
 #ifndef NEAP_DEVICE_H
 #define NEAP_DEVICE_H
 
@@ -42,19 +42,19 @@ double *neapi_results(void);
 /* ABSENT unless the calling thread computes on the CPU. */
 int neapi_require_cpu(const char *what);
 
-/* What communicators need, so that streams wait for each other and the host for none. A mark is a
- * point in a stream, and does nothing where it is NULL. Setting it again moves it; *mark is made if
- * it is NULL. */
+/* What communicators need, so that streams wait for each other and the host for none. An event is a
+ * point in a stream, and does nothing where it is NULL. Recording it again moves it; *event is made
+ * if it is NULL. */
 typedef struct neapi_stream_event neapi_stream_event;
-int neapi_stream_event_record(neapi_stream_event **mark);
-/* What the calling thread enqueues from now on runs when the mark's point is reached. A thread on
+int neapi_stream_event_record(neapi_stream_event **event);
+/* What the calling thread enqueues from now on runs when the event's point is reached. A thread on
  * the CPU blocks until then. */
-int neapi_stream_event_follow(neapi_stream_event *mark);
+int neapi_stream_event_follow(neapi_stream_event *event);
 /* Blocks the calling thread until the point is reached. */
-int neapi_stream_event_wait(neapi_stream_event *mark);
+int neapi_stream_event_wait(neapi_stream_event *event);
 /* 1 if the point is reached, 0 if not, negative if the GPU failed. */
-int neapi_stream_event_reached(neapi_stream_event *mark);
-void neapi_stream_event_free(neapi_stream_event *mark);
+int neapi_stream_event_reached(neapi_stream_event *event);
+void neapi_stream_event_free(neapi_stream_event *event);
 
 /* Points in a stream whose times can be told. ABSENT on the CPU. */
 typedef struct neapi_timestamp neapi_timestamp;
@@ -67,13 +67,13 @@ int neapi_timestamp_wait(neapi_timestamp *event);
 /* Seconds from one event to another, both of which the GPU has come to. */
 int neapi_timestamp_seconds(neapi_timestamp *from, neapi_timestamp *to, double *out);
 
-/* A lane is a GPU and a stream of its own there, which goes before other streams' kernels. From
+/* A GPU and a stream of its own there, which goes before other streams' kernels. From
  * enter to leave it is the calling thread's device and stream. */
 typedef struct neapi_gpu_stream neapi_gpu_stream;
 int neapi_gpu_stream_open(int32_t ordinal, neapi_gpu_stream **out);
-int neapi_gpu_stream_enter(neapi_gpu_stream *lane);
-void neapi_gpu_stream_leave(neapi_gpu_stream *lane);
-void neapi_gpu_stream_close(neapi_gpu_stream *lane);
+int neapi_gpu_stream_enter(neapi_gpu_stream *stream);
+void neapi_gpu_stream_leave(neapi_gpu_stream *stream);
+void neapi_gpu_stream_close(neapi_gpu_stream *stream);
 
 /* Ordinal of the GPU whose memory this is, or -1: the host's. */
 int32_t neapi_gpu_of(const void *memory);

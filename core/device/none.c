@@ -87,21 +87,21 @@ int neapi_cuda_copy(void *to, const void *from, int64_t bytes)
   return NEAPI_CUDA_NONE;
 }
 
-int neapi_cuda_event_record(void **mark)
+int neapi_cuda_event_record(void **event)
 {
-  *mark = NULL;
+  *event = NULL;
   return 0;
 }
 
-int neapi_cuda_event_follow(void *mark)
+int neapi_cuda_event_follow(void *event)
 {
-  (void)mark;
+  (void)event;
   return NEAPI_CUDA_NONE;
 }
 
-int neapi_cuda_event_wait(void *mark)
+int neapi_cuda_event_wait(void *event)
 {
-  (void)mark;
+  (void)event;
   return NEAPI_CUDA_NONE;
 }
 
@@ -134,15 +134,15 @@ int neapi_cuda_timestamp_seconds(void *from, void *to, double *out)
   return NEAPI_CUDA_NONE;
 }
 
-int neapi_cuda_event_reached(void *mark)
+int neapi_cuda_event_reached(void *event)
 {
-  (void)mark;
+  (void)event;
   return 1;
 }
 
-void neapi_cuda_event_free(void *mark)
+void neapi_cuda_event_free(void *event)
 {
-  (void)mark;
+  (void)event;
 }
 
 int neapi_cuda_stream_open(void **out)

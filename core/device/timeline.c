@@ -13,17 +13,17 @@ struct neap_timeline {
   int32_t references; /* atomic: the handle, and requests that will write */
   int64_t step;       /* of spans to come; of the rank's own thread, as layer */
   int32_t layer;
-  pthread_mutex_t lock; /* of what follows */
-  int64_t room, count;  /* count: recorded since the last clear */
-  neap_span *spans;     /* [room] the i-th is at i % room */
-  bool marked;          /* the times of spans are those of marks, where there are any */
-  neapi_timestamps marks;
+  pthread_mutex_t lock;    /* of what follows */
+  int64_t capacity, count; /* count: recorded since the last clear */
+  neap_span *spans;        /* [capacity] the i-th is at i % capacity */
+  bool timed;              /* the times of spans are those of timestamps, where there are any */
+  neapi_timestamps timestamps;
 };
 
 enum { TIMESTAMPS_PER_SPAN = 2 };
 
 static _Thread_local neap_timeline *current;
-static _Thread_local neap_span next; /* the purpose of the next request */
+static _Thread_local neap_span next; /* the label of the next request */
 static _Thread_local int announced;
 
 #define SPAN_NAME(id, name, phase) name,
@@ -49,22 +49,22 @@ const char *neap_stream_name(int32_t stream)
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-int neap_timeline_open(int64_t room, neap_timeline **out)
+int neap_timeline_open(int64_t capacity, neap_timeline **out)
 {
-  if (room < 1 || room > 1ll << 28)
-    return neapi_fail(NEAP_ARGUMENT, "timeline: room for %lld spans; allowed are 1 to 2^28",
-                      (long long)room);
+  if (capacity < 1 || capacity > 1ll << 28)
+    return neapi_fail(NEAP_ARGUMENT, "timeline: a capacity of %lld spans; allowed are 1 to 2^28",
+                      (long long)capacity);
   neap_timeline *t = neapi_alloc_zero(sizeof *t, "timeline");
   if (!t)
     return NEAP_MEMORY;
-  t->spans = neapi_alloc(room * (int64_t)sizeof *t->spans, "timeline");
+  t->spans = neapi_alloc(capacity * (int64_t)sizeof *t->spans, "timeline");
   if (!t->spans) {
     free(t);
     return NEAP_MEMORY;
   }
   t->references = 1;
   t->layer = -1;
-  t->room = room;
+  t->capacity = capacity;
   pthread_mutex_init(&t->lock, NULL);
   *out = t;
   return NEAP_OK;
@@ -75,7 +75,7 @@ static void release(neap_timeline *t)
   if (__atomic_sub_fetch(&t->references, 1, __ATOMIC_ACQ_REL))
     return;
   pthread_mutex_destroy(&t->lock);
-  neapi_timestamps_free(&t->marks);
+  neapi_timestamps_free(&t->timestamps);
   free(t->spans);
   free(t);
 }
@@ -90,10 +90,11 @@ void neap_timeline_close(neap_timeline *t)
 }
 
 /* On a GPU whose clock cannot be read, spans keep the host's times. */
-static void begin_marks(neap_timeline *t)
+static void begin_timestamps(neap_timeline *t)
 {
   pthread_mutex_lock(&t->lock);
-  t->marked = neapi_on_gpu() && !neapi_timestamps_begin(&t->marks, TIMESTAMPS_PER_SPAN * t->room);
+  t->timed =
+      neapi_on_gpu() && !neapi_timestamps_begin(&t->timestamps, TIMESTAMPS_PER_SPAN * t->capacity);
   pthread_mutex_unlock(&t->lock);
 }
 
@@ -102,7 +103,7 @@ void neap_timeline_use(neap_timeline *t)
   current = t;
   announced = 0;
   if (t)
-    begin_marks(t);
+    begin_timestamps(t);
 }
 
 void neap_timeline_step(int64_t step)
@@ -125,7 +126,7 @@ int32_t neap_timeline_layer(int32_t layer)
 static void record(neap_timeline *t, const neap_span *span)
 {
   pthread_mutex_lock(&t->lock);
-  t->spans[t->count++ % t->room] = *span;
+  t->spans[t->count++ % t->capacity] = *span;
   pthread_mutex_unlock(&t->lock);
 }
 
@@ -155,19 +156,19 @@ void neapi_timeline_span(int id, int32_t chunk, double begin, double end)
                                .waits_for = -1});
 }
 
-/* Times of marks ascend, so the clock is read where nobody else sets one. */
-static double set_mark(neap_timeline *t)
+/* Timestamps ascend, so the clock is read where nobody else records one. */
+static double record_timestamp(neap_timeline *t)
 {
   pthread_mutex_lock(&t->lock);
   double now = neap_clock();
-  neapi_timestamps_record(&t->marks, now);
+  neapi_timestamps_record(&t->timestamps, now);
   pthread_mutex_unlock(&t->lock);
   return now;
 }
 
 double neapi_timeline_now(void)
 {
-  return current && current->marked ? set_mark(current) : neap_clock();
+  return current && current->timed ? record_timestamp(current) : neap_clock();
 }
 
 double neap_timeline_begin(int id)
@@ -226,8 +227,8 @@ void neapi_span_label_drop(neapi_span_label *p)
 double neapi_span_label_now(const neapi_span_label *p, int32_t gpu)
 {
   neap_timeline *t = p->span.stream == NEAP_COMPUTE ? NULL : p->timeline;
-  bool marks = gpu && t && t->marked && neapi_on_gpu();
-  return marks ? set_mark(t) : neap_clock();
+  bool timestamps = gpu && t && t->timed && neapi_on_gpu();
+  return timestamps ? record_timestamp(t) : neap_clock();
 }
 
 void neapi_span_label_ran(const neapi_span_label *p, double begin, double end)
@@ -259,10 +260,10 @@ void neapi_span_label_waited(const neapi_span_label *p, double begin, double end
 
 /* Gives a span the GPU's times. Exchanges that the host makes and those of the GPU share streams,
  * whose clocks agree to some microseconds: *ends[stream] is the last one's end, at the least. */
-static void resolve_span(const neapi_timestamps *marks, neap_span *span, double *ends)
+static void resolve_span(const neapi_timestamps *timestamps, neap_span *span, double *ends)
 {
-  span->begin = neapi_timestamps_time(marks, span->begin);
-  span->end = neapi_timestamps_time(marks, span->end);
+  span->begin = neapi_timestamps_time(timestamps, span->begin);
+  span->end = neapi_timestamps_time(timestamps, span->end);
   if (span->stream != NEAP_COMPUTE) {
     double *end = &ends[span->stream];
     span->begin = span->begin < *end ? *end : span->begin;
@@ -275,11 +276,11 @@ int neap_timeline_resolve(neap_timeline *t)
 {
   double ends[NEAP_STREAMS] = {0};
   pthread_mutex_lock(&t->lock);
-  int status = t->marked ? neapi_timestamps_resolve(&t->marks) : NEAP_OK;
-  int64_t first = t->count > t->room ? t->count - t->room : 0;
-  for (int64_t i = first; !status && t->marked && i < t->count; i++)
-    resolve_span(&t->marks, &t->spans[i % t->room], ends);
-  t->marked = t->marked && status;
+  int status = t->timed ? neapi_timestamps_resolve(&t->timestamps) : NEAP_OK;
+  int64_t first = t->count > t->capacity ? t->count - t->capacity : 0;
+  for (int64_t i = first; !status && t->timed && i < t->count; i++)
+    resolve_span(&t->timestamps, &t->spans[i % t->capacity], ends);
+  t->timed = t->timed && status;
   pthread_mutex_unlock(&t->lock);
   return status;
 }
@@ -295,20 +296,20 @@ int64_t neap_timeline_count(const neap_timeline *timeline, int64_t *lost)
 {
   neap_timeline *t = (neap_timeline *)timeline;
   pthread_mutex_lock(&t->lock);
-  int64_t kept = t->count < t->room ? t->count : t->room;
+  int64_t kept = t->count < t->capacity ? t->count : t->capacity;
   *lost = t->count - kept;
   pthread_mutex_unlock(&t->lock);
   return kept;
 }
 
-int64_t neap_timeline_spans(const neap_timeline *timeline, int64_t room, neap_span *out)
+int64_t neap_timeline_spans(const neap_timeline *timeline, int64_t capacity, neap_span *out)
 {
   neap_timeline *t = (neap_timeline *)timeline;
   pthread_mutex_lock(&t->lock);
-  int64_t kept = t->count < t->room ? t->count : t->room;
-  kept = kept < room ? kept : room;
+  int64_t kept = t->count < t->capacity ? t->count : t->capacity;
+  kept = kept < capacity ? kept : capacity;
   for (int64_t i = 0; i < kept; i++)
-    out[i] = t->spans[(t->count - kept + i) % t->room];
+    out[i] = t->spans[(t->count - kept + i) % t->capacity];
   pthread_mutex_unlock(&t->lock);
   return kept;
 }

@@ -1,4 +1,4 @@
-/* Marks: a pool of events, and where the GPU's clock stands to the host's. */
+/* Timestamps: a pool of events, and where the GPU's clock stands to the host's. */
 #include "device/timestamps.h"
 
 #include "base/memory.h"
@@ -7,18 +7,18 @@
 
 enum { ROUND_TRIPS = 4 };
 
-static int make_room(neapi_timestamps *m, int64_t room)
+static int allocate(neapi_timestamps *m, int64_t capacity)
 {
-  if (m->room)
+  if (m->capacity)
     return NEAP_OK;
-  m->events = neapi_alloc_zero(room * (int64_t)sizeof *m->events, "timeline: marks");
-  m->times = neapi_alloc(room * 8, "timeline: marks");
-  m->reached = neapi_alloc(room * 8, "timeline: marks");
+  m->events = neapi_alloc_zero(capacity * (int64_t)sizeof *m->events, "timeline: timestamps");
+  m->times = neapi_alloc(capacity * 8, "timeline: timestamps");
+  m->reached = neapi_alloc(capacity * 8, "timeline: timestamps");
   int status = m->events && m->times && m->reached ? NEAP_OK : NEAP_MEMORY;
   if (!status)
     status = neapi_timestamp_open(&m->origin);
   if (!status)
-    m->room = room;
+    m->capacity = capacity;
   else
     neapi_timestamps_free(m);
   return status;
@@ -51,16 +51,16 @@ static int set_origin(neapi_timestamps *m)
   return status;
 }
 
-int neapi_timestamps_begin(neapi_timestamps *m, int64_t room)
+int neapi_timestamps_begin(neapi_timestamps *m, int64_t capacity)
 {
   m->count = 0;
-  int status = make_room(m, room);
+  int status = allocate(m, capacity);
   return status ? status : set_origin(m);
 }
 
 void neapi_timestamps_record(neapi_timestamps *m, double time)
 {
-  if (m->count == m->room)
+  if (m->count == m->capacity)
     return;
   if (m->count == m->made) {
     if (neapi_timestamp_open(&m->events[m->made]))

@@ -697,11 +697,11 @@ typedef struct {
   int32_t waits_for;    /* of a wait: the stream, or -1 for any other exchange */
 } neap_span;
 
-/* A recorder of one rank's spans: a ring, so the latest room spans are kept. Recording allocates
- * nothing. The spans of a stream nest or are disjoint. */
+/* A recorder of one rank's spans: a ring, so the latest spans, as many as its capacity, are kept.
+ * Recording allocates nothing. The spans of a stream nest or are disjoint. */
 typedef struct neap_timeline neap_timeline;
 
-NEAP_API int neap_timeline_open(int64_t room, neap_timeline **out);
+NEAP_API int neap_timeline_open(int64_t capacity, neap_timeline **out);
 /* Not before the thread that uses it has stopped to, or is the caller. */
 NEAP_API void neap_timeline_close(neap_timeline *timeline);
 /* From now on the engine records what the calling thread does, and the exchanges that it starts,
@@ -726,8 +726,9 @@ NEAP_API void neap_timeline_clear(neap_timeline *timeline);
 NEAP_API int neap_timeline_resolve(neap_timeline *timeline);
 /* Spans that are there; *lost: earlier ones that were overwritten since the last clear. */
 NEAP_API int64_t neap_timeline_count(const neap_timeline *timeline, int64_t *lost);
-/* Copies the latest spans, at most room, in the order of their ends; returns how many. */
-NEAP_API int64_t neap_timeline_spans(const neap_timeline *timeline, int64_t room, neap_span *out);
+/* Copies the latest spans, at most capacity, in the order of their ends; returns how many. */
+NEAP_API int64_t neap_timeline_spans(const neap_timeline *timeline, int64_t capacity,
+                                     neap_span *out);
 
 /* ---- cluster: a training step on machines that are only described ---------------------------- */
 
@@ -792,9 +793,9 @@ NEAP_API int neap_cluster_operation(const neap_cluster *cluster, int32_t op,
                                     neap_cluster_span *out);
 /* The chain of operations that makes the step as long as it is, last one first: each started when
  * the next of the list ended. ranks: where; of an exchange, the rank that came last. Writes at most
- * room of them; *count: how many there are. */
+ * capacity of them; *count: how many there are. */
 NEAP_API int neap_cluster_critical(const neap_cluster *cluster, int32_t *ops, int32_t *ranks,
-                                   int64_t room, int64_t *count);
+                                   int64_t capacity, int64_t *count);
 
 /* Bytes on the links when a layout is unsharded, or its gradients are reduced, the working
  * parameters being cut over the ranks of every group: ports[ranks] and uplinks[nodes] as an

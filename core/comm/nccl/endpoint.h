@@ -30,16 +30,16 @@ struct neapi_endpoint {
   char failure[600];
 };
 
-/* The link fails with this operation, and NCCL's communicator is aborted, so that what waits on the
- * GPU gives up. The link is locked. */
-void neapi_nccl_fail(neapi_endpoint *link, const neapi_call *call, const char *what);
-void neapi_nccl_fail_error(neapi_endpoint *link, const neapi_call *call, int error);
+/* The endpoint fails with this operation, and NCCL's communicator is aborted, so that what waits on
+ * the GPU gives up. The endpoint is locked. */
+void neapi_nccl_fail(neapi_endpoint *endpoint, const neapi_call *call, const char *what);
+void neapi_nccl_fail_error(neapi_endpoint *endpoint, const neapi_call *call, int error);
 /* If the operation that is watched is done, the latest one is watched instead. */
-void neapi_nccl_go_on(neapi_endpoint *link);
+void neapi_nccl_go_on(neapi_endpoint *endpoint);
 
-/* Looks after the link from a thread of its own, until unwatch returns. */
-int neapi_nccl_watch(neapi_endpoint *link);
-void neapi_nccl_unwatch(neapi_endpoint *link);
+/* Looks after the endpoint from a thread of its own, until unwatch returns. */
+int neapi_nccl_watch(neapi_endpoint *endpoint);
+void neapi_nccl_unwatch(neapi_endpoint *endpoint);
 /* Seconds of NEAP_NCCL_TIMEOUT. */
 double neapi_nccl_limit(void);
 

@@ -30,9 +30,9 @@ static const unsigned config_magic = 0xcafebeef;
 
 /* ---- failures -------------------------------------------------------------------------------- */
 
-static int report(const neapi_endpoint *link)
+static int report(const neapi_endpoint *endpoint)
 {
-  return neapi_fail(NEAP_COMM, "%s", link->failure);
+  return neapi_fail(NEAP_COMM, "%s", endpoint->failure);
 }
 
 /* ---- waiting for NCCL itself ----------------------------------------------------------------- */
@@ -49,47 +49,47 @@ static void pause_for(int turn, int64_t *ns)
 }
 
 /* Until NCCL has done what it was called for by the latest operation, apart from what runs on the
- * GPU; at most so many seconds. The link is locked, but not while this thread sleeps. */
-static int settle(neapi_endpoint *link, double seconds)
+ * GPU; at most so many seconds. The endpoint is locked, but not while this thread sleeps. */
+static int settle(neapi_endpoint *endpoint, double seconds)
 {
   int64_t pause = PAUSE_MIN;
   double begin = neap_clock();
-  for (int turn = 0; !link->failed; turn++) {
+  for (int turn = 0; !endpoint->failed; turn++) {
     int error = NCCL_SUCCESS;
-    int called = link->nccl->async_error(link->comm, &error);
+    int called = endpoint->nccl->async_error(endpoint->comm, &error);
     error = called ? called : error;
     if (error == NCCL_SUCCESS)
       return NEAP_OK;
     if (error != NCCL_IN_PROGRESS)
-      neapi_nccl_fail_error(link, &link->starting, error);
+      neapi_nccl_fail_error(endpoint, &endpoint->starting, error);
     else if (seconds > 0 && neap_clock() - begin > seconds)
-      neapi_nccl_fail(link, &link->starting, "nccl: the other ranks do not answer");
+      neapi_nccl_fail(endpoint, &endpoint->starting, "nccl: the other ranks do not answer");
     else {
-      pthread_mutex_unlock(&link->lock);
+      pthread_mutex_unlock(&endpoint->lock);
       pause_for(turn, &pause);
-      pthread_mutex_lock(&link->lock);
+      pthread_mutex_lock(&endpoint->lock);
     }
   }
-  return report(link);
+  return report(endpoint);
 }
 
 /* ---- messages -------------------------------------------------------------------------------- */
 
 /* Empty messages do not travel. */
-static int enqueue(const neapi_endpoint *link, const neap_message *send, int64_t sends,
+static int enqueue(const neapi_endpoint *endpoint, const neap_message *send, int64_t sends,
                    const neap_message *recv, int64_t recvs)
 {
-  const nccl_functions *nccl = link->nccl;
+  const nccl_functions *nccl = endpoint->nccl;
   void *stream = neapi_stream();
   int error = nccl->group_start();
   for (int64_t i = 0; i < sends && !error; i++)
     if (send[i].bytes)
-      error = nccl->send(send[i].data, (size_t)send[i].bytes, NCCL_INT8, send[i].peer, link->comm,
-                         stream);
+      error = nccl->send(send[i].data, (size_t)send[i].bytes, NCCL_INT8, send[i].peer,
+                         endpoint->comm, stream);
   for (int64_t i = 0; i < recvs && !error; i++)
     if (recv[i].bytes)
       error = nccl->receive(recv[i].data, (size_t)recv[i].bytes, NCCL_INT8, recv[i].peer,
-                            link->comm, stream);
+                            endpoint->comm, stream);
   int ended = nccl->group_end();
   error = error ? error : ended;
   return error == NCCL_IN_PROGRESS ? NCCL_SUCCESS : error;
@@ -103,77 +103,77 @@ static bool carries(const neap_message *list, int64_t count)
   return false;
 }
 
-static int exchange_locked(neapi_endpoint *link, const neap_message *send, int64_t sends,
+static int exchange_locked(neapi_endpoint *endpoint, const neap_message *send, int64_t sends,
                            const neap_message *recv, int64_t recvs)
 {
-  if (link->failed)
-    return report(link);
-  int error = enqueue(link, send, sends, recv, recvs);
+  if (endpoint->failed)
+    return report(endpoint);
+  int error = enqueue(endpoint, send, sends, recv, recvs);
   if (error) {
-    neapi_nccl_fail_error(link, &link->starting, error);
-    return report(link);
+    neapi_nccl_fail_error(endpoint, &endpoint->starting, error);
+    return report(endpoint);
   }
   double begun = neap_clock();
-  int status = settle(link, link->limit);
+  int status = settle(endpoint, endpoint->limit);
   if (status)
     return status;
-  link->latest.call = link->starting;
-  link->latest.begun = begun;
-  status = neapi_stream_event_record(&link->latest.end);
-  neapi_nccl_go_on(link);
+  endpoint->latest.call = endpoint->starting;
+  endpoint->latest.begun = begun;
+  status = neapi_stream_event_record(&endpoint->latest.end);
+  neapi_nccl_go_on(endpoint);
   return status;
 }
 
-static int exchange(neapi_endpoint *link, const neapi_call *call, const neap_message *send,
+static int exchange(neapi_endpoint *endpoint, const neapi_call *call, const neap_message *send,
                     int64_t sends, const neap_message *recv, int64_t recvs)
 {
   if (!call->gpu)
-    return neapi_mpi_transport.exchange(link->host, call, send, sends, recv, recvs);
+    return neapi_mpi_transport.exchange(endpoint->host, call, send, sends, recv, recvs);
   if (!carries(send, sends) && !carries(recv, recvs))
     return NEAP_OK;
-  pthread_mutex_lock(&link->lock);
-  link->starting = *call;
-  int status = exchange_locked(link, send, sends, recv, recvs);
-  pthread_mutex_unlock(&link->lock);
+  pthread_mutex_lock(&endpoint->lock);
+  endpoint->starting = *call;
+  int status = exchange_locked(endpoint, send, sends, recv, recvs);
+  pthread_mutex_unlock(&endpoint->lock);
   return status;
 }
 
-static int barrier(neapi_endpoint *link, const neapi_call *call)
+static int barrier(neapi_endpoint *endpoint, const neapi_call *call)
 {
-  return neapi_mpi_transport.barrier(link->host, call);
+  return neapi_mpi_transport.barrier(endpoint->host, call);
 }
 
-/* ---- links ----------------------------------------------------------------------------------- */
+/* ---- endpoints ------------------------------------------------------------------------------- */
 
 /* Lets go of NCCL's communicator: in order where the others do too. */
-static void leave(neapi_endpoint *link)
+static void leave(neapi_endpoint *endpoint)
 {
-  pthread_mutex_lock(&link->lock);
-  if (link->comm) {
-    int error = link->nccl->finalize(link->comm);
-    if ((!error || error == NCCL_IN_PROGRESS) && !settle(link, close_seconds))
-      link->nccl->destroy(link->comm);
-    else if (link->comm)
-      link->nccl->abort(link->comm);
-    link->comm = NULL;
+  pthread_mutex_lock(&endpoint->lock);
+  if (endpoint->comm) {
+    int error = endpoint->nccl->finalize(endpoint->comm);
+    if ((!error || error == NCCL_IN_PROGRESS) && !settle(endpoint, close_seconds))
+      endpoint->nccl->destroy(endpoint->comm);
+    else if (endpoint->comm)
+      endpoint->nccl->abort(endpoint->comm);
+    endpoint->comm = NULL;
   }
-  pthread_mutex_unlock(&link->lock);
+  pthread_mutex_unlock(&endpoint->lock);
 }
 
-static void link_close(neapi_endpoint *link)
+static void endpoint_close(neapi_endpoint *endpoint)
 {
-  pthread_mutex_lock(&link->lock);
-  neapi_stream_event *ends[] = {link->watched.end, link->latest.end};
-  pthread_mutex_unlock(&link->lock);
+  pthread_mutex_lock(&endpoint->lock);
+  neapi_stream_event *ends[] = {endpoint->watched.end, endpoint->latest.end};
+  pthread_mutex_unlock(&endpoint->lock);
   for (int i = 0; i < 2; i++)
     neapi_stream_event_wait(ends[i]); /* looked after meanwhile: if it never ends it is aborted */
-  neapi_nccl_unwatch(link);
-  leave(link);
-  neapi_mpi_transport.close(link->host);
-  neapi_stream_event_free(link->latest.end);
-  neapi_stream_event_free(link->watched.end);
-  pthread_mutex_destroy(&link->lock);
-  free(link);
+  neapi_nccl_unwatch(endpoint);
+  leave(endpoint);
+  neapi_mpi_transport.close(endpoint->host);
+  neapi_stream_event_free(endpoint->latest.end);
+  neapi_stream_event_free(endpoint->watched.end);
+  pthread_mutex_destroy(&endpoint->lock);
+  free(endpoint);
 }
 
 /* What every rank tells before and after NCCL's communicator comes up. */
@@ -184,15 +184,15 @@ typedef struct {
 } opening;
 
 /* Gathers everybody's; the first rank that failed speaks for all. */
-static int agree(neapi_endpoint *link, const neapi_call *call, opening *mine, nccl_id *id)
+static int agree(neapi_endpoint *endpoint, const neapi_call *call, opening *mine, nccl_id *id)
 {
   if (mine->status)
     snprintf(mine->text, sizeof mine->text, "%s", neap_error_message());
-  opening *all = neapi_alloc(link->size * (int64_t)sizeof *all, "comm: link");
+  opening *all = neapi_alloc(endpoint->size * (int64_t)sizeof *all, "comm: endpoint");
   if (!all)
     return NEAP_MEMORY;
-  int status = neapi_mpi_gather(link->host, call, mine, sizeof *mine, all);
-  for (int32_t r = 0; r < link->size && !status; r++)
+  int status = neapi_mpi_gather(endpoint->host, call, mine, sizeof *mine, all);
+  for (int32_t r = 0; r < endpoint->size && !status; r++)
     if (all[r].status)
       status = neapi_fail(all[r].status, "comm: rank %d: %s", r, all[r].text);
   if (!status && id)
@@ -201,111 +201,112 @@ static int agree(neapi_endpoint *link, const neapi_call *call, opening *mine, nc
   return status;
 }
 
-static int make_id(const neapi_endpoint *link, nccl_id *id)
+static int make_id(const neapi_endpoint *endpoint, nccl_id *id)
 {
-  if (link->rank || link->size == 1)
+  if (endpoint->rank || endpoint->size == 1)
     return NEAP_OK;
-  int error = link->nccl->get_unique_id(id);
+  int error = endpoint->nccl->get_unique_id(id);
   return error ? neapi_fail(NEAP_COMM, "nccl: no id for a communicator: %s",
-                            link->nccl->error_string(error))
+                            endpoint->nccl->error_string(error))
                : NEAP_OK;
 }
 
-/* Brings NCCL's communicator up; the calling thread is on the link's GPU. */
-static int join(neapi_endpoint *link, nccl_id id)
+/* Brings NCCL's communicator up; the calling thread is on the endpoint's GPU. */
+static int join(neapi_endpoint *endpoint, nccl_id id)
 {
   nccl_config config = {offsetof(nccl_config, blocking) + sizeof config.blocking, config_magic,
                         CONFIG_VERSION, 0};
-  pthread_mutex_lock(&link->lock);
-  int error = link->nccl->init(&link->comm, link->size, id, link->rank, &config);
+  pthread_mutex_lock(&endpoint->lock);
+  int error = endpoint->nccl->init(&endpoint->comm, endpoint->size, id, endpoint->rank, &config);
   int status;
   if (!error || error == NCCL_IN_PROGRESS)
-    status = settle(link, open_seconds);
+    status = settle(endpoint, open_seconds);
   else {
-    neapi_nccl_fail_error(link, &link->starting, error);
-    status = report(link);
+    neapi_nccl_fail_error(endpoint, &endpoint->starting, error);
+    status = report(endpoint);
   }
-  pthread_mutex_unlock(&link->lock);
+  pthread_mutex_unlock(&endpoint->lock);
   return status;
 }
 
-static int connect_all(neapi_endpoint *link, const neapi_call *call)
+static int connect_all(neapi_endpoint *endpoint, const neapi_call *call)
 {
   opening mine = {0};
   nccl_id id;
-  mine.status = make_id(link, &mine.id);
-  int status = agree(link, call, &mine, &id);
-  if (status || link->size == 1)
+  mine.status = make_id(endpoint, &mine.id);
+  int status = agree(endpoint, call, &mine, &id);
+  if (status || endpoint->size == 1)
     return status;
-  mine.status = join(link, id);
-  return agree(link, call, &mine, NULL);
+  mine.status = join(endpoint, id);
+  return agree(endpoint, call, &mine, NULL);
 }
 
-/* A link over the ranks of host, which it takes over, and which all have their GPU in use. */
-static int link_open(const nccl_functions *nccl, neapi_endpoint *host, const neapi_call *call,
-                     int32_t rank, int32_t size, neapi_endpoint **out)
+/* An endpoint over the ranks of host, which it takes over, and which all have their GPU in use. */
+static int endpoint_open(const nccl_functions *nccl, neapi_endpoint *host, const neapi_call *call,
+                         int32_t rank, int32_t size, neapi_endpoint **out)
 {
-  neapi_endpoint *link = neapi_alloc_zero(sizeof *link, "comm: link");
-  if (!link) {
+  neapi_endpoint *endpoint = neapi_alloc_zero(sizeof *endpoint, "comm: endpoint");
+  if (!endpoint) {
     neapi_mpi_transport.close(host);
     return NEAP_MEMORY;
   }
-  link->nccl = nccl;
-  link->host = host;
-  link->starting = link->watched.call = *call;
-  link->rank = rank;
-  link->size = size;
-  link->gpu = neapi_gpu_current();
-  link->limit = neapi_nccl_limit();
-  pthread_mutex_init(&link->lock, NULL);
-  int status = connect_all(link, call);
+  endpoint->nccl = nccl;
+  endpoint->host = host;
+  endpoint->starting = endpoint->watched.call = *call;
+  endpoint->rank = rank;
+  endpoint->size = size;
+  endpoint->gpu = neapi_gpu_current();
+  endpoint->limit = neapi_nccl_limit();
+  pthread_mutex_init(&endpoint->lock, NULL);
+  int status = connect_all(endpoint, call);
   if (!status)
-    status = neapi_nccl_watch(link);
+    status = neapi_nccl_watch(endpoint);
   if (status)
-    link_close(link);
+    endpoint_close(endpoint);
   else
-    *out = link;
+    *out = endpoint;
   return status;
 }
 
-static int split(neapi_endpoint *link, const neapi_call *call, const int32_t *members, int32_t rank,
-                 int32_t size, neapi_endpoint **out)
+static int split(neapi_endpoint *endpoint, const neapi_call *call, const int32_t *members,
+                 int32_t rank, int32_t size, neapi_endpoint **out)
 {
   neapi_endpoint *host;
-  int status = neapi_mpi_transport.split(link->host, call, members, rank, size, &host);
+  int status = neapi_mpi_transport.split(endpoint->host, call, members, rank, size, &host);
   if (status)
     return status;
   int32_t before = neapi_gpu_current();
-  status = before == link->gpu ? NEAP_OK : neap_device_use(link->gpu);
+  status = before == endpoint->gpu ? NEAP_OK : neap_device_use(endpoint->gpu);
   if (status) {
     neapi_mpi_transport.close(host);
     return status;
   }
-  status = link_open(link->nccl, host, call, rank, size, out);
-  if (before != link->gpu)
+  status = endpoint_open(endpoint->nccl, host, call, rank, size, out);
+  if (before != endpoint->gpu)
     neap_device_use(before);
   return status;
 }
 
-static const neapi_transport nccl = {"nccl", true, exchange, barrier, split, link_close};
+static const neapi_transport nccl = {"nccl", true, exchange, barrier, split, endpoint_close};
 
 /* ---- all processes --------------------------------------------------------------------------- */
 
-/* What every rank tells of its place. */
+/* What every rank tells of itself. */
 typedef struct {
   int32_t status, version;
   char text[500];
   unsigned char gpu[NEAPI_GPU_ID];
 } arrival;
 
-/* Takes the GPU of the rank's place and finds NCCL, which one rank alone can do without. */
-static int arrive(const neapi_rank_info *place, const nccl_functions **library, arrival *mine)
+/* Takes the GPU that is the rank's on its host and finds NCCL, which one rank alone can do
+ * without. */
+static int arrive(const neapi_rank_info *info, const nccl_functions **library, arrival *mine)
 {
-  int32_t count = neap_device_count(), ordinal = count ? place->local_rank % count : 0;
+  int32_t count = neap_device_count(), ordinal = count ? info->local_rank % count : 0;
   int status = neap_device_use(ordinal);
   if (!status)
     status = neapi_gpu_id(ordinal, mine->gpu);
-  if (status || place->size == 1)
+  if (status || info->size == 1)
     return status;
   status = neapi_nccl_load(library);
   mine->version = status ? 0 : (*library)->version;
@@ -338,36 +339,36 @@ static int judge(const arrival *all, int32_t size)
   return status;
 }
 
-static int meet(neapi_endpoint *host, const neapi_call *call, const neapi_rank_info *place,
+static int meet(neapi_endpoint *host, const neapi_call *call, const neapi_rank_info *info,
                 const nccl_functions **library)
 {
-  arrival mine = {0}, *all = neapi_alloc(place->size * (int64_t)sizeof mine, "comm: ranks");
+  arrival mine = {0}, *all = neapi_alloc(info->size * (int64_t)sizeof mine, "comm: ranks");
   if (!all)
     return NEAP_MEMORY;
-  mine.status = arrive(place, library, &mine);
+  mine.status = arrive(info, library, &mine);
   if (mine.status)
     snprintf(mine.text, sizeof mine.text, "%s", neap_error_message());
   int status = neapi_mpi_gather(host, call, &mine, sizeof mine, all);
   if (!status)
-    status = judge(all, place->size);
+    status = judge(all, info->size);
   free(all);
   return status;
 }
 
 int neap_comm_open_nccl(neap_comm **out)
 {
-  neapi_rank_info place;
-  neapi_endpoint *host, *link;
+  neapi_rank_info info;
+  neapi_endpoint *host, *endpoint;
   const nccl_functions *library = NULL;
   neapi_call call = {.kind = NEAPI_DUPLICATE, .dtype = -1, .step = -1};
-  int status = neapi_mpi_endpoint_open(&host, &place);
+  int status = neapi_mpi_endpoint_open(&host, &info);
   if (status)
     return status;
-  status = meet(host, &call, &place, &library);
+  status = meet(host, &call, &info, &library);
   if (status) {
     neapi_mpi_transport.close(host);
     return status;
   }
-  status = link_open(library, host, &call, place.rank, place.size, &link);
-  return status ? status : neapi_comm_open(&nccl, link, place.rank, place.size, out);
+  status = endpoint_open(library, host, &call, info.rank, info.size, &endpoint);
+  return status ? status : neapi_comm_open(&nccl, endpoint, info.rank, info.size, out);
 }

@@ -11,9 +11,9 @@
 
 enum { INTERVAL = 100000000 /* ns */, DEFAULT_LIMIT = 600 /* s */ };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* taken before a link's */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* taken before an endpoint's */
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
-static neapi_endpoint *links;
+static neapi_endpoint *endpoints;
 static bool running;
 
 double neapi_nccl_limit(void)
@@ -24,25 +24,25 @@ double neapi_nccl_limit(void)
   return (end && (end == text || *end)) || !(seconds >= 0) ? DEFAULT_LIMIT : seconds;
 }
 
-static void look_at(neapi_endpoint *link)
+static void look_at(neapi_endpoint *endpoint)
 {
-  neapi_nccl_operation *watched = &link->watched;
+  neapi_nccl_operation *watched = &endpoint->watched;
   int error = NCCL_SUCCESS;
   char what[200];
-  if (link->failed || !link->comm)
+  if (endpoint->failed || !endpoint->comm)
     return;
-  int called = link->nccl->async_error(link->comm, &error);
+  int called = endpoint->nccl->async_error(endpoint->comm, &error);
   error = called ? called : error;
   if (error != NCCL_SUCCESS && error != NCCL_IN_PROGRESS)
-    neapi_nccl_fail_error(link, &watched->call, error);
-  neapi_nccl_go_on(link);
-  if (!link->failed && link->limit > 0 && neap_clock() - watched->begun > link->limit &&
+    neapi_nccl_fail_error(endpoint, &watched->call, error);
+  neapi_nccl_go_on(endpoint);
+  if (!endpoint->failed && endpoint->limit > 0 && neap_clock() - watched->begun > endpoint->limit &&
       !neapi_stream_event_reached(watched->end)) {
     snprintf(what, sizeof what,
              "not done after %g s (NEAP_NCCL_TIMEOUT): another rank has ended, or calls something "
              "else",
-             link->limit);
-    neapi_nccl_fail(link, &watched->call, what);
+             endpoint->limit);
+    neapi_nccl_fail(endpoint, &watched->call, what);
   }
 }
 
@@ -56,15 +56,15 @@ static void sleep_a_while(void)
   pthread_cond_timedwait(&changed, &lock, &until);
 }
 
-/* A link that is busy is asked another time. */
+/* An endpoint that is busy is asked another time. */
 static void *watch(void *argument)
 {
   pthread_mutex_lock(&lock);
-  while (links) {
-    for (neapi_endpoint *link = links; link; link = link->next)
-      if (!pthread_mutex_trylock(&link->lock)) {
-        look_at(link);
-        pthread_mutex_unlock(&link->lock);
+  while (endpoints) {
+    for (neapi_endpoint *endpoint = endpoints; endpoint; endpoint = endpoint->next)
+      if (!pthread_mutex_trylock(&endpoint->lock)) {
+        look_at(endpoint);
+        pthread_mutex_unlock(&endpoint->lock);
       }
     sleep_a_while();
   }
@@ -89,22 +89,22 @@ static int start(void)
   return NEAP_OK;
 }
 
-int neapi_nccl_watch(neapi_endpoint *link)
+int neapi_nccl_watch(neapi_endpoint *endpoint)
 {
   pthread_mutex_lock(&lock);
-  link->next = links;
-  links = link;
+  endpoint->next = endpoints;
+  endpoints = endpoint;
   int status = running ? NEAP_OK : start();
   pthread_mutex_unlock(&lock);
   return status;
 }
 
-void neapi_nccl_unwatch(neapi_endpoint *link)
+void neapi_nccl_unwatch(neapi_endpoint *endpoint)
 {
   pthread_mutex_lock(&lock);
-  for (neapi_endpoint **at = &links; *at; at = &(*at)->next)
-    if (*at == link) {
-      *at = link->next;
+  for (neapi_endpoint **at = &endpoints; *at; at = &(*at)->next)
+    if (*at == endpoint) {
+      *at = endpoint->next;
       break;
     }
   pthread_cond_signal(&changed);

@@ -25,17 +25,17 @@ void neapi_cuda_free(bool pinned, void *memory);
 int neapi_cuda_zero(void *memory, int64_t bytes);
 /* async: both sides are pinned or on a GPU. */
 int neapi_cuda_copy(void *to, const void *from, int64_t bytes);
-/* *mark: NULL makes one. */
-int neapi_cuda_event_record(void **mark);
-int neapi_cuda_event_follow(void *mark);
-int neapi_cuda_event_wait(void *mark);
+/* *event: NULL makes one. */
+int neapi_cuda_event_record(void **event);
+int neapi_cuda_event_follow(void *event);
+int neapi_cuda_event_wait(void *event);
 int neapi_cuda_timestamp_open(void **out);
 void neapi_cuda_timestamp_close(void *event);
 int neapi_cuda_timestamp_record(void *event);
 int neapi_cuda_timestamp_wait(void *event);
 int neapi_cuda_timestamp_seconds(void *from, void *to, double *out);
-int neapi_cuda_event_reached(void *mark);
-void neapi_cuda_event_free(void *mark);
+int neapi_cuda_event_reached(void *event);
+void neapi_cuda_event_free(void *event);
 int neapi_cuda_stream_open(void **out);
 /* Of the calling thread from now on; NULL: its per-thread stream. */
 void neapi_cuda_stream_use(void *stream);

@@ -188,40 +188,40 @@ int neapi_cuda_copy(void *to, const void *from, int64_t bytes)
   return 0;
 }
 
-int neapi_cuda_event_record(void **mark)
+int neapi_cuda_event_record(void **event)
 {
-  if (!*mark) {
-    cudaEvent_t event;
-    TRY(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync));
-    *mark = event;
+  if (!*event) {
+    cudaEvent_t made;
+    TRY(cudaEventCreateWithFlags(&made, cudaEventDisableTiming | cudaEventBlockingSync));
+    *event = made;
   }
-  TRY(cudaEventRecord((cudaEvent_t)*mark, current));
+  TRY(cudaEventRecord((cudaEvent_t)*event, current));
   return 0;
 }
 
-int neapi_cuda_event_follow(void *mark)
+int neapi_cuda_event_follow(void *event)
 {
-  TRY(cudaStreamWaitEvent(current, (cudaEvent_t)mark, 0));
+  TRY(cudaStreamWaitEvent(current, (cudaEvent_t)event, 0));
   return 0;
 }
 
-int neapi_cuda_event_wait(void *mark)
+int neapi_cuda_event_wait(void *event)
 {
-  TRY(cudaEventSynchronize((cudaEvent_t)mark));
+  TRY(cudaEventSynchronize((cudaEvent_t)event));
   return 0;
 }
 
-int neapi_cuda_event_reached(void *mark)
+int neapi_cuda_event_reached(void *event)
 {
-  cudaError_t error = cudaEventQuery((cudaEvent_t)mark);
+  cudaError_t error = cudaEventQuery((cudaEvent_t)event);
   if (error == cudaErrorNotReady)
     cudaGetLastError();
   return error == cudaSuccess ? 1 : error == cudaErrorNotReady ? 0 : -1;
 }
 
-void neapi_cuda_event_free(void *mark)
+void neapi_cuda_event_free(void *event)
 {
-  cudaEventDestroy((cudaEvent_t)mark);
+  cudaEventDestroy((cudaEvent_t)event);
 }
 
 /* What ranks wait for goes first. */
