@@ -16,7 +16,7 @@ static inline bool neapi_heap_less(neapi_heap_item a, neapi_heap_item b)
   return a.key < b.key || (a.key == b.key && a.id < b.id);
 }
 
-/* Lets item sink from place i of heap[count]. */
+/* Lets item sink from index i of heap[count]. */
 static inline void neapi_heap_sink(neapi_heap_item *heap, int32_t count, int32_t i,
                                    neapi_heap_item item)
 {

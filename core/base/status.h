@@ -8,7 +8,7 @@
  * The first function that knows the cause calls it; callers pass the status on unchanged. */
 int neapi_fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Puts "prefix: " before this thread's message: adds place where the caller knows more. */
+/* Puts "prefix: " before this thread's message, where the caller knows more. */
 void neapi_fail_prefix(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 #endif

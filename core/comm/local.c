@@ -513,7 +513,7 @@ static void endpoint_close(neapi_endpoint *endpoint)
   neap_world_close(world);
 }
 
-/* Takes the place of rank in the group. */
+/* An endpoint for a rank of the group. */
 static int endpoint_open(group *g, int32_t rank, neapi_endpoint **out)
 {
   neapi_endpoint *endpoint = neapi_alloc(

@@ -27,7 +27,7 @@ struct neap_checkpoint_reader {
   int64_t chunk_index;
 };
 
-/* ---- checked bytes ------------------------------------------------------------------------- */
+/* ---- checked bytes --------------------------------------------------------------------------- */
 
 static int64_t chunk_bytes(const neap_checkpoint_reader *r, int64_t index)
 {
@@ -79,7 +79,7 @@ static int read_bytes(neap_checkpoint_reader *r, int64_t offset, int64_t bytes, 
   return NEAP_OK;
 }
 
-/* ---- opening ------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static int bad(const neap_checkpoint_reader *r, const char *what)
 {
@@ -209,7 +209,7 @@ void neap_checkpoint_reader_close(neap_checkpoint_reader *r)
   free(r);
 }
 
-/* ---- reading ------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 const char *neap_checkpoint_reader_tensor(const neap_checkpoint_reader *r, int64_t index,
                                           int *dtype, int32_t *ndim, const int64_t **dims)

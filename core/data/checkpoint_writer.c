@@ -44,7 +44,7 @@ struct neap_checkpoint_writer {
   int64_t text_bytes;
 };
 
-/* ---- what is to be kept -------------------------------------------------------------------- */
+/* ---- what is to be kept ---------------------------------------------------------------------- */
 
 int neap_checkpoint_writer_open(neap_checkpoint_writer **out)
 {
@@ -122,7 +122,7 @@ int neap_checkpoint_writer_add_shards(neap_checkpoint_writer *w, const char *nam
   return neap_checkpoint_writer_add(w, name, shards->stat, 1, &shards->owned, shards->part[part]);
 }
 
-/* ---- the copy ------------------------------------------------------------------------------ */
+/* ---- the copy -------------------------------------------------------------------------------- */
 
 /* Whether the GPU has memory for the copies of its pieces, and leaves some to the training. */
 static bool gpu_has_room(const neap_checkpoint_writer *w, int64_t bytes)
@@ -174,7 +174,7 @@ static int copy(neap_checkpoint_writer *w)
   return status;
 }
 
-/* ---- the thread ---------------------------------------------------------------------------- */
+/* ---- the thread ------------------------------------------------------------------------------ */
 
 static int append_from_gpu(neap_checkpoint_writer *w, const piece *p)
 {

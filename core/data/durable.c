@@ -22,7 +22,7 @@ static int system_error(const char *path, const char *what)
   return neapi_fail(NEAP_SYSTEM, "%s: %s: %s", path, what, strerror(errno));
 }
 
-/* ---- whole files --------------------------------------------------------------------------- */
+/* ---- whole files ----------------------------------------------------------------------------- */
 
 static void forget(neapi_durable *d)
 {
@@ -129,7 +129,7 @@ int neap_file_replace(const char *path, const void *data, int64_t bytes)
   return status;
 }
 
-/* ---- sealed texts -------------------------------------------------------------------------- */
+/* ---- sealed texts ---------------------------------------------------------------------------- */
 
 enum { SEAL_BYTES = 21, MOST_SEALED = 1 << 30 }; /* ,"crc32":"01234567"} and a line's end */
 
@@ -232,7 +232,7 @@ void neap_sealed_close(neap_sealed *sealed)
   free(sealed);
 }
 
-/* ---- folders ------------------------------------------------------------------------------- */
+/* ---- folders --------------------------------------------------------------------------------- */
 
 /* Makes the folder that path is in. */
 static int make_parent(const char *path)

@@ -42,7 +42,7 @@ static int expect(parser *p, char c)
   return take(p, c) ? NEAP_OK : fail(p, what);
 }
 
-/* Grows *list so that it has room for one more entry, zeroed; NULL without memory. */
+/* Grows *list so that one more entry fits, zeroed; NULL without memory. */
 static void *grow(void **list, int64_t *count, size_t size)
 {
   bool full = (*count & (*count - 1)) == 0; /* capacities are powers of two */

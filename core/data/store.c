@@ -377,10 +377,10 @@ static int execute(neap_store *store, sqlite3_stmt *statement)
   return code == SQLITE_DONE ? NEAP_OK : fail(store->db, "cannot be written");
 }
 
-static int write_row(neap_store *store, int32_t place)
+static int write_row(neap_store *store, int32_t index)
 {
-  const kept_row *row = &store->rows[place];
-  const double *values = store->values + (int64_t)place * store->count;
+  const kept_row *row = &store->rows[index];
+  const double *values = store->values + (int64_t)index * store->count;
   char hash[17];
   snprintf(hash, sizeof hash, "%016" PRIx64, row->layouts);
   sqlite3_bind_int64(store->insert, 1, row->result);

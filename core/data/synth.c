@@ -46,7 +46,8 @@ static void cut(double *share, int32_t experts, double total)
   }
 }
 
-/* Adds what is missing to the counts with the largest shares that have room, or takes it away. */
+/* Adds what is missing to the counts with the largest shares that can have more, or takes it
+ * away. */
 static void settle(double *share, int64_t *row, int32_t experts, int64_t tokens, int64_t missing)
 {
   while (missing) {
@@ -54,9 +55,9 @@ static void settle(double *share, int64_t *row, int32_t experts, int64_t tokens,
     for (int32_t e = 0; e < experts; e++)
       if ((missing > 0 ? tokens - row[e] : row[e]) > 0 && (best < 0 || share[e] > share[best]))
         best = e;
-    int64_t room = missing > 0 ? tokens - row[best] : -row[best];
+    int64_t limit = missing > 0 ? tokens - row[best] : -row[best];
     int64_t change =
-        missing > 0 ? (missing < room ? missing : room) : (missing > room ? missing : room);
+        missing > 0 ? (missing < limit ? missing : limit) : (missing > limit ? missing : limit);
     row[best] += change;
     share[best] = -1;
     missing -= change;

@@ -29,7 +29,7 @@ struct neap_tensors_writer {
   neapi_durable file;
 };
 
-/* ---- types --------------------------------------------------------------------------------- */
+/* ---- types ----------------------------------------------------------------------------------- */
 
 static const struct {
   int dtype;
@@ -55,7 +55,7 @@ int neapi_dtype_of_safetensors(const char *name)
   return -1;
 }
 
-/* ---- life ---------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static void forget(neap_tensors_writer *w)
 {
@@ -109,7 +109,7 @@ int64_t neapi_tensors_writer_data_bytes(const neap_tensors_writer *w)
   return w->data_bytes;
 }
 
-/* ---- what the file will hold --------------------------------------------------------------- */
+/* ---- what the file will hold ----------------------------------------------------------------- */
 
 /* Makes one entry more fit into *list. */
 static int make_fit(void **list, int64_t count, int64_t *capacity, size_t size)
@@ -176,7 +176,7 @@ int neap_tensors_writer_note(neap_tensors_writer *w, const char *key, const char
                                   : neapi_fail(NEAP_MEMORY, "tensors: no memory for metadata");
 }
 
-/* ---- the header ---------------------------------------------------------------------------- */
+/* ---- the header ------------------------------------------------------------------------------ */
 
 static char *put_pairs(const neap_tensors_writer *w, char *at)
 {
@@ -228,7 +228,7 @@ static char *make_header(const neap_tensors_writer *w, int64_t *bytes)
   return text;
 }
 
-/* ---- writing ------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* Chunks of so many bytes. */
 static int64_t chunks(int64_t bytes)

@@ -56,7 +56,7 @@ typedef struct {
 
 typedef struct {
   source *items;
-  int64_t count, room, bytes;
+  int64_t count, capacity, bytes;
 } source_list;
 
 static void free_sources(source_list *list)
@@ -100,9 +100,9 @@ static int add_source(source_list *list, const corpus *c, const char *path)
                       c->name, path, c->package, c->package);
   if (!S_ISREG(info.st_mode))
     return NEAP_OK;
-  if (list->count == list->room) {
-    list->room = list->room ? 2 * list->room : 256;
-    source *larger = realloc(list->items, (size_t)list->room * sizeof *larger);
+  if (list->count == list->capacity) {
+    list->capacity = list->capacity ? 2 * list->capacity : 256;
+    source *larger = realloc(list->items, (size_t)list->capacity * sizeof *larger);
     if (!larger)
       return neapi_fail(NEAP_MEMORY, "text '%s': no memory for its list of files", c->name);
     list->items = larger;

@@ -43,23 +43,23 @@ uint32_t neapi_trace_crc(uint32_t data_crc, const int64_t *shape, const neapi_ke
 
 static int read_all(const char *path, gzFile file, char **text, int64_t *length)
 {
-  int64_t room = FIRST_CHUNK, used = 0;
-  char *memory = malloc((size_t)room);
+  int64_t capacity = FIRST_CHUNK, used = 0;
+  char *memory = malloc((size_t)capacity);
   for (int got = 1; memory && got > 0; used += got) {
-    if (used == room) {
-      char *larger = realloc(memory, (size_t)(room *= 2));
+    if (used == capacity) {
+      char *larger = realloc(memory, (size_t)(capacity *= 2));
       if (!larger)
         free(memory);
       if (!(memory = larger))
         break;
     }
-    int64_t want = room - used < FIRST_CHUNK ? room - used : FIRST_CHUNK;
+    int64_t want = capacity - used < FIRST_CHUNK ? capacity - used : FIRST_CHUNK;
     got = gzread(file, memory + used, (unsigned)want);
     if (got < 0)
       break;
   }
   if (!memory)
-    return neapi_fail(NEAP_MEMORY, "%s: no memory for %" PRId64 " bytes", path, room);
+    return neapi_fail(NEAP_MEMORY, "%s: no memory for %" PRId64 " bytes", path, capacity);
   int code;
   const char *why = gzerror(file, &code);
   if (code == Z_ERRNO) {

@@ -15,7 +15,7 @@ enum { KEYS = 3 };
 typedef struct {
   const char *path, *at, *end;
   int64_t line;
-  int64_t experts, rows, room;
+  int64_t experts, rows, capacity;
   int32_t *cells; /* (rows, KEYS + experts) */
 } csv;
 
@@ -92,11 +92,11 @@ static int parse_cell(csv *c, int64_t column, int32_t *out)
 static int parse_row(csv *c)
 {
   int64_t width = KEYS + c->experts;
-  if (c->rows == c->room) {
-    c->room = c->room ? 2 * c->room : 1024;
-    int32_t *larger = realloc(c->cells, (size_t)(c->room * width) * sizeof *larger);
+  if (c->rows == c->capacity) {
+    c->capacity = c->capacity ? 2 * c->capacity : 1024;
+    int32_t *larger = realloc(c->cells, (size_t)(c->capacity * width) * sizeof *larger);
     if (!larger)
-      return neapi_fail(NEAP_MEMORY, "%s: no memory for %" PRId64 " rows", c->path, c->room);
+      return neapi_fail(NEAP_MEMORY, "%s: no memory for %" PRId64 " rows", c->path, c->capacity);
     c->cells = larger;
   }
   int32_t *cells = c->cells + c->rows * width;
@@ -146,47 +146,47 @@ static int fail_twice(const csv *c, int64_t row, int64_t first)
       c->path, row + 2, cells[0], cells[1], cells[2], first + 2);
 }
 
-static int fail_missing(const csv *c, int64_t place, const int64_t *shape)
+static int fail_missing(const csv *c, int64_t index, const int64_t *shape)
 {
-  int64_t rest = place / shape[NEAPI_RANKS];
+  int64_t rest = index / shape[NEAPI_RANKS];
   return neapi_fail(NEAP_FORMAT,
                     "%s: line %" PRId64 ": the file ends without a row for step %" PRId64
                     ", layer %" PRId64 ", rank %" PRId64,
                     c->path, c->rows + 2, rest / shape[NEAPI_LAYERS], rest % shape[NEAPI_LAYERS],
-                    place % shape[NEAPI_RANKS]);
+                    index % shape[NEAPI_RANKS]);
 }
 
-/* row_at[rows + 1]: the row of each place plus 1, or 0. With more places than rows, one of the
- * first rows + 1 places is without a row. */
-static int find_rows(const csv *c, const int64_t *shape, int64_t places, int64_t *row_at)
+/* row_at[rows + 1]: the row of each index plus 1, or 0. With more indices than rows, one of the
+ * first rows + 1 indices is without a row. */
+static int find_rows(const csv *c, const int64_t *shape, int64_t indices, int64_t *row_at)
 {
   for (int64_t row = 0; row < c->rows; row++) {
-    int64_t place = index_of(c->cells + row * (KEYS + c->experts), shape);
-    if (place > c->rows)
+    int64_t index = index_of(c->cells + row * (KEYS + c->experts), shape);
+    if (index > c->rows)
       continue;
-    if (row_at[place])
-      return fail_twice(c, row, row_at[place] - 1);
-    row_at[place] = row + 1;
+    if (row_at[index])
+      return fail_twice(c, row, row_at[index] - 1);
+    row_at[index] = row + 1;
   }
-  for (int64_t place = 0; place < places && place <= c->rows; place++)
-    if (!row_at[place])
-      return fail_missing(c, place, shape);
+  for (int64_t index = 0; index < indices && index <= c->rows; index++)
+    if (!row_at[index])
+      return fail_missing(c, index, shape);
   return NEAP_OK;
 }
 
 /* Brings the rows into the order of a trace. */
 static int arrange(const csv *c, neap_trace *trace)
 {
-  int64_t places = find_shape(c, trace->shape);
+  int64_t indices = find_shape(c, trace->shape);
   if (c->rows == 0)
     return fail(c, "no row after the heading");
-  if (places == INT64_MAX)
+  if (indices == INT64_MAX)
     return fail(c, "ids of step, layer and rank are too large");
   int64_t *row_at = neapi_alloc_zero((c->rows + 1) * (int64_t)sizeof *row_at, "CSV rows");
   int32_t *load = neapi_alloc(c->rows * c->experts * (int64_t)sizeof *load, "trace");
-  int status = row_at && load ? find_rows(c, trace->shape, places, row_at) : NEAP_MEMORY;
-  for (int64_t place = 0; !status && place < c->rows; place++)
-    memcpy(load + place * c->experts, c->cells + (row_at[place] - 1) * (KEYS + c->experts) + KEYS,
+  int status = row_at && load ? find_rows(c, trace->shape, indices, row_at) : NEAP_MEMORY;
+  for (int64_t index = 0; !status && index < c->rows; index++)
+    memcpy(load + index * c->experts, c->cells + (row_at[index] - 1) * (KEYS + c->experts) + KEYS,
            (size_t)c->experts * sizeof *load);
   free(row_at);
   if (status) {

@@ -3,7 +3,7 @@
  *
  * Conventions, valid for every function unless its comment says otherwise:
  *   - int results are a neap_status; on failure neap_error_message() tells operation, value,
- *     allowed range and place, and no output has been written;
+ *     allowed range and where, and no output has been written;
  *   - open gives a handle that the caller closes; close(NULL) does nothing; a child keeps its
  *     parent alive, so the order of closing does not matter;
  *   - sizes and token counts are int64_t; ids (rank, node, expert, slot) are int32_t from 0;
@@ -176,7 +176,7 @@ NEAP_API int neap_planner_plan_history(neap_planner *planner, const double *cons
                                        int32_t steps, const neap_layout *previous, uint64_t seed,
                                        neap_layout *out);
 
-/* ---- splits: from layout and exact counts to tokens a replica -------------------------------- */
+/* ---- splits: from layout and exact counts to tokens per replica ------------------------------ */
 
 /* A split says for every source rank and slot how many of the source's tokens go there. It holds
  * its result until the next compute, and scratch memory so that later computes allocate nothing. */
@@ -195,14 +195,14 @@ NEAP_API int32_t neap_split_rule_count(void);
 NEAP_API const char *neap_split_rule_name(int32_t index);
 /* load[ranks][experts]: exact tokens. Computes what is common to all ranks. */
 NEAP_API int neap_split_compute(neap_split *split, const neap_layout *layout, const int64_t *load);
-/* Takes a given split instead: amount[ranks][S]. Errors: SPLIT, naming rank, expert and slot, when
+/* Takes a given split instead: table[ranks][S]. Errors: SPLIT, naming rank, expert and slot, when
  * tokens are not conserved, negative, or on a slot that does not hold the expert. */
 NEAP_API int neap_split_set(neap_split *split, const neap_layout *layout, const int64_t *load,
-                            const int64_t *amount);
-/* amount[S]: tokens of the source to every slot. */
-NEAP_API int neap_split_row(const neap_split *split, int32_t source, int64_t *amount);
-/* amount[ranks][slots of rank]: tokens that a rank's slots get from every source. */
-NEAP_API int neap_split_column(const neap_split *split, int32_t rank, int64_t *amount);
+                            const int64_t *table);
+/* row[S]: tokens of the source to every slot. */
+NEAP_API int neap_split_row(const neap_split *split, int32_t source, int64_t *row);
+/* column[ranks][slots of rank]: tokens that a rank's slots get from every source. */
+NEAP_API int neap_split_column(const neap_split *split, int32_t rank, int64_t *column);
 /* tokens[S]: tokens of every slot from all sources together. */
 NEAP_API int neap_split_slot_tokens(const neap_split *split, int64_t *tokens);
 
@@ -217,11 +217,12 @@ typedef struct {
   int64_t remote;     /* of them, computed on another rank than their source */
 } neap_balance;
 NEAP_API int neap_split_balance(const neap_split *split, neap_balance *out);
-/* Tokens on the links: ports[parts][ranks], of those that a rank sends to other ranks and gets from
- * them the larger number; uplinks[parts][nodes], the same for nodes. A part: the tokens for a
- * parts-th of every rank's slots, as they travel in so many chunks. Errors: ARGUMENT (no part),
+/* Tokens on the links: ports[chunks][ranks], of those that a rank sends to other ranks and gets
+ * from them the larger number; uplinks[chunks][nodes], the same for nodes. A chunk: the tokens for
+ * a chunks-th of every rank's slots, which travel together. Errors: ARGUMENT (no chunk),
  * MEMORY. */
-NEAP_API int neap_split_traffic(neap_split *split, int32_t parts, int64_t *ports, int64_t *uplinks);
+NEAP_API int neap_split_traffic(neap_split *split, int32_t chunks, int64_t *ports,
+                                int64_t *uplinks);
 
 /* ---- communicators --------------------------------------------------------------------------- */
 
@@ -254,13 +255,13 @@ NEAP_API int neap_comm_open_local(neap_world *world, int32_t rank, neap_comm **o
 /* Collective over MPI_COMM_WORLD; starts MPI (thread support multiple) if it is not started. */
 NEAP_API int neap_comm_open_mpi(neap_comm **out);
 /* As open_mpi, for ranks that compute on GPUs: buffers on a GPU travel by NCCL, those of the host
- * by MPI. The calling thread computes on the GPU of the rank's place on its host from now on; where
- * ranks outnumber GPUs they share them in turn. NCCL is found at run time: libnccl.so.2, or what
- * the environment's NEAP_NCCL names; 2.14 or later, and 2.30 or later where ranks share a GPU. An
- * operation that NCCL fails, or that is not done in NEAP_NCCL_TIMEOUT seconds (600; 0: no limit),
- * fails the communicator with COMM. Errors: ABSENT, with what to install. */
+ * by MPI. The calling thread computes on the GPU with the number of the rank on its host from now
+ * on; where ranks outnumber GPUs they share them in turn. NCCL is found at run time: libnccl.so.2,
+ * or what the environment's NEAP_NCCL names; 2.14 or later, and 2.30 or later where ranks share a
+ * GPU. An operation that NCCL fails, or that is not done in NEAP_NCCL_TIMEOUT seconds (600; 0: no
+ * limit), fails the communicator with COMM. Errors: ABSENT, with what to install. */
 NEAP_API int neap_comm_open_nccl(neap_comm **out);
-/* Version and place of the NCCL that would be used, and whether ranks could share a GPU, in
+/* Version and path of the NCCL that would be used, and whether ranks could share a GPU, in
  * text[size]. Errors: ABSENT. */
 NEAP_API int neap_nccl_describe(char *text, int64_t size);
 /* The training step of the operations that the calling thread starts from now on, for errors; -1,
@@ -289,7 +290,7 @@ NEAP_API int neap_comm_broadcast(neap_comm *comm, void *data, int64_t bytes, int
  * stays a NaN under every operation. */
 NEAP_API int neap_comm_all_reduce(neap_comm *comm, void *data, int64_t count, int dtype, int op);
 /* Rank r contributes counts[r] elements at send; recv gets all, in rank order. send may be this
- * rank's place in recv. */
+ * rank's part of recv. */
 NEAP_API int neap_comm_all_gather(neap_comm *comm, const void *send, void *recv,
                                   const int64_t *counts, int dtype);
 /* send: sum of counts elements; rank r gets the reduction of its counts[r] elements in recv. */
@@ -534,11 +535,11 @@ NEAP_API int neap_shards_get(neap_shards *shards, int part, int32_t expert, neap
 
 /* Brings the experts of the layout to their slots. buffer: (slots of this rank, slot size) of
  * dtype; row i becomes the parameters of slot i's expert, elements past its size stay. Of an
- * expert that a rank holds twice one copy travels. parts: exchanges that each rank's slots travel
+ * expert that a rank holds twice one copy travels. chunks: exchanges that each rank's slots travel
  * in, in their order, so that the first experts can begin while the last are under way.
  * Collective. */
 NEAP_API int neap_shards_unshard_start(neap_shards *shards, const neap_layout *layout,
-                                       neap_tensor *buffer, int32_t parts, neap_transfer **out);
+                                       neap_tensor *buffer, int32_t chunks, neap_transfer **out);
 /* The way back of gradients: every owner adds what the replicas of an expert hold for its range,
  * in the order of slots, and puts the sum into its gradient, or with accumulate adds it to that.
  * gradients: as buffer of unshard, but of the master's dtype, or F64 if exact. slot_tokens[S]: the
@@ -623,7 +624,7 @@ NEAP_API const int32_t *neap_moe_choices(neap_moe *moe);
 NEAP_API double neap_moe_aux_loss(const neap_moe *moe);
 /* Starts to send each token to the slots that the split says: of a rank's tokens for an expert, in
  * their order, the first go to the expert's first slot and so on. The split must be of the layout
- * and of the load. Errors: SPLIT, if it does not place this rank's tokens. */
+ * and of the load. Errors: SPLIT, if it does not give this rank's tokens to slots. */
 NEAP_API int neap_moe_dispatch(neap_moe *moe, const neap_tensor *x, const neap_layout *layout,
                                const neap_split *split);
 /* slot_tokens[S], since the last dispatch. Owned by the layer. */
@@ -1027,7 +1028,7 @@ typedef struct neap_worker neap_worker;
  * first answer tells whether it was understood. slots: requests that can be under way at once,
  * >= 2. Payloads have at most request_bytes and exactly answer_bytes; bulk_bytes are for one large
  * answer at a time. Memory that is not used costs nothing. Errors: ARGUMENT, SYSTEM (also when the
- * nursery has ended), ABSENT (there is no nursery). */
+ * spawner has ended), ABSENT (there is no spawner). */
 NEAP_API int neap_worker_open(const char *setup, int32_t slots, int64_t request_bytes,
                               int64_t answer_bytes, int64_t bulk_bytes, neap_worker **out);
 /* Kills the process. */
@@ -1037,16 +1038,16 @@ NEAP_API void neap_worker_close(neap_worker *worker);
 NEAP_API int neap_worker_restart(neap_worker *worker);
 /* Requests that have not been answered. */
 NEAP_API int32_t neap_worker_pending(const neap_worker *worker);
-/* Copies note and a payload of two parts. Never waits. Errors: ARGUMENT (no slot is free; too
+/* Copies message and a payload of two parts. Never waits. Errors: ARGUMENT (no slot is free; too
  * large; the worker has ended). */
-NEAP_API int neap_worker_send(neap_worker *worker, const neap_policy_message *note,
+NEAP_API int neap_worker_send(neap_worker *worker, const neap_policy_message *message,
                               const void *first, int64_t first_bytes, const void *second,
                               int64_t second_bytes);
 /* Waits up to timeout seconds (0: only looks) for an answer, or for news that none will come: a
  * dead worker, or a hook that has run longer than deadline seconds. payload[answer_bytes] may be
  * NULL. Nothing in an answer has been checked except that text ends and seconds is finite. */
 NEAP_API int neap_worker_receive(neap_worker *worker, double timeout, double deadline,
-                                 neap_policy_message *note, void *payload);
+                                 neap_policy_message *message, void *payload);
 /* The large answer, in memory that the worker may be writing to: to be copied, then checked. */
 NEAP_API const void *neap_worker_bulk(const neap_worker *worker);
 
@@ -1056,20 +1057,21 @@ typedef struct neap_policy_server neap_policy_server;
 /* Takes over the two file descriptors that the program was given. Errors: SYSTEM. */
 NEAP_API int neap_policy_server_open(int32_t requests_fd, int32_t answers_fd,
                                      neap_policy_server **out);
-NEAP_API void neap_policy_server_close(neap_policy_server *door);
-NEAP_API const char *neap_policy_server_setup(const neap_policy_server *door);
-/* Waits up to timeout seconds for a request; note->kind is 0 if none came. *payload stays until the
- * next receive, or the request's answer. */
-NEAP_API int neap_policy_server_receive(neap_policy_server *door, double timeout,
-                                        neap_policy_message *note, const void **payload);
+NEAP_API void neap_policy_server_close(neap_policy_server *server);
+NEAP_API const char *neap_policy_server_setup(const neap_policy_server *server);
+/* Waits up to timeout seconds for a request; message->kind is 0 if none came. *payload stays until
+ * the next receive, or the request's answer. */
+NEAP_API int neap_policy_server_receive(neap_policy_server *server, double timeout,
+                                        neap_policy_message *message, const void **payload);
 /* Tell the rank that a hook starts, and that it has ended: what its deadline is measured by. */
-NEAP_API void neap_policy_server_begin(neap_policy_server *door, int32_t kind, int64_t step,
+NEAP_API void neap_policy_server_begin(neap_policy_server *server, int32_t kind, int64_t step,
                                        int32_t layer);
-NEAP_API void neap_policy_server_end(neap_policy_server *door);
+NEAP_API void neap_policy_server_end(neap_policy_server *server);
 /* To be called once for the setup and once for every request. Errors: ARGUMENT (too large). */
-NEAP_API int neap_policy_server_answer(neap_policy_server *door, const neap_policy_message *note,
-                                       const void *payload, int64_t bytes);
-NEAP_API void *neap_policy_server_bulk(const neap_policy_server *door);
+NEAP_API int neap_policy_server_answer(neap_policy_server *server,
+                                       const neap_policy_message *message, const void *payload,
+                                       int64_t bytes);
+NEAP_API void *neap_policy_server_bulk(const neap_policy_server *server);
 
 /* ---- hashes, child processes ----------------------------------------------------------------- */
 

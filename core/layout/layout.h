@@ -16,7 +16,7 @@ struct neap_layout {
 };
 
 /* The layout's slots, to be written by a planner that then calls neapi_layout_index. */
-static inline int32_t *neapi_layout_draft(neap_layout *layout)
+static inline int32_t *neapi_layout_edit(neap_layout *layout)
 {
   return layout->expert_of;
 }

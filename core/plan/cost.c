@@ -101,9 +101,9 @@ int neapi_layout_search_open(const neap_topology *t, void **out)
   if (!s)
     return NEAP_MEMORY;
   s->candidate = neapi_alloc(t->slots * 4ll, "planner");
-  int status = s->candidate ? neapi_packer_open(t, &s->place) : NEAP_MEMORY;
+  int status = s->candidate ? neapi_packer_open(t, &s->packer) : NEAP_MEMORY;
   if (!status)
-    status = neapi_cost_model_open(t, &s->price);
+    status = neapi_cost_model_open(t, &s->model);
   if (status) {
     neapi_layout_search_close(s);
     return status;
@@ -112,13 +112,13 @@ int neapi_layout_search_open(const neap_topology *t, void **out)
   return NEAP_OK;
 }
 
-void neapi_layout_search_close(void *priced)
+void neapi_layout_search_close(void *search)
 {
-  neapi_layout_search *s = priced;
+  neapi_layout_search *s = search;
   if (!s)
     return;
-  neapi_packer_close(s->place);
-  neapi_cost_model_close(s->price);
+  neapi_packer_close(s->packer);
+  neapi_cost_model_close(s->model);
   free(s->candidate);
   free(s);
 }

@@ -11,7 +11,7 @@ typedef struct {
   const double *load; /* [ranks][experts] as given to neapi_cost_model_load */
   double *node_load;  /* [nodes][experts] tokens of a node's sources */
   double *pool;       /* [experts] tokens of nodes without a replica */
-  double *rank_work;  /* [ranks] of the layout priced last */
+  double *rank_work;  /* [ranks] of the layout costed last */
   int32_t *on_node;   /* [nodes][experts] replicas */
   int32_t *replicas;  /* [experts] */
 } neapi_cost_model;
@@ -23,18 +23,18 @@ typedef struct {
 } neapi_cost;
 
 int neapi_cost_model_open(const neap_topology *topology, neapi_cost_model **out);
-void neapi_cost_model_close(neapi_cost_model *price);
-void neapi_cost_model_load(neapi_cost_model *price, const double *load);
-neapi_cost neapi_cost_model_layout(neapi_cost_model *price, const int32_t *expert_of);
+void neapi_cost_model_close(neapi_cost_model *model);
+void neapi_cost_model_load(neapi_cost_model *model, const double *load);
+neapi_cost neapi_cost_model_layout(neapi_cost_model *model, const int32_t *expert_of);
 
 /* Scratch memory of planners that place replicas and keep the cheapest of several layouts. */
 typedef struct {
-  void *place;
-  neapi_cost_model *price;
+  void *packer;
+  neapi_cost_model *model;
   int32_t *candidate; /* [slots] */
 } neapi_layout_search;
 
 int neapi_layout_search_open(const neap_topology *topology, void **out);
-void neapi_layout_search_close(void *priced);
+void neapi_layout_search_close(void *search);
 
 #endif

@@ -1,7 +1,7 @@
 /* EPLB (DeepSeek): replicas one by one to the expert with the most load a replica, then balanced
- * packing, heaviest first to the lightest rank with room. Hierarchical with groups: groups of
- * experts are packed to nodes first, and each node then replicates and packs its own; global after
- * all if the nodes do not divide the groups, as in the published eplb.py. */
+ * packing, heaviest first to the lightest rank with a free slot. Hierarchical with groups: groups
+ * of experts are packed to nodes first, and each node then replicates and packs its own; global
+ * after all if the nodes do not divide the groups, as in the published eplb.py. */
 #include "plan/packer.h"
 
 #include "base/memory.h"
@@ -12,13 +12,13 @@
 enum { GROUPS, DOUBLES };
 
 typedef struct {
-  void *place;
-  int32_t *node_of;   /* [experts] */
-  int32_t *set;       /* [experts] experts of one node */
-  int32_t *room;      /* [nodes] slots without an expert */
-  int32_t *quota;     /* [nodes] groups that it may still get */
-  double *node_work;  /* [nodes] */
-  double *group_work; /* [experts] */
+  void *packer;
+  int32_t *node_of;    /* [experts] */
+  int32_t *set;        /* [experts] experts of one node */
+  int32_t *free_slots; /* [nodes] */
+  int32_t *quota;      /* [nodes] groups that it may still get */
+  double *node_work;   /* [nodes] */
+  double *group_work;  /* [experts] */
 } scratch;
 
 static void close_scratch(void *memory)
@@ -26,10 +26,10 @@ static void close_scratch(void *memory)
   scratch *s = memory;
   if (!s)
     return;
-  neapi_packer_close(s->place);
+  neapi_packer_close(s->packer);
   free(s->node_of);
   free(s->set);
-  free(s->room);
+  free(s->free_slots);
   free(s->quota);
   free(s->node_work);
   free(s->group_work);
@@ -43,12 +43,12 @@ static int open_scratch(const neap_topology *t, void **out)
     return NEAP_MEMORY;
   s->node_of = neapi_alloc(t->experts * 4ll, "planner eplb");
   s->set = neapi_alloc(t->experts * 4ll, "planner eplb");
-  s->room = neapi_alloc(t->nodes * 4ll, "planner eplb");
+  s->free_slots = neapi_alloc(t->nodes * 4ll, "planner eplb");
   s->quota = neapi_alloc(t->nodes * 4ll, "planner eplb");
   s->node_work = neapi_alloc(t->nodes * 8ll, "planner eplb");
   s->group_work = neapi_alloc(t->experts * 8ll, "planner eplb");
-  bool whole = s->node_of && s->set && s->room && s->quota && s->node_work && s->group_work;
-  int status = whole ? neapi_packer_open(t, &s->place) : NEAP_MEMORY;
+  bool whole = s->node_of && s->set && s->free_slots && s->quota && s->node_work && s->group_work;
+  int status = whole ? neapi_packer_open(t, &s->packer) : NEAP_MEMORY;
   if (status) {
     close_scratch(s);
     return status;
@@ -77,8 +77,8 @@ static int32_t group_start(const neap_topology *t, int32_t group, int32_t groups
   return (int32_t)((int64_t)t->experts * group / groups);
 }
 
-/* The node with the least work a slot that has room for size experts and a place for a group; -1 if
- * there is none. */
+/* The node with the least work a slot that has slots for size experts and may still get a group; -1
+ * if there is none. */
 static int32_t lightest_node(const scratch *s, const neap_topology *t, int32_t size, bool whole)
 {
   int32_t best = -1;
@@ -86,7 +86,7 @@ static int32_t lightest_node(const scratch *s, const neap_topology *t, int32_t s
   for (int32_t n = 0; n < t->nodes; n++) {
     int32_t slots = t->first_slot[t->first_rank[n + 1]] - t->first_slot[t->first_rank[n]];
     double filled = s->node_work[n] / slots;
-    if (s->room[n] < size || (whole && !s->quota[n]) || (best >= 0 && filled >= least))
+    if (s->free_slots[n] < size || (whole && !s->quota[n]) || (best >= 0 && filled >= least))
       continue;
     best = n;
     least = filled;
@@ -98,19 +98,19 @@ static void assign(scratch *s, const neapi_packer *p, int32_t first, int32_t las
 {
   for (int32_t e = first; e < last; e++) {
     s->node_of[e] = node;
-    s->room[node]--;
+    s->free_slots[node]--;
     s->node_work[node] += p->work[e];
   }
 }
 
-/* Packs groups to nodes, heaviest first; one that no node has room for is taken apart. */
+/* Packs groups to nodes, heaviest first; one that no node has slots for is taken apart. */
 static void pack_groups(scratch *s, neapi_packer *p, int32_t groups)
 {
   const neap_topology *t = p->topology;
   int32_t left = groups;
   for (int32_t n = 0; n < t->nodes; n++) {
-    s->room[n] = t->first_slot[t->first_rank[n + 1]] - t->first_slot[t->first_rank[n]];
-    s->quota[n] = (int32_t)(((int64_t)groups * s->room[n] + t->slots - 1) / t->slots);
+    s->free_slots[n] = t->first_slot[t->first_rank[n + 1]] - t->first_slot[t->first_rank[n]];
+    s->quota[n] = (int32_t)(((int64_t)groups * s->free_slots[n] + t->slots - 1) / t->slots);
     s->node_work[n] = 0;
   }
   for (int32_t g = 0; g < groups; g++) {
@@ -152,15 +152,15 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
   scratch *s = in->scratch;
   int32_t groups = (int32_t)in->parameter[GROUPS], all[2] = {0, t->ranks};
   bool doubles = in->parameter[DOUBLES] != 0;
-  neapi_packer_weigh_all(s->place, in->load);
-  neapi_packer_begin(s->place, expert_of);
+  neapi_packer_weigh_all(s->packer, in->load);
+  neapi_packer_begin(s->packer, expert_of);
   if (groups && groups % t->nodes == 0) {
-    pack_groups(s, s->place, groups < t->experts ? groups : t->experts);
-    pack_nodes(s, s->place, doubles);
+    pack_groups(s, s->packer, groups < t->experts ? groups : t->experts);
+    pack_nodes(s, s->packer, doubles);
   } else {
-    pack(s->place, NULL, t->experts, all, doubles);
+    pack(s->packer, NULL, t->experts, all, doubles);
   }
-  neapi_packer_fill(s->place);
+  neapi_packer_fill(s->packer);
   return NEAP_OK;
 }
 

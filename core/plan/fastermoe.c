@@ -24,7 +24,7 @@ static void move_to_sources(neapi_packer *p, const double *load, int32_t expert,
   int32_t home = neapi_packer_home_of(t, expert);
   for (int32_t r = 0; r < t->ranks; r++) {
     double work = sign * load[(int64_t)r * t->experts + expert] * t->cost[expert];
-    if (!p->room[r])
+    if (!p->free_slots[r])
       continue;
     p->rank_work[home] -= work;
     p->rank_work[r] += work;
@@ -34,7 +34,7 @@ static void move_to_sources(neapi_packer *p, const double *load, int32_t expert,
 static void put_everywhere(neapi_packer *p, int32_t expert)
 {
   for (int32_t r = 0; r < p->topology->ranks; r++)
-    if (p->room[r] && !neapi_packer_holds(p, r, expert))
+    if (p->free_slots[r] && !neapi_packer_holds(p, r, expert))
       neapi_packer_put(p, r, expert, 0);
 }
 

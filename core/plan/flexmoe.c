@@ -8,21 +8,21 @@
 
 enum { ROUNDS };
 
-/* Work of one replica of an expert on a node, as priced last; of one more, if the node has none. */
-static double share(const neapi_cost_model *price, int32_t node, int32_t expert)
+/* Work of one replica of an expert on a node, as costed last; of one more, if the node has none. */
+static double share(const neapi_cost_model *model, int32_t node, int32_t expert)
 {
-  const neap_topology *t = price->topology;
+  const neap_topology *t = model->topology;
   int64_t cell = (int64_t)node * t->experts + expert;
-  double pool = price->pool[expert] / price->replicas[expert];
-  int32_t here = price->on_node[cell] ? price->on_node[cell] : 1;
-  return t->cost[expert] * (price->node_load[cell] / here + pool);
+  double pool = model->pool[expert] / model->replicas[expert];
+  int32_t here = model->on_node[cell] ? model->on_node[cell] : 1;
+  return t->cost[expert] * (model->node_load[cell] / here + pool);
 }
 
-static int32_t hottest(const neapi_cost_model *price, int32_t node)
+static int32_t hottest(const neapi_cost_model *model, int32_t node)
 {
   int32_t best = 0;
-  for (int32_t e = 1; e < price->topology->experts; e++)
-    if (share(price, node, e) > share(price, node, best))
+  for (int32_t e = 1; e < model->topology->experts; e++)
+    if (share(model, node, e) > share(model, node, best))
       best = e;
   return best;
 }
@@ -37,20 +37,20 @@ static bool rank_holds(const neap_topology *t, const int32_t *expert_of, int32_t
 
 /* The slot of the node that hot should take over: of the coldest expert that keeps another replica,
  * there on the rank with the least work, which lacks hot; -1 if there is none. */
-static int32_t coldest_slot(const neapi_cost_model *price, int32_t node, int32_t hot,
+static int32_t coldest_slot(const neapi_cost_model *model, int32_t node, int32_t hot,
                             const int32_t *expert_of)
 {
-  const neap_topology *t = price->topology;
+  const neap_topology *t = model->topology;
   int32_t best = -1;
   for (int32_t r = t->first_rank[node]; r < t->first_rank[node + 1]; r++) {
     if (rank_holds(t, expert_of, r, hot))
       continue;
     for (int32_t s = t->first_slot[r]; s < t->first_slot[r + 1]; s++) {
       int32_t e = expert_of[s], than = best < 0 ? e : expert_of[best];
-      double here = share(price, node, e), there = share(price, node, than);
+      double here = share(model, node, e), there = share(model, node, than);
       bool lighter = best < 0 || here < there ||
-                     (e == than && price->rank_work[r] < price->rank_work[t->rank_of[best]]);
-      if (price->replicas[e] > 1 && lighter)
+                     (e == than && model->rank_work[r] < model->rank_work[t->rank_of[best]]);
+      if (model->replicas[e] > 1 && lighter)
         best = s;
     }
   }
@@ -58,14 +58,14 @@ static int32_t coldest_slot(const neapi_cost_model *price, int32_t node, int32_t
 }
 
 /* One change in every node; replicas counts what is left of each expert while it goes on. */
-static void change(neapi_cost_model *price, int32_t *expert_of)
+static void change(neapi_cost_model *model, int32_t *expert_of)
 {
-  for (int32_t n = 0; n < price->topology->nodes; n++) {
-    int32_t hot = hottest(price, n), slot = coldest_slot(price, n, hot, expert_of);
-    if (slot < 0 || share(price, n, expert_of[slot]) >= share(price, n, hot))
+  for (int32_t n = 0; n < model->topology->nodes; n++) {
+    int32_t hot = hottest(model, n), slot = coldest_slot(model, n, hot, expert_of);
+    if (slot < 0 || share(model, n, expert_of[slot]) >= share(model, n, hot))
       continue;
-    price->replicas[expert_of[slot]]--;
-    price->replicas[hot]++;
+    model->replicas[expert_of[slot]]--;
+    model->replicas[hot]++;
     expert_of[slot] = hot;
   }
 }
@@ -75,17 +75,17 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
   neapi_layout_search *s = in->scratch;
   size_t bytes = 4ul * in->topology->slots;
   neapi_plan_input begin = *in;
-  begin.scratch = s->place;
+  begin.scratch = s->packer;
   if (in->previous)
     memcpy(expert_of, in->previous->expert_of, bytes);
   else
     neapi_plan_static.plan(&begin, expert_of);
-  neapi_cost_model_load(s->price, in->load);
-  double best = neapi_cost_model_layout(s->price, expert_of).max_work;
+  neapi_cost_model_load(s->model, in->load);
+  double best = neapi_cost_model_layout(s->model, expert_of).max_work;
   for (int32_t round = 0; round < (int32_t)in->parameter[ROUNDS]; round++) {
     memcpy(s->candidate, expert_of, bytes);
-    change(s->price, s->candidate);
-    double work = neapi_cost_model_layout(s->price, s->candidate).max_work;
+    change(s->model, s->candidate);
+    double work = neapi_cost_model_layout(s->model, s->candidate).max_work;
     if (work >= best)
       break;
     best = work;

@@ -1,9 +1,9 @@
-/* LAER-MoE's planner (arXiv 2602.11686), by the rules of its published greedy_balancer.cpp: replicas
- * by a heap, or the same number each; heaviest first to the nodes with the fewest of the expert,
- * there to the least loaded rank, and if those nodes are full to the least loaded rank of any; the
- * cheaper of the two by predicted time wins, the latter if they cost the same. For any number of
- * ranks and any nodes, so slots may be left over: those go to the experts with the most work a
- * replica. */
+/* LAER-MoE's planner (arXiv 2602.11686), by the rules of its published greedy_balancer.cpp:
+ * replicas by a heap, or the same number each; heaviest first to the nodes with the fewest of the
+ * expert, there to the least loaded rank, and if those nodes are full to the least loaded rank of
+ * any; the cheaper of the two by predicted time wins, the latter if they cost the same. For any
+ * number of ranks and any nodes, so slots may be left over: those go to the experts with the most
+ * work a replica. */
 #include "plan/cost.h"
 
 #include <stdlib.h>
@@ -45,10 +45,10 @@ static void alike(neapi_packer *p)
 
 /* Predicted time in microseconds: four token exchanges, summed over ranks, and the compute of the
  * slowest rank, forward and backward. */
-static double time_of(const neapi_plan_input *in, neapi_cost_model *price, const int32_t *expert_of)
+static double time_of(const neapi_plan_input *in, neapi_cost_model *model, const int32_t *expert_of)
 {
   const double *v = in->parameter;
-  neapi_cost c = neapi_cost_model_layout(price, expert_of);
+  neapi_cost c = neapi_cost_model_layout(model, expert_of);
   double exchange =
       v[TOKEN_BYTES] * 1e-3 * (c.near_tokens / v[NEAR_GBS] + c.far_tokens / v[FAR_GBS]);
   return 4 * exchange + (3 + v[RECOMPUTE]) * v[TOKEN_US] * c.max_work;
@@ -61,19 +61,19 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
   bool doubles = in->parameter[DOUBLES] != 0, divides = t->slots % t->experts == 0;
   bool even = divides && (!in->parameter[NO_EVEN] || in->parameter[NO_PQ]);
   bool queue = !even || !in->parameter[NO_PQ];
-  neapi_packer_weigh_all(s->place, in->load);
+  neapi_packer_weigh_all(s->packer, in->load);
   if (even) {
-    alike(s->place);
-    relocate(s->place, doubles, expert_of);
+    alike(s->packer);
+    relocate(s->packer, doubles, expert_of);
   }
   if (queue) {
-    by_load(s->place, doubles);
-    relocate(s->place, doubles, even ? s->candidate : expert_of);
+    by_load(s->packer, doubles);
+    relocate(s->packer, doubles, even ? s->candidate : expert_of);
   }
   if (!queue || !even)
     return NEAP_OK;
-  neapi_cost_model_load(s->price, in->load);
-  if (time_of(in, s->price, s->candidate) < time_of(in, s->price, expert_of))
+  neapi_cost_model_load(s->model, in->load);
+  if (time_of(in, s->model, s->candidate) < time_of(in, s->model, expert_of))
     memcpy(expert_of, s->candidate, t->slots * 4ul);
   return NEAP_OK;
 }

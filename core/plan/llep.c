@@ -1,10 +1,10 @@
 /* LLEP, least-loaded expert parallelism (arXiv 2601.17111), by the rules of its published
  * compute_llep_lpt_plan: experts by load, heaviest first; each stays at home up to alpha x the even
- * share of its rank, and the rest spills to the least loaded ranks, as much as each has room for; not
- * less than a chunk, unless it is all that is left. What no rank has room for is forced on the least
- * loaded. A rank's load is what it was given and its own experts' that are not planned yet. Nothing
- * spills while max / mean is below lambda. Slots that nothing spills to keep what they hold; a rank
- * without a free slot takes nothing. */
+ * share of its rank, and the rest spills to the least loaded ranks, as much as each has slack for;
+ * not less than a chunk, unless it is all that is left. What no rank has slack for is forced on the
+ * least loaded. A rank's load is what it was given and its own experts' that are not planned yet.
+ * Nothing spills while max / mean is below lambda. Slots that nothing spills to keep what they
+ * hold; a rank without a free slot takes nothing. */
 #include "plan/packer.h"
 
 #include <string.h>
@@ -40,7 +40,7 @@ static int32_t open_ranks(neapi_packer *p, const spilling *s)
 {
   int32_t size = 0;
   for (int32_t r = 0; r < p->topology->ranks; r++)
-    if (r != s->home && (p->room[r] || neapi_packer_holds(p, r, s->expert)))
+    if (r != s->home && (p->free_slots[r] || neapi_packer_holds(p, r, s->expert)))
       p->rank_heap[size++] = item(p, r);
   neapi_heap_build(p->rank_heap, size);
   return size;
@@ -65,7 +65,7 @@ static void spill(neapi_packer *p, const spilling *s, double excess, bool all)
     return;
   /* Forced: on the rank that was the least loaded before, or is now. */
   open = open_ranks(p, s);
-  bool fits = p->room[first] || neapi_packer_holds(p, first, s->expert);
+  bool fits = p->free_slots[first] || neapi_packer_holds(p, first, s->expert);
   neapi_packer_move(p, s->expert, s->home, all && fits ? first : p->rank_heap[0].id, excess);
 }
 

@@ -1,10 +1,10 @@
-/* LPLB (DeepSeek), by the rules of its published lplb/planner.py: experts are ordered by EPLB without
- * replicas, heaviest first to the lightest rank with room for one of its own; then the free slots of
- * every rank hold the heaviest experts of fixed partners, so that replicas are the edges of a graph
- * between ranks: a cube with diagonals or a ring of 8 ranks, a hypercube of 16, or a torus of nodes
- * and of the ranks in a node. Slot i of the free ones is of partner i mod degree, and holds that
- * rank's i-th heaviest expert. Tokens of a batch move along the edges: split minimax, which is exact
- * where the source has an interior-point method.
+/* LPLB (DeepSeek), by the rules of its published lplb/planner.py: experts are ordered by EPLB
+ * without replicas, heaviest first to the lightest rank with a slot left for one of its own; then
+ * the free slots of every rank hold the heaviest experts of fixed partners, so that replicas are
+ * the edges of a graph between ranks: a cube with diagonals or a ring of 8 ranks, a hypercube of
+ * 16, or a torus of nodes and of the ranks in a node. Slot i of the free ones is of partner i mod
+ * degree, and holds that rank's i-th heaviest expert. Tokens of a batch move along the edges: split
+ * minimax, which is exact where the source has an interior-point method.
  *
  * Ranks that are left over when groups do not divide them form a ring. If groups lie within nodes,
  * experts keep their node. A slot whose expert is missing or on the rank already keeps what it
@@ -33,16 +33,16 @@ static int32_t partner_of(const neap_topology *t, int32_t graph, int32_t rank, i
     int32_t size = t->first_rank[node + 1] - first;
     return slot ? first + (rank - first + 1) % size : same_place(t, rank, (node + 1) % t->nodes);
   }
-  int32_t size = group_sizes[graph], first = rank / size * size, place = rank - first;
+  int32_t size = group_sizes[graph], first = rank / size * size, index = rank - first;
   if (first + size > t->ranks)
-    return first + (place + 1) % (t->ranks - first);
+    return first + (index + 1) % (t->ranks - first);
   if (graph == RING)
-    return first + (place + 1) % size;
+    return first + (index + 1) % size;
   if (!slot)
-    return first + place / 4 * 4 + (place + 3) % 4;
+    return first + index / 4 * 4 + (index + 3) % 4;
   if (graph == HYPERCUBE)
-    return first + (place + 12) % size;
-  return first + (place < 4 ? 4 + (place + 2) % 4 : place - 4);
+    return first + (index + 12) % size;
+  return first + (index < 4 ? 4 + (index + 2) % 4 : index - 4);
 }
 
 /* Whether groups lie within nodes, all of whose ranks are in groups. */
@@ -61,7 +61,7 @@ static void pack(neapi_packer *p, int32_t n, int32_t first, int32_t last)
   const neap_topology *t = p->topology;
   int32_t size = 0;
   for (int32_t r = first; r < last; r++) {
-    p->aside[r] = neapi_packer_home(t, r + 1) - neapi_packer_home(t, r); /* room for its own */
+    p->aside[r] = neapi_packer_home(t, r + 1) - neapi_packer_home(t, r); /* slots for its own */
     if (p->aside[r])
       p->rank_heap[size++] = (neapi_heap_item){0, r};
   }
@@ -98,7 +98,7 @@ static void copy_partners(neapi_packer *p, int32_t graph)
 {
   const neap_topology *t = p->topology;
   for (int32_t r = 0; r < t->ranks; r++)
-    for (int32_t i = 0, n = p->room[r]; i < n; i++) {
+    for (int32_t i = 0, n = p->free_slots[r]; i < n; i++) {
       int32_t partner = partner_of(t, graph, r, i % degrees[graph]);
       if (i >= neapi_packer_home(t, partner + 1) - neapi_packer_home(t, partner))
         continue;

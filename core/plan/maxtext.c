@@ -1,8 +1,8 @@
-/* MaxText's dynamic redundancy (AI-Hypercomputer/maxtext, pull request 4760): while the fullest rank
- * has more than a threshold times the mean, the hottest of its own experts that has no replica yet
- * gets one on the least loaded rank with a free slot, and sends it what evens out the two, at most
- * half of its tokens. Every expert has at most one replica besides its home. Slots left over keep
- * what they hold. */
+/* MaxText's dynamic redundancy (AI-Hypercomputer/maxtext, pull request 4760): while the fullest
+ * rank has more than a threshold times the mean, the hottest of its own experts that has no replica
+ * yet gets one on the least loaded rank with a free slot, and sends it what evens out the two, at
+ * most half of its tokens. Every expert has at most one replica besides its home. Slots left over
+ * keep what they hold. */
 #include "plan/packer.h"
 
 #include <string.h>
@@ -28,7 +28,7 @@ static int32_t free_rank(const neapi_packer *p, int32_t home)
 {
   int32_t best = -1;
   for (int32_t r = 0; r < p->topology->ranks; r++)
-    if (r != home && p->room[r] && (best < 0 || per_speed(p, r) < per_speed(p, best)))
+    if (r != home && p->free_slots[r] && (best < 0 || per_speed(p, r) < per_speed(p, best)))
       best = r;
   return best;
 }

@@ -1,11 +1,11 @@
 /* MoonEP, by the rules of its published tests/planning_reference.py: again and again the rank with
- * the most room is filled whole, to exactly its share, by the home with the most work too much, also
- * if that home thereby gets room itself. So a rank receives from one home only, and as many free
- * slots as a home has experts suffice. What a home sends comes from its expert with the most work
- * left, to the rank that still gets most. Slots left over keep what they hold.
+ * the most slack is filled whole, to exactly its share, by the home with the most work too much,
+ * also if that home thereby gets slack itself. So a rank receives from one home only, and as many
+ * free slots as a home has experts suffice. What a home sends comes from its expert with the most
+ * work left, to the rank that still gets most. Slots left over keep what they hold.
  *
- * The source has ranks of equal speed, so that a home always has enough to fill a rank; here a
- * fast rank may need a second one. A rank whose free slots are used up gets no more. */
+ * The source has ranks of equal speed, so that a home always has enough to fill a rank; here a fast
+ * rank may need a second one. A rank whose free slots are used up gets no more. */
 #include "plan/packer.h"
 
 #include "base/memory.h"
@@ -21,7 +21,7 @@ typedef struct {
 } filling;
 
 typedef struct {
-  void *place;
+  void *packer;
   filling *fillings;    /* [2 x ranks] in the order of their choice */
   int32_t *first, *own; /* [ranks + 1], [2 x ranks] fillings by home */
   double *left;         /* [experts] work still at home */
@@ -33,7 +33,7 @@ static void close_scratch(void *memory)
   scratch *s = memory;
   if (!s)
     return;
-  neapi_packer_close(s->place);
+  neapi_packer_close(s->packer);
   free(s->fillings);
   free(s->first);
   free(s->own);
@@ -51,7 +51,7 @@ static int open_scratch(const neap_topology *t, void **out)
   s->own = neapi_alloc(2 * t->ranks * 4ll, "planner moonep");
   s->left = neapi_alloc(t->experts * 8ll, "planner moonep");
   bool whole = s->fillings && s->first && s->own && s->left;
-  int status = whole ? neapi_packer_open(t, &s->place) : NEAP_MEMORY;
+  int status = whole ? neapi_packer_open(t, &s->packer) : NEAP_MEMORY;
   if (status) {
     close_scratch(s);
     return status;
@@ -61,18 +61,18 @@ static int open_scratch(const neap_topology *t, void **out)
 }
 
 /* Chooses who fills whom among the ranks from first up to last. Homes with too much work are in
- * area_heap, ranks with room and a free slot in rank_heap. Returns the number of fillings: each
+ * area_heap, ranks with slack and a free slot in rank_heap. Returns the number of fillings: each
  * fills a rank or uses a home up. */
 static int32_t choose(scratch *s, int32_t first, int32_t last)
 {
-  neapi_packer *p = s->place;
+  neapi_packer *p = s->packer;
   double ideal = neapi_packer_ideal(p, first, last), trifle = s->trifle = 1e-9 * ideal;
   int32_t homes = 0, ranks = 0, n = 0;
   for (int32_t r = first; r < last; r++) {
     double slack = neapi_packer_slack(p, r, ideal);
     if (slack < -trifle)
       neapi_heap_push(p->area_heap, &homes, (neapi_heap_item){slack, r});
-    else if (slack > trifle && p->room[r])
+    else if (slack > trifle && p->free_slots[r])
       neapi_heap_push(p->rank_heap, &ranks, (neapi_heap_item){-slack, r});
   }
   while (homes && ranks) {
@@ -85,7 +85,7 @@ static int32_t choose(scratch *s, int32_t first, int32_t last)
     to.key += work;
     if (from.key < -trifle)
       neapi_heap_push(p->area_heap, &homes, from);
-    else if (from.key > trifle && p->room[from.id])
+    else if (from.key > trifle && p->free_slots[from.id])
       neapi_heap_push(p->rank_heap, &ranks, (neapi_heap_item){-from.key, from.id});
     if (-to.key > trifle)
       neapi_heap_push(p->rank_heap, &ranks, to);
@@ -95,7 +95,7 @@ static int32_t choose(scratch *s, int32_t first, int32_t last)
 
 static void sort_by_home(scratch *s, int32_t n)
 {
-  int32_t ranks = ((neapi_packer *)s->place)->topology->ranks;
+  int32_t ranks = ((neapi_packer *)s->packer)->topology->ranks;
   for (int32_t r = 0; r <= ranks; r++)
     s->first[r] = 0;
   for (int32_t i = 0; i < n; i++)
@@ -122,7 +122,7 @@ static int32_t largest_own(const neap_topology *t, const double *left, int32_t h
 /* Sends what a home has been chosen to send, the largest filling first. */
 static void send(scratch *s, int32_t home)
 {
-  neapi_packer *p = s->place;
+  neapi_packer *p = s->packer;
   int32_t size = 0;
   for (int32_t i = s->first[home]; i < s->first[home + 1]; i++) {
     filling f = s->fillings[s->own[i]];
@@ -132,7 +132,7 @@ static void send(scratch *s, int32_t home)
     neapi_heap_item to = p->rank_heap[0];
     int32_t e = largest_own(p->topology, s->left, home);
     double some = -to.key < s->left[e] ? -to.key : s->left[e];
-    bool fits = p->room[to.id] || neapi_packer_holds(p, to.id, e);
+    bool fits = p->free_slots[to.id] || neapi_packer_holds(p, to.id, e);
     neapi_heap_pop(p->rank_heap, &size);
     if (some <= s->trifle || !fits)
       continue;
@@ -147,7 +147,7 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
 {
   const neap_topology *t = in->topology;
   scratch *s = in->scratch;
-  neapi_packer *p = s->place;
+  neapi_packer *p = s->packer;
   bool nodes = in->parameter[NODES] != 0;
   neapi_packer_weigh(p, in->load);
   neapi_packer_begin_home(p, expert_of);

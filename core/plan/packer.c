@@ -17,14 +17,14 @@ int neapi_packer_open(const neap_topology *t, void **out)
   p->count = neapi_alloc_zero(t->experts * 4ll, "planner");
   p->order = neapi_alloc(t->experts * 4ll, "planner");
   p->rank_work = neapi_alloc(t->ranks * 8ll, "planner");
-  p->room = neapi_alloc(t->ranks * 4ll, "planner");
+  p->free_slots = neapi_alloc(t->ranks * 4ll, "planner");
   p->holds = neapi_alloc(8ll * t->ranks * p->words, "planner");
   p->expert_heap = neapi_alloc(t->experts * (int64_t)sizeof(neapi_heap_item), "planner");
   p->rank_heap = neapi_alloc(t->ranks * (int64_t)sizeof(neapi_heap_item), "planner");
   p->area_heap = neapi_alloc(t->ranks * (int64_t)sizeof(neapi_heap_item), "planner");
   p->area_size = neapi_alloc(t->ranks * 4ll, "planner");
   p->aside = neapi_alloc(t->ranks * 4ll, "planner");
-  if (!p->work || !p->count || !p->order || !p->rank_work || !p->room || !p->holds ||
+  if (!p->work || !p->count || !p->order || !p->rank_work || !p->free_slots || !p->holds ||
       !p->expert_heap || !p->rank_heap || !p->area_heap || !p->area_size || !p->aside) {
     neapi_packer_close(p);
     return NEAP_MEMORY;
@@ -33,16 +33,16 @@ int neapi_packer_open(const neap_topology *t, void **out)
   return NEAP_OK;
 }
 
-void neapi_packer_close(void *place)
+void neapi_packer_close(void *packer)
 {
-  neapi_packer *p = place;
+  neapi_packer *p = packer;
   if (!p)
     return;
   free(p->work);
   free(p->count);
   free(p->order);
   free(p->rank_work);
-  free(p->room);
+  free(p->free_slots);
   free(p->holds);
   free(p->expert_heap);
   free(p->rank_heap);
@@ -118,7 +118,7 @@ void neapi_packer_begin(neapi_packer *p, int32_t *expert_of)
   memset(p->rank_work, 0, t->ranks * 8ul);
   memset(p->holds, 0, 8ul * t->ranks * p->words);
   for (int32_t r = 0; r < t->ranks; r++)
-    p->room[r] = t->first_slot[r + 1] - t->first_slot[r];
+    p->free_slots[r] = t->first_slot[r + 1] - t->first_slot[r];
 }
 
 static neapi_heap_item rank_item(const neapi_packer *p, int32_t rank)
@@ -134,7 +134,7 @@ void neapi_packer_areas(neapi_packer *p, const int32_t *first_rank, int32_t area
     neapi_heap_item *heap = p->rank_heap + first_rank[a];
     int32_t size = 0;
     for (int32_t r = first_rank[a]; r < first_rank[a + 1]; r++)
-      if (p->room[r])
+      if (p->free_slots[r])
         heap[size++] = rank_item(p, r);
     neapi_heap_build(heap, size);
     p->area_size[a] = size;
@@ -148,7 +148,7 @@ bool neapi_packer_holds(const neapi_packer *p, int32_t rank, int32_t expert)
 
 void neapi_packer_put(neapi_packer *p, int32_t rank, int32_t expert, double work)
 {
-  p->expert_of[p->topology->first_slot[rank + 1] - p->room[rank]--] = expert;
+  p->expert_of[p->topology->first_slot[rank + 1] - p->free_slots[rank]--] = expert;
   p->holds[(int64_t)rank * p->words + expert / 64] |= 1ull << (expert % 64);
   p->rank_work[rank] += work;
 }
@@ -158,10 +158,11 @@ typedef struct {
   int32_t expert;
   double work; /* of one replica */
   bool doubles;
-  int32_t set_aside; /* ranks in aside: they have room, but must not get the expert again */
+  int32_t set_aside; /* ranks in aside: they have free slots, but must not get the expert again */
 } spreading;
 
-/* Heap of the areas that have a rank for the expert, by their least loaded rank. Returns its size. */
+/* Heap of the areas that have a rank for the expert, by their least loaded rank. Returns its
+ * size. */
 static int32_t open_areas(neapi_packer *p)
 {
   int32_t size = 0;
@@ -178,7 +179,7 @@ static void put_in_area(neapi_packer *p, spreading *s, int32_t a)
   neapi_heap_item *ranks = p->rank_heap + p->area_first[a];
   int32_t rank = neapi_heap_pop(ranks, &p->area_size[a]).id;
   neapi_packer_put(p, rank, s->expert, s->work);
-  if (!p->room[rank])
+  if (!p->free_slots[rank])
     return;
   if (s->doubles)
     neapi_heap_push(ranks, &p->area_size[a], rank_item(p, rank));
@@ -266,7 +267,7 @@ void neapi_packer_fill(neapi_packer *p)
 {
   bool counted = false;
   for (int32_t r = 0; r < p->topology->ranks; r++)
-    while (p->room[r]) {
+    while (p->free_slots[r]) {
       if (!counted)
         count_placed(p);
       counted = true;
@@ -282,7 +283,7 @@ void neapi_packer_fill(neapi_packer *p)
 static void keep_held(neapi_packer *p, int32_t rank, const int32_t *before)
 {
   const neap_topology *t = p->topology;
-  for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1] && p->room[rank]; s++)
+  for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1] && p->free_slots[rank]; s++)
     if (!neapi_packer_holds(p, rank, before[s]))
       neapi_packer_put(p, rank, before[s], 0);
 }
@@ -294,7 +295,7 @@ void neapi_packer_fill_held(neapi_packer *p, const neap_layout *previous)
     if (previous)
       keep_held(p, r, previous->expert_of);
     int32_t e = neapi_packer_home(t, r + 1), held = t->first_slot[r + 1] - t->first_slot[r];
-    for (held -= p->room[r]; p->room[r]; e++) {
+    for (held -= p->free_slots[r]; p->free_slots[r]; e++) {
       int32_t expert = e % t->experts;
       if (held < t->experts && neapi_packer_holds(p, r, expert))
         continue;

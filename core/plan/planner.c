@@ -155,7 +155,7 @@ int neap_planner_plan_history(neap_planner *p, const double *const *loads, int32
   status = p->kind->plan(&input, p->expert_of);
   if (status)
     return status;
-  memcpy(neapi_layout_draft(out), p->expert_of, t->slots * 4ul);
+  memcpy(neapi_layout_edit(out), p->expert_of, t->slots * 4ul);
   status = neapi_layout_index(out);
   if (status)
     neapi_fail_prefix("planner %s", p->kind->name);

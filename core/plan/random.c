@@ -34,7 +34,7 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
     neapi_packer_put(p, rank, e, 0);
   }
   for (int32_t r = 0; r < t->ranks; r++)
-    while (p->room[r])
+    while (p->free_slots[r])
       neapi_packer_put(p, r, draw_expert(in, &drawn, r), 0);
   return NEAP_OK;
 }

@@ -22,7 +22,7 @@ static int32_t group_size(const neap_topology *t, int32_t first, int32_t before)
 static int32_t deal(const neapi_packer *p, int32_t rank, int32_t *turn)
 {
   const neap_topology *t = p->topology;
-  if (slots_of(t, rank) - p->room[rank] < t->experts)
+  if (slots_of(t, rank) - p->free_slots[rank] < t->experts)
     while (neapi_packer_holds(p, rank, *turn % t->experts))
       ++*turn;
   return (*turn)++ % t->experts;

@@ -1,7 +1,7 @@
 /* UltraEP (arXiv 2606.04101), by the rules of its published csrc/kernels/placement.cu: a threshold
  * above the mean such that every rank above it can export the excess of its experts into free slots
  * of ranks below it, no expert twice on a rank. Ranks export in the order of their work, each from
- * its largest expert first, to the rank with the most room.
+ * its largest expert first, to the rank with the most slack.
  *
  * The thresholds just above the mean come first, with a floor that grows: no replica is made for
  * less than an even share of what is needed by the slots that could take it. If none of them works,
@@ -19,7 +19,7 @@ enum { MIN_TOKENS, MARGIN, NODES };
 enum { TRIES = 3, PROBES = 4 };
 
 typedef struct {
-  void *place;
+  void *packer;
   int32_t *sources;  /* [ranks] by their work at home, largest first */
   double *home_work; /* [ranks] */
 } scratch;
@@ -36,7 +36,7 @@ static void close_scratch(void *memory)
   scratch *s = memory;
   if (!s)
     return;
-  neapi_packer_close(s->place);
+  neapi_packer_close(s->packer);
   free(s->sources);
   free(s->home_work);
   free(s);
@@ -49,7 +49,7 @@ static int open_scratch(const neap_topology *t, void **out)
     return NEAP_MEMORY;
   s->sources = neapi_alloc(t->ranks * 4ll, "planner ultraep");
   s->home_work = neapi_alloc(t->ranks * 8ll, "planner ultraep");
-  int status = s->sources && s->home_work ? neapi_packer_open(t, &s->place) : NEAP_MEMORY;
+  int status = s->sources && s->home_work ? neapi_packer_open(t, &s->packer) : NEAP_MEMORY;
   if (status) {
     close_scratch(s);
     return status;
@@ -61,7 +61,7 @@ static int open_scratch(const neap_topology *t, void **out)
 /* Puts the domain back: every expert at home. Slots that exports took are free again. */
 static void take_back(scratch *s, const attempt *a)
 {
-  neapi_packer *p = s->place;
+  neapi_packer *p = s->packer;
   const neap_topology *t = p->topology;
   for (int32_t r = a->first; r < a->last; r++) {
     int32_t first = t->first_slot[r], own = neapi_packer_home(t, r + 1) - neapi_packer_home(t, r);
@@ -70,7 +70,7 @@ static void take_back(scratch *s, const attempt *a)
     memset(p->holds + (int64_t)r * p->words, 0, 8ul * p->words);
     for (int32_t slot = first; slot < first + own; slot++)
       p->holds[(int64_t)r * p->words + p->expert_of[slot] / 64] |= 1ull << p->expert_of[slot] % 64;
-    p->room[r] = t->first_slot[r + 1] - first - own;
+    p->free_slots[r] = t->first_slot[r + 1] - first - own;
     p->rank_work[r] = s->home_work[r];
   }
 }
@@ -78,7 +78,7 @@ static void take_back(scratch *s, const attempt *a)
 static void push_if_open(neapi_packer *p, int32_t rank, double threshold, int32_t *open)
 {
   double slack = neapi_packer_slack(p, rank, threshold);
-  if (slack > 1e-9 * threshold && p->room[rank])
+  if (slack > 1e-9 * threshold && p->free_slots[rank])
     neapi_heap_push(p->rank_heap, open, (neapi_heap_item){-slack, rank});
 }
 
@@ -106,7 +106,7 @@ static double export_expert(neapi_packer *p, int32_t expert, int32_t home, doubl
   return need;
 }
 
-/* Exports a rank's excess, its largest expert first; false if not all of it finds a place. */
+/* Exports a rank's excess, its largest expert first; false if not all of it finds a rank. */
 static bool export_rank(neapi_packer *p, int32_t rank, const attempt *a, int32_t *open)
 {
   const neap_topology *t = p->topology;
@@ -123,7 +123,7 @@ static bool export_rank(neapi_packer *p, int32_t rank, const attempt *a, int32_t
 
 static bool plan_below(scratch *s, const attempt *a)
 {
-  neapi_packer *p = s->place;
+  neapi_packer *p = s->packer;
   int32_t open = 0;
   take_back(s, a);
   for (int32_t r = a->first; r < a->last; r++)
@@ -159,7 +159,7 @@ static double search(scratch *s, attempt *a, double low, double high)
 
 static void plan_domain(scratch *s, attempt *a, double margin)
 {
-  neapi_packer *p = s->place;
+  neapi_packer *p = s->packer;
   double mean = neapi_packer_ideal(p, a->first, a->last), low = ceil(mean - 1e-9 * mean),
          high = low;
   for (int32_t r = a->first; r < a->last; r++)
@@ -182,7 +182,7 @@ static void plan_domain(scratch *s, attempt *a, double margin)
 /* sources: within each domain by their work, largest first. */
 static void sort_sources(scratch *s, int32_t first, int32_t last)
 {
-  neapi_packer *p = s->place;
+  neapi_packer *p = s->packer;
   int32_t size = 0;
   for (int32_t r = first; r < last; r++)
     neapi_heap_push(p->area_heap, &size, (neapi_heap_item){-p->rank_work[r], r});
@@ -194,7 +194,7 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
 {
   const neap_topology *t = in->topology;
   scratch *s = in->scratch;
-  neapi_packer *p = s->place;
+  neapi_packer *p = s->packer;
   bool nodes = in->parameter[NODES] != 0;
   neapi_packer_weigh(p, in->load);
   neapi_packer_begin_home(p, expert_of);

@@ -210,7 +210,7 @@ static int check_after(const neap_cluster *c, const int32_t *after, int32_t coun
   return NEAP_OK;
 }
 
-/* Makes room for one more operation in the list and the queues. */
+/* Makes space for one more operation in the list and the queues. */
 static int grow(neap_cluster *c)
 {
   if (c->count < c->capacity)

@@ -26,8 +26,8 @@ static void group_node(const neap_split *s, int32_t node, int32_t expert, int32_
 const neapi_split_rule neapi_split_lite = {.name = "lite", .group = group_node};
 const neapi_split_rule neapi_split_even = {.name = "even", .group = group_all};
 
-/* One source's tokens of one expert over places [first, first + count): base each, and one more on
- * the extra places from turn on, cyclically. */
+/* One source's tokens of one expert over indices [first, first + count): base each, and one more on
+ * the extra indices from turn on, cyclically. */
 typedef struct {
   int32_t first, count, turn, extra;
   int64_t base;
@@ -49,39 +49,39 @@ static share share_of(const neap_split *s, int32_t source, int32_t expert)
   return h;
 }
 
-static int64_t amount_at(share h, int32_t place)
+static int64_t tokens_at(share h, int32_t index)
 {
-  int32_t i = place - h.first;
+  int32_t i = index - h.first;
   if (i < 0 || i >= h.count)
     return 0;
   i -= h.turn;
   return h.base + ((i < 0 ? i + h.count : i) < h.extra);
 }
 
-void neapi_even_row(const neap_split *s, int32_t source, int64_t *amount)
+void neapi_even_row(const neap_split *s, int32_t source, int64_t *row)
 {
   const neap_topology *t = s->topology;
-  memset(amount, 0, 8ul * t->slots);
+  memset(row, 0, 8ul * t->slots);
   for (int32_t e = 0; e < t->experts; e++) {
     if (!s->load[(int64_t)source * t->experts + e])
       continue;
     share h = share_of(s, source, e);
-    for (int32_t place = h.first; place < h.first + h.count; place++)
-      amount[s->layout->by_expert[place]] = amount_at(h, place);
+    for (int32_t index = h.first; index < h.first + h.count; index++)
+      row[s->layout->by_expert[index]] = tokens_at(h, index);
   }
 }
 
-void neapi_even_column(const neap_split *s, int32_t rank, int64_t *amount)
+void neapi_even_column(const neap_split *s, int32_t rank, int64_t *column)
 {
   const neap_topology *t = s->topology;
   int32_t first = t->first_slot[rank], slots = t->first_slot[rank + 1] - first;
-  for (int32_t source = 0; source < t->ranks; source++, amount += slots)
+  for (int32_t source = 0; source < t->ranks; source++, column += slots)
     for (int32_t i = 0; i < slots; i++)
-      amount[i] =
-          amount_at(share_of(s, source, s->layout->expert_of[first + i]), s->index_of[first + i]);
+      column[i] =
+          tokens_at(share_of(s, source, s->layout->expert_of[first + i]), s->index_of[first + i]);
 }
 
-/* Adds value to places [first, last) of sums, kept as differences. */
+/* Adds value to indices [first, last) of sums, kept as differences. */
 static void add_range(int64_t *sums, int32_t first, int32_t last, int64_t value)
 {
   sums[first] += value;
@@ -103,16 +103,16 @@ void neapi_even_slots(const neap_split *s, int64_t *tokens)
         add_range(sums, h.first, from + h.extra - h.count, 1);
     }
   int64_t sum = 0;
-  for (int32_t place = 0; place < t->slots; place++)
-    tokens[s->layout->by_expert[place]] = sum += sums[place];
+  for (int32_t index = 0; index < t->slots; index++)
+    tokens[s->layout->by_expert[index]] = sum += sums[index];
 }
 
-/* Tokens to places [first, last), which lie within the group or wholly outside it. */
-static int64_t range_amount(share h, int32_t first, int32_t last)
+/* Tokens to indices [first, last), which lie within the group or wholly outside it. */
+static int64_t range_tokens(share h, int32_t first, int32_t last)
 {
   int64_t sum = 0;
-  for (int32_t place = first; place < last; place++)
-    sum += amount_at(h, place);
+  for (int32_t index = first; index < last; index++)
+    sum += tokens_at(h, index);
   return sum;
 }
 
@@ -124,9 +124,9 @@ void neapi_even_paths(const neap_split *s, int64_t *own, int64_t *near)
     int32_t node = t->node_of[source];
     const int32_t *first = s->node_first + (int64_t)node * t->experts;
     for (int32_t e = 0; e < t->experts; e++)
-      near[node] += range_amount(share_of(s, source, e), first[e], first[e + t->experts]);
+      near[node] += range_tokens(share_of(s, source, e), first[e], first[e + t->experts]);
     own[source] = 0;
     for (int32_t i = t->first_slot[source]; i < t->first_slot[source + 1]; i++)
-      own[source] += amount_at(share_of(s, source, s->layout->expert_of[i]), s->index_of[i]);
+      own[source] += tokens_at(share_of(s, source, s->layout->expert_of[i]), s->index_of[i]);
   }
 }

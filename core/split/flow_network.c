@@ -24,7 +24,7 @@ int neapi_flow_open(const neap_topology *t, neapi_flow *f)
   f->left = neapi_alloc(t->slots * 8ll, "split");
   f->outside = neapi_alloc(t->experts * 8ll, "split");
   f->excess = neapi_alloc(t->experts * 8ll, "split");
-  f->room = neapi_alloc(t->ranks * 8ll, "split");
+  f->capacity = neapi_alloc(t->ranks * 8ll, "split");
   f->length = neapi_alloc(all * 4, "split");
   f->cursor = neapi_alloc(all * 4, "split");
   f->queue = neapi_alloc(all * 4 + 4, "split");
@@ -33,8 +33,8 @@ int neapi_flow_open(const neap_topology *t, neapi_flow *f)
   f->queued = neapi_alloc_zero(all, "split");
   bool whole = f->index_of && f->rank_at && f->group_of && f->group_first && f->group_expert &&
                f->group_node && f->expert_group && f->supply && f->left && f->outside &&
-               f->excess && f->room && f->length && f->cursor && f->queue && f->later && f->path &&
-               f->queued;
+               f->excess && f->capacity && f->length && f->cursor && f->queue && f->later &&
+               f->path && f->queued;
   return whole ? NEAP_OK : NEAP_MEMORY;
 }
 
@@ -51,7 +51,7 @@ void neapi_flow_close(neapi_flow *f)
   free(f->left);
   free(f->outside);
   free(f->excess);
-  free(f->room);
+  free(f->capacity);
   free(f->length);
   free(f->cursor);
   free(f->queue);
@@ -121,18 +121,18 @@ static int64_t node_left(const neapi_flow *f, int32_t first, int32_t last, int32
   return sum;
 }
 
-/* The level to which the room of the roomiest ranks sinks when the places [first, last) take
- * amount; 0 if all get full. */
-static int64_t water_level(const neapi_flow *f, int32_t first, int32_t last, int64_t amount)
+/* The level to which the capacity of the ranks with most of it sinks when the indices [first, last)
+ * take work; 0 if all get full. */
+static int64_t water_level(const neapi_flow *f, int32_t first, int32_t last, int64_t work)
 {
   int64_t level = 0;
   for (int32_t active = 0;;) {
-    int64_t sum = -amount;
+    int64_t sum = -work;
     int32_t count = 0;
     for (int32_t i = first; i < last; i++) {
-      int64_t room = f->room[f->rank_at[i]];
-      if (room > level) {
-        sum += room;
+      int64_t capacity = f->capacity[f->rank_at[i]];
+      if (capacity > level) {
+        sum += capacity;
         count++;
       }
     }
@@ -143,24 +143,24 @@ static int64_t water_level(const neapi_flow *f, int32_t first, int32_t last, int
   }
 }
 
-/* Moves *amount into the places [first, last), into near or far, so that their ranks end equally
+/* Moves *work into the indices [first, last), into near or far, so that their ranks end equally
  * full, as far as that goes. */
-static void pour(neapi_flow *f, int32_t first, int32_t last, int64_t *amount, int64_t *into)
+static void pour(neapi_flow *f, int32_t first, int32_t last, int64_t *work, int64_t *into)
 {
-  int64_t level = water_level(f, first, last, *amount);
-  for (int32_t i = first; i < last && *amount; i++) {
-    int64_t *room = &f->room[f->rank_at[i]];
-    int64_t give = *room - level;
-    give = give < *amount ? give : *amount;
+  int64_t level = water_level(f, first, last, *work);
+  for (int32_t i = first; i < last && *work; i++) {
+    int64_t *capacity = &f->capacity[f->rank_at[i]];
+    int64_t give = *capacity - level;
+    give = give < *work ? give : *work;
     if (give > 0) {
-      *room -= give;
+      *capacity -= give;
       into[i] += give;
-      *amount -= give;
+      *work -= give;
     }
   }
 }
 
-/* Experts with one place to go first. */
+/* Experts with one slot on the node go first. */
 static void pour_node(neapi_flow *f, int32_t first, int32_t last)
 {
   const neap_topology *t = f->topology;
@@ -237,7 +237,7 @@ static int64_t pool_left(const neapi_flow *f, int32_t *sources)
   return sum;
 }
 
-/* Straight from pools into slots, as far as there is room: no path is shorter. */
+/* Straight from pools into slots, as far as their ranks have capacity: no path is shorter. */
 static void pour_pools(neapi_flow *f)
 {
   const int32_t *first = f->layout->first;
@@ -246,24 +246,24 @@ static void pour_pools(neapi_flow *f)
       pour(f, first[e], first[e + 1], &f->excess[e], f->far);
 }
 
-/* Makes room on a rank for work of a pool: near work of the rank moves to ranks of its node that
- * have room. Returns the room made, at most amount. */
-static int64_t make_room(neapi_flow *f, int32_t rank, int64_t amount)
+/* Frees capacity of a rank for work of a pool: near work of the rank moves to ranks of its node
+ * that have some. Returns what was freed, at most work. */
+static int64_t free_capacity(neapi_flow *f, int32_t rank, int64_t work)
 {
   const neap_topology *t = f->topology;
   int64_t made = 0;
   for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1]; s++) {
     int32_t group = f->group_of[s], own = f->index_of[s];
     for (int32_t i = f->group_first[group]; f->near[own] && i < f->group_first[group + 1]; i++) {
-      int64_t *room = &f->room[f->rank_at[i]], give = amount - made;
-      give = give < *room ? give : *room;
+      int64_t *capacity = &f->capacity[f->rank_at[i]], give = work - made;
+      give = give < *capacity ? give : *capacity;
       give = give < f->near[own] ? give : f->near[own];
       f->near[own] -= give;
       f->near[i] += give;
-      *room -= give;
+      *capacity -= give;
       made += give;
     }
-    if (made == amount)
+    if (made == work)
       break;
   }
   return made;
@@ -275,9 +275,9 @@ static void squeeze_pools(neapi_flow *f)
 {
   for (int32_t e = 0; e < f->topology->experts; e++)
     for (int32_t i = f->layout->first[e]; f->excess[e] && i < f->layout->first[e + 1]; i++) {
-      int64_t amount = make_room(f, f->rank_at[i], f->excess[e]);
-      f->far[i] += amount;
-      f->excess[e] -= amount;
+      int64_t work = free_capacity(f, f->rank_at[i], f->excess[e]);
+      f->far[i] += work;
+      f->excess[e] -= work;
     }
 }
 

@@ -3,7 +3,7 @@
  * Work is counted in whole units (tokens, when all experts cost the same). A group is a node and an
  * expert that has replicas there; its work either stays (near) or leaves for the expert's pool, at
  * the price of the expert's weight a unit. A pool's work may go to every replica of the expert
- * (far). Each rank takes work up to its room. Vertices: ranks, then groups, then pools. */
+ * (far). Each rank takes work up to its capacity. Vertices: ranks, then groups, then pools. */
 #ifndef NEAP_FLOW_NETWORK_H
 #define NEAP_FLOW_NETWORK_H
 
@@ -16,27 +16,28 @@ typedef struct {
   const neap_layout *layout;
   bool leaving;          /* groups may send work to the pool (minimax), or not (local) */
   int32_t groups;        /* numbered by expert, then node */
-  int32_t *index_of;     /* [slots] a slot's place in layout->by_expert */
-  int32_t *rank_at;      /* [places] rank of the slot at a place */
+  int32_t *index_of;     /* [slots] a slot's index in layout->by_expert */
+  int32_t *rank_at;      /* [slots] rank of the slot at an index */
   int32_t *group_of;     /* [slots] */
   int32_t *group_first;  /* [slots + 1] where a group's slots start in layout->by_expert */
   int32_t *group_expert; /* [slots] */
   int32_t *group_node;   /* [slots] */
   int32_t *weight;       /* [experts] of the caller: price of leaving, 1 to NEAPI_FLOW_WEIGHTS */
   int32_t *expert_group; /* [experts + 1] first group of an expert */
-  int64_t *near, *far;   /* [places] of the caller: work from the own node, and from the pool */
-  int64_t *supply;       /* [slots] a group's own work */
-  int64_t *left;         /* [slots] of it, what is not near */
-  int64_t *outside;      /* [experts] work of the nodes that lack the expert */
-  int64_t *excess;       /* [experts] in the pool and in no slot */
-  int64_t *room;         /* [ranks] */
+  int64_t *near,
+      *far;         /* [slots] by index, of the caller: work from the own node, and from the pool */
+  int64_t *supply;  /* [slots] a group's own work */
+  int64_t *left;    /* [slots] of it, what is not near */
+  int64_t *outside; /* [experts] work of the nodes that lack the expert */
+  int64_t *excess;  /* [experts] in the pool and in no slot */
+  int64_t *capacity; /* [ranks] work that it can still take */
   /* Of one search. */
-  bool pooled;     /* the pools take part */
+  bool pooled;     /* the pools take chunk */
   bool grouped;    /* some work is in groups, not outside */
   bool weighted;   /* weights differ */
   bool cheap;      /* leaving counts */
   int32_t degree;  /* only groups whose expert has this weight are sources; 0: all */
-  int32_t *length; /* [vertices] of the shortest path to a rank with room */
+  int32_t *length; /* [vertices] of the shortest path to a rank with capacity */
   int32_t *cursor, *queue, *later, *path;
   uint8_t *queued;
 } neapi_flow;
@@ -46,10 +47,10 @@ void neapi_flow_close(neapi_flow *flow);
 
 /* Groups of a layout. The caller then fills supply and outside. */
 void neapi_flow_build(neapi_flow *flow, const neap_layout *layout);
-/* All work back to where it came from: nothing near or far. Keeps room. */
+/* All work back to where it came from: nothing near or far. Keeps capacity. */
 void neapi_flow_reset(neapi_flow *flow);
 
-/* As much near work as the node's rooms allow, on top of what is there. Returns what is left. */
+/* As much near work as the node's ranks can take, on top of what is there. Returns what is left. */
 int64_t neapi_flow_fill_node(neapi_flow *flow, int32_t node);
 /* What all groups have left, and what is outside, becomes excess of the pools. */
 void neapi_flow_pool(neapi_flow *flow);

@@ -12,7 +12,7 @@ static int32_t slots_of_rank(const neapi_flow *f, int32_t rank)
   return f->topology->first_slot[rank + 1] - f->topology->first_slot[rank];
 }
 
-/* ---- lengths, backwards from the ranks with room --------------------------------------------- */
+/* ---- lengths, backwards from the ranks with capacity ----------------------------------------- */
 
 /* Vertices whose length has changed wait in line: in a ring those with less than reach, in a list
  * those with more leavings, until the ring is empty and reach grows. */
@@ -102,11 +102,11 @@ static void relax_to_pool(neapi_flow *f, line *q, int32_t expert)
   }
   int32_t farther = next + neapi_flow_price(f, expert);
   for (int32_t k = f->expert_group[expert]; f->leaving && k < f->expert_group[expert + 1]; k++) {
-    int32_t place = f->group_first[k];
+    int32_t index = f->group_first[k];
     if (neapi_flow_is_vertex(f, k))
       relax(f, q, neapi_flow_group(f, k), farther);
-    else if (f->near[place])
-      relax(f, q, f->rank_at[place], farther);
+    else if (f->near[index])
+      relax(f, q, f->rank_at[index], farther);
   }
 }
 
@@ -155,7 +155,7 @@ void neapi_flow_measure(neapi_flow *f, int32_t first, int32_t last, int32_t sour
 {
   line q = {0, 0, neapi_flow_vertices(f) + 1, 0, NEAPI_LEAVING, sources};
   for (int32_t r = first; r < last; r++)
-    if (f->room[r])
+    if (f->capacity[r])
       relax(f, &q, r, 0);
   for (;;) {
     if (q.head == q.tail && q.missing && q.later)
@@ -286,7 +286,7 @@ static inline int32_t min32(int32_t a, int32_t b)
   return a < b ? a : b;
 }
 
-static int32_t least_to_places(const neapi_flow *f, int32_t first, int32_t last)
+static int32_t least_to_slots(const neapi_flow *f, int32_t first, int32_t last)
 {
   int32_t least = NEAPI_FAR_AWAY;
   for (int32_t i = first; i < last; i++)
@@ -299,11 +299,11 @@ static int32_t least_from_rank(const neapi_flow *f, int32_t rank)
   const neap_topology *t = f->topology;
   int32_t least = NEAPI_FAR_AWAY;
   for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1]; s++) {
-    int32_t place = f->index_of[s], group = f->group_of[s], expert = f->group_expert[group];
+    int32_t index = f->index_of[s], group = f->group_of[s], expert = f->group_expert[group];
     int32_t pool = neapi_flow_pool_of(f, expert);
-    if (f->pooled && f->far[place])
+    if (f->pooled && f->far[index])
       least = min32(least, f->length[pool] + 1);
-    if (!f->near[place])
+    if (!f->near[index])
       continue;
     if (neapi_flow_is_vertex(f, group))
       least = min32(least, f->length[neapi_flow_group(f, group)] + 1);
@@ -315,7 +315,7 @@ static int32_t least_from_rank(const neapi_flow *f, int32_t rank)
 
 static int32_t least_from_group(const neapi_flow *f, int32_t group)
 {
-  int32_t least = least_to_places(f, f->group_first[group], f->group_first[group + 1]);
+  int32_t least = least_to_slots(f, f->group_first[group], f->group_first[group + 1]);
   int32_t expert = f->group_expert[group];
   if (f->pooled && f->leaving)
     least =
@@ -325,7 +325,7 @@ static int32_t least_from_group(const neapi_flow *f, int32_t group)
 
 static int32_t least_from_pool(const neapi_flow *f, int32_t expert)
 {
-  int32_t least = least_to_places(f, f->layout->first[expert], f->layout->first[expert + 1]);
+  int32_t least = least_to_slots(f, f->layout->first[expert], f->layout->first[expert + 1]);
   int32_t nearer = 1 - neapi_flow_price(f, expert);
   for (int32_t k = f->expert_group[expert]; f->leaving && k < f->expert_group[expert + 1]; k++) {
     int32_t to =
@@ -354,14 +354,15 @@ static void lengthen(neapi_flow *f, int32_t vertex)
   f->cursor[vertex] = 0;
 }
 
-/* A shortest path from source to a rank with room, in f->path. Returns its last index, or NONE. */
+/* A shortest path from source to a rank with capacity, in f->path. Returns its last index, or
+ * NONE. */
 static int32_t find_path(neapi_flow *f, int32_t source)
 {
   int32_t depth = 0;
   f->path[0] = source;
   while (f->length[source] < NEAPI_FAR_AWAY) {
     int32_t vertex = f->path[depth];
-    if (vertex < f->topology->ranks && !f->length[vertex] && f->room[vertex])
+    if (vertex < f->topology->ranks && !f->length[vertex] && f->capacity[vertex])
       return depth;
     int32_t next = step(f, vertex);
     if (next != NONE) {
@@ -374,34 +375,34 @@ static int32_t find_path(neapi_flow *f, int32_t source)
   return NONE;
 }
 
-static int64_t push_path(neapi_flow *f, int32_t depth, int64_t amount)
+static int64_t push_path(neapi_flow *f, int32_t depth, int64_t work)
 {
-  int64_t *more, *room = &f->room[f->path[depth]];
-  amount = amount < *room ? amount : *room;
+  int64_t *more, *capacity = &f->capacity[f->path[depth]];
+  work = work < *capacity ? work : *capacity;
   for (int32_t i = 0; i < depth; i++) {
     const int64_t *limit = carry(f, f->path[i], &more);
-    if (limit && *limit < amount)
-      amount = *limit;
+    if (limit && *limit < work)
+      work = *limit;
   }
   for (int32_t i = 0; i < depth; i++) {
     int64_t *limit = carry(f, f->path[i], &more);
     if (limit)
-      *limit -= amount;
+      *limit -= work;
     if (more)
-      *more += amount;
+      *more += work;
   }
-  *room -= amount;
-  return amount;
+  *capacity -= work;
+  return work;
 }
 
-int64_t neapi_flow_push(neapi_flow *f, int32_t source, int64_t *amount)
+int64_t neapi_flow_push(neapi_flow *f, int32_t source, int64_t *work)
 {
-  int64_t before = *amount;
-  while (*amount) {
+  int64_t before = *work;
+  while (*work) {
     int32_t depth = find_path(f, source);
     if (depth == NONE)
       break;
-    *amount -= push_path(f, depth, *amount);
+    *work -= push_path(f, depth, *work);
   }
-  return before - *amount;
+  return before - *work;
 }

@@ -26,7 +26,7 @@ static inline int32_t neapi_flow_pool_of(const neapi_flow *f, int32_t expert)
   return f->topology->ranks + f->topology->slots + expert;
 }
 
-/* Once the pools take part, a group with one slot is none: its work is in the slot or in the
+/* Once the pools take chunk, a group with one slot is none: its work is in the slot or in the
  * pool. */
 static inline bool neapi_flow_is_vertex(const neapi_flow *f, int32_t group)
 {
@@ -45,13 +45,13 @@ static inline bool neapi_flow_source(const neapi_flow *f, int32_t group)
   return f->left[group] && (!f->degree || f->weight[f->group_expert[group]] == f->degree);
 }
 
-/* Lengths of the vertices from which a rank with room among [first, last) can be reached, as far as
- * it takes to give that many sources theirs. Vertices of the part of the graph that is searched are
- * NEAPI_FAR_AWAY before. Without leavings the first length of a vertex is its last one (breadth
- * first), so that the search stops at the last source; with leavings it completes all lengths
- * within reach. */
+/* Lengths of the vertices from which a rank with capacity among [first, last) can be reached, as
+ * far as it takes to give that many sources theirs. Vertices of the chunk of the graph that is
+ * searched are NEAPI_FAR_AWAY before. Without leavings the first length of a vertex is its last one
+ * (breadth first), so that the search stops at the last source; with leavings it completes all
+ * lengths within reach. */
 void neapi_flow_measure(neapi_flow *flow, int32_t first, int32_t last, int32_t sources);
-/* Pushes as much of *amount from a vertex as shortest paths carry. Returns what was pushed. */
-int64_t neapi_flow_push(neapi_flow *flow, int32_t source, int64_t *amount);
+/* Pushes as much of *work from a vertex as shortest paths carry. Returns what was pushed. */
+int64_t neapi_flow_push(neapi_flow *flow, int32_t source, int64_t *work);
 
 #endif

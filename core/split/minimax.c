@@ -5,10 +5,11 @@
  * stuck, the ranks it is confined to give a larger bound (Newton's method of Dinkelbach 1967 over
  * cuts, as in parametric maximum flow; Gallo, Grigoriadis and Tarjan 1989).
  *
- * Bound and amounts are whole units of work. When all experts cost the same a unit is a token and
- * the result is the least max load of whole tokens. Otherwise a unit is a small fraction of a
- * token's work, at least 2^-50 of all work, and the optimal amounts are rounded to whole tokens afterwards: no rank then has
- * more than one token per slot, of that slot's cost, above the optimum of fractional tokens. */
+ * Bound and work are whole units of work. When all experts cost the same a unit is a token and the
+ * result is the least max load of whole tokens. Otherwise a unit is a small fraction of a token's
+ * work, at least 2^-50 of all work, and the optimal work of slots is rounded to whole tokens
+ * afterwards: no rank then has more than one token per slot, of that slot's cost, above the optimum
+ * of fractional tokens. */
 #include "split/flow_network.h"
 
 #include "base/memory.h"
@@ -29,7 +30,7 @@ typedef struct {
   double *speed;       /* [ranks] relative to the fastest */
   uint8_t *member;     /* [ranks] of a cut */
   int64_t most;        /* units of all work together */
-  int64_t *rest;       /* [places] */
+  int64_t *rest;       /* [slots] by index */
 } minimax;
 
 static void minimax_close(void *scratch)
@@ -191,19 +192,19 @@ static double bound_for(const minimax *m, const uint8_t *member, int64_t work)
   return high * (1 + 0x1p-46); /* clear of the edge, for other ranks that are full at this bound */
 }
 
-/* Raises the room of ranks to a bound above the present one. */
-static void raise_room(minimax *m, double bound, int32_t first, int32_t last)
+/* Raises the capacity of ranks to a bound above the present one. */
+static void raise_capacity(minimax *m, double bound, int32_t first, int32_t last)
 {
   for (int32_t r = first; r < last; r++) {
     int64_t cap = allowed(m, m->speed[r], bound);
-    m->flow.room[r] += cap - m->cap[r];
+    m->flow.capacity[r] += cap - m->cap[r];
     m->cap[r] = cap;
   }
 }
 
-static void clear_room(minimax *m)
+static void clear_capacity(minimax *m)
 {
-  memset(m->flow.room, 0, m->flow.topology->ranks * 8ul);
+  memset(m->flow.capacity, 0, m->flow.topology->ranks * 8ul);
   memset(m->cap, 0, m->flow.topology->ranks * 8ul);
 }
 
@@ -221,7 +222,7 @@ static double spread_under(minimax *m, double bound, bool cheap)
   while (neapi_flow_spread(&m->flow, cheap)) {
     int64_t work = neapi_flow_cut(&m->flow, m->member);
     bound = fmax(bound, bound_for(m, m->member, work));
-    raise_room(m, bound, 0, t->ranks);
+    raise_capacity(m, bound, 0, t->ranks);
     cheap = false;
   }
   return bound;
@@ -240,8 +241,8 @@ static void solve_minimax(minimax *m)
   const neap_topology *t = m->flow.topology;
   double mean = mean_bound(m), bound = mean;
   for (bool again = true; again;) {
-    clear_room(m);
-    raise_room(m, bound, 0, t->ranks);
+    clear_capacity(m);
+    raise_capacity(m, bound, 0, t->ranks);
     neapi_flow_reset(&m->flow);
     fill_nodes(m);
     double least = spread_under(m, bound, true);
@@ -256,7 +257,7 @@ static void solve_local(minimax *m)
   neapi_flow *f = &m->flow;
   const neap_topology *t = f->topology;
   double bound = mean_bound(m);
-  clear_room(m);
+  clear_capacity(m);
   neapi_flow_reset(f);
   for (int32_t g = 0; g < t->nodes; g++) {
     int32_t first = t->first_rank[g], last = t->first_rank[g + 1];
@@ -264,49 +265,49 @@ static void solve_local(minimax *m)
     while (neapi_flow_fill_node(f, g)) {
       int64_t work = neapi_flow_cut_node(f, g, m->member);
       node = fmax(node, bound_for(m, m->member, work));
-      raise_room(m, node, first, last);
+      raise_capacity(m, node, first, last);
     }
     bound = fmax(bound, node);
   }
   neapi_flow_pool(f);
-  raise_room(m, bound, 0, t->ranks);
+  raise_capacity(m, bound, 0, t->ranks);
   spread_under(m, bound, false);
 }
 
 /* ---- whole tokens ---------------------------------------------------------------------------- */
 
-/* The place among [first, last) that has a rest, and so may get one more token, and whose rank has
- * most room. */
-static int32_t roomiest(const neapi_flow *f, const int64_t *rest, int32_t first, int32_t last)
+/* The index among [first, last) that has a rest, and so may get one more token, and whose rank has
+ * most capacity. */
+static int32_t most_capacity(const neapi_flow *f, const int64_t *rest, int32_t first, int32_t last)
 {
   int32_t best = -1;
-  int64_t best_room = 0;
+  int64_t best_capacity = 0;
   for (int32_t i = first; i < last; i++) {
-    int64_t room = f->room[f->rank_at[i]];
-    if (rest[i] && (best < 0 || room > best_room)) {
+    int64_t capacity = f->capacity[f->rank_at[i]];
+    if (rest[i] && (best < 0 || capacity > best_capacity)) {
       best = i;
-      best_room = room;
+      best_capacity = capacity;
     }
   }
   return best;
 }
 
-/* Rounds the amounts of the places [first, last), in units, to tokens with that sum: down, then up
- * again where there is most room. rest is overwritten. */
-static void round_slots(neapi_flow *f, int64_t *amount, int64_t *rest, int32_t first, int32_t last,
+/* Rounds the work at indices [first, last), in units, to tokens with that sum: down, then up
+ * again where most capacity is left. rest is overwritten. */
+static void round_slots(neapi_flow *f, int64_t *work, int64_t *rest, int32_t first, int32_t last,
                         int64_t unit, int64_t tokens)
 {
   for (int32_t i = first; i < last; i++) {
-    rest[i] = amount[i] % unit;
-    amount[i] /= unit;
-    tokens -= amount[i];
-    f->room[f->rank_at[i]] += rest[i];
+    rest[i] = work[i] % unit;
+    work[i] /= unit;
+    tokens -= work[i];
+    f->capacity[f->rank_at[i]] += rest[i];
   }
   for (; tokens > 0; tokens--) {
-    int32_t place = roomiest(f, rest, first, last);
-    rest[place] = 0;
-    amount[place]++;
-    f->room[f->rank_at[place]] -= unit;
+    int32_t index = most_capacity(f, rest, first, last);
+    rest[index] = 0;
+    work[index]++;
+    f->capacity[f->rank_at[index]] -= unit;
   }
 }
 

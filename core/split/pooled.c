@@ -1,4 +1,4 @@
-/* Pooled splits: from near and far amounts of slots to the rows and columns of ranks, as split.h
+/* Pooled splits: from near and far tokens of slots to the rows and columns of ranks, as split.h
  * defines them. */
 #include "split/split.h"
 
@@ -24,12 +24,12 @@ static void take_own(neap_split *s)
     const int64_t *load = s->load + (int64_t)r * t->experts;
     for (int32_t i = t->first_slot[r]; i < t->first_slot[r + 1]; i++) {
       int32_t e = s->layout->expert_of[i];
-      int32_t place = s->index_of[i];
+      int32_t index = s->index_of[i];
       int64_t left = load[e];
       /* A rank may hold an expert twice: slots before this one come first. */
-      for (int32_t p = place - 1; p >= s->layout->first[e] && s->rank_at[p] == r; p--)
+      for (int32_t p = index - 1; p >= s->layout->first[e] && s->rank_at[p] == r; p--)
         left -= s->own[p];
-      s->own[place] = min64(left, s->near[place]);
+      s->own[index] = min64(left, s->near[index]);
     }
   }
 }
@@ -39,15 +39,15 @@ void neapi_pooled_prepare(neap_split *s)
   const neap_topology *t = s->topology;
   take_own(s);
   s->far_before[0] = 0;
-  for (int32_t place = 0; place < t->slots; place++)
-    s->far_before[place + 1] = s->far_before[place] + s->far[place];
+  for (int32_t index = 0; index < t->slots; index++)
+    s->far_before[index + 1] = s->far_before[index] + s->far[index];
   memset(s->before, 0, 8ul * t->experts);
   for (int32_t n = 0; n < t->nodes; n++)
     for (int32_t e = 0; e < t->experts; e++) {
       int64_t cell = (int64_t)n * t->experts + e, near = 0, left = 0;
-      for (int32_t place = s->node_first[cell]; place < s->node_first[cell + t->experts]; place++) {
-        near += s->near[place];
-        left += s->near[place] - s->own[place];
+      for (int32_t index = s->node_first[cell]; index < s->node_first[cell + t->experts]; index++) {
+        near += s->near[index];
+        left += s->near[index] - s->own[index];
       }
       s->near_left[cell] = left;
       s->pool_first[cell] = s->before[e];
@@ -72,35 +72,34 @@ static stretch stretch_of(const neap_split *s, int32_t node, int32_t expert, int
 }
 
 /* Step 2 of a row: the node's slots in order. */
-static void fill_near(const neap_split *s, int32_t node, int32_t expert, stretch h, int64_t *amount)
+static void fill_near(const neap_split *s, int32_t node, int32_t expert, stretch h, int64_t *row)
 {
   const neap_topology *t = s->topology;
   const int32_t *first = s->node_first + (int64_t)node * t->experts + expert;
-  int64_t room_at = 0;
-  for (int32_t place = first[0]; place < first[t->experts] && room_at < h.at + h.tokens; place++) {
-    int64_t room = s->near[place] - s->own[place];
-    amount[s->layout->by_expert[place]] += overlap(h.at, h.tokens, room_at, room);
-    room_at += room;
+  int64_t near_at = 0;
+  for (int32_t index = first[0]; index < first[t->experts] && near_at < h.at + h.tokens; index++) {
+    int64_t near = s->near[index] - s->own[index];
+    row[s->layout->by_expert[index]] += overlap(h.at, h.tokens, near_at, near);
+    near_at += near;
   }
 }
 
 /* Step 3 of a row: the expert's slots in order, from the one that takes the pool's token at on. */
-static void fill_far(const neap_split *s, int32_t expert, int64_t at, int64_t tokens,
-                     int64_t *amount)
+static void fill_far(const neap_split *s, int32_t expert, int64_t at, int64_t tokens, int64_t *row)
 {
   const neap_layout *l = s->layout;
   int32_t low = l->first[expert], high = l->first[expert + 1] - 1;
   at += s->far_before[low];
-  while (low < high) { /* the last place whose far starts at or before at */
+  while (low < high) { /* the last index whose far starts at or before at */
     int32_t middle = (low + high + 1) / 2;
     if (s->far_before[middle] <= at)
       low = middle;
     else
       high = middle - 1;
   }
-  for (int32_t place = low; tokens > 0; place++) {
-    int64_t some = overlap(at, tokens, s->far_before[place], s->far[place]);
-    amount[l->by_expert[place]] += some;
+  for (int32_t index = low; tokens > 0; index++) {
+    int64_t some = overlap(at, tokens, s->far_before[index], s->far[index]);
+    row[l->by_expert[index]] += some;
     at += some;
     tokens -= some;
   }
@@ -120,68 +119,68 @@ static void count_before(const neap_split *s, int32_t rank)
 }
 
 /* O(slots + ranks of the node x experts). */
-void neapi_pooled_row(const neap_split *s, int32_t source, int64_t *amount)
+void neapi_pooled_row(const neap_split *s, int32_t source, int64_t *row)
 {
   const neap_topology *t = s->topology;
   int32_t node = t->node_of[source];
-  memset(amount, 0, 8ul * t->slots);
+  memset(row, 0, 8ul * t->slots);
   count_before(s, source);
   for (int32_t i = t->first_slot[source]; i < t->first_slot[source + 1]; i++)
-    amount[i] = s->own[s->index_of[i]];
+    row[i] = s->own[s->index_of[i]];
   for (int32_t e = 0; e < t->experts; e++) {
     int64_t tokens = s->load[(int64_t)source * t->experts + e];
     if (!tokens)
       continue;
-    for (int32_t place = s->node_first[(int64_t)node * t->experts + e];
-         place < s->node_first[(int64_t)(node + 1) * t->experts + e]; place++)
-      if (s->rank_at[place] == source)
-        tokens -= s->own[place];
+    for (int32_t index = s->node_first[(int64_t)node * t->experts + e];
+         index < s->node_first[(int64_t)(node + 1) * t->experts + e]; index++)
+      if (s->rank_at[index] == source)
+        tokens -= s->own[index];
     stretch h = stretch_of(s, node, e, s->before[e], tokens);
-    fill_near(s, node, e, h, amount);
-    fill_far(s, e, h.pool_at, h.pool_tokens, amount);
+    fill_near(s, node, e, h, row);
+    fill_far(s, e, h.pool_at, h.pool_tokens, row);
   }
 }
 
-/* Where the near room of the slot at place starts in its node's order. */
-static int64_t room_before(const neap_split *s, int32_t node, int32_t expert, int32_t place)
+/* Where the near tokens of the slot at index start in its node's order. */
+static int64_t near_before(const neap_split *s, int32_t node, int32_t expert, int32_t index)
 {
   int64_t sum = 0;
-  for (int32_t i = s->node_first[(int64_t)node * s->topology->experts + expert]; i < place; i++)
+  for (int32_t i = s->node_first[(int64_t)node * s->topology->experts + expert]; i < index; i++)
     sum += s->near[i] - s->own[i];
   return sum;
 }
 
-/* One slot of a column: amount[source x stride]. */
-static void fill_slot(const neap_split *s, int32_t slot, int64_t *amount, int64_t stride)
+/* One slot of a column: column[source x stride]. */
+static void fill_slot(const neap_split *s, int32_t slot, int64_t *column, int64_t stride)
 {
   const neap_topology *t = s->topology;
   const neap_layout *l = s->layout;
-  int32_t e = l->expert_of[slot], place = s->index_of[slot], home = t->rank_of[slot];
-  int64_t room_at = room_before(s, t->node_of[home], e, place);
-  int64_t pool_at = s->far_before[place] - s->far_before[l->first[e]], before = 0;
+  int32_t e = l->expert_of[slot], index = s->index_of[slot], rank = t->rank_of[slot];
+  int64_t near_at = near_before(s, t->node_of[rank], e, index);
+  int64_t pool_at = s->far_before[index] - s->far_before[l->first[e]], before = 0;
   int32_t next = l->first[e]; /* the expert's slots, alongside the sources */
   for (int32_t r = 0; r < t->ranks; r++) {
     int32_t node = t->node_of[r];
-    int64_t tokens = s->load[(int64_t)r * t->experts + e], sum = r == home ? s->own[place] : 0;
+    int64_t tokens = s->load[(int64_t)r * t->experts + e], sum = r == rank ? s->own[index] : 0;
     before = r == t->first_rank[node] ? 0 : before;
     for (; next < l->first[e + 1] && s->rank_at[next] == r; next++)
       tokens -= s->own[next];
     stretch h = stretch_of(s, node, e, before, tokens);
-    if (node == t->node_of[home])
-      sum += overlap(h.at, h.tokens, room_at, s->near[place] - s->own[place]);
-    sum += overlap(h.pool_at, h.pool_tokens, pool_at, s->far[place]);
-    amount[r * stride] = sum;
+    if (node == t->node_of[rank])
+      sum += overlap(h.at, h.tokens, near_at, s->near[index] - s->own[index]);
+    sum += overlap(h.pool_at, h.pool_tokens, pool_at, s->far[index]);
+    column[r * stride] = sum;
     before += tokens;
   }
 }
 
 /* O(ranks x slots of the rank). */
-void neapi_pooled_column(const neap_split *s, int32_t rank, int64_t *amount)
+void neapi_pooled_column(const neap_split *s, int32_t rank, int64_t *column)
 {
   const neap_topology *t = s->topology;
   int32_t first = t->first_slot[rank], slots = t->first_slot[rank + 1] - first;
   for (int32_t i = 0; i < slots; i++)
-    fill_slot(s, first + i, amount + i, slots);
+    fill_slot(s, first + i, column + i, slots);
 }
 
 /* Tokens that go to the source's own rank; the node's sources before it have before[e] left. */
@@ -190,17 +189,17 @@ static int64_t own_rank(const neap_split *s, int32_t rank)
   const neap_topology *t = s->topology;
   int64_t sum = 0;
   for (int32_t i = t->first_slot[rank]; i < t->first_slot[rank + 1]; i++) {
-    int32_t e = s->layout->expert_of[i], place = s->index_of[i], node = t->node_of[rank];
+    int32_t e = s->layout->expert_of[i], index = s->index_of[i], node = t->node_of[rank];
     int64_t tokens = s->load[(int64_t)rank * t->experts + e];
     for (int32_t p = s->node_first[(int64_t)node * t->experts + e];
          p < s->node_first[(int64_t)(node + 1) * t->experts + e]; p++)
       if (s->rank_at[p] == rank)
         tokens -= s->own[p];
     stretch h = stretch_of(s, node, e, s->before[e], tokens);
-    sum += s->own[place] +
-           overlap(h.at, h.tokens, room_before(s, node, e, place), s->near[place] - s->own[place]);
+    sum += s->own[index] +
+           overlap(h.at, h.tokens, near_before(s, node, e, index), s->near[index] - s->own[index]);
     sum += overlap(h.pool_at, h.pool_tokens,
-                   s->far_before[place] - s->far_before[s->layout->first[e]], s->far[place]);
+                   s->far_before[index] - s->far_before[s->layout->first[e]], s->far[index]);
   }
   return sum;
 }

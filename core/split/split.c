@@ -145,9 +145,9 @@ static void index_layout(neap_split *s)
   memcpy(first, l->first, 4ul * t->experts);
   for (int64_t i = t->experts; i < (int64_t)(t->nodes + 1) * t->experts; i++)
     first[i] += first[i - t->experts];
-  for (int32_t place = 0; place < t->slots; place++) {
-    s->index_of[l->by_expert[place]] = place;
-    s->rank_at[place] = t->rank_of[l->by_expert[place]];
+  for (int32_t index = 0; index < t->slots; index++) {
+    s->index_of[l->by_expert[index]] = index;
+    s->rank_at[index] = t->rank_of[l->by_expert[index]];
   }
 }
 
@@ -213,20 +213,20 @@ int neap_split_compute(neap_split *s, const neap_layout *layout, const int64_t *
 }
 
 /* One expert of one row of a given table. */
-static int check_amounts(const neap_layout *l, const int64_t *load, const int64_t *amount,
-                         int32_t rank, int32_t expert)
+static int check_row(const neap_layout *l, const int64_t *load, const int64_t *row, int32_t rank,
+                     int32_t expert)
 {
   const neap_topology *t = l->topology;
   int64_t sum = 0;
   for (int32_t i = l->first[expert]; i < l->first[expert + 1]; i++) {
     int32_t slot = l->by_expert[i], to = t->rank_of[slot];
-    if (amount[slot] < 0 || amount[slot] > TOKENS_MAX)
+    if (row[slot] < 0 || row[slot] > TOKENS_MAX)
       return neapi_fail(NEAP_SPLIT,
                         "split: rank %d sends %lld tokens of expert %d to slot %d of rank %d; "
                         "allowed are 0 to %lld",
-                        rank, (long long)amount[slot], expert, slot - t->first_slot[to], to,
+                        rank, (long long)row[slot], expert, slot - t->first_slot[to], to,
                         (long long)load[expert]);
-    sum += amount[slot];
+    sum += row[slot];
   }
   if (sum == load[expert])
     return NEAP_OK;
@@ -239,14 +239,14 @@ static int check_amounts(const neap_layout *l, const int64_t *load, const int64_
 }
 
 int neap_split_set(neap_split *s, const neap_layout *layout, const int64_t *load,
-                   const int64_t *amount)
+                   const int64_t *table)
 {
   const neap_topology *t = s->topology;
   int status = neapi_layout_require(layout, t, "split");
   for (int32_t r = 0; !status && r < t->ranks; r++)
     for (int32_t e = 0; !status && e < t->experts; e++)
-      status = check_amounts(layout, load + (int64_t)r * t->experts, amount + (int64_t)r * t->slots,
-                             r, e);
+      status =
+          check_row(layout, load + (int64_t)r * t->experts, table + (int64_t)r * t->slots, r, e);
   int64_t bytes = 8ll * t->ranks * t->slots;
   if (!status && !s->table)
     status = (s->table = neapi_alloc(bytes, "split table")) ? NEAP_OK : NEAP_MEMORY;
@@ -254,7 +254,7 @@ int neap_split_set(neap_split *s, const neap_layout *layout, const int64_t *load
     status = take(s, layout, load);
   if (status)
     return status;
-  memcpy(s->table, amount, (size_t)bytes);
+  memcpy(s->table, table, (size_t)bytes);
   s->form = NEAPI_SPLIT_TABLE;
   return NEAP_OK;
 }
@@ -269,39 +269,39 @@ static int require(const neap_split *s, int32_t rank)
   return NEAP_OK;
 }
 
-int neap_split_row(const neap_split *s, int32_t source, int64_t *amount)
+int neap_split_row(const neap_split *s, int32_t source, int64_t *row)
 {
   int status = require(s, source);
   if (status)
     return status;
   if (s->form == NEAPI_SPLIT_POOLED)
-    neapi_pooled_row(s, source, amount);
+    neapi_pooled_row(s, source, row);
   else if (s->form == NEAPI_SPLIT_RULE)
-    neapi_even_row(s, source, amount);
+    neapi_even_row(s, source, row);
   else
-    memcpy(amount, s->table + (int64_t)source * s->topology->slots, 8ul * s->topology->slots);
+    memcpy(row, s->table + (int64_t)source * s->topology->slots, 8ul * s->topology->slots);
   return NEAP_OK;
 }
 
-static void table_column(const neap_split *s, int32_t rank, int64_t *amount)
+static void table_column(const neap_split *s, int32_t rank, int64_t *column)
 {
   const neap_topology *t = s->topology;
   int32_t first = t->first_slot[rank], slots = t->first_slot[rank + 1] - first;
   for (int32_t r = 0; r < t->ranks; r++)
-    memcpy(amount + (int64_t)r * slots, s->table + (int64_t)r * t->slots + first, 8ul * slots);
+    memcpy(column + (int64_t)r * slots, s->table + (int64_t)r * t->slots + first, 8ul * slots);
 }
 
-int neap_split_column(const neap_split *s, int32_t rank, int64_t *amount)
+int neap_split_column(const neap_split *s, int32_t rank, int64_t *column)
 {
   int status = require(s, rank);
   if (status)
     return status;
   if (s->form == NEAPI_SPLIT_POOLED)
-    neapi_pooled_column(s, rank, amount);
+    neapi_pooled_column(s, rank, column);
   else if (s->form == NEAPI_SPLIT_RULE)
-    neapi_even_column(s, rank, amount);
+    neapi_even_column(s, rank, column);
   else
-    table_column(s, rank, amount);
+    table_column(s, rank, column);
   return NEAP_OK;
 }
 
@@ -334,14 +334,14 @@ static void table_paths(const neap_split *s, int64_t *own, int64_t *near)
   const neap_topology *t = s->topology;
   memset(near, 0, 8ul * t->nodes);
   for (int32_t r = 0; r < t->ranks; r++) {
-    const int64_t *amount = s->table + (int64_t)r * t->slots;
+    const int64_t *row = s->table + (int64_t)r * t->slots;
     int32_t node = t->node_of[r];
     own[r] = 0;
     for (int32_t i = t->first_slot[r]; i < t->first_slot[r + 1]; i++)
-      own[r] += amount[i];
+      own[r] += row[i];
     for (int32_t i = t->first_slot[t->first_rank[node]]; i < t->first_slot[t->first_rank[node + 1]];
          i++)
-      near[node] += amount[i];
+      near[node] += row[i];
   }
 }
 
@@ -428,29 +428,29 @@ static void larger_way(int64_t *in, const int64_t *out, int64_t count)
     in[i] = max64(in[i], out[i]);
 }
 
-static int traffic_of_parts(neap_split *s, int32_t parts, int64_t *ports, int64_t *uplinks)
+static int traffic_of_chunks(neap_split *s, int32_t chunks, int64_t *ports, int64_t *uplinks)
 {
   const neap_topology *t = s->topology;
-  int64_t at_ranks = (int64_t)parts * t->ranks, at_nodes = (int64_t)parts * t->nodes;
+  int64_t at_ranks = (int64_t)chunks * t->ranks, at_nodes = (int64_t)chunks * t->nodes;
   int64_t *out = neapi_alloc_zero(8 * (at_ranks + at_nodes + t->slots), "split traffic");
   if (!out)
     return NEAP_MEMORY;
-  int64_t *node_out = out + at_ranks, *amount = node_out + at_nodes;
+  int64_t *node_out = out + at_ranks, *row = node_out + at_nodes;
   memset(ports, 0, 8ul * (size_t)at_ranks);
   memset(uplinks, 0, 8ul * (size_t)at_nodes);
   for (int32_t r = 0; r < t->ranks; r++) {
-    neap_split_row(s, r, amount);
+    neap_split_row(s, r, row);
     for (int32_t i = 0; i < t->slots; i++) {
       int32_t to = t->rank_of[i];
-      if (to == r || !amount[i])
+      if (to == r || !row[i])
         continue;
-      int64_t part = neapi_topology_chunk(t, i, parts);
-      ports[part * t->ranks + to] += amount[i];
-      out[part * t->ranks + r] += amount[i];
+      int64_t chunk = neapi_topology_chunk(t, i, chunks);
+      ports[chunk * t->ranks + to] += row[i];
+      out[chunk * t->ranks + r] += row[i];
       if (t->node_of[to] == t->node_of[r])
         continue;
-      uplinks[part * t->nodes + t->node_of[to]] += amount[i];
-      node_out[part * t->nodes + t->node_of[r]] += amount[i];
+      uplinks[chunk * t->nodes + t->node_of[to]] += row[i];
+      node_out[chunk * t->nodes + t->node_of[r]] += row[i];
     }
   }
   larger_way(ports, out, at_ranks);
@@ -459,15 +459,15 @@ static int traffic_of_parts(neap_split *s, int32_t parts, int64_t *ports, int64_
   return NEAP_OK;
 }
 
-int neap_split_traffic(neap_split *s, int32_t parts, int64_t *ports, int64_t *uplinks)
+int neap_split_traffic(neap_split *s, int32_t chunks, int64_t *ports, int64_t *uplinks)
 {
   int status = neap_split_slot_tokens(s, s->sums);
   if (status)
     return status;
-  if (parts < 1)
-    return neapi_fail(NEAP_ARGUMENT, "split traffic: %d parts; it must be 1 or more", parts);
-  if (parts > 1)
-    return traffic_of_parts(s, parts, ports, uplinks);
+  if (chunks < 1)
+    return neapi_fail(NEAP_ARGUMENT, "split traffic: %d chunks; it must be 1 or more", chunks);
+  if (chunks > 1)
+    return traffic_of_chunks(s, chunks, ports, uplinks);
   whole_traffic(s, ports, uplinks);
   return NEAP_OK;
 }

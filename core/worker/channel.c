@@ -61,9 +61,9 @@ neap_policy_message *neapi_channel_answer(const neapi_channel *channel,
                                  index % (uint32_t)size->slots * slot_bytes(size->answer_bytes));
 }
 
-void *neapi_message_payload(neap_policy_message *note)
+void *neapi_message_payload(neap_policy_message *message)
 {
-  return (char *)note + align((int64_t)sizeof *note);
+  return (char *)message + align((int64_t)sizeof *message);
 }
 
 static uint32_t load(const uint32_t *word)

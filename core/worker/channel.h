@@ -1,11 +1,12 @@
 /* The shared memory between a rank and its worker: two regions, each written by one side only.
  *
- *   requests (the rank writes)     header | setup text | slots of note + payload
- *   answers  (the worker writes)   header | bulk | slots of note + payload
+ *   requests (the rank writes)     header | setup text | slots of message + payload
+ *   answers  (the worker writes)   header | bulk | slots of message + payload
  *
  * Every request gets one answer, in any order, and no more requests are under way than there are
- * slots; so both rings have room whenever they are written to. The setup text counts as request 0.
- * The rank trusts nothing that stands in answers: a policy may write anywhere in its process. */
+ * slots; so both rings have a free slot whenever they are written to. The setup text counts as
+ * request 0. The rank trusts nothing that stands in answers: a policy may write anywhere in its
+ * process. */
 #ifndef NEAP_CHANNEL_H
 #define NEAP_CHANNEL_H
 
@@ -51,7 +52,7 @@ neap_policy_message *neapi_channel_request(const neapi_channel *channel,
                                            const neapi_channel_size *size, uint32_t index);
 neap_policy_message *neapi_channel_answer(const neapi_channel *channel,
                                           const neapi_channel_size *size, uint32_t index);
-void *neapi_message_payload(neap_policy_message *note);
+void *neapi_message_payload(neap_policy_message *message);
 
 /* Says that *count has a new value, and wakes the other side if it sleeps on it. */
 void neapi_channel_publish(uint32_t *count, uint32_t value, const uint32_t *other_asleep);
@@ -59,9 +60,9 @@ void neapi_channel_publish(uint32_t *count, uint32_t value, const uint32_t *othe
  * *asleep tells the other side. Returns whether it differs. */
 bool neapi_channel_wait(const uint32_t *count, uint32_t old, uint32_t *asleep, double seconds);
 
-/* ---- nursery --------------------------------------------------------------------------------- */
+/* ---- spawner --------------------------------------------------------------------------------- */
 
-/* Asks the nursery for a worker process with the two regions; *control is a socket whose closing
+/* Asks the spawner for a worker process with the two regions; *control is a socket whose closing
  * kills it. */
 int neapi_spawner_spawn(int requests_fd, int answers_fd, int *control);
 /* Whether the process behind control has ended; *status is then its wait status (-1: not known). */

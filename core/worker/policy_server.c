@@ -22,20 +22,20 @@ static int map(int fd, int protection, void **memory, int64_t *bytes)
 {
   struct stat info;
   if (fstat(fd, &info))
-    return neapi_fail(NEAP_SYSTEM, "door: file descriptor %d: %s", fd, strerror(errno));
+    return neapi_fail(NEAP_SYSTEM, "policy server: file descriptor %d: %s", fd, strerror(errno));
   *bytes = info.st_size;
   *memory = mmap(NULL, (size_t)info.st_size, protection, MAP_SHARED, fd, 0);
   close(fd);
   if (*memory == MAP_FAILED)
-    return neapi_fail(NEAP_SYSTEM, "door: no map of %lld bytes: %s", (long long)info.st_size,
-                      strerror(errno));
+    return neapi_fail(NEAP_SYSTEM, "policy server: no map of %lld bytes: %s",
+                      (long long)info.st_size, strerror(errno));
   return NEAP_OK;
 }
 
 int neap_policy_server_open(int32_t requests_fd, int32_t answers_fd, neap_policy_server **out)
 {
   void *requests, *answers;
-  neap_policy_server *d = neapi_alloc_zero(sizeof *d, "door");
+  neap_policy_server *d = neapi_alloc_zero(sizeof *d, "policy server");
   if (!d)
     return NEAP_MEMORY;
   int status = map(requests_fd, PROT_READ, &requests, &d->channel.requests_bytes);
@@ -70,7 +70,7 @@ const char *neap_policy_server_setup(const neap_policy_server *d)
   return neapi_channel_setup(&d->channel);
 }
 
-int neap_policy_server_receive(neap_policy_server *d, double timeout, neap_policy_message *note,
+int neap_policy_server_receive(neap_policy_server *d, double timeout, neap_policy_message *message,
                                const void **payload)
 {
   const uint32_t *sent = &d->channel.requests->sent;
@@ -78,11 +78,11 @@ int neap_policy_server_receive(neap_policy_server *d, double timeout, neap_polic
   if (!there && timeout > 0)
     there = neapi_channel_wait(sent, d->taken, &d->channel.answers->asleep, timeout);
   if (!there) {
-    note->kind = 0;
+    message->kind = 0;
     return NEAP_OK;
   }
   neap_policy_message *slot = neapi_channel_request(&d->channel, &d->size, d->taken++);
-  memcpy(note, slot, sizeof *note);
+  memcpy(message, slot, sizeof *message);
   *payload = neapi_message_payload(slot);
   return NEAP_OK;
 }
@@ -104,14 +104,15 @@ void neap_policy_server_end(neap_policy_server *d)
   __atomic_store_n(&answers->turn, (answers->turn + 1) & ~1u, __ATOMIC_RELEASE);
 }
 
-int neap_policy_server_answer(neap_policy_server *d, const neap_policy_message *note,
+int neap_policy_server_answer(neap_policy_server *d, const neap_policy_message *message,
                               const void *payload, int64_t bytes)
 {
   if (bytes < 0 || bytes > d->size.answer_bytes)
-    return neapi_fail(NEAP_ARGUMENT, "door: an answer of %lld bytes; allowed are 0 to %lld",
+    return neapi_fail(NEAP_ARGUMENT,
+                      "policy server: an answer of %lld bytes; allowed are 0 to %lld",
                       (long long)bytes, (long long)d->size.answer_bytes);
   neap_policy_message *slot = neapi_channel_answer(&d->channel, &d->size, d->sent);
-  memcpy(slot, note, sizeof *note);
+  memcpy(slot, message, sizeof *message);
   if (bytes)
     memcpy(neapi_message_payload(slot), payload, (size_t)bytes);
   d->sent++;

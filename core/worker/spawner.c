@@ -1,5 +1,5 @@
 /*
- * The nursery: a small process, forked before anything else runs, that starts worker processes for
+ * The spawner: a small process, forked before anything else runs, that starts worker processes for
  * its parent, ends them and reaps them. A process with MPI, CUDA or threads must not fork; this one
  * has none of them. It ends with its parent, and its workers with it.
  */
@@ -24,8 +24,8 @@ enum { WORKERS = 64, FDS = 3, HIGH_FD = 16, PARENT_ENDED = SIGTERM };
 
 /* ---- in the parent --------------------------------------------------------------------------- */
 
-static int to_nursery = -1;
-static pid_t nursery;
+static int to_spawner = -1;
+static pid_t spawner;
 
 typedef union {
   struct cmsghdr header;
@@ -35,8 +35,8 @@ typedef union {
 int neapi_spawner_spawn(int requests_fd, int answers_fd, int *control)
 {
   int pair[2];
-  if (to_nursery < 0)
-    return neapi_fail(NEAP_ABSENT, "worker: this program did not start a nursery for workers");
+  if (to_spawner < 0)
+    return neapi_fail(NEAP_ABSENT, "worker: this program did not start a spawner for workers");
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
     return neapi_fail(NEAP_SYSTEM, "worker: socketpair: %s", strerror(errno));
   int fds[FDS] = {requests_fd, answers_fd, pair[1]};
@@ -47,12 +47,12 @@ int neapi_spawner_spawn(int requests_fd, int answers_fd, int *control)
                            .msg_iovlen = 1,
                            .msg_control = &fd_list,
                            .msg_controllen = sizeof fd_list.bytes};
-  ssize_t sent = sendmsg(to_nursery, &message, MSG_NOSIGNAL);
+  ssize_t sent = sendmsg(to_spawner, &message, MSG_NOSIGNAL);
   int why = errno;
   close(pair[1]);
   if (sent != 1) {
     close(pair[0]);
-    return neapi_fail(NEAP_SYSTEM, "worker: the nursery has ended: %s", strerror(why));
+    return neapi_fail(NEAP_SYSTEM, "worker: the spawner has ended: %s", strerror(why));
   }
   *control = pair[0];
   return NEAP_OK;
@@ -67,7 +67,7 @@ bool neapi_spawner_ended(int control, int *status)
   return got >= 0 || (errno != EAGAIN && errno != EINTR);
 }
 
-/* ---- in the nursery -------------------------------------------------------------------------- */
+/* ---- in the spawner -------------------------------------------------------------------------- */
 
 typedef struct {
   pid_t pid; /* 0: free */
@@ -228,10 +228,10 @@ static int leave_parents_files(int socket)
   return 3;
 }
 
-static void nursery_main(int socket)
+static void spawner_main(int socket)
 {
   setpgid(0, 0); /* out of reach of the terminal's Ctrl-C, which is the parent's to answer */
-  prctl(PR_SET_NAME, "neap-nursery");
+  prctl(PR_SET_NAME, "neap-spawner");
   prctl(PR_SET_PDEATHSIG, PARENT_ENDED);
   socket = leave_parents_files(socket);
   sigset_t news;
@@ -246,29 +246,29 @@ static void nursery_main(int socket)
 int neap_spawner_open(void)
 {
   int pair[2];
-  if (to_nursery >= 0)
+  if (to_spawner >= 0)
     return NEAP_OK;
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
-    return neapi_fail(NEAP_SYSTEM, "nursery: socketpair: %s", strerror(errno));
+    return neapi_fail(NEAP_SYSTEM, "spawner: socketpair: %s", strerror(errno));
   fflush(NULL);
-  nursery = fork();
-  if (!nursery)
-    nursery_main(pair[1]);
+  spawner = fork();
+  if (!spawner)
+    spawner_main(pair[1]);
   close(pair[1]);
-  if (nursery < 0) {
+  if (spawner < 0) {
     close(pair[0]);
-    return neapi_fail(NEAP_SYSTEM, "nursery: fork: %s", strerror(errno));
+    return neapi_fail(NEAP_SYSTEM, "spawner: fork: %s", strerror(errno));
   }
-  to_nursery = pair[0];
+  to_spawner = pair[0];
   return NEAP_OK;
 }
 
 void neap_spawner_close(void)
 {
-  if (to_nursery < 0)
+  if (to_spawner < 0)
     return;
-  close(to_nursery);
-  to_nursery = -1;
-  while (waitpid(nursery, NULL, 0) < 0 && errno == EINTR)
+  close(to_spawner);
+  to_spawner = -1;
+  while (waitpid(spawner, NULL, 0) < 0 && errno == EINTR)
     continue;
 }

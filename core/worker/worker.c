@@ -18,7 +18,7 @@ struct neap_worker {
   char *setup;
   neapi_channel_size size;
   neapi_channel channel;
-  int control;      /* socket to the nursery: closing it kills the process; -1: there is none */
+  int control;      /* socket to the spawner: closing it kills the process; -1: there is none */
   uint32_t sent;    /* requests, the setup included */
   uint32_t taken;   /* answers */
   uint32_t turn;    /* of the hook that was running when last looked at */
@@ -158,7 +158,7 @@ int32_t neap_worker_pending(const neap_worker *w)
   return w->control >= 0 ? (int32_t)(w->sent - w->taken) : 0;
 }
 
-int neap_worker_send(neap_worker *w, const neap_policy_message *note, const void *first,
+int neap_worker_send(neap_worker *w, const neap_policy_message *message, const void *first,
                      int64_t first_bytes, const void *second, int64_t second_bytes)
 {
   if (w->control < 0)
@@ -170,7 +170,7 @@ int neap_worker_send(neap_worker *w, const neap_policy_message *note, const void
     return neapi_fail(NEAP_ARGUMENT, "worker: a request of %lld bytes; allowed are 0 to %lld",
                       (long long)(first_bytes + second_bytes), (long long)w->size.request_bytes);
   neap_policy_message *slot = neapi_channel_request(&w->channel, &w->size, w->sent);
-  memcpy(slot, note, sizeof *note);
+  memcpy(slot, message, sizeof *message);
   char *payload = neapi_message_payload(slot);
   memcpy(payload, first, (size_t)first_bytes);
   memcpy(payload + first_bytes, second, (size_t)second_bytes);
@@ -181,25 +181,25 @@ int neap_worker_send(neap_worker *w, const neap_policy_message *note, const void
 
 /* ---- answers --------------------------------------------------------------------------------- */
 
-/* Puts into note what the worker is busy with, as far as it can be believed. */
-static void describe(const neap_worker *w, int32_t kind, neap_policy_message *note)
+/* Puts into message what the worker is busy with, as far as it can be believed. */
+static void describe(const neap_worker *w, int32_t kind, neap_policy_message *message)
 {
   const volatile neapi_answers *answers = w->channel.answers;
-  *note = (neap_policy_message){.kind = kind, .layer = answers->layer, .step = answers->step};
-  note->about = answers->turn & 1 ? answers->kind : 0;
+  *message = (neap_policy_message){.kind = kind, .layer = answers->layer, .step = answers->step};
+  message->about = answers->turn & 1 ? answers->kind : 0;
 }
 
 /* Copies the next answer out of shared memory and takes it; what it says may still be nonsense. */
-static void take(neap_worker *w, neap_policy_message *note, void *payload)
+static void take(neap_worker *w, neap_policy_message *message, void *payload)
 {
   neap_policy_message *slot = neapi_channel_answer(&w->channel, &w->size, w->taken);
-  memcpy(note, slot, sizeof *note);
-  note->text[sizeof note->text - 1] = 0;
+  memcpy(message, slot, sizeof *message);
+  message->text[sizeof message->text - 1] = 0;
   if (payload)
     memcpy(payload, neapi_message_payload(slot), (size_t)w->size.answer_bytes);
   w->taken++;
-  if (note->kind <= 0 || !isfinite(note->seconds))
-    describe(w, NEAP_WORKER_DAMAGED, note);
+  if (message->kind <= 0 || !isfinite(message->seconds))
+    describe(w, NEAP_WORKER_DAMAGED, message);
 }
 
 /* Whether a hook has run for longer than the deadline. Its start is what the worker says, but not
@@ -219,31 +219,31 @@ static bool overdue(neap_worker *w, double deadline)
 }
 
 /* One look: an answer, an end, a hook past its deadline, or nothing (kind 0). */
-static void look(neap_worker *w, double deadline, neap_policy_message *note, void *payload)
+static void look(neap_worker *w, double deadline, neap_policy_message *message, void *payload)
 {
   uint32_t sent = __atomic_load_n(&w->channel.answers->sent, __ATOMIC_ACQUIRE);
   int status = 0;
   if (sent - w->taken > w->sent - w->taken)
-    describe(w, NEAP_WORKER_DAMAGED, note);
+    describe(w, NEAP_WORKER_DAMAGED, message);
   else if (sent != w->taken)
-    take(w, note, payload);
+    take(w, message, payload);
   else if (neapi_spawner_ended(w->control, &status))
-    describe(w, NEAP_WORKER_DEAD, note);
+    describe(w, NEAP_WORKER_DEAD, message);
   else if (overdue(w, deadline))
-    describe(w, NEAP_WORKER_OVERDUE, note);
+    describe(w, NEAP_WORKER_OVERDUE, message);
   else
-    note->kind = 0;
-  if (note->kind != NEAP_WORKER_DEAD)
+    message->kind = 0;
+  if (message->kind != NEAP_WORKER_DEAD)
     return;
   if (status != -1 && WIFSIGNALED(status))
-    snprintf(note->text, sizeof note->text, "signal %d (%s)", WTERMSIG(status),
+    snprintf(message->text, sizeof message->text, "signal %d (%s)", WTERMSIG(status),
              strsignal(WTERMSIG(status)));
   else if (status != -1)
-    snprintf(note->text, sizeof note->text, "exit status %d", WEXITSTATUS(status));
+    snprintf(message->text, sizeof message->text, "exit status %d", WEXITSTATUS(status));
 }
 
-int neap_worker_receive(neap_worker *w, double timeout, double deadline, neap_policy_message *note,
-                        void *payload)
+int neap_worker_receive(neap_worker *w, double timeout, double deadline,
+                        neap_policy_message *message, void *payload)
 {
   if (w->control < 0)
     return neapi_fail(NEAP_ARGUMENT, "worker: it has ended");
@@ -253,8 +253,8 @@ int neap_worker_receive(neap_worker *w, double timeout, double deadline, neap_po
     if (left > 0)
       neapi_channel_wait(&w->channel.answers->sent, w->taken, &w->channel.requests->asleep,
                          left < LOOK_SECONDS ? left : LOOK_SECONDS);
-    look(w, deadline, note, payload);
-    if (note->kind || left <= 0)
+    look(w, deadline, message, payload);
+    if (message->kind || left <= 0)
       return NEAP_OK;
   }
 }

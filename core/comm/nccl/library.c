@@ -19,7 +19,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static const struct {
   const char *name;
-  void *place;
+  void *target;
 } wanted[] = {
     {"ncclGetVersion", &nccl.get_version},
     {"ncclGetUniqueId", &nccl.get_unique_id},
@@ -67,7 +67,7 @@ static void find_functions(void *library)
     if (!function && !*failure)
       snprintf(failure, sizeof failure, "nccl: the library found has no %s: it is older than 2.14",
                wanted[i].name);
-    memcpy(wanted[i].place, &function, sizeof function);
+    memcpy(wanted[i].target, &function, sizeof function);
   }
 }
 

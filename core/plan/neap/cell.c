@@ -1,22 +1,22 @@
-/* The risk of a cell of ranks; see neap_cell.h. */
+/* The risk of a cell of ranks; see cell.h. */
 #include "plan/neap/cell.h"
 
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
 
-enum { LANES = 8 };
+enum { VECTOR = 8 };
 
-/* The set of all ranks has room for everything: what a whole node has too much of, no layout of it
- * can help. */
+/* The set of all ranks has capacity for everything: what a whole node has too much of, no layout of
+ * it can help. */
 void neapi_cell_clear(neapi_cell *cell, int32_t ranks, const double *speed)
 {
   memset(cell, 0, sizeof *cell);
-  cell->sets = ranks < 3 ? LANES : 1 << ranks;
+  cell->sets = ranks < 3 ? VECTOR : 1 << ranks;
   for (int32_t set = 0; set < cell->sets; set++) {
-    cell->room[set] = set && set < (1 << ranks) - 1 ? 0 : 1e9f;
+    cell->capacity[set] = set && set < (1 << ranks) - 1 ? 0 : 1e9f;
     for (int32_t r = 0; r < ranks; r++)
-      cell->room[set] += set >> r & 1 ? speed[r] : 0;
+      cell->capacity[set] += set >> r & 1 ? speed[r] : 0;
   }
   for (int32_t r = 0; r < ranks; r++)
     cell->speed += speed[r];
@@ -43,13 +43,14 @@ void neapi_cell_apply(neapi_cell *cell, const neapi_move *move)
   }
 }
 
-static float add_lanes(const float sum[LANES])
+static float add_vector(const float sum[VECTOR])
 {
   return ((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]));
 }
 
-/* above^4 where above is positive: what a normal variable is expected to exceed room by is within
- * 30 % of deviation * (z + 3)^4 / 203 where that matters, z = (mean - room) / deviation. */
+/* above^4 where above is positive: what a normal variable is expected to exceed the capacity by is
+ * within 30 % of deviation * (z + 3)^4 / 203 where that matters, z = (mean - capacity) /
+ * deviation. */
 static inline float fourth(float above)
 {
   float positive = above > 0 ? above : 0, square = positive * positive;
@@ -59,16 +60,16 @@ static inline float fourth(float above)
 float neapi_cell_risk(const neapi_cell *cell, const neapi_move move[2])
 {
   const neapi_move a = move[0], b = move[1];
-  float sum[LANES] = {0};
-  for (int32_t base = 0; base < cell->sets; base += LANES)
-    for (int32_t i = 0; i < LANES; i++) {
+  float sum[VECTOR] = {0};
+  for (int32_t base = 0; base < cell->sets; base += VECTOR)
+    for (int32_t i = 0; i < VECTOR; i++) {
       int32_t set = base + i;
       float first = inside(set, a.to) - inside(set, a.from);
       float second = inside(set, b.to) - inside(set, b.from);
       float above = cell->above[set] + first * a.work + second * b.work;
       sum[i] += cell->weight[set] * fourth(above);
     }
-  return add_lanes(sum);
+  return add_vector(sum);
 }
 
 /* Sums over supersets: work that lives on a set of ranks is in all sets that hold them. */
@@ -84,15 +85,15 @@ static void sum_supersets(float *price, int32_t sets)
  * experts together. */
 float neapi_cell_settle(neapi_cell *cell)
 {
-  float sum[LANES] = {0}, scale = 1 / cell->speed;
-  for (int32_t base = 0; base < cell->sets; base += LANES)
-    for (int32_t i = 0; i < LANES; i++) {
+  float sum[VECTOR] = {0}, scale = 1 / cell->speed;
+  for (int32_t base = 0; base < cell->sets; base += VECTOR)
+    for (int32_t i = 0; i < VECTOR; i++) {
       int32_t set = base + i;
       float part = cell->mean[set] * scale;
       float square = cell->spread[set] * (1 - 2 * part) + part * part * cell->variance;
       square = square > 1e-8f ? square : 1e-8f;
       float deviation = sqrtf(square);
-      float above = cell->mean[set] - cell->room[set] + 3 * deviation;
+      float above = cell->mean[set] - cell->capacity[set] + 3 * deviation;
       float positive = above > 0 ? above : 0;
       cell->above[set] = above;
       cell->weight[set] = (1 / 203.0f) / (square * deviation);
@@ -101,5 +102,5 @@ float neapi_cell_settle(neapi_cell *cell)
     }
   sum_supersets(cell->price, cell->sets);
   cell->price[NEAPI_ABSENT] = 0;
-  return add_lanes(sum);
+  return add_vector(sum);
 }

@@ -11,14 +11,14 @@
 enum { NEAPI_CELL_RANKS = 8, NEAPI_CELL_SETS = 256, NEAPI_ABSENT = 256 };
 
 typedef struct {
-  int32_t sets;                  /* 2^ranks, at least 8 */
-  float speed;                   /* of all ranks: the work of a whole node is known */
-  float variance;                /* of all experts in the cell */
-  float room[NEAPI_CELL_SETS];   /* speed of a set; huge where there is no such set */
-  float mean[NEAPI_CELL_SETS];   /* work that lives only in a set */
-  float spread[NEAPI_CELL_SETS]; /* its variance, if experts were independent */
+  int32_t sets;                    /* 2^ranks, at least 8 */
+  float speed;                     /* of all ranks: the work of a whole node is known */
+  float variance;                  /* of all experts in the cell */
+  float capacity[NEAPI_CELL_SETS]; /* speed of a set; huge where there is no such set */
+  float mean[NEAPI_CELL_SETS];     /* work that lives only in a set */
+  float spread[NEAPI_CELL_SETS];   /* its variance, if experts were independent */
   /* Made by neapi_cell_settle: */
-  float above[NEAPI_CELL_SETS];     /* mean + 3 deviations - room */
+  float above[NEAPI_CELL_SETS];     /* mean + 3 deviations - capacity */
   float weight[NEAPI_CELL_SETS];    /* risk is weight * above^4, where above is positive */
   float price[NEAPI_CELL_SETS + 1]; /* risk of a little more work that lives on a set of ranks; 0
                                        for NEAPI_ABSENT */

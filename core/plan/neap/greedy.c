@@ -151,12 +151,12 @@ static void sum_up(neapi_neap *n)
 
 static void put(neapi_neap *n, int32_t rank, int32_t expert, double work)
 {
-  n->expert_of[n->topology->first_slot[rank + 1] - n->room[rank]--] = expert;
+  n->expert_of[n->topology->first_slot[rank + 1] - n->free_slots[rank]--] = expert;
   n->used[rank] += work / n->speed[rank];
 }
 
 /* Replicas on as many ranks, those in the heap with least work. */
-static void place(neapi_neap *n, int32_t *ranks, int32_t expert, int32_t copies)
+static void assign(neapi_neap *n, int32_t *ranks, int32_t expert, int32_t copies)
 {
   int32_t *aside = n->order + n->topology->experts, taken = 0;
   for (; taken < copies && *ranks; taken++) {
@@ -165,7 +165,7 @@ static void place(neapi_neap *n, int32_t *ranks, int32_t expert, int32_t copies)
   }
   while (taken--) {
     int32_t rank = aside[taken];
-    if (n->room[rank])
+    if (n->free_slots[rank])
       neapi_heap_push(n->heap, ranks, (neapi_heap_item){n->used[rank], rank});
   }
 }
@@ -175,15 +175,15 @@ static void place(neapi_neap *n, int32_t *ranks, int32_t expert, int32_t copies)
 static void fill(neapi_neap *n, int32_t rank, int32_t sorted)
 {
   const neap_topology *t = n->topology;
-  for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1] - n->room[rank]; s++)
+  for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1] - n->free_slots[rank]; s++)
     n->held[n->expert_of[s]] = rank + 1;
-  for (int32_t i = 0; n->room[rank] && i < sorted + t->experts; i++) {
+  for (int32_t i = 0; n->free_slots[rank] && i < sorted + t->experts; i++) {
     int32_t expert = i < sorted ? n->order[i] : i - sorted;
     if (n->held[expert] != (uint32_t)rank + 1)
       put(n, rank, expert, 0);
     n->held[expert] = rank + 1;
   }
-  for (int32_t i = 0; n->room[rank]; i++)
+  for (int32_t i = 0; n->free_slots[rank]; i++)
     put(n, rank, n->order[i % sorted], 0);
 }
 
@@ -199,13 +199,13 @@ static void pack_node(neapi_neap *n, int32_t node)
   int32_t sorted = sort_experts(n, n->each);
   for (int32_t r = t->first_rank[node]; r < t->first_rank[node + 1]; r++) {
     n->used[r] = 0;
-    n->room[r] = t->first_slot[r + 1] - t->first_slot[r];
+    n->free_slots[r] = t->first_slot[r + 1] - t->first_slot[r];
     neapi_heap_push(n->heap, &ranks, (neapi_heap_item){0, r});
   }
   for (int32_t i = 0; i < sorted; i++)
-    place(n, &ranks, n->order[i], *neapi_neap_on_node(n, node, n->order[i]));
+    assign(n, &ranks, n->order[i], *neapi_neap_on_node(n, node, n->order[i]));
   for (int32_t r = t->first_rank[node]; r < t->first_rank[node + 1]; r++)
-    if (n->room[r])
+    if (n->free_slots[r])
       fill(n, r, sorted);
 }
 

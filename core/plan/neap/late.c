@@ -20,7 +20,7 @@ static int late_plan(const neapi_plan_input *input, int32_t *expert_of)
   n->home = 0.45;
   n->toll = 0.2 / n->topology->ranks;
   neapi_neap_forecast(n, &exact);
-  if (input->previous && neapi_neap_tidy(n, input->previous->expert_of))
+  if (input->previous && neapi_neap_has_no_doubles(n, input->previous->expert_of))
     memcpy(n->expert_of, input->previous->expert_of, sizeof *n->expert_of * n->topology->slots);
   else
     neapi_neap_greedy(n);

@@ -11,7 +11,7 @@
 enum { EFFORT, SAMPLES, SPREAD, LOCALITY }; /* parameters */
 enum { SEARCHES = 3 };
 
-bool neapi_neap_tidy(neapi_neap *n, const int32_t *expert_of)
+bool neapi_neap_has_no_doubles(neapi_neap *n, const int32_t *expert_of)
 {
   const neap_topology *t = n->topology;
   memset(n->held, 0, sizeof *n->held * t->experts);
@@ -31,7 +31,7 @@ bool neapi_neap_tidy(neapi_neap *n, const int32_t *expert_of)
 static void choose_start(neapi_neap *n, const neap_layout *previous)
 {
   uint64_t bytes = sizeof *n->expert_of * n->topology->slots;
-  if (!previous || !neapi_neap_tidy(n, previous->expert_of))
+  if (!previous || !neapi_neap_has_no_doubles(n, previous->expert_of))
     return;
   double greedy = neapi_neap_cost(n);
   memcpy(n->expert_of, previous->expert_of, bytes);
@@ -43,7 +43,7 @@ static void choose_start(neapi_neap *n, const neap_layout *previous)
 static bool compare(neapi_neap *n, double *cost)
 {
   bool balanced;
-  double now = neapi_neap_judge(n, *cost, &balanced);
+  double now = neapi_neap_evaluate(n, *cost, &balanced);
   if (now < *cost) {
     *cost = now;
     memcpy(n->best, n->expert_of, sizeof *n->best * n->topology->slots);
@@ -52,8 +52,8 @@ static bool compare(neapi_neap *n, double *cost)
 }
 
 /* Searches with more and more weight on risk, as long as the outcome is not balanced. The greedy
- * layout is in the contest, too. Returns whether the winner, in n->best, is balanced. */
-static bool contest(neapi_neap *n, const neapi_plan_input *input)
+ * layout competes, too. Returns whether the winner, in n->best, is balanced. */
+static bool compete(neapi_neap *n, const neapi_plan_input *input)
 {
   uint64_t bytes = sizeof *n->expert_of * n->topology->slots;
   double cost = INFINITY;
@@ -107,7 +107,7 @@ static void improve(neapi_neap *n, const neapi_plan_input *input)
   bool done = false;
   if (n->whole) {
     draw(n, input, 4 * restlessness(n));
-    done = contest(n, input);
+    done = compete(n, input);
     memcpy(n->expert_of, n->best, sizeof *n->expert_of * n->topology->slots);
   }
   if (!done)

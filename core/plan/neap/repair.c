@@ -41,9 +41,9 @@ void neapi_neap_draw(neapi_neap *n, int32_t samples)
 
 static void index_layout(neapi_neap *n)
 {
-  memcpy(n->draft.expert_of, n->expert_of, sizeof *n->expert_of * n->topology->slots);
-  neapi_layout_index(&n->draft); /* cannot fail: the layout is valid */
-  neapi_flow_build(&n->flow, &n->draft);
+  memcpy(n->indexed.expert_of, n->expert_of, sizeof *n->expert_of * n->topology->slots);
+  neapi_layout_index(&n->indexed); /* cannot fail: the layout is valid */
+  neapi_flow_build(&n->flow, &n->indexed);
   memset(n->flow.supply, 0, sizeof *n->flow.supply * n->flow.groups);
 }
 
@@ -53,7 +53,7 @@ static void start_flow(neapi_neap *n, const double *work, double bound)
   for (int32_t e = 0; e < f->topology->experts; e++)
     f->outside[e] = work[e] * UNITS;
   for (int32_t r = 0; r < f->topology->ranks; r++)
-    f->room[r] = bound * n->speed[r] * UNITS + 1;
+    f->capacity[r] = bound * n->speed[r] * UNITS + 1;
   f->leaving = false;
   neapi_flow_reset(f);
   neapi_flow_pool(f);
@@ -88,7 +88,7 @@ static double load_of(neapi_neap *n, const double *work, const uint8_t *tight)
     if (!tight[e])
       continue;
     sum += work[e];
-    for (int32_t i = n->draft.first[e]; i < n->draft.first[e + 1]; i++) {
+    for (int32_t i = n->indexed.first[e]; i < n->indexed.first[e + 1]; i++) {
       speed += n->member[f->rank_at[i]] ? 0 : n->speed[f->rank_at[i]];
       n->member[f->rank_at[i]] = 1;
     }
@@ -127,7 +127,7 @@ static double least_max(neapi_neap *n, int32_t sample, double bound)
       break;
     }
     for (int32_t r = 0; r < f->topology->ranks; r++)
-      f->room[r] += (next - bound) * n->speed[r] * UNITS + 1;
+      f->capacity[r] += (next - bound) * n->speed[r] * UNITS + 1;
   }
   n->confine_count = bound > 1 ? heaviest(n, work, tight, n->confined) : 0;
   return bound;
@@ -251,7 +251,7 @@ static change best_replacement(const neapi_neap *n, const double *work, int32_t 
 static change best_swap(const neapi_neap *n, const double *work, int32_t expert)
 {
   const neap_topology *t = n->topology;
-  int32_t inside = n->draft.by_expert[n->draft.first[expert]], home = t->rank_of[inside];
+  int32_t inside = n->indexed.by_expert[n->indexed.first[expert]], home = t->rank_of[inside];
   change best = {-INFINITY, -1, expert, inside};
   for (int32_t r = 0; r < t->ranks; r++) {
     if (n->member[r] || on_rank(n, r, expert))
@@ -324,7 +324,7 @@ static void count_replicas(neapi_neap *n)
       n->leaving += *neapi_neap_on_node(n, g, e) ? 0 : n->load[(int64_t)g * t->experts + e];
 }
 
-double neapi_neap_judge(neapi_neap *n, double limit, bool *done)
+double neapi_neap_evaluate(neapi_neap *n, double limit, bool *done)
 {
   int32_t worst = 0;
   count_replicas(n);

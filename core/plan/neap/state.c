@@ -66,7 +66,7 @@ static void lay_out(neapi_neap *n)
   n->order = take(n, 4 * both);
   n->each = take(n, 8ll * t->experts);
   n->used = take(n, 8ll * t->ranks);
-  n->room = take(n, 4ll * t->ranks);
+  n->free_slots = take(n, 4ll * t->ranks);
   n->pending = take(n, 4ll * t->nodes);
   n->held = take(n, 4ll * t->experts);
   n->heap = take(n, (int64_t)sizeof *n->heap * both);
@@ -78,9 +78,9 @@ static void lay_out(neapi_neap *n)
   n->sample = take(n, 8ll * NEAPI_SAMPLES * t->experts);
   n->tight = take(n, (int64_t)NEAPI_SAMPLES * t->experts);
   n->member = take(n, t->ranks);
-  n->draft.expert_of = take(n, 4ll * t->slots);
-  n->draft.first = take(n, 4ll * t->experts + 4);
-  n->draft.by_expert = take(n, 4ll * t->slots);
+  n->indexed.expert_of = take(n, 4ll * t->slots);
+  n->indexed.first = take(n, 4ll * t->experts + 4);
+  n->indexed.by_expert = take(n, 4ll * t->slots);
   n->flow.near = take(n, 8ll * t->slots);
   n->flow.far = take(n, 8ll * t->slots);
   n->flow.weight = NULL; /* leavings do not count in samples */
@@ -103,7 +103,7 @@ int neapi_neap_open(const neap_topology *topology, void **scratch)
     return NEAP_MEMORY;
   int status = neapi_flow_open(topology, &n->flow);
   n->topology = topology;
-  n->draft.topology = (neap_topology *)topology;
+  n->indexed.topology = (neap_topology *)topology;
   lay_out(n);
   n->memory = neapi_alloc(n->bytes, WHO);
   if (status || !n->memory) {

@@ -21,7 +21,7 @@ static void plain_arguments(neap_comm *comm, int ranks, char *data)
 {
   expect(neap_comm_barrier(NULL), NEAP_ARGUMENT, "no communicator");
   expect(neap_comm_split(NULL, 0, &comm), NEAP_ARGUMENT, "no communicator");
-  expect(neap_comm_barrier_start(comm, NULL), NEAP_ARGUMENT, "no place");
+  expect(neap_comm_barrier_start(comm, NULL), NEAP_ARGUMENT, "out is NULL");
   expect(neap_comm_broadcast(comm, data, 4, ranks), NEAP_ARGUMENT, "root");
   expect(neap_comm_broadcast(comm, data, 4, -1), NEAP_ARGUMENT, "root -1");
   expect(neap_comm_broadcast(comm, data, -4, 0), NEAP_ARGUMENT, "-4");
