@@ -2,10 +2,10 @@
  *
  *   8 bytes: length of the header | header | tensors | "checksums", the last tensor
  *
- * A safetensors file. checksums: I32, the bits of the CRC-32 of every NEAPI_CHUNK bytes of what stands before
- * it, from the file's first byte on. The seal of a file is the CRC-32 of its checksums; it is kept
- * elsewhere, in the checkpoint's manifest, with the file's bytes. So every byte is covered, and a
- * reader can check what it reads and nothing else. */
+ * A safetensors file. checksums: I32, the bits of the CRC-32 of every NEAPI_CHUNK bytes of what
+ * stands before it, from the file's first byte on. The seal of a file is the CRC-32 of its
+ * checksums; it is kept elsewhere, in the checkpoint's manifest, with the file's bytes. So every
+ * byte is covered, and a reader can check what it reads and nothing else. */
 #ifndef NEAP_CHECKPOINT_H
 #define NEAP_CHECKPOINT_H
 

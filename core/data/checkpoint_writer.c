@@ -29,10 +29,10 @@ struct neap_checkpoint_writer {
   neap_tensors_writer *file;
   piece *pieces;
   int64_t count, capacity;
-  neapi_buffer host;          /* copies of pieces */
-  neapi_buffer gpu;           /* the same on the GPU, of those that are there, if it has room */
-  neapi_buffer staged;        /* pinned: a chunk on its way from the GPU */
-  neapi_gpu_stream *stream;   /* by which it comes */
+  neapi_buffer host;        /* copies of pieces */
+  neapi_buffer gpu;         /* the same on the GPU, of those that are there, if it has the memory */
+  neapi_buffer staged;      /* pinned: a chunk on its way from the GPU */
+  neapi_gpu_stream *stream; /* by which it comes */
   neapi_stream_event *copied; /* the copies on the GPU are done */
   job_kind job;               /* of the thread */
   pthread_t thread;
@@ -51,8 +51,8 @@ int neap_checkpoint_writer_open(neap_checkpoint_writer **out)
   neap_checkpoint_writer *w = neapi_alloc_zero(sizeof *w, "checkpoint writer");
   if (!w)
     return NEAP_MEMORY;
-  w->gpu.place = NEAPI_GPU;
-  w->staged.place = NEAPI_PINNED;
+  w->gpu.memory = NEAPI_GPU;
+  w->staged.memory = NEAPI_PINNED;
   int status = neap_tensors_writer_open("", &w->file);
   if (status) {
     free(w);

@@ -1,5 +1,6 @@
 /* Planners: valid layouts on random topologies and loads (100,000 with --long), no expert twice on
- * a rank, repeatable; static against its definition; checks of input. The published ones: rules.c. */
+ * a rank, repeatable; static against its definition; checks of input. The published ones:
+ * rules.c. */
 #include "problem.h"
 
 #include <pthread.h>

@@ -1,6 +1,6 @@
 /* Published balancers by their rules, restated here by plain scans over small vectors: laer, eplb,
- * llep, moonep, ultraep, lplb, maxtext, on random topologies, also with nodes, slots, costs and speeds that
- * differ. What the sources are is in core/plan. */
+ * llep, moonep, ultraep, lplb, maxtext, on random topologies, also with nodes, slots, costs and
+ * speeds that differ. What the sources are is in core/plan. */
 #include "problem.h"
 
 #include <stdlib.h>
@@ -100,8 +100,8 @@ static int32_t heaviest(const double *work, const int32_t *count, const bool *ou
   return best;
 }
 
-/* LAER: start each; the heaviest gains one, or one per node once it has as many; one that cannot get
- * so many is out. */
+/* LAER: start each; the heaviest gains one, or one per node once it has as many; one that cannot
+ * get so many is out. */
 static void replicate(const placing *p, int32_t *count)
 {
   const problem *c = p->c;
@@ -120,8 +120,8 @@ static void replicate(const placing *p, int32_t *count)
   }
 }
 
-/* LAER: the least loaded rank with a free slot on the nodes that have the fewest of the expert, full
- * ones counted; of any node if there is none. */
+/* LAER: the least loaded rank with a free slot on the nodes that have the fewest of the expert,
+ * full ones counted; of any node if there is none. */
 static int32_t laer_rank(const placing *p, int32_t expert)
 {
   const neap_topology *t = p->c->topology;
