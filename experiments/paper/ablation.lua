@@ -37,7 +37,7 @@ return neap.recipe.define {
       local ratio, known = f.step_ms / base, published and published / paper.ablation.laer
       rows[i] = { name, ('%.0f'):format(f.step_ms), published, ('%.3f'):format(ratio),
         known and ('%.3f'):format(known), known and ('%+.1f'):format(100 * (ratio / known - 1)),
-        ('%.3f'):format(f.imbalance) }
+        ('%.3f'):format(f.imbalance.mean) }
       list[i] = paper.figures(name, MODEL, f)
       list[i].ratio_to_laer, list[i].published_ratio_to_laer = ratio, known
       data[i] = { name, f.step_ms / 1e3, published and published / 1e3 }

@@ -9,10 +9,10 @@
 local neap = require 'neap'
 local paper = require 'paper.runs'
 
--- Where results go in the document, and the routing (runs.lua).
+-- The routing (runs.lua), and what was published on it.
 local PARTS = {
-  { field = 'rows', routing = 'counted', published = paper.balance },
-  { field = 'later', routing = 'later', published = paper.balance_later },
+  { routing = 'counted', published = paper.balance },
+  { routing = 'later', published = paper.balance_later },
 }
 local MODELS = { 'mixtral-8x7b-e16k4', 'mixtral-8x7b-e8k2' }
 
@@ -25,21 +25,19 @@ return neap.recipe.define {
   }),
 
   run = function(_, job)
-    local p, rows, document, data = job.params, {}, { cluster = job.params.cluster }, {}
+    local p, rows, list, data = job.params, {}, {}, {}
     for _, part in ipairs(PARTS) do
-      local list = {}
-      document[part.field] = list
       for _, model in ipairs(MODELS) do
         local kind = model:match 'e%d+k%d+$'
         local bars = { kind .. ', ' .. part.routing }
         for _, method in ipairs(p.methods) do
           local f = paper.score(method, p.cluster, model, p, { routing = part.routing })
           local known = part.published[kind][method]
-          rows[#rows + 1] = { kind, part.routing, method, ('%.3f'):format(f.imbalance), known,
+          rows[#rows + 1] = { kind, part.routing, method, ('%.3f'):format(f.imbalance.mean), known,
             ('%.1f'):format(f.std_percent), ('%.2f'):format(100 * f.inter_node_share) }
           list[#list + 1] = paper.figures(method, model, f)
           list[#list].published_imbalance, list[#list].routing = known, part.routing
-          bars[#bars + 1] = f.imbalance
+          bars[#bars + 1] = f.imbalance.mean
         end
         data[#data + 1] = bars
       end
@@ -47,7 +45,7 @@ return neap.recipe.define {
     paper.report(job, 'balance', {
       heading = { 'model', 'routing', 'method', 'imbalance', 'published', 'std %',
         'inter-node %' },
-      rows = rows, document = document,
+      rows = rows, document = { cluster = p.cluster, rows = list },
       note = 'Planned and split for real, on synthetic routing. Published for later: the last ten '
         .. 'micro-batches of e16k4 that were counted.',
       chart = { title = 'Max / mean tokens of a rank', unit = '', series = p.methods, data = data },

@@ -28,14 +28,14 @@ return neap.recipe.define {
       for _, method in ipairs(p.methods) do
         local f, known = paper.score(method, p.cluster, model, p), published[method] or {}
         local total = f.step_ms / 1e3
-        rows[#rows + 1] = { model, method, seconds(f.tokens), seconds(known[1]), seconds(f.expert),
-          seconds(known[2]), seconds(total - f.tokens - f.expert),
+        local tokens, expert = f.exposed_ms.tokens / 1e3, f.compute_ms.expert / 1e3
+        rows[#rows + 1] = { model, method, seconds(tokens), seconds(known[1]), seconds(expert),
+          seconds(known[2]), seconds(total - tokens - expert),
           known[1] and seconds(known[3] - known[1] - known[2]), seconds(total), seconds(known[3]) }
-        list[#list + 1] = { model = model, method = method, tokens_s = f.tokens,
-          expert_s = f.expert, unshard_s = f.unshard, reduce_s = f.reduce, other_s = f.other,
-          total_s = total, published_s = known, simulated = true }
-        data[#data + 1] = { model:match 'e%d+k%d+$' .. ' ' .. method, f.tokens, f.expert,
-          total - f.tokens - f.expert }
+        list[#list + 1] = { model = model, method = method, exposed_ms = f.exposed_ms,
+          compute_ms = f.compute_ms, step_ms = f.step_ms, published_s = known, simulated = true }
+        data[#data + 1] = { model:match 'e%d+k%d+$' .. ' ' .. method, tokens, expert,
+          total - tokens - expert }
       end
     end
     paper.report(job, 'breakdown', {

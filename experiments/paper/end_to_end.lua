@@ -27,7 +27,7 @@ local function row_of(model, method, f, laer)
     paper.published[model] and paper.published[model][method], ('%.3f'):format(ratio),
     published and ('%.3f'):format(published), deviation(ratio, published),
     ('%.1f'):format(100 * f.utilization), ('%.1f'):format(100 * f.exposed),
-    ('%.3f'):format(f.imbalance), ('%.1f'):format(100 * f.share_of_ideal),
+    ('%.3f'):format(f.imbalance.mean), ('%.1f'):format(100 * f.share_of_ideal),
   }
 end
 

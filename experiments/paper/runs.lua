@@ -95,22 +95,27 @@ function paper.system(method, model, machine)
   return make(model, machine)
 end
 
-local function add(sum, row)
+--- Adds a share of all numbers of a row, and of tables in it.
+local function add(sum, row, share)
   for key, value in pairs(row) do
-    if type(value) == 'number' then sum[key] = (sum[key] or 0) + value end
+    if type(value) == 'number' then
+      sum[key] = (sum[key] or 0) + value * share
+    elseif type(value) == 'table' then
+      sum[key] = add(sum[key] or {}, value, share)
+    end
   end
+  return sum
 end
 
---- Figures of simulate:run, means over seeds 1 to seeds. settings: of simulate.open.
+--- The row of simulate:run, means over seeds 1 to seeds. settings: of simulate.open.
 function paper.average(settings, steps, seeds)
   local sum = {}
   for seed = 1, seeds do
     settings.seed = seed
     local s = simulate.open(settings)
-    add(sum, s:run(steps))
+    add(sum, s:run(steps), 1 / seeds)
     s:close()
   end
-  for key, value in pairs(sum) do sum[key] = value / seeds end
   return sum
 end
 

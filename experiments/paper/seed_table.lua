@@ -15,7 +15,8 @@ local STATIC = 'fsdp+ep'
 
 local function row_of(method, f, base)
   return { method, ('%.2f'):format(base.step_ms / f.step_ms), ('%.1f'):format(100 * f.utilization),
-    ('%.1f'):format(f.std_percent), ('%.1f'):format(100 * f.exposed), ('%.3f'):format(f.imbalance),
+    ('%.1f'):format(f.std_percent), ('%.1f'):format(100 * f.exposed),
+    ('%.3f'):format(f.imbalance.mean),
     ('%.1f'):format(100 * f.share_of_ideal), ('%.1f'):format(f.step_ms) }
 end
 

@@ -20,11 +20,11 @@ describe('neap bench step', function()
     assert.are.equal(0, status, err)
     local result = json.decode(out)
     assert.are.equal(120, result.tokens)
-    assert.are.equal(2, #result.schedules)
+    assert.are.equal(2, #result.rows)
     -- embedding and head; in a layer norms, attention, router, experts; the last norm
     local dense = 2 * 50 * 32 + 32 + 2 * (2 * 32 + 32 * (32 + 2 * 16) + 32 * 32 + 32 * 5)
     assert.is_true(result.parameters >= dense + 2 * 5 * 3 * 32 * 24)
-    for _, schedule in ipairs(result.schedules) do
+    for _, schedule in ipairs(result.rows) do
       assert.is_true(schedule.step_ms > 0 and schedule.tflops > 0)
       assert.is_true(schedule.exposed > 0 and schedule.exposed < 1)
       assert.is_true(schedule.utilization > 0 and schedule.utilization < 1)
@@ -32,12 +32,12 @@ describe('neap bench step', function()
       assert.is_true(sum(schedule.spans) <= schedule.step_ms * (1 + 1e-9))
       assert.is_true(math.abs(sum(schedule.exposed_by) / schedule.step_ms - schedule.exposed)
         < 0.2)
-      assert.are.equal(result.schedules[1].first_loss, schedule.first_loss)
+      assert.are.equal(result.rows[1].first_loss, schedule.first_loss)
       assert.is_nil(schedule.host_gap_us) -- there is no host beside the CPU
     end
     status, out = program.run(SMALL .. '--json --dry-run --schedules=none,laer:chunks=2+keep=3')
     assert.are.equal(0, status)
-    local held = math.max(result.schedules[1].device_bytes, result.schedules[2].device_bytes)
+    local held = math.max(result.rows[1].device_bytes, result.rows[2].device_bytes)
     assert.is_true(math.abs(json.decode(out).process / held - 1) < 0.25)
     local file = assert(io.open(path))
     local events = json.decode(file:read '*a').traceEvents

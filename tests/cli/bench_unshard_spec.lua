@@ -9,7 +9,7 @@ describe('neap bench unshard', function()
       local status, out, err = program.run('bench unshard --json --ranks=3 --experts=5 --slots=3 '
         .. '--hidden=16 --ffn=20 --repeats=2 --dtype=' .. name)
       assert.are.equal(0, status, err)
-      local r, size = json.decode(out), 3 * 16 * 20
+      local r, size = json.decode(out).rows[1], 3 * 16 * 20
       assert.are.equal(name, r.dtype)
       assert.are.equal('f32', r.gradient_dtype)
       local function near(a, b) assert.is_true(math.abs(a / b - 1) < 1e-9, a .. ' ' .. b) end

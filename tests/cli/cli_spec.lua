@@ -225,7 +225,10 @@ describe('neap doctor', function()
     for _, name in ipairs { 'neap', 'processor', 'blas', 'mpi', 'text english', 'text russian' } do
       assert.matches('\n' .. name .. ' +%S', '\n' .. out)
     end
-    assert.matches('OpenBLAS', json.decode((expect(0, 'doctor --json'))).blas)
+    for _, row in ipairs(json.decode((expect(0, 'doctor --json'))).rows) do
+      if row.fact == 'blas' then out = row.value end
+    end
+    assert.matches('OpenBLAS', out)
   end)
 
   it('says how to install a missing text', function()
@@ -240,7 +243,7 @@ describe('neap policy', function()
   it('lists names, splits and parameters', function()
     local out = expect(0, 'policy list')
     assert.matches('\nlaer +lite +[^\n]*window=5', out)
-    local list = json.decode((expect(0, 'policy list --json')))
+    local list = json.decode((expect(0, 'policy list --json'))).rows
     for _, item in ipairs(list) do
       if item.policy == 'laer' then
         assert.are.same({ 'lite', '5' }, { item.split, item.params.window })

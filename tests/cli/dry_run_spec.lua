@@ -31,7 +31,7 @@ describe('neap run --dry-run', function()
       assert.is_true(math.abs(estimated.process / held - 1) < SHARE,
         ('estimated %.1f MB, held %.1f MB'):format(estimated.process / 1e6, held / 1e6))
       local sum = 0
-      for _, kind in ipairs(estimated.kinds) do sum = sum + kind.bytes end
+      for _, kind in ipairs(estimated.rows) do sum = sum + kind.bytes end
       assert.is_true(math.abs(sum - estimated.rank) < 1)
     end)
   end

@@ -42,14 +42,14 @@ describe('neap replay', function()
     local out = expect(0, base .. '--slots 2 --policy laer --policy laer+minimax --json')
     local document = json.decode(out)
     assert.are.same({ ranks = 4, experts = 3, layers = 1, steps = 8 }, document.trace)
-    assert.are.equal('laer+minimax', document.policies[2].policy)
-    for _, p in ipairs(document.policies) do
+    assert.are.equal('laer+minimax', document.rows[2].policy)
+    for _, p in ipairs(document.rows) do
       assert.is_true(p.imbalance.mean >= 1 and p.imbalance.max >= p.imbalance.p95)
       assert.is_true(p.plan_ms.mean > 0 and p.split_us.p95 > 0)
       assert.are.same({ 0, 'number', 'number', 'number' }, { p.faults, type(p.std_percent),
         type(p.inter_node_share), type(p.slots_changed) })
     end
-    assert.is_true(document.policies[2].imbalance.mean < document.policies[1].imbalance.mean + 1e-9)
+    assert.is_true(document.rows[2].imbalance.mean < document.rows[1].imbalance.mean + 1e-9)
   end)
 
   it('prints a table, a row a policy', function()
@@ -91,7 +91,7 @@ describe('neap replay', function()
       end
       return Broken]])
     local out, err = expect(0, ("%s --slots 2 --json --policy '%s'"):format(base, path))
-    assert.are.equal(1, json.decode(out).policies[1].faults)
+    assert.are.equal(1, json.decode(out).rows[1].faults)
     assert.matches('broken.lua:3: plan at step 4, layer 0: lost count', err)
     expect(3, ("%s --slots 2 --strict --policy '%s'"):format(base, path), 'lost count')
   end)
@@ -105,6 +105,6 @@ describe('neap replay', function()
       end
       return Loop]])
     local out = expect(0, ("%s --slots 2 --json --deadline 0.2 --policy '%s'"):format(base, path))
-    assert.are.equal(1, json.decode(out).policies[1].faults)
+    assert.are.equal(1, json.decode(out).rows[1].faults)
   end)
 end)

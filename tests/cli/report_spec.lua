@@ -1,3 +1,4 @@
+local json = require 'neap.base.json'
 local program = require 'tests.cli.program'
 local svg = require 'neap.draw.svg'
 
@@ -159,6 +160,30 @@ describe('neap report', function()
     os.rename(csv, csv .. '.gone')
     expect(0, 'report --run 1', 'no pictures of loads and layouts: ')
     os.rename(csv .. '.gone', csv)
+  end)
+
+  it('tells about simulations, from the store and in JSON, of earlier versions too', function()
+    local simulate = 'simulate --cluster a100x8 --layers 2 --steps 3 --policy static --policy laer'
+    local function check(arguments)
+      expect(0, ('report %s -o sim.html'):format(arguments))
+      local html = read(path_of 'sim.html')
+      for _, text in ipairs { ' is fastest: ', '<th>step ms</th>', '<th>imbalance</th>' } do
+        assert.is_truthy(html:find(text, 1, true), text)
+      end
+      return html
+    end
+    expect(0, simulate)
+    assert.is_truthy(check(''):find('Exposed communication', 1, true))
+    local document = json.decode((expect(0, simulate .. ' --json >sim.json; cat sim.json')))
+    check 'sim.json'
+    document.neap, document.command = nil, nil
+    for _, row in ipairs(document.rows) do
+      row.imbalance, row.spread = row.imbalance.mean, row.imbalance
+    end
+    write('old.json', json.encode(document))
+    check 'old.json'
+    expect(0, 'runs --json >runs.json')
+    expect(2, 'report runs.json', 'runs.json: no result of')
   end)
 
   it('takes results in JSON', function()

@@ -23,7 +23,7 @@ describe('neap runs', function()
   local function show(arguments)
     local status, out, err = run('runs --json ' .. arguments)
     assert.are.equal(0, status, err)
-    return json.decode(out)
+    return json.decode(out).rows
   end
 
   it('shows a training run with all that is needed to do it again', function()
@@ -31,7 +31,7 @@ describe('neap runs', function()
     local list = show ''
     assert.are.same({ 'done', 'run', 3, { 'static', 'laer' } },
       { list[1].state, list[1].kind, list[1].seed, list[1].policies })
-    local one = show '1 --steps'
+    local one = show('1 --steps')[1]
     assert.are.equal(true, one.parameters.exact)
     assert.matches('^%x+$', one.corpora.english.sha256)
     assert.matches('^[%d.]+', one.corpora.go.version)
@@ -42,11 +42,11 @@ describe('neap runs', function()
     assert.are.equal(a.summary.digest, b.summary.digest)
     for step = 1, 6 do
       assert.are.equal(a.metrics[step].loss, b.metrics[step].loss)
-      assert.is_true(b.metrics[step].imbalance >= 1 and b.metrics[step].seconds > 0)
+      assert.is_true(b.metrics[step].imbalance.mean >= 1 and b.metrics[step].seconds > 0)
     end
     assert.are.equal(a.metrics[1].layouts, a.metrics[6].layouts)
     assert.are_not.equal(b.metrics[1].layouts, b.metrics[6].layouts)
-    assert.is_true(b.metrics[6].bytes_tokens > 0)
+    assert.is_true(b.metrics[6].bytes_per_step.tokens > 0)
   end)
 
   it('records under mpirun, once', function()
@@ -76,10 +76,10 @@ describe('neap runs', function()
 
   it('records what all ranks have measured of a step', function()
     assert.are.equal(0, (run(SMALL .. '--steps=4 --policies=laer')))
-    local result = show '1 --steps'.results[1]
+    local result = show '1 --steps'[1].results[1]
     local bytes, exposed = 0, 0
     for _, step in ipairs(result.metrics) do
-      bytes = bytes + step.bytes_tokens
+      bytes = bytes + step.bytes_per_step.tokens
       exposed = exposed + step.exposed / 4
       assert.is_true(step.utilization > 0 and step.exposed > 0 and step.exposed < 1)
     end
@@ -101,7 +101,7 @@ describe('neap runs', function()
     local function steps()
       local pipe = io.popen(("'%s' runs 1 --steps --json --store %s 2>/dev/null"):format(
         program.path, path))
-      local one = json.decode(pipe:read '*a')
+      local one = (json.decode(pipe:read '*a') or { rows = {} }).rows[1]
       pipe:close()
       return one and one.results[1] and #one.results[1].metrics or 0
     end
@@ -126,7 +126,7 @@ describe('neap runs', function()
     file:close()
     local replay = ('replay --trace %s --slots 2 --policy laer '):format(csv)
     assert.are.equal(0, (run(replay)))
-    local one = show '1 --steps'
+    local one = show('1 --steps')[1]
     assert.are.same({ 'replay', 'laer', 8 },
       { one.kind, one.results[1].policy, #one.results[1].metrics })
     assert.are.equal(0, (program.run(replay .. '--no-store')))

@@ -23,22 +23,23 @@ describe('neap run --device=sim', function()
     local list = rows '--device=sim --cluster=laptop --policies=static,laer'
     for i, row in ipairs(list) do
       assert.are.equal(real[i].digest, row.digest)
-      assert.are.equal(row.imbalance.mean, row.sim.imbalance)
-      assert.are.equal('laptop', row.sim.cluster)
-      assert.is_true(row.sim.step_ms > row.sim.ideal_ms and row.sim.ideal_ms > 0)
-      assert.is_true(math.abs(row.sim.utilization + row.sim.exposed - 1) < 1e-9)
+      assert.are.equal(real[i].imbalance.mean, row.imbalance.mean)
+      assert.are.same({ 'laptop', true }, { row.cluster, row.simulated })
+      assert.is_true(row.step_ms > row.ideal_ms and row.ideal_ms > 0)
+      assert.is_true(math.abs(row.utilization + row.exposed - 1) < 1e-9)
+      assert.is_true(row.host.tokens_per_second > 0)
     end
-    assert.is_nil(real[1].sim)
+    assert.is_nil(real[1].simulated)
   end)
 
   it('times another model with the routing of the recipe', function()
     local out = expect(0, '--device=sim --cluster=a100x8 --as=mixtral-8x7b-e16k4 '
       .. '--policies=static,minimax')
-    assert.matches('\nideal +%d+%.%d+ +100.0', out)
+    assert.matches('\nideal +%d+%.%d+ +1.0000 .* 100.0', out)
     assert.matches('8 ranks, 3 steps, seed 1. .*simulated: mixtral%-8x7b%-e16k4 on a100x8', out)
     local small = rows '--device=sim --cluster=a100x8 --policies=static'
     local large = rows '--device=sim --cluster=a100x8 --policies=static --as=mixtral-8x7b-e16k4'
-    assert.is_true(large[1].sim.step_ms > 100 * small[1].sim.step_ms)
+    assert.is_true(large[1].step_ms > 100 * small[1].step_ms)
   end)
 
   it('takes other numbers of ranks', function()

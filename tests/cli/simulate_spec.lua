@@ -63,10 +63,10 @@ describe("the paper's scripts", function()
     local rows, methods = json.decode(out).rows, {}
     for _, row in ipairs(rows) do
       methods[row.method] = true
-      for _, field in ipairs { 'step_ms', 'utilization', 'exposed', 'imbalance',
-        'share_of_ideal' } do
+      for _, field in ipairs { 'step_ms', 'utilization', 'exposed', 'share_of_ideal' } do
         assert.is_number(row[field], field)
       end
+      assert.is_number(row.imbalance.mean)
     end
     assert.same({ ['fsdp+ep'] = true, flexmoe = true, laer = true, megatron = true, neap = true },
       methods)

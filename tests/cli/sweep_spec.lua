@@ -28,7 +28,7 @@ end
 
 local function states(document)
   local list = {}
-  for i, run in ipairs(document.runs) do list[i] = run.state end
+  for i, run in ipairs(document.rows) do list[i] = run.state end
   return list
 end
 
@@ -52,10 +52,10 @@ describe('neap sweep', function()
     assert.matches('failed: no. 2 %(run %d+%), policy=tests/policies/fails.lua: .*fails.lua', out)
     sweep(0, 'policy=static,laer,minimax steps=2')
     sweep(1, fails)
-    local list = json.decode((neap(0, 'runs --last 100 --json')))
+    local list = json.decode((neap(0, 'runs --last 100 --json'))).rows
     assert.are.equal(5, #list)
     sweep(1, fails .. '--retry-failed')
-    list = json.decode((neap(0, 'runs --last 100 --json')))
+    list = json.decode((neap(0, 'runs --last 100 --json'))).rows
     assert.are.equal(6, #list)
     assert.matches('about %d', (sweep(0, 'policy=static seed=7..8 steps=2 --dry-run')))
   end)
@@ -84,7 +84,7 @@ describe('neap sweep', function()
     assert.matches('neap: interrupted; the same command goes on from here', file:read '*a')
     file:close()
     launcher.sleep(0.1)
-    local list = json.decode((neap(0, 'runs --json')))
+    local list = json.decode((neap(0, 'runs --json'))).rows
     for _, run in ipairs(list) do
       assert.is_true(run.state == 'done' or run.state == 'interrupted', run.state)
     end
@@ -96,7 +96,7 @@ describe('neap sweep', function()
     local out = sweep(0, ('policy=laer seed=1 steps=2 --json --launch "mpirun --oversubscribe '
       .. '--allow-run-as-root -n 2"'))
     assert.are.same({ 'done' }, states(json.decode(out)))
-    assert.are.equal('mpi', json.decode((neap(0, 'runs 1 --json'))).transport)
+    assert.are.equal('mpi', json.decode((neap(0, 'runs 1 --json'))).rows[1].transport)
     local file = io.open(folder .. '/launcher', 'w')
     file:write '#!/bin/sh\necho ---- >&2; echo laer 1/9 loss 2 >&2; echo no such host >&2; exit 9\n'
     file:close()

@@ -1,6 +1,7 @@
 --- JSON documents with keys in a stable order.
 
 local dkjson = require 'dkjson'
+local lib = require 'neap.base.lib'
 
 local json = { decode = dkjson.decode, null = dkjson.null }
 
@@ -20,13 +21,24 @@ end
 -- lacks become null.
 function json.encode(value, order)
   local seen, sorted, keys = {}, {}, {}
-  for i, key in ipairs(order or {}) do
-    seen[key], keys[i] = true, key
+  for _, key in ipairs(order or {}) do
+    if not seen[key] then
+      seen[key], keys[#keys + 1] = true, key
+    end
   end
   collect(value, seen, sorted)
   table.sort(sorted)
   for _, key in ipairs(sorted) do keys[#keys + 1] = key end
   return dkjson.encode(value, { keyorder = keys })
+end
+
+--- What a command prints with --json, the same shape for all (docs/json.md): { neap = version,
+-- command = its name, rows = list }, and what else fields has. order: keys that come first.
+function json.results(command, fields, order)
+  local document, keys = {}, { 'neap', 'command', unpack(order or {}) }
+  for name, value in pairs(fields) do document[name] = value end
+  document.neap, document.command = lib.version, command
+  return json.encode(document, keys)
 end
 
 return json

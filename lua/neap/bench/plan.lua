@@ -176,8 +176,9 @@ end
 function bench.run(args)
   local results = run_all(args.params)
   if args.json then
-    print(json.encode({ bench = 'plan', machine = machine(), threads = 1, results = results },
-      { 'bench', 'machine', 'threads', 'results', 'planner', 'rule', 'ranks', 'experts', 'slots' }))
+    print(json.results('bench', { bench = 'plan', machine = machine(), threads = 1,
+      rows = results }, { 'bench', 'machine', 'threads', 'rows', 'planner', 'rule', 'ranks',
+      'experts', 'slots' }))
   else
     print(machine() .. ', one thread, ' .. NODE .. ' ranks a node')
     print_table(results)

@@ -73,7 +73,7 @@ local function machine()
 end
 
 local ORDER = {
-  'bench', 'machine', 'ranks', 'experts', 'slots', 'repeats', 'p50_us', 'p99_us', 'round_trip_us',
+  'bench', 'machine', 'ranks', 'experts', 'slots', 'repeats', 'rows', 'round_trip_us',
   'round_trip_after_pause_us', 'split_us', 'mean', 'p50', 'p95', 'p99', 'max',
 }
 
@@ -92,15 +92,14 @@ function bench.run(args)
   measure(s, WARM_UP, false, plan)
   measure(s, WARM_UP, false, split)
   local result = {
-    bench = 'policy', machine = machine(), ranks = p.ranks, experts = p.experts, slots = p.slots,
-    repeats = p.repeats, round_trip_us = measure(s, p.repeats, false, plan),
+    machine = machine(), round_trip_us = measure(s, p.repeats, false, plan),
     round_trip_after_pause_us = measure(s, math.ceil(p.repeats * PAUSED_SHARE), true, plan),
     split_us = measure(s, p.repeats, false, split),
   }
   s.worker:close()
-  result.p50_us, result.p99_us = result.round_trip_us.p50, result.round_trip_us.p99
   if args.json then
-    print(json.encode(result, ORDER))
+    print(json.results('bench', { bench = 'policy', ranks = p.ranks, experts = p.experts,
+      slots = p.slots, repeats = p.repeats, rows = { result } }, ORDER))
     return
   end
   print(('%s: %d ranks, %d experts, %d slots a rank, %d round trips'):format(result.machine,

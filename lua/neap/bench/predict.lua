@@ -55,7 +55,7 @@ function bench.run(args)
     list[i] = result
   end
   if args.json then
-    print(json.encode { bench = 'predict', device = args.device, rows = list })
+    print(json.results('bench', { bench = 'predict', device = args.device, rows = list }))
   else
     print_table(list)
   end

@@ -57,7 +57,7 @@ local function dry_run(args, values)
     local result = memory_estimate.here(values, values.ranks, values.node_size, args.device)
     most = most and most.process > result.process and most or result
   end
-  memory_estimate.tell(most, args.json)
+  memory_estimate.tell(most, 'bench', args.json)
   return 0
 end
 

@@ -174,12 +174,23 @@ local function as_csv(document)
   return table.concat(lines, '\n')
 end
 
-local KEYS = { 'baseline', 'policies', 'metrics', 'metric', 'better', 'ideal', 'rows', 'policy',
-  'mean', 'values', 'pairs', 'difference', 'low', 'high', 'relative', 'share_of_ideal', 'verdict',
-  'winner', 'over', 'reason', 'warnings' }
+local KEYS = { 'baseline', 'policies', 'rows', 'metric', 'better', 'ideal', 'policy', 'mean',
+  'values', 'pairs', 'difference', 'low', 'high', 'relative', 'share_of_ideal', 'verdict',
+  'winners', 'over', 'reason', 'warnings' }
 
+--- A row is a policy in a metric; winners has one entry per metric.
 local function as_json(document)
-  return json.encode(document, KEYS)
+  local rows, winners = {}, {}
+  for i, entry in ipairs(document.metrics) do
+    for _, row in ipairs(entry.rows) do
+      rows[#rows + 1] = { metric = entry.metric, better = entry.better, ideal = entry.ideal }
+      for name, value in pairs(row) do rows[#rows][name] = value end
+    end
+    winners[i] = { metric = entry.metric, reason = entry.reason }
+    for name, value in pairs(entry.winner or {}) do winners[i][name] = value end
+  end
+  return json.results('compare', { baseline = document.baseline, policies = document.policies,
+    rows = rows, winners = winners, warnings = document.warnings }, KEYS)
 end
 
 local function write(text, path)

@@ -38,12 +38,12 @@ end
 
 --- Prints what is known, one fact a line, or JSON.
 function command.run(args)
-  local document, order = {}, {}
+  local rows = {}
   for i, fact in ipairs(facts()) do
-    document[fact[1]], order[i] = fact[2], fact[1]
+    rows[i] = { fact = fact[1], value = fact[2] }
     if not args.json then print(('%-14s %s'):format(fact[1], fact[2])) end
   end
-  if args.json then print(json.encode(document, order)) end
+  if args.json then print(json.results('doctor', { rows = rows }, { 'fact', 'value' })) end
 end
 
 return command

@@ -44,7 +44,7 @@ function command.run(args)
     rows[i] = { name, list[i].split, list[i].doc, as_typed(list[i].params) }
   end
   if args.json then
-    print(json.encode(list, { 'policy', 'split', 'doc', 'params' }))
+    print(json.results('policy', { rows = list }, { 'policy', 'split', 'doc', 'params' }))
   else
     print(text_table.format({ 'policy', 'split', 'what it does', 'parameters' }, rows))
   end

@@ -3,6 +3,7 @@
 local json = require 'neap.base.json'
 local errors = require 'neap.base.errors'
 local launcher = require 'neap.launcher'
+local metrics = require 'neap.runs.metrics'
 local arguments = require 'neap.base.arguments'
 local policies = require 'neap.policy'
 local progress = require 'neap.base.progress'
@@ -75,28 +76,15 @@ local function with_window(text, window)
   return ('%s%swindow=%d'):format(text, text:find(':', 1, true) and ',' or ':', window)
 end
 
+local function name_of(row)
+  return row.policy .. (row.bound and ' (bound)' or row.late_slots and ' (late slots)' or '')
+end
+
 local function print_table(document, t)
   print(('%s: %d steps of %d layers, %s, scored from step %d'):format(t.path, t.steps, t.layers,
     document.topology, document.warm_up))
-  local rows = {}
-  for i, p in ipairs(document.policies) do
-    local m = p.imbalance
-    rows[i] = {
-      p.policy .. (p.bound and ' (bound)' or p.late_slots and ' (late slots)' or ''),
-      ('%.4f'):format(m.mean), ('%.4f'):format(m.p50), ('%.4f'):format(m.p95),
-      ('%.3f'):format(m.max), ('%.2f'):format(p.std_percent),
-      ('%.2f'):format(100 * p.inter_node_share), ('%.3f'):format(p.plan_ms.mean),
-      ('%.3f'):format(p.plan_ms.p95), ('%.1f'):format(p.split_us.mean),
-      ('%.1f'):format(p.split_us.p95), ('%.1f'):format(p.slots_changed), p.faults,
-    }
-  end
-  print(text_table.format({ 'policy', 'imbalance', 'p50', 'p95', 'max', 'std %', 'inter-node %',
-    'plan ms', 'p95', 'split us', 'p95', 'slots changed', 'faults' }, rows))
+  print(text_table.format(metrics.cells('replay', document.rows, name_of)))
 end
-
-local KEYS = { 'trace', 'topology', 'warm_up', 'seed', 'policies', 'policy', 'bound', 'late_slots',
-  'ranks', 'experts', 'layers', 'steps', 'imbalance', 'mean', 'p50', 'p95', 'max', 'std_percent',
-  'inter_node_share', 'plan_ms', 'split_us', 'slots_changed', 'faults', 'messages' }
 
 local function score_all(args, t, topology, document, begin)
   local texts = #args.policy > 0 and args.policy or POLICIES
@@ -109,7 +97,7 @@ local function score_all(args, t, topology, document, begin)
       recorder = begin { policy = text, seed = args.seed, trace = args.trace },
       on_step = function(step) bar:update((i - 1) * t.steps + step + 1, text) end,
     }
-    document.policies[i] = entry
+    document.rows[i] = entry
     errors.tell_faults(messages)
   end
   bar:close()
@@ -147,7 +135,7 @@ function command.run(args)
   local document = {
     trace = { ranks = t.ranks, experts = t.experts, layers = t.layers, steps = t.steps },
     topology = tostring(topology), warm_up = args.window or WINDOW, seed = args.seed,
-    policies = {},
+    rows = {},
   }
   if t.steps <= document.warm_up then
     errors.usage('%s has %d steps; %d are needed to warm up and one to score', t.path, t.steps,
@@ -158,7 +146,7 @@ function command.run(args)
     score_all(args, t, topology, document, begin)
   end)
   if args.json then
-    print(json.encode(document, KEYS))
+    print(json.results('replay', document, { 'topology', 'warm_up', unpack(metrics.keys()) }))
   else
     print_table(document, t)
   end

@@ -151,8 +151,7 @@ local function dry_run(args, script, values, ranks)
     errors.usage("--dry-run: recipe %s does not have a training's parameters", script.name)
   end
   local size = args.node_size or script.node_size
-  memory_estimate.tell(memory_estimate.here(values, ranks, size, args.device),
-    args.json)
+  memory_estimate.tell(memory_estimate.here(values, ranks, size, args.device), 'run', args.json)
   return 0
 end
 

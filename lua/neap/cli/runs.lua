@@ -4,6 +4,7 @@ local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local arguments = require 'neap.base.arguments'
+local metrics = require 'neap.runs.metrics'
 local store = require 'neap.runs.store'
 local text_table = require 'neap.base.text_table'
 
@@ -68,12 +69,31 @@ local function last_column(run)
   return #text > WIDEST and text:sub(1, WIDEST) .. '…' or text
 end
 
+local IN_JSON = { 'parameters', 'machine', 'libraries', 'corpora' }
+
+--- Columns that hold JSON, as tables.
+local function unpack_json(row, names)
+  for _, name in ipairs(names) do row[name] = row[name] and json.decode(row[name]) end
+  return row
+end
+
+local KEYS = { 'rows', 'id', 'kind', 'state', 'command', 'policies', 'policy', 'seed', 'run',
+  unpack(metrics.keys()) }
+
+--- rows: runs, which are changed to what is printed.
+local function print_json(rows)
+  for _, run in ipairs(rows) do
+    unpack_json(run, IN_JSON)
+    for _, result in ipairs(run.results or {}) do
+      for i, step in ipairs(result.metrics or {}) do result.metrics[i] = metrics.nest(step) end
+    end
+  end
+  print(json.results('runs', { rows = rows }, KEYS))
+end
+
 local function show_list(runs, args)
   local list, rows = choose(runs, args), {}
-  if args.json then
-    print(json.encode(list, { 'id', 'kind', 'state', 'command', 'policies', 'seed' }))
-    return
-  end
+  if args.json then return print_json(list) end
   for i, run in ipairs(list) do
     rows[i] = { run.id, run.state, run.kind, date(run.started), duration(run), run.seed,
       table.concat(run.policies, ' '), run.sweep, last_column(run) }
@@ -82,21 +102,14 @@ local function show_list(runs, args)
     'command or error' }, rows))
 end
 
---- Columns that hold JSON, as tables.
-local function unpack_json(row, names)
-  for _, name in ipairs(names) do row[name] = row[name] and json.decode(row[name]) end
-  return row
-end
-
 local function find(runs, args)
   local run = runs:runs('id = ?', args.run)[1]
   if not run then
     failure.usage('run %d is not in %s; neap runs lists them', args.run, runs.path)
   end
-  unpack_json(run, { 'parameters', 'machine', 'libraries', 'corpora' })
   run.results = runs:rows('SELECT * FROM results WHERE run = ? ORDER BY id', run.id)
   for _, result in ipairs(run.results) do
-    unpack_json(result, { 'summary' })
+    result.summary = result.summary and metrics.upgrade(json.decode(result.summary))
     if args.steps then
       result.metrics = runs:rows('SELECT * FROM steps WHERE result = ? ORDER BY step', result.id)
     end
@@ -116,27 +129,29 @@ local function show_value(name, value)
   end
 end
 
-local STEP_COLUMNS = { 'step', 'loss', 'imbalance', 'tokens_per_second', 'exposed', 'plan_ms',
-  'split_us', 'slots_changed', 'layouts' }
-
+--- The steps' metrics that were measured, between their number and the hash of their layouts.
 local function show_steps(result)
-  local rows = {}
+  local heading, rows, stored = { 'step' }, {}, {}
+  for _, metric in ipairs(metrics.list) do
+    local first = result.metrics[1]
+    if metric.stored and first and first[metric.name] then stored[#stored + 1] = metric end
+  end
+  for column, metric in ipairs(stored) do heading[column + 1] = metric.title end
+  heading[#heading + 1] = 'layouts'
   for i, step in ipairs(result.metrics) do
-    rows[i] = {}
-    for column, name in ipairs(STEP_COLUMNS) do
-      local value = step[name]
-      rows[i][column] = type(value) == 'number' and ('%.6g'):format(value) or value or false
+    rows[i] = { step.step, [#heading] = step.layouts }
+    for column, metric in ipairs(stored) do
+      local value = step[metric.name]
+      rows[i][column + 1] = value and metrics.show(metric, value) or false
     end
   end
-  print(text_table.format(STEP_COLUMNS, rows))
+  print(text_table.format(heading, rows))
 end
 
 local function show_one(runs, args)
   local run = find(runs, args)
-  if args.json then
-    print(json.encode(run, { 'id', 'kind', 'state', 'command' }))
-    return
-  end
+  if args.json then return print_json { run } end
+  unpack_json(run, IN_JSON)
   for _, name in ipairs(lib.sorted_keys(run)) do
     if name ~= 'results' then show_value(name, run[name]) end
   end

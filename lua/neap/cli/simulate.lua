@@ -4,6 +4,7 @@
 local clusters = require 'neap.simulate.cluster'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
+local metrics = require 'neap.runs.metrics'
 local models = require 'neap.simulate.models'
 local arguments = require 'neap.base.arguments'
 local provenance = require 'neap.runs.provenance'
@@ -60,22 +61,22 @@ function command.options(parser)
   store.options(parser)
 end
 
-local function run_policy(args, policy, last)
+local function run_policy(args, policy, last, recorder)
   local s = simulate.open { cluster = clusters.describe(args.cluster, { ranks = args.ranks }),
     policy = policy, model = models.describe(args.model, { layers = args.layers }),
     distinct = args.distinct,
     schedule = args.schedule, shard_group = args.shard_group,
     seed = args.seed, trace = args.trace and trace.read(args.trace), strict = args.strict or false,
     in_process = args.in_process or false }
-  local row = s:run(args.steps)
-  row.policy, row.schedule = policy, args.schedule
+  local row, text = s:run(args.steps, recorder), nil
+  row.policy, row.cluster, row.model, row.schedule = policy, args.cluster, args.model, args.schedule
   if last and args.timeline then
     chrome_trace.write(args.timeline, { { label = policy,
       ranks = spans.of(s.cluster, args.timeline_ranks) } })
-    row.text = spans.text(s.cluster)
+    text = spans.text(s.cluster)
   end
   s:close()
-  return row
+  return row, text
 end
 
 --- What the simulation itself cost, on one core.
@@ -94,20 +95,12 @@ local function effort(rows)
     table.concat(parts, ', '), rows[1].distinct)
 end
 
-local function print_table(args, rows)
-  local cells = {}
-  for i, r in ipairs(rows) do
-    cells[i] = { r.policy, ('%.2f'):format(r.step_ms), ('%.1f'):format(100 * r.share_of_ideal),
-      ('%.1f'):format(100 * r.utilization), ('%.1f'):format(100 * r.exposed),
-      ('%.4f'):format(r.imbalance), ('%.1f'):format(r.std_percent),
-      ('%.2f'):format(100 * r.inter_node_share), ('%.3f'):format(r.plan_ms.mean), r.faults }
-  end
+local function print_table(args, rows, text)
   print(('simulated: %s on %s, schedule %s, %d steps, seed %d'):format(args.model, args.cluster,
     args.schedule, args.steps, args.seed))
-  print(text_table.format({ 'policy', 'step ms', '% of ideal', 'utilization %', 'exposed %',
-    'imbalance', 'std %', 'inter-node %', 'plan ms', 'faults' }, cells))
+  print(text_table.format(metrics.cells('simulate', rows)))
   print('\n' .. effort(rows))
-  if rows[#rows].text then print('\n' .. rows[#rows].text) end
+  if text then print('\n' .. text) end
 end
 
 local DEFAULT_POLICIES = { 'static', 'laer', 'neap' }
@@ -134,30 +127,24 @@ end
 
 local function record_policy(args, policy, last, begin)
   local recorder = begin { policy = policy, seed = args.seed, trace = args.trace }
-  local row = run_policy(args, policy, last)
-  if recorder then
-    local summary = { step_seconds = row.step_ms / 1e3 }
-    for name, value in pairs(row) do
-      if name ~= 'text' then summary[name] = value end
-    end
-    recorder:close(summary)
-  end
-  return row
+  local row, text = run_policy(args, policy, last, recorder)
+  if recorder then recorder:close(row) end
+  return row, text
 end
 
 function command.run(args)
   local texts = #args.policy > 0 and args.policy or DEFAULT_POLICIES
   schedules.resolve(args.schedule)
   local columns, context = describe(args)
-  local rows = store.recorded(args, columns, context, function(begin)
-    local list = {}
-    for i, policy in ipairs(texts) do list[i] = record_policy(args, policy, i == #texts, begin) end
-    return list
+  local rows, text = {}, nil
+  store.recorded(args, columns, context, function(begin)
+    for i, policy in ipairs(texts) do
+      rows[i], text = record_policy(args, policy, i == #texts, begin)
+    end
   end)
-  if not args.json then return print_table(args, rows) end
-  for _, row in ipairs(rows) do row.text = nil end
-  print(json.encode({ cluster = args.cluster, model = args.model, steps = args.steps,
-    seed = args.seed, simulated = true, rows = rows }))
+  if not args.json then return print_table(args, rows, text) end
+  print(json.results('simulate', { steps = args.steps, seed = args.seed, cluster = args.cluster,
+    model = args.model, schedule = args.schedule, simulated = true, rows = rows }, metrics.keys()))
 end
 
 return command

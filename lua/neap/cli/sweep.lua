@@ -92,8 +92,8 @@ local function as_document(definition, plan)
     list[i] = { number = entry.number, state = entry.state, run = entry.run, key = entry.key,
       arguments = entry.words, error = entry.error }
   end
-  return json.encode({ sweep = definition.name, runs = list }, { 'sweep', 'number', 'state', 'run',
-    'arguments', 'error' })
+  return json.results('sweep', { sweep = definition.name, rows = list }, { 'sweep', 'rows',
+    'number', 'state', 'run', 'arguments', 'error' })
 end
 
 local function tell(definition, plan, args)

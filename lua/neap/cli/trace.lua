@@ -127,7 +127,7 @@ local function describe(t)
   local buffer, layers = lib.ffi.new('int64_t[?]', t.ranks * t.experts), {}
   for layer = 0, t.layers - 1 do layers[layer + 1] = describe_layer(t, layer, buffer) end
   return {
-    file = t.path, steps = t.steps, ranks = t.ranks, experts = t.experts, layers = layers,
+    file = t.path, steps = t.steps, ranks = t.ranks, experts = t.experts, rows = layers,
     metadata = setmetatable(t.metadata, { __jsontype = 'object' }),
   }
 end
@@ -136,14 +136,16 @@ local function show_info(args)
   local t = trace.read(args.file)
   local about = describe(t)
   if args.json then
-    print(json.encode(about, { 'file', 'steps', 'ranks', 'experts', 'layers', 'metadata' }))
+    about.layers = t.layers
+    print(json.results('trace', about, { 'file', 'steps', 'ranks', 'experts', 'layers', 'metadata',
+      'rows' }))
     return
   end
   print(('%s: %d steps, %d layers, %d ranks, %d experts'):format(t.path, t.steps, t.layers,
     t.ranks, t.experts))
   for _, key in ipairs(t.metadata_keys) do print(('  %s: %s'):format(key, t.metadata[key])) end
   local rows = {}
-  for i, layer in ipairs(about.layers) do
+  for i, layer in ipairs(about.rows) do
     rows[i] = { layer.layer, text_table.thousands(layer.tokens), ('%.3f'):format(layer.hottest) }
   end
   print(text_table.format({ 'layer', 'routed tokens', 'hottest expert / mean' }, rows))

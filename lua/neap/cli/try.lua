@@ -8,6 +8,7 @@ local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 local arguments = require 'neap.base.arguments'
+local metrics = require 'neap.runs.metrics'
 local policies = require 'neap.policy'
 local progress = require 'neap.base.progress'
 local provenance = require 'neap.runs.provenance'
@@ -17,6 +18,7 @@ local try_policy = require 'neap.replay.try_policy'
 local command = { doc = 'Try a policy on the traces that come with Neap; --watch: as you write.' }
 
 local REFERENCES = { 'static', 'laer', 'neap' }
+local IMBALANCE = metrics.find 'imbalance'
 local LOOK = 0.2     -- seconds between looks at a watched file
 local DEADLINE = '1' -- seconds that a hook may run, as in training
 local INTERRUPTED = 130
@@ -99,13 +101,13 @@ end
 
 --- One round over all traces. Returns the document.
 local function try(args, trials)
-  local document = { policy = args.policy, traces = {}, faults = 0, messages = {},
+  local document = { policy = args.policy, rows = {}, faults = 0, messages = {},
     deterministic = true }
   for i, t in ipairs(trials) do
     local row, messages = try_one(args, t)
     row.references = {}
     for _, name in ipairs(REFERENCES) do row.references[name] = t.references[name].imbalance end
-    document.traces[i] = row
+    document.rows[i] = row
     document.faults = document.faults + row.faults
     document.deterministic = document.deterministic and row.deterministic
     for _, message in ipairs(messages) do
@@ -118,32 +120,29 @@ end
 
 --- ---- showing it -------------------------------------------------------------------------------
 
-local function cells_of(row)
-  local cells = { row.trace }
-  for i, name in ipairs(REFERENCES) do
-    cells[i + 1] = ('%.4f'):format(row.references[name].mean)
-  end
-  if not row.imbalance then return cells end
-  for _, value in ipairs { ('%.4f'):format(row.imbalance.mean), ('%.4f'):format(row.imbalance.p95),
-    ('%.2f'):format(100 * row.inter_node_share), ('%.2f'):format(row.plan_ms.p95),
-    ('%.0f'):format(row.split_us.mean), ('%.1f'):format(row.slots_changed) } do
-    cells[#cells + 1] = value
-  end
-  return cells
-end
-
 local function table_of(document)
-  local rows = {}
-  for i, row in ipairs(document.traces) do rows[i] = cells_of(row) end
-  return text_table.format({ 'trace', REFERENCES[1], REFERENCES[2], REFERENCES[3], 'yours', 'p95',
-    'inter-node %', 'plan ms p95', 'split us', 'slots changed' }, rows)
+  local values, heading, rows = {}, { 'trace', unpack(REFERENCES) }, {}
+  for i, row in ipairs(document.rows) do
+    values[i], rows[i] = metrics.values(row), { row.trace }
+    for j, name in ipairs(REFERENCES) do
+      rows[i][j + 1] = metrics.show(IMBALANCE, row.references[name].mean)
+    end
+  end
+  for _, metric in ipairs(metrics.shown('try', values)) do
+    heading[#heading + 1] = metric == IMBALANCE and 'yours' or metric.title
+    for i in ipairs(rows) do
+      local value = values[i][metric.name]
+      rows[i][#heading] = value and metrics.show(metric, value) or false
+    end
+  end
+  return text_table.format(heading, rows)
 end
 
 --- The trace on which the worst step is worst: the step and its trial, or nil without any.
 local function worst_of(document, trials)
   local worst, where
-  for i, row in ipairs(document.traces) do
-    if row.worst and not (worst and row.worst.imbalance <= worst.imbalance) then
+  for i, row in ipairs(document.rows) do
+    if row.worst and not (worst and row.worst.fullest <= worst.fullest) then
       worst, where = row.worst, trials[i]
     end
   end
@@ -154,12 +153,12 @@ local function verdict(document)
   local better = {}
   for _, name in ipairs(REFERENCES) do
     local count = 0
-    for _, row in ipairs(document.traces) do
+    for _, row in ipairs(document.rows) do
       if row.imbalance and row.imbalance.mean < row.references[name].mean then
         count = count + 1
       end
     end
-    better[#better + 1] = ('%s on %d of %d'):format(name, count, #document.traces)
+    better[#better + 1] = ('%s on %d of %d'):format(name, count, #document.rows)
   end
   return 'better balanced than ' .. table.concat(better, ', ')
 end
@@ -194,8 +193,8 @@ end
 local function once(args, trials)
   local document = try(args, trials)
   if args.json then
-    print(json.encode(document, { 'policy', 'faults', 'deterministic', 'messages', 'traces',
-      'trace', 'imbalance', 'references' }))
+    print(json.results('try', document, { 'policy', 'faults', 'deterministic', 'messages', 'rows',
+      unpack(metrics.keys()) }))
   else
     show(document, trials)
   end

@@ -16,7 +16,8 @@
 --   json                  results are wanted as JSON
 --   job:print(text)       writes a line to stdout, on rank 0 only
 --   job:say(text)         writes a line to stderr, on rank 0 only
---   job:report(result)    prints result.text, or result.json with --json, on rank 0 only
+--   job:report(result)    prints result.text, or with --json result.json, { rows = list, … }, in
+--                         the shape of all commands (docs/json.md), on rank 0 only
 --   job:progress(n, name) progress line of n steps on stderr, on rank 0 only
 --   recorded              whether the store is told of the run; the same on all ranks
 --   job:record(row, text) rank 0 of a run that is recorded: begins the result of a policy in the
@@ -29,6 +30,7 @@ local recipe_pricing = require 'neap.simulate.recipe_pricing'
 local lib = require 'neap.base.lib'
 local memory_estimate = require 'neap.train.memory_estimate'
 local errors = require 'neap.base.errors'
+local metrics = require 'neap.runs.metrics'
 local params = require 'neap.base.params'
 local launch = require 'neap.train.launch'
 local progress = require 'neap.base.progress'
@@ -57,8 +59,14 @@ function Job:say(text)
   end
 end
 
+--- A recipe's results in the shape of all commands; what has no rows is one.
+local function document_of(results)
+  local fields = results.rows and results or { rows = results[1] and results or { results } }
+  return json.results('run', fields, metrics.keys())
+end
+
 function Job:report(result)
-  self:print(self.json and json.encode(result.json) or result.text)
+  self:print(self.json and document_of(result.json) or result.text)
 end
 
 function Job:progress(total, label)

@@ -4,6 +4,7 @@
 local lib = require 'neap.base.lib'
 local errors = require 'neap.base.errors'
 local layouts = require 'neap.engine.layout'
+local metrics = require 'neap.runs.metrics'
 local series = require 'neap.base.series'
 local session = require 'neap.policy.session'
 local topologies = require 'neap.engine.topology'
@@ -66,8 +67,8 @@ end
 --- Replays a trace under one policy. Options: trace, topology, policy (text as policy.resolve takes
 -- it), and, all optional, warm_up (5, steps that are not scored), seed, deadline, strict,
 -- in_process, on_step(step), recorder (of the run store), on_layer(step, layer, layout, balance,
--- split), which sees what was active. Returns the policy's entry in the JSON document, and the
--- messages of its faults.
+-- split), which sees what was active. Returns the policy's row (neap.runs.metrics; its steps are
+-- those that are scored), and the messages of its faults.
 function replay.score(options)
   options.warm_up = options.warm_up or replay.WINDOW
   local run = open_run(options)
@@ -77,14 +78,17 @@ function replay.score(options)
     if options.recorder then options.recorder:step(step, {}, run.session) end
     if options.on_step then options.on_step(step) end
   end
-  local report, entry = run.session:report(), run.balance:summary()
-  entry.policy, entry.bound = options.policy, run.session.plans_on == 'current' or nil
-  entry.late_slots = run.session.plans_on == 'both' or nil
-  entry.plan_ms, entry.split_us = report.plan_ms, mean_and_p95(run.split_us)
-  entry.slots_changed, entry.faults = run.changed:mean(), report.faults
+  local report, row = run.session:report(), run.balance:summary()
+  for name, value in pairs(report) do row[name] = value end
+  row.policy, row.seed = options.policy, options.seed or 0
+  row.steps, row.ranks = options.trace.steps - options.warm_up, run.topology.ranks
+  row.bound = run.session.plans_on == 'current' or nil
+  row.late_slots = run.session.plans_on == 'both' or nil
+  row.split_us, row.slots_changed = mean_and_p95(run.split_us), run.changed:mean()
+  metrics.complete(row)
   run.session:close()
-  if options.recorder then options.recorder:close(entry) end
-  return entry, report.messages
+  if options.recorder then options.recorder:close(row) end
+  return row, report.messages
 end
 
 local function list_of(value)

@@ -56,9 +56,9 @@ local function observer(topology, warm_up)
     bits.value = balance.max_work
     seen.digest = bit.bxor(seen.digest, C.neap_layout_hash(layout.ptr)) * PRIME
     seen.digest = bit.bxor(seen.digest, bits.bits) * PRIME
-    if step < warm_up or (seen.worst and balance.imbalance <= seen.worst.imbalance) then return end
+    if step < warm_up or (seen.worst and balance.imbalance <= seen.worst.fullest) then return end
     local work, slots = rank_work(topology, layout, split)
-    seen.worst = { step = step, layer = layer, imbalance = balance.imbalance, work = work,
+    seen.worst = { step = step, layer = layer, fullest = balance.imbalance, work = work,
       slots = slots, inter_node = balance.inter_node / math.max(1, balance.tokens) }
   end
   return seen
@@ -107,7 +107,7 @@ end
 function Trial:picture(worst)
   local top, mean = fullest(worst.work)
   local lines = { ('worst step of %s: step %d, layer %d, imbalance %.4f'):format(self.name,
-    worst.step, worst.layer, worst.imbalance) }
+    worst.step, worst.layer, worst.fullest) }
   local node, bars = nil, {}
   local function finish()
     if node then lines[#lines + 1] = ('  node %-3d %s'):format(node, table.concat(bars)) end

@@ -30,18 +30,27 @@ local function read(path)
   return text
 end
 
+local KINDS = { run = true, replay = true, simulate = true }
+
+--- What has printed a document, of earlier versions too; nil: none of KINDS.
+local function kind_of(result)
+  if type(result) ~= 'table' then return nil end
+  if result.command then return KINDS[result.command] and result.command end
+  return result.policies and 'replay' or result.simulated and 'simulate' or result.rows and 'run'
+end
+
 --- Adds the rows of a file that neap run, replay or simulate --json has printed.
 local function add_results(document, path)
   local result = json.decode(read(path))
-  local rows = type(result) == 'table' and (result.rows or result.policies)
+  local kind = kind_of(result)
+  local rows = kind and (result.rows or result.policies)
   if not rows then
     failure.usage('%s: no result of neap run --json, neap replay --json or neap simulate --json',
       path)
   end
   for _, row in ipairs(rows) do
     row.seed = row.seed or result.seed
-    document.entries[#document.entries + 1] = entries.from_row(row, result.command
-      or result.rows and 'run' or 'replay')
+    document.entries[#document.entries + 1] = entries.from_row(row, kind)
     for _, message in ipairs(row.messages or {}) do
       document.messages[#document.messages + 1] = message
     end

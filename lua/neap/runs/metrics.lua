@@ -5,17 +5,20 @@
 --
 -- A row is the summary of one policy, in the same shape whatever it was measured by; the row of a
 -- step, which the recorder stores, has that shape too. Shares are of 1.
---   { policy =, seed =, imbalance = { mean, p50, p95, max }, std_percent =, inter_node_share =,
---     plan_ms = { mean, p95 }, split_us = { mean, p95 }, faults =, late =, slots_changed =,
---     step_ms =, ideal_ms =, tokens_per_second =, utilization =, exposed =,
---     bytes_per_step = { tokens, unshard, reduce }, loss =, … }
+--   { policy =, seed =, steps =, ranks =, step_ms =, ideal_ms =, tokens_per_second =,
+--     ideal_tokens_per_second =, imbalance = { mean, p50, p95, max }, std_percent =,
+--     share_of_ideal =, utilization =, exposed =, inter_node_share =,
+--     bytes_per_step = { tokens, unshard, reduce }, plan_ms = { mean, p95 },
+--     split_us = { mean, p95 }, slots_changed =, faults =, late =, loss =, bits_per_byte = }
+-- and, where they are: simulated = true, cluster, model (of steps that took their time on a
+-- described cluster), bound (sees the future), messages (of faults), losses (by step), digest.
 -- A metric that was not measured is absent.
 --
 -- Fields of a record:
 --   name        in options, JSON and SQL
 --   title       heading in tables
 --   doc         how to read it
---   path        where a row has it (default: under its name)
+--   path        where a row has it (default: under its name): one or two keys
 --   derive      function(row): it follows from others; complete() puts it into rows
 --   format      of the shown value: for string.format, or a function
 --   scale       of the shown value to the row's (100: a share is shown in percent)
@@ -30,7 +33,7 @@
 --   ranking     policies can be ranked by it: words for the best one, and for better and worse
 --   formerly    a name that it had
 
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local lib = require 'neap.base.lib'
 local text_table = require 'neap.base.text_table'
 
@@ -79,7 +82,7 @@ metrics.list = {
     compared = true, doc = 'time of a step, measured or predicted',
     ranking = { best = '%s is fastest: %s ms a step%s.', 'less time a step', 'more time a step' } },
   { name = 'seconds', title = 's', format = '%.4g', better = 'lower', tables = '', stored = true,
-    doc = "time of one step, by rank 0's clock" },
+    doc = "time of one step: by rank 0's clock, or simulated" },
   { name = 'imbalance', path = { 'imbalance', 'mean' }, title = 'imbalance', format = '%.4f',
     better = 'lower', ideal = 1, compared = true, stored = true,
     curve = { 'Imbalance', 'largest work of a rank / mean' },
@@ -159,6 +162,25 @@ function metrics.values(row)
   return values
 end
 
+--- A row of values by name; what is no metric stays as it is.
+function metrics.nest(values)
+  local row, seen = {}, {}
+  for _, metric in ipairs(metrics.list) do
+    local path = metric.path or { metric.name }
+    seen[metric.name] = true
+    if values[metric.name] and #path == 1 then
+      row[path[1]] = values[metric.name]
+    elseif values[metric.name] then
+      row[path[1]] = row[path[1]] or {}
+      row[path[1]][path[2]] = values[metric.name]
+    end
+  end
+  for name, value in pairs(values) do
+    if not seen[name] then row[name] = value end
+  end
+  return row
+end
+
 --- Puts what follows from other metrics into a row, which is returned.
 function metrics.complete(row)
   for _, metric in ipairs(metrics.list) do
@@ -176,6 +198,16 @@ function metrics.upgrade(row)
   row.step_ms = row.step_ms or row.step_seconds and 1e3 * row.step_seconds
   row.step_seconds = nil
   return metrics.complete(row)
+end
+
+--- Keys of rows in the order in which JSON has them.
+function metrics.keys()
+  local keys = { 'trace', 'policy', 'seed', 'steps', 'ranks', 'simulated', 'cluster', 'model',
+    'bound' }
+  for _, metric in ipairs(metrics.list) do
+    for _, key in ipairs(metric.path or { metric.name }) do keys[#keys + 1] = key end
+  end
+  return keys
 end
 
 --- ---- names ------------------------------------------------------------------------------------
@@ -198,7 +230,7 @@ function metrics.find(name)
       names[#names + 1] = metric.name
     end
   end
-  failure.usage("unknown metric '%s'%s; there are: %s", name, lib.hint(name, names),
+  errors.usage("unknown metric '%s'%s; there are: %s", name, lib.hint(name, names),
     table.concat(names, ', '))
 end
 

@@ -79,6 +79,7 @@ end
 --- Ends a step. row: what the caller has measured of it; of it, metrics that are stored are kept.
 function Recorder:step(step, row, session)
   local hash
+  row.seconds = row.step_ms and row.step_ms / 1e3
   take_balance(self, row)
   row.plan_ms = mean_since(self, session.plan_ms, 'plan_ms')
   row.split_us = mean_since(self, session.split_us, 'split_us')
@@ -90,12 +91,16 @@ function Recorder:step(step, row, session)
   lib.check(C.neap_store_record(self.store.ptr, self.id, step, self.values, hash))
 end
 
---- Ends the result with its summary, a table that JSON can hold.
-function Recorder:close(summary)
+--- Ends the result with its row, without what its steps tell: a list of losses.
+function Recorder:close(row)
+  local summary = {}
+  for name, value in pairs(row) do
+    if name ~= 'losses' then summary[name] = value end
+  end
   lib.check(C.neap_store_flush(self.store.ptr))
   self.store:write('UPDATE results SET ended = ?, summary = ?, steps = '
     .. '(SELECT nullif(count(*), 0) FROM steps WHERE result = ?) WHERE id = ?', C.neap_time(),
-    json.encode(summary), self.id, self.id)
+    json.encode(summary, metrics.keys()), self.id, self.id)
 end
 
 return recorder

@@ -2,7 +2,7 @@
 -- splits as in training, on synthetic or recorded routing; the cluster tells how long it takes.
 --
 --   local s = simulate.open { cluster = 'a100x32', model = 'mixtral-8x7b-e8k2', policy = 'laer' }
---   local row = s:run(10)        -- figures of 10 steps
+--   local row = s:run(10)        -- the row of 10 steps (neap.runs.metrics)
 --   s.cluster                    -- of the last step: spans, times, critical path
 --   s:close()
 
@@ -82,6 +82,7 @@ end
 local function price(self, micro, layer, split, share)
   local balance = split:balance()
   self.balance:add(balance)
+  if self.recorder then self.recorder:balance(balance) end
   local layout = self.session:layout(layer)
   local cost = self.step_cost
   micro.loads[layer] = cost:tokens(layout, split, share * cost:scale(balance.tokens))
@@ -128,13 +129,21 @@ function Simulation:step()
   return timed(self, 'simulate', run_program, self, micro, self.model.tokens / parts)
 end
 
---- Figures of so many steps (summary.lua), and plan_ms, faults, steps, spent (seconds that loads,
--- plan, split, price and simulate took here, for all steps with their warm-up).
-function Simulation:run(steps)
+--- The row of so many steps (summary.lua), and spent (seconds that loads, plan, split, price and
+-- simulate took here, for all steps with their warm-up), distinct. recorder: of the run store, or
+-- nil.
+function Simulation:run(steps, recorder)
   local sums = summary.open()
-  for _ = 1, steps do sums:add(self:step(), self.cluster) end
-  local row, report = sums:row(self.balance), self.session:report()
-  row.plan_ms, row.faults, row.steps = report.plan_ms, report.faults, steps
+  self.recorder = recorder
+  for step = 1, steps do
+    local report, of_step = self:step(), summary.open()
+    sums:add(report, self.cluster)
+    of_step:add(report, self.cluster)
+    if recorder then recorder:step(step - 1, of_step:row(), self.session) end
+  end
+  local row = sums:row(self.balance)
+  for name, value in pairs(self.session:report()) do row[name] = value end
+  row.steps, row.ranks, row.seed = steps, self.topology.ranks, self.options.seed
   row.spent, row.distinct = self.spent, self.options.distinct
   return row
 end

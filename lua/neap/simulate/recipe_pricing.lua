@@ -4,8 +4,8 @@
 --
 --   local a = recipe_pricing.open { machine =, model =, topology =, schedule =, plans_on =, … }
 --   a:layer(layer, layout, split, counted)   -- of the layers of a step, as they are split
---   a:step()                        -- figures of the step, the cluster keeps it
---   a:row(balance)                  -- figures of all steps (summary.lua)
+--   a:step()                        -- its row (summary.lua); the cluster keeps the step
+--   a:row(balance)                  -- the row of all steps
 
 local clusters = require 'neap.simulate.cluster'
 local errors = require 'neap.base.errors'
@@ -43,7 +43,7 @@ end
 function recipe_pricing.open(o)
   local self = setmetatable({ model = o.model, layers = o.layers, plans_on = o.plans_on,
     cluster = clusters.open(o.machine, o.topology), loads = {}, weights = {},
-    summary = summary.open() }, RecipePricing)
+    sums = summary.open() }, RecipePricing)
   self.step_cost = step_cost.open { machine = o.machine, model = o.model, topology = o.topology,
     schedule = o.schedule, tensor = 1, elementwise = 1, token_group = 'all',
     shard_group = o.shard_group, gradient_bytes = GRADIENT_BYTES, accumulate = false,
@@ -65,11 +65,14 @@ function RecipePricing:step()
   end
   for i = 1, self.model.micro_batches do micro[i] = one end
   step_program.build(self.cluster, self.step_cost:step(micro, self.plans_on, self.model.tokens))
-  self.summary:add(self.cluster:run():report(), self.cluster)
+  local report, of_step = self.cluster:run():report(), summary.open()
+  self.sums:add(report, self.cluster)
+  of_step:add(report, self.cluster)
+  return of_step:row()
 end
 
 function RecipePricing:row(balance)
-  return self.summary:row(balance)
+  return self.sums:row(balance)
 end
 
 function RecipePricing:close()

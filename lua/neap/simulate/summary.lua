@@ -1,17 +1,19 @@
---- Figures of simulated steps: means over steps of what a cluster's reports tell.
+--- Summary of simulated steps: means over steps of what a cluster's reports tell.
 --
---   local f = figures.open()
---   f:add(cluster:report(), cluster)      -- after every step
---   f:row(balance)                        -- of metrics.balance
+--   local s = summary.open()
+--   s:add(cluster:report(), cluster)      -- after every step
+--   local row = s:row(balance)            -- of series.balance
 
-local figures = {}
+local metrics = require 'neap.runs.metrics'
 
-local Figures = {}
-Figures.__index = Figures
+local summary = {}
 
-function figures.open()
+local Summary = {}
+Summary.__index = Summary
+
+function summary.open()
   return setmetatable({ steps = 0, seconds = 0, ideal = 0, busy = 0, tokens = 0, unshard = 0,
-    reduce = 0, idle = 0, expert = 0 }, Figures)
+    reduce = 0, idle = 0, expert = 0 }, Summary)
 end
 
 --- Mean seconds over ranks of all operations of a name.
@@ -26,7 +28,7 @@ local function seconds_of(cluster, name)
 end
 
 --- Of a step that the cluster holds.
-function Figures:add(report, cluster)
+function Summary:add(report, cluster)
   local waited = report.waited
   self.steps = self.steps + 1
   self.seconds, self.ideal = self.seconds + report.seconds, self.ideal + report.ideal
@@ -36,20 +38,20 @@ function Figures:add(report, cluster)
   self.expert = self.expert + seconds_of(cluster, 'expert')
 end
 
---- step_ms, ideal_ms, utilization, exposed, share_of_ideal, and of the step's time what ranks spend
--- on average, in seconds: tokens (exchanges of tokens and waiting for slow ranks), unshard and
--- reduce (waiting for them), expert, other; imbalance, spread, std_percent, inter_node_share.
-function Figures:row(balance)
-  local row, steps = balance:summary(), self.steps
-  row.imbalance, row.spread = row.imbalance.mean, row.imbalance
-  row.step_ms, row.ideal_ms = self.seconds / steps * 1e3, self.ideal / steps * 1e3
+--- A row (neap.runs.metrics): step_ms, ideal_ms, utilization, exposed, the balance's if there is
+-- one, and of the time of a step, mean over ranks: exposed_ms = { tokens, unshard, reduce: waiting
+-- for these exchanges, the first with the waiting for slow ranks; other: for the step's end } and
+-- compute_ms = { expert, other }.
+function Summary:row(balance)
+  local row, steps = balance and balance:summary() or {}, self.steps
+  local function ms(seconds) return seconds / steps * 1e3 end
+  row.simulated, row.step_ms, row.ideal_ms = true, ms(self.seconds), ms(self.ideal)
   row.utilization = self.busy / self.seconds
   row.exposed = (self.tokens + self.unshard + self.reduce + self.idle) / self.seconds
-  row.share_of_ideal = self.ideal / self.seconds
-  row.tokens, row.unshard = self.tokens / steps, self.unshard / steps
-  row.reduce, row.expert = (self.reduce + self.idle) / steps, self.expert / steps
-  row.other = (self.busy - self.expert) / steps
-  return row
+  row.exposed_ms = { tokens = ms(self.tokens), unshard = ms(self.unshard),
+    reduce = ms(self.reduce), other = ms(self.idle) }
+  row.compute_ms = { expert = ms(self.expert), other = ms(self.busy - self.expert) }
+  return metrics.complete(row)
 end
 
-return figures
+return summary

@@ -193,9 +193,11 @@ function memory_estimate.text(result)
     'to lower it' }, rows), result.sharing, gigabytes(result.process))
 end
 
---- Prints it.
-function memory_estimate.tell(result, as_json)
-  print(as_json and json.encode(result) or memory_estimate.text(result))
+--- Prints it; command: which asks.
+function memory_estimate.tell(result, command, as_json)
+  if not as_json then return print(memory_estimate.text(result)) end
+  print(json.results(command, { rows = result.kinds, rank = result.rank, process = result.process,
+    sharing = result.sharing }, { 'rank', 'process', 'sharing', 'rows', 'kind', 'bytes', 'lower' }))
 end
 
 --- What to add to the message of a run that is out of memory.

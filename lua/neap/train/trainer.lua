@@ -10,10 +10,10 @@
 local device = require 'neap.engine.device'
 local lib = require 'neap.base.lib'
 local recipe_pricing = require 'neap.simulate.recipe_pricing'
-local series = require 'neap.base.series'
+local metrics = require 'neap.runs.metrics'
 local optim = require 'neap.nn.optimizer'
+local series = require 'neap.base.series'
 local sessions = require 'neap.policy.session'
-local results = require 'neap.train.results'
 local tensor = require 'neap.engine.tensor'
 local timeline = require 'neap.engine.timeline'
 local topologies = require 'neap.engine.topology'
@@ -213,12 +213,13 @@ local function record_last(self)
   self.measured = nil
   if not self.recorder then return end
   local p, seconds = self.params, self.seconds[self.done]
-  self.recorder:step(self.done - 1, {
-    loss = self.losses[self.done], seconds = seconds,
-    tokens_per_second = p.batch * p.sequence / seconds, utilization = sums[1] / sums[3],
-    exposed = sums[2] / sums[3], bytes_per_step = { tokens = sums[4] - self.sent[4],
-      unshard = sums[5] - self.sent[5], reduce = sums[6] - self.sent[6] },
-  }, self.session)
+  local row = { step_ms = 1e3 * seconds, utilization = sums[1] / sums[3],
+    exposed = sums[2] / sums[3], tokens_per_second = p.batch * p.sequence / seconds }
+  row = self.simulated or row
+  row.loss = self.losses[self.done]
+  row.bytes_per_step = { tokens = sums[4] - self.sent[4], unshard = sums[5] - self.sent[5],
+    reduce = sums[6] - self.sent[6] }
+  self.recorder:step(self.done - 1, row, self.session)
   self.sent = sums
 end
 
@@ -266,7 +267,7 @@ function Trainer:step()
   local seconds = C.neap_clock() - began
   busy, waited = use_of_time(self, busy, waited, recorder)
   if wanted then self.job.timeline:keep(self.comm, self.label) end
-  if self.pricing then self.pricing:step() end
+  self.simulated = self.pricing and self.pricing:step()
   self.done = self.done + 1
   self.losses:add(loss)
   self.seconds:add(seconds)
@@ -315,18 +316,33 @@ local function digest(losses)
   return bit.tohex(hash, 16)
 end
 
---- Figures on the cluster that the job names, and on which one.
-local function simulated(self)
-  local row, sim = self.pricing:row(self.balance), self.job.sim
-  row.cluster, row.model = sim.cluster, sim.model
+--- What the ranks have measured of all steps; sums: of busy, waited and step seconds.
+local function measured(self, sums)
+  local p, steps = self.params, self.done
+  local workers = self.job.device == 'cuda' and self.job.ranks
+    or math.min(C.neap_processors(), self.job.ranks)
+  return {
+    tokens_per_second = p.batch * p.sequence * steps / self.seconds.sum,
+    ideal_tokens_per_second = p.batch * p.sequence * steps * workers / sums[1],
+    step_ms = 1e3 * self.seconds.sum / steps, ideal_ms = 1e3 * sums[1] / (steps * workers),
+    utilization = sums[1] / sums[3], exposed = sums[2] / sums[3],
+  }
+end
+
+--- Figures on the cluster that the job names, known to rank 0, with those of this machine in host.
+local function simulated(self, host)
+  local row, sim = self.pricing and self.pricing:row() or {}, self.job.sim
+  row.simulated, row.cluster, row.model, row.host = true, sim.cluster, sim.model, host
   return row
 end
 
---- The run in figures: policy, steps, seed, losses (list), digest, loss (mean of the last tenth),
--- tokens_per_second, ideal_tokens_per_second, balance figures (base/series.lua), exposed (share of
--- the step that ranks wait for communication), bytes per step by kind, device_bytes (the most that
--- all ranks of this process have held on this rank's device), sim (simulate/summary.lua's on a
--- cluster, with --device=sim, on rank 0) and what session:report tells.
+local function fill(row, more)
+  for name, value in pairs(more) do row[name] = value end
+end
+
+--- The row of the run (neap.runs.metrics), with losses (list), digest (of their bits), device_bytes
+-- (the most that all ranks of this process have held on this rank's device) and what session:report
+-- tells. With --device=sim time is that on the cluster; host has this machine's.
 -- Collective; the same on every rank, apart from what only rank 0 knows of the policy.
 function Trainer:summary()
   record_last(self)
@@ -334,22 +350,19 @@ function Trainer:summary()
   local tokens, unshard, reduce = bytes_sent(self)
   local sums = sum_over_ranks(self.comm, { self.busy, self.waited, self.seconds.sum, tokens,
     unshard, reduce })
-  local workers = self.job.device == 'cuda' and self.job.ranks
-    or math.min(C.neap_processors(), self.job.ranks)
-  local row = self.balance:summary()
+  local row, host = self.balance:summary(), measured(self, sums)
+  fill(row, self.job.sim and simulated(self, host) or host)
   row.policy, row.steps, row.seed, row.ranks = self.policy, steps, p.seed, self.job.ranks
-  row.dtype = p.dtype
-  row.losses, row.digest = self.losses, digest(self.losses)
+  row.dtype, row.digest = p.dtype, digest(self.losses)
+  row.losses = {}
+  for step = 1, steps do row.losses[step] = self.losses[step] end
   row.loss = self.losses:recent(math.max(1, math.floor(steps / 10)))
-  row.tokens_per_second = p.batch * p.sequence * steps / self.seconds.sum
-  row.ideal_tokens_per_second = p.batch * p.sequence * steps * workers / sums[1]
-  row.exposed = sums[2] / sums[3]
   row.bytes_per_step = { tokens = sums[4] / steps, unshard = sums[5] / steps,
     reduce = sums[6] / steps }
   row.device_bytes = select(2, device.held())
-  row.sim = self.pricing and simulated(self)
-  for name, value in pairs(self.session:report()) do row[name] = value end
-  if self.recorder then self.recorder:close(results.stored(row)) end
+  fill(row, self.session:report())
+  metrics.complete(row)
+  if self.recorder then self.recorder:close(row) end
   return row
 end
 

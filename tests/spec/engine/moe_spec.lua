@@ -108,6 +108,7 @@ describe('moe', function()
     pipe:close()
     local result = require('neap.base.json').decode(text)
     assert.is_table(result, text)
+    result = result.rows[1]
     assert.are.equal(33, result.tokens)
     assert.is_true(result.gflops > 0 and result.blas_gflops > 0 and result.ratio > 0)
   end)

@@ -354,7 +354,7 @@ describe('the process of a policy', function()
     pipe:close()
     os.remove(path)
     os.remove(path .. '.csv')
-    assert.are.equal(0, require('neap.base.json').decode(text).policies[1].faults)
+    assert.are.equal(0, require('neap.base.json').decode(text).rows[1].faults)
   end)
 end)
 

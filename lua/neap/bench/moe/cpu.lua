@@ -119,7 +119,7 @@ local function summarise(p, best)
   local flops = 18 * p.tokens * p.top_k * p.hidden * p.ffn
   local function rate(time) return flops / time / 1e9 end
   return {
-    bench = 'moe', device = 'cpu', machine = machine(), threads = 1, hidden = p.hidden, ffn = p.ffn,
+    device = 'cpu', machine = machine(), threads = 1, hidden = p.hidden, ffn = p.ffn,
     experts = p.experts, top_k = p.top_k, tokens = p.tokens, exact = p.exact,
     seconds = best.layer, gflops = rate(best.layer), experts_gflops = rate(best.experts),
     blas_gflops = rate(best.blas), ratio = best.blas / best.layer,
@@ -148,7 +148,7 @@ end
 function cpu.run(p, as_json)
   local result = summarise(p, measure(open_step(p)))
   if as_json then
-    print(json.encode(result, ORDER))
+    print(json.results('bench', { bench = 'moe', rows = { result } }, ORDER))
   else
     show(p, result)
   end

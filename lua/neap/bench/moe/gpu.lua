@@ -30,7 +30,7 @@ local MOST = 400    -- samples of layers that take no time
 -- others of the burst. torch_…: PyTorch's, beside a dense product of its own.
 local ORDER = {
   'bench', 'device', 'gpu', 'dtype', 'dense_burst_tflops', 'copy_gb_per_second', 'torch', 'rows',
-  'experts', 'top_k', 'hidden', 'ffn', 'tokens', 'load', 'imbalance', 'samples', 'dense_tflops',
+  'experts', 'top_k', 'hidden', 'ffn', 'tokens', 'load', 'hottest', 'samples', 'dense_tflops',
   'forward_ms', 'both_ms', 'forward_tflops', 'both_tflops', 'forward_share', 'both_share',
   'forward_share_of_burst', 'both_share_of_burst', 'kept_bytes', 'forward_ratio', 'both_ratio',
   'torch_dense_tflops', 'torch_forward_ms', 'torch_both_ms', 'torch_forward_share',
@@ -152,7 +152,7 @@ end
 function gpu.run(p, as_json)
   local result = measure(p)
   if as_json then
-    print(json.encode(result, ORDER))
+    print(json.results('bench', result, ORDER))
   else
     show(result)
   end

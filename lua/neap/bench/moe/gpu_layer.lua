@@ -114,7 +114,7 @@ local function tune(s, exponent)
 end
 
 --- Largest load over the mean.
-local function imbalance(s)
+local function hottest(s)
   local load, largest = s.layer:load(), 0
   for e = 0, s.p.experts - 1 do largest = math.max(largest, tonumber(load[e])) end
   return largest * s.p.experts / (s.p.tokens * s.p.top_k)
@@ -169,7 +169,7 @@ function Step:sample()
       load.rate:add(rate)
       load.latest[kind] = seconds
     end
-    load.imbalance = imbalance(self)
+    load.hottest = hottest(self)
   end
 end
 
@@ -182,7 +182,7 @@ end
 function Step:rows()
   local rows = {}
   for i, load in ipairs(self.loads) do
-    rows[i] = { load = load.name, imbalance = load.imbalance, kept_bytes = self.kept_bytes,
+    rows[i] = { load = load.name, hottest = load.hottest, kept_bytes = self.kept_bytes,
       samples = load.both.count, forward_ms = 1e3 * load.forward:quantile(0.5),
       both_ms = 1e3 * load.both:quantile(0.5), dense_tflops = load.rate:quantile(0.5) / 1e12 }
     for name, value in pairs(self.p) do rows[i][name] = value end

@@ -173,7 +173,7 @@ local function print_result(document)
     :format(document.gpu or 'CPU', document.parameters / 1e6, document.used_parameters / 1e6,
     document.dtype, document.ranks, document.tokens, document.policy))
   local rows = {}
-  for i, r in ipairs(document.schedules) do
+  for i, r in ipairs(document.rows) do
     rows[i] = { r.schedule, ('%.1f'):format(r.step_ms), ('%.0f'):format(r.tokens_per_second),
       ('%.2f'):format(r.tflops), percent(r.exposed), percent(r.utilization),
       percent(r.any_rank_computes), r.host_gap_us and ('%.0f'):format(r.host_gap_us) or '',
@@ -182,7 +182,7 @@ local function print_result(document)
   end
   print(text_table.format({ 'schedule', 'step ms', 'tokens/s', 'TFLOP/s', 'exposed %',
     'utilization %', 'any rank computes %', 'host gap us a layer', 'for counts', 'GB' }, rows))
-  print_spans(document.schedules)
+  print_spans(document.rows)
 end
 
 local SIZES = { 'ranks', 'node_size', 'layers', 'hidden', 'heads', 'kv_heads', 'ffn', 'experts',
@@ -192,7 +192,7 @@ local function document_of(order, results, total, used)
   local p = order.params
   local document = { bench = 'step', device = order.device, tokens = p.batch * p.sequence,
     gpu = order.device == 'cuda' and device.describe(0) or nil, parameters = total,
-    used_parameters = used, schedules = results }
+    used_parameters = used, rows = results }
   for _, name in ipairs(SIZES) do document[name] = p[name] end
   return document
 end
@@ -212,7 +212,7 @@ local function run(channel, rank, ranks, order)
   if rank > 0 then return end
   if p.timeline ~= '' then chrome_trace.write(p.timeline, runs) end
   local document = document_of(order, results, total, used)
-  if order.json then print(json.encode(document)) else print_result(document) end
+  if order.json then print(json.results('bench', document)) else print_result(document) end
 end
 
 return on_rank(run, ...)

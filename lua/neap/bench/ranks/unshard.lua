@@ -93,7 +93,7 @@ local function run(channel, rank, ranks, order)
   local copy = copy_rate(channel, rank, p, ranks * p.slots * 3 * p.hidden * p.ffn * BYTES[p.dtype])
   local unshard_rate, reduce_rate = rates(ranks, p, unshard, reduce)
   local result = {
-    bench = 'unshard', device = order.device, dtype = p.dtype, gradient_dtype = GRADIENT,
+    device = order.device, dtype = p.dtype, gradient_dtype = GRADIENT,
     ranks = ranks, experts = p.experts, slots = p.slots, hidden = p.hidden, ffn = p.ffn,
     unshard_ms = 1e3 * unshard, unshard_gb_per_second = unshard_rate / 1e9,
     unshard_share_of_copy = unshard_rate / copy, reduce_ms = 1e3 * reduce,
@@ -105,7 +105,7 @@ local function run(channel, rank, ranks, order)
   s.channel:close()
   if rank > 0 then return end
   if order.json then
-    print(json.encode(result))
+    print(json.results('bench', { bench = 'unshard', rows = { result } }))
   else
     print(('unshard (%s) %.3f ms, %.0f GB/s, %.0f %% of a copy; reduce (%s) %.3f ms, %.0f GB/s, '
       .. '%.0f %%; copy %.0f GB/s (read and written)'):format(p.dtype, result.unshard_ms,
