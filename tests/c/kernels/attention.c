@@ -1,5 +1,5 @@
 /* Causal attention, against its definition and finite differences. */
-#include "kernel_test.h"
+#include "bf16_test.h"
 
 typedef struct {
   int64_t sequences, s, heads, kv_heads, d;
@@ -122,10 +122,28 @@ static void test_invariance(kernels *k)
   }
 }
 
+static void test_bf16(void)
+{
+  enum { S = 9, HEADS = 4, KV = 2, D = 6, ROWS = 2 * S, LD = (HEADS + 2 * KV) * D };
+  twin qkv = twin_normals(ROWS * LD, 1), out = twin_output(ROWS * HEADS * D);
+  twin lse = stat_output(ROWS * HEADS), dout = twin_normals(ROWS * HEADS * D, 2);
+  twin dqkv = twin_output(ROWS * LD);
+  narrow->attention(2, S, HEADS, KV, D, qkv.narrow, out.narrow, lse.narrow, NULL);
+  wide->attention(2, S, HEADS, KV, D, qkv.wide, out.wide, lse.wide, NULL);
+  check_real(out, ROWS * HEADS * D, "attention");
+  check_stat(lse, ROWS * HEADS, "lse");
+  narrow->attention_backward(2, S, HEADS, KV, D, qkv.narrow, out.narrow, lse.narrow, dout.narrow,
+                             dqkv.narrow, NULL);
+  wide->attention_backward(2, S, HEADS, KV, D, qkv.wide, out.wide, lse.wide, dout.wide, dqkv.wide,
+                           NULL);
+  check_real(dqkv, ROWS * LD, "attention_backward");
+}
+
 int main(void)
 {
   test_sizes();
   test_precision();
   FOR_BOTH(test_invariance);
+  FOR_BF16(test_bf16);
   return check_done();
 }

@@ -1,5 +1,5 @@
 /* Elementwise operations, sums of arrays, SwiGLU, AdamW. */
-#include "kernel_test.h"
+#include "bf16_test.h"
 
 enum { T = 13, SIZES = 7 };
 static const int64_t sizes[SIZES] = {0, 1, 3, 17, 127, 129, 5000};
@@ -159,6 +159,36 @@ static void test_adamw(kernels *k)
   }
 }
 
+static void test_bf16(void)
+{
+  enum { T = 13, H = 37 };
+  int64_t n = T * H;
+  twin a = twin_normals(n, 1), b = twin_normals(n, 2), c = twin_normals(n, 3), out = twin_output(n);
+  narrow->add(n, a.narrow, b.narrow, out.narrow, NULL);
+  wide->add(n, a.wide, b.wide, out.wide, NULL);
+  check_real(out, n, "add");
+  narrow->scale(n, -0.7, a.narrow, out.narrow, NULL);
+  wide->scale(n, -0.7, a.wide, out.wide, NULL);
+  check_real(out, n, "scale");
+  const void *parts[] = {a.narrow, b.narrow, c.narrow}, *same[] = {a.wide, b.wide, c.wide};
+  narrow->sum(n, 3, parts, out.narrow, NULL);
+  wide->sum(n, 3, same, out.wide, NULL);
+  check_real(out, n, "sum");
+  narrow->axpy(n, 0.3, a.narrow, b.narrow, NULL);
+  wide->axpy(n, 0.3, a.wide, b.wide, NULL);
+  check_real(b, n, "axpy");
+  narrow->fill(n, 0.1, out.narrow, NULL);
+  wide->fill(n, nearest(0.1), out.wide, NULL);
+  check_real(out, n, "fill");
+  twin gu = twin_normals(2 * n, 4), dh = twin_normals(n, 5);
+  narrow->swiglu(T, H, gu.narrow, out.narrow, NULL);
+  wide->swiglu(T, H, gu.wide, out.wide, NULL);
+  check_real(out, n, "swiglu");
+  narrow->swiglu_backward(T, H, gu.narrow, dh.narrow, gu.narrow, NULL); /* in place */
+  wide->swiglu_backward(T, H, gu.wide, dh.wide, gu.wide, NULL);
+  check_real(gu, 2 * n, "swiglu_backward");
+}
+
 int main(void)
 {
   FOR_BOTH(test_arithmetic);
@@ -167,5 +197,6 @@ int main(void)
   FOR_BOTH(test_swiglu);
   FOR_BOTH(test_silu_range);
   FOR_BOTH(test_adamw);
+  FOR_BF16(test_bf16);
   return check_done();
 }

@@ -1,6 +1,6 @@
 /* Exact sums: the same to the bit for any order and any partition of the tokens, and near to what
  * they stand for. */
-#include "kernel_test.h"
+#include "bf16_test.h"
 
 enum { T = 150, K = 37, N = 21, VOCABULARY = 11, PARTS = 6, ROUNDS = 8 };
 
@@ -218,6 +218,35 @@ static void test_zero(kernels *k)
   check(sum[0] == 0 && sum[1] == 0 && sum[2] == 0, "zeros: column sum");
 }
 
+/* Of numbers that both types hold, so that results are equal. */
+static void test_bf16(void)
+{
+  enum { T = 13, H = 37 };
+  int64_t n = T * H;
+  twin x = twin_normals(n, 1);
+  double max, max_a[H], max_b[H], grid[H], sum_a[2 * H] = {0}, sum_b[2 * H] = {0};
+  wide->max_abs(n, x.wide, &max, NULL);
+  narrow->exact_square_sum(n, x.narrow, max, n, sum_a, NULL);
+  wide->exact_square_sum(n, x.wide, max, n, sum_b, NULL);
+  check_same(sum_a, sum_b, 16, "exact_square_sum");
+  narrow->exact_column_max(T, H - 1, x.narrow, H, 0, max_a, NULL);
+  wide->exact_column_max(T, H - 1, x.wide, H, 0, max_b, NULL);
+  check_same(max_a, max_b, (H - 1) * 8, "exact_column_max");
+  narrow->exact_grid(H - 1, 20, max_a, grid, NULL);
+  double *q = reals(wide, n), *expected = reals(wide, n);
+  narrow->exact_quantise(T, H - 1, x.narrow, H, grid, q, NULL);
+  wide->exact_quantise(T, H - 1, x.wide, H, grid, expected, NULL);
+  check_same(q, expected, T * (H - 1) * 8, "exact_quantise");
+  narrow->exact_column_sum(T, H - 1, x.narrow, H, grid, sum_a, NULL);
+  wide->exact_column_sum(T, H - 1, x.wide, H, grid, sum_b, NULL);
+  check_same(sum_a, sum_b, H * 8, "exact_column_sum");
+  grid[H - 1] = grid[0];
+  int32_t *ids = random_ids(T, 2, 3);
+  narrow->exact_scatter_add(T, H, ids, x.narrow, grid, sum_a, NULL);
+  wide->exact_scatter_add(T, H, ids, x.wide, grid, sum_b, NULL);
+  check_same(sum_a, sum_b, 2 * H * 8, "exact_scatter_add");
+}
+
 int main(void)
 {
   FOR_BOTH(test_quantise);
@@ -226,5 +255,6 @@ int main(void)
   FOR_BOTH(test_square_sum);
   FOR_BOTH(test_not_finite);
   FOR_BOTH(test_zero);
+  FOR_BF16(test_bf16);
   return check_done();
 }

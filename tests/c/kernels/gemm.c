@@ -1,5 +1,5 @@
 /* The matrix products: right, free of a row's position and of the number of rows, to the bit. */
-#include "kernel_test.h"
+#include "bf16_test.h"
 
 #include <pthread.h>
 
@@ -163,11 +163,35 @@ static void test_threads(kernels *k)
   }
 }
 
+static void test_bf16(void)
+{
+  for (uint64_t s = 0; s < 60; s++) {
+    int64_t m = pick(1, s, 0, 40), n = pick(2, s, 1, 40), k = pick(3, s, 1, 300);
+    int ta = (int)pick(4, s, 0, 1), tb = (int)pick(5, s, 0, 1), add = (int)pick(6, s, 0, 1);
+    int64_t lda = (ta ? m : k) + pick(7, s, 0, 3), ldb = (tb ? k : n) + pick(8, s, 0, 3);
+    int64_t ldc = n + pick(9, s, 0, 3);
+    twin a = twin_normals((ta ? k : m) * lda, s), b = twin_normals((tb ? n : k) * ldb, s + 100);
+    twin c = twin_normals(m * ldc, s + 200), stat = stat_normals(m * ldc, s + 300);
+    narrow->gemm(m, n, k, a.narrow, lda, ta, b.narrow, ldb, tb, c.narrow, ldc, add, NULL);
+    wide->gemm(m, n, k, a.wide, lda, ta, b.wide, ldb, tb, c.wide, ldc, add, NULL);
+    check_real(c, m * ldc, "gemm");
+    narrow->gemm_stat(m, n, k, a.narrow, lda, ta, b.narrow, ldb, tb, stat.narrow, ldc, add, NULL);
+    wide->gemm_stat(m, n, k, a.wide, lda, ta, b.wide, ldb, tb, stat.wide, ldc, add, NULL);
+    check_stat(stat, m * ldc, "gemm_stat");
+    twin dw = add ? stat_normals(k * n, s) : stat_output(k * n);
+    twin x = twin_normals(m * k, s + 400), dy = twin_normals(m * n, s + 500);
+    narrow->gemm_tn(m, k, n, x.narrow, k, dy.narrow, n, dw.narrow, n, add, NULL);
+    wide->gemm_tn(m, k, n, x.wide, k, dy.wide, n, dw.wide, n, add, NULL);
+    check_stat(dw, k * n, "gemm_tn");
+  }
+}
+
 int main(void)
 {
   FOR_BOTH(test_product);
   FOR_BOTH(test_position);
   FOR_BOTH(test_gemm_tn);
   FOR_BOTH(test_threads);
+  FOR_BF16(test_bf16);
   return check_done();
 }

@@ -1,5 +1,5 @@
 /* Sums and maxima of whole arrays. */
-#include "kernel_test.h"
+#include "bf16_test.h"
 
 enum { SIZES = 7 };
 static const int64_t sizes[SIZES] = {0, 1, 3, 17, 127, 129, 5000};
@@ -26,8 +26,23 @@ static void test_reduce(kernels *k)
   }
 }
 
+/* Of numbers that both types hold, so that results are equal. */
+static void test_bf16(void)
+{
+  enum { N = 481 };
+  twin x = twin_normals(N, 1);
+  double a, b;
+  narrow->square_sum(N, x.narrow, &a, NULL);
+  wide->square_sum(N, x.wide, &b, NULL);
+  check(a == b, "square_sum is %.17g; expected %.17g", a, b);
+  narrow->max_abs(N, x.narrow, &a, NULL);
+  wide->max_abs(N, x.wide, &b, NULL);
+  check(a == b, "max_abs is %g; expected %g", a, b);
+}
+
 int main(void)
 {
   FOR_BOTH(test_reduce);
+  FOR_BF16(test_bf16);
   return check_done();
 }

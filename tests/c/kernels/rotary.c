@@ -1,5 +1,5 @@
 /* Rotary position embedding. */
-#include "kernel_test.h"
+#include "bf16_test.h"
 
 enum { T = 23 };
 
@@ -31,8 +31,23 @@ static void test_rotary(kernels *k)
   check_near(k, turned, k, x, T * LD, k->size == 8 ? 1e-15 : 1e-6, "rotary there and back");
 }
 
+static void test_bf16(void)
+{
+  enum { T = 13, S = 5, HEADS = 3, D = 10, LD = 34 };
+  twin table = stat_output(S * D), x = twin_normals(T * LD, 1);
+  for (int inverse = 0; inverse < 2; inverse++) {
+    narrow->rotary_table(S, D, 100, table.narrow, NULL);
+    wide->rotary_table(S, D, 100, table.wide, NULL);
+    narrow->rotary(T, S, HEADS, D, inverse, table.narrow, x.narrow, LD, NULL);
+    wide->rotary(T, S, HEADS, D, inverse, table.wide, x.wide, LD, NULL);
+    check_real(x, T * LD, "rotary");
+    narrow->to_double(T * LD, x.narrow, x.wide, NULL);
+  }
+}
+
 int main(void)
 {
   FOR_BOTH(test_rotary);
+  FOR_BF16(test_bf16);
   return check_done();
 }

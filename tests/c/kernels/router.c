@@ -1,5 +1,5 @@
 /* Router. */
-#include "kernel_test.h"
+#include "bf16_test.h"
 
 enum { T = 29 };
 
@@ -120,10 +120,30 @@ static void test_router_gradient(void)
   release_all();
 }
 
+static void test_bf16(void)
+{
+  enum { T = 13, E = 11, K = 3 };
+  twin logits = stat_normals(T * E, 1), slopes = twin_output(T * E);
+  int32_t *ids = poisoned(T * K * 4), *same = poisoned(T * K * 4);
+  twin probs = stat_output(T * E), weights = stat_output(T * K);
+  twin dweights = stat_normals(T * K, 3), dprobs = stat_normals(T * E, 4);
+  int64_t bad;
+  narrow->router(T, E, K, 1, logits.narrow, probs.narrow, ids, weights.narrow, &bad, NULL);
+  wide->router(T, E, K, 1, logits.wide, probs.wide, same, weights.wide, &bad, NULL);
+  check_stat(probs, T * E, "router probs");
+  check_same(ids, same, T * K * 4, "router ids");
+  narrow->router_backward(T, E, K, 1, probs.narrow, ids, weights.narrow, dweights.narrow,
+                          dprobs.narrow, slopes.narrow, NULL);
+  wide->router_backward(T, E, K, 1, probs.wide, same, weights.wide, dweights.wide, dprobs.wide,
+                        slopes.wide, NULL);
+  check_real(slopes, T * E, "router_backward");
+}
+
 int main(void)
 {
   FOR_BOTH(test_router);
   FOR_BOTH(test_router_bad);
   test_router_gradient();
+  FOR_BF16(test_bf16);
   return check_done();
 }

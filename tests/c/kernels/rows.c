@@ -1,5 +1,5 @@
 /* Operations on rows by index, against plain loops, finite differences and parts of themselves. */
-#include "kernel_test.h"
+#include "bf16_test.h"
 
 enum { T = 19, K = 3, R = T * K };
 
@@ -136,6 +136,38 @@ static void test_combine_backward(kernels *k)
   check_same(dw_alone, dw[0], R * k->size, "%s combine dweights: tokens alone", k->name);
 }
 
+static void test_bf16(void)
+{
+  enum { T = 13, H = 37, K = 3 };
+  twin x = twin_normals(T * K * H, 1), y = twin_output(T * H), dy = twin_normals(T * H, 2);
+  twin weights = stat_normals(T * K, 3), dx = twin_output(T * K * H), dweights = stat_output(T * K);
+  twin moved = twin_output(T * K * H), sum = stat_normals(7 * H, 4);
+  int32_t *position = random_order(T * K, 5), *ids = random_ids(T, 7, 6);
+  for (int weighted = 0; weighted < 2; weighted++) {
+    narrow->combine(T, K, H, weighted ? weights.narrow : NULL, position, x.narrow, y.narrow, NULL);
+    wide->combine(T, K, H, weighted ? weights.wide : NULL, position, x.wide, y.wide, NULL);
+    check_real(y, T * H, "combine");
+  }
+  narrow->combine_backward(T, K, H, weights.narrow, position, x.narrow, dy.narrow, dx.narrow,
+                           dweights.narrow, NULL);
+  wide->combine_backward(T, K, H, weights.wide, position, x.wide, dy.wide, dx.wide, dweights.wide,
+                         NULL);
+  check_real(dx, T * K * H, "combine_backward dx");
+  check_stat(dweights, T * K, "combine_backward dweights");
+  narrow->gather(T * K, H, position, x.narrow, moved.narrow, NULL);
+  for (int64_t i = 0; i < T * K; i++)
+    check_same(at(narrow, moved.narrow, i * H), at(narrow, x.narrow, position[i] * H), H * 2,
+               "gather: row %d", (int)i);
+  void *dealt = reals(narrow, T * K * H);
+  narrow->scatter(T, K, H, position, dy.narrow, dealt, NULL);
+  for (int64_t i = 0; i < T * K; i++)
+    check_same(at(narrow, dealt, position[i] * H), at(narrow, dy.narrow, i / K * H), H * 2,
+               "scatter: choice %d", (int)i);
+  narrow->scatter_add(T, H, ids, dy.narrow, sum.narrow, NULL);
+  wide->scatter_add(T, H, ids, dy.wide, sum.wide, NULL);
+  check_stat(sum, 7 * H, "scatter_add");
+}
+
 int main(void)
 {
   FOR_BOTH(test_moves);
@@ -143,5 +175,6 @@ int main(void)
   FOR_BOTH(test_combine_backward);
   test_combine_gradient();
   test_dispatch_gradient();
+  FOR_BF16(test_bf16);
   return check_done();
 }

@@ -1,5 +1,5 @@
 /* Cross-entropy. */
-#include "kernel_test.h"
+#include "bf16_test.h"
 
 enum { T = 29 };
 
@@ -64,9 +64,24 @@ static void test_loss(kernels *k)
   }
 }
 
+static void test_bf16(void)
+{
+  enum { T = 13, E = 11 };
+  twin logits = stat_normals(T * E, 1), slopes = twin_output(T * E), loss = stat_output(T);
+  int32_t *target = random_ids(T, E, 2);
+  target[3] = -1;
+  narrow->cross_entropy(T, E, 0.5, logits.narrow, target, loss.narrow, slopes.narrow, NULL);
+  wide->cross_entropy(T, E, 0.5, logits.wide, target, loss.wide, slopes.wide, NULL);
+  check_stat(loss, T, "cross_entropy");
+  check_real(slopes, T * E, "cross_entropy slopes");
+  narrow->cross_entropy(T, E, 0.5, logits.narrow, target, loss.narrow, NULL, NULL);
+  check_stat(loss, T, "cross_entropy without slopes");
+}
+
 int main(void)
 {
   test_loss_gradient();
   FOR_BOTH(test_loss);
+  FOR_BF16(test_bf16);
   return check_done();
 }
