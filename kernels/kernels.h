@@ -62,268 +62,302 @@ typedef struct {
   const neapi_batch *batches; /* [count] */
 } neapi_slots;
 
+/* ---- products ------------------------------------------------------------------------------ */
+
+/* c = op(a) op(b), or c += op(a) op(b) with accumulate. Each element is summed over K in one
+ * order, wherever it stands in c and whatever M and N are. */
+typedef int neapi_kernel_gemm(int64_t m, int64_t n, int64_t k,         //
+                              const void *a, int64_t lda, int trans_a, // (M, K); trans_a: (K, M)
+                              const void *b, int64_t ldb, int trans_b, // (K, N); trans_b: (N, K)
+                              void *c, int64_t ldc, int accumulate, void *stream); // (M, N)
+
+typedef neapi_kernel_gemm neapi_kernel_gemm_stat; /* the same into c (M, N) stat: logits */
+
+/* c = a^T b, or c += a^T b with accumulate: a weight gradient, in the order that is fast. */
+typedef int neapi_kernel_gemm_tn(int64_t t, int64_t k, int64_t n,                     //
+                                 const void *a, int64_t lda,                          // (T, K)
+                                 const void *b, int64_t ldb,                          // (T, N)
+                                 void *c, int64_t ldc, int accumulate, void *stream); // (K, N) stat
+
+/* ---- experts: the products of many slots --------------------------------------------------- */
+
+/* For each slot's rows: gate_up = in W1, activation = swiglu of it and, unless out is NULL, out =
+ * activation W2. Which products are used depends on H and F, not on numbers of rows. */
+typedef int neapi_kernel_experts_forward(const neapi_slots *slots,
+                                         const void *weights,      // (count, stride)
+                                         const void *in,           // (rows, H)
+                                         void *gate_up,            // (rows, 2F) by batch
+                                         void *activation,         // (rows, F) by batch
+                                         void *out, void *stream); // (rows, H)
+
+/* din: gradient of in. gate_up becomes its gradient; activation is computed anew. */
+typedef int neapi_kernel_experts_backward(const neapi_slots *slots,
+                                          const void *weights,      // (count, stride)
+                                          const void *dout,         // (rows, H)
+                                          void *gate_up,            // (rows, 2F) by batch
+                                          void *activation,         // (rows, F) by batch
+                                          void *slope,              // room for a batch's (rows, F)
+                                          void *din, void *stream); // (rows, H)
+
+/* Gradients of the parameters of slots with rows; those of other slots stay. */
+typedef int neapi_kernel_experts_gradients(const neapi_slots *slots,
+                                           const void *in,                 // (rows, H)
+                                           const void *dgate_up,           // (rows, 2F) by batch
+                                           const void *activation,         // (rows, F) by batch
+                                           const void *dout,               // (rows, H)
+                                           void *gradients, void *stream); // (count, stride) stat
+
+/* ---- rows: embedding, dispatch, combine ---------------------------------------------------- */
+
+/* out[i] = x[index[i]]. Embedding forward. */
+typedef int neapi_kernel_gather(int64_t n, int64_t h, const int32_t *index, // (N)
+                                const void *x,                              // (any, H)
+                                void *out, void *stream);                   // (N, H)
+
+/* out[position[t,k]] = x[t]; no position twice; other rows of out stay. Dispatch. */
+typedef int neapi_kernel_scatter(int64_t t, int64_t k, int64_t h, //
+                                 const int32_t *position,         // (T, K) row of out
+                                 const void *x,                   // (T, H)
+                                 void *out, void *stream);        // (any, H)
+
+/* out[index[i]] += x[i], in the order of i. Embedding backward. */
+typedef int neapi_kernel_scatter_add(int64_t n, int64_t h, const int32_t *index, // (N)
+                                     const void *x,                              // (N, H)
+                                     void *out, void *stream);                   // (any, H) stat
+
+/* y[t] = sum over k, ascending, of weights[t,k] * x[position[t,k]]; all weights 1 if NULL.
+ * With weights: combine forward. Without: the backward of scatter. */
+typedef int neapi_kernel_combine(int64_t t, int64_t k, int64_t h, //
+                                 const void *weights,             // (T, K) stat, or NULL
+                                 const int32_t *position,         // (T, K) row of x
+                                 const void *x,                   // (any, H)
+                                 void *y, void *stream);          // (T, H)
+
+/* Backward of combine with weights: dx[position[t,k]] = weights[t,k] * dy[t] and
+ * dweights[t,k] = sum over h of dy[t] * x[position[t,k]]. No position twice. */
+typedef int neapi_kernel_combine_backward(int64_t t, int64_t k, int64_t h, //
+                                          const void *weights,             // (T, K) stat
+                                          const int32_t *position,         // (T, K)
+                                          const void *x,                   // (any, H)
+                                          const void *dy,                  // (T, H)
+                                          void *dx,                        // (any, H)
+                                          void *dweights, void *stream);   // (T, K) stat
+
+/* ---- normalisation, rotation, attention ---------------------------------------------------- */
+
+/* y = x * rstd * gain, rstd = 1 / sqrt(mean of x^2 + eps). Zhang and Sennrich 2019. */
+typedef int neapi_kernel_rmsnorm(int64_t t, int64_t h, const void *x, // (T, H)
+                                 const void *gain, double eps,        // (H)
+                                 void *y,                             // (T, H)
+                                 void *rstd, void *stream);           // (T) stat
+
+/* dx written; dgain, if not NULL, gets the sum over tokens added, in their order. */
+typedef int neapi_kernel_rmsnorm_backward(int64_t t, int64_t h, const void *x, // (T, H)
+                                          const void *gain,                    // (H)
+                                          const void *rstd,                    // (T) stat
+                                          const void *dy,                      // (T, H)
+                                          void *dx,                            // (T, H)
+                                          void *dgain, void *stream);          // (H) stat, or NULL
+
+/* terms = dy * x * rstd: what rmsnorm_backward sums over tokens, for an exact sum. */
+typedef int neapi_kernel_rmsnorm_gain_terms(int64_t t, int64_t h, const void *x, // (T, H)
+                                            const void *rstd,                    // (T) stat
+                                            const void *dy,                      // (T, H)
+                                            void *terms, void *stream);          // (T, H) stat
+
+/* table[s] = cos, then sin, of s * base^(-2i / D), i < D/2; D even. Su et al. 2021. */
+typedef int neapi_kernel_rotary_table(int64_t s, int64_t d, double base, //
+                                      void *table, void *stream);        // (S, D) stat
+
+/* Turns, in place, the pairs (i, i + D/2) of each of the first `heads` heads of a row; token t
+ * stands at position t mod S. inverse: the other way round, which is the backward. */
+typedef int neapi_kernel_rotary(int64_t t, int64_t s, int64_t heads, int64_t d, int inverse, //
+                                const void *table,                   // (S, D) stat
+                                void *x, int64_t ldx, void *stream); // (T, >= heads * D)
+
+/* Causal attention within each sequence: heads query heads over kv_heads key and value heads
+ * (kv_heads divides heads; query head i uses i / (heads / kv_heads)), scaled by 1 / sqrt(D).
+ * A row of qkv: queries, keys, values. lse: log-sum-exp of each row of scores, for backward. */
+typedef int neapi_kernel_attention(int64_t sequences, int64_t s, int64_t heads, int64_t kv_heads,
+                                   int64_t d,
+                                   const void *qkv, // (sequences * S, (heads + 2 kv_heads) * D)
+                                   void *out,       // (sequences * S, heads * D)
+                                   void *lse, void *stream); // (sequences * S, heads) stat
+
+/* dqkv: gradients of queries, keys and values. */
+typedef int
+neapi_kernel_attention_backward(int64_t sequences, int64_t s, int64_t heads, int64_t kv_heads,
+                                int64_t d,        //
+                                const void *qkv,  // (sequences * S, (heads + 2 kv_heads) * D)
+                                const void *out,  // (sequences * S, heads * D)
+                                const void *lse,  // (sequences * S, heads) stat
+                                const void *dout, // (sequences * S, heads * D)
+                                void *dqkv, void *stream); // as qkv
+
+/* ---- elementwise --------------------------------------------------------------------------- */
+
+typedef int neapi_kernel_fill(int64_t n, double value, void *x, void *stream); // (N)
+typedef int neapi_kernel_scale(int64_t n, double factor, const void *x, void *out,
+                               void *stream); // (N)
+typedef int neapi_kernel_add(int64_t n, const void *a, const void *b, void *out,
+                             void *stream); // (N)
+typedef int neapi_kernel_axpy(int64_t n, double factor, const void *x, void *y,
+                              void *stream); // (N), y += factor x
+
+/* out[i] = sum over parts, in their order, of parts[p][i]. out may be parts[0]. */
+typedef int neapi_kernel_sum(int64_t n, int64_t count, const void *const *parts, void *out,
+                             void *stream);
+/* The same of double arrays. */
+typedef int neapi_kernel_sum_double(int64_t n, int64_t count, const double *const *parts,
+                                    double *out, void *stream);
+
+/* h = silu(g) * u, silu(g) = g / (1 + exp(-g)). Shazeer 2020. */
+typedef int neapi_kernel_swiglu(int64_t t, int64_t f,
+                                const void *gu,         // (T, 2F) gate columns, then up
+                                void *h, void *stream); // (T, F)
+typedef int neapi_kernel_swiglu_backward(int64_t t, int64_t f, const void *gu, // (T, 2F)
+                                         const void *dh,                       // (T, F)
+                                         void *dgu, void *stream);             // (T, 2F), may be gu
+
+typedef int neapi_kernel_adamw(int64_t n, const neapi_adamw *step, const void *grad, // (N) stat
+                               void *param, void *m, void *v, void *stream);         // (N) stat
+
+/* ---- loss and router ----------------------------------------------------------------------- */
+
+/* loss = log-sum-exp(logits) - logits[target]; dlogits = factor * (softmax - onehot(target)).
+ * A target below 0 does not count: loss and gradient are 0. loss or dlogits may be NULL;
+ * dlogits may be logits where real is stat. */
+typedef int neapi_kernel_cross_entropy(int64_t t, int64_t v, double factor,
+                                       const void *logits,           // (T, V) stat
+                                       const int32_t *target,        // (T)
+                                       void *loss,                   // (T) stat, or NULL
+                                       void *dlogits, void *stream); // (T, V) or NULL
+
+/* Softmax, then the K most probable experts of each token, most probable first, of equal ones
+ * the lower id. weights: their probabilities, with renormalise divided by their sum.
+ * bad: the first token whose logits have a NaN or no finite maximum, or -1; all outputs of such
+ * tokens are NaN, their ids 0 to K-1. 1 <= K <= E. */
+typedef int neapi_kernel_router(int64_t t, int64_t e, int64_t k, int renormalise, //
+                                const void *logits,                               // (T, E) stat
+                                void *probs,                                      // (T, E) stat
+                                int32_t *ids,                                     // (T, K)
+                                void *weights,                                    // (T, K) stat
+                                int64_t *bad, void *stream);                      // (1)
+
+/* dprobs: gradient of probs from elsewhere, such as an auxiliary loss. */
+typedef int neapi_kernel_router_backward(int64_t t, int64_t e, int64_t k, int renormalise, //
+                                         const void *probs,            // (T, E) stat
+                                         const int32_t *ids,           // (T, K)
+                                         const void *weights,          // (T, K) stat
+                                         const void *dweights,         // (T, K) stat
+                                         const void *dprobs,           // (T, E) stat, or NULL
+                                         void *dlogits, void *stream); // (T, E)
+
+/* counts[e] = how many of the ids are e. */
+typedef int neapi_kernel_count_choices(int64_t n, int64_t e, const int32_t *ids, // (N)
+                                       int64_t *counts, void *stream);           // (E)
+
+/* Gives the choices, in their order, places: those of expert e fill the rooms first[e] to
+ * first[e + 1] - 1, which hold just as many. position[i]: row of choice i. first and rooms are
+ * host memory that is read at once. */
+typedef int neapi_kernel_place_choices(int64_t n, int64_t e,             //
+                                       const int32_t *ids,               // (N)
+                                       const int32_t *first,             // (E + 1)
+                                       const neapi_room *rooms,          // (first[E])
+                                       int32_t *position, void *stream); // (N)
+
+/* ---- plain reductions ---------------------------------------------------------------------- */
+
+/* out = sum of x^2, in double, in an order that only N decides. */
+typedef int neapi_kernel_square_sum(int64_t n, const void *x, double *out,
+                                    void *stream); // (N) -> (1)
+/* out = largest |x|; 0 for N = 0; infinity if an element is not finite. */
+typedef int neapi_kernel_max_abs(int64_t n, const void *x, double *out, void *stream); // (N) -> (1)
+typedef int neapi_kernel_to_double(int64_t n, const void *x, double *out, void *stream); // (N)
+typedef int neapi_kernel_from_double(int64_t n, const double *x, void *out,
+                                     void *stream); // (N), rounded once
+typedef int neapi_kernel_to_stat(int64_t n, const void *x, void *out,
+                                 void *stream); // (N) to (N) stat
+typedef int neapi_kernel_from_stat(int64_t n, const void *x, void *out,
+                                   void *stream); // (N) stat to (N)
+
+/* ---- exact sums ----------------------------------------------------------------------------
+ * Sums over tokens that come out the same to the bit in any order and any partition: each
+ * element is first rounded to a multiple of a power of two (its grid), so few bits that every
+ * partial sum is exact in double (splitting after Ozaki et al. 2012, reproducible summation after
+ * Demmel and Nguyen 2013). How: the maxima over all tokens of all ranks (exact_column_max, then
+ * an all-reduce with max), grids from them (exact_grid), the partial sums on each rank, their sum
+ * over ranks in double, from_double. All partial sums that are added up must use the same grids.
+ * Not-finite input gives NaN. */
+
+/* max[h] = largest |x[:,h]|, infinity if one is not finite; with accumulate also of what max
+ * held. 0 if T is 0. */
+typedef int neapi_kernel_exact_column_max(int64_t t, int64_t h, const void *x,
+                                          int64_t ldx,                                // (T, H)
+                                          int accumulate, double *max, void *stream); // (H)
+
+/* grid[i]: a power of two with |x| <= 2^bits grid[i] for all |x| <= max[i], and 0 for max 0. */
+typedef int neapi_kernel_exact_grid(int64_t n, int bits, const double *max, // (N)
+                                    double *grid, void *stream);            // (N)
+
+/* q = x / grid, rounded to the nearest integer; 0 where the grid is 0. |q| <= 2^bits. */
+typedef int neapi_kernel_exact_quantise(int64_t t, int64_t h, const void *x, int64_t ldx, // (T, H)
+                                        const double *grid,                               // (H)
+                                        double *q, void *stream);                         // (T, H)
+
+/* sum[k,n] += (a^T b)[k,n] * grid_a[k] * grid_b[n], a and b from exact_quantise. Exact if
+ * bits of a + bits of b + log2(tokens of all partial sums together) <= 53. */
+typedef int neapi_kernel_exact_gemm_tn(int64_t t, int64_t k, int64_t n, const double *a, // (T, K)
+                                       const double *grid_a,                             // (K)
+                                       const double *b,                                  // (T, N)
+                                       const double *grid_b,                             // (N)
+                                       double *sum, void *stream);                       // (K, N)
+
+/* sum[h] += sum over t of x[t,h] rounded to grid[h]. Exact if bits + log2(all tokens) <= 53. */
+typedef int neapi_kernel_exact_column_sum(int64_t t, int64_t h, const void *x,
+                                          int64_t ldx,                // (T, H)
+                                          const double *grid,         // (H)
+                                          double *sum, void *stream); // (H)
+
+/* sum[index[i],h] += x[i,h] rounded to grid[h]. Exact under the same condition. */
+typedef int neapi_kernel_exact_scatter_add(int64_t n, int64_t h, const int32_t *index, // (N)
+                                           const void *x,                              // (N, H)
+                                           const double *grid,                         // (H)
+                                           double *sum, void *stream);                 // (any, H)
+
+/* sum[0] + sum[1] += sum of x^2, where max is at least every |x| of all partial sums and total
+ * their number of elements, below 2^40. sum[0] holds the high bits and sum[1] the low ones; each
+ * is exact, so partial sums may be added in any order; add the two at the very end. */
+typedef int neapi_kernel_exact_square_sum(int64_t n, const void *x, double max, int64_t total, //
+                                          double *sum, void *stream); // (2)
+
+/* ---- tables ---------------------------------------------------------------------------------- */
+
+/* Every kernel, X(name), or A(name) of those that work on stats, doubles and indices alone: tables
+ * of the same stat share them. The struct, the launchers' declarations and all tables are made from
+ * this list, so that a kernel without a launcher does not link. */
+/* clang-format off */
+#define NEAPI_KERNELS(X, A)                                                                        \
+  X(gemm) X(gemm_stat) X(gemm_tn) X(experts_forward) X(experts_backward) X(experts_gradients)      \
+  X(gather) X(scatter) X(scatter_add) X(combine) X(combine_backward)                               \
+  X(rmsnorm) X(rmsnorm_backward) X(rmsnorm_gain_terms) A(rotary_table) X(rotary) X(attention)      \
+  X(attention_backward)                                                                            \
+  X(fill) X(scale) X(add) X(axpy) X(sum) A(sum_double) X(swiglu) X(swiglu_backward) A(adamw)       \
+  X(to_double) X(from_double) X(to_stat) X(from_stat)                                              \
+  X(cross_entropy) A(router) X(router_backward) A(count_choices) A(place_choices)                  \
+  X(square_sum) X(max_abs)                                                                         \
+  X(exact_column_max) A(exact_grid) X(exact_quantise) A(exact_gemm_tn) X(exact_column_sum)         \
+  X(exact_scatter_add) X(exact_square_sum)
+/* clang-format on */
+
+#define NEAPI_ENTRY(op) neapi_kernel_##op *op;
 typedef struct neapi_kernels {
   const char *name;  /* "f32", "f64", "bf16", "f32 on cuda", "bf16 on cuda" */
   int64_t size;      /* bytes of a real */
   int64_t stat_size; /* bytes of a stat */
-
-  /* ---- products ------------------------------------------------------------------------------ */
-
-  /* c = op(a) op(b), or c += op(a) op(b) with accumulate. Each element is summed over K in one
-   * order, wherever it stands in c and whatever M and N are. */
-  int (*gemm)(int64_t m, int64_t n, int64_t k,                     //
-              const void *a, int64_t lda, int trans_a,             // (M, K); trans_a: (K, M)
-              const void *b, int64_t ldb, int trans_b,             // (K, N); trans_b: (N, K)
-              void *c, int64_t ldc, int accumulate, void *stream); // (M, N)
-
-  /* The same into stat: logits. */
-  int (*gemm_stat)(int64_t m, int64_t n, int64_t k,                     //
-                   const void *a, int64_t lda, int trans_a,             // (M, K); trans_a: (K, M)
-                   const void *b, int64_t ldb, int trans_b,             // (K, N); trans_b: (N, K)
-                   void *c, int64_t ldc, int accumulate, void *stream); // (M, N) stat
-
-  /* c = a^T b, or c += a^T b with accumulate: a weight gradient, in the order that
-   * is fast. */
-  int (*gemm_tn)(int64_t t, int64_t k, int64_t n,                     //
-                 const void *a, int64_t lda,                          // (T, K)
-                 const void *b, int64_t ldb,                          // (T, N)
-                 void *c, int64_t ldc, int accumulate, void *stream); // (K, N) stat
-
-  /* ---- experts: the products of many slots --------------------------------------------------- */
-
-  /* For each slot's rows: gate_up = in W1, activation = swiglu of it and, unless out is NULL, out =
-   * activation W2. Which products are used depends on H and F, not on numbers of rows. */
-  int (*experts_forward)(const neapi_slots *slots, const void *weights, // (count, stride)
-                         const void *in,                                // (rows, H)
-                         void *gate_up,                                 // (rows, 2F) by batch
-                         void *activation,                              // (rows, F) by batch
-                         void *out, void *stream);                      // (rows, H)
-
-  /* din: gradient of in. gate_up becomes its gradient; activation is computed anew. */
-  int (*experts_backward)(const neapi_slots *slots, const void *weights, // (count, stride)
-                          const void *dout,                              // (rows, H)
-                          void *gate_up,                                 // (rows, 2F) by batch
-                          void *activation,                              // (rows, F) by batch
-                          void *slope,              // room for a batch's (rows, F)
-                          void *din, void *stream); // (rows, H)
-
-  /* Gradients of the parameters of slots with rows; those of other slots stay. */
-  int (*experts_gradients)(const neapi_slots *slots,
-                           const void *in,                 // (rows, H)
-                           const void *dgate_up,           // (rows, 2F) by batch
-                           const void *activation,         // (rows, F) by batch
-                           const void *dout,               // (rows, H)
-                           void *gradients, void *stream); // (count, stride) stat
-
-  /* ---- rows: embedding, dispatch, combine ---------------------------------------------------- */
-
-  /* out[i] = x[index[i]]. Embedding forward. */
-  int (*gather)(int64_t n, int64_t h, const int32_t *index, // (N)
-                const void *x,                              // (any, H)
-                void *out, void *stream);                   // (N, H)
-
-  /* out[position[t,k]] = x[t]; no position twice; other rows of out stay. Dispatch. */
-  int (*scatter)(int64_t t, int64_t k, int64_t h, //
-                 const int32_t *position,         // (T, K) row of out
-                 const void *x,                   // (T, H)
-                 void *out, void *stream);        // (any, H)
-
-  /* out[index[i]] += x[i], in the order of i. Embedding backward. */
-  int (*scatter_add)(int64_t n, int64_t h, const int32_t *index, // (N)
-                     const void *x,                              // (N, H)
-                     void *out, void *stream);                   // (any, H) stat
-
-  /* y[t] = sum over k, ascending, of weights[t,k] * x[position[t,k]]; all weights 1 if NULL.
-   * With weights: combine forward. Without: the backward of scatter. */
-  int (*combine)(int64_t t, int64_t k, int64_t h, //
-                 const void *weights,             // (T, K) stat, or NULL
-                 const int32_t *position,         // (T, K) row of x
-                 const void *x,                   // (any, H)
-                 void *y, void *stream);          // (T, H)
-
-  /* Backward of combine with weights: dx[position[t,k]] = weights[t,k] * dy[t] and
-   * dweights[t,k] = sum over h of dy[t] * x[position[t,k]]. No position twice. */
-  int (*combine_backward)(int64_t t, int64_t k, int64_t h, //
-                          const void *weights,             // (T, K) stat
-                          const int32_t *position,         // (T, K)
-                          const void *x,                   // (any, H)
-                          const void *dy,                  // (T, H)
-                          void *dx,                        // (any, H)
-                          void *dweights, void *stream);   // (T, K) stat
-
-  /* ---- normalisation, rotation, attention ---------------------------------------------------- */
-
-  /* y = x * rstd * gain, rstd = 1 / sqrt(mean of x^2 + eps). Zhang and Sennrich 2019. */
-  int (*rmsnorm)(int64_t t, int64_t h, const void *x, // (T, H)
-                 const void *gain, double eps,        // (H)
-                 void *y,                             // (T, H)
-                 void *rstd, void *stream);           // (T) stat
-
-  /* dx written; dgain, if not NULL, gets the sum over tokens added, in their order. */
-  int (*rmsnorm_backward)(int64_t t, int64_t h, const void *x, // (T, H)
-                          const void *gain,                    // (H)
-                          const void *rstd,                    // (T) stat
-                          const void *dy,                      // (T, H)
-                          void *dx,                            // (T, H)
-                          void *dgain, void *stream);          // (H) stat, or NULL
-
-  /* terms = dy * x * rstd: what rmsnorm_backward sums over tokens, for an exact sum. */
-  int (*rmsnorm_gain_terms)(int64_t t, int64_t h, const void *x, // (T, H)
-                            const void *rstd,                    // (T) stat
-                            const void *dy,                      // (T, H)
-                            void *terms, void *stream);          // (T, H) stat
-
-  /* table[s] = cos, then sin, of s * base^(-2i / D), i < D/2; D even. Su et al. 2021. */
-  int (*rotary_table)(int64_t s, int64_t d, double base, //
-                      void *table, void *stream);        // (S, D) stat
-
-  /* Turns, in place, the pairs (i, i + D/2) of each of the first `heads` heads of a row; token t
-   * stands at position t mod S. inverse: the other way round, which is the backward. */
-  int (*rotary)(int64_t t, int64_t s, int64_t heads, int64_t d, int inverse, //
-                const void *table,                                           // (S, D) stat
-                void *x, int64_t ldx, void *stream);                         // (T, >= heads * D)
-
-  /* Causal attention within each sequence: heads query heads over kv_heads key and value heads
-   * (kv_heads divides heads; query head i uses i / (heads / kv_heads)), scaled by 1 / sqrt(D).
-   * A row of qkv: queries, keys, values. lse: log-sum-exp of each row of scores, for backward. */
-  int (*attention)(int64_t sequences, int64_t s, int64_t heads, int64_t kv_heads, int64_t d,
-                   const void *qkv,          // (sequences * S, (heads + 2 kv_heads) * D)
-                   void *out,                // (sequences * S, heads * D)
-                   void *lse, void *stream); // (sequences * S, heads) stat
-
-  int (*attention_backward)(int64_t sequences, int64_t s, int64_t heads, int64_t kv_heads,
-                            int64_t d,                 //
-                            const void *qkv,           // (sequences * S, (heads + 2 kv_heads) * D)
-                            const void *out,           // (sequences * S, heads * D)
-                            const void *lse,           // (sequences * S, heads) stat
-                            const void *dout,          // (sequences * S, heads * D)
-                            void *dqkv, void *stream); // (sequences * S, (heads + 2 kv_heads) * D)
-
-  /* ---- elementwise --------------------------------------------------------------------------- */
-
-  int (*fill)(int64_t n, double value, void *x, void *stream);                    // (N)
-  int (*scale)(int64_t n, double factor, const void *x, void *out, void *stream); // (N)
-  int (*add)(int64_t n, const void *a, const void *b, void *out, void *stream);   // (N)
-  int (*axpy)(int64_t n, double factor, const void *x, void *y, void *stream); // (N), y += factor x
-
-  /* out[i] = sum over parts, in their order, of parts[p][i]. out may be parts[0]. */
-  int (*sum)(int64_t n, int64_t count, const void *const *parts, void *out, void *stream);
-  /* The same of double arrays. */
-  int (*sum_double)(int64_t n, int64_t count, const double *const *parts, double *out,
-                    void *stream);
-
-  /* h = silu(g) * u, silu(g) = g / (1 + exp(-g)). Shazeer 2020. */
-  int (*swiglu)(int64_t t, int64_t f, const void *gu,          // (T, 2F) gate columns, then up
-                void *h, void *stream);                        // (T, F)
-  int (*swiglu_backward)(int64_t t, int64_t f, const void *gu, // (T, 2F)
-                         const void *dh,                       // (T, F)
-                         void *dgu, void *stream);             // (T, 2F), may be gu
-
-  int (*adamw)(int64_t n, const neapi_adamw *step, const void *grad, // (N) stat
-               void *param, void *m, void *v, void *stream);         // (N) stat
-
-  /* ---- loss and router ----------------------------------------------------------------------- */
-
-  /* loss = log-sum-exp(logits) - logits[target]; dlogits = factor * (softmax - onehot(target)).
-   * A target below 0 does not count: loss and gradient are 0. loss or dlogits may be NULL;
-   * dlogits may be logits where real is stat. */
-  int (*cross_entropy)(int64_t t, int64_t v, double factor, const void *logits, // (T, V) stat
-                       const int32_t *target,                                   // (T)
-                       void *loss,                                              // (T) stat, or NULL
-                       void *dlogits, void *stream);                            // (T, V) or NULL
-
-  /* Softmax, then the K most probable experts of each token, most probable first, of equal ones
-   * the lower id. weights: their probabilities, with renormalise divided by their sum.
-   * bad: the first token whose logits have a NaN or no finite maximum, or -1; all outputs of such
-   * tokens are NaN, their ids 0 to K-1. 1 <= K <= E. */
-  int (*router)(int64_t t, int64_t e, int64_t k, int renormalise, //
-                const void *logits,                               // (T, E) stat
-                void *probs,                                      // (T, E) stat
-                int32_t *ids,                                     // (T, K)
-                void *weights,                                    // (T, K) stat
-                int64_t *bad, void *stream);                      // (1)
-
-  /* dprobs: gradient of probs from elsewhere, such as an auxiliary loss. */
-  int (*router_backward)(int64_t t, int64_t e, int64_t k, int renormalise, //
-                         const void *probs,                                // (T, E) stat
-                         const int32_t *ids,                               // (T, K)
-                         const void *weights,                              // (T, K) stat
-                         const void *dweights,                             // (T, K) stat
-                         const void *dprobs,                               // (T, E) stat, or NULL
-                         void *dlogits, void *stream);                     // (T, E)
-
-  /* counts[e] = how many of the ids are e. */
-  int (*count_choices)(int64_t n, int64_t e, const int32_t *ids, // (N)
-                       int64_t *counts, void *stream);           // (E)
-
-  /* Gives the choices, in their order, places: those of expert e fill the rooms first[e] to
-   * first[e + 1] - 1, which hold just as many. position[i]: row of choice i. first and rooms are
-   * host memory that is read at once. */
-  int (*place_choices)(int64_t n, int64_t e,             //
-                       const int32_t *ids,               // (N)
-                       const int32_t *first,             // (E + 1)
-                       const neapi_room *rooms,          // (first[E])
-                       int32_t *position, void *stream); // (N)
-
-  /* ---- plain reductions ---------------------------------------------------------------------- */
-
-  /* out = sum of x^2, in double, in an order that only N decides. */
-  int (*square_sum)(int64_t n, const void *x, double *out, void *stream); // (N) -> (1)
-  /* out = largest |x|; 0 for N = 0; infinity if an element is not finite. */
-  int (*max_abs)(int64_t n, const void *x, double *out, void *stream);     // (N) -> (1)
-  int (*to_double)(int64_t n, const void *x, double *out, void *stream);   // (N)
-  int (*from_double)(int64_t n, const double *x, void *out, void *stream); // (N), rounded once
-  int (*to_stat)(int64_t n, const void *x, void *out, void *stream);       // (N) to (N) stat
-  int (*from_stat)(int64_t n, const void *x, void *out, void *stream);     // (N) stat to (N)
-
-  /* ---- exact sums ----------------------------------------------------------------------------
-   * Sums over tokens that come out the same to the bit in any order and any partition: each
-   * element is first rounded to a multiple of a power of two (its grid), so few bits that every
-   * partial sum is exact in double (splitting after Ozaki et al. 2012, reproducible summation after
-   * Demmel and Nguyen 2013). How: the maxima over all tokens of all ranks (exact_column_max, then
-   * an all-reduce with max), grids from them (exact_grid), the partial sums on each rank, their sum
-   * over ranks in double, from_double. All partial sums that are added up must use the same grids.
-   * Not-finite input gives NaN. */
-
-  /* max[h] = largest |x[:,h]|, infinity if one is not finite; with accumulate also of what max
-   * held. 0 if T is 0. */
-  int (*exact_column_max)(int64_t t, int64_t h, const void *x, int64_t ldx, // (T, H)
-                          int accumulate, double *max, void *stream);       // (H)
-
-  /* grid[i]: a power of two with |x| <= 2^bits grid[i] for all |x| <= max[i], and 0 for max 0. */
-  int (*exact_grid)(int64_t n, int bits, const double *max, // (N)
-                    double *grid, void *stream);            // (N)
-
-  /* q = x / grid, rounded to the nearest integer; 0 where the grid is 0. |q| <= 2^bits. */
-  int (*exact_quantise)(int64_t t, int64_t h, const void *x, int64_t ldx, // (T, H)
-                        const double *grid,                               // (H)
-                        double *q, void *stream);                         // (T, H)
-
-  /* sum[k,n] += (a^T b)[k,n] * grid_a[k] * grid_b[n], a and b from exact_quantise. Exact if
-   * bits of a + bits of b + log2(tokens of all partial sums together) <= 53. */
-  int (*exact_gemm_tn)(int64_t t, int64_t k, int64_t n, const double *a, // (T, K)
-                       const double *grid_a,                             // (K)
-                       const double *b,                                  // (T, N)
-                       const double *grid_b,                             // (N)
-                       double *sum, void *stream);                       // (K, N)
-
-  /* sum[h] += sum over t of x[t,h] rounded to grid[h]. Exact if bits + log2(all tokens) <= 53. */
-  int (*exact_column_sum)(int64_t t, int64_t h, const void *x, int64_t ldx, // (T, H)
-                          const double *grid,                               // (H)
-                          double *sum, void *stream);                       // (H)
-
-  /* sum[index[i],h] += x[i,h] rounded to grid[h]. Exact under the same condition. */
-  int (*exact_scatter_add)(int64_t n, int64_t h, const int32_t *index, // (N)
-                           const void *x,                              // (N, H)
-                           const double *grid,                         // (H)
-                           double *sum, void *stream);                 // (any, H)
-
-  /* sum[0] + sum[1] += sum of x^2, where max is at least every |x| of all partial sums and total
-   * their number of elements, below 2^40. sum[0] holds the high bits and sum[1] the low ones; each
-   * is exact, so partial sums may be added in any order; add the two at the very end. */
-  int (*exact_square_sum)(int64_t n, const void *x, double max, int64_t total, //
-                          double *sum, void *stream);                          // (2)
+  NEAPI_KERNELS(NEAPI_ENTRY, NEAPI_ENTRY)
 } neapi_kernels;
+#undef NEAPI_ENTRY
 
 /* The CPU's tables. That of bf16 widens its operands, computes as f32's does and rounds the result:
  * not fast, but the same engine without a GPU, and the plain reference of CUDA's. */

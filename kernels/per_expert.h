@@ -9,6 +9,15 @@
 
 #include <stddef.h>
 
+/* What they are made of. */
+typedef struct {
+  int64_t size, stat_size; /* bytes */
+  neapi_kernel_gemm *gemm;
+  neapi_kernel_gemm_tn *gemm_tn;
+  neapi_kernel_swiglu *swiglu;
+  neapi_kernel_swiglu_backward *swiglu_backward;
+} neapi_expert_ops;
+
 /* One slot's arrays. */
 typedef struct {
   int64_t rows, h, f;
@@ -17,7 +26,7 @@ typedef struct {
   char *gate_up, *activation;
 } neapi_slot;
 
-static inline neapi_slot neapi_slot_of(const neapi_kernels *k, const neapi_slots *s, int64_t i,
+static inline neapi_slot neapi_slot_of(const neapi_expert_ops *k, const neapi_slots *s, int64_t i,
                                        const void *weights, const void *in, const void *gate_up,
                                        const void *activation, const void *out)
 {
@@ -36,9 +45,9 @@ static inline neapi_slot neapi_slot_of(const neapi_kernels *k, const neapi_slots
   return slot;
 }
 
-static inline int neapi_by_slot_forward(const neapi_kernels *k, const neapi_slots *slots,
-                                        const void *weights, const void *in, void *gate_up,
-                                        void *activation, void *out, void *stream)
+static inline int neapi_per_expert_forward(const neapi_expert_ops *k, const neapi_slots *slots,
+                                           const void *weights, const void *in, void *gate_up,
+                                           void *activation, void *out, void *stream)
 {
   int status = NEAPI_KERNEL_OK;
   for (int64_t i = 0; !status && i < slots->count; i++) {
@@ -55,9 +64,9 @@ static inline int neapi_by_slot_forward(const neapi_kernels *k, const neapi_slot
   return status;
 }
 
-static inline int neapi_by_slot_backward(const neapi_kernels *k, const neapi_slots *slots,
-                                         const void *weights, const void *dout, void *gate_up,
-                                         void *activation, void *slope, void *din, void *stream)
+static inline int neapi_per_expert_backward(const neapi_expert_ops *k, const neapi_slots *slots,
+                                            const void *weights, const void *dout, void *gate_up,
+                                            void *activation, void *slope, void *din, void *stream)
 {
   int status = NEAPI_KERNEL_OK;
   for (int64_t i = 0; !status && i < slots->count; i++) {
@@ -76,10 +85,10 @@ static inline int neapi_by_slot_backward(const neapi_kernels *k, const neapi_slo
   return status;
 }
 
-static inline int neapi_by_slot_gradients(const neapi_kernels *k, const neapi_slots *slots,
-                                          const void *in, const void *dgate_up,
-                                          const void *activation, const void *dout, void *gradients,
-                                          void *stream)
+static inline int neapi_per_expert_gradients(const neapi_expert_ops *k, const neapi_slots *slots,
+                                             const void *in, const void *dgate_up,
+                                             const void *activation, const void *dout,
+                                             void *gradients, void *stream)
 {
   int status = NEAPI_KERNEL_OK;
   for (int64_t i = 0; !status && i < slots->count; i++) {

@@ -31,22 +31,8 @@ enum { ROW_LANES = 128 / sizeof(real) };
 /* The stream argument, which the CPU does not need. */
 #define STREAM __attribute__((unused)) void *stream
 
-/* Every launcher, declared with its type in the table. */
-/* clang-format off */
-#define LAUNCHERS(X)                                                                               \
-  X(gemm) X(gemm_stat) X(gemm_tn) X(experts_forward) X(experts_backward) X(experts_gradients)      \
-  X(gather) X(scatter) X(scatter_add)                                                              \
-  X(combine) X(combine_backward)                                                                   \
-  X(rmsnorm) X(rmsnorm_backward) X(rmsnorm_gain_terms) X(rotary_table) X(rotary)                   \
-  X(attention) X(attention_backward) X(fill) X(scale) X(add) X(axpy) X(sum) X(sum_double)          \
-  X(swiglu) X(swiglu_backward) X(adamw) X(cross_entropy) X(router) X(router_backward)              \
-  X(count_choices) X(place_choices)                                                                \
-  X(square_sum) X(max_abs) X(to_double) X(from_double) X(to_stat) X(from_stat)                     \
-  X(exact_column_max) X(exact_grid) X(exact_quantise) X(exact_gemm_tn)                             \
-  X(exact_column_sum) X(exact_scatter_add) X(exact_square_sum)
-/* clang-format on */
-#define DECLARE(op) __typeof__(*((neapi_kernels *)0)->op) NAME(op);
-LAUNCHERS(DECLARE)
+#define DECLARE(op) neapi_kernel_##op NAME(op);
+NEAPI_KERNELS(DECLARE, DECLARE)
 #undef DECLARE
 
 /* Scratch memory of this thread: at least `bytes`, aligned to 64, content undefined, kept from call

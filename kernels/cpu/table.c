@@ -8,6 +8,6 @@ const neapi_kernels *NAME(kernels)(void)
   static const neapi_kernels table = {.name = sizeof(real) == 8 ? "f64" : "f32",
                                       .size = sizeof(real),
                                       .stat_size = sizeof(real),
-                                      LAUNCHERS(ENTRY)};
+                                      NEAPI_KERNELS(ENTRY, ENTRY)};
   return &table;
 }

@@ -128,10 +128,5 @@ static int place_choices(int64_t n, int64_t e, const int32_t *ids, const int32_t
   return launched();
 }
 
-template <class T> void neapi_cuda_choices(neapi_kernels *table)
-{
-  table->count_choices = count_choices;
-  table->place_choices = place_choices;
-}
-template void neapi_cuda_choices<float>(neapi_kernels *);
-template void neapi_cuda_choices<bf16>(neapi_kernels *);
+LAUNCHER_OF_BOTH(count_choices);
+LAUNCHER_OF_BOTH(place_choices);

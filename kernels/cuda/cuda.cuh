@@ -165,8 +165,7 @@ __device__ static inline float block_max(float x)
   return warp_max(x);
 }
 
-/* ---- launchers, one template an operation ------------------------------------------------------
- */
+/* ---- launchers ----------------------------------------------------------------------------- */
 
 /* Scratch memory that belongs to the stream from here on; NULL if there is none. */
 static inline void *scratch_open(int64_t bytes, void *stream)
@@ -182,19 +181,22 @@ static inline void scratch_close(void *memory, void *stream)
   cudaFreeAsync(memory, stream_of(stream));
 }
 
-/* The operations of a table, defined in the file of their group. */
-template <class T> void neapi_cuda_gemm(neapi_kernels *table);
-template <class T> void neapi_cuda_experts(neapi_kernels *table);
-template <class T> void neapi_cuda_rows(neapi_kernels *table);
-template <class T> void neapi_cuda_rmsnorm(neapi_kernels *table);
-template <class T> void neapi_cuda_rotary(neapi_kernels *table);
-template <class T> void neapi_cuda_attention(neapi_kernels *table);
-template <class T> void neapi_cuda_elementwise(neapi_kernels *table);
-template <class T> void neapi_cuda_softmax_loss(neapi_kernels *table);
-template <class T> void neapi_cuda_router(neapi_kernels *table);
-template <class T> void neapi_cuda_choices(neapi_kernels *table);
-template <class T> void neapi_cuda_reduce(neapi_kernels *table);
-template <class T> void neapi_cuda_exact(neapi_kernels *table);
+/* The launchers of both tables. Each is set in the file of its operation, by LAUNCHER from a template
+ * of the real type, or by LAUNCHER_OF_BOTH where none is needed. */
+#define LAUNCHER_POINTER(op) static neapi_kernel_##op *const op;
+template <class T> struct launchers {
+  NEAPI_KERNELS(LAUNCHER_POINTER, LAUNCHER_POINTER)
+};
+#undef LAUNCHER_POINTER
+
+#define LAUNCHER_OF(type, op, ...)                                                                 \
+  template <> neapi_kernel_##op *const launchers<type>::op = ::__VA_ARGS__
+#define LAUNCHER(op)                                                                               \
+  LAUNCHER_OF(float, op, op<float>);                                                               \
+  LAUNCHER_OF(bf16, op, op<bf16>)
+#define LAUNCHER_OF_BOTH(op)                                                                       \
+  LAUNCHER_OF(float, op, op);                                                                      \
+  LAUNCHER_OF(bf16, op, op)
 
 /* cuBLAS's product, of bf16 into bf16 or float or of double, where shapes and addresses suit it:
  * sets *status and returns true, or returns false and the caller's own product is to be used.

@@ -341,21 +341,16 @@ template <class T> static int from_stat(int64_t n, const void *x, void *out, voi
   return for_each<bf16>(n, converting<float, T>{(const float *)x, (T *)out}, starts(x, out), s);
 }
 
-template <class T> void neapi_cuda_elementwise(neapi_kernels *table)
-{
-  table->fill = fill<T>;
-  table->scale = scale<T>;
-  table->add = add<T>;
-  table->axpy = axpy<T>;
-  table->sum = sum<T>;
-  table->sum_double = sum_double;
-  table->swiglu = swiglu<T>;
-  table->swiglu_backward = swiglu_backward<T>;
-  table->adamw = adamw;
-  table->to_double = to_double<T>;
-  table->from_double = from_double<T>;
-  table->to_stat = to_stat<T>;
-  table->from_stat = from_stat<T>;
-}
-template void neapi_cuda_elementwise<float>(neapi_kernels *);
-template void neapi_cuda_elementwise<bf16>(neapi_kernels *);
+LAUNCHER(fill);
+LAUNCHER(scale);
+LAUNCHER(add);
+LAUNCHER(axpy);
+LAUNCHER(sum);
+LAUNCHER_OF_BOTH(sum_double);
+LAUNCHER(swiglu);
+LAUNCHER(swiglu_backward);
+LAUNCHER_OF_BOTH(adamw);
+LAUNCHER(to_double);
+LAUNCHER(from_double);
+LAUNCHER(to_stat);
+LAUNCHER(from_stat);

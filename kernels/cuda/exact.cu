@@ -248,15 +248,10 @@ static int exact_square_sum(int64_t n, const void *x, double max, int64_t total,
   return launched();
 }
 
-template <class T> void neapi_cuda_exact(neapi_kernels *table)
-{
-  table->exact_column_max = exact_column_max<T>;
-  table->exact_grid = exact_grid;
-  table->exact_quantise = exact_quantise<T>;
-  table->exact_gemm_tn = exact_gemm_tn;
-  table->exact_column_sum = exact_column_sum<T>;
-  table->exact_scatter_add = exact_scatter_add<T>;
-  table->exact_square_sum = exact_square_sum<T>;
-}
-template void neapi_cuda_exact<float>(neapi_kernels *);
-template void neapi_cuda_exact<bf16>(neapi_kernels *);
+LAUNCHER(exact_column_max);
+LAUNCHER_OF_BOTH(exact_grid);
+LAUNCHER(exact_quantise);
+LAUNCHER_OF_BOTH(exact_gemm_tn);
+LAUNCHER(exact_column_sum);
+LAUNCHER(exact_scatter_add);
+LAUNCHER(exact_square_sum);

@@ -4,13 +4,15 @@ extern "C" {
 }
 #include "hopper/experts.h"
 
-static const neapi_kernels *table_of(float)
+template <class T> static const neapi_expert_ops *ops(void)
 {
-  return neapi_kernels_cuda_f32();
-}
-static const neapi_kernels *table_of(bf16)
-{
-  return neapi_kernels_cuda_bf16();
+  static const neapi_expert_ops ops = {sizeof(T),
+                                       sizeof(float),
+                                       launchers<T>::gemm,
+                                       launchers<T>::gemm_tn,
+                                       launchers<T>::swiglu,
+                                       launchers<T>::swiglu_backward};
+  return &ops;
 }
 
 /* Whether Hopper's own products are used. They beat a cuBLAS call an expert and separate passes for
@@ -23,39 +25,34 @@ template <class T> static bool all_at_once(const neapi_slots *s)
 }
 
 template <class T>
-static int forward(const neapi_slots *s, const void *weights, const void *in, void *gate_up,
-                   void *activation, void *out, void *stream)
+static int experts_forward(const neapi_slots *s, const void *weights, const void *in, void *gate_up,
+                           void *activation, void *out, void *stream)
 {
   if (all_at_once<T>(s))
     return neapi_hopper_forward(s, weights, in, gate_up, activation, out, stream);
-  return neapi_by_slot_forward(table_of(T()), s, weights, in, gate_up, activation, out, stream);
+  return neapi_per_expert_forward(ops<T>(), s, weights, in, gate_up, activation, out, stream);
 }
 
 template <class T>
-static int backward(const neapi_slots *s, const void *weights, const void *dout, void *gate_up,
-                    void *activation, void *slope, void *din, void *stream)
+static int experts_backward(const neapi_slots *s, const void *weights, const void *dout,
+                            void *gate_up, void *activation, void *slope, void *din, void *stream)
 {
   if (all_at_once<T>(s))
     return neapi_hopper_backward(s, weights, dout, gate_up, activation, din, stream);
-  return neapi_by_slot_backward(table_of(T()), s, weights, dout, gate_up, activation, slope, din,
-                                stream);
+  return neapi_per_expert_backward(ops<T>(), s, weights, dout, gate_up, activation, slope, din,
+                                   stream);
 }
 
 template <class T>
-static int gradients(const neapi_slots *s, const void *in, const void *dgate_up,
-                     const void *activation, const void *dout, void *gradients, void *stream)
+static int experts_gradients(const neapi_slots *s, const void *in, const void *dgate_up,
+                             const void *activation, const void *dout, void *gradients,
+                             void *stream)
 {
   if (all_at_once<T>(s))
     return neapi_hopper_gradients(s, in, dgate_up, activation, dout, gradients, stream);
-  return neapi_by_slot_gradients(table_of(T()), s, in, dgate_up, activation, dout, gradients,
-                                 stream);
+  return neapi_per_expert_gradients(ops<T>(), s, in, dgate_up, activation, dout, gradients, stream);
 }
 
-template <class T> void neapi_cuda_experts(neapi_kernels *table)
-{
-  table->experts_forward = forward<T>;
-  table->experts_backward = backward<T>;
-  table->experts_gradients = gradients<T>;
-}
-template void neapi_cuda_experts<float>(neapi_kernels *);
-template void neapi_cuda_experts<bf16>(neapi_kernels *);
+LAUNCHER(experts_forward);
+LAUNCHER(experts_backward);
+LAUNCHER(experts_gradients);

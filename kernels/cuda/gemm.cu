@@ -210,11 +210,8 @@ static int gemm_tn(int64_t t, int64_t k, int64_t n, const void *a, int64_t lda, 
   return gemm<T, float>(k, n, t, a, lda, 1, b, ldb, 0, c, ldc, accumulate, stream);
 }
 
-template <class T> void neapi_cuda_gemm(neapi_kernels *table)
-{
-  table->gemm = gemm<T, T>;
-  table->gemm_stat = gemm<T, float>;
-  table->gemm_tn = gemm_tn<T>;
-}
-template void neapi_cuda_gemm<float>(neapi_kernels *);
-template void neapi_cuda_gemm<bf16>(neapi_kernels *);
+LAUNCHER_OF(float, gemm, gemm<float, float>);
+LAUNCHER_OF(bf16, gemm, gemm<bf16, bf16>);
+LAUNCHER_OF(float, gemm_stat, gemm<float, float>);
+LAUNCHER_OF(bf16, gemm_stat, gemm<bf16, float>);
+LAUNCHER(gemm_tn);

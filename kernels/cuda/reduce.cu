@@ -75,10 +75,5 @@ template <class T> static int max_abs(int64_t n, const void *x, double *out, voi
   return launched();
 }
 
-template <class T> void neapi_cuda_reduce(neapi_kernels *table)
-{
-  table->square_sum = square_sum<T>;
-  table->max_abs = max_abs<T>;
-}
-template void neapi_cuda_reduce<float>(neapi_kernels *);
-template void neapi_cuda_reduce<bf16>(neapi_kernels *);
+LAUNCHER(square_sum);
+LAUNCHER(max_abs);

@@ -149,11 +149,6 @@ static int rmsnorm_gain_terms(int64_t t, int64_t h, const void *x, const void *r
   return launched();
 }
 
-template <class T> void neapi_cuda_rmsnorm(neapi_kernels *table)
-{
-  table->rmsnorm = rmsnorm<T>;
-  table->rmsnorm_backward = rmsnorm_backward<T>;
-  table->rmsnorm_gain_terms = rmsnorm_gain_terms<T>;
-}
-template void neapi_cuda_rmsnorm<float>(neapi_kernels *);
-template void neapi_cuda_rmsnorm<bf16>(neapi_kernels *);
+LAUNCHER(rmsnorm);
+LAUNCHER(rmsnorm_backward);
+LAUNCHER(rmsnorm_gain_terms);

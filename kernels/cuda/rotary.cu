@@ -51,10 +51,5 @@ static int rotary(int64_t t, int64_t s, int64_t heads, int64_t d, int inverse, c
   return launched();
 }
 
-template <class T> void neapi_cuda_rotary(neapi_kernels *table)
-{
-  table->rotary_table = rotary_table;
-  table->rotary = rotary<T>;
-}
-template void neapi_cuda_rotary<float>(neapi_kernels *);
-template void neapi_cuda_rotary<bf16>(neapi_kernels *);
+LAUNCHER_OF_BOTH(rotary_table);
+LAUNCHER(rotary);

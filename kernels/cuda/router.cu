@@ -125,10 +125,5 @@ static int router_backward(int64_t t, int64_t e, int64_t k, int renormalise, con
   return launched();
 }
 
-template <class T> void neapi_cuda_router(neapi_kernels *table)
-{
-  table->router = router;
-  table->router_backward = router_backward<T>;
-}
-template void neapi_cuda_router<float>(neapi_kernels *);
-template void neapi_cuda_router<bf16>(neapi_kernels *);
+LAUNCHER_OF_BOTH(router);
+LAUNCHER(router_backward);

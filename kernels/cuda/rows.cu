@@ -169,13 +169,8 @@ static int combine_backward(int64_t t, int64_t k, int64_t h, const void *weights
   return launched();
 }
 
-template <class T> void neapi_cuda_rows(neapi_kernels *table)
-{
-  table->gather = gather<T>;
-  table->scatter = scatter<T>;
-  table->scatter_add = scatter_add<T>;
-  table->combine = combine<T>;
-  table->combine_backward = combine_backward<T>;
-}
-template void neapi_cuda_rows<float>(neapi_kernels *);
-template void neapi_cuda_rows<bf16>(neapi_kernels *);
+LAUNCHER(gather);
+LAUNCHER(scatter);
+LAUNCHER(scatter_add);
+LAUNCHER(combine);
+LAUNCHER(combine_backward);

@@ -39,9 +39,4 @@ static int cross_entropy(int64_t t, int64_t v, double factor, const void *logits
   return launched();
 }
 
-template <class T> void neapi_cuda_softmax_loss(neapi_kernels *table)
-{
-  table->cross_entropy = cross_entropy<T>;
-}
-template void neapi_cuda_softmax_loss<float>(neapi_kernels *);
-template void neapi_cuda_softmax_loss<bf16>(neapi_kernels *);
+LAUNCHER(cross_entropy);

@@ -75,24 +75,10 @@ static inline int narrow_all(int status, int64_t n, const float *wide, void *out
 #define BF16(op) neapi_##op##_bf16
 #define FLOAT(op) neapi_##op##_f32
 
-/* Launchers of this table. */
-/* clang-format off */
-#define BF16_LAUNCHERS(X)                                                                          \
-  X(gemm) X(gemm_stat) X(gemm_tn) X(experts_forward) X(experts_backward) X(experts_gradients)      \
-  X(gather) X(scatter) X(scatter_add)                                                              \
-  X(combine) X(combine_backward) X(rmsnorm) X(rmsnorm_backward) X(rmsnorm_gain_terms)              \
-  X(rotary) X(attention) X(attention_backward) X(fill) X(scale) X(add) X(axpy) X(sum)              \
-  X(swiglu) X(swiglu_backward) X(cross_entropy) X(router_backward)                                 \
-  X(square_sum) X(max_abs) X(to_double) X(from_double) X(to_stat) X(from_stat)                     \
-  X(exact_column_max) X(exact_quantise) X(exact_column_sum) X(exact_scatter_add)                   \
-  X(exact_square_sum)
-/* Those that work on stats and doubles alone: float's. */
-#define STAT_LAUNCHERS(X)                                                                          \
-  X(rotary_table) X(sum_double) X(adamw) X(router) X(count_choices) X(place_choices)               \
-  X(exact_grid) X(exact_gemm_tn)
-/* clang-format on */
-#define DECLARE(op) __typeof__(*((neapi_kernels *)0)->op) BF16(op);
-BF16_LAUNCHERS(DECLARE)
+#define DECLARE(op) neapi_kernel_##op BF16(op);
+#define IS_FLOATS(op)
+NEAPI_KERNELS(DECLARE, IS_FLOATS)
 #undef DECLARE
+#undef IS_FLOATS
 
 #endif

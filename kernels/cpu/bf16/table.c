@@ -2,13 +2,13 @@
 #include "bf16.h"
 
 #define ENTRY(op) .op = BF16(op),
-#define STAT_ENTRY(op) .op = FLOAT(op),
+#define FLOAT_ENTRY(op) .op = FLOAT(op),
 
 const neapi_kernels *neapi_kernels_bf16(void)
 {
   static const neapi_kernels table = {.name = "bf16",
                                       .size = sizeof(bf16),
                                       .stat_size = sizeof(float),
-                                      BF16_LAUNCHERS(ENTRY) STAT_LAUNCHERS(STAT_ENTRY)};
+                                      NEAPI_KERNELS(ENTRY, FLOAT_ENTRY)};
   return &table;
 }

@@ -354,10 +354,5 @@ static int attention_backward(int64_t sequences, int64_t s, int64_t heads, int64
   return status;
 }
 
-template <class T> void neapi_cuda_attention(neapi_kernels *table)
-{
-  table->attention = attention<T>;
-  table->attention_backward = attention_backward<T>;
-}
-template void neapi_cuda_attention<float>(neapi_kernels *);
-template void neapi_cuda_attention<bf16>(neapi_kernels *);
+LAUNCHER(attention);
+LAUNCHER(attention_backward);
