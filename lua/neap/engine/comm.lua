@@ -9,6 +9,7 @@
 -- an error of code COMM where ranks disagree or one is gone.
 
 local lib = require 'neap.base.lib'
+local tensor = require 'neap.engine.tensor'
 
 local ffi, C, check = lib.ffi, lib.C, lib.check
 
@@ -18,10 +19,6 @@ local Comm = {}
 Comm.__index = Comm
 comm.Comm = Comm
 
-local DTYPES = {
-  f32 = C.NEAP_F32, f64 = C.NEAP_F64, i32 = C.NEAP_I32, i64 = C.NEAP_I64, bf16 = C.NEAP_BF16,
-  u8 = C.NEAP_U8,
-}
 local REDUCTIONS = { sum = C.NEAP_SUM, max = C.NEAP_MAX, min = C.NEAP_MIN }
 
 local SOURCE = debug.getinfo(1, 'S').source
@@ -117,7 +114,7 @@ end
 
 --- Code of a type by its name, by default that of a tensor.
 local function dtype_code(name, data)
-  return lookup(DTYPES, 'type', name or type(data) == 'table' and data.dtype)
+  return lookup(tensor.codes, 'type', name or type(data) == 'table' and data.dtype)
 end
 
 local function reduction_code(name)

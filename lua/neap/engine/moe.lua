@@ -14,6 +14,8 @@
 -- All phases are collective. weights and gradients: buffers of neap.shards.
 
 local lib = require 'neap.base.lib'
+local options = require 'neap.base.options'
+local tensor = require 'neap.engine.tensor'
 
 local ffi, C, check = lib.ffi, lib.C, lib.check
 
@@ -23,32 +25,16 @@ local Moe = {}
 Moe.__index = Moe
 moe.Moe = Moe
 
-local DTYPES = { bf16 = C.NEAP_BF16, f32 = C.NEAP_F32, f64 = C.NEAP_F64 }
-local OPTIONS = {
-  'aux_loss', 'chunks', 'comm', 'dtype', 'exact', 'ffn', 'hidden', 'hold_combine',
-  'recompute', 'renormalise', 'top_k', 'topology',
+local SPEC = {
+  comm = { needed = true }, topology = { needed = true }, hidden = { needed = true },
+  top_k = { needed = true }, ffn = { type = 'table', needed = true },
+  dtype = { default = 'f32', choices = tensor.reals }, renormalise = { default = true },
+  exact = {}, aux_loss = { default = 0 }, chunks = { default = 1 }, hold_combine = {},
+  recompute = {},
 }
 
 local out = ffi.new 'neap_moe *[1]'
 local costs = ffi.new 'neap_moe_costs'
-
-local function check_options(given)
-  local known = {}
-  for _, name in ipairs(OPTIONS) do known[name] = true end
-  for _, name in ipairs(lib.sorted_keys(given)) do
-    if not known[name] then
-      lib.raise('ARGUMENT', ("moe: unknown option '%s'%s"):format(name, lib.hint(name, OPTIONS)), 3)
-    end
-  end
-end
-
-local function dtype_code(name)
-  if not DTYPES[name] then
-    lib.raise('ARGUMENT', ("moe: type '%s' is unknown; there are bf16, f32, f64"):format(
-      tostring(name)), 3)
-  end
-  return DTYPES[name]
-end
 
 local function flag(value)
   return value and 1 or 0
@@ -60,21 +46,20 @@ end
 -- load-balance loss. chunks (1): exchanges that tokens travel in. hold_combine: gradients of tokens
 -- travel back after those of weights are computed. recompute: the backward computes the experts'
 -- hidden values again. comm: for tokens; stores need another one.
-function moe.open(options)
-  check_options(options)
-  local experts = C.neap_topology_experts(options.topology.ptr)
-  if #options.ffn ~= experts then
-    lib.raise('ARGUMENT', ('moe: ffn has %d sizes; there are %d experts'):format(#options.ffn,
+function moe.open(given)
+  local o = options.check(given, SPEC, 'moe')
+  local experts = C.neap_topology_experts(o.topology.ptr)
+  if #o.ffn ~= experts then
+    lib.raise('ARGUMENT', ('moe: ffn has %d sizes; there are %d experts'):format(#o.ffn,
       experts), 2)
   end
   local settings = ffi.new('neap_moe_options', {
-    hidden = options.hidden, top_k = options.top_k, chunks = options.chunks or 1,
-    dtype = dtype_code(options.dtype or 'f32'), exact = flag(options.exact),
-    renormalise = flag(options.renormalise ~= false), aux_loss = options.aux_loss or 0,
-    hold_combine = flag(options.hold_combine), recompute = flag(options.recompute),
+    hidden = o.hidden, top_k = o.top_k, chunks = o.chunks, dtype = tensor.codes[o.dtype],
+    exact = flag(o.exact), renormalise = flag(o.renormalise), aux_loss = o.aux_loss,
+    hold_combine = flag(o.hold_combine), recompute = flag(o.recompute),
   })
-  check(C.neap_moe_open(options.comm.ptr, options.topology.ptr, settings,
-    ffi.new('int64_t[?]', experts, options.ffn), out), 2)
+  check(C.neap_moe_open(o.comm.ptr, o.topology.ptr, settings,
+    ffi.new('int64_t[?]', experts, o.ffn), out), 2)
   return lib.handle(Moe, out[0], C.neap_moe_close)
 end
 

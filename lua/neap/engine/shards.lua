@@ -10,6 +10,8 @@
 -- All but the local calls (normal, set, adamw, the counts) are collective. Experts count from 0.
 
 local lib = require 'neap.base.lib'
+local options = require 'neap.base.options'
+local tensor = require 'neap.engine.tensor'
 
 local ffi, C, check = lib.ffi, lib.C, lib.check
 
@@ -19,13 +21,16 @@ local Shards, Transfer = {}, {}
 Shards.__index, Transfer.__index = Shards, Transfer
 shards.Shards = Shards
 
-local DTYPES = { bf16 = C.NEAP_BF16, f32 = C.NEAP_F32, f64 = C.NEAP_F64 }
 local PARTS = {
   parameter = C.NEAP_SHARD_PARAMETER, moment1 = C.NEAP_SHARD_MOMENT1,
   moment2 = C.NEAP_SHARD_MOMENT2, gradient = C.NEAP_SHARD_GRADIENT,
 }
 local GROUPS = { all = C.NEAP_GROUP_ALL, node = C.NEAP_GROUP_NODE }
-local OPTIONS = { 'comm', 'reduces', 'topology', 'dtype', 'exact', 'sizes', 'group' }
+local SPEC = {
+  comm = { needed = true }, reduces = {}, topology = { needed = true },
+  dtype = { default = 'f32', choices = tensor.reals }, exact = {},
+  sizes = { type = 'table', needed = true }, group = { default = 'all', type = 'string number' },
+}
 
 local out_shards = ffi.new 'neap_shards *[1]'
 local out_transfer = ffi.new 'neap_transfer *[1]'
@@ -43,36 +48,23 @@ local function lookup(values, kind, name)
   return values[name]
 end
 
-local function check_options(given)
-  local known = {}
-  for _, name in ipairs(OPTIONS) do known[name] = true end
-  for _, name in ipairs(lib.sorted_keys(given)) do
-    if not known[name] then
-      lib.raise('ARGUMENT', ("shards: unknown option '%s'%s"):format(name,
-        lib.hint(name, OPTIONS)), 3)
-    end
-  end
-end
-
 --- comm: a communicator of the topology's ranks, for this store's transfers (stores that take turns
 -- may share one). reduces: another one, for gradients, which then need not wait for unshards.
 -- sizes: parameters of each expert, a list. dtype: of what unshard brings, 'f32' (default), 'f64'
 -- or 'bf16'; beside bf16, master parameters, moments and gradients are f32. exact: gradients to
 -- reduce are F64. group: 'all' (default), 'node' or ranks a shard group.
-function shards.open(options)
-  check_options(options)
-  local topology, dtype = options.topology, options.dtype or 'f32'
-  local group = options.group or 'all'
-  local experts = C.neap_topology_experts(topology.ptr)
-  if #options.sizes ~= experts then
-    lib.raise('ARGUMENT', ('shards: %d sizes for %d experts'):format(#options.sizes, experts), 2)
+function shards.open(given)
+  local o = options.check(given, SPEC, 'shards')
+  local experts, group = C.neap_topology_experts(o.topology.ptr), o.group
+  if #o.sizes ~= experts then
+    lib.raise('ARGUMENT', ('shards: %d sizes for %d experts'):format(#o.sizes, experts), 2)
   end
-  check(C.neap_shards_open(options.comm.ptr, topology.ptr, lookup(DTYPES, 'type', dtype),
-    options.exact and 1 or 0, ffi.new('int64_t[?]', experts, options.sizes),
+  check(C.neap_shards_open(o.comm.ptr, o.topology.ptr, tensor.codes[o.dtype], o.exact and 1 or 0,
+    ffi.new('int64_t[?]', experts, o.sizes),
     type(group) == 'number' and group or lookup(GROUPS, 'shard group', group), out_shards), 2)
   local self = lib.handle(Shards, out_shards[0], C.neap_shards_close)
-  self.comm, self.dtype, self.exact, self.pending = options.comm, dtype, options.exact, {}
-  if options.reduces then check(C.neap_shards_reduce_over(self.ptr, options.reduces.ptr), 2) end
+  self.comm, self.dtype, self.exact, self.pending = o.comm, o.dtype, o.exact, {}
+  if o.reduces then check(C.neap_shards_reduce_over(self.ptr, o.reduces.ptr), 2) end
   return self
 end
 

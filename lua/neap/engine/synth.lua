@@ -10,6 +10,7 @@
 -- Values depend on (seed, step, layer, rank, expert) alone.
 
 local lib = require 'neap.base.lib'
+local options = require 'neap.base.options'
 
 local ffi, C = lib.ffi, lib.C
 
@@ -23,38 +24,23 @@ synth.presets = {
   wide = { experts = 256, top_k = 8, sigma = 1.0, tau = 0.7, rho = 0.989 },
 }
 
-local RANGES = {
-  ranks = { 1, 2 ^ 20 }, experts = { 1, 2 ^ 20 }, top_k = { 1, 2 ^ 20 }, tokens = { 0, 2 ^ 31 },
-  layers = { 1, 2 ^ 20 }, sigma = { 0, 10 }, tau = { 0, 10 }, rho = { 0, 1 }, seed = { 0, 2 ^ 52 },
+local SPEC = {
+  ranks = { min = 1, max = 2 ^ 20 }, experts = { min = 1, max = 2 ^ 20 },
+  top_k = { min = 1, max = 2 ^ 20 }, tokens = { min = 0, max = 2 ^ 31 },
+  layers = { min = 1, max = 2 ^ 20 }, sigma = { min = 0, max = 10 }, tau = { min = 0, max = 10 },
+  rho = { min = 0, max = 1 }, seed = { min = 0, max = 2 ^ 52 },
 }
+for _, field in pairs(SPEC) do field.needed = true end
 
 local Synth = {}
 Synth.__index = Synth
 
-local function check(options)
-  for _, name in ipairs(lib.sorted_keys(options)) do
-    if not RANGES[name] then
-      lib.raise('ARGUMENT', ("synth: unknown option '%s'%s"):format(name,
-        lib.hint(name, lib.sorted_keys(RANGES))), 3)
-    end
+function synth.open(given)
+  local self = setmetatable(options.check(given, SPEC, 'synth'), Synth)
+  if self.top_k > self.experts then
+    lib.raise('ARGUMENT', ('synth: top_k is %d; there are %d experts'):format(self.top_k,
+      self.experts), 2)
   end
-  for name, range in pairs(RANGES) do
-    local value = options[name]
-    if type(value) ~= 'number' or not (value >= range[1] and value <= range[2]) then
-      lib.raise('ARGUMENT', ('synth: %s is %s; allowed are %g to %g'):format(name, tostring(value),
-        range[1], range[2]), 3)
-    end
-  end
-  if options.top_k > options.experts then
-    lib.raise('ARGUMENT', ('synth: top_k is %d; there are %d experts'):format(options.top_k,
-      options.experts), 3)
-  end
-end
-
-function synth.open(options)
-  check(options)
-  local self = setmetatable({}, Synth)
-  for name, value in pairs(options) do self[name] = value end
   self.step = -1
   self.popularity = ffi.new('double[?]', self.layers * self.experts)
   self.settings = ffi.new('neap_synth', { ranks = self.ranks, experts = self.experts,
@@ -89,8 +75,8 @@ function Synth:load(step, layer, out)
 end
 
 --- Mean over steps and layers of the hottest expert's load / the mean expert's.
-local function hottest_share(options, steps)
-  local made, sum = synth.open(options), 0
+local function hottest_share(given, steps)
+  local made, sum = synth.open(given), 0
   local load = ffi.new('int64_t[?]', made.ranks * made.experts)
   local by_expert = ffi.new('double[?]', made.experts)
   for step = 0, steps - 1 do
@@ -110,12 +96,12 @@ local function hottest_share(options, steps)
 end
 
 --- The sigma with which the loads of so many steps have a given max / mean over experts, to 0.1 %;
--- found by bisection over draws of the same seed. options: as synth.open, sigma is not read.
+-- found by bisection over draws of the same seed. given: as synth.open, sigma is not read.
 -- Raises ARGUMENT if no sigma from 0 to 10 gives it.
-function synth.sigma_for(options, max_over_mean, steps)
+function synth.sigma_for(given, max_over_mean, steps)
   local function share(sigma)
     local tried = {}
-    for name, value in pairs(options) do tried[name] = value end
+    for name, value in pairs(given) do tried[name] = value end
     tried.sigma = sigma
     return hottest_share(tried, steps)
   end

@@ -15,7 +15,8 @@ local Tensor = {}
 Tensor.__index = Tensor
 tensor.Tensor = Tensor
 
-local CODES = {
+--- Codes of the engine by type, and the types that parameters can have.
+tensor.codes = {
   bf16 = C.NEAP_BF16, f32 = C.NEAP_F32, f64 = C.NEAP_F64, i32 = C.NEAP_I32, i64 = C.NEAP_I64,
   u8 = C.NEAP_U8,
 }
@@ -24,6 +25,8 @@ local POINTERS = {
   f32 = ffi.typeof 'float *', f64 = ffi.typeof 'double *', i32 = ffi.typeof 'int32_t *',
   i64 = ffi.typeof 'int64_t *', u8 = ffi.typeof 'uint8_t *',
 }
+tensor.reals = { 'bf16', 'f32', 'f64' }
+local CODES = tensor.codes
 local TYPES = lib.sorted_keys(CODES)
 local MOST_DIMS = 4
 

@@ -7,6 +7,7 @@
 --   t:node_of(rank) t:slots_of(rank) t:speed(rank) t:cost(expert) t:ranks_of(node) -> first, last
 
 local lib = require 'neap.base.lib'
+local options = require 'neap.base.options'
 
 local ffi, C = lib.ffi, lib.C
 
@@ -15,9 +16,11 @@ local topology = {}
 local Topology = {}
 Topology.__index = Topology
 
-local FIELDS = {
-  ranks = 'number', experts = 'number', slots = 'number', node_size = 'number',
-  nodes = 'table', node_of = 'cdata', cost = 'table', speed = 'table',
+local SPEC = {
+  ranks = { type = 'number' }, experts = { type = 'number', needed = true },
+  slots = { type = 'number table', needed = true }, node_size = { type = 'number' },
+  nodes = { type = 'table' }, node_of = { type = 'cdata' }, cost = { type = 'table' },
+  speed = { type = 'table' },
 }
 
 local function bad(message, ...)
@@ -29,22 +32,6 @@ local function check_whole(name, value)
     bad('%s is %s; it must be a whole number of at least 1', name, tostring(value))
   end
   return value
-end
-
-local function check_fields(description)
-  for _, name in ipairs(lib.sorted_keys(description)) do
-    local wanted, got = FIELDS[name], type(description[name])
-    if not wanted then
-      bad("unknown field '%s'%s; there are %s", name, lib.hint(name, lib.sorted_keys(FIELDS)),
-        table.concat(lib.sorted_keys(FIELDS), ', '))
-    end
-    if got ~= wanted and not (name == 'slots' and got == 'table') then
-      bad('%s is a %s; it must be a %s', name, got, wanted)
-    end
-  end
-  for _, name in ipairs { 'experts', 'slots' } do
-    if description[name] == nil then bad('%s is missing', name) end
-  end
 end
 
 local function nodes_by_list(sizes, ranks)
@@ -115,7 +102,8 @@ end
 -- (int32_t[ranks]), or nodes (list of the nodes' ranks); cost (list, work of a token by expert,
 -- default 1) and speed (list, by rank, default 1). Raises ARGUMENT.
 function topology.open(description)
-  check_fields(description)
+  local wrong = options.problem(description, SPEC, 'topology', 'field')
+  if wrong then lib.raise('ARGUMENT', wrong, 2) end
   local experts = check_whole('experts', description.experts)
   local ranks, node_of = find_nodes(description)
   local slots_of = find_slots(description.slots, ranks)

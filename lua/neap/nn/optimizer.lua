@@ -8,6 +8,7 @@
 -- are exact sums, the update is elementwise.
 
 local lib = require 'neap.base.lib'
+local options = require 'neap.base.options'
 local tensor = require 'neap.engine.tensor'
 local ops = require 'neap.engine.ops'
 local exact = require 'neap.engine.exact'
@@ -31,9 +32,11 @@ local AdamW = {}
 AdamW.__index = AdamW
 optim.AdamW = AdamW
 
-local DEFAULTS = {
-  rate = 1e-3, warmup = 0, steps = math.huge, floor = 0.1, beta1 = 0.9, beta2 = 0.95, eps = 1e-8,
-  decay = 0.1, clip = 1,
+local SPEC = {
+  rate = { default = 1e-3 }, warmup = { default = 0 }, steps = { default = math.huge },
+  floor = { default = 0.1 }, beta1 = { default = 0.9 }, beta2 = { default = 0.95 },
+  eps = { default = 1e-8 }, decay = { default = 0.1 }, clip = { default = 1 }, comm = {},
+  shards = { type = 'table' },
 }
 local GRANULE = 16 -- elements; ranges start on cache lines
 
@@ -53,20 +56,11 @@ end
 -- and steps of the schedule; floor, the last rate / rate; beta1, beta2, eps, decay (of matrices);
 -- clip, the largest norm of all gradients together, or 0 for no clipping; comm (nil: alone);
 -- shards, a list of the experts' stores. Collective.
-function AdamW.new(parameters, options)
-  local self = setmetatable({ parameters = parameters, comm = options.comm, done = 0 }, AdamW)
-  self.shards = options.shards or {}
+function AdamW.new(parameters, given)
+  local self = setmetatable(options.check(given, SPEC, 'adamw'), AdamW)
+  self.parameters, self.done, self.shards = parameters, 0, self.shards or {}
   if self.shards[0] then
     lib.raise('ARGUMENT', 'adamw: shards has an element 0; it must be a list from 1', 2)
-  end
-  for _, name in ipairs(lib.sorted_keys(options)) do
-    if not DEFAULTS[name] and name ~= 'comm' and name ~= 'shards' then
-      lib.raise('ARGUMENT', ("adamw: unknown option '%s'%s"):format(name,
-        lib.hint(name, lib.sorted_keys(DEFAULTS))), 2)
-    end
-  end
-  for name, default in pairs(DEFAULTS) do
-    self[name] = options[name] or default
   end
   self.settings = ffi.new('neap_adamw', { beta1 = self.beta1, beta2 = self.beta2, eps = self.eps })
   self:allocate()

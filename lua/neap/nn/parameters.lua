@@ -7,6 +7,7 @@
 -- belong to the optimizer; their gradients are f32.
 
 local lib = require 'neap.base.lib'
+local options = require 'neap.base.options'
 local tensor = require 'neap.engine.tensor'
 local ops = require 'neap.engine.ops'
 local exact = require 'neap.engine.exact'
@@ -14,25 +15,21 @@ local exact = require 'neap.engine.exact'
 local Parameters = {}
 Parameters.__index = Parameters
 
-local OPTIONS = { comm = true, dtype = true, exact = true, seed = true }
+local SPEC = { comm = {}, dtype = { default = 'f32' }, exact = { default = false },
+  seed = { default = 0 } }
 local ALIGNMENT = 16 -- elements; parameters start on cache lines
 
 --- dtype: 'f32' (default), 'f64' or 'bf16'. seed: of initial values. exact: gradients are sums that
 -- do not depend on the order of tokens and their cut over ranks. comm: the communicator of the
 -- ranks (nil: alone). total, a field, must hold the tokens of all ranks before a loss or exact
 -- gradients.
-function Parameters.new(options)
-  for _, name in ipairs(lib.sorted_keys(options)) do
-    if not OPTIONS[name] then
-      lib.raise('ARGUMENT', ("parameters: unknown option '%s'%s"):format(name,
-        lib.hint(name, lib.sorted_keys(OPTIONS))), 2)
-    end
-  end
+function Parameters.new(given)
+  local o = options.check(given, SPEC, 'parameters')
   return setmetatable({
-    dtype = options.dtype or 'f32',
-    seed = options.seed or 0,
-    exact = options.exact or false,
-    comm = options.comm,
+    dtype = o.dtype,
+    seed = o.seed,
+    exact = o.exact,
+    comm = o.comm,
     list = {},
     named = {},
   }, Parameters)

@@ -7,6 +7,7 @@
 --   model:backward()
 
 local lib = require 'neap.base.lib'
+local options = require 'neap.base.options'
 local moe = require 'neap.engine.moe'
 local shards = require 'neap.engine.shards'
 local tensor = require 'neap.engine.tensor'
@@ -22,28 +23,17 @@ local schedules = require 'neap.nn.schedule'
 local Transformer = {}
 Transformer.__index = Transformer
 
-local DEFAULTS = {
-  vocabulary = 256, layers = 2, hidden = 64, heads = 4, kv_heads = false, top_k = 2, ffn = 128,
-  sequence = 64, batch = 1, total_batch = false, base = 10000, eps = 1e-5, renormalise = true,
-  aux_loss = 0,
-  dtype = 'f32', exact = false, seed = 0, schedule = 'laer', group = 'all',
+local SPEC = {
+  comm = { needed = true }, topology = { needed = true }, session = { needed = true },
+  vocabulary = { default = 256 }, layers = { default = 2 }, hidden = { default = 64 },
+  heads = { default = 4 }, kv_heads = { type = 'number' }, top_k = { default = 2 },
+  ffn = { default = 128, type = 'number table' }, sequence = { default = 64 },
+  batch = { default = 1 }, total_batch = { type = 'number' }, base = { default = 10000 },
+  eps = { default = 1e-5 }, renormalise = { default = true }, aux_loss = { default = 0 },
+  dtype = { default = 'f32' }, exact = { default = false }, seed = { default = 0 },
+  schedule = { default = 'laer', type = 'string table' },
+  group = { default = 'all', type = 'string number' },
 }
-local NEEDED = { comm = true, topology = true, session = true }
-
-local function take_options(given)
-  local options = {}
-  for name, default in pairs(DEFAULTS) do options[name] = default end
-  for _, name in ipairs(lib.sorted_keys(given)) do
-    if DEFAULTS[name] == nil and not NEEDED[name] then
-      lib.raise('ARGUMENT', ("transformer: unknown option '%s'%s"):format(name,
-        lib.hint(name, lib.sorted_keys(DEFAULTS))), 3)
-    end
-    options[name] = given[name]
-  end
-  options.kv_heads = options.kv_heads or options.heads
-  options.schedule = schedules.resolve(options.schedule)
-  return options
-end
 
 --- F of every expert, from index 1.
 local function widths(ffn, experts)
@@ -66,7 +56,8 @@ end
 -- as in Parameters. schedule: of transfers, a name or a table (nn/schedule.lua). group: of shards,
 -- 'all', 'node' or a number of ranks.
 function Transformer.new(given)
-  local o = take_options(given)
+  local o = options.check(given, SPEC, 'transformer')
+  o.kv_heads, o.schedule = o.kv_heads or o.heads, schedules.resolve(o.schedule)
   local self = setmetatable({ options = o, session = o.session, schedule = o.schedule, blocks = {},
     experts = {}, stores = {} }, Transformer)
   self.comm = { tokens = o.comm:duplicate(), shards = o.comm:duplicate(),

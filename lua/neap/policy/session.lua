@@ -16,6 +16,7 @@
 
 local lib = require 'neap.base.lib'
 local errors = require 'neap.base.errors'
+local options = require 'neap.base.options'
 local runtime = require 'neap.policy.runtime'
 local active_layouts = require 'neap.policy.active_layouts'
 local in_process = require 'neap.policy.in_process'
@@ -36,44 +37,23 @@ local SPLIT_TRIES = 3       -- faults in a row after which a split hook is not c
 local MESSAGES = 20         -- of faults that are told and kept
 local TEXT_BYTES = 512      -- of a message that is broadcast
 
-local DEFAULTS = { seed = 0, deadline = 1, strict = false, in_process = false, wait = false }
-local NEEDED = { 'topology', 'layers', 'policy' }
-local OPTIONAL = { 'comm', 'seed', 'deadline', 'strict', 'in_process', 'wait', 'listener' }
+local SPEC = {
+  topology = { needed = true }, layers = { needed = true }, policy = { needed = true }, comm = {},
+  seed = { default = 0 }, deadline = { default = 1 }, strict = { default = false },
+  in_process = { default = false }, wait = { default = false }, listener = { default = {} },
+}
 
-local function take_options(given)
-  local options = setmetatable({}, { __index = DEFAULTS })
-  local known = {}
-  for _, list in ipairs { NEEDED, OPTIONAL } do
-    for _, name in ipairs(list) do known[#known + 1] = name end
-  end
-  for _, name in ipairs(lib.sorted_keys(given)) do
-    options[name] = given[name]
-    local found = false
-    for _, other in ipairs(known) do found = found or other == name end
-    if not found then
-      lib.raise('ARGUMENT', ("session: unknown option '%s'%s"):format(name,
-        lib.hint(name, known)), 3)
-    end
-  end
-  for _, name in ipairs(NEEDED) do
-    if options[name] == nil then
-      lib.raise('ARGUMENT', ("session: option '%s' is missing"):format(name), 3)
-    end
-  end
-  return options
-end
-
-local function open_worker(self, options)
-  local selection = policies.resolve(options.policy)
+local function open_worker(self, o)
+  local selection = policies.resolve(o.policy)
   self.file = selection.file
-  local open = options.in_process and in_process.open or worker.open
+  local open = o.in_process and in_process.open or worker.open
   local ok, opened = xpcall(open, errors.handler, {
     file = selection.file, params = selection.params, split = selection.split,
-    topology = self.topology, layers = self.layers, seed = options.seed,
-    deadline = options.deadline,
+    topology = self.topology, layers = self.layers, seed = o.seed,
+    deadline = o.deadline,
   })
   if ok then return opened end
-  if not options.strict and opened.code == 'POLICY' then opened.code = 'FAILED' end
+  if not o.strict and opened.code == 'POLICY' then opened.code = 'FAILED' end
   error(opened, 0)
 end
 
@@ -98,17 +78,17 @@ end
 -- Raises USAGE for a policy that is not defined well, POLICY (strict) or FAILED for one that fails
 -- while it is loaded.
 function session.open(given)
-  local options = take_options(given)
-  local topology, comm = options.topology, options.comm
+  local o = options.check(given, SPEC, 'session')
+  local topology, comm = o.topology, o.comm
   local self = setmetatable({
-    topology = topology, layers = options.layers, strict = options.strict,
-    always_wait = options.wait, listener = options.listener or {},
+    topology = topology, layers = o.layers, strict = o.strict,
+    always_wait = o.wait, listener = o.listener,
     comm = comm and comm:size() > 1 and comm:duplicate() or nil,
     faults = 0, late = 0, messages = {}, split_faults = 0,
     plan_ms = series.open(), split_us = series.open(), split_of = {},
   }, Session)
   self.root = not self.comm or self.comm:rank() == 0
-  self.worker = self.root and open_worker(self, options) or nil
+  self.worker = self.root and open_worker(self, o) or nil
   local hooks = self.worker
   local meta = share_text(self, hooks and hooks.plans_on .. ' ' .. (hooks.rule or ''))
   self.plans_on, self.rule = meta:match '^(%S+) (%S*)$'

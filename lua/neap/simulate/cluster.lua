@@ -12,6 +12,7 @@
 -- stream and what it comes after.
 
 local lib = require 'neap.base.lib'
+local options = require 'neap.base.options'
 local machines = require 'neap.simulate.machines'
 local errors = require 'neap.base.errors'
 
@@ -24,36 +25,19 @@ local GROUP = { all = C.NEAP_GROUP_ALL, node = C.NEAP_GROUP_NODE }
 
 --- ---- descriptions -----------------------------------------------------------------------------
 
--- Fields that are numbers: least value, whether it is allowed itself, and greatest.
-local RANGES = {
-  ranks = { 1, true, 2 ^ 20, whole = true }, node_size = { 1, true, 2 ^ 20, whole = true },
-  flops = { 0, false, math.huge }, gemm = { 0, false, 1 }, attention = { 0, false, 1 },
-  tile = { 0, true, 1e6 }, memory = { 0, false, math.huge }, launch = { 0, true, 10 },
-  host = { 0, true, 10 }, port = { 0, false, math.huge }, uplink = { 0, false, math.huge },
-  elementwise = { 0, false, 1000, optional = true },
-  latency = { 0, true, 10 }, far_latency = { 0, true, 10 }, capacity = { 0, false, math.huge },
+local SPEC = {
+  ranks = { min = 1, max = 2 ^ 20, integer = true, needed = true },
+  node_size = { min = 1, max = 2 ^ 20, integer = true, needed = true },
+  flops = { above = 0, needed = true }, gemm = { above = 0, max = 1, needed = true },
+  attention = { above = 0, max = 1, needed = true }, tile = { min = 0, max = 1e6, needed = true },
+  memory = { above = 0, needed = true }, launch = { min = 0, max = 10, needed = true },
+  host = { min = 0, max = 10, needed = true }, port = { above = 0, needed = true },
+  uplink = { above = 0, needed = true }, elementwise = { above = 0, max = 1000 },
+  latency = { min = 0, max = 10, needed = true },
+  far_latency = { min = 0, max = 10, needed = true }, capacity = { above = 0, needed = true },
+  doc = { type = 'string' }, queued = { type = 'boolean' }, shared = { type = 'boolean' },
+  copied = { type = 'boolean' }, speed = { type = 'table' },
 }
-
-local OTHERS = { doc = 'string', queued = 'boolean', shared = 'boolean', copied = 'boolean',
-  speed = 'table' }
-
-local function known_fields()
-  local names = lib.sorted_keys(RANGES)
-  for _, name in ipairs(lib.sorted_keys(OTHERS)) do names[#names + 1] = name end
-  return names
-end
-
-local function check_number(where, name, value)
-  local range = RANGES[name]
-  if value == nil and range.optional then return end
-  if type(value) ~= 'number' or value ~= value or value > range[3]
-    or value < range[1] or value == range[1] and not range[2] or range.whole and value % 1 ~= 0 then
-    errors.usage('cluster %s: %s is %s; it must be a %snumber %s %g%s', where, name,
-      value == nil and 'missing' or tostring(value), range.whole and 'whole ' or '',
-      range[2] and 'of at least' or 'above', range[1],
-      range[3] < math.huge and (' and at most %g'):format(range[3]) or '')
-  end
-end
 
 local function check_speed(where, speed, ranks)
   if #speed ~= ranks then
@@ -69,17 +53,8 @@ end
 
 --- Raises USAGE, naming field, value and range, unless the description is whole.
 local function check(where, machine)
-  for _, name in ipairs(lib.sorted_keys(machine)) do
-    if not RANGES[name] and not OTHERS[name] then
-      errors.usage("cluster %s: unknown field '%s'%s", where, tostring(name),
-        lib.hint(tostring(name), known_fields()))
-    end
-    if OTHERS[name] and type(machine[name]) ~= OTHERS[name] then
-      errors.usage('cluster %s: %s is a %s; it must be a %s', where, name, type(machine[name]),
-        OTHERS[name])
-    end
-  end
-  for _, name in ipairs(lib.sorted_keys(RANGES)) do check_number(where, name, machine[name]) end
+  local wrong = options.problem(machine, SPEC, 'cluster ' .. where, 'field')
+  if wrong then errors.usage('%s', wrong) end
   if machine.speed then check_speed(where, machine.speed, machine.ranks) end
   return machine
 end
@@ -169,14 +144,14 @@ function Cluster:compute(span, seconds, each, after)
   return label(self, span, 'compute', after)
 end
 
---- options: ports (double[ranks]) and uplinks (double[nodes]), bytes; group: 'all', 'node' or a
+--- o: ports (double[ranks]) and uplinks (double[nodes]), bytes; group: 'all', 'node' or a
 -- number of ranks; delay: seconds besides the latency; after.
-function Cluster:exchange(span, stream, options)
-  local count = take_after(self, options.after)
-  local group = options.group or 'all'
+function Cluster:exchange(span, stream, o)
+  local count = take_after(self, o.after)
+  local group = o.group or 'all'
   lib.check(C.neap_cluster_exchange(self.ptr, STREAM[stream], GROUP[group] or group,
-    options.delay or 0, options.ports, options.uplinks, self.after, count, self.id), 2)
-  return label(self, span, stream, options.after)
+    o.delay or 0, o.ports, o.uplinks, self.after, count, self.id), 2)
+  return label(self, span, stream, o.after)
 end
 
 function Cluster:run()

@@ -1,6 +1,6 @@
 --- Options of a simulation: their defaults, and what is wrong with what was given.
 
-local lib = require 'neap.base.lib'
+local base = require 'neap.base.options'
 local errors = require 'neap.base.errors'
 local clusters = require 'neap.simulate.cluster'
 local models = require 'neap.simulate.models'
@@ -8,12 +8,15 @@ local schedules = require 'neap.nn.schedule'
 
 local options = {}
 
-local DEFAULTS = {
-  policy = 'laer', schedule = 'laer', token_group = 'all', shard_group = 'all', tensor = 1,
-  parts = 1, elementwise = 1, gradient_bytes = 2, accumulate = false, resident = false, seed = 1,
-  warm_up = 5, in_process = true, strict = false,
+local SPEC = {
+  policy = { default = 'laer' }, schedule = { default = 'laer', type = 'string table' },
+  token_group = { default = 'all', type = 'string number' },
+  shard_group = { default = 'all', type = 'string number' }, tensor = { default = 1 },
+  parts = { default = 1 }, elementwise = { default = 1 }, gradient_bytes = { default = 2 },
+  accumulate = { default = false }, resident = { default = false }, seed = { default = 1 },
+  warm_up = { default = 5 }, in_process = { default = true }, strict = { default = false },
+  cluster = {}, model = {}, trace = {}, slots = {}, distinct = {},
 }
-local OPTIONAL = { cluster = true, model = true, trace = true, slots = true, distinct = true }
 
 local CELLS = 2 ^ 22 -- ranks x experts x layers: seconds of synthetic loads and plans
 
@@ -29,12 +32,6 @@ local function check_group(name, value, ranks)
   if type(value) ~= 'number' or value % 1 ~= 0 or value < 1 or value > ranks then
     errors.usage("%s is %s; it must be 'all', 'node' or a whole number of ranks from 1 to %d",
       name, tostring(value), ranks)
-  end
-end
-
-local function check_flag(name, value)
-  if type(value) ~= 'boolean' then
-    errors.usage('%s is %s; it must be true or false', name, tostring(value))
   end
 end
 
@@ -73,9 +70,6 @@ local function check(o)
   check_group('shard_group', o.shard_group, ranks)
   check_above_zero('elementwise', o.elementwise)
   check_above_zero('gradient_bytes', o.gradient_bytes)
-  for _, name in ipairs { 'accumulate', 'resident', 'in_process', 'strict' } do
-    check_flag(name, o[name])
-  end
   check_slots(o)
   if o.trace then check_trace(o) end
   return o
@@ -90,17 +84,7 @@ end
 --- All options, checked: given's over the defaults, machine and model described, schedule with all
 -- fields. Raises USAGE or ARGUMENT (an unknown option).
 function options.take(given)
-  local o = {}
-  for name, value in pairs(DEFAULTS) do o[name] = value end
-  for _, name in ipairs(lib.sorted_keys(given)) do
-    if DEFAULTS[name] == nil and not OPTIONAL[name] then
-      local known = lib.sorted_keys(DEFAULTS)
-      for _, other in ipairs(lib.sorted_keys(OPTIONAL)) do known[#known + 1] = other end
-      lib.raise('ARGUMENT', ("simulate: unknown option '%s'%s"):format(name, lib.hint(name, known)),
-        3)
-    end
-    o[name] = given[name]
-  end
+  local o = base.check(given, SPEC, 'simulate', 1)
   o.machine, o.model = clusters.describe(o.cluster), models.describe(o.model)
   o.schedule = schedules.resolve(o.schedule)
   o.slots = o.slots or o.model.slots

@@ -17,6 +17,7 @@ local errors = require 'neap.base.errors'
 local grid = require 'neap.sweep.grid'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
+local options = require 'neap.base.options'
 local params = require 'neap.base.params'
 local policies = require 'neap.policy'
 local provenance = require 'neap.runs.provenance'
@@ -24,9 +25,9 @@ local recipe = require 'neap.train.recipe'
 
 local sweep = {}
 
-local FIELDS = {
-  name = 'string', doc = 'string', kind = 'string', script = 'string', fixed = 'table',
-  grid = 'table',
+local SPEC = {
+  name = { type = 'string' }, doc = { type = 'string' }, kind = { type = 'string' },
+  script = { type = 'string' }, fixed = { type = 'table' }, grid = { type = 'table' },
 }
 
 --- ---- definitions -------------------------------------------------------------------------------
@@ -42,16 +43,8 @@ local function check_definition(path, definition)
   if type(definition) ~= 'table' then
     errors.usage('%s: is no sweep and no recipe: it must return a table with a grid', path)
   end
-  for _, field in ipairs(lib.sorted_keys(definition)) do
-    if not FIELDS[field] then
-      errors.usage("%s: unknown field '%s'%s; a sweep has %s", path, field,
-        lib.hint(field, lib.sorted_keys(FIELDS)), table.concat(lib.sorted_keys(FIELDS), ', '))
-    end
-    if type(definition[field]) ~= FIELDS[field] then
-      errors.usage('%s: %s is a %s; it must be a %s', path, field, type(definition[field]),
-        FIELDS[field])
-    end
-  end
+  local wrong = options.problem(definition, SPEC, path, 'field')
+  if wrong then errors.usage('%s', wrong) end
 end
 
 --- Axes of a table: values are lists, or texts as on the command line, or single values.

@@ -12,6 +12,7 @@
 -- Every rank loads the recipe and calls run; job is described in main/rank.lua.
 
 local lib = require 'neap.base.lib'
+local options = require 'neap.base.options'
 local errors = require 'neap.base.errors'
 local launcher = require 'neap.launcher'
 local params = require 'neap.base.params'
@@ -21,27 +22,17 @@ local recipe = {}
 local Recipe = {}
 Recipe.__index = Recipe
 
-local FIELDS = {
-  name = 'string', doc = 'string', ranks = 'number', node_size = 'number', params = 'table',
-  run = 'function',
+local SPEC = {
+  name = { type = 'string', needed = true }, doc = { type = 'string' },
+  ranks = { type = 'number' }, node_size = { type = 'number' }, params = { type = 'table' },
+  run = { type = 'function', needed = true },
 }
 
 --- Makes a recipe of its definition. Default: 1 rank; node_size nil means that all ranks of a host
 -- are one node. Raises an error for an unknown field or a wrong type.
 function recipe.define(definition)
-  for _, field in ipairs(lib.sorted_keys(definition)) do
-    if not FIELDS[field] then
-      error(("recipe: unknown field '%s'%s"):format(field,
-        lib.hint(field, lib.sorted_keys(FIELDS))), 2)
-    end
-    if type(definition[field]) ~= FIELDS[field] then
-      error(('recipe: %s is a %s; it must be a %s'):format(field, type(definition[field]),
-        FIELDS[field]), 2)
-    end
-  end
-  if not definition.name or not definition.run then
-    error('recipe: needs at least name and run', 2)
-  end
+  local wrong = options.problem(definition, SPEC, 'recipe', 'field')
+  if wrong then error(wrong, 2) end
   definition.ranks = definition.ranks or 1
   definition.params = definition.params or {}
   params.check(definition.params, 'recipe ' .. definition.name, 2)

@@ -75,7 +75,7 @@ describe('recipe', function()
       ["unknown field 'node_sise' %(did you mean 'node_size'%?%)"] =
         { name = 'x', run = run, node_sise = 4 },
       ['ranks is a string; it must be a number'] = { name = 'x', run = run, ranks = '8' },
-      ['needs at least name and run'] = { name = 'x' },
+      ['run is missing'] = { name = 'x' },
     } do
       local ok, err = pcall(recipe.define, definition)
       assert.is_false(ok)

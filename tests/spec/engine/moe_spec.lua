@@ -130,13 +130,15 @@ describe('moe', function()
     local topology = ffi.new 'neap_topology *[1]'
     lib.check(C.neap_topology_open(1, 2, nil, ffi.new('int32_t[1]', 2), nil, nil, topology))
     local function open(options)
-      options.topology = { ptr = topology[0] }
+      options.topology, options.comm = { ptr = topology[0] }, {}
+      options.hidden, options.top_k = 4, 1
       return function() moe.open(options) end
     end
     for text, call in pairs {
       ["unknown option 'topk' %(did you mean 'top_k'%?%)"] = open { topk = 1 },
       ['ffn has 1 sizes; there are 2 experts'] = open { ffn = { 4 } },
-      ["type 'f16' is unknown"] = open { ffn = { 4, 4 }, dtype = 'f16' },
+      ["dtype is 'f8' %(did you mean .*it must be one of bf16, f32, f64"] = open {
+        ffn = { 4, 4 }, dtype = 'f8' },
     } do
       local ok, err = pcall(call)
       assert.is_false(ok)

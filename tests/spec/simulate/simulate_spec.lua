@@ -161,7 +161,7 @@ describe('layers that repeat', function()
   it('are as long as those that they repeat', function()
     local one = run { distinct = 1, schedule = 'none' }
     assert.equal(1, one.distinct)
-    assert.is_true(one.step_ms > 0 and one.imbalance >= 1)
+    assert.is_true(one.step_ms > 0 and one.imbalance.mean >= 1)
     assert.equal(run({ distinct = 3 }).step_ms, run().step_ms)
     assert.matches('distinct is 4; it must be a whole number from 1 to 3', message_of(run,
       { distinct = 4 }))
@@ -237,7 +237,7 @@ describe("the paper's figures", function()
   it('are simulated on routing as skewed as the last counts', function()
     local balance = paper.balance_later.e16k4
     for method, known in pairs(balance) do
-      local got = paper.score(method, 'a100x32', 'mixtral-8x7b-e16k4', run_of).imbalance
+      local got = paper.score(method, 'a100x32', 'mixtral-8x7b-e16k4', run_of).imbalance.mean
       assert.is_true(math.abs(got / known - 1) < 0.08, ('%s: %g'):format(method, got))
     end
   end)
@@ -274,7 +274,7 @@ describe('synthetic routing', function()
     local bad = {}
     for name, value in pairs(OPTIONS) do bad[name] = value end
     bad.rho = 2
-    assert.matches('rho is 2; allowed are 0 to 1', message_of(synth.open, bad))
+    assert.matches('rho is 2; it must be a number from 0 to 1', message_of(synth.open, bad))
   end)
 end)
 
