@@ -13,7 +13,7 @@
  * launcher.first_failure() is true for the first caller of the process, so that one rank tells what
  * went wrong; launcher.leave(STATUS) ends the process at once, without the farewells of libraries
  * that would wait for other processes; launcher.sleep(SECONDS); list(FOLDER); terminal(FD) tells
- * whether FD is a terminal.
+ * whether FD is a terminal; process_rank is this process' rank under mpirun or srun, nil without.
  */
 #include "neap.h"
 
@@ -56,6 +56,19 @@ static const char *program_folder(char *path)
   if (slash)
     *slash = 0;
   return path;
+}
+
+/* Rank of this process among those that a launcher started; -1 if none did. */
+static int process_rank(void)
+{
+  static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK",
+                                      "SLURM_PROCID"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    const char *rank = getenv(names[i]);
+    if (rank && *rank)
+      return atoi(rank);
+  }
+  return -1;
 }
 
 static int first_failure(lua_State *L)
@@ -153,6 +166,10 @@ static int open_launcher(lua_State *L)
   lua_setfield(L, -2, "home");
   lua_pushstring(L, program_folder(folder));
   lua_setfield(L, -2, "folder");
+  if (process_rank() >= 0) {
+    lua_pushinteger(L, process_rank());
+    lua_setfield(L, -2, "process_rank");
+  }
   return 1;
 }
 
@@ -297,20 +314,6 @@ static int run_ranks(lua_State *L)
   return 1;
 }
 
-/* Whether this process is the one that plans: the only one, or rank 0 of those that a launcher
- * started. */
-static bool plans(void)
-{
-  static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK",
-                                      "SLURM_PROCID"};
-  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-    const char *rank = getenv(names[i]);
-    if (rank && *rank)
-      return atoi(rank) == 0;
-  }
-  return true;
-}
-
 /* neap --worker FD FD: hosts a policy (core/worker/spawner.c starts it). */
 static int worker_main(const char **fds)
 {
@@ -329,7 +332,7 @@ int main(int argc, char **argv)
 {
   if (argc == 4 && !strcmp(argv[1], "--worker"))
     return worker_main((const char **)argv + 2);
-  if (plans() && neap_spawner_open()) {
+  if (process_rank() <= 0 && neap_spawner_open()) { /* only rank 0 plans */
     fprintf(stderr, "neap: %s\n", neap_error_message());
     return EXIT_FAILED;
   }

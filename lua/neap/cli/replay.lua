@@ -53,7 +53,7 @@ function command.trace_options(parser, needed)
     WINDOW)):convert(arguments.whole('--window', 1))
   parser:option('--seed', 'of policies that draw'):convert(arguments.whole('--seed', 0)):default '0'
   parser:option('--deadline', ('seconds that a hook may run (default: %d)'):format(replay.DEADLINE))
-    :convert(number_list '--deadline')
+    :convert(arguments.positive '--deadline')
   parser:flag('--strict', 'stop with status 3 at the first fault of a policy')
   parser:flag('--in-process', 'run policies in this process, for debuggers and profilers')
 end

@@ -86,16 +86,11 @@ local function main(words)
   return chosen.run(args, full_parser) or 0
 end
 
---- Under mpirun every process sees the same mistake; only rank 0 tells it.
-local function speaks()
-  return (tonumber(os.getenv 'OMPI_COMM_WORLD_RANK' or os.getenv 'PMIX_RANK'
-    or os.getenv 'PMI_RANK') or 0) == 0
-end
-
 local ok, status = xpcall(main, errors.handler, { ... })
 if ok then
   io.stdout:flush()
   return status
 end
-if speaks() and launcher.first_failure() then errors.tell(status) end
+-- Under mpirun every process sees the same mistake; only rank 0 tells it.
+if (launcher.process_rank or 0) == 0 and launcher.first_failure() then errors.tell(status) end
 return errors.status(status)

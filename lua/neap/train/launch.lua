@@ -8,11 +8,8 @@ local launch = {}
 
 --- Rank and number of processes under mpirun; nil without it.
 function launch.rank_and_size()
-  local rank = os.getenv 'OMPI_COMM_WORLD_RANK' or os.getenv 'PMI_RANK'
-  local size = os.getenv 'OMPI_COMM_WORLD_SIZE' or os.getenv 'PMI_SIZE'
-  if rank and size then
-    return tonumber(rank), tonumber(size)
-  end
+  local size = tonumber(os.getenv 'OMPI_COMM_WORLD_SIZE' or os.getenv 'PMI_SIZE')
+  if launcher.process_rank and size then return launcher.process_rank, size end
 end
 
 --- Calls a file with (rank, ranks, world or nil, text) on every rank: so many threads, or as this
