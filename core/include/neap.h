@@ -509,7 +509,7 @@ typedef struct {
  * dtype too, but F32 where it is BF16: then unshard moves half the bytes of reduce, since a
  * gradient travels as it was summed and is rounded by no one but its owner's sum. exact: gradients
  * to reduce are F64, added in double and rounded once. sizes[experts]: elements of each expert,
- * >= 1. group: ranks of a shard group, or see above. Errors: ARGUMENT. */
+ * >= 1. group: 1 to so many ranks per shard group as there are, or see above. Errors: ARGUMENT. */
 NEAP_API int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int exact,
                               const int64_t *sizes, int32_t group, neap_shards **out);
 /* Gradients come back over this communicator from now on, so that they do not wait for unshards nor

@@ -15,7 +15,9 @@ int neap_layout_open(neap_topology *topology, neap_layout **out)
   l->expert_of = neapi_alloc(topology->slots * 4ll, "layout");
   l->first = neapi_alloc_zero(topology->experts * 4ll + 4, "layout");
   l->by_expert = neapi_alloc(topology->slots * 4ll, "layout");
-  if (!l->expert_of || !l->first || !l->by_expert) {
+  l->index_of = neapi_alloc(topology->slots * 4ll, "layout");
+  l->rank_at = neapi_alloc(topology->slots * 4ll, "layout");
+  if (!l->expert_of || !l->first || !l->by_expert || !l->index_of || !l->rank_at) {
     neap_layout_close(l);
     return NEAP_MEMORY;
   }
@@ -32,6 +34,8 @@ void neap_layout_close(neap_layout *l)
   free(l->expert_of);
   free(l->first);
   free(l->by_expert);
+  free(l->index_of);
+  free(l->rank_at);
   free(l);
 }
 
@@ -81,6 +85,10 @@ int neapi_layout_index(neap_layout *l)
   int status = check(l->topology, l->expert_of);
   if (!status)
     status = build_index(l->topology, l->expert_of, l->first, l->by_expert);
+  for (int32_t i = 0; !status && i < l->topology->slots; i++) {
+    l->index_of[l->by_expert[i]] = i;
+    l->rank_at[i] = l->topology->rank_of[l->by_expert[i]];
+  }
   if (!status)
     l->hash = hash_of(l);
   l->valid = !status;

@@ -12,6 +12,8 @@ struct neap_layout {
   int32_t *expert_of; /* [slots] */
   int32_t *first;     /* [experts + 1] where an expert's slots start in by_expert */
   int32_t *by_expert; /* [slots] slots, ascending within an expert */
+  int32_t *index_of;  /* [slots] a slot's index in by_expert */
+  int32_t *rank_at;   /* [slots] rank of the slot at an index of by_expert */
   uint64_t hash;      /* of expert_of; while valid */
 };
 

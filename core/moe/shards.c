@@ -3,9 +3,9 @@
 
 #include "base/dtype.h"
 #include "base/memory.h"
+#include "layout/groups.h"
 #include "tensor/tensor.h"
 
-#include <math.h>
 #include <string.h>
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -21,10 +21,9 @@ static int check(const neap_comm *comm, const neap_topology *topology, int dtype
   if (dtype != NEAP_F32 && dtype != NEAP_F64 && dtype != NEAP_BF16)
     return neapi_fail(NEAP_ARGUMENT, "shards: dtype is %s; allowed are f32, f64 and bf16",
                       neapi_dtype_name(dtype));
-  if (group < NEAP_GROUP_NODE)
-    return neapi_fail(NEAP_ARGUMENT,
-                      "shards: shard group is %d; allowed are ranks a group, %d (all), %d (node)",
-                      group, NEAP_GROUP_ALL, NEAP_GROUP_NODE);
+  int status = neapi_group_check(topology, group, "shards");
+  if (status)
+    return status;
   for (int32_t e = 0; e < topology->experts; e++)
     if (sizes[e] < 1 || sizes[e] > INT64_MAX >> 8)
       return neapi_fail(NEAP_ARGUMENT, "shards: expert %d has %lld parameters; it needs 1 or more",
@@ -34,18 +33,10 @@ static int check(const neap_comm *comm, const neap_topology *topology, int dtype
 
 static void set_groups(neap_shards *s, int32_t group)
 {
-  const neap_topology *t = s->topology;
-  for (int32_t r = 0; r < s->ranks; r++) {
-    int32_t first = 0, end = s->ranks;
-    if (group == NEAP_GROUP_NODE) {
-      first = t->first_rank[t->node_of[r]];
-      end = t->first_rank[t->node_of[r] + 1];
-    } else if (group > 0 && group < s->ranks) {
-      first = r / group * group;
-      end = first + group < s->ranks ? first + group : s->ranks;
-    }
-    s->group_first[r] = first;
-    s->group_size[r] = end - first;
+  for (int32_t r = 0, last; r < s->ranks; r++) {
+    neapi_group_ranks(s->topology, group, neapi_group_of(s->topology, group, r), &s->group_first[r],
+                      &last);
+    s->group_size[r] = last - s->group_first[r];
   }
 }
 
@@ -290,19 +281,7 @@ int neap_shards_exact_square_sum(neap_shards *s, double max, int64_t total, doub
 
 int neap_shards_adamw(neap_shards *s, const neap_adamw *settings)
 {
-  if (settings->step < 1)
-    return neapi_fail(NEAP_ARGUMENT, "shards adamw: step %lld; steps count from 1",
-                      (long long)settings->step);
-  neapi_adamw step = {.rate = settings->rate,
-                      .beta1 = settings->beta1,
-                      .beta2 = settings->beta2,
-                      .eps = settings->eps,
-                      .decay = settings->decay,
-                      .correction1 = 1.0 - pow(settings->beta1, (double)settings->step),
-                      .correction2 = 1.0 - pow(settings->beta2, (double)settings->step),
-                      .grad_scale = settings->grad_scale};
-  return neapi_kernel_status_of(
-      "shards adamw",
-      s->stats->adamw(s->owned, &step, s->part[NEAP_SHARD_GRADIENT], s->part[NEAP_SHARD_PARAMETER],
-                      s->part[NEAP_SHARD_MOMENT1], s->part[NEAP_SHARD_MOMENT2], neapi_stream()));
+  return neapi_adamw_step("shards adamw", s->stats, settings, s->owned,
+                          s->part[NEAP_SHARD_GRADIENT], s->part[NEAP_SHARD_PARAMETER],
+                          s->part[NEAP_SHARD_MOMENT1], s->part[NEAP_SHARD_MOMENT2]);
 }

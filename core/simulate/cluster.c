@@ -3,7 +3,7 @@
 #include "simulate/cluster.h"
 
 #include "base/memory.h"
-#include "layout/layout.h"
+#include "layout/groups.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -150,43 +150,6 @@ void neap_cluster_clear(neap_cluster *c)
     c->block->used = 0;
 }
 
-/* ---- groups ---------------------------------------------------------------------------------- */
-
-int32_t neapi_group_count(const neap_topology *t, int32_t group)
-{
-  if (group == NEAP_GROUP_ALL)
-    return 1;
-  return group == NEAP_GROUP_NODE ? t->nodes : (t->ranks + group - 1) / group;
-}
-
-void neapi_group_ranks(const neap_topology *t, int32_t group, int32_t index, int32_t *first,
-                       int32_t *last)
-{
-  if (group == NEAP_GROUP_NODE) {
-    *first = t->first_rank[index];
-    *last = t->first_rank[index + 1];
-    return;
-  }
-  int32_t size = group == NEAP_GROUP_ALL ? t->ranks : group;
-  *first = index * size;
-  *last = t->ranks - *first < size ? t->ranks : *first + size;
-}
-
-int32_t neapi_group_of(const neap_topology *t, int32_t group, int32_t rank)
-{
-  if (group == NEAP_GROUP_NODE)
-    return t->node_of[rank];
-  return group == NEAP_GROUP_ALL ? 0 : rank / group;
-}
-
-static int check_group(const neap_topology *t, int32_t group)
-{
-  if (group == NEAP_GROUP_ALL || group == NEAP_GROUP_NODE || (group >= 1 && group <= t->ranks))
-    return NEAP_OK;
-  return neapi_fail(NEAP_ARGUMENT, "cluster: a group of %d ranks; allowed are 1 to %d", group,
-                    t->ranks);
-}
-
 /* ---- operations ------------------------------------------------------------------------------ */
 
 static int check_numbers(const char *what, const double *values, int32_t count, const char *unit)
@@ -295,7 +258,7 @@ int neap_cluster_exchange(neap_cluster *c, int32_t stream, int32_t group, double
   if (stream <= NEAP_COMPUTE || stream >= NEAP_STREAMS)
     return neapi_fail(NEAP_ARGUMENT, "cluster: no stream %d for exchanges; allowed are %d to %d",
                       stream, NEAP_COMPUTE + 1, NEAP_STREAMS - 1);
-  int status = check_group(c->topology, group);
+  int status = neapi_group_check(c->topology, group, "cluster");
   if (!status)
     status = check_numbers("seconds", &delay, 1, "operation");
   if (!status)
@@ -308,58 +271,4 @@ int neap_cluster_exchange(neap_cluster *c, int32_t stream, int32_t group, double
   if (!status)
     status = take_links(c, &op, port, uplink);
   return status ? status : add(c, &op, after, count, id);
-}
-
-/* ---- bytes of an unshard or reduce ----------------------------------------------------------- */
-
-static double slot_bytes(const neap_layout *l, const double *bytes, int32_t first, int32_t last)
-{
-  const neap_topology *t = l->topology;
-  double sum = 0;
-  for (int32_t s = t->first_slot[first]; s < t->first_slot[last]; s++)
-    sum += bytes[l->expert_of[s]];
-  return sum;
-}
-
-/* Adds what a node's uplink passes for the group of ranks [first, last): each way, the same. */
-static void add_uplink(const neap_layout *l, const double *bytes, int32_t first, int32_t last,
-                       double all, double *in, double *out)
-{
-  const neap_topology *t = l->topology;
-  for (int32_t n = t->node_of[first]; n <= t->node_of[last - 1]; n++) {
-    int32_t from = t->first_rank[n] > first ? t->first_rank[n] : first;
-    int32_t to = t->first_rank[n + 1] < last ? t->first_rank[n + 1] : last;
-    double here = slot_bytes(l, bytes, from, to), share = (double)(to - from) / (last - first);
-    in[n] += here * (1 - share);
-    out[n] += (all - here) * share;
-  }
-}
-
-int neap_layout_traffic(const neap_layout *l, const double *bytes, int32_t group, double *port,
-                        double *uplink)
-{
-  const neap_topology *t = l->topology;
-  int status = neapi_layout_require(l, t, "layout traffic");
-  if (!status)
-    status = check_group(t, group);
-  if (!status)
-    status = check_numbers("bytes", bytes, t->experts, "expert");
-  double *out = status ? NULL : neapi_alloc_zero(8ll * t->nodes, "layout traffic");
-  if (!out)
-    return status ? status : NEAP_MEMORY;
-  memset(uplink, 0, 8ul * (size_t)t->nodes);
-  for (int32_t g = 0; g < neapi_group_count(t, group); g++) {
-    int32_t first, last;
-    neapi_group_ranks(t, group, g, &first, &last);
-    double all = slot_bytes(l, bytes, first, last);
-    for (int32_t r = first; r < last; r++) {
-      double own = slot_bytes(l, bytes, r, r + 1), in = own * (last - first - 1);
-      port[r] = (in > all - own ? in : all - own) / (last - first);
-    }
-    add_uplink(l, bytes, first, last, all, uplink, out);
-  }
-  for (int32_t n = 0; n < t->nodes; n++)
-    uplink[n] = out[n] > uplink[n] ? out[n] : uplink[n];
-  free(out);
-  return NEAP_OK;
 }

@@ -95,10 +95,4 @@ neapi_sim_event neapi_cluster_take_first(neap_cluster *cluster);
  * planned ends of all transfers that it meets. */
 int neapi_cluster_share(neap_cluster *cluster, const neapi_sim_transfer *changed, double time);
 
-/* Ranks [*first, *last) of the index-th group, as neap_cluster_exchange takes groups. */
-int32_t neapi_group_count(const neap_topology *topology, int32_t group);
-void neapi_group_ranks(const neap_topology *topology, int32_t group, int32_t index, int32_t *first,
-                       int32_t *last);
-int32_t neapi_group_of(const neap_topology *topology, int32_t group, int32_t rank);
-
 #endif

@@ -1,5 +1,6 @@
 /* What the times of a program tell: who was busy, who waited for what, and the chain of operations
  * that made the step as long as it is. */
+#include "layout/groups.h"
 #include "simulate/cluster.h"
 
 #include <math.h>

@@ -1,6 +1,7 @@
 /* Running a program: events are transfers that begin to move, or end. Between them every rank goes
  * as far as it can. Deterministic: events of equal time happen in the order in which they were
  * posted. */
+#include "layout/groups.h"
 #include "simulate/cluster.h"
 
 #include <math.h>

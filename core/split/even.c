@@ -77,8 +77,8 @@ void neapi_even_column(const neap_split *s, int32_t rank, int64_t *column)
   int32_t first = t->first_slot[rank], slots = t->first_slot[rank + 1] - first;
   for (int32_t source = 0; source < t->ranks; source++, column += slots)
     for (int32_t i = 0; i < slots; i++)
-      column[i] =
-          tokens_at(share_of(s, source, s->layout->expert_of[first + i]), s->index_of[first + i]);
+      column[i] = tokens_at(share_of(s, source, s->layout->expert_of[first + i]),
+                            s->layout->index_of[first + i]);
 }
 
 /* Adds value to indices [first, last) of sums, kept as differences. */
@@ -127,6 +127,7 @@ void neapi_even_paths(const neap_split *s, int64_t *own, int64_t *near)
       near[node] += range_tokens(share_of(s, source, e), first[e], first[e + t->experts]);
     own[source] = 0;
     for (int32_t i = t->first_slot[source]; i < t->first_slot[source + 1]; i++)
-      own[source] += tokens_at(share_of(s, source, s->layout->expert_of[i]), s->index_of[i]);
+      own[source] +=
+          tokens_at(share_of(s, source, s->layout->expert_of[i]), s->layout->index_of[i]);
   }
 }

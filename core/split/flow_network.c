@@ -13,8 +13,6 @@ int neapi_flow_open(const neap_topology *t, neapi_flow *f)
   memset(f, 0, sizeof *f);
   f->topology = t;
   int64_t all = neapi_flow_vertices(f);
-  f->index_of = neapi_alloc(t->slots * 4ll, "split");
-  f->rank_at = neapi_alloc(t->slots * 4ll, "split");
   f->group_of = neapi_alloc(t->slots * 4ll, "split");
   f->group_first = neapi_alloc(t->slots * 4ll + 4, "split");
   f->group_expert = neapi_alloc(t->slots * 4ll, "split");
@@ -31,17 +29,14 @@ int neapi_flow_open(const neap_topology *t, neapi_flow *f)
   f->later = neapi_alloc(all * 4, "split");
   f->path = neapi_alloc(all * 4, "split");
   f->queued = neapi_alloc_zero(all, "split");
-  bool whole = f->index_of && f->rank_at && f->group_of && f->group_first && f->group_expert &&
-               f->group_node && f->expert_group && f->supply && f->left && f->outside &&
-               f->excess && f->capacity && f->length && f->cursor && f->queue && f->later &&
-               f->path && f->queued;
+  bool whole = f->group_of && f->group_first && f->group_expert && f->group_node &&
+               f->expert_group && f->supply && f->left && f->outside && f->excess && f->capacity &&
+               f->length && f->cursor && f->queue && f->later && f->path && f->queued;
   return whole ? NEAP_OK : NEAP_MEMORY;
 }
 
 void neapi_flow_close(neapi_flow *f)
 {
-  free(f->index_of);
-  free(f->rank_at);
   free(f->group_of);
   free(f->group_first);
   free(f->group_expert);
@@ -69,9 +64,7 @@ void neapi_flow_build(neapi_flow *f, const neap_layout *layout)
     f->expert_group[e] = group;
     int32_t node = NONE;
     for (int32_t i = layout->first[e]; i < layout->first[e + 1]; i++) {
-      int32_t slot = layout->by_expert[i], rank = t->rank_of[slot], own = t->node_of[rank];
-      f->index_of[slot] = i;
-      f->rank_at[i] = rank;
+      int32_t slot = layout->by_expert[i], own = t->node_of[layout->rank_at[i]];
       if (own != node) {
         f->group_first[group] = i;
         f->group_node[group] = node = own;
@@ -130,7 +123,7 @@ static int64_t water_level(const neapi_flow *f, int32_t first, int32_t last, int
     int64_t sum = -work;
     int32_t count = 0;
     for (int32_t i = first; i < last; i++) {
-      int64_t capacity = f->capacity[f->rank_at[i]];
+      int64_t capacity = f->capacity[f->layout->rank_at[i]];
       if (capacity > level) {
         sum += capacity;
         count++;
@@ -149,7 +142,7 @@ static void pour(neapi_flow *f, int32_t first, int32_t last, int64_t *work, int6
 {
   int64_t level = water_level(f, first, last, *work);
   for (int32_t i = first; i < last && *work; i++) {
-    int64_t *capacity = &f->capacity[f->rank_at[i]];
+    int64_t *capacity = &f->capacity[f->layout->rank_at[i]];
     int64_t give = *capacity - level;
     give = give < *work ? give : *work;
     if (give > 0) {
@@ -253,9 +246,9 @@ static int64_t free_capacity(neapi_flow *f, int32_t rank, int64_t work)
   const neap_topology *t = f->topology;
   int64_t made = 0;
   for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1]; s++) {
-    int32_t group = f->group_of[s], own = f->index_of[s];
+    int32_t group = f->group_of[s], own = f->layout->index_of[s];
     for (int32_t i = f->group_first[group]; f->near[own] && i < f->group_first[group + 1]; i++) {
-      int64_t *capacity = &f->capacity[f->rank_at[i]], give = work - made;
+      int64_t *capacity = &f->capacity[f->layout->rank_at[i]], give = work - made;
       give = give < *capacity ? give : *capacity;
       give = give < f->near[own] ? give : f->near[own];
       f->near[own] -= give;
@@ -275,7 +268,7 @@ static void squeeze_pools(neapi_flow *f)
 {
   for (int32_t e = 0; e < f->topology->experts; e++)
     for (int32_t i = f->layout->first[e]; f->excess[e] && i < f->layout->first[e + 1]; i++) {
-      int64_t work = free_capacity(f, f->rank_at[i], f->excess[e]);
+      int64_t work = free_capacity(f, f->layout->rank_at[i], f->excess[e]);
       f->far[i] += work;
       f->excess[e] -= work;
     }
@@ -323,16 +316,16 @@ static void reach(neapi_flow *f, int32_t *tail, int32_t vertex)
 static void reach_slots(neapi_flow *f, int32_t *tail, int32_t first, int32_t last)
 {
   for (int32_t i = first; i < last; i++)
-    reach(f, tail, f->rank_at[i]);
+    reach(f, tail, f->layout->rank_at[i]);
 }
 
 static void reach_from_rank(neapi_flow *f, int32_t *tail, int32_t rank)
 {
   const neap_topology *t = f->topology;
   for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1]; s++) {
-    if (f->near[f->index_of[s]])
+    if (f->near[f->layout->index_of[s]])
       reach(f, tail, neapi_flow_group(f, f->group_of[s]));
-    if (f->far[f->index_of[s]] && f->pooled)
+    if (f->far[f->layout->index_of[s]] && f->pooled)
       reach(f, tail, neapi_flow_pool_of(f, f->group_expert[f->group_of[s]]));
   }
 }
@@ -363,7 +356,7 @@ static int64_t confined(const neapi_flow *f, int32_t first, int32_t last, uint8_
   for (int32_t r = first; r < last; r++) {
     member[r] = f->length[r] == REACHED;
     for (int32_t s = t->first_slot[r]; member[r] && s < t->first_slot[r + 1]; s++)
-      work += f->near[f->index_of[s]] + f->far[f->index_of[s]];
+      work += f->near[f->layout->index_of[s]] + f->far[f->layout->index_of[s]];
   }
   return work;
 }

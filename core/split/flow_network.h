@@ -16,8 +16,6 @@ typedef struct {
   const neap_layout *layout;
   bool leaving;          /* groups may send work to the pool (minimax), or not (local) */
   int32_t groups;        /* numbered by expert, then node */
-  int32_t *index_of;     /* [slots] a slot's index in layout->by_expert */
-  int32_t *rank_at;      /* [slots] rank of the slot at an index */
   int32_t *group_of;     /* [slots] */
   int32_t *group_first;  /* [slots + 1] where a group's slots start in layout->by_expert */
   int32_t *group_expert; /* [slots] */
@@ -25,11 +23,11 @@ typedef struct {
   int32_t *weight;       /* [experts] of the caller: price of leaving, 1 to NEAPI_FLOW_WEIGHTS */
   int32_t *expert_group; /* [experts + 1] first group of an expert */
   int64_t *near,
-      *far;         /* [slots] by index, of the caller: work from the own node, and from the pool */
-  int64_t *supply;  /* [slots] a group's own work */
-  int64_t *left;    /* [slots] of it, what is not near */
-  int64_t *outside; /* [experts] work of the nodes that lack the expert */
-  int64_t *excess;  /* [experts] in the pool and in no slot */
+      *far; /* [slots] by index in layout->by_expert, of the caller: work from the own node, and from the pool */
+  int64_t *supply;   /* [slots] a group's own work */
+  int64_t *left;     /* [slots] of it, what is not near */
+  int64_t *outside;  /* [experts] work of the nodes that lack the expert */
+  int64_t *excess;   /* [experts] in the pool and in no slot */
   int64_t *capacity; /* [ranks] work that it can still take */
   /* Of one search. */
   bool pooled;     /* the pools take chunk */

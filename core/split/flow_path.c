@@ -86,7 +86,7 @@ static void relax_to_group(neapi_flow *f, line *q, int32_t group)
   int32_t length = f->length[neapi_flow_group(f, group)];
   for (int32_t i = f->group_first[group]; i < f->group_first[group + 1]; i++) {
     if (f->near[i])
-      relax(f, q, f->rank_at[i], length + 1);
+      relax(f, q, f->layout->rank_at[i], length + 1);
   }
   int32_t expert = f->group_expert[group], price = neapi_flow_price(f, expert);
   if (f->pooled && f->leaving && f->left[group] && length + 1 >= price)
@@ -98,7 +98,7 @@ static void relax_to_pool(neapi_flow *f, line *q, int32_t expert)
   int32_t next = f->length[neapi_flow_pool_of(f, expert)] + 1;
   for (int32_t i = f->layout->first[expert]; i < f->layout->first[expert + 1]; i++) {
     if (f->far[i])
-      relax(f, q, f->rank_at[i], next);
+      relax(f, q, f->layout->rank_at[i], next);
   }
   int32_t farther = next + neapi_flow_price(f, expert);
   for (int32_t k = f->expert_group[expert]; f->leaving && k < f->expert_group[expert + 1]; k++) {
@@ -106,7 +106,7 @@ static void relax_to_pool(neapi_flow *f, line *q, int32_t expert)
     if (neapi_flow_is_vertex(f, k))
       relax(f, q, neapi_flow_group(f, k), farther);
     else if (f->near[index])
-      relax(f, q, f->rank_at[index], farther);
+      relax(f, q, f->layout->rank_at[index], farther);
   }
 }
 
@@ -179,7 +179,7 @@ void neapi_flow_measure(neapi_flow *f, int32_t first, int32_t last, int32_t sour
 static int32_t step_from_slot(const neapi_flow *f, int32_t slot, bool far, int32_t next)
 {
   int32_t group = f->group_of[slot], pool = neapi_flow_pool_of(f, f->group_expert[group]);
-  if (!(far ? f->far : f->near)[f->index_of[slot]])
+  if (!(far ? f->far : f->near)[f->layout->index_of[slot]])
     return NONE;
   if (far)
     return f->length[pool] == next ? pool : NONE;
@@ -204,7 +204,7 @@ static int32_t step_from_rank(neapi_flow *f, int32_t rank)
 static int32_t step_to_slot(neapi_flow *f, int32_t vertex, int32_t first, int32_t count)
 {
   for (; f->cursor[vertex] < count; f->cursor[vertex]++) {
-    int32_t to = f->rank_at[first + f->cursor[vertex]];
+    int32_t to = f->layout->rank_at[first + f->cursor[vertex]];
     if (f->length[to] == f->length[vertex] - 1)
       return to;
   }
@@ -234,7 +234,8 @@ static int32_t step_from_pool(neapi_flow *f, int32_t expert)
   for (int32_t k;
        (k = f->expert_group[expert] + f->cursor[vertex] - count) < f->expert_group[expert + 1];
        f->cursor[vertex]++) {
-    to = neapi_flow_is_vertex(f, k) ? neapi_flow_group(f, k) : f->rank_at[f->group_first[k]];
+    to =
+        neapi_flow_is_vertex(f, k) ? neapi_flow_group(f, k) : f->layout->rank_at[f->group_first[k]];
     if (f->left[k] && f->length[to] == next)
       return to;
   }
@@ -262,7 +263,7 @@ static int64_t *carry(neapi_flow *f, int32_t vertex, int64_t **more)
     int32_t slot = t->first_slot[vertex] + arc / 2;
     if (!(arc & 1) && !neapi_flow_is_vertex(f, f->group_of[slot]))
       *more = &f->left[f->group_of[slot]];
-    return &(arc & 1 ? f->far : f->near)[f->index_of[slot]];
+    return &(arc & 1 ? f->far : f->near)[f->layout->index_of[slot]];
   }
   bool group = vertex < t->ranks + t->slots;
   int32_t index = vertex - t->ranks - (group ? 0 : t->slots);
@@ -290,7 +291,7 @@ static int32_t least_to_slots(const neapi_flow *f, int32_t first, int32_t last)
 {
   int32_t least = NEAPI_FAR_AWAY;
   for (int32_t i = first; i < last; i++)
-    least = min32(least, f->length[f->rank_at[i]] + 1);
+    least = min32(least, f->length[f->layout->rank_at[i]] + 1);
   return least;
 }
 
@@ -299,7 +300,7 @@ static int32_t least_from_rank(const neapi_flow *f, int32_t rank)
   const neap_topology *t = f->topology;
   int32_t least = NEAPI_FAR_AWAY;
   for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1]; s++) {
-    int32_t index = f->index_of[s], group = f->group_of[s], expert = f->group_expert[group];
+    int32_t index = f->layout->index_of[s], group = f->group_of[s], expert = f->group_expert[group];
     int32_t pool = neapi_flow_pool_of(f, expert);
     if (f->pooled && f->far[index])
       least = min32(least, f->length[pool] + 1);
@@ -329,7 +330,7 @@ static int32_t least_from_pool(const neapi_flow *f, int32_t expert)
   int32_t nearer = 1 - neapi_flow_price(f, expert);
   for (int32_t k = f->expert_group[expert]; f->leaving && k < f->expert_group[expert + 1]; k++) {
     int32_t to =
-        neapi_flow_is_vertex(f, k) ? neapi_flow_group(f, k) : f->rank_at[f->group_first[k]];
+        neapi_flow_is_vertex(f, k) ? neapi_flow_group(f, k) : f->layout->rank_at[f->group_first[k]];
     if (f->left[k])
       least = min32(least, f->length[to] + nearer);
   }

@@ -283,7 +283,7 @@ static int32_t most_capacity(const neapi_flow *f, const int64_t *rest, int32_t f
   int32_t best = -1;
   int64_t best_capacity = 0;
   for (int32_t i = first; i < last; i++) {
-    int64_t capacity = f->capacity[f->rank_at[i]];
+    int64_t capacity = f->capacity[f->layout->rank_at[i]];
     if (rest[i] && (best < 0 || capacity > best_capacity)) {
       best = i;
       best_capacity = capacity;
@@ -301,13 +301,13 @@ static void round_slots(neapi_flow *f, int64_t *work, int64_t *rest, int32_t fir
     rest[i] = work[i] % unit;
     work[i] /= unit;
     tokens -= work[i];
-    f->capacity[f->rank_at[i]] += rest[i];
+    f->capacity[f->layout->rank_at[i]] += rest[i];
   }
   for (; tokens > 0; tokens--) {
     int32_t index = most_capacity(f, rest, first, last);
     rest[index] = 0;
     work[index]++;
-    f->capacity[f->rank_at[index]] -= unit;
+    f->capacity[f->layout->rank_at[index]] -= unit;
   }
 }
 

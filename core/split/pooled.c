@@ -24,10 +24,10 @@ static void take_own(neap_split *s)
     const int64_t *load = s->load + (int64_t)r * t->experts;
     for (int32_t i = t->first_slot[r]; i < t->first_slot[r + 1]; i++) {
       int32_t e = s->layout->expert_of[i];
-      int32_t index = s->index_of[i];
+      int32_t index = s->layout->index_of[i];
       int64_t left = load[e];
       /* A rank may hold an expert twice: slots before this one come first. */
-      for (int32_t p = index - 1; p >= s->layout->first[e] && s->rank_at[p] == r; p--)
+      for (int32_t p = index - 1; p >= s->layout->first[e] && s->layout->rank_at[p] == r; p--)
         left -= s->own[p];
       s->own[index] = min64(left, s->near[index]);
     }
@@ -115,7 +115,7 @@ static void count_before(const neap_split *s, int32_t rank)
     for (int32_t e = 0; e < t->experts; e++)
       s->before[e] += s->load[(int64_t)r * t->experts + e];
   for (int32_t i = t->first_slot[first]; i < t->first_slot[rank]; i++)
-    s->before[s->layout->expert_of[i]] -= s->own[s->index_of[i]];
+    s->before[s->layout->expert_of[i]] -= s->own[s->layout->index_of[i]];
 }
 
 /* O(slots + ranks of the node x experts). */
@@ -126,14 +126,14 @@ void neapi_pooled_row(const neap_split *s, int32_t source, int64_t *row)
   memset(row, 0, 8ul * t->slots);
   count_before(s, source);
   for (int32_t i = t->first_slot[source]; i < t->first_slot[source + 1]; i++)
-    row[i] = s->own[s->index_of[i]];
+    row[i] = s->own[s->layout->index_of[i]];
   for (int32_t e = 0; e < t->experts; e++) {
     int64_t tokens = s->load[(int64_t)source * t->experts + e];
     if (!tokens)
       continue;
     for (int32_t index = s->node_first[(int64_t)node * t->experts + e];
          index < s->node_first[(int64_t)(node + 1) * t->experts + e]; index++)
-      if (s->rank_at[index] == source)
+      if (s->layout->rank_at[index] == source)
         tokens -= s->own[index];
     stretch h = stretch_of(s, node, e, s->before[e], tokens);
     fill_near(s, node, e, h, row);
@@ -155,7 +155,7 @@ static void fill_slot(const neap_split *s, int32_t slot, int64_t *column, int64_
 {
   const neap_topology *t = s->topology;
   const neap_layout *l = s->layout;
-  int32_t e = l->expert_of[slot], index = s->index_of[slot], rank = t->rank_of[slot];
+  int32_t e = l->expert_of[slot], index = s->layout->index_of[slot], rank = t->rank_of[slot];
   int64_t near_at = near_before(s, t->node_of[rank], e, index);
   int64_t pool_at = s->far_before[index] - s->far_before[l->first[e]], before = 0;
   int32_t next = l->first[e]; /* the expert's slots, alongside the sources */
@@ -163,7 +163,7 @@ static void fill_slot(const neap_split *s, int32_t slot, int64_t *column, int64_
     int32_t node = t->node_of[r];
     int64_t tokens = s->load[(int64_t)r * t->experts + e], sum = r == rank ? s->own[index] : 0;
     before = r == t->first_rank[node] ? 0 : before;
-    for (; next < l->first[e + 1] && s->rank_at[next] == r; next++)
+    for (; next < l->first[e + 1] && s->layout->rank_at[next] == r; next++)
       tokens -= s->own[next];
     stretch h = stretch_of(s, node, e, before, tokens);
     if (node == t->node_of[rank])
@@ -189,11 +189,11 @@ static int64_t own_rank(const neap_split *s, int32_t rank)
   const neap_topology *t = s->topology;
   int64_t sum = 0;
   for (int32_t i = t->first_slot[rank]; i < t->first_slot[rank + 1]; i++) {
-    int32_t e = s->layout->expert_of[i], index = s->index_of[i], node = t->node_of[rank];
+    int32_t e = s->layout->expert_of[i], index = s->layout->index_of[i], node = t->node_of[rank];
     int64_t tokens = s->load[(int64_t)rank * t->experts + e];
     for (int32_t p = s->node_first[(int64_t)node * t->experts + e];
          p < s->node_first[(int64_t)(node + 1) * t->experts + e]; p++)
-      if (s->rank_at[p] == rank)
+      if (s->layout->rank_at[p] == rank)
         tokens -= s->own[p];
     stretch h = stretch_of(s, node, e, s->before[e], tokens);
     sum += s->own[index] +
@@ -231,7 +231,7 @@ void neapi_pooled_paths(const neap_split *s, int64_t *own, int64_t *near)
     for (int32_t e = 0; e < t->experts; e++)
       s->before[e] += s->load[(int64_t)r * t->experts + e];
     for (int32_t i = t->first_slot[r]; i < t->first_slot[r + 1]; i++)
-      s->before[s->layout->expert_of[i]] -= s->own[s->index_of[i]];
+      s->before[s->layout->expert_of[i]] -= s->own[s->layout->index_of[i]];
   }
   for (int32_t n = 0; n < t->nodes; n++)
     near[n] = stay_in_node(s, n);

@@ -52,8 +52,6 @@ static int allocate(neap_split *s)
   s->node_load = neapi_alloc(nodes, "split");
   s->next_node_load = neapi_alloc(nodes, "split");
   s->node_first = neapi_alloc(4ll * (t->nodes + 1) * t->experts, "split");
-  s->index_of = neapi_alloc(4ll * t->slots, "split");
-  s->rank_at = neapi_alloc(4ll * t->slots, "split");
   s->own = neapi_alloc(slots, "split");
   s->far_before = neapi_alloc(slots + 8, "split");
   s->near_left = neapi_alloc(nodes, "split");
@@ -63,9 +61,8 @@ static int allocate(neap_split *s)
   s->stay_rank = neapi_alloc(8ll * t->ranks, "split");
   s->stay_node = neapi_alloc(8ll * t->nodes, "split");
   bool whole = s->load && s->next_load && s->next_node_load && s->near && s->far && s->node_load &&
-               s->node_first && s->index_of && s->rank_at && s->own && s->far_before &&
-               s->near_left && s->pool_first && s->before && s->sums && s->stay_rank &&
-               s->stay_node;
+               s->node_first && s->own && s->far_before && s->near_left && s->pool_first &&
+               s->before && s->sums && s->stay_rank && s->stay_node;
   return whole ? neap_layout_open(s->topology, &s->layout) : NEAP_MEMORY;
 }
 
@@ -109,8 +106,6 @@ void neap_split_close(neap_split *s)
   free(s->node_load);
   free(s->next_node_load);
   free(s->node_first);
-  free(s->index_of);
-  free(s->rank_at);
   free(s->own);
   free(s->far_before);
   free(s->near_left);
@@ -133,8 +128,8 @@ static int bad_load(const neap_topology *t, const int64_t *load)
       (int)(i / t->experts), (long long)load[i], (int)(i % t->experts), (long long)TOKENS_MAX);
 }
 
-/* node_first, index_of and rank_at, which change with the layout only. */
-static void index_layout(neap_split *s)
+/* node_first, which changes with the layout only. */
+static void index_nodes(neap_split *s)
 {
   const neap_topology *t = s->topology;
   const neap_layout *l = s->layout;
@@ -145,10 +140,6 @@ static void index_layout(neap_split *s)
   memcpy(first, l->first, 4ul * t->experts);
   for (int64_t i = t->experts; i < (int64_t)(t->nodes + 1) * t->experts; i++)
     first[i] += first[i - t->experts];
-  for (int32_t index = 0; index < t->slots; index++) {
-    s->index_of[l->by_expert[index]] = index;
-    s->rank_at[index] = t->rank_of[l->by_expert[index]];
-  }
 }
 
 static void swap(int64_t **a, int64_t **b)
@@ -194,7 +185,7 @@ static int take(neap_split *s, const neap_layout *layout, const int64_t *load)
     status = neap_layout_copy(s->layout, layout);
     if (status)
       return status;
-    index_layout(s);
+    index_nodes(s);
   }
   return NEAP_OK;
 }
@@ -321,7 +312,7 @@ int neap_split_slot_tokens(const neap_split *s, int64_t *tokens)
     return status;
   if (s->form == NEAPI_SPLIT_POOLED)
     for (int32_t i = 0; i < s->topology->slots; i++)
-      tokens[i] = s->near[s->index_of[i]] + s->far[s->index_of[i]];
+      tokens[i] = s->near[s->layout->index_of[i]] + s->far[s->layout->index_of[i]];
   else if (s->form == NEAPI_SPLIT_RULE)
     neapi_even_slots(s, tokens);
   else

@@ -31,7 +31,7 @@ struct neap_split {
   neap_layout *layout; /* the split's own copy */
   int64_t *load;       /* [ranks][experts] own copy of the counts */
   int64_t *next_load;  /* [ranks][experts] where the next ones are copied to */
-  int64_t *near, *far; /* [slots] pooled form, by index (see index_of) */
+  int64_t *near, *far; /* [slots] pooled form, by index in layout->by_expert */
   int64_t *table;      /* [ranks][slots] table form; allocated at first use */
   enum { NEAPI_SPLIT_NONE, NEAPI_SPLIT_POOLED, NEAPI_SPLIT_RULE, NEAPI_SPLIT_TABLE } form;
   void *scratch; /* of the rule */
@@ -41,8 +41,6 @@ struct neap_split {
   int64_t *next_node_load;
   int32_t *node_first; /* [nodes + 1][experts] where in layout->by_expert the replicas of an expert
                           on node n start; row n + 1 has their end */
-  int32_t *index_of;   /* [slots] a slot's index in layout->by_expert */
-  int32_t *rank_at;    /* [slots] rank of the slot at an index */
 
   /* Made after it, pooled form: */
   int64_t *own;        /* [slots] by index: step 1's tokens */

@@ -3,7 +3,6 @@
 
 #include "base/dtype.h"
 
-#include <math.h>
 #include <stddef.h>
 
 /* Evaluates checks in turn and returns the first failure. */
@@ -300,43 +299,4 @@ int neap_op_sum_squares(const neap_tensor *x, double *out)
   CHECK(neapi_stream_wait());
   *out = *sum;
   return NEAP_OK;
-}
-
-/* ---- optimizer ------------------------------------------------------------------------------- */
-
-static bool decays(double beta)
-{
-  return beta >= 0 && beta < 1;
-}
-
-int neapi_adamw_step(const neap_adamw *s, neapi_adamw *out)
-{
-  if (s->step < 1 || !decays(s->beta1) || !decays(s->beta2) || !(s->eps > 0))
-    return neapi_fail(NEAP_ARGUMENT,
-                      "adamw: step %lld, beta1 %g, beta2 %g, eps %g; expected step >= 1, betas in "
-                      "[0, 1), eps > 0",
-                      (long long)s->step, s->beta1, s->beta2, s->eps);
-  *out = (neapi_adamw){.rate = s->rate,
-                       .beta1 = s->beta1,
-                       .beta2 = s->beta2,
-                       .eps = s->eps,
-                       .decay = s->decay,
-                       .correction1 = 1 - pow(s->beta1, (double)s->step),
-                       .correction2 = 1 - pow(s->beta2, (double)s->step),
-                       .grad_scale = s->grad_scale};
-  return NEAP_OK;
-}
-
-int neap_op_adamw(const neap_adamw *settings, const neap_tensor *grad, neap_tensor *param,
-                  neap_tensor *m, neap_tensor *v)
-{
-  neapi_adamw step;
-  CHECK(neapi_adamw_step(settings, &step));
-  CHECK(neapi_tensor_stat("adamw", "grad", grad));
-  CHECK(neapi_tensor_elements("adamw", "param", param, grad->dtype, grad->count));
-  CHECK(neapi_tensor_elements("adamw", "m", m, grad->dtype, grad->count));
-  CHECK(neapi_tensor_elements("adamw", "v", v, grad->dtype, grad->count));
-  return neapi_kernel_status_of(
-      "adamw", neapi_tensor_kernels(grad)->adamw(grad->count, &step, grad->data, param->data,
-                                                 m->data, v->data, neapi_stream()));
 }

@@ -61,7 +61,10 @@ int neapi_exact_squares(const char *operation, const neapi_kernels *kernels, int
 /* A kernel's result as a status, with a message that names the operation. */
 int neapi_kernel_status_of(const char *operation, int result);
 
-/* Checks the settings of a step of AdamW and works out what the kernel needs of them. */
-int neapi_adamw_step(const neap_adamw *settings, neapi_adamw *out);
+/* One step of AdamW over arrays of count elements of the kernels' dtype. Errors: ARGUMENT, naming
+ * the operation and the setting that is out of its range. */
+int neapi_adamw_step(const char *operation, const neapi_kernels *kernels,
+                     const neap_adamw *settings, int64_t count, const void *grad, void *param,
+                     void *m, void *v);
 
 #endif

@@ -89,8 +89,8 @@ static double load_of(neapi_neap *n, const double *work, const uint8_t *tight)
       continue;
     sum += work[e];
     for (int32_t i = n->indexed.first[e]; i < n->indexed.first[e + 1]; i++) {
-      speed += n->member[f->rank_at[i]] ? 0 : n->speed[f->rank_at[i]];
-      n->member[f->rank_at[i]] = 1;
+      speed += n->member[f->layout->rank_at[i]] ? 0 : n->speed[f->layout->rank_at[i]];
+      n->member[f->layout->rank_at[i]] = 1;
     }
   }
   return sum > 0 ? sum / speed : 0;

@@ -81,6 +81,8 @@ static void lay_out(neapi_neap *n)
   n->indexed.expert_of = take(n, 4ll * t->slots);
   n->indexed.first = take(n, 4ll * t->experts + 4);
   n->indexed.by_expert = take(n, 4ll * t->slots);
+  n->indexed.index_of = take(n, 4ll * t->slots);
+  n->indexed.rank_at = take(n, 4ll * t->slots);
   n->flow.near = take(n, 8ll * t->slots);
   n->flow.far = take(n, 8ll * t->slots);
   n->flow.weight = NULL; /* leavings do not count in samples */

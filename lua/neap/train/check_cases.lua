@@ -37,6 +37,7 @@ end
 local function case_of(values, options)
   local case = { device = options.device or 'cpu', deadline = options.deadline or DEADLINE }
   for f, name in ipairs(FACTORS) do case[name] = values[f] end
+  if (tonumber(case.shard_group) or 0) > case.ranks then case.shard_group = 'all' end
   case.plain, case.policy = case.policy, with_split(case.policy, case.split)
   return case
 end

@@ -278,7 +278,7 @@ static void test_random(void)
     dice d = {seed, 0};
     problem p = {.seed = seed, .ranks = sizes[seed % 5]};
     p.experts = (int32_t)roll(&d, 1, MAX_EXPERTS);
-    p.group = (int32_t)roll(&d, NEAP_GROUP_NODE, 4);
+    p.group = (int32_t)roll(&d, NEAP_GROUP_NODE, p.ranks < 4 ? p.ranks : 4);
     p.dtype = dtypes[roll(&d, 0, 2)];
     p.exact = (int)roll(&d, 0, 1);
     for (int32_t e = 0; e < p.experts; e++)
@@ -315,6 +315,8 @@ static void run_errors(neap_comm *comm, neap_world *world, int which)
         "an expert without parameters");
   check(neap_shards_open(comm, one, NEAP_F32, 0, sizes, -2, &shards) == NEAP_ARGUMENT,
         "shard group -2");
+  check(neap_shards_open(comm, one, NEAP_F32, 0, sizes, 2, &shards) == NEAP_ARGUMENT,
+        "a shard group of more ranks than there are");
   check_ok(neap_shards_open(comm, one, NEAP_F32, 0, sizes, 0, &shards));
   neap_tensor *narrow = matrix(NEAP_F32, 1, 3), *right = matrix(NEAP_F32, 1, 4);
   neap_layout *layout;
@@ -329,6 +331,12 @@ static void run_errors(neap_comm *comm, neap_world *world, int which)
         "a buffer that is too narrow");
   check(neap_shards_get(shards, NEAP_SHARD_PARAMETER, 1, right) == NEAP_ARGUMENT, "expert 1 of 1");
   check(neap_shards_get(shards, 4, 0, right) == NEAP_ARGUMENT, "part 4");
+  neap_adamw bad = settings;
+  bad.beta2 = 1;
+  check(neap_shards_adamw(shards, &bad) == NEAP_ARGUMENT, "a moment that never decays");
+  bad = settings;
+  bad.eps = 0;
+  check(neap_shards_adamw(shards, &bad) == NEAP_ARGUMENT, "AdamW that may divide by 0");
   check(neap_shards_normal(shards, 0, 2, 3, 0, 0, 1) == NEAP_ARGUMENT, "elements 2 to 4 of 4");
   check_ok(neap_shards_unshard_start(shards, layout, right, 1, &transfer));
   neap_shards_close(shards); /* waits for it */
