@@ -2,7 +2,8 @@
  * The program: hosts LuaJIT, and starts the threads of virtual ranks.
  *
  *   neap lua FILE [ARG…]   runs a Lua file with the engine's modules in reach
- *   neap --worker FD FD    hosts a policy for another process: lua/neap/main/policy_worker.lua
+ *   neap --worker FD FD    hosts a policy for another process: lua/neap/main/policy_worker.lua; with
+ *                          "trusted" after it, one that may do what the user may
  *   neap COMMAND …         everything else is lua/neap/main/cli.lua's
  *
  * Threads of virtual ranks are started from Lua through the module "neap.launcher":
@@ -18,6 +19,8 @@
 #include "neap.h"
 
 #include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <lauxlib.h>
 #include <lualib.h>
 #include <pthread.h>
@@ -27,10 +30,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130, PATH_BYTES = 4096 };
+enum {
+  EXIT_FAILED = 1,
+  EXIT_USAGE = 2,
+  EXIT_INTERRUPTED = 130,
+  PATH_BYTES = 4096,
+  MOST_FILES = 65536
+};
 
 typedef struct {
   int rank, ranks, argc, status;
@@ -314,9 +324,12 @@ static int run_ranks(lua_State *L)
   return 1;
 }
 
-/* neap --worker FD FD: hosts a policy (core/worker/spawner.c starts it). */
-static int worker_main(const char **fds)
+/* neap --worker FD FD [trusted]: hosts a policy (core/worker/spawner.c starts it). A kernel without
+ * filters leaves it as it is; neap doctor tells of that. */
+static int worker_main(const char **fds, bool trusted)
 {
+  if (!trusted)
+    neap_policy_server_confine();
   char path[PATH_BYTES];
   lua_State *L = open_state();
   if (!L)
@@ -328,10 +341,37 @@ static int worker_main(const char **fds)
   return status;
 }
 
+/* What the rest relies on: files 0 to 2 are open, so that no file of ours becomes one of them (a
+ * closed stdout stays one that cannot be written to); a file that reaches its limit (ulimit -f) is
+ * an error of that write, as a full disk is; and as many open files are allowed as can be. */
+static void prepare_process(void)
+{
+  for (int fd = 0; fd <= STDERR_FILENO; fd++)
+    if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY) < 0)
+      _exit(EXIT_FAILED);
+  signal(SIGXFSZ, SIG_IGN);
+  struct rlimit files;
+  if (!getrlimit(RLIMIT_NOFILE, &files) && files.rlim_cur < files.rlim_max) {
+    files.rlim_cur = files.rlim_max < MOST_FILES ? files.rlim_max : MOST_FILES;
+    setrlimit(RLIMIT_NOFILE, &files);
+  }
+}
+
+/* Results that could not be written are no success. */
+static int finish_output(int status)
+{
+  if (fflush(stdout) == 0 && !ferror(stdout))
+    return status;
+  fprintf(stderr, "neap: the results could not be written to stdout: %s\n",
+          errno ? strerror(errno) : "an earlier write failed");
+  return status ? status : EXIT_FAILED;
+}
+
 int main(int argc, char **argv)
 {
-  if (argc == 4 && !strcmp(argv[1], "--worker"))
-    return worker_main((const char **)argv + 2);
+  if (argc >= 4 && !strcmp(argv[1], "--worker"))
+    return worker_main((const char **)argv + 2, argc == 5 && !strcmp(argv[4], "trusted"));
+  prepare_process();
   if (process_rank() <= 0 && neap_spawner_open()) { /* only rank 0 plans */
     fprintf(stderr, "neap: %s\n", neap_error_message());
     return EXIT_FAILED;
@@ -351,7 +391,7 @@ int main(int argc, char **argv)
   snprintf(path, sizeof path, "%s/lua/neap/main/cli.lua", home());
   int skip = plain ? 3 : 1;
   push_arguments(L, argc - skip, (const char **)argv + skip);
-  int status = run_file(L, plain ? argv[2] : path, argc - skip);
+  int status = finish_output(run_file(L, plain ? argv[2] : path, argc - skip));
   lua_close(L);
   neap_spawner_close();
   return status;

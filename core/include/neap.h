@@ -998,7 +998,7 @@ NEAP_API int neap_text_sample(const neap_text *text, uint64_t seed, int64_t step
 /* ---- workers: policies in a process of their own --------------------------------------------- */
 
 /* Forks the small process that starts and ends workers, for a process with MPI, CUDA or threads
- * must not fork. To be called first in main, by the process whose program knows "--worker FD FD".
+ * must not fork. To be called first in main, by the process whose program knows "--worker FD FD [trusted]".
  * It ends with this process, however that ends, and its workers with it. Errors: SYSTEM. */
 NEAP_API int neap_spawner_open(void);
 /* Ends all workers; waits until they have gone. */
@@ -1010,7 +1010,8 @@ typedef struct {
   int32_t layer;
   int64_t step;
   double seconds; /* of an answer: how long the hook ran */
-  int32_t about;  /* of an answer: the request's kind; of a failure: the running hook's, 0: none */
+  int32_t about;  /* of a failure: kind of the hook that was running, 0: none */
+  int32_t id;     /* of an answer: the request's; the setup's is 0 */
   char text[512]; /* of an answer: what went wrong */
 } neap_policy_message;
 
@@ -1027,10 +1028,12 @@ typedef struct neap_worker neap_worker;
 /* Starts a worker. setup: text that it finds there; it counts as the first request, so that the
  * first answer tells whether it was understood. slots: requests that can be under way at once,
  * >= 2. Payloads have at most request_bytes and exactly answer_bytes; bulk_bytes are for one large
- * answer at a time. Memory that is not used costs nothing. Errors: ARGUMENT, SYSTEM (also when the
- * spawner has ended), ABSENT (there is no spawner). */
+ * answer at a time. Memory that is not used costs nothing. trusted: 0 takes from the process what a
+ * policy never needs (neap_policy_server_confine). Errors: ARGUMENT, SYSTEM (also when the spawner
+ * has ended), ABSENT (there is no spawner). */
 NEAP_API int neap_worker_open(const char *setup, int32_t slots, int64_t request_bytes,
-                              int64_t answer_bytes, int64_t bulk_bytes, neap_worker **out);
+                              int64_t answer_bytes, int64_t bulk_bytes, int trusted,
+                              neap_worker **out);
 /* Kills the process. */
 NEAP_API void neap_worker_close(neap_worker *worker);
 /* Kills the process and starts another one with fresh memory; requests under way are forgotten.
@@ -1054,6 +1057,12 @@ NEAP_API const void *neap_worker_bulk(const neap_worker *worker);
 /* The worker's side of the shared memory. */
 typedef struct neap_policy_server neap_policy_server;
 
+/* Leaves this process, for good, with what computing takes: it can read files and print, but write
+ * no file, open no socket, start no process or thread, signal or trace no other one; such calls fail
+ * with EPERM. Errors: ABSENT (the kernel has no filters for system calls). */
+NEAP_API int neap_policy_server_confine(void);
+/* 1 if the kernel and the processor have what confining takes. */
+NEAP_API int neap_policy_server_confines(void);
 /* Takes over the two file descriptors that the program was given. Errors: SYSTEM. */
 NEAP_API int neap_policy_server_open(int32_t requests_fd, int32_t answers_fd,
                                      neap_policy_server **out);

@@ -63,9 +63,11 @@ bool neapi_channel_wait(const uint32_t *count, uint32_t old, uint32_t *asleep, d
 /* ---- spawner --------------------------------------------------------------------------------- */
 
 /* Asks the spawner for a worker process with the two regions; *control is a socket whose closing
- * kills it. */
-int neapi_spawner_spawn(int requests_fd, int answers_fd, int *control);
-/* Whether the process behind control has ended; *status is then its wait status (-1: not known). */
+ * kills it. trusted: without a sandbox. */
+int neapi_spawner_spawn(int requests_fd, int answers_fd, bool trusted, int *control);
+/* Whether the process behind control has ended; *status is then its wait status, -1 if that is not
+ * known, or NEAPI_NOT_STARTED less the number of the error for which it was not started. */
+enum { NEAPI_NOT_STARTED = -1000 };
 bool neapi_spawner_ended(int control, int *status);
 
 #endif

@@ -1,6 +1,7 @@
 /* The worker's side of the shared memory: requests in, answers out. */
 #define _GNU_SOURCE
 #include "worker/channel.h"
+#include "worker/sandbox.h"
 
 #include "base/memory.h"
 
@@ -30,6 +31,16 @@ static int map(int fd, int protection, void **memory, int64_t *bytes)
     return neapi_fail(NEAP_SYSTEM, "policy server: no map of %lld bytes: %s",
                       (long long)info.st_size, strerror(errno));
   return NEAP_OK;
+}
+
+int neap_policy_server_confine(void)
+{
+  return neapi_sandbox_enter();
+}
+
+int neap_policy_server_confines(void)
+{
+  return neapi_sandbox_available();
 }
 
 int neap_policy_server_open(int32_t requests_fd, int32_t answers_fd, neap_policy_server **out)

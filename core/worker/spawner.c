@@ -1,10 +1,14 @@
 /*
  * The spawner: a small process, forked before anything else runs, that starts worker processes for
- * its parent, ends them and reaps them. A process with MPI, CUDA or threads must not fork; this one
- * has none of them. It ends with its parent, and its workers with it.
+ * its parent, ends them and reaps them, and passes on what they print. A process with MPI, CUDA or
+ * threads must not fork; this one has none of them. It ends with its parent, and its workers with
+ * it. What a worker starts and leaves behind comes to the spawner, which ends it.
  */
 #define _GNU_SOURCE
 #include "worker/channel.h"
+#include "worker/printed.h"
+#include "worker/processes.h"
+#include "worker/sandbox.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,9 +22,16 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { WORKERS = 64, FDS = 3, HIGH_FD = 16, PARENT_ENDED = SIGTERM };
+enum {
+  WORKERS = 64,
+  FDS = 3,
+  PARENT_ENDED = SIGTERM,
+  SPARE_PROCESSES = 64, /* that trusted workers may start, with what else the user starts */
+  SEARCHES = 2000,      /* for processes that are left behind, a millisecond apart */
+};
 
 /* ---- in the parent --------------------------------------------------------------------------- */
 
@@ -32,7 +43,7 @@ typedef union {
   char bytes[CMSG_SPACE(FDS * sizeof(int))];
 } fd_message;
 
-int neapi_spawner_spawn(int requests_fd, int answers_fd, int *control)
+int neapi_spawner_spawn(int requests_fd, int answers_fd, bool trusted, int *control)
 {
   int pair[2];
   if (to_spawner < 0)
@@ -42,7 +53,7 @@ int neapi_spawner_spawn(int requests_fd, int answers_fd, int *control)
   int fds[FDS] = {requests_fd, answers_fd, pair[1]};
   fd_message fd_list = {.header = {CMSG_LEN(sizeof fds), SOL_SOCKET, SCM_RIGHTS}};
   memcpy(CMSG_DATA(&fd_list.header), fds, sizeof fds);
-  struct iovec byte = {"s", 1};
+  struct iovec byte = {trusted ? "t" : "s", 1};
   struct msghdr message = {.msg_iov = &byte,
                            .msg_iovlen = 1,
                            .msg_control = &fd_list,
@@ -72,9 +83,12 @@ bool neapi_spawner_ended(int control, int *status)
 typedef struct {
   pid_t pid; /* 0: free */
   int control;
+  neapi_printed printed;
 } child;
 
+static const struct timespec PAUSE = {0, 1000000}; /* between searches */
 static child children[WORKERS];
+static bool forking; /* some worker may have started processes of its own */
 
 static void limit(int what, rlim_t value)
 {
@@ -100,9 +114,9 @@ static void limit_memory(void)
 }
 #endif
 
-/* The rest of a child's life until it is the worker program: file descriptors 3 and 4 are the
- * regions. */
-static void become_worker(const int *fds, pid_t parent)
+/* The rest of a child's life until it is the worker program: file descriptors 3 and 4, which are
+ * taken in the spawner, become the regions, and what is printed goes to output. */
+static void become_worker(const int *fds, int output, bool trusted, pid_t parent)
 {
   setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -111,33 +125,55 @@ static void become_worker(const int *fds, pid_t parent)
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);
-  int requests = fcntl(fds[0], F_DUPFD, HIGH_FD), answers = fcntl(fds[1], F_DUPFD, HIGH_FD);
-  if (dup2(requests, 3) < 0 || dup2(answers, 4) < 0)
+  if (dup2(output, STDOUT_FILENO) < 0 || dup2(output, STDERR_FILENO) < 0 || dup2(fds[0], 3) < 0 ||
+      dup2(fds[1], 4) < 0)
     _exit(EXIT_FAILURE);
   close_range(5, ~0u, 0);
   limit(RLIMIT_CORE, 0);
   limit_memory();
+  if (trusted)
+    limit(RLIMIT_NPROC, (rlim_t)neapi_processes_count() + SPARE_PROCESSES);
   setenv("OPENBLAS_NUM_THREADS", "1", 1);
-  execl("/proc/self/exe", "neap", "--worker", "3", "4", (char *)NULL);
+  execl("/proc/self/exe", "neap", "--worker", "3", "4", trusted ? "trusted" : (char *)NULL,
+        (char *)NULL);
   _exit(EXIT_FAILURE);
 }
 
-static void start_child(const int *fds)
+/* Starts a worker in a free entry. Returns 0, or the number of the error. */
+static int start_worker(child *c, const int *fds, bool trusted)
+{
+  int output;
+  if (!neapi_printed_open(&c->printed, &output))
+    return errno;
+  pid_t self = getpid(), pid = fork();
+  int why = errno;
+  if (!pid)
+    become_worker(fds, output, trusted, self);
+  close(output);
+  if (pid < 0) {
+    neapi_printed_close(&c->printed);
+    return why;
+  }
+  setpgid(pid, pid); /* as the child does; whoever is first */
+  c->pid = pid;
+  c->control = fds[2];
+  return 0;
+}
+
+static void start_child(const int *fds, bool trusted)
 {
   child *c = children;
   while (c < children + WORKERS && c->pid)
     c++;
-  pid_t self = getpid(), pid = c < children + WORKERS ? fork() : -1;
-  if (!pid)
-    become_worker(fds, self);
+  int why = c < children + WORKERS ? start_worker(c, fds, trusted) : EAGAIN;
+  forking |= trusted || !neapi_sandbox_available();
   close(fds[0]);
   close(fds[1]);
-  if (pid < 0) {
-    close(fds[2]); /* the parent sees that as an end of unknown cause */
-    return;
+  if (why) {
+    int status = NEAPI_NOT_STARTED - why;
+    send(fds[2], &status, sizeof status, MSG_NOSIGNAL | MSG_DONTWAIT);
+    close(fds[2]);
   }
-  setpgid(pid, pid); /* as the child does; whoever is first */
-  *c = (child){pid, fds[2]};
 }
 
 static void kill_child(const child *c)
@@ -146,19 +182,53 @@ static void kill_child(const child *c)
   kill(c->pid, SIGKILL);
 }
 
-static void reap(int options)
+static void forget_child(child *c, int status)
 {
-  int status;
+  kill(-c->pid, SIGKILL);
+  neapi_printed_close(&c->printed);
+  if (c->control >= 0) {
+    send(c->control, &status, sizeof status, MSG_NOSIGNAL | MSG_DONTWAIT);
+    close(c->control);
+  }
+  c->pid = 0;
+}
+
+static int workers(void)
+{
+  int count = 0;
+  for (const child *c = children; c < children + WORKERS; c++)
+    count += c->pid != 0;
+  return count;
+}
+
+/* Takes leave of processes that have ended; returns how many of them were workers. */
+static int reap(int options)
+{
+  int status, ended = 0;
   for (pid_t pid; (pid = waitpid(-1, &status, options)) > 0;)
     for (child *c = children; c < children + WORKERS; c++)
       if (c->pid == pid) {
-        kill(-pid, SIGKILL);
-        if (c->control >= 0) {
-          send(c->control, &status, sizeof status, MSG_NOSIGNAL | MSG_DONTWAIT);
-          close(c->control);
-        }
-        c->pid = 0;
+        forget_child(c, status);
+        ended++;
       }
+  return ended;
+}
+
+/* Ends what workers have left behind: each search finds the children of those that the one before
+ * has killed. */
+static void end_orphans(void)
+{
+  for (int i = 0; forking && i < SEARCHES; i++) {
+    pid_t keep[WORKERS];
+    int count = 0;
+    for (const child *c = children; c < children + WORKERS; c++)
+      if (c->pid)
+        keep[count++] = c->pid;
+    if (!neapi_processes_kill(keep, count))
+      return;
+    nanosleep(&PAUSE, NULL);
+    reap(WNOHANG);
+  }
 }
 
 /* One order of the parent; false when it has gone. */
@@ -176,10 +246,14 @@ static bool serve_parent(int socket)
     return true;
   if (got <= 0)
     return false;
-  int fds[FDS];
-  memcpy(fds, CMSG_DATA(&fd_list.header), sizeof fds);
-  if (CMSG_FIRSTHDR(&message) && fd_list.header.cmsg_len == CMSG_LEN(sizeof fds))
-    start_child(fds);
+  if (!CMSG_FIRSTHDR(&message))
+    return true; /* none of them could be opened here: the parent sees its control socket close */
+  int fds[FDS], count = (int)((fd_list.header.cmsg_len - CMSG_LEN(0)) / sizeof(int));
+  memcpy(fds, CMSG_DATA(&fd_list.header), (size_t)count * sizeof(int));
+  if (count == FDS)
+    start_child(fds, byte == 't');
+  for (int i = 0; count < FDS && i < count; i++)
+    close(fds[i]);
   return true;
 }
 
@@ -191,29 +265,63 @@ static void serve_child(child *c)
   c->control = -1;
 }
 
+/* What to wait for: the parent, signals, and of every worker its control socket and what it prints;
+ * no more entries than are open, since a limit on open files is one on them too. */
+static nfds_t list_polls(struct pollfd *polls, child **of, int socket, int signals)
+{
+  nfds_t count = 2;
+  polls[0] = (struct pollfd){socket, POLLIN, 0};
+  polls[1] = (struct pollfd){signals, POLLIN, 0};
+  for (child *c = children; c < children + WORKERS; c++) {
+    int fds[2] = {c->control, c->printed.fd};
+    for (int i = 0; c->pid && i < 2; i++)
+      if (fds[i] >= 0) {
+        of[count] = c;
+        polls[count++] = (struct pollfd){fds[i], POLLIN, 0};
+      }
+  }
+  return count;
+}
+
+static void serve_polls(const struct pollfd *polls, child **of, nfds_t count)
+{
+  for (nfds_t i = 2; i < count; i++) {
+    child *c = of[i];
+    if (!polls[i].revents || !c->pid)
+      continue;
+    if (polls[i].fd == c->printed.fd)
+      neapi_printed_forward(&c->printed);
+    else if (polls[i].fd == c->control)
+      serve_child(c);
+  }
+}
+
 static void serve(int socket, int signals)
 {
   for (bool parent = true; parent;) {
-    struct pollfd polls[WORKERS + 2] = {{socket, POLLIN, 0}, {signals, POLLIN, 0}};
-    for (int i = 0; i < WORKERS; i++)
-      polls[i + 2] = (struct pollfd){children[i].pid ? children[i].control : -1, POLLIN, 0};
-    if (poll(polls, WORKERS + 2, -1) < 0)
+    struct pollfd polls[2 * WORKERS + 2];
+    child *of[2 * WORKERS + 2];
+    nfds_t count = list_polls(polls, of, socket, signals);
+    if (poll(polls, count, -1) < 0) {
+      parent = errno == EINTR || errno == EAGAIN;
       continue;
+    }
     struct signalfd_siginfo info;
+    serve_polls(polls, of, count);
     if (polls[1].revents && read(signals, &info, sizeof info) > 0) {
-      reap(WNOHANG);
+      if (reap(WNOHANG))
+        end_orphans();
       parent = info.ssi_signo != PARENT_ENDED;
     }
-    for (int i = 0; i < WORKERS; i++)
-      if (polls[i + 2].revents && children[i].pid && children[i].control == polls[i + 2].fd)
-        serve_child(&children[i]);
     if (parent && polls[0].revents)
       parent = serve_parent(socket);
   }
   for (child *c = children; c < children + WORKERS; c++)
     if (c->pid)
       kill_child(c);
-  reap(0);
+  for (int i = 0; i < SEARCHES && reap(WNOHANG) + workers(); i++)
+    nanosleep(&PAUSE, NULL);
+  end_orphans();
 }
 
 /* stdout becomes stderr, so that what a policy prints never mixes with results. */
@@ -233,6 +341,7 @@ static void spawner_main(int socket)
   setpgid(0, 0); /* out of reach of the terminal's Ctrl-C, which is the parent's to answer */
   prctl(PR_SET_NAME, "neap-spawner");
   prctl(PR_SET_PDEATHSIG, PARENT_ENDED);
+  prctl(PR_SET_CHILD_SUBREAPER, 1);
   socket = leave_parents_files(socket);
   sigset_t news;
   sigemptyset(&news);

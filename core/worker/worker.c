@@ -16,6 +16,7 @@
 
 struct neap_worker {
   char *setup;
+  bool trusted;
   neapi_channel_size size;
   neapi_channel channel;
   int control;      /* socket to the spawner: closing it kills the process; -1: there is none */
@@ -87,7 +88,7 @@ static int start(neap_worker *w)
   memcpy(neapi_channel_setup(&w->channel), w->setup, (size_t)w->size.setup_bytes);
   w->sent = w->channel.requests->sent = 1;
   w->taken = w->turn = 0;
-  status = neapi_spawner_spawn(requests_fd, answers_fd, &w->control);
+  status = neapi_spawner_spawn(requests_fd, answers_fd, w->trusted, &w->control);
   close(requests_fd);
   close(answers_fd);
   if (status)
@@ -110,7 +111,7 @@ static int check_size(const neapi_channel_size *size)
 }
 
 int neap_worker_open(const char *setup, int32_t slots, int64_t request_bytes, int64_t answer_bytes,
-                     int64_t bulk_bytes, neap_worker **out)
+                     int64_t bulk_bytes, int trusted, neap_worker **out)
 {
   neapi_channel_size size = {request_bytes, answer_bytes, bulk_bytes, (int64_t)strlen(setup) + 1,
                              slots};
@@ -121,6 +122,7 @@ int neap_worker_open(const char *setup, int32_t slots, int64_t request_bytes, in
   if (!w)
     return NEAP_MEMORY;
   w->size = size;
+  w->trusted = trusted;
   w->control = -1;
   w->setup = neapi_alloc(size.setup_bytes, "worker");
   status = w->setup ? NEAP_OK : NEAP_MEMORY;
@@ -218,6 +220,21 @@ static bool overdue(neap_worker *w, double deadline)
   return (turn & 1) && now - start > deadline;
 }
 
+/* How the process ended, from what the spawner says. */
+static void describe_end(int status, char *text, size_t bytes)
+{
+  if (status <= NEAPI_NOT_STARTED)
+    snprintf(text, bytes, "it could not be started: %s", strerror(NEAPI_NOT_STARTED - status));
+  else if (status < 0)
+    snprintf(text, bytes,
+             "no process could be started, or it went unseen; limits on open files and "
+             "processes (ulimit -n, -u) are a cause");
+  else if (WIFSIGNALED(status))
+    snprintf(text, bytes, "signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+  else
+    snprintf(text, bytes, "exit status %d", WEXITSTATUS(status));
+}
+
 /* One look: an answer, an end, a hook past its deadline, or nothing (kind 0). */
 static void look(neap_worker *w, double deadline, neap_policy_message *message, void *payload)
 {
@@ -235,11 +252,7 @@ static void look(neap_worker *w, double deadline, neap_policy_message *message, 
     message->kind = 0;
   if (message->kind != NEAP_WORKER_DEAD)
     return;
-  if (status != -1 && WIFSIGNALED(status))
-    snprintf(message->text, sizeof message->text, "signal %d (%s)", WTERMSIG(status),
-             strsignal(WTERMSIG(status)));
-  else if (status != -1)
-    snprintf(message->text, sizeof message->text, "exit status %d", WEXITSTATUS(status));
+  describe_end(status, message->text, sizeof message->text);
 }
 
 int neap_worker_receive(neap_worker *w, double timeout, double deadline,

@@ -16,18 +16,41 @@ function errors.plain(message, ...)
   error(setmetatable({ code = 'FAILED', message = message:format(...), where = '' }, lib.Error), 0)
 end
 
+--- Code of an error of Neap's own ('USAGE'), or nil for any other value.
+function errors.code(err)
+  return getmetatable(err) == lib.Error and rawget(err, 'code') or nil
+end
+
+-- Most bytes of an error's text.
+local MOST = 2000
+
+--- Text of an error value whose own __tostring, if any, may fail; nil if there is none.
+local function text_of(err)
+  if type(err) == 'string' or type(err) == 'number' then return tostring(err) end
+  if errors.code(err) then return tostring(rawget(err, 'message')) end
+  local own = debug.getmetatable(err)
+  if type(err) ~= 'table' or type(own) ~= 'table' or not rawget(own, '__tostring') then return end
+  local ok, text = pcall(tostring, err)
+  return ok and type(text) == 'string' and text or nil
+end
+
+--- What an error value says: any value can be raised, and some say nothing, or much.
+function errors.describe(err)
+  local text = text_of(err)
+  if not text then return ('an error without a text (a %s value)'):format(type(err)) end
+  return #text > MOST and text:sub(1, MOST) .. ' …' or text
+end
+
 --- Exit status of an error value.
 function errors.status(err)
-  return type(err) == 'table' and STATUS[err.code] or 1
+  return STATUS[errors.code(err)] or 1
 end
 
 --- Handler for xpcall: an error with a code is expected and stays as it is, any other is a bug in
 -- a script or in Neap, and shows where it happened.
 function errors.handler(err)
-  if type(err) == 'table' and err.code then
-    return err
-  end
-  return debug.traceback(tostring(err), 2)
+  if errors.code(err) then return err end
+  return debug.traceback(errors.describe(err), 2)
 end
 
 -- Errors that lie outside of any script, so that a place in one would only distract.
@@ -36,7 +59,9 @@ local PLACELESS = { USAGE = true, FAILED = true, FORMAT = true, SYSTEM = true, A
 
 --- Text for people.
 function errors.text(err)
-  return type(err) == 'table' and PLACELESS[err.code] and err.message or tostring(err)
+  local code = errors.code(err)
+  if code and not PLACELESS[code] then return rawget(err, 'where') .. errors.describe(err) end
+  return errors.describe(err)
 end
 
 --- Tells the error on stderr; prefix names a rank, or is ''.

@@ -83,8 +83,12 @@ local function edit_distance(a, b)
   return last[#b]
 end
 
+local MOST_HINTED = 100 -- bytes of a name that may be a misspelt one
+
 --- " (did you mean 'x'?)" for a name that is close to an allowed one, else ''.
 function lib.hint(name, allowed)
+  name = tostring(name)
+  if #name > MOST_HINTED then return '' end
   local best, distance = nil, math.max(2, math.min(3, math.floor(#name / 3) + 1))
   for _, candidate in ipairs(allowed) do
     local d = edit_distance(name, candidate)
@@ -95,11 +99,18 @@ function lib.hint(name, allowed)
   return best and (" (did you mean '%s'?)"):format(best) or ''
 end
 
+--- Order of keys of any type: numbers, then the others by their texts.
+local function before(a, b)
+  if type(a) == type(b) and (type(a) == 'number' or type(a) == 'string') then return a < b end
+  if type(a) == 'number' or type(b) == 'number' then return type(a) == 'number' end
+  return tostring(a) < tostring(b)
+end
+
 --- Keys of a table, sorted: pairs() has another order in every process.
 function lib.sorted_keys(t)
   local keys = {}
   for key in pairs(t) do keys[#keys + 1] = key end
-  table.sort(keys)
+  table.sort(keys, before)
   return keys
 end
 

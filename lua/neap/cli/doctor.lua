@@ -24,6 +24,9 @@ local function facts()
     list[#list + 1] = { lib.ffi.string(name), lib.ffi.string(value[0]) }
   end
   for _, fact in ipairs(device.facts()) do list[#list + 1] = fact end
+  list[#list + 1] = { 'policies', lib.C.neap_policy_server_confines() == 1
+    and 'confined: no writing, sockets or processes'
+    or 'NOT confined (no seccomp filters here): they may do what you may' }
   list[#list + 1] = { 'lua', jit.version .. (jit.status() and '' or ', compiler off') }
   local names, packages = text.names()
   for _, name in ipairs(names) do

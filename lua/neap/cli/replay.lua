@@ -9,6 +9,7 @@ local policies = require 'neap.policy'
 local progress = require 'neap.base.progress'
 local provenance = require 'neap.runs.provenance'
 local replay = require 'neap.replay'
+local session = require 'neap.policy.session'
 local store = require 'neap.runs.store'
 local text_table = require 'neap.base.text_table'
 local trace = require 'neap.engine.trace'
@@ -56,6 +57,7 @@ function command.trace_options(parser, needed)
     :convert(arguments.positive '--deadline')
   parser:flag('--strict', 'stop with status 3 at the first fault of a policy')
   parser:flag('--in-process', 'run policies in this process, for debuggers and profilers')
+  session.trust_option(parser)
 end
 
 function command.options(parser)
@@ -94,6 +96,7 @@ local function score_all(args, t, topology, document, begin)
     local entry, messages = replay.score {
       trace = t, topology = topology, policy = text, warm_up = document.warm_up, seed = args.seed,
       deadline = args.deadline, strict = args.strict, in_process = args.in_process,
+      trusted = args.trust_policies,
       recorder = begin { policy = text, seed = args.seed, trace = args.trace },
       on_step = function(step) bar:update((i - 1) * t.steps + step + 1, text) end,
     }

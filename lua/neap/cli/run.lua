@@ -14,6 +14,7 @@ local launch = require 'neap.train.launch'
 local progress = require 'neap.base.progress'
 local provenance = require 'neap.runs.provenance'
 local recipe = require 'neap.train.recipe'
+local session = require 'neap.policy.session'
 local store = require 'neap.runs.store'
 
 local run = { doc = 'Run a recipe on ranks that are threads, or on the processes of mpirun.' }
@@ -62,6 +63,7 @@ function run.options(command, words)
     .. 'the recipe)'):argname '<model>'
   command:flag('--strict', 'stop with status 3 at the first fault of a policy')
   command:flag('--in-process', 'run policies inside the rank, for debuggers and profilers')
+  session.trust_option(command)
   command:option('--deadline', 'seconds that a hook of a policy may run (default: 1)')
     :argname('<seconds>'):convert(arguments.positive '--deadline')
   command:option('--timeline', 'record a step: JSON for Perfetto, and where its time goes')
@@ -207,8 +209,8 @@ function run.run(given)
   if args.dry_run then return rank and rank > 0 and 0 or dry_run(args, script, values, ranks) end
   local order = json.encode({
     recipe = args.recipe, node_size = args.node_size, device = args.device, strict = args.strict,
-    in_process = args.in_process, deadline = args.deadline, json = args.json,
-    sim = args.sim, timeline = args.timeline, timeline_step = args.timeline_step,
+    in_process = args.in_process, trusted = args.trust_policies, deadline = args.deadline,
+    json = args.json, sim = args.sim, timeline = args.timeline, timeline_step = args.timeline_step,
     params = setmetatable(texts, { __jsontype = 'object' }),
     store = record(args, script, values, rank, ranks),
   })

@@ -11,6 +11,7 @@ local provenance = require 'neap.runs.provenance'
 local simulate = require 'neap.simulate'
 local spans = require 'neap.simulate.timeline'
 local schedules = require 'neap.nn.schedule'
+local session = require 'neap.policy.session'
 local store = require 'neap.runs.store'
 local text_table = require 'neap.base.text_table'
 local chrome_trace = require 'neap.profile.chrome_trace'
@@ -57,6 +58,7 @@ function command.options(parser)
     :convert(arguments.whole('--timeline-ranks', 1)):default '32'
   parser:flag('--strict', 'stop with status 3 at the first fault of a policy')
   parser:flag('--in-process', 'run policies in this process, for debuggers and profilers')
+  session.trust_option(parser)
   parser:flag('--json', 'results as JSON')
   store.options(parser)
 end
@@ -67,7 +69,7 @@ local function run_policy(args, policy, last, recorder)
     distinct = args.distinct,
     schedule = args.schedule, shard_group = args.shard_group,
     seed = args.seed, trace = args.trace and trace.read(args.trace), strict = args.strict or false,
-    in_process = args.in_process or false }
+    in_process = args.in_process or false, trusted = args.trust_policies or false }
   local row, text = s:run(args.steps, recorder), nil
   row.policy, row.cluster, row.model, row.schedule = policy, args.cluster, args.model, args.schedule
   if last and args.timeline then

@@ -5,6 +5,7 @@ local check = require 'neap.train.check'
 local subprocess = require 'neap.engine.subprocess'
 local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
+local session = require 'neap.policy.session'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 local arguments = require 'neap.base.arguments'
@@ -43,6 +44,7 @@ function command.options(parser)
     :convert(arguments.positive '--deadline'):default(DEADLINE)
   parser:option('--picture', 'SVG file for the worst step, work by rank'):argname '<file.svg>'
   parser:flag('--watch', 'try again whenever the file is saved, until Ctrl-C')
+  session.trust_option(parser)
   parser:flag('--json', 'results as JSON')
 end
 
@@ -77,7 +79,8 @@ end
 -- replay stops at the first fault: if that was a hook that ran too long, the rest is not worth the
 -- wait, and the row has no figures.
 local function try_one(args, t)
-  local options = { seed = args.seed, deadline = args.deadline, strict = true }
+  local options = { seed = args.seed, deadline = args.deadline, strict = true,
+    trusted = args.trust_policies }
   local began = lib.C.neap_clock()
   local ok, first = pcall(t.run, t, args.policy, options)
   if not ok and (type(first) ~= 'table' or first.code ~= 'POLICY') then error(first, 0) end

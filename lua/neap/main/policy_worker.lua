@@ -3,6 +3,7 @@
 -- [ranks][experts] followed by the active layout, int32 [slots]; answers are layouts, and splits
 -- in the bulk memory.
 
+local errors = require 'neap.base.errors'
 local lib = require 'neap.base.lib'
 local runtime = require 'neap.policy.runtime'
 local messages = require 'neap.policy.messages'
@@ -15,8 +16,7 @@ local BLOCK_SECONDS = 3600
 local message, payload = ffi.new 'neap_policy_message', ffi.new 'const void *[1]'
 
 local function answer(server, request, outcome, text, expert_of, slots)
-  message.kind, message.about = outcome, request.known and messages.KNOWN or request.kind
-  message.step, message.layer, message.seconds = request.step, request.layer, request.seconds
+  message.kind, message.id, message.seconds = outcome, request.id, request.seconds
   text = (text or ''):sub(1, ffi.sizeof(message.text) - 1)
   ffi.copy(message.text, text)
   lib.check(C.neap_policy_server_answer(server, message, expert_of, expert_of and slots * 4 or 0))
@@ -47,7 +47,7 @@ local function open_worker(server, setup)
   C.neap_policy_server_end(server)
   self.cells, self.slots = topology.ranks * topology.experts, topology.slots
   for layer = 0, setup.layers - 1 do
-    self.waiting[layer] = { kind = messages.PLAN, layer = layer, step = 0, seconds = 0, new = false,
+    self.waiting[layer] = { layer = layer, step = 0, seconds = 0, new = false,
       expert_of = ffi.new('int32_t[?]', self.slots) }
   end
   return self
@@ -57,18 +57,19 @@ end
 function Worker:request(load, expert_of)
   local request, known = self.waiting[message.layer], message.about == messages.KNOWN
   if not known then self.runtime:record(message.layer, load) end
-  local late, step = request.new, tonumber(message.step)
+  local late, step, id = request.new, tonumber(message.step), message.id
   if late then
     answer(self.server, request, runtime.LATE)
   else
     self.queue[#self.queue + 1] = request
   end
   request.step, request.seconds, request.new, request.known = step, 0, true, known
+  request.id = id
   ffi.copy(request.expert_of, expert_of, self.slots * 4)
 end
 
 function Worker:split(load, expert_of)
-  local request = { kind = messages.SPLIT, layer = message.layer, step = tonumber(message.step) }
+  local request = { id = message.id, layer = message.layer, step = tonumber(message.step) }
   local start = C.neap_clock()
   local tokens = ffi.cast('int64_t *', C.neap_policy_server_bulk(self.server))
   local outcome, text = self.runtime:split(request.step, request.layer, load, expert_of, tokens)
@@ -114,13 +115,12 @@ end
 local function main(requests_fd, answers_fd)
   local out = ffi.new 'neap_policy_server *[1]'
   lib.check(C.neap_policy_server_open(tonumber(requests_fd), tonumber(answers_fd), out))
-  local server, start = out[0], { kind = messages.LOADING, layer = 0, step = 0, seconds = 0 }
+  local server, start = out[0], { id = 0, seconds = 0 }
   local setup = loadstring(ffi.string(C.neap_policy_server_setup(server)))()
   local ok, worker = pcall(open_worker, server, setup)
   if not ok then
-    local code = type(worker) == 'table' and worker.code or 'POLICY'
-    answer(server, start, runtime.FAULT, code .. ' ' .. (type(worker) == 'table' and worker.message
-      or tostring(worker)))
+    answer(server, start, runtime.FAULT, ('%s %s'):format(errors.code(worker) or 'POLICY',
+      errors.describe(worker)))
     return 1
   end
   local loaded, lines = worker.runtime, worker.runtime.lines

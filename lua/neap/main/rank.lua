@@ -12,6 +12,7 @@
 --                         cluster and model (names; the second perhaps nil); else nil
 --   deadline              seconds that a policy's hook may run; nil for the session's default
 --   strict, in_process    whether a policy's fault stops the run; whether policies run in the rank
+--   trusted               whether policies may do what the user may (--trust-policies)
 --   timeline              records steps (timeline_job.lua); nil: nobody asked for it
 --   json                  results are wanted as JSON
 --   job:print(text)       writes a line to stdout, on rank 0 only
@@ -147,7 +148,7 @@ local function run(channel, rank, ranks, order, runs)
     node_of = node_of, node_size = largest_node(node_of, ranks),
     params = params.values(script.params, order.params, order.device),
     device = order.device, strict = order.strict, in_process = order.in_process, json = order.json,
-    deadline = order.deadline, recorded = order.store ~= nil,
+    trusted = order.trusted, deadline = order.deadline, recorded = order.store ~= nil,
     store = runs, order = order,
     sim = order.sim and { cluster = order.sim.cluster, model = order.sim.model,
       machine = recipe_pricing.machine(order.sim.cluster, ranks) },

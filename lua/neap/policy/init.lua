@@ -28,6 +28,9 @@ local policy = {}
 local KEEP = 32
 local DEFAULT_SPLIT = 'minimax'
 
+--- What policies can plan on.
+policy.PLANS_ON = { history = true, current = true, both = true }
+
 local HOOKS = { 'plan', 'split', 'when' }
 local FIELDS = {
   name = 'string', doc = 'string', params = 'table', history = 'number', plans_on = 'string',
@@ -98,7 +101,7 @@ function policy.define(definition)
   if class.history < 1 or class.history % 1 ~= 0 then
     misuse(2, 'history is %s; it must be a whole number of at least 1 step', class.history)
   end
-  if not contains({ 'history', 'current', 'both' }, class.plans_on) then
+  if not policy.PLANS_ON[class.plans_on] then
     misuse(2, "plans_on is '%s'; allowed are 'history', 'current' and 'both'", class.plans_on)
   end
   params.check(class.params, 'policy ' .. class.name, 2)
@@ -176,8 +179,8 @@ function policy.load(file)
   if not chunk then lib.raise('POLICY', 'policy ' .. why) end
   local ok, class = pcall(chunk)
   if not ok then
-    if type(class) == 'table' and class.code then error(class, 0) end
-    lib.raise('POLICY', ('policy %s: %s'):format(file, tostring(class)))
+    if errors.code(class) then error(class, 0) end
+    lib.raise('POLICY', ('policy %s: %s'):format(file, errors.describe(class)))
   end
   if not (type(class) == 'table' and classes[class]) then
     errors.usage('policy %s: the file must return what policy.define{…} gave', file)

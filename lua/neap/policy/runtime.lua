@@ -5,6 +5,7 @@ local lib = require 'neap.base.lib'
 local split_builder = require 'neap.policy.split_builder'
 local context = require 'neap.policy.context'
 local layout_builder = require 'neap.policy.layout_builder'
+local errors = require 'neap.base.errors'
 local history = require 'neap.policy.history'
 local layouts = require 'neap.engine.layout'
 local plans = require 'neap.engine.plan'
@@ -80,10 +81,14 @@ local function where(self, hook)
   return ('%s:%d'):format(self.file, self.lines[hook])
 end
 
---- An error's message without the place that Lua puts before it.
+local MOST = 400 -- bytes of an error in a message
+
+--- An error's message without the place that Lua puts before it, as one line.
 local function bare(err)
-  if type(err) == 'table' and err.message then return err.message end
-  return (tostring(err):gsub('^[^\n]-:%d+: ', ''))
+  local text = errors.describe(err)
+  if not errors.code(err) then text = text:gsub('^[^\n]-:%d+: ', '') end
+  text = text:gsub('%c+', ' ')
+  return #text > MOST and text:sub(1, MOST) .. ' …' or text
 end
 
 --- options: file, params (texts), split (a rule instead of the policy's split, or nil), topology,

@@ -40,7 +40,8 @@ local TEXT_BYTES = 512      -- of a message that is broadcast
 local SPEC = {
   topology = { needed = true }, layers = { needed = true }, policy = { needed = true }, comm = {},
   seed = { default = 0 }, deadline = { default = 1 }, strict = { default = false },
-  in_process = { default = false }, wait = { default = false }, listener = { default = {} },
+  in_process = { default = false }, trusted = { default = false },
+  wait = { default = false }, listener = { default = {} },
 }
 
 local function open_worker(self, o)
@@ -50,7 +51,7 @@ local function open_worker(self, o)
   local ok, opened = xpcall(open, errors.handler, {
     file = selection.file, params = selection.params, split = selection.split,
     topology = self.topology, layers = self.layers, seed = o.seed,
-    deadline = o.deadline,
+    deadline = o.deadline, trusted = o.trusted,
   })
   if ok then return opened end
   if not o.strict and opened.code == 'POLICY' then opened.code = 'FAILED' end
@@ -66,11 +67,17 @@ local function share_text(self, text)
   return ffi.string(buffer)
 end
 
+--- Adds --trust-policies to a command that runs policies; arrives as args.trust_policies.
+function session.trust_option(command)
+  command:flag('--trust-policies', 'let policies write files, open sockets and start processes')
+end
+
 --- Collective over comm. Options:
 --   topology, layers, policy  what is planned, and a text that policy.resolve takes
 --   comm                      nil: this process alone; its ranks need not be the topology's
 --   seed (0), deadline (1)    of the random streams; seconds that a hook may run
 --   strict, in_process        faults are raised; the policy runs in rank 0 itself
+--   trusted                   the policy may do what the user may: write files, start processes, …
 --   wait                      advance waits for all plans (up to the deadline), as replay wants
 --   listener                  functions, each optional: fault(message), on rank 0, for faults that
 --                             are not raised; split(step, layer, split) after a split, and

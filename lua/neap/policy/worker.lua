@@ -3,7 +3,9 @@
 -- fresh one, and that is one fault. Nothing that a worker says is believed unchecked.
 
 local lib = require 'neap.base.lib'
+local policy = require 'neap.policy'
 local runtime = require 'neap.policy.runtime'
+local split = require 'neap.engine.split'
 local messages = require 'neap.policy.messages'
 
 local ffi, C = lib.ffi, lib.C
@@ -14,6 +16,7 @@ local Worker = {}
 Worker.__index = Worker
 
 local START_SECONDS = 10 -- that a program may take to start and load a policy
+local MOST_IDS = 2 ^ 30  -- of requests; then they start anew
 local GIVE_UP = 10       -- workers in a row that ended without one good answer
 
 --- A value as a Lua expression; numbers keep all their bits.
@@ -47,29 +50,49 @@ local function setup_text(options)
   }
 end
 
+--- Text of the message as one line that a terminal can be given.
+local function text_of(message)
+  return (ffi.string(message.text):gsub('%c+', ' '))
+end
+
+local function known_rule(rule)
+  for _, name in ipairs(split.rules()) do
+    if name == rule then return true end
+  end
+  return false
+end
+
+--- What the worker says of the policy that it has loaded; false if that makes no sense.
+local function take_description(self, text)
+  local plans_on, plan, split_line, when, rule = text:match '^(%l+) (%d+) (%d+) (%d+) (%S*)$'
+  if not plans_on or not policy.PLANS_ON[plans_on] then return false end
+  if rule ~= '' and not known_rule(rule) then return false end
+  self.plans_on, self.rule = plans_on, rule ~= '' and rule or nil
+  self.lines = { plan = plan, split = split_line, when = when }
+  return true
+end
+
+-- Errors that a policy can make while it is loaded.
+local LOAD_ERRORS = { POLICY = true, USAGE = true }
+
 local function start(self)
   local message, file = self.message, self.file
   lib.check(C.neap_worker_receive(self.ptr, START_SECONDS, START_SECONDS, message, nil))
-  local text = ffi.string(message.text)
-  if message.kind == runtime.PLANNED then
-    local plans_on, plan, split, when, rule = text:match '^(%S+) (%d+) (%d+) (%d+) (%S*)$'
-    self.plans_on, self.rule = plans_on, rule ~= '' and rule or nil
-    self.lines = { plan = plan, split = split, when = when }
-    return
-  end
+  local text, kind = text_of(message), message.kind
+  if kind == runtime.PLANNED and message.id == 0 and take_description(self, text) then return end
   self:close()
-  local code, why = 'POLICY', ('policy %s: loading it took more than %d s'):format(file,
-    START_SECONDS)
-  if message.kind == runtime.FAULT then
-    code, why = text:match '^(%S+) (.*)$'
-  elseif message.kind == C.NEAP_WORKER_DEAD then
-    why = ('policy %s: loading it ended the worker (%s)'):format(file, text)
+  local code, why = text:match '^(%u+) (.*)$'
+  if kind ~= runtime.FAULT or not LOAD_ERRORS[code] then
+    code, why = 'POLICY', ('policy %s: loading it %s'):format(file,
+      kind == C.NEAP_WORKER_DEAD and ('ended the worker (%s)'):format(text)
+      or (kind == 0 or kind == C.NEAP_WORKER_OVERDUE)
+      and ('took more than %d s'):format(START_SECONDS) or "damaged the worker's memory")
   end
   error(setmetatable({ code = code, message = why, where = '' }, lib.Error), 0)
 end
 
---- options: as runtime.open takes them, and deadline, in seconds. Raises POLICY, USAGE, SYSTEM and
--- ABSENT.
+--- options: as runtime.open takes them, deadline, in seconds, and trusted (the policy may do what
+-- the user may). Raises POLICY, USAGE, SYSTEM and ABSENT.
 function worker.open(options)
   local topology, out = options.topology, ffi.new 'neap_worker *[1]'
   local slots, ranks = topology.slots, topology.ranks
@@ -77,10 +100,11 @@ function worker.open(options)
     file = options.file, layers = options.layers, deadline = options.deadline, slots = slots,
     load_bytes = ranks * topology.experts * 8, token_bytes = ranks * slots * 8,
     message = ffi.new 'neap_policy_message', buffer = ffi.new('int32_t[?]', slots),
-    queue = {}, first = 1, ends = 0, capacity = 2 * options.layers + 2,
+    queue = {}, ends = 0, capacity = 2 * options.layers + 2,
+    requests = {}, id = 0, -- those under way: what an answer's id stands for
   }, Worker)
   lib.check(C.neap_worker_open(setup_text(options), self.capacity + 1, self.load_bytes + slots * 4,
-    slots * 4, self.token_bytes, out), 2)
+    slots * 4, self.token_bytes, options.trusted and 1 or 0, out), 2)
   self.ptr = ffi.gc(out[0], C.neap_worker_close)
   start(self)
   return self
@@ -88,8 +112,11 @@ end
 
 local function send(self, kind, about, step, layer, load, expert_of)
   local message = self.message
+  self.id = self.id % MOST_IDS + 1
   message.kind, message.about, message.seconds = kind, about, 0
-  message.step, message.layer = step, layer
+  message.step, message.layer, message.id = step, layer, self.id
+  self.requests[self.id] = { kind = kind, hook = messages.doing[kind], step = step, layer = layer,
+    current = about ~= messages.KNOWN }
   lib.check(C.neap_worker_send(self.ptr, message, load, self.load_bytes, expert_of, self.slots * 4))
 end
 
@@ -107,17 +134,19 @@ local function replace(self, message)
   if message.kind == C.NEAP_WORKER_OVERDUE then
     what = ('ran for more than %g s'):format(self.deadline)
   elseif message.kind == C.NEAP_WORKER_DEAD then
-    local how = ffi.string(message.text)
+    local how = text_of(message)
     what = 'ended the worker' .. (how ~= '' and (' (%s)'):format(how) or '')
   elseif message.kind == C.NEAP_WORKER_DAMAGED then
     what = "damaged the worker's memory"
+  elseif message.kind == runtime.FAULT then
+    what = ('failed when a new worker loaded it (%s)'):format(text_of(message))
   end
   local doing = messages.doing[tonumber(message.about)]
   local answer = {
     outcome = runtime.FAULT, step = tonumber(message.step), layer = message.layer, seconds = 0,
     hook = doing,
   }
-  self.ends = self.ends + 1
+  self.ends, self.requests, self.restarting = self.ends + 1, {}, true
   local status = C.neap_worker_restart(self.ptr)
   local then_what = 'a new worker was started'
   if status ~= 0 or self.ends >= GIVE_UP then
@@ -134,23 +163,39 @@ local function replace(self, message)
   return answer
 end
 
---- The message as an answer; nil for one that says only that a new worker has started.
+-- Outcomes that requests can have.
+local OUTCOMES = {
+  [messages.PLAN] = { [runtime.PLANNED] = true, [runtime.SKIPPED] = true, [runtime.FAULT] = true,
+    [runtime.LATE] = true },
+  [messages.SPLIT] = { [runtime.PLANNED] = true, [runtime.FAULT] = true },
+}
+
+--- A new worker's first answer: nil if it has loaded the policy.
+local function decode_start(self)
+  self.restarting = false
+  if self.message.kind == runtime.PLANNED then return nil end
+  self.message.about = 0
+  return replace(self, self.message)
+end
+
+--- The message as an answer; nil for one that says only that a new worker has started. Hook, step
+-- and layer are those of the request: of the message only id, outcome, time, text and payload are
+-- read.
 local function decode(self)
   local message = self.message
-  local about, layer, outcome = message.about, message.layer, message.kind
-  if outcome > runtime.LATE or not messages.doing[about] or layer < 0 or layer >= self.layers then
-    message.kind = C.NEAP_WORKER_DAMAGED
+  local outcome, id, seconds = message.kind, message.id, message.seconds
+  if id == 0 and self.restarting then return decode_start(self) end
+  local request = self.requests[id]
+  if not request or not OUTCOMES[request.kind][outcome] or seconds < 0 then
+    message.kind, message.about = C.NEAP_WORKER_DAMAGED, request and request.kind or 0
+    message.step, message.layer = request and request.step or 0, request and request.layer or 0
     return replace(self, message)
   end
-  local answer = { outcome = outcome, step = tonumber(message.step), layer = layer,
-    seconds = message.seconds, hook = messages.doing[about], current = about == messages.PLAN }
-  if about == messages.LOADING then
-    if outcome == runtime.PLANNED then return nil end
-    return replace(self, message)
-  end
-  self.ends = 0
+  self.ends, self.requests[id] = 0, nil
+  local answer = { outcome = outcome, step = request.step, layer = request.layer,
+    seconds = seconds, hook = request.hook, current = request.current }
   if outcome == runtime.FAULT then
-    answer.message = ffi.string(message.text)
+    answer.message = text_of(message)
   elseif outcome == runtime.PLANNED and answer.hook == 'plan' then
     answer.expert_of = ffi.new('int32_t[?]', self.slots)
     ffi.copy(answer.expert_of, self.buffer, self.slots * 4)

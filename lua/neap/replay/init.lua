@@ -31,7 +31,7 @@ local function open_run(options)
     session = session.open {
       topology = topology, layers = t.layers, policy = options.policy, seed = options.seed or 0,
       deadline = options.deadline or replay.DEADLINE, strict = options.strict or false,
-      in_process = options.in_process or false, wait = true,
+      in_process = options.in_process or false, trusted = options.trusted or false, wait = true,
     },
   }
   for layer = 0, t.layers - 1 do
@@ -66,9 +66,9 @@ end
 
 --- Replays a trace under one policy. Options: trace, topology, policy (text as policy.resolve takes
 -- it), and, all optional, warm_up (5, steps that are not scored), seed, deadline, strict,
--- in_process, on_step(step), recorder (of the run store), on_layer(step, layer, layout, balance,
--- split), which sees what was active. Returns the policy's row (neap.runs.metrics; its steps are
--- those that are scored), and the messages of its faults.
+-- in_process, trusted, on_step(step), recorder (of the run store), on_layer(step, layer, layout,
+-- balance, split), which sees what was active. Returns the policy's row (neap.runs.metrics; its
+-- steps are those that are scored), and the messages of its faults.
 function replay.score(options)
   options.warm_up = options.warm_up or replay.WINDOW
   local run = open_run(options)

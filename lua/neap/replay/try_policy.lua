@@ -65,7 +65,7 @@ local function observer(topology, warm_up)
 end
 
 --- Replays the trace under a policy (text as --policy takes it). options: seed, deadline, strict
--- (the first fault is raised, as POLICY).
+-- (the first fault is raised, as POLICY), trusted.
 function Trial:run(policy, options)
   options = options or {}
   local warm_up = math.min(WARM_UP, self.trace.steps - 1)
@@ -73,7 +73,7 @@ function Trial:run(policy, options)
   local entry, messages = replay.score {
     trace = self.trace, topology = self.topology, policy = policy, warm_up = warm_up,
     seed = options.seed or 1, deadline = options.deadline, strict = options.strict,
-    on_layer = seen.on_layer,
+    trusted = options.trusted, on_layer = seen.on_layer,
   }
   return { entry = entry, messages = messages, digest = bit.tohex(seen.digest, 16),
     worst = seen.worst }

@@ -89,7 +89,7 @@ local function observe_all(document, args, t, topology, warm_up)
   for i, text in ipairs(texts) do
     local found = observe.policy { trace = t, topology = topology, policy = text,
       moment = seen.moment, warm_up = warm_up, seed = args.seed, deadline = args.deadline,
-      strict = args.strict, in_process = args.in_process,
+      strict = args.strict, in_process = args.in_process, trusted = args.trust_policies,
       on_step = function(step) bar:update((i - 1) * t.steps + step + 1, text) end }
     seen.policies[i] = found
     if not args.pictures_only then

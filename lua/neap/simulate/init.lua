@@ -50,7 +50,7 @@ end
 -- default: the model's), trace (trace.open's; default: synthetic loads; its tokens are scaled to
 -- the model's), distinct (layers that have loads, plans and splits of their own, the others repeat
 -- them; default: all, or as many as 2^22 numbers of tokens are enough for), seed, warm_up
--- (micro-batches before the first step that counts), in_process, strict. Raises USAGE.
+-- (micro-batches before the first step that counts), in_process, trusted, strict. Raises USAGE.
 function simulate.open(given)
   local o = options.take(given)
   local self = setmetatable({ options = o, machine = o.machine, model = o.model }, Simulation)
@@ -61,7 +61,8 @@ function simulate.open(given)
   self.step_cost = step_cost.open(setmetatable({ topology = self.topology }, { __index = o }))
   self.source = open_source(o)
   self.session = sessions.open { topology = self.topology, layers = o.distinct, policy = o.policy,
-    seed = o.seed, in_process = o.in_process, strict = o.strict, wait = true, deadline = 10 }
+    seed = o.seed, in_process = o.in_process, trusted = o.trusted, strict = o.strict, wait = true,
+    deadline = 10 }
   self.counts = ffi.new('int64_t[?]', self.topology.ranks * self.topology.experts)
   self.micro_batches, self.balance = 0, series.balance()
   self.spent = { loads = 0, plan = 0, split = 0, price = 0, simulate = 0 }

@@ -14,7 +14,8 @@ local SPEC = {
   shard_group = { default = 'all', type = 'string number' }, tensor = { default = 1 },
   parts = { default = 1 }, elementwise = { default = 1 }, gradient_bytes = { default = 2 },
   accumulate = { default = false }, resident = { default = false }, seed = { default = 1 },
-  warm_up = { default = 5 }, in_process = { default = true }, strict = { default = false },
+  warm_up = { default = 5 }, in_process = { default = true }, trusted = { default = false },
+  strict = { default = false },
   cluster = {}, model = {}, trace = {}, slots = {}, distinct = {},
 }
 

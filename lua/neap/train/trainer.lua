@@ -144,7 +144,7 @@ function trainer.open(options)
     experts = p.experts, cost = costs(p.ffn), speed = job.sim and job.sim.machine.speed }
   self.session = sessions.open { comm = self.comm, topology = self.topology, layers = p.layers,
     policy = options.policy, seed = p.seed, strict = job.strict, in_process = job.in_process,
-    deadline = job.deadline, wait = options.wait, listener = listener(self) }
+    trusted = job.trusted, deadline = job.deadline, wait = options.wait, listener = listener(self) }
   self.pricing = job.sim and job.rank == 0 and open_pricing(self) or nil
   self.first, self.last = share(p.batch, job.rank, job.ranks)
   self.ids = tensor.new('i32', (self.last - self.first) * p.sequence)
