@@ -50,13 +50,6 @@ typedef struct {
 
 static int run_ranks(lua_State *L);
 
-/* Root of the Lua sources: NEAP_HOME of the environment, else where the program was built from. */
-static const char *home(void)
-{
-  const char *set = getenv("NEAP_HOME");
-  return set && *set ? set : NEAP_HOME;
-}
-
 /* Folder of the running program, where libneap.so and neap.cdef lie beside it. */
 static const char *program_folder(char *path)
 {
@@ -79,6 +72,25 @@ static int process_rank(void)
       return atoi(rank);
   }
   return -1;
+}
+
+/* Root of the Lua sources: NEAP_HOME of the environment, else the folder above the program's, else
+ * where the program was built from. */
+static const char *home(void)
+{
+  static char above[PATH_BYTES];
+  const char *set = getenv("NEAP_HOME");
+  if (set && *set)
+    return set;
+  if (!above[0]) {
+    char folder[PATH_BYTES], probe[PATH_BYTES + 32];
+    char *slash = strrchr(program_folder(folder), '/');
+    if (slash)
+      *slash = 0;
+    snprintf(probe, sizeof probe, "%s/lua/neap/init.lua", folder);
+    snprintf(above, sizeof above, "%s", access(probe, R_OK) ? NEAP_HOME : folder);
+  }
+  return above;
 }
 
 static int first_failure(lua_State *L)

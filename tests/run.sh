@@ -228,6 +228,7 @@ run_part() { # title: runs and counts the jobs added since the last part
 }
 
 build_with() { # folder, sanitizers: 0 if the build is there
+  grep -qsx "CMAKE_HOME_DIRECTORY:INTERNAL=$PWD" "$1/CMakeCache.txt" || rm -rf "$1" # of a moved clone
   mkdir -p "$1"
   { [[ -f $1/build.ninja ]] || cmake -S . -B "$1" -G Ninja -DCMAKE_BUILD_TYPE=Debug \
       -DCMAKE_C_FLAGS_DEBUG='-O1 -g' -DNEAP_SANITIZE="$2"; } >"$1/build.log" 2>&1 &&
