@@ -201,7 +201,6 @@ static int await(neap_request *request)
       run_head(comm);
     else
       pthread_cond_wait(&comm->changed, &comm->lock);
-  comm->seconds_waited += neap_clock() - begin;
   pthread_mutex_unlock(&comm->lock);
   int status = request->status;
   if (status)
@@ -325,13 +324,4 @@ const char *neap_comm_transport(const neap_comm *comm)
 int64_t neap_comm_bytes_sent(const neap_comm *comm)
 {
   return __atomic_load_n(&comm->bytes_sent, __ATOMIC_RELAXED);
-}
-
-double neap_comm_seconds_waited(const neap_comm *comm)
-{
-  neap_comm *c = (neap_comm *)comm;
-  pthread_mutex_lock(&c->lock);
-  double seconds = c->seconds_waited;
-  pthread_mutex_unlock(&c->lock);
-  return seconds;
 }

@@ -21,7 +21,6 @@ struct neap_comm {
   bool threaded; /* the progress thread exists */
   bool closing;
   pthread_t thread;
-  double seconds_waited;
   /* Of the running operation. */
   int64_t operations;           /* begun so far */
   neapi_gpu_stream *gpu_stream; /* of operations on a GPU; NULL before the first */

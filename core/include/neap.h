@@ -277,10 +277,8 @@ NEAP_API int32_t neap_comm_rank(const neap_comm *comm);
 NEAP_API int32_t neap_comm_size(const neap_comm *comm);
 /* "local", "mpi" or "nccl". */
 NEAP_API const char *neap_comm_transport(const neap_comm *comm);
-/* Bytes that this rank has sent to other ranks over comm, and seconds that its callers have
- * waited in wait and in blocking operations, since it was opened. */
+/* Bytes that this rank has sent to other ranks over comm since it was opened. */
 NEAP_API int64_t neap_comm_bytes_sent(const neap_comm *comm);
-NEAP_API double neap_comm_seconds_waited(const neap_comm *comm);
 
 /* Collective. Each has an asynchronous form: it returns at once with a request that must be waited
  * for. Results are the same to the bit under every transport: reductions add in rank order. */
@@ -595,7 +593,6 @@ typedef struct {
 typedef struct {
   double route;       /* seconds in router, permutation and combine */
   double experts;     /* seconds in the experts' products */
-  double waited;      /* seconds of waiting for counts, tokens and parameters that arrive late */
   double flops;       /* operations of the experts' products */
   int64_t rows;       /* tokens computed here, forward */
   int64_t sent;       /* bytes of tokens sent to other ranks, both ways, forward and backward */
@@ -731,6 +728,23 @@ NEAP_API int64_t neap_timeline_count(const neap_timeline *timeline, int64_t *los
 NEAP_API int64_t neap_timeline_spans(const neap_timeline *timeline, int64_t capacity,
                                      neap_span *out);
 
+/* Where the time of a rank goes, of its spans, measured or simulated alike; all figures of exposed
+ * communication are these. */
+typedef struct {
+  double seconds;   /* of its outermost spans of the compute stream: a step */
+  double computing; /* own time of the spans of the compute stream that neap_span_computes tells */
+  /* Exposed communication: of the waits of the compute stream, by the stream of the exchange that
+   * they are for. [NEAP_COMPUTE]: for any other exchange, and for the end of a simulated step. */
+  double exposed[NEAP_STREAMS];
+} neap_time_use;
+
+/* Whether the compute stream does in such a span what the step is for: no waits, copies, plans. */
+NEAP_API int neap_span_computes(int32_t id);
+/* spans: of one rank, in the order of their ends, those inside one before it. Errors: MEMORY. */
+NEAP_API int neap_spans_time_use(const neap_span *spans, int64_t count, neap_time_use *out);
+/* Of what a recorder holds, after resolve. */
+NEAP_API int neap_timeline_time_use(const neap_timeline *timeline, neap_time_use *out);
+
 /* ---- cluster: a training step on machines that are only described ---------------------------- */
 
 /* Operations of a step, executed by every rank of a topology in the order of their ids, on four
@@ -775,16 +789,21 @@ NEAP_API int neap_cluster_run(neap_cluster *cluster);
 NEAP_API int neap_cluster_times(const neap_cluster *cluster, int32_t op, const double **begin,
                                 const double **end);
 
-/* Means are over ranks. Busy, waited and idle_end of the compute stream add up to seconds. */
+/* Means are over ranks. What the compute stream is busy and what is exposed add up to seconds. */
 typedef struct {
-  double seconds;              /* the step: until the last rank's last operation ends */
-  double ideal;                /* all work of the compute stream / speed of all ranks */
-  double busy[NEAP_STREAMS];   /* mean seconds in operations of each stream */
-  double waited[NEAP_STREAMS]; /* mean seconds that compute waits for a stream's exchanges */
-  double idle_end;             /* mean seconds from a rank's last computation to the end */
-  int32_t last_op, last_rank;  /* what ends last, and where */
+  double seconds;               /* the step: until the last rank's last operation ends */
+  double ideal;                 /* all work of the compute stream / speed of all ranks */
+  double busy[NEAP_STREAMS];    /* mean seconds in operations of each stream */
+  double exposed[NEAP_STREAMS]; /* of neap_time_use, mean seconds */
+  int32_t last_op, last_rank;   /* what ends last, and where */
 } neap_cluster_figures;
 NEAP_API int neap_cluster_report(const neap_cluster *cluster, neap_cluster_figures *out);
+/* The waits of a rank's compute stream, as spans in their order: before an operation (its id is
+ * their step) for the exchange that came last, and from the rank's last computation to the end of
+ * the step (step and waits_for are -1). Writes at most capacity of them; *count: how many there
+ * are. */
+NEAP_API int neap_cluster_waits(const neap_cluster *cluster, int32_t rank, neap_span *spans,
+                                int64_t capacity, int64_t *count);
 
 typedef struct {
   double mean, most; /* seconds: over ranks, and of the slowest */

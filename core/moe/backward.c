@@ -77,7 +77,6 @@ static int agree_on_grids(neap_moe *m, const void *x)
   neapi_moe_add_elapsed_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
   if (!status)
     status = neap_comm_all_reduce(m->comm, max, count, NEAP_F64, NEAP_MAX);
-  neapi_moe_add_waited(m, &since);
   int bits = 26;
   while (m->total > 1ll << (53 - 2 * bits))
     bits--;

@@ -58,11 +58,9 @@ int neapi_moe_require_tokens(const neap_moe *m, const char *name, const char *ar
                              const neap_tensor *x);
 
 /* Add the time since *since, which becomes now, to an account: to any, with a span on the timeline;
- * to the experts' products, with the span of a chunk; to what has been waited, whose span the
- * request has put there. */
+ * to the experts' products, with the span of a chunk. */
 void neapi_moe_add_elapsed(double *since, double *account, int id);
 void neapi_moe_add_elapsed_experts(neap_moe *m, double *since, int id, int32_t chunk);
-void neapi_moe_add_waited(neap_moe *m, double *since);
 
 /* Start to send rows, of a chunk or of all; id: of the spans. back: to where their tokens are. */
 int neapi_moe_start_chunk(neap_moe *m, int32_t chunk, bool back, int id, void *rows);

@@ -35,13 +35,6 @@ void neapi_moe_add_elapsed_experts(neap_moe *m, double *since, int id, int32_t c
   *since = now;
 }
 
-void neapi_moe_add_waited(neap_moe *m, double *since)
-{
-  double now = neapi_timeline_now();
-  m->costs.waited += now - *since;
-  *since = now;
-}
-
 /* ---- exchanges ------------------------------------------------------------------------------- */
 
 int neapi_moe_start_chunk(neap_moe *m, int32_t chunk, bool back, int id, void *rows)
@@ -60,10 +53,7 @@ int neapi_moe_start_all(neap_moe *m, bool back, int id, void *rows)
 
 int neapi_moe_wait_for(neap_moe *m, int32_t chunk, bool back)
 {
-  double since = neap_clock();
-  int status = neapi_dispatch_wait(&m->rows, chunk, back);
-  neapi_moe_add_waited(m, &since);
-  return status;
+  return neapi_dispatch_wait(&m->rows, chunk, back);
 }
 
 int neapi_moe_wait_for_all_back(neap_moe *m)
@@ -82,11 +72,10 @@ int neapi_moe_compute(neap_moe *m, neapi_moe_product *product, int id, int32_t c
 {
   int status = NEAP_OK;
   while (!status && from < end) {
-    double since = neapi_timeline_now();
     int32_t ready = end;
     if (arriving)
       status = neapi_transfer_wait_slot(arriving, from, &ready);
-    neapi_moe_add_waited(m, &since);
+    double since = neapi_timeline_now();
     if (!status)
       status = product(&m->experts, from, ready, weights, in, out);
     neapi_moe_add_elapsed_experts(m, &since, id, chunk);

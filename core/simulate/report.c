@@ -3,7 +3,10 @@
 #include "layout/groups.h"
 #include "simulate/cluster.h"
 
+#include "base/memory.h"
+
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 static int require(const neap_cluster *c, int32_t op)
@@ -37,20 +40,15 @@ static int32_t cause(const neap_cluster *c, const neapi_cluster_op *op, int32_t 
   return best;
 }
 
-/* Adds, for one operation of compute, busy and waiting time of all ranks. */
+/* Adds, for one operation of compute, busy time of all ranks, and their work. */
 static void add_compute(const neap_cluster *c, const neapi_cluster_op *op, neap_cluster_figures *s,
                         double *work)
 {
   const neap_topology *t = c->topology;
-  const neapi_cluster_op *last = NULL;
-  if (op->index)
-    last = &c->ops[c->queue[NEAP_COMPUTE][op->index - 1]];
   for (int32_t r = 0; r < t->ranks; r++) {
-    double seconds = op->end[r] - op->begin[r], gap = op->begin[r] - (last ? last->end[r] : 0);
+    double seconds = op->end[r] - op->begin[r];
     s->busy[NEAP_COMPUTE] += seconds / t->ranks;
     *work += seconds * t->speed[r];
-    if (gap > 0)
-      s->waited[c->ops[cause(c, op, r)].stream] += gap / t->ranks;
   }
 }
 
@@ -72,6 +70,78 @@ static void find_last(const neap_cluster *c, int32_t *op, int32_t *rank)
       }
 }
 
+/* ---- waits ----------------------------------------------------------------------------------- */
+
+typedef struct {
+  neap_span *spans;
+  int64_t capacity, count;
+} wait_list;
+
+/* A wait, if it takes time. step: the operation that waits, or -1. */
+static void add_wait(wait_list *list, double begin, double end, int32_t step, int32_t waits_for)
+{
+  if (!(end > begin))
+    return;
+  if (list->count < list->capacity)
+    list->spans[list->count] = (neap_span){.begin = begin,
+                                           .end = end,
+                                           .step = step,
+                                           .id = NEAP_SPAN_WAIT,
+                                           .stream = NEAP_COMPUTE,
+                                           .layer = -1,
+                                           .chunk = -1,
+                                           .waits_for = waits_for};
+  list->count++;
+}
+
+static void find_waits(const neap_cluster *c, int32_t rank, wait_list *list)
+{
+  double last = 0;
+  for (int32_t i = 0; i < c->queued[NEAP_COMPUTE]; i++) {
+    int32_t id = c->queue[NEAP_COMPUTE][i];
+    const neapi_cluster_op *op = &c->ops[id];
+    int32_t before = op->begin[rank] > last ? cause(c, op, rank) : -1;
+    add_wait(list, last, op->begin[rank], id, before < 0 ? -1 : c->ops[before].stream);
+    last = op->end[rank];
+  }
+  add_wait(list, last, c->total, -1, -1);
+}
+
+int neap_cluster_waits(const neap_cluster *c, int32_t rank, neap_span *spans, int64_t capacity,
+                       int64_t *count)
+{
+  int status = require(c, 0);
+  if (status)
+    return status;
+  if (rank < 0 || rank >= c->topology->ranks)
+    return neapi_fail(NEAP_ARGUMENT, "cluster: no rank %d; allowed are 0 to %d", rank,
+                      c->topology->ranks - 1);
+  wait_list list = {spans, capacity, 0};
+  find_waits(c, rank, &list);
+  *count = list.count;
+  return NEAP_OK;
+}
+
+/* What is exposed, mean over ranks. */
+static int add_exposed(const neap_cluster *c, neap_cluster_figures *s)
+{
+  int64_t most = c->queued[NEAP_COMPUTE] + 1;
+  neap_span *spans = neapi_alloc(most * (int64_t)sizeof *spans, "cluster");
+  int status = spans ? NEAP_OK : NEAP_MEMORY;
+  for (int32_t r = 0; !status && r < c->topology->ranks; r++) {
+    wait_list list = {spans, most, 0};
+    neap_time_use use;
+    find_waits(c, r, &list);
+    status = neap_spans_time_use(spans, list.count, &use);
+    for (int32_t stream = 0; !status && stream < NEAP_STREAMS; stream++)
+      s->exposed[stream] += use.exposed[stream] / c->topology->ranks;
+  }
+  free(spans);
+  return status;
+}
+
+/* ---- figures --------------------------------------------------------------------------------- */
+
 int neap_cluster_report(const neap_cluster *c, neap_cluster_figures *out)
 {
   const neap_topology *t = c->topology;
@@ -85,14 +155,14 @@ int neap_cluster_report(const neap_cluster *c, neap_cluster_figures *out)
       add_compute(c, &c->ops[i], &s, &work);
     else
       add_exchange(c, &c->ops[i], &s);
-  for (int32_t r = 0; r < t->ranks; r++) {
+  for (int32_t r = 0; r < t->ranks; r++)
     speed += t->speed[r];
-    s.idle_end += (c->total - c->state[r].last[NEAP_COMPUTE]) / t->ranks;
-  }
   s.ideal = work / speed;
   find_last(c, &s.last_op, &s.last_rank);
-  *out = s;
-  return NEAP_OK;
+  status = add_exposed(c, &s);
+  if (!status)
+    *out = s;
+  return status;
 }
 
 int neap_cluster_operation(const neap_cluster *c, int32_t id, neap_cluster_span *out)

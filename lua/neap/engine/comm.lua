@@ -83,11 +83,6 @@ function Comm:transport()
   return ffi.string(C.neap_comm_transport(self.ptr))
 end
 
---- Seconds that callers have waited in blocking operations and in waits.
-function Comm:seconds_waited()
-  return C.neap_comm_seconds_waited(self.ptr)
-end
-
 -- ---- arguments --------------------------------------------------------------------------------
 
 --- Raises ARGUMENT at the place outside this file that called.

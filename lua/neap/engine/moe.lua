@@ -122,13 +122,12 @@ function Moe:backward(x, router, weights, gradients, dx, drouter, arriving)
   return dx
 end
 
---- What this rank has spent so far: seconds in route (router, permutation, combine), experts and
--- waited; flops of the experts; rows (tokens computed here); bytes sent, and sent_inter to other
--- nodes.
+--- What this rank has spent so far: seconds in route (router, permutation, combine) and experts;
+-- flops of the experts; rows (tokens computed here); bytes sent, and sent_inter to other nodes.
 function Moe:cost()
   check(C.neap_moe_cost(self.ptr, costs), 2)
   local result = {}
-  for _, name in ipairs { 'route', 'experts', 'waited', 'flops', 'rows', 'sent', 'sent_inter' } do
+  for _, name in ipairs { 'route', 'experts', 'flops', 'rows', 'sent', 'sent_inter' } do
     result[name] = tonumber(costs[name])
   end
   return result

@@ -174,41 +174,60 @@ end
 
 --- ---- of a step ------------------------------------------------------------------------------
 
---- Names of spans of the compute stream in which it does nothing that the step is for.
-timeline.no_computation = { step = true, plan = true, host = true, wait = true, unshard = true,
-  reduce = true, refresh = true }
+-- Streams that waits are for, as C orders them.
+local AWAITED = { [C.NEAP_COMPUTE] = 'other', [C.NEAP_TOKENS] = 'tokens',
+  [C.NEAP_UNSHARD] = 'unshard', [C.NEAP_REDUCE] = 'reduce' }
 
-local buffer = { capacity = 0 }
-
-local function reserve(count)
-  if count <= buffer.capacity then return end
-  buffer.capacity, buffer.spans = count, ffi.new('neap_span[?]', count)
-  buffer.begin, buffer.length = ffi.new('double[?]', count), ffi.new('double[?]', count)
+--- What C tells of exposed communication as a table of seconds: tokens, unshard, reduce, other (any
+-- other exchange; the end of a simulated step). exposed: double[NEAP_STREAMS].
+function timeline.exposed(exposed)
+  local seconds = {}
+  for stream, name in pairs(AWAITED) do seconds[name] = exposed[stream] end
+  return seconds
 end
 
---- Of this rank's spans, in seconds: of its outermost spans together (the step), in waits, and in
--- computation. Spans in the order of their ends: those inside one are before it.
-function Recorder:totals()
-  local count = tonumber(C.neap_timeline_count(self.ptr, lost))
-  reserve(count)
-  local begin, length = buffer.begin, buffer.length -- of spans that no later one has held so far
-  local waited, computed, whole, depth = 0, 0, 0, 0
-  for i = 0, tonumber(C.neap_timeline_spans(self.ptr, count, buffer.spans)) - 1 do
-    local span = buffer.spans[i]
-    if span.stream == C.NEAP_COMPUTE then
-      local all, inner = span['end'] - span.begin, 0
-      while depth > 0 and begin[depth - 1] >= span.begin do
-        depth = depth - 1
-        inner = inner + length[depth]
-      end
-      begin[depth], length[depth], depth = span.begin, all, depth + 1
-      whole = whole + all - inner
-      local name = KINDS[span.id].name
-      if name == 'wait' then waited = waited + all end
-      if not timeline.no_computation[name] then computed = computed + all - inner end
+local use = ffi.new 'neap_time_use'
+
+local function read_use()
+  local exposed, sum = timeline.exposed(use.exposed), 0
+  for stream = 0, C.NEAP_STREAMS - 1 do sum = sum + use.exposed[stream] end
+  return { seconds = use.seconds, computing = use.computing, waiting = sum, exposed = exposed }
+end
+
+--- Where the time of what this rank has recorded goes (neap_time_use): seconds (of its outermost
+-- spans together: the step), computing, waiting, and exposed, what is waited for.
+function Recorder:time_use()
+  check(C.neap_timeline_time_use(self.ptr, use), 2)
+  return read_use()
+end
+
+--- Inner spans before the outer ones that end at the same time.
+local function by_end(a, b)
+  if a.finish ~= b.finish then return a.finish < b.finish end
+  return a.begin > b.begin
+end
+
+--- The same of a list of spans of one rank, as gather gives them, measured or simulated.
+function timeline.time_use(list)
+  local sorted, spans = {}, ffi.new('neap_span[?]', #list + 1)
+  for _, span in ipairs(list) do
+    if span.stream == 'compute' then sorted[#sorted + 1] = span end
+  end
+  table.sort(sorted, by_end)
+  for i, span in ipairs(sorted) do
+    local c = spans[i - 1]
+    c.id, c.begin, c['end'], c.waits_for = ID[timeline.title(span)], span.begin, span.finish, -1
+    for stream, name in pairs(AWAITED) do
+      if span.waits_for == name then c.waits_for = stream end
     end
   end
-  return whole, waited, computed
+  check(C.neap_spans_time_use(spans, #sorted, use), 2)
+  return read_use()
+end
+
+--- Whether a span of the compute stream is computation.
+function timeline.computes(span)
+  return C.neap_span_computes(ID[timeline.title(span)]) == 1
 end
 
 return timeline

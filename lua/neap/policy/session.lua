@@ -109,11 +109,6 @@ function session.open(given)
   return self
 end
 
---- Seconds that this rank has waited for others in this session's exchanges.
-function Session:waited()
-  return self.comm and self.comm:seconds_waited() or 0
-end
-
 --- The active layout of a layer; its content changes at advance, and at this layer's plan_now.
 function Session:layout(layer)
   return self.active[layer]

@@ -52,15 +52,12 @@ local function union(list)
 end
 
 --- Adds the time of every span of the compute stream, without that of spans inside it, to
--- own[title], that of waits to exposed[what], and the times in which it computes to computing.
-local function add_own(spans, own, exposed, computing)
+-- own[title], and the times in which it computes to computing.
+local function add_own(spans, own, computing)
   innermost(spans, function(span, begin, finish)
     local title = timeline.title(span)
     own[title] = (own[title] or 0) + finish - begin
-    if span.name == 'wait' then
-      local kind = span.waits_for or 'other'
-      exposed[kind] = (exposed[kind] or 0) + finish - begin
-    elseif not timeline.no_computation[span.name] and finish > begin then
+    if finish > begin and timeline.computes(span) then
       own[COMPUTED] = (own[COMPUTED] or 0) + finish - begin
       computing[#computing + 1] = { begin, finish }
     end
@@ -134,8 +131,10 @@ function breakdown.summary(ranks)
   local own, busy, exposed, first, last = {}, {}, {}, math.huge, -math.huge
   local intervals, computing, waiting = {}, 0, 0
   for r, spans in ipairs(ranks) do
-    own[r], busy[r], exposed[r] = {}, {}, {}
-    add_own(spans, own[r], exposed[r], intervals)
+    own[r], busy[r] = {}, {}
+    add_own(spans, own[r], intervals)
+    local use = timeline.time_use(spans)
+    exposed[r], waiting = use.exposed, waiting + use.waiting / #ranks
     for _, span in ipairs(spans) do
       first, last = math.min(first, span.begin), math.max(last, span.finish)
       if span.stream ~= 'compute' then
@@ -143,7 +142,6 @@ function breakdown.summary(ranks)
       end
     end
     computing = computing + (own[r][COMPUTED] or 0) / #ranks
-    waiting = waiting + (own[r].wait or 0) / #ranks
   end
   local gap, gap_waits, gaps = host_gap(ranks)
   return {

@@ -6,7 +6,7 @@
 --   local x = c:exchange({ name = 'dispatch' }, 'tokens', { ports = bytes, after = { a } })
 --   c:run()
 --   c:times(x)                                      -- begin, end: double[ranks]
---   c:report()                                      -- { seconds=, ideal=, busy=, waited=, … }
+--   c:report()                                      -- { seconds=, ideal=, busy=, exposed=, … }
 --   c:critical()                                    -- list of { op=, rank= }, first one first
 -- Operations are numbers from 0; c.spans[op] is the label that they were given, with its
 -- stream and what it comes after.
@@ -15,6 +15,7 @@ local lib = require 'neap.base.lib'
 local options = require 'neap.base.options'
 local machines = require 'neap.simulate.machines'
 local errors = require 'neap.base.errors'
+local timeline = require 'neap.engine.timeline'
 
 local ffi, C = lib.ffi, lib.C
 
@@ -165,19 +166,33 @@ function Cluster:times(op)
   return self.first[0], self.second[0]
 end
 
---- Seconds of the step, and means over ranks: ideal, busy and waited by stream, idle_end; last = {
--- op=, rank= }.
+--- Seconds of the step, and means over ranks: ideal, busy by stream, exposed by what is waited for
+-- (neap.engine.timeline); last = { op=, rank= }.
 function Cluster:report()
   local f = self.figures
   lib.check(C.neap_cluster_report(self.ptr, f), 2)
-  local busy, waited = {}, {}
-  for i = 0, C.NEAP_STREAMS - 1 do
-    busy[cluster.streams[i]], waited[cluster.streams[i]] = f.busy[i], f.waited[i]
-  end
+  local busy = {}
+  for i = 0, C.NEAP_STREAMS - 1 do busy[cluster.streams[i]] = f.busy[i] end
   return {
-    seconds = f.seconds, ideal = f.ideal, busy = busy, waited = waited, idle_end = f.idle_end,
+    seconds = f.seconds, ideal = f.ideal, busy = busy, exposed = timeline.exposed(f.exposed),
     last = { op = f.last_op, rank = f.last_rank },
   }
+end
+
+--- Waits of a rank's compute stream: list of { begin =, finish =, op = that waits (nil: the end of
+-- the step is waited for), waits_for = stream or nil }.
+function Cluster:waits(rank)
+  local count = ffi.new 'int64_t[1]'
+  lib.check(C.neap_cluster_waits(self.ptr, rank, nil, 0, count), 2)
+  local length, list = tonumber(count[0]), {}
+  local spans = ffi.new('neap_span[?]', length)
+  lib.check(C.neap_cluster_waits(self.ptr, rank, spans, length, count), 2)
+  for i = 1, length do
+    local span = spans[i - 1]
+    list[i] = { begin = span.begin, finish = span['end'], op = span.step >= 0
+      and tonumber(span.step) or nil, waits_for = cluster.streams[span.waits_for] }
+  end
+  return list
 end
 
 --- Mean seconds of an operation over ranks, and the most.

@@ -12,8 +12,8 @@ local Summary = {}
 Summary.__index = Summary
 
 function summary.open()
-  return setmetatable({ steps = 0, seconds = 0, ideal = 0, busy = 0, tokens = 0, unshard = 0,
-    reduce = 0, idle = 0, expert = 0 }, Summary)
+  return setmetatable({ steps = 0, seconds = 0, ideal = 0, busy = 0, expert = 0,
+    exposed = { tokens = 0, unshard = 0, reduce = 0, other = 0 } }, Summary)
 end
 
 --- Mean seconds over ranks of all operations of a name.
@@ -29,12 +29,11 @@ end
 
 --- Of a step that the cluster holds.
 function Summary:add(report, cluster)
-  local waited = report.waited
-  self.steps = self.steps + 1
+  self.steps, self.busy = self.steps + 1, self.busy + report.busy.compute
   self.seconds, self.ideal = self.seconds + report.seconds, self.ideal + report.ideal
-  self.busy, self.idle = self.busy + report.busy.compute, self.idle + report.idle_end
-  self.tokens, self.unshard = self.tokens + waited.tokens, self.unshard + waited.unshard
-  self.reduce = self.reduce + waited.reduce
+  for stream, seconds in pairs(report.exposed) do
+    self.exposed[stream] = self.exposed[stream] + seconds
+  end
   self.expert = self.expert + seconds_of(cluster, 'expert')
 end
 
@@ -47,9 +46,10 @@ function Summary:row(balance)
   local function ms(seconds) return seconds / steps * 1e3 end
   row.simulated, row.step_ms, row.ideal_ms = true, ms(self.seconds), ms(self.ideal)
   row.utilization = self.busy / self.seconds
-  row.exposed = (self.tokens + self.unshard + self.reduce + self.idle) / self.seconds
-  row.exposed_ms = { tokens = ms(self.tokens), unshard = ms(self.unshard),
-    reduce = ms(self.reduce), other = ms(self.idle) }
+  local e = self.exposed
+  row.exposed = (e.tokens + e.unshard + e.reduce + e.other) / self.seconds
+  row.exposed_ms = { tokens = ms(e.tokens), unshard = ms(e.unshard), reduce = ms(e.reduce),
+    other = ms(e.other) }
   row.compute_ms = { expert = ms(self.expert), other = ms(self.busy - self.expert) }
   return metrics.complete(row)
 end

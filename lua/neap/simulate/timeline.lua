@@ -18,41 +18,31 @@ local function critical_ranks(cluster)
   return marks, list
 end
 
---- The stream that a rank waited for before an operation of compute.
-local function awaited(cluster, op, rank)
-  local latest, stream = -1, nil
-  for _, other in ipairs(cluster.spans[op].after) do
-    local _, finish = cluster:times(other)
-    if finish[rank] > latest then latest, stream = finish[rank], cluster.spans[other].stream end
-  end
-  return stream
-end
-
 local function by_time(a, b)
   if a.begin ~= b.begin then return a.begin < b.begin end
   return a.finish < b.finish
 end
 
 --- The spans of all ranks (or of the first so many), as timeline.lua describes them: waits of the
--- compute stream are spans of their own; critical: on the critical path.
+-- compute stream are spans of their own, the last one until the step ends; critical: on the
+-- critical path.
 function spans.of(cluster, count)
-  local marks = critical_ranks(cluster)
-  local ranks, last = {}, {}
+  local marks, ranks = critical_ranks(cluster), {}
   count = math.min(count or cluster.topology.ranks, cluster.topology.ranks)
-  for r = 1, count do ranks[r], last[r] = {}, 0 end
+  for r = 1, count do
+    ranks[r] = {}
+    for i, wait in ipairs(cluster:waits(r - 1)) do
+      ranks[r][i] = { name = 'wait', stream = 'compute', begin = wait.begin, finish = wait.finish,
+        waits_for = wait.waits_for, layer = wait.op and cluster.spans[wait.op].layer }
+    end
+  end
   for op = 0, #cluster.spans do
     local kind = cluster.spans[op]
     local begin, finish = cluster:times(op)
     for r = 1, count do
-      local list = ranks[r]
-      if kind.stream == 'compute' and begin[r - 1] > last[r] then
-        list[#list + 1] = { name = 'wait', stream = 'compute', begin = last[r],
-          finish = begin[r - 1], waits_for = awaited(cluster, op, r - 1), layer = kind.layer }
-      end
-      if kind.stream == 'compute' then last[r] = finish[r - 1] end
-      list[#list + 1] = { name = kind.name, phase = kind.phase, stream = kind.stream,
+      table.insert(ranks[r], { name = kind.name, phase = kind.phase, stream = kind.stream,
         begin = begin[r - 1], finish = finish[r - 1], layer = kind.layer, micro = kind.micro,
-        critical = marks[op] and marks[op][r - 1] }
+        critical = marks[op] and marks[op][r - 1] })
     end
   end
   for r = 1, count do table.sort(ranks[r], by_time) end
@@ -94,9 +84,9 @@ function spans.text(cluster)
   end
   for _, name in ipairs(order) do row(name, mean[name], path[name]) end
   for _, stream in ipairs { 'tokens', 'unshard', 'reduce' } do
-    row('exposed: wait for ' .. stream, report.waited[stream])
+    row('exposed: wait for ' .. stream, report.exposed[stream])
   end
-  row('idle at the end', report.idle_end)
+  row('exposed: wait for the end', report.exposed.other)
   local last = cluster.spans[report.last.op]
   return ('step of %.2f ms, ideal %.2f ms; last: %s%s on rank %d\n'):format(report.seconds * 1e3,
     report.ideal * 1e3, last.name, last.layer and ' of layer ' .. last.layer or '',

@@ -136,7 +136,8 @@ function trainer.open(options)
     job = job, params = p, policy = options.policy, text = options.text,
     label = options.label or options.policy, comm = job.comm:duplicate(), done = 0,
     balance = series.balance(), losses = series.open(), seconds = series.open(),
-    busy = 0, waited = 0, limit = options.seconds,
+    sums = { busy = 0, seconds = 0, tokens = 0, unshard = 0, reduce = 0, other = 0 },
+    limit = options.seconds,
     schedule = schedules.resolve(options.schedule or p.schedule),
   }, Trainer)
   device.forget_most() -- all ranks are here: earlier trainings have closed
@@ -157,8 +158,8 @@ function trainer.open(options)
   self.trace = self.writer and self.writer.path or options.trace
   self.recorder = job.record and job:record({ policy = self.policy, seed = p.seed,
     trace = self.writer and self.trace }, self.text)
-  self.sent = { 0, 0, 0, 0, 0, 0 } -- sums of record_last, of the step before
-  self.meter = job.device == 'cuda' and timeline.open() or nil
+  self.sent = { bytes_tokens = 0, bytes_unshard = 0, bytes_reduce = 0 } -- until the step before
+  self.meter = timeline.open()
   self.comm:barrier() -- rank 0 has started the policy: nobody's first step is a wait for that
   return self
 end
@@ -174,21 +175,18 @@ function Trainer:fill_batch()
   end
 end
 
---- Seconds that this rank's callers have waited for any communication so far.
-function Trainer:waiting()
-  local sum, own = self.session:waited(), self.model.comm
-  for _, comm in ipairs { self.comm, own.tokens, own.shards, own.reduces } do
-    sum = sum + comm:seconds_waited()
-  end
-  return sum
-end
+-- What every rank measures, and what is summed over ranks, in this order: seconds that it computed,
+-- waited (by what for) and took, and bytes that it sent.
+local MEASURED = { 'busy', 'seconds', 'tokens', 'unshard', 'reduce', 'other', 'bytes_tokens',
+  'bytes_unshard', 'bytes_reduce' }
+local EXPOSED = { 'tokens', 'unshard', 'reduce', 'other' }
 
---- Sums of a list of numbers over ranks. Collective.
+--- Sums over ranks of what they have measured. Collective.
 local function sum_over_ranks(comm, values)
-  local buffer = ffi.new('double[?]', #values, values)
-  comm:all_reduce(buffer, #values, 'f64')
-  local sums = {}
-  for i = 1, #values do sums[i] = buffer[i - 1] end
+  local buffer, sums = ffi.new('double[?]', #MEASURED), {}
+  for i, name in ipairs(MEASURED) do buffer[i - 1] = values[name] end
+  comm:all_reduce(buffer, #MEASURED, 'f64')
+  for i, name in ipairs(MEASURED) do sums[name] = buffer[i - 1] end
   return sums
 end
 
@@ -204,21 +202,36 @@ local function bytes_sent(self)
   return tokens, unshard, reduce
 end
 
---- Hands what the ranks have measured of the last step to the store, if the run is recorded: shares
--- of the time of all ranks, and bytes of all. It is done when the next step begins, on that one's
--- time, so that waiting here for slower ranks is seen as such. Collective.
+--- Of sums over ranks of so many steps, as a row has them: shares of the time of all ranks, and
+-- what is waited for, mean over ranks.
+local function shares(self, sums, steps)
+  local row, ranks = { utilization = sums.busy / sums.seconds, exposed_ms = {} }, self.job.ranks
+  local waited = 0
+  for _, name in ipairs(EXPOSED) do
+    waited = waited + sums[name]
+    row.exposed_ms[name] = 1e3 * sums[name] / (ranks * steps)
+  end
+  row.exposed = waited / sums.seconds
+  return row
+end
+
+--- Hands what the ranks have measured of the last step to the store, if the run is recorded. It is
+-- done when the next step begins, on that one's time, so that waiting here for slower ranks is seen
+-- as such. Collective.
 local function record_last(self)
   if not self.measured then return end
-  local sums = sum_over_ranks(self.comm, self.measured)
+  local sums, before = sum_over_ranks(self.comm, self.measured), self.sent
   self.measured = nil
   if not self.recorder then return end
   local p, seconds = self.params, self.seconds[self.done]
-  local row = { step_ms = 1e3 * seconds, utilization = sums[1] / sums[3],
-    exposed = sums[2] / sums[3], tokens_per_second = p.batch * p.sequence / seconds }
-  row = self.simulated or row
+  local row = self.simulated or shares(self, sums, 1)
+  if not self.simulated then
+    row.step_ms, row.tokens_per_second = 1e3 * seconds, p.batch * p.sequence / seconds
+  end
   row.loss = self.losses[self.done]
-  row.bytes_per_step = { tokens = sums[4] - self.sent[4], unshard = sums[5] - self.sent[5],
-    reduce = sums[6] - self.sent[6] }
+  row.bytes_per_step = { tokens = sums.bytes_tokens - before.bytes_tokens,
+    unshard = sums.bytes_unshard - before.bytes_unshard,
+    reduce = sums.bytes_reduce - before.bytes_reduce }
   self.recorder:step(self.done - 1, row, self.session)
   self.sent = sums
 end
@@ -238,41 +251,43 @@ local function work(self)
   return loss
 end
 
---- What records the step: the job's timeline, if this is the step that it wants, or on a GPU the
--- trainer's own, since the host's clock does not tell what a GPU does.
+--- What records the step: the job's timeline, if this is the step that it wants, or the trainer's
+-- own.
 local function start_recorder(self)
   local wanted = self.job.timeline and self.job.timeline:start(self.done)
-  if not wanted and self.meter then self.meter:start(self.done) end
+  if not wanted then self.meter:start(self.done) end
   return wanted, wanted or self.meter
 end
 
---- Seconds of the step that has ended in which this rank computed and waited for communication.
-local function use_of_time(self, busy, waited, recorder)
-  if self.job.device ~= 'cuda' then
-    return C.neap_thread_seconds() - busy, self:waiting() - waited
-  end
-  local _, in_waits, in_computation = recorder:totals()
-  return in_computation, in_waits
+--- Adds what this rank has done in the step that has ended to the sums of all steps; its values.
+-- What a rank computes, the processor's clock tells where ranks may have to share processors, and a
+-- GPU's events on a GPU.
+local function take_measures(self, began, busy, recorder)
+  local seconds, use = C.neap_clock() - began, recorder:time_use()
+  local cpu = self.job.device ~= 'cuda'
+  local values = use.exposed
+  values.seconds, values.busy = seconds, cpu and C.neap_thread_seconds() - busy or use.computing
+  for name, value in pairs(values) do self.sums[name] = self.sums[name] + value end
+  values.bytes_tokens, values.bytes_unshard, values.bytes_reduce = bytes_sent(self)
+  self.seconds:add(seconds)
+  return values
 end
 
 --- One optimizer step. Returns its loss: nats a byte, the mean over the tokens of all ranks.
 function Trainer:step()
-  local began, busy, waited = C.neap_clock(), C.neap_thread_seconds(), self:waiting()
+  local began, busy = C.neap_clock(), C.neap_thread_seconds()
+  local wanted, recorder = start_recorder(self)
   record_last(self)
   self.step_imbalance = 0
   C.neap_comm_step(self.done)
-  local wanted, recorder = start_recorder(self)
   local loss = work(self)
-  if recorder then recorder:stop() end
-  local seconds = C.neap_clock() - began
-  busy, waited = use_of_time(self, busy, waited, recorder)
+  recorder:stop()
+  local measured = take_measures(self, began, busy, recorder)
   if wanted then self.job.timeline:keep(self.comm, self.label) end
   self.simulated = self.pricing and self.pricing:step()
   self.done = self.done + 1
   self.losses:add(loss)
-  self.seconds:add(seconds)
-  self.busy, self.waited = self.busy + busy, self.waited + waited
-  if self.job.recorded then self.measured = { busy, waited, seconds, bytes_sent(self) } end
+  if self.job.recorded then self.measured = measured end
   return loss
 end
 
@@ -316,17 +331,17 @@ local function digest(losses)
   return bit.tohex(hash, 16)
 end
 
---- What the ranks have measured of all steps; sums: of busy, waited and step seconds.
+--- What the ranks have measured of all steps; sums: over ranks.
 local function measured(self, sums)
   local p, steps = self.params, self.done
   local workers = self.job.device == 'cuda' and self.job.ranks
     or math.min(C.neap_processors(), self.job.ranks)
-  return {
-    tokens_per_second = p.batch * p.sequence * steps / self.seconds.sum,
-    ideal_tokens_per_second = p.batch * p.sequence * steps * workers / sums[1],
-    step_ms = 1e3 * self.seconds.sum / steps, ideal_ms = 1e3 * sums[1] / (steps * workers),
-    utilization = sums[1] / sums[3], exposed = sums[2] / sums[3],
-  }
+  local row = shares(self, sums, steps)
+  row.tokens_per_second = p.batch * p.sequence * steps / self.seconds.sum
+  row.ideal_tokens_per_second = p.batch * p.sequence * steps * workers / sums.busy
+  row.step_ms = 1e3 * self.seconds.sum / steps
+  row.ideal_ms = 1e3 * sums.busy / (steps * workers)
+  return row
 end
 
 --- Figures on the cluster that the job names, known to rank 0, with those of this machine in host.
@@ -347,9 +362,9 @@ end
 function Trainer:summary()
   record_last(self)
   local p, steps = self.params, self.done
-  local tokens, unshard, reduce = bytes_sent(self)
-  local sums = sum_over_ranks(self.comm, { self.busy, self.waited, self.seconds.sum, tokens,
-    unshard, reduce })
+  local values = self.sums
+  values.bytes_tokens, values.bytes_unshard, values.bytes_reduce = bytes_sent(self)
+  local sums = sum_over_ranks(self.comm, values)
   local row, host = self.balance:summary(), measured(self, sums)
   fill(row, self.job.sim and simulated(self, host) or host)
   row.policy, row.steps, row.seed, row.ranks = self.policy, steps, p.seed, self.job.ranks
@@ -357,8 +372,8 @@ function Trainer:summary()
   row.losses = {}
   for step = 1, steps do row.losses[step] = self.losses[step] end
   row.loss = self.losses:recent(math.max(1, math.floor(steps / 10)))
-  row.bytes_per_step = { tokens = sums[4] / steps, unshard = sums[5] / steps,
-    reduce = sums[6] / steps }
+  row.bytes_per_step = { tokens = sums.bytes_tokens / steps, unshard = sums.bytes_unshard / steps,
+    reduce = sums.bytes_reduce / steps }
   row.device_bytes = select(2, device.held())
   fill(row, self.session:report())
   metrics.complete(row)
@@ -371,7 +386,7 @@ end
 function Trainer:close()
   record_last(self)
   if self.writer then self.writer:close() end
-  if self.meter then self.meter:close() end
+  self.meter:close()
   if self.pricing then self.pricing:close() end
   self.session:close()
   self.model:close()

@@ -101,7 +101,6 @@ static void run_account(neap_comm *comm)
         neap_error_message());
   int64_t sent = neap_comm_bytes_sent(comm) - before;
   check(sent == 20 * (ranks - 1), "%" PRId64 " bytes sent", sent);
-  check(neap_comm_seconds_waited(comm) > 0, "no seconds waited");
 }
 
 /* A NaN of any rank stays in sums, maxima and minima. */

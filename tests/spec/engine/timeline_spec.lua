@@ -141,11 +141,49 @@ describe('timeline', function()
       end
     end)
     local expected = { spans.step, spans.wait, spans.loss - spans.inner }
-    for i, seconds in ipairs { recorder:totals() } do
+    local use = recorder:time_use()
+    assert.are.equal(use.waiting, use.exposed.other)
+    for i, seconds in ipairs { use.seconds, use.waiting, use.computing } do
       assert.is_true(math.abs(seconds - expected[i]) < 1e-9, ('%d: %g, not %g'):format(i, seconds,
         expected[i]))
     end
     recorder:close()
+  end)
+
+  it('has one definition of exposed communication: the waits of the compute stream', function()
+    math.randomseed(7)
+    local names = { 'expert', 'plan', 'attention', 'unshard', 'loss' }
+    local kinds = { 'tokens', 'unshard', 'reduce', false }
+    for _ = 1, 50 do
+      local list, sums, own = {}, { tokens = 0, unshard = 0, reduce = 0, other = 0 }, 0
+      local time, computed = 0, { expert = true, attention = true, loss = true }
+      for i = 1, 20 do -- a span, with a wait somewhere inside it and one after it
+        local length, name = math.random(), names[math.random(#names)]
+        local inner = { time + 0.2 * length, time + (0.2 + 0.6 * math.random()) * length }
+        local after = { time + length, time + length + (i % 3 == 0 and 0 or math.random()) }
+        list[#list + 1] = span(name, time, time + length)
+        for _, wait in ipairs { inner, after } do
+          local kind = kinds[math.random(4)] or nil
+          list[#list + 1] = span('wait', wait[1], wait[2], { waits_for = kind })
+          sums[kind or 'other'] = sums[kind or 'other'] + wait[2] - wait[1]
+        end
+        list[#list + 1] = span('dispatch', time, after[2], { stream = 'tokens' })
+        own = own + (computed[name] and length - (inner[2] - inner[1]) or 0)
+        time = after[2]
+      end
+      list[#list + 1] = span('step', 0, time)
+      local use, total = timeline.time_use(list), 0
+      for kind, seconds in pairs(sums) do
+        assert.is_near(seconds, use.exposed[kind], 1e-9)
+        total = total + seconds
+      end
+      assert.is_near(total, use.waiting, 1e-9)
+      assert.is_near(time, use.seconds, 1e-9)
+      assert.is_near(own, use.computing, 1e-9)
+      local summary = breakdown.summary { list, list }
+      assert.is_near(total, summary.waiting, 1e-9)
+      for _, row in ipairs(summary.exposed) do assert.is_near(sums[row.name], row.mean, 1e-9) end
+    end
   end)
 
   it('names spans that overlap without one holding the other', function()

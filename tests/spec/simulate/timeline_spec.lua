@@ -4,6 +4,7 @@ local ffi = require 'ffi'
 local clusters = require 'neap.simulate.cluster'
 local json = require 'neap.base.json'
 local spans = require 'neap.simulate.timeline'
+local timeline = require 'neap.engine.timeline'
 local chrome_trace = require 'neap.profile.chrome_trace'
 local topologies = require 'neap.engine.topology'
 
@@ -48,6 +49,18 @@ describe('the timeline of two ranks', function()
     assert.are.equal(12.5, find(1, 'expert').finish)
   end)
 
+  it('has the exposed time that its report tells, and that of every rank', function()
+    local report, sums, waiting = c:report(), {}, 0
+    for _, list in ipairs(spans.of(c)) do
+      local use = timeline.time_use(list)
+      waiting = waiting + use.waiting / 2
+      for name, seconds in pairs(use.exposed) do sums[name] = (sums[name] or 0) + seconds / 2 end
+    end
+    assert.are.same(report.exposed, sums)
+    assert.are.equal(report.seconds - report.busy.compute, waiting)
+    assert.are.same({ tokens = 0, unshard = 9.5, reduce = 0, other = 1.5 }, sums)
+  end)
+
   it('marks the critical path: the slow attention, the parameters, the long experts', function()
     local path = {}
     for i, place in ipairs(c:critical()) do
@@ -69,7 +82,7 @@ describe('the timeline of two ranks', function()
     assert.matches('\nexpert +2500.00 +16.1 %% +4000.00 +25.8 %%', text)
     assert.matches('\ndispatch +4500.00 +29.0 %% +0.00 +0.0 %%', text)
     assert.matches('wait for unshard +9500.00', text)
-    assert.matches('idle at the end +1500.00', text)
+    assert.matches('wait for the end +1500.00', text)
   end)
 
   it('has an arrow from each unshard into the experts that need it', function()
