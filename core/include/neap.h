@@ -159,9 +159,14 @@ NEAP_API int neap_planner_open(neap_topology *topology, const char *name, neap_p
 NEAP_API void neap_planner_close(neap_planner *planner);
 NEAP_API int32_t neap_planner_count(void);
 NEAP_API const char *neap_planner_name(int32_t index);
-/* Parameters of a planner: name (NULL past the last), meaning, default. */
-NEAP_API const char *neap_planner_parameter(const neap_planner *planner, int32_t index,
-                                            const char **doc, double *value);
+typedef struct {
+  const char *name, *doc;
+  double value, low, high; /* default and allowed range */
+  int32_t whole;           /* 1: whole numbers; of 0 to 1, no and yes */
+} neap_parameter;
+
+/* Parameters of a planner; NULL past the last. */
+NEAP_API const neap_parameter *neap_planner_parameter(const neap_planner *planner, int32_t index);
 /* Errors: ARGUMENT (no such parameter, or value out of its range). */
 NEAP_API int neap_planner_set(neap_planner *planner, const char *parameter, double value);
 /* load[ranks][experts]: expected tokens, row-major, >= 0, finite, any scale.

@@ -169,8 +169,9 @@ const neapi_planner_kind neapi_plan_eplb = {
     .parameters =
         {
             {"groups", "groups of experts that stay in a node, if the nodes divide them; 0: none",
-             0, 0, 1 << 20},
-            {"doubles", "1: a rank may get an expert twice, as in the published code", 1, 0, 1},
+             0, 0, 1 << 20, 1},
+            {"doubles", "whether a rank may get an expert twice, as in the published code", 1, 0, 1,
+             1},
         },
     .open = open_scratch,
     .close = close_scratch,

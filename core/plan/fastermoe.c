@@ -67,7 +67,7 @@ const neapi_planner_kind neapi_plan_fastermoe = {
     .parameters = {{"price",
                     "tokens, in the unit of the load, that could be computed while an "
                     "expert's weights are sent",
-                    2400, 0, 1e12}},
+                    2400, 0, 1e12, 0}},
     .open = neapi_packer_open,
     .close = neapi_packer_close,
     .plan = plan};

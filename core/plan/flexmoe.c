@@ -96,7 +96,7 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
 
 const neapi_planner_kind neapi_plan_flexmoe = {
     .name = "flexmoe",
-    .parameters = {{"rounds", "changes of one slot a node, at most", 10, 0, 10000}},
+    .parameters = {{"rounds", "changes of one slot a node, at most", 10, 0, 10000, 1}},
     .open = neapi_layout_search_open,
     .close = neapi_layout_search_close,
     .plan = plan};

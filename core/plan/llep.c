@@ -100,9 +100,10 @@ const neapi_planner_kind neapi_plan_llep = {
     .name = "llep",
     .parameters =
         {
-            {"alpha", "share of the mean work that a rank keeps of its own", 1, 0.01, 100},
-            {"chunk", "tokens that a spill moves at least, in the unit of the load", 1024, 0, 1e12},
-            {"lambda", "max / mean work below which experts stay at home", 1.3, 1, 1e6},
+            {"alpha", "share of the mean work that a rank keeps of its own", 1, 0.01, 100, 0},
+            {"chunk", "tokens that a spill moves at least, in the unit of the load", 1024, 0, 1e12,
+             0},
+            {"lambda", "max / mean work below which experts stay at home", 1.3, 1, 1e6, 0},
         },
     .open = neapi_packer_open,
     .close = neapi_packer_close,

@@ -125,7 +125,7 @@ const neapi_planner_kind neapi_plan_lplb = {
     .parameters = {{"graph",
                     "0: cube of 8 ranks; 1: hypercube of 16; 2: torus of nodes and ranks; "
                     "3: ring of 8",
-                    CUBE, CUBE, RING}},
+                    CUBE, CUBE, RING, 1}},
     .open = neapi_packer_open,
     .close = neapi_packer_close,
     .plan = plan};

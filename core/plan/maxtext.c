@@ -67,8 +67,8 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
 
 const neapi_planner_kind neapi_plan_maxtext = {
     .name = "maxtext",
-    .parameters = {{"threshold", "max / mean work up to which nothing is replicated", 1.15, 1,
-                    1e6}},
+    .parameters = {{"threshold", "max / mean work up to which nothing is replicated", 1.15, 1, 1e6,
+                    0}},
     .open = neapi_packer_open,
     .close = neapi_packer_close,
     .plan = plan};

@@ -165,8 +165,9 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
 
 const neapi_planner_kind neapi_plan_moonep = {
     .name = "moonep",
-    .parameters = {{"nodes", "1: each node evens out its own ranks; 0: all ranks together", 0, 0,
-                    1}},
+    .parameters = {{"nodes",
+                    "whether each node evens out its own ranks, instead of all ranks together", 0,
+                    0, 1, 1}},
     .open = open_scratch,
     .close = close_scratch,
     .plan = plan};

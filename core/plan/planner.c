@@ -78,22 +78,17 @@ void neap_planner_close(neap_planner *p)
   free(p);
 }
 
-const char *neap_planner_parameter(const neap_planner *p, int32_t index, const char **doc,
-                                   double *value)
+const neap_parameter *neap_planner_parameter(const neap_planner *p, int32_t index)
 {
   if (index < 0 || index >= NEAPI_PARAMETERS || !p->kind->parameters[index].name)
     return NULL;
-  if (doc)
-    *doc = p->kind->parameters[index].doc;
-  if (value)
-    *value = p->kind->parameters[index].value;
-  return p->kind->parameters[index].name;
+  return &p->kind->parameters[index];
 }
 
 int neap_planner_set(neap_planner *p, const char *parameter, double value)
 {
   for (int32_t i = 0; i < NEAPI_PARAMETERS && p->kind->parameters[i].name; i++) {
-    const neapi_parameter *known = &p->kind->parameters[i];
+    const neap_parameter *known = &p->kind->parameters[i];
     if (strcmp(known->name, parameter))
       continue;
     if (!(value >= known->low && value <= known->high))

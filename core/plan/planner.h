@@ -7,11 +7,6 @@
 
 enum { NEAPI_PARAMETERS = 8 };
 
-typedef struct {
-  const char *name, *doc;
-  double value, low, high; /* default and allowed range */
-} neapi_parameter;
-
 /* What a plan function gets. */
 typedef struct {
   const neap_topology *topology;
@@ -26,7 +21,7 @@ typedef struct {
 
 typedef struct {
   const char *name;
-  neapi_parameter parameters[NEAPI_PARAMETERS]; /* up to the first without a name */
+  neap_parameter parameters[NEAPI_PARAMETERS]; /* up to the first without a name */
   /* Scratch memory for a topology; both may be NULL. */
   int (*open)(const neap_topology *topology, void **scratch);
   void (*close)(void *scratch);

@@ -215,10 +215,11 @@ const neapi_planner_kind neapi_plan_ultraep = {
     .parameters =
         {
             {"min_tokens", "tokens a replica must be worth where the growing floor finds nothing",
-             1, 0, 1e12},
+             1, 0, 1e12, 0},
             {"margin", "how far above the mean the first threshold is, as a share of it", 0.01, 0,
-             100},
-            {"nodes", "1: each node evens out its own ranks; 0: all ranks together", 0, 0, 1},
+             100, 0},
+            {"nodes", "whether each node evens out its own ranks, instead of all ranks together", 0,
+             0, 1, 1},
         },
     .open = open_scratch,
     .close = close_scratch,

@@ -1,15 +1,12 @@
 --- FasterMoE (He et al., 2022): an expert is shadowed, that is put on every rank, as long as this
 -- saves more compute on the slowest rank than sending its weights costs.
-local plan = require 'neap.engine.plan'
+local plan = require('neap').plan
 local policy = require 'neap.policy'
 
 local FasterMoe = policy.define {
   name = 'fastermoe',
   doc = "FasterMoE's shadow experts and the lite split",
-  params = {
-    window = { default = 5, min = 1, integer = true, doc = 'steps of history to plan on' },
-    price = { default = 2400, min = 0, doc = "tokens' compute that sending an expert costs" },
-  },
+  params = plan.parameters 'fastermoe',
   split = 'lite',
 }
 

@@ -1,16 +1,13 @@
 --- Neap's layout, planned on history off the critical path, with one late slot a rank: it is filled
 -- on the exact counts, for whoever accepts the transfer of one expert a rank on the critical path.
 -- It shows what such a transfer would buy where slots are scarce.
-local plan = require 'neap.engine.plan'
+local plan = require('neap').plan
 local policy = require 'neap.policy'
 
 local Late = policy.define {
   name = 'late',
   doc = "neap's layout with one slot a rank filled on the exact counts",
-  params = {
-    window = { default = 5, min = 1, integer = true, doc = 'steps of history to plan on' },
-    flows = { default = 100, min = 0, integer = true, doc = 'effort of the late slots' },
-  },
+  params = plan.parameters 'late',
   plans_on = 'both',
   split = 'minimax',
 }

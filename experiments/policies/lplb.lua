@@ -1,7 +1,7 @@
 --- LPLB (DeepSeek): experts ordered by EPLB on history, without replicas; free slots hold the
 -- heaviest experts of fixed partners, so that replicas are the edges of a graph of ranks. The
 -- tokens of a batch move along those edges by the exact split, on its own counts.
-local plan = require 'neap.engine.plan'
+local plan = require('neap').plan
 local policy = require 'neap.policy'
 
 local GRAPHS = { 'cube', 'hypercube', 'torus', 'ring' }

@@ -1,19 +1,17 @@
 --- LAER's layout, planned on history, with the exact split of the current counts: what is left of
 -- the imbalance is what no split can take away. The same as --policy=laer+minimax.
-local plan = require 'neap.engine.plan'
+local plan = require('neap').plan
 local policy = require 'neap.policy'
 
 local Minimax = policy.define {
   name = 'minimax',
   doc = "LAER's layout with the exact split",
-  params = {
-    window = { default = 5, min = 1, integer = true, doc = 'steps of history to plan on' },
-  },
+  params = plan.parameters('laer', ''),
   split = 'minimax',
 }
 
 function Minimax:plan(ctx)
-  return plan.laer(ctx, { window = self.window })
+  return plan.laer(ctx, self)
 end
 
 return Minimax

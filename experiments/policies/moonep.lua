@@ -1,7 +1,7 @@
 --- MoonEP: the rank with the most room is filled whole by the home with the most work too much,
 -- again and again. On current counts that makes all ranks even; here it plans on history and the
 -- exact split does the rest.
-local plan = require 'neap.engine.plan'
+local plan = require('neap').plan
 local policy = require 'neap.policy'
 
 local MoonEp = policy.define {

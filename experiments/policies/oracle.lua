@@ -1,6 +1,6 @@
 --- A bound, not a policy for training: plans on the counts of the very step, as if they were known
 -- before. No policy that plans on history with the same planner can expect to do better.
-local plan = require 'neap.engine.plan'
+local plan = require('neap').plan
 local policy = require 'neap.policy'
 
 local Oracle = policy.define {

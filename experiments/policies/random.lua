@@ -1,5 +1,5 @@
 --- A random layout at every step: the floor that any policy must beat.
-local plan = require 'neap.engine.plan'
+local plan = require('neap').plan
 local policy = require 'neap.policy'
 
 local Random = policy.define { name = 'random', doc = 'a random layout', split = 'lite' }

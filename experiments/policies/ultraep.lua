@@ -1,7 +1,7 @@
 --- UltraEP (arXiv 2606.04101): the least threshold of work under which overloaded ranks can export
 -- quotas of their experts into free slots of others, by binary search. In the paper on current
 -- counts, here on history.
-local plan = require 'neap.engine.plan'
+local plan = require('neap').plan
 local policy = require 'neap.policy'
 
 local UltraEp = policy.define {

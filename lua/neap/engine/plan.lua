@@ -3,7 +3,7 @@
 --   local planner = plan.open('laer', topology, { no_even = true })
 --   local layout = planner:plan(load, previous, seed)
 --   plan.names()              { 'static', 'random', … }
---   plan.parameters 'laer'    { { name = 'no_even', doc = '…', default = 0 }, … }
+--   plan.parameters 'laer'    { no_even = { default = false, doc = '…' }, … }
 -- In a policy, plan.NAME(ctx, options) gives its layout (ctx:plan does the work).
 
 local lib = require 'neap.base.lib'
@@ -13,7 +13,9 @@ local topologies = require 'neap.engine.topology'
 
 local ffi, C = lib.ffi, lib.C
 
-local plan = {}
+local plan = {
+  WINDOW = 5, -- steps of history that a plan takes, where nobody says
+}
 
 local Planner = {}
 Planner.__index = Planner
@@ -43,19 +45,37 @@ local function open(name, topology, level)
   return lib.handle(Planner, out[0], C.neap_planner_close)
 end
 
---- The planner's parameters: list of { name=, doc=, default= }.
+--- The planner's parameters: list of { name=, doc=, default=, min=, max=, integer= }; those that
+-- are yes or no have true or false for default, and no range.
 function Planner:parameters()
-  local list, doc, value = {}, ffi.new 'const char *[1]', ffi.new 'double[1]'
+  local list = {}
   for i = 0, math.huge do
-    local name = C.neap_planner_parameter(self.ptr, i, doc, value)
-    if name == nil then return list end
-    list[i + 1] = { name = ffi.string(name), doc = ffi.string(doc[0]), default = value[0] }
+    local p = C.neap_planner_parameter(self.ptr, i)
+    if p == nil then return list end
+    local parameter = { name = ffi.string(p.name), doc = ffi.string(p.doc), default = p.value }
+    if p.whole == 1 and p.low == 0 and p.high == 1 then
+      parameter.default = p.value == 1
+    else
+      parameter.min, parameter.max = p.low, p.high
+      parameter.integer = p.whole == 1 or nil
+    end
+    list[i + 1] = parameter
   end
 end
 
---- The same, by the planner's name.
-function plan.parameters(name)
-  return open(name, topologies.open { ranks = 1, slots = 1, experts = 1 }, 2):parameters()
+--- Parameters of a planner by name, as policy.define takes them; names: those that are wanted, with
+-- spaces between them (default: all). Besides them window, which every plan on history has.
+function plan.parameters(name, names)
+  local found = { window = { default = plan.WINDOW, min = 1, integer = true,
+    doc = 'steps of history to plan on' } }
+  local planner = open(name, topologies.open { ranks = 1, slots = 1, experts = 1 }, 2)
+  for _, p in ipairs(planner:parameters()) do
+    if not names or (' ' .. names .. ' '):find(' ' .. p.name .. ' ', 1, true) then
+      found[p.name] = { default = p.default, doc = p.doc, min = p.min, max = p.max,
+        integer = p.integer }
+    end
+  end
+  return found
 end
 
 --- Changes a parameter; true and false stand for 1 and 0. Raises ARGUMENT.

@@ -14,6 +14,8 @@
 --   ctx:split(rule)          in the split hook: the answer of a built-in rule
 
 local lib = require 'neap.base.lib'
+local plans = require 'neap.engine.plan'
+local policy = require 'neap.policy'
 local layout_builder = require 'neap.policy.layout_builder'
 local history = require 'neap.policy.history'
 local replicas = require 'neap.policy.replicas'
@@ -112,11 +114,13 @@ end
 -- Options of ctx:plan that are not the planner's own.
 local OWN = { load = true, window = true, recall = true, from = true }
 
---- options: load (a load; default: the sum of the last window), window (default 5), recall (steps
--- that the planner sees one by one, instead of a sum), from (a layout to start from; default:
--- the active one), and the planner's own parameters. A layout builder.
+--- options: a policy object, whose parameters are meant; or load (a load; default: the sum of the
+-- last window), window (default 5), recall (steps that the planner sees one by one, instead of a
+-- sum), from (a layout to start from; default: the active one), and the planner's own parameters. A
+-- layout builder.
 function Context:plan(name, options)
-  local own, given = { window = 5 }, {}
+  local own, given = { window = plans.WINDOW }, {}
+  options = policy.values(options) or options
   for key, value in pairs(options or {}) do
     if OWN[key] then own[key] = value else given[key] = value end
   end

@@ -189,6 +189,14 @@ function policy.load(file)
   return class
 end
 
+--- Parameters of a policy object by name; nil for anything else.
+function policy.values(object)
+  local class, values = getmetatable(object), {}
+  if not classes[class or false] then return nil end
+  for name in pairs(class.params) do values[name] = object[name] end
+  return values
+end
+
 --- A policy object: parameters (texts, as on the command line) over defaults.
 function policy.create(class, texts)
   local ok, values = pcall(params.values, class.params, texts)

@@ -43,8 +43,9 @@ static bool repeats(const problem *c, const int32_t *expert_of)
 /* Planners that put an expert on a rank twice, as published, are asked not to. */
 static void choose_parameters(neap_planner *planner)
 {
-  const char *name;
-  for (int32_t i = 0; (name = neap_planner_parameter(planner, i, NULL, NULL)); i++) {
+  const neap_parameter *parameter;
+  for (int32_t i = 0; (parameter = neap_planner_parameter(planner, i)); i++) {
+    const char *name = parameter->name;
     if (!strcmp(name, "doubles"))
       check(!neap_planner_set(planner, name, 0), "doubles");
     if (!strcmp(name, "chunk") || !strcmp(name, "min_tokens"))

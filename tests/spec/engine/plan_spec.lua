@@ -15,12 +15,15 @@ describe('plan', function()
   it('knows the shipped planners and documents their parameters', function()
     assert.matches('^static random .* late$', table.concat(plan.names(), ' '))
     for _, name in ipairs(plan.names()) do
-      for _, parameter in ipairs(plan.parameters(name)) do
-        assert.is_true(#parameter.doc > 10, name .. ' ' .. parameter.name)
-        assert.are.equal('number', type(parameter.default))
+      for key, parameter in pairs(plan.parameters(name)) do
+        assert.is_true(#parameter.doc > 10, name .. ' ' .. key)
+        if parameter.min then assert.is_true(parameter.default >= parameter.min, key) end
       end
     end
-    assert.are.equal('no_even', plan.parameters('laer')[1].name)
+    local some = plan.parameters('laer', 'no_even token_bytes')
+    assert.are.same({ 'no_even', 'token_bytes', 'window' }, lib.sorted_keys(some))
+    assert.are.equal(false, some.no_even.default)
+    assert.are.equal(8192, some.token_bytes.default)
   end)
 
   it('plans on the loads of several steps; all planners but neap on the newest', function()
