@@ -145,6 +145,88 @@ static void on_interrupt(int signal)
   _exit(EXIT_INTERRUPTED);
 }
 
+/* ---- signals that tell of trouble ---- */
+
+static _Thread_local int rank_here = -1; /* of the thread's rank */
+static atomic_int ranks_running;         /* threads of run_ranks that have not returned */
+
+static void on_request(int number)
+{
+  if (neap_watch_signal(number) || number == SIGUSR1)
+    return;
+  signal(number, SIG_DFL);
+  raise(number);
+}
+
+/* Appends to text what a signal's handler may. */
+static void append(char *text, size_t size, const char *more)
+{
+  size_t used = strlen(text);
+  while (*more && used + 1 < size)
+    text[used++] = *more++;
+  text[used] = 0;
+}
+
+static void append_number(char *text, size_t size, int number)
+{
+  char digits[12];
+  int at = sizeof digits - 1;
+  digits[at] = 0;
+  do
+    digits[--at] = (char)('0' + number % 10);
+  while ((number /= 10) && at);
+  append(text, size, digits + at);
+}
+
+/* Names the rank, and lets the signal end the process as it would have. */
+static void on_crash(int number)
+{
+  char text[160] = "neap: ";
+  append(text, sizeof text, rank_here >= 0 ? "rank " : "the program");
+  if (rank_here >= 0)
+    append_number(text, sizeof text, rank_here);
+  append(text, sizeof text, " crashed: signal ");
+  append_number(text, sizeof text, number);
+  append(text, sizeof text,
+         number == SIGSEGV   ? " (segmentation fault)\n"
+         : number == SIGBUS  ? " (bus error)\n"
+         : number == SIGFPE  ? " (arithmetic)\n"
+         : number == SIGABRT ? " (abort)\n"
+                             : " (illegal instruction)\n");
+  if (write(STDERR_FILENO, text, strlen(text)) < 0) {
+    /* nobody reads it */
+  }
+  signal(number, SIG_DFL);
+  raise(number);
+}
+
+/* A rank that calls exit ends the others, too: that is a failure, whatever status it gave. */
+static void on_exit_of_rank(void)
+{
+  static const char text[] = "neap: a rank called exit; the run failed\n";
+  if (!atomic_load(&ranks_running))
+    return;
+  if (write(STDERR_FILENO, text, sizeof text - 1) < 0) {
+    /* nobody reads it */
+  }
+  _exit(EXIT_FAILED);
+}
+
+/* Where sanitizers look for crashes they have handlers of their own. */
+static void catch_trouble(void)
+{
+  signal(SIGUSR1, on_request);
+  signal(SIGTERM, on_request);
+  atexit(on_exit_of_rank);
+  const char *mpi = getenv("OMPI_COMM_WORLD_RANK");
+  rank_here = mpi && *mpi ? atoi(mpi) : -1;
+#if !defined __SANITIZE_ADDRESS__ && !defined __SANITIZE_THREAD__
+  static const int crashes[] = {SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGILL};
+  for (size_t i = 0; i < sizeof crashes / sizeof *crashes; i++)
+    signal(crashes[i], on_crash);
+#endif
+}
+
 /* The state that SIGINT raises an error in. */
 static lua_State *interruptible;
 
@@ -274,6 +356,7 @@ static void *rank_main(void *argument)
 {
   rank_thread *self = argument;
   lua_State *L = open_state();
+  rank_here = self->rank;
   if (!L) {
     self->status = EXIT_FAILED;
     neap_world_abort(self->world, "no memory for a Lua state");
@@ -330,7 +413,9 @@ static int run_ranks(lua_State *L)
   rank_thread *threads = lua_newuserdata(L, (size_t)ranks * sizeof *threads);
   for (int r = 0; r < ranks; r++)
     threads[r] = (rank_thread){r, ranks, argc, 0, file, argv, world};
+  atomic_fetch_add(&ranks_running, 1);
   int status = join_ranks(threads, ranks);
+  atomic_fetch_sub(&ranks_running, 1);
   neap_world_close(world);
   lua_pushinteger(L, status);
   return 1;
@@ -389,6 +474,7 @@ int main(int argc, char **argv)
     return EXIT_FAILED;
   }
   signal(SIGINT, on_interrupt);
+  catch_trouble();
   lua_State *L = open_state();
   if (!L) {
     fprintf(stderr, "neap: no memory for a Lua state\n");

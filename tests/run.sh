@@ -15,6 +15,7 @@ cores=$(nproc)
 
 export OPENBLAS_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export NEAP_STORE= # runs of tests are not recorded, unless they say where
+export NEAP_FLIGHT= # nor what their ranks have called last
 export ASAN_OPTIONS=allocator_may_return_null=1
 # MPI keeps memory until the process ends, in modules that are gone by then: no leaks under mpirun.
 export OMPI_MCA_mca_base_env_list=ASAN_OPTIONS=allocator_may_return_null=1:detect_leaks=0
@@ -119,6 +120,7 @@ by_fake_nccl() { # the transport for GPUs, without one: its errors and its repor
   done
   job 'mpirun -n 2 fake NCCL that fails' "mpirun --oversubscribe -n 2 $program fail"
   job 'mpirun -n 2 fake NCCL that is slow' "mpirun --oversubscribe -n 2 $program slow"
+  job 'mpirun -n 2 fake NCCL, a rank that hangs' "mpirun --oversubscribe -n 2 $program hang"
   job 'mpirun -n 2 fake NCCL, too old' "FAKE_NCCL_VERSION=22800 mpirun --oversubscribe -n 2 \
     $program absent 'share a GPU, which needs NCCL 2.30'"
   job 'mpirun -n 2 no NCCL' "NEAP_NCCL=/nowhere/libnccl.so.2 mpirun --oversubscribe -n 2 \

@@ -27,6 +27,9 @@ typedef struct {
   int64_t number; /* operations of this communicator before this one */
   int32_t gpu;    /* of this rank's buffers: 0 is host memory, else the ordinal + 1 */
   int64_t step;   /* of the training, as its starter said; -1: none */
+  int32_t comm;   /* number of the communicator among those of its rank, the same on all ranks */
+  int32_t layer;  /* that its starter was at; -1: none */
+  int32_t phase;  /* what it is for: a span's id; -1: not known */
 } neapi_call;
 
 /* True if two ranks may make these calls at the same time. */

@@ -260,14 +260,11 @@ static int enter_stream(neap_comm *comm, int32_t gpu)
   return status ? status : neapi_gpu_stream_enter(comm->gpu_stream);
 }
 
-/* On a GPU: the stream waits for what the starter had enqueued, and the request's event is then
- * moved to the end of the operation. */
-int neapi_collective_run(neap_request *request)
+/* The stream waits for what the starter had enqueued, and the request's event is then moved to the
+ * end of the operation. */
+static int run_on_gpu(neap_request *request)
 {
   neap_comm *comm = request->comm;
-  request->call.number = comm->operations++;
-  if (!request->call.gpu)
-    return run(request);
   int status = enter_stream(comm, request->call.gpu - 1);
   if (status)
     return status;
@@ -277,5 +274,15 @@ int neapi_collective_run(neap_request *request)
   if (!status)
     status = neapi_stream_event_record(&request->event);
   neapi_gpu_stream_leave(comm->gpu_stream);
+  return status;
+}
+
+int neapi_collective_run(neap_request *request)
+{
+  neap_comm *comm = request->comm;
+  request->call.number = comm->operations++;
+  neapi_flight_begin(comm->flight, &request->call);
+  int status = request->call.gpu ? run_on_gpu(request) : run(request);
+  neapi_flight_end(comm->flight, &request->call, status);
   return status;
 }

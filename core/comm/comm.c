@@ -34,6 +34,8 @@ neap_request *neapi_request_open(neap_comm *comm, const neapi_call *call, int64_
   request->comm = comm;
   request->call = *call;
   request->call.step = training_step;
+  request->call.comm = comm->number;
+  neapi_timeline_where(&request->call.layer, &request->call.phase);
   neapi_span_label_take(&request->label);
   request->send = (neap_message *)(request + 1);
   request->recv = request->send + sends;
@@ -229,13 +231,16 @@ int neap_request_done(const neap_request *request)
 /* ---- communicators --------------------------------------------------------------------------- */
 
 int neapi_comm_open(const neapi_transport *transport, neapi_endpoint *endpoint, int32_t rank,
-                    int32_t size, neap_comm **out)
+                    int32_t size, neapi_flight *flight, neap_comm **out)
 {
-  neap_comm *comm = neapi_alloc_zero(sizeof *comm, "comm");
+  neap_comm *comm = flight ? neapi_alloc_zero(sizeof *comm, "comm") : NULL;
   if (!comm) {
+    neapi_flight_release(flight);
     transport->close(endpoint);
     return NEAP_MEMORY;
   }
+  comm->flight = flight;
+  comm->number = neapi_flight_comm(flight);
   comm->transport = transport;
   comm->endpoint = endpoint;
   comm->rank = rank;
@@ -271,7 +276,8 @@ static int derive(neap_comm *comm, int32_t kind, int32_t colour, neap_comm **out
   pthread_mutex_unlock(&comm->lock);
   int status = await(request);
   if (!status)
-    status = neapi_comm_open(comm->transport, endpoint, request->new_rank, request->new_size, out);
+    status = neapi_comm_open(comm->transport, endpoint, request->new_rank, request->new_size,
+                             neapi_flight_share(comm->flight), out);
   neapi_request_free(request);
   return status;
 }
@@ -296,6 +302,7 @@ void neap_comm_close(neap_comm *comm)
   pthread_mutex_unlock(&comm->lock);
   if (comm->threaded)
     pthread_join(comm->thread, NULL);
+  neapi_flight_release(comm->flight);
   comm->transport->close(comm->endpoint);
   neapi_host_memory.release(comm->scratch[0]);
   if (comm->gpu_stream && !neapi_gpu_stream_enter(comm->gpu_stream)) {

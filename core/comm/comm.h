@@ -2,6 +2,7 @@
 #ifndef NEAP_COMM_H
 #define NEAP_COMM_H
 
+#include "comm/flight.h"
 #include "comm/transport.h"
 #include "device/timeline.h"
 
@@ -11,6 +12,8 @@ struct neap_comm {
   const neapi_transport *transport;
   neapi_endpoint *endpoint;
   int32_t rank, size;
+  neapi_flight *flight;   /* shared by the communicators of a rank */
+  int32_t number;         /* among them */
   int32_t references;     /* atomic: the handle and its requests */
   int64_t bytes_sent;     /* atomic */
   pthread_mutex_t lock;   /* of what follows */

@@ -9,6 +9,7 @@
  * copies, a sender's stream for the receivers' before it goes on, and the host for none of them.
  */
 #include "comm/transport.h"
+#include "comm/watchdog.h"
 
 #include "base/memory.h"
 
@@ -19,7 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HISTORY = 16, FAILURE_TEXT = 512 };
+enum { HISTORY = 16, FAILURE_TEXT = 2048 };
 
 /* Messages of one exchange, found by peer. */
 typedef struct {
@@ -62,7 +63,7 @@ struct neap_world {
   pthread_mutex_t lock; /* taken before that of a group */
   int32_t references;   /* the handle and the endpoints */
   bool aborted;
-  char reason[FAILURE_TEXT / 2];
+  char reason[FAILURE_TEXT];
   group *groups;
   group *root;
 };
@@ -577,5 +578,9 @@ int neap_comm_open_local(neap_world *world, int32_t rank, neap_comm **out)
                       size - 1);
   neapi_endpoint *endpoint;
   int status = endpoint_open(world->root, rank, &endpoint);
-  return status ? status : neapi_comm_open(&local, endpoint, rank, size, out);
+  if (status)
+    return status;
+  neapi_watchdog_start(NULL);
+  return neapi_comm_open(&local, endpoint, rank, size,
+                         neapi_flight_open(rank, size, neap_world_abort, world), out);
 }

@@ -7,6 +7,7 @@
  * messages arrive in order, and compare it: ranks that disagree fail instead of mixing up data.
  */
 #include "comm/transport.h"
+#include "comm/watchdog.h"
 
 #include "base/memory.h"
 
@@ -25,7 +26,8 @@ enum {
   TAGS = 1 << 15, /* MPI promises that many */
   TURNS = 64,     /* polls that only yield, before pauses begin */
   PAUSE_MIN = 5000,
-  PAUSE_MAX = 100000 /* ns */
+  PAUSE_MAX = 100000,          /* ns */
+  HUNG = -1 - MPI_ERR_LASTCODE /* no error of MPI's: the watchdog has given up */
 };
 
 _Static_assert(NEAPI_KINDS <= 1 << KIND_BITS, "a kind fits into its bits of a tag");
@@ -45,7 +47,9 @@ static struct {
   bool finalizer; /* registered: we have started MPI and shall end it */
   bool failed;    /* an operation failed: ending MPI in order might hang */
   int32_t endpoints;
+  bool watching; /* watchdogs talk over watch_comm; not while MPI ends */
 } state;
+static MPI_Comm watch_comm;
 
 /* ---- starting and ending MPI ----------------------------------------------------------------- */
 
@@ -54,6 +58,9 @@ static struct {
 static void finalize(void)
 {
   int done = 0;
+  pthread_mutex_lock(&lock);
+  state.watching = false;
+  pthread_mutex_unlock(&lock);
   MPI_Finalized(&done);
   if (!done && !state.failed && !state.endpoints)
     MPI_Finalize();
@@ -117,6 +124,8 @@ static int fail_mpi(neapi_endpoint *endpoint, const neapi_call *call, int error,
 {
   char text[MPI_MAX_ERROR_STRING] = "", what[MPI_MAX_ERROR_STRING + 64];
   int length = 0;
+  if (error == HUNG)
+    return fail(endpoint, call, neapi_watchdog_verdict());
   MPI_Error_string(error, text, &length);
   if (peer >= 0)
     snprintf(what, sizeof what, "message of rank %d: %s", peer, text);
@@ -193,6 +202,8 @@ static int finish(neapi_endpoint *endpoint, int64_t count)
     int error = MPI_Testall((int)count, endpoint->requests, &done, endpoint->statuses);
     if (error || done)
       return error;
+    if (neapi_watchdog_verdict())
+      return HUNG;
     if (turn < TURNS)
       sched_yield();
     else
@@ -381,11 +392,61 @@ int neapi_mpi_endpoint_open(neapi_endpoint **out, neapi_rank_info *info)
   return endpoint_open(comm, out);
 }
 
+/* ---- watchdogs -------------------------------------------------------------------------------
+ */
+
+enum { WATCH_TAG = 1 };
+
+/* What is sent stays allocated: it may be taken at any time, and there is little of it. */
+static void watch_send(int32_t peer, const void *data, int32_t bytes)
+{
+  MPI_Request request;
+  void *copy = neapi_alloc(bytes, "comm: watchdog");
+  pthread_mutex_lock(&lock);
+  if (copy && state.watching) {
+    memcpy(copy, data, (size_t)bytes);
+    if (!MPI_Isend(copy, bytes, MPI_BYTE, peer, WATCH_TAG, watch_comm, &request))
+      MPI_Request_free(&request);
+  } else
+    free(copy);
+  pthread_mutex_unlock(&lock);
+}
+
+static bool watch_receive(void *data, int32_t bytes)
+{
+  int there = 0;
+  MPI_Status status;
+  pthread_mutex_lock(&lock);
+  if (state.watching && !MPI_Iprobe(MPI_ANY_SOURCE, WATCH_TAG, watch_comm, &there, &status) &&
+      there)
+    there = !MPI_Recv(data, bytes, MPI_BYTE, status.MPI_SOURCE, WATCH_TAG, watch_comm, &status);
+  pthread_mutex_unlock(&lock);
+  return there;
+}
+
+void neapi_mpi_watch(void)
+{
+  static const neapi_watch_peers by_mpi = {watch_send, watch_receive};
+  pthread_mutex_lock(&lock);
+  bool first = !state.watching;
+  pthread_mutex_unlock(&lock);
+  if (first && MPI_Comm_dup(MPI_COMM_WORLD, &watch_comm) == MPI_SUCCESS) {
+    MPI_Comm_set_errhandler(watch_comm, MPI_ERRORS_RETURN);
+    pthread_mutex_lock(&lock);
+    state.watching = true;
+    pthread_mutex_unlock(&lock);
+  }
+  neapi_watchdog_start(&by_mpi);
+}
+
 int neap_comm_open_mpi(neap_comm **out)
 {
   neapi_endpoint *endpoint;
   neapi_rank_info info;
   int status = neapi_mpi_endpoint_open(&endpoint, &info);
-  return status ? status
-                : neapi_comm_open(&neapi_mpi_transport, endpoint, info.rank, info.size, out);
+  if (status)
+    return status;
+  neapi_mpi_watch();
+  return neapi_comm_open(&neapi_mpi_transport, endpoint, info.rank, info.size,
+                         neapi_flight_open(info.rank, info.size, NULL, NULL), out);
 }

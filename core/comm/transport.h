@@ -8,6 +8,7 @@
 #define NEAP_TRANSPORT_H
 
 #include "comm/call.h"
+#include "comm/flight.h"
 #include "device/device.h"
 
 /* Where buffers live. */
@@ -55,8 +56,12 @@ int neapi_mpi_endpoint_open(neapi_endpoint **out, neapi_rank_info *info);
 int neapi_mpi_gather(neapi_endpoint *endpoint, const neapi_call *call, const void *data,
                      int32_t bytes, void *out);
 
-/* Makes a communicator of an endpoint, which it then owns; on failure the endpoint is closed. */
+/* Starts the watchdog of a process that others are beside of: they talk over MPI. */
+void neapi_mpi_watch(void);
+
+/* Makes a communicator of an endpoint, which it then owns, as one reference of flight (NULL: no
+ * memory); on failure both are given up. */
 int neapi_comm_open(const neapi_transport *transport, neapi_endpoint *endpoint, int32_t rank,
-                    int32_t size, neap_comm **out);
+                    int32_t size, neapi_flight *flight, neap_comm **out);
 
 #endif

@@ -25,6 +25,10 @@ enum { TIMESTAMPS_PER_SPAN = 2 };
 static _Thread_local neap_timeline *current;
 static _Thread_local neap_span next; /* the label of the next request */
 static _Thread_local int announced;
+static _Thread_local struct {
+  int32_t layer, label, depth; /* label: of the next request, or -1 */
+  int32_t spans[16];           /* that have begun: the d-th at d % 16 */
+} here = {.layer = -1, .label = -1};
 
 #define SPAN_NAME(id, name, phase) name,
 #define SPAN_PHASE(id, name, phase) phase,
@@ -114,11 +118,20 @@ void neap_timeline_step(int64_t step)
 
 int32_t neap_timeline_layer(int32_t layer)
 {
-  if (!current)
-    return -1;
-  int32_t before = current->layer;
-  current->layer = layer;
+  int32_t before = here.layer;
+  here.layer = layer;
+  if (current)
+    current->layer = layer;
   return before;
+}
+
+void neapi_timeline_where(int32_t *layer, int32_t *phase)
+{
+  *layer = here.layer;
+  *phase = here.depth > 0 ? here.spans[(here.depth - 1) % 16] : -1;
+  if (here.label >= 0)
+    *phase = here.label;
+  here.label = -1;
 }
 
 /* ---- recording ------------------------------------------------------------------------------- */
@@ -174,12 +187,14 @@ double neapi_timeline_now(void)
 double neap_timeline_begin(int id)
 {
   neapi_nvtx_begin(neap_span_name(id));
+  here.spans[here.depth++ % 16] = id;
   return current ? neapi_timeline_now() : 0;
 }
 
 void neap_timeline_end(int id, double begin)
 {
   neapi_nvtx_end();
+  here.depth -= here.depth > 0;
   if (current && begin > 0 && neap_span_name(id))
     neapi_timeline_span(id, -1, begin, neapi_timeline_now());
 }
@@ -199,6 +214,7 @@ void neapi_host_end(double begin)
 
 void neapi_timeline_label(int id, int stream, int32_t chunk)
 {
+  here.label = id;
   if (!current)
     return;
   announced = 1;

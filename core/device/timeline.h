@@ -23,6 +23,9 @@ void neapi_timeline_span(int id, int32_t chunk, double begin, double end);
 /* Bounds of a span in which a GPU's stream waits for the host. On the CPU: nothing. */
 double neapi_host_begin(void);
 void neapi_host_end(double begin);
+/* Where the calling thread is, recorded or not: its layer, or -1; and what its next request is for,
+ * as neapi_timeline_label said since the last look, else the innermost span, or -1. */
+void neapi_timeline_where(int32_t *layer, int32_t *phase);
 /* Says what the next request that the calling thread starts is for. */
 void neapi_timeline_label(int id, int stream, int32_t chunk);
 /* Takes what was said; plain if nothing was. To be dropped. */

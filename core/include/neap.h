@@ -263,8 +263,8 @@ NEAP_API int neap_comm_open_mpi(neap_comm **out);
  * by MPI. The calling thread computes on the GPU with the number of the rank on its host from now
  * on; where ranks outnumber GPUs they share them in turn. NCCL is found at run time: libnccl.so.2,
  * or what the environment's NEAP_NCCL names; 2.14 or later, and 2.30 or later where ranks share a
- * GPU. An operation that NCCL fails, or that is not done in NEAP_NCCL_TIMEOUT seconds (600; 0: no
- * limit), fails the communicator with COMM. Errors: ABSENT, with what to install. */
+ * GPU. An operation that NCCL fails, or that is not done in time (neap_watch), fails the
+ * communicator with COMM. Errors: ABSENT, with what to install. */
 NEAP_API int neap_comm_open_nccl(neap_comm **out);
 /* Version and path of the NCCL that would be used, and whether ranks could share a GPU, in
  * text[size]. Errors: ABSENT. */
@@ -272,6 +272,22 @@ NEAP_API int neap_nccl_describe(char *text, int64_t size);
 /* The training step of the operations that the calling thread starts from now on, for errors; -1,
  * at first: none. */
 NEAP_API void neap_comm_step(int64_t step);
+/* A thread of the process looks whether operations end. If one takes longer than so many seconds
+ * (600 at first; 0: no limit), all operations of all ranks fail with COMM and a verdict: which rank
+ * has not reached which operation, and where it is. For programs: exit_status, if not 0, is that
+ * of a process which 2 s later has not ended by itself (it then tells the verdict, unless that was
+ * told); folder, if not NULL, is where the flight recorder is written to. Call it before
+ * communicators are opened. */
+NEAP_API void neap_watch(double seconds, int32_t exit_status, const char *folder);
+/* The verdict, waited for while one is being reached; NULL: nothing has hung. *tell, unless NULL:
+ * whether the caller is to tell it, as one of all ranks is. */
+NEAP_API const char *neap_watch_verdict(int32_t *tell);
+/* In a signal's handler: SIGUSR1 writes the flight recorder, any other also ends the process by the
+ * signal. 0: nobody watches, and the handler has to end it. */
+NEAP_API int32_t neap_watch_signal(int32_t number);
+/* Writes the last 256 operations of every rank of the process as JSON to the folder that neap_watch
+ * was given; returns the file's path, owned by the library, or NULL. */
+NEAP_API const char *neap_flight_write(const char *reason);
 /* Collective: a communicator of the same ranks with an order of its own. */
 NEAP_API int neap_comm_duplicate(neap_comm *comm, neap_comm **out);
 /* Collective: ranks that pass the same colour form a communicator, in their old order. */

@@ -2,7 +2,8 @@
  * Exchanges on a fake device, whose streams are threads that are late: gpu_comm.h. What of core
  * these need is compiled into this program. Without arguments over threads; with "mpi" by the fake
  * NCCL; with "fail" under mpirun, a failure of its that comes late; with "slow", groups that
- * take their time to start; with "absent" and a text, an error that has it.
+ * take their time to start; with "hang", a rank that does not come; with "absent" and a text, an
+ * error that has it.
  */
 #include "comm/cuda/gpu_comm.h"
 #include "device.h"
@@ -26,7 +27,7 @@ static int run_failure(void)
 {
   neap_comm *comm;
   setenv("FAKE_NCCL_FAILS", "3", 1);
-  setenv("NEAP_NCCL_TIMEOUT", "0.5", 1);
+  neap_watch(0.5, 0, NULL);
   if (!check(!neap_comm_open_nccl(&comm), "%s", neap_error_message()))
     return check_done();
   int status = NEAP_OK, rank = neap_comm_rank(comm);
@@ -56,7 +57,7 @@ static int run_slow(void)
 {
   neap_comm *comm;
   setenv("FAKE_NCCL_POLLS", "800", 1);
-  setenv("NEAP_NCCL_TIMEOUT", "5", 1);
+  neap_watch(5, 0, NULL);
   if (!check(!neap_comm_open_nccl(&comm), "%s", neap_error_message()))
     return check_done();
   char *data = put_on_gpu(calloc(1, 400), 400);
@@ -66,6 +67,36 @@ static int run_slow(void)
     check(!neap_comm_all_reduce(comm, data, 100, NEAP_F32, NEAP_SUM), "%s", neap_error_message());
     check(!neap_device_wait(), "%s", neap_error_message());
   }
+  neap_comm_close(comm);
+  return check_done();
+}
+
+/* Rank 1 does not come to the third operation: rank 0 is told so. */
+static int run_hang(void)
+{
+  neap_comm *comm;
+  neap_watch(0.5, 0, NULL);
+  if (!check(!neap_comm_open_nccl(&comm), "%s", neap_error_message()))
+    return check_done();
+  int status = NEAP_OK, rank = neap_comm_rank(comm);
+  char *data = put_on_gpu(calloc(1, 400), 400);
+  neap_comm_step(7);
+  for (int i = 0; i < (rank ? 2 : 3) && !status; i++)
+    status = neap_comm_all_reduce(comm, data, 100, NEAP_F32, NEAP_SUM);
+  check(!status, "%s", neap_error_message());
+  if (rank)
+    usleep(3000000);
+  while (!rank && !(status = neap_comm_all_reduce(comm, data, 100, NEAP_F32, NEAP_SUM)))
+    usleep(1000);
+  const char *verdict = neap_watch_verdict(NULL);
+  if (!rank)
+    check(verdict &&
+              strstr(verdict, "rank 1 has not reached all_reduce(sum) of 400 bytes f32 (opera"),
+          "%s", verdict ? verdict : "no verdict");
+  if (!rank)
+    check(verdict && strstr(verdict, ", step 7), in which rank 0 has been for ") &&
+              strstr(verdict, "; rank 1 has called nothing for "),
+          "%s", verdict ? verdict : "no verdict");
   neap_comm_close(comm);
   return check_done();
 }
@@ -96,6 +127,8 @@ int main(int argc, char **argv)
     return run_failure();
   if (argc > 1 && !strcmp(argv[1], "slow"))
     return run_slow();
+  if (argc > 1 && !strcmp(argv[1], "hang"))
+    return run_hang();
   if (argc > 2 && !strcmp(argv[1], "absent"))
     return run_absent(argv[2]);
   return run_over(argc, argv);

@@ -40,7 +40,5 @@ void neapi_nccl_go_on(neapi_endpoint *endpoint);
 /* Looks after the endpoint from a thread of its own, until unwatch returns. */
 int neapi_nccl_watch(neapi_endpoint *endpoint);
 void neapi_nccl_unwatch(neapi_endpoint *endpoint);
-/* Seconds of NEAP_NCCL_TIMEOUT. */
-double neapi_nccl_limit(void);
 
 #endif

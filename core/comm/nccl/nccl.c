@@ -8,6 +8,7 @@
  * after all of them (watchdog.c), since an error may come when nobody calls.
  */
 #include "comm/nccl/endpoint.h"
+#include "comm/watchdog.h"
 
 #include "base/memory.h"
 
@@ -256,7 +257,7 @@ static int endpoint_open(const nccl_functions *nccl, neapi_endpoint *host, const
   endpoint->rank = rank;
   endpoint->size = size;
   endpoint->gpu = neapi_gpu_current();
-  endpoint->limit = neapi_nccl_limit();
+  endpoint->limit = neapi_watchdog_limit();
   pthread_mutex_init(&endpoint->lock, NULL);
   int status = connect_all(endpoint, call);
   if (!status)
@@ -370,5 +371,9 @@ int neap_comm_open_nccl(neap_comm **out)
     return status;
   }
   status = endpoint_open(library, host, &call, info.rank, info.size, &endpoint);
-  return status ? status : neapi_comm_open(&nccl, endpoint, info.rank, info.size, out);
+  if (status)
+    return status;
+  neapi_mpi_watch();
+  return neapi_comm_open(&nccl, endpoint, info.rank, info.size,
+                         neapi_flight_open(info.rank, info.size, NULL, NULL), out);
 }

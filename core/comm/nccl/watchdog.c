@@ -1,5 +1,6 @@
 /* One thread of the process looks after NCCL's communicators: it asks each for errors, which come
  * at any time, and how long its latest operation has been under way. */
+#include "comm/watchdog.h"
 #include "comm/nccl/endpoint.h"
 
 #include <errno.h>
@@ -9,20 +10,12 @@
 #include <string.h>
 #include <time.h>
 
-enum { INTERVAL = 100000000 /* ns */, DEFAULT_LIMIT = 600 /* s */ };
+enum { INTERVAL = 100000000 /* ns */ };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* taken before an endpoint's */
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static neapi_endpoint *endpoints;
 static bool running;
-
-double neapi_nccl_limit(void)
-{
-  const char *text = getenv("NEAP_NCCL_TIMEOUT");
-  char *end = NULL;
-  double seconds = text ? strtod(text, &end) : DEFAULT_LIMIT;
-  return (end && (end == text || *end)) || !(seconds >= 0) ? DEFAULT_LIMIT : seconds;
-}
 
 static void look_at(neapi_endpoint *endpoint)
 {
@@ -39,9 +32,9 @@ static void look_at(neapi_endpoint *endpoint)
   if (!endpoint->failed && endpoint->limit > 0 && neap_clock() - watched->begun > endpoint->limit &&
       !neapi_stream_event_reached(watched->end)) {
     snprintf(what, sizeof what,
-             "not done after %g s (NEAP_NCCL_TIMEOUT): another rank has ended, or calls something "
-             "else",
+             "not done after %g s: another rank has ended, or calls something else",
              endpoint->limit);
+    neapi_watchdog_late(&watched->call, watched->begun);
     neapi_nccl_fail(endpoint, &watched->call, what);
   }
 }

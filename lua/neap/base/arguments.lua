@@ -27,6 +27,15 @@ function arguments.positive(name)
   end
 end
 
+--- Numbers of 0 or more.
+function arguments.not_negative(name)
+  return function(text)
+    local value = tonumber(text)
+    if value and value >= 0 and value < math.huge then return value end
+    return nil, ("%s is '%s'; it must be a number of at least 0"):format(name, text)
+  end
+end
+
 --- argparse's message in Neap's form: with the hint in brackets, on one line.
 function arguments.wrong(parser, text)
   local message = text:gsub('\n?Did you mean .*$', '')

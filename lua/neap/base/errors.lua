@@ -6,6 +6,8 @@ local errors = {}
 
 local STATUS = { USAGE = 2, POLICY = 3, FORMAT = 5 }
 
+errors.HUNG = 6 -- exit status of a run in which an operation did not end
+
 --- Raises an error in how the program was called: one line, exit status 2.
 function errors.usage(message, ...)
   error(setmetatable({ code = 'USAGE', message = message:format(...), where = '' }, lib.Error), 0)

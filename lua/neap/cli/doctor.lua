@@ -1,19 +1,23 @@
 --- neap doctor: what this machine and build have, for people and for reports of trouble.
 
 local device = require 'neap.engine.device'
+local flight = require 'neap.profile.flight'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local text = require 'neap.engine.text'
 
-local command = { doc = 'Show what this machine and build have.' }
+local command = { doc = 'Show what this machine and build have; or read flight recorders.' }
 
 command.examples = [[
 Examples:
   neap doctor
-  neap doctor --json]]
+  neap doctor --json
+  neap doctor --flight /tmp/neap-flight-4711.json     which rank hung, and where?]]
 
 function command.options(parser)
   parser:flag('--json', 'results as JSON')
+  parser:option('--flight', 'flight recorders of a run that hung: say which rank is missing')
+    :args '+':argname '<file>'
 end
 
 local function facts()
@@ -39,8 +43,19 @@ local function facts()
   return list
 end
 
+local function tell_flight(paths, as_json)
+  local judgement = flight.judge(flight.read(paths))
+  if as_json then
+    print(json.results('doctor', { operation = judgement and judgement.operation,
+      waiting = judgement and judgement.waiting, rows = judgement and judgement.missing or {} }))
+  else
+    print(flight.text(judgement))
+  end
+end
+
 --- Prints what is known, one fact a line, or JSON.
 function command.run(args)
+  if args.flight then return tell_flight(args.flight, args.json) end
   local rows = {}
   for i, fact in ipairs(facts()) do
     rows[i] = { fact = fact[1], value = fact[2] }

@@ -33,7 +33,7 @@ local WITH_VALUE = {
   ['-n'] = true, ['--ranks'] = true, ['--node-size'] = true, ['--device'] = true,
   ['--cluster'] = true, ['--as'] = true,
   ['--timeline'] = true, ['--timeline-step'] = true,
-  ['--store'] = true, ['--deadline'] = true,
+  ['--store'] = true, ['--deadline'] = true, ['--timeout'] = true,
 }
 
 local MAX_RANKS = 4096
@@ -66,6 +66,9 @@ function run.options(command, words)
   session.trust_option(command)
   command:option('--deadline', 'seconds that a hook of a policy may run (default: 1)')
     :argname('<seconds>'):convert(arguments.positive '--deadline')
+  command:option('--timeout', 'seconds that an operation between ranks may take before the run '
+    .. 'ends with status 6 (default: 600; 0: no limit)')
+    :argname('<seconds>'):convert(arguments.not_negative '--timeout')
   command:option('--timeline', 'record a step: JSON for Perfetto, and where its time goes')
     :argname('<file>')
   command:option('--timeline-step', 'the step to record, from 0 (default: 3, or the last)')
@@ -187,7 +190,7 @@ local function run_check(args, script, values)
   }
   if bar then bar:close() end
   if (rank or 0) == 0 then
-    print(args.json and json.encode(document) or check.text(document))
+    print(args.json and json.results('run', check.document(document)) or check.text(document))
   end
   return check.status(document)
 end
@@ -205,6 +208,7 @@ function run.run(given)
     errors.usage('-n %d, but mpirun started %d processes; leave -n out', args.ranks, size)
   end
   local ranks = size or args.ranks or script.ranks
+  launch.watch(args.timeout)
   if args.check then return run_check(args, script, values) end
   if args.dry_run then return rank and rank > 0 and 0 or dry_run(args, script, values, ranks) end
   local order = json.encode({

@@ -30,7 +30,7 @@ local COMMANDS = {
 local EPILOG = [[
 neap lua FILE [ARG…] runs a Lua file with Neap's modules in reach; neap test runs the tests.
 Results go to stdout, progress to stderr. Exit status: 0 done, 1 failed, 2 wrong usage,
-3 a policy failed under --strict, 5 corrupt input, 130 interrupted.]]
+3 a policy failed under --strict, 5 corrupt input, 6 a rank hung, 130 interrupted.]]
 
 local function build_parser()
   local parser = argparse('neap', 'Load-adaptive expert layouts for Mixture-of-Experts training.',

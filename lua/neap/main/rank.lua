@@ -195,16 +195,42 @@ local function note_failure(noted, status, message)
   runs:close()
 end
 
+--- An operation did not end: one rank of all tells where everybody is.
+local function tell_hang(world, verdict, tell, noted)
+  if tell then
+    io.stderr:write('neap: ', verdict, '\n')
+    if noted then note_failure(noted, errors.HUNG, verdict) end
+  elseif not world then
+    launcher.sleep(2 * COURTESY)
+  end
+  return errors.HUNG
+end
+
+local function tell_error(rank, err, noted)
+  local status = errors.status(err)
+  if not launcher.first_failure() then return status end
+  local everywhere = err.code == 'USAGE' or err.code == 'ABSENT'
+  local prefix = everywhere and '' or ('rank %d: '):format(rank)
+  errors.tell(err, prefix)
+  if noted then note_failure(noted, status, prefix .. errors.text(err)) end
+  local path = not everywhere and lib.C.neap_flight_write(prefix .. errors.text(err))
+  if path and path ~= nil then
+    io.stderr:write('neap: flight recorder: ', ffi.string(path), '\n')
+  end
+  return status
+end
+
 local function fail(rank, world, err, noted)
   if not world and rank > 0 then
     launcher.sleep(COURTESY)
   end
-  local status = errors.status(err)
-  if launcher.first_failure() then
-    local everywhere = err.code == 'USAGE' or err.code == 'ABSENT'
-    local prefix = everywhere and '' or ('rank %d: '):format(rank)
-    errors.tell(err, prefix)
-    if noted then note_failure(noted, status, prefix .. errors.text(err)) end
+  local tell = ffi.new 'int32_t[1]'
+  local verdict = lib.C.neap_watch_verdict(tell)
+  local status
+  if verdict ~= nil then
+    status = tell_hang(world, ffi.string(verdict), tell[0] == 1, noted)
+  else
+    status = tell_error(rank, err, noted)
   end
   if not world then launcher.leave(status) end
   lib.C.neap_world_abort(world, ('rank %d failed'):format(rank))

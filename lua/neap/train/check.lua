@@ -159,6 +159,19 @@ function check.text(document)
   return table.concat(lines, '\n')
 end
 
+--- The result as --json prints it: a row for each kind of trouble.
+function check.document(document)
+  local rows = {}
+  for _, kind in ipairs { 'difference', 'changing', 'failed' } do
+    if document[kind] then
+      document[kind].kind = kind
+      rows[#rows + 1] = document[kind]
+    end
+  end
+  return { policies = document.policies, trainings = document.trainings,
+    differ = document.differ, ok = document.ok, rows = rows }
+end
+
 --- Exit status: 0; 1 where results differ or a training failed; 3 where that is the policy's fault.
 function check.status(document)
   local failed = document.failed

@@ -2,9 +2,13 @@
 
 local comm = require 'neap.engine.comm'
 local device = require 'neap.engine.device'
+local errors = require 'neap.base.errors'
 local launcher = require 'neap.launcher'
+local lib = require 'neap.base.lib'
 
 local launch = {}
+
+local TIMEOUT = 600
 
 --- Rank and number of processes under mpirun; nil without it.
 function launch.rank_and_size()
@@ -18,6 +22,14 @@ function launch.run(ranks, file, text)
   local rank, size = launch.rank_and_size()
   if not rank then return launcher.run_ranks(ranks, file, { text }) end
   return assert(loadfile(file))(rank, size, nil, text)
+end
+
+--- Before ranks are started: an operation that takes longer than seconds (nil: the engine's 10
+-- minutes; 0: no limit) ends the run. The flight recorder is written to the folder that NEAP_FLIGHT
+-- names, TMPDIR or /tmp; NEAP_FLIGHT= turns it off.
+function launch.watch(seconds)
+  local folder = os.getenv 'NEAP_FLIGHT' or os.getenv 'TMPDIR' or '/tmp'
+  lib.C.neap_watch(seconds or TIMEOUT, errors.HUNG, folder)
 end
 
 --- A rank's communicator with all others; the rank computes on 'cpu' or 'cuda' from now on. world:

@@ -44,8 +44,14 @@ function recipe.is(value)
   return getmetatable(value) == Recipe
 end
 
---- The recipe of a file; modules beside the file can be required.
+--- A rank that left by itself would end the others' process, or leave them waiting.
+local function refuse_exit(status)
+  error(('os.exit(%s) in a recipe: run returns, or calls error'):format(tostring(status or '')), 2)
+end
+
+--- The recipe of a file; modules beside the file can be required. From now on os.exit is an error.
 function recipe.load(path)
+  rawset(os, 'exit', refuse_exit)
   local chunk, why = loadfile(path)
   if not chunk then
     local file = io.open(path)
