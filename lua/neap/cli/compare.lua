@@ -18,7 +18,10 @@ Examples:
   neap compare laer hot --baseline laer     some policies
   neap compare --metric imbalance --markdown --out table.md
 A difference is the mean over pairs: results that differ in nothing but the policy. The interval
-holds the true mean in 95 of 100 cases (smoothed bootstrap). A winner needs 5 pairs.]]
+holds the true mean in 95 of 100 cases (smoothed bootstrap). A winner needs 5 pairs.
+
+Metrics, with * those that are compared unless --metric names others:
+]] .. metrics.help()
 
 function command.options(parser)
   parser:argument('which', 'runs (12, 12..19), sweeps or policies'):args '*':argname '<which>'

@@ -10,6 +10,7 @@ local entries = {}
 --- Of a row, as --json prints them and the store keeps them.
 function entries.from_row(row, kind)
   local curves = {}
+  row.simulated = row.simulated or kind == 'simulate' or nil -- earlier versions did not say it
   if row.losses then curves.loss = { values = row.losses, first = 0 } end
   return { policy = row.policy, kind = kind, seeds = { row.seed }, rows = { row },
     figures = metrics.values(metrics.upgrade(row)), curves = curves, bound = row.bound or nil }

@@ -178,7 +178,7 @@ local function ranked_by(document)
       if entry.metric == metric.name and entry.winner then return metric end
     end
   end
-  local simulated = document.entries[1] and document.entries[1].kind == 'simulate'
+  local simulated = document.entries[1] and document.entries[1].rows[1].simulated
   return simulated and ranking[1] or ranking[#ranking]
 end
 

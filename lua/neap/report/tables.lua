@@ -108,6 +108,11 @@ function numbers.summary(document)
     won = won or entry.winner ~= nil
   end
   if #lines == 0 then lines[1] = page.fill('<p>%s</p>', caveat(document)) end
+  local row = best.rows[1]
+  if row.simulated then
+    table.insert(lines, 1, page.fill('<p>Times are simulated: %s on %s.</p>',
+      row.model or "the recipe's model", row.cluster or 'a described cluster'))
+  end
   return { title = 'Summary', body = ('<div class="card verdict%s">'):format(won and '' or ' open')
     .. page.fill('<p>%s</p>', headline(by, best, others)) .. table.concat(lines) .. '</div>'
     .. tiles(document, by, best) }

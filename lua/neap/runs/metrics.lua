@@ -90,12 +90,12 @@ metrics.list = {
       'less imbalance', 'more imbalance' },
     doc = 'largest work of a rank / mean work (tokens x cost / speed), mean over layers, steps' },
   { name = 'imbalance_p50', path = { 'imbalance', 'p50' }, title = 'p50', format = '%.4f',
-    better = 'lower', ideal = 1, tables = 'replay', doc = 'its median' },
+    better = 'lower', ideal = 1, tables = 'replay', doc = 'median of the imbalance' },
   { name = 'imbalance_p95', path = { 'imbalance', 'p95' }, title = 'p95', format = '%.4f',
-    better = 'lower', ideal = 1, doc = 'its 95 % quantile' },
+    better = 'lower', ideal = 1, doc = '95 % quantile of the imbalance' },
   { name = 'imbalance_max', path = { 'imbalance', 'max' }, title = 'max', format = '%.3f',
     better = 'lower', ideal = 1, tables = 'replay report', stored = true,
-    doc = 'its largest value' },
+    doc = 'the largest imbalance' },
   { name = 'std_percent', title = 'std %', format = '%.2f', better = 'lower', ideal = 0,
     stored = true, doc = "standard deviation of the ranks' work, % of the mean" },
   { name = 'share_of_ideal', title = '% of ideal', format = '%.1f', scale = 100,
@@ -125,11 +125,11 @@ metrics.list = {
   { name = 'plan_ms', path = { 'plan_ms', 'mean' }, title = 'plan ms', format = '%.3f',
     better = 'lower', stored = true, doc = 'time of a plan, off the critical path' },
   { name = 'plan_ms_p95', path = { 'plan_ms', 'p95' }, title = 'p95', format = '%.3f',
-    better = 'lower', tables = 'replay try', doc = 'its 95 % quantile' },
+    better = 'lower', tables = 'replay try', doc = '95 % quantile of plans' },
   { name = 'split_us', path = { 'split_us', 'mean' }, title = 'split us', format = '%.1f',
     better = 'lower', stored = true, doc = 'time of a split, on the critical path' },
   { name = 'split_us_p95', path = { 'split_us', 'p95' }, title = 'p95', format = '%.1f',
-    better = 'lower', tables = 'replay try', doc = 'its 95 % quantile' },
+    better = 'lower', tables = 'replay try', doc = '95 % quantile of splits' },
   { name = 'slots_changed', title = 'slots changed', format = '%.1f', better = 'lower', ideal = 0,
     stored = true, doc = 'slots that get another expert, a step' },
   { name = 'faults', title = 'faults', format = '%d', better = 'lower', stored = true,
@@ -232,6 +232,18 @@ function metrics.find(name)
   end
   errors.usage("unknown metric '%s'%s; there are: %s", name, lib.hint(name, names),
     table.concat(names, ', '))
+end
+
+--- All names that find takes, a line each, with how to read them.
+function metrics.help()
+  local lines = {}
+  for _, metric in ipairs(metrics.list) do
+    if metric.tables ~= '' then
+      lines[#lines + 1] = ('  %-18s%s%s'):format(metric.name, metric.compared and '*' or ' ',
+        metric.doc)
+    end
+  end
+  return table.concat(lines, '\n')
 end
 
 --- ---- tables -----------------------------------------------------------------------------------
