@@ -44,11 +44,6 @@ static void find_facts(void)
   snprintf(values[4], VALUE_BYTES, "%.*s", (int)strcspn(version, ",\n"), version);
 }
 
-int neap_abi(void)
-{
-  return NEAP_ABI;
-}
-
 const char *neap_version(void)
 {
   return NEAP_VERSION " (" NEAP_BUILD

@@ -122,20 +122,19 @@ static int check_own(int kind, const neap_request *request)
   return NEAP_OK;
 }
 
-/* ---- requests of each operation: out == NULL blocks ------------------------------------------ */
+/* ---- operations ------------------------------------------------------------------------------ */
 
-static int do_barrier(neap_comm *comm, neap_request **out)
+int neap_comm_barrier(neap_comm *comm)
 {
   int status = check_comm(comm, NEAPI_BARRIER);
   if (status)
     return status;
   neapi_call call = {.kind = NEAPI_BARRIER, .dtype = -1};
   neap_request *request = neapi_request_open(comm, &call, 0, 0, false);
-  return request ? neapi_request_submit(request, out) : NEAP_MEMORY;
+  return request ? neapi_request_submit(request, NULL) : NEAP_MEMORY;
 }
 
-static int do_broadcast(neap_comm *comm, void *data, int64_t bytes, int32_t root,
-                        neap_request **out)
+int neap_comm_broadcast(neap_comm *comm, void *data, int64_t bytes, int32_t root)
 {
   int status = check_comm(comm, NEAPI_BROADCAST);
   if (!status)
@@ -152,11 +151,10 @@ static int do_broadcast(neap_comm *comm, void *data, int64_t bytes, int32_t root
   if (!request)
     return NEAP_MEMORY;
   request->data = data;
-  return neapi_request_submit(request, out);
+  return neapi_request_submit(request, NULL);
 }
 
-static int do_all_reduce(neap_comm *comm, void *data, int64_t count, int dtype, int op,
-                         neap_request **out)
+int neap_comm_all_reduce(neap_comm *comm, void *data, int64_t count, int dtype, int op)
 {
   int64_t bytes = 0;
   int status = check_comm(comm, NEAPI_ALL_REDUCE);
@@ -174,11 +172,11 @@ static int do_all_reduce(neap_comm *comm, void *data, int64_t count, int dtype, 
     return NEAP_MEMORY;
   request->data = data;
   request->count = count;
-  return neapi_request_submit(request, out);
+  return neapi_request_submit(request, NULL);
 }
 
-static int do_all_gather(neap_comm *comm, const void *send, void *recv, const int64_t *counts,
-                         int dtype, neap_request **out)
+int neap_comm_all_gather(neap_comm *comm, const void *send, void *recv, const int64_t *counts,
+                         int dtype)
 {
   int64_t total = 0, mine = 0, size = neap_dtype_size(dtype);
   int status = check_comm(comm, NEAPI_ALL_GATHER);
@@ -203,11 +201,11 @@ static int do_all_gather(neap_comm *comm, const void *send, void *recv, const in
     if (counts[r])
       neapi_request_recv(request, to, counts[r] * size, r);
   }
-  return neapi_request_submit(request, out);
+  return neapi_request_submit(request, NULL);
 }
 
-static int do_reduce_scatter(neap_comm *comm, const void *send, void *recv, const int64_t *counts,
-                             int dtype, int op, neap_request **out)
+int neap_comm_reduce_scatter(neap_comm *comm, const void *send, void *recv, const int64_t *counts,
+                             int dtype, int op)
 {
   int64_t total = 0, mine = 0, size = neap_dtype_size(dtype);
   int status = check_comm(comm, NEAPI_REDUCE_SCATTER);
@@ -228,11 +226,11 @@ static int do_reduce_scatter(neap_comm *comm, const void *send, void *recv, cons
   request->input = send;
   request->data = recv;
   memcpy(request->counts, counts, (size_t)comm->size * sizeof *counts);
-  return neapi_request_submit(request, out);
+  return neapi_request_submit(request, NULL);
 }
 
-static int do_all_to_all(neap_comm *comm, const void *send, const int64_t *send_counts, void *recv,
-                         const int64_t *recv_counts, int dtype, neap_request **out)
+int neap_comm_all_to_all(neap_comm *comm, const void *send, const int64_t *send_counts, void *recv,
+                         const int64_t *recv_counts, int dtype)
 {
   int64_t sent = 0, received = 0, mine = 0, size = neap_dtype_size(dtype);
   int status = check_comm(comm, NEAPI_ALL_TO_ALL);
@@ -268,11 +266,12 @@ static int do_all_to_all(neap_comm *comm, const void *send, const int64_t *send_
     neapi_request_free(request);
     return status;
   }
-  return neapi_request_submit(request, out);
+  return neapi_request_submit(request, NULL);
 }
 
-static int do_exchange(neap_comm *comm, const neap_message *send, int64_t sends,
-                       const neap_message *recv, int64_t recvs, neap_request **out)
+/* out == NULL: blocks. */
+static int exchange(neap_comm *comm, const neap_message *send, int64_t sends,
+                    const neap_message *recv, int64_t recvs, neap_request **out)
 {
   int64_t sent = 0, received = 0;
   int status = check_comm(comm, NEAPI_EXCHANGE);
@@ -298,99 +297,16 @@ static int do_exchange(neap_comm *comm, const neap_message *send, int64_t sends,
   return neapi_request_submit(request, out);
 }
 
-/* ---- the public pairs: blocking and asynchronous --------------------------------------------- */
-
-static int need(neap_request **out, int kind)
-{
-  return out ? NEAP_OK
-             : neapi_fail(NEAP_ARGUMENT, "comm_%s_start: out is NULL: where would the request go",
-                          neapi_kind_name(kind));
-}
-
-int neap_comm_barrier(neap_comm *comm)
-{
-  return do_barrier(comm, NULL);
-}
-
-int neap_comm_barrier_start(neap_comm *comm, neap_request **out)
-{
-  int status = need(out, NEAPI_BARRIER);
-  return status ? status : do_barrier(comm, out);
-}
-
-int neap_comm_broadcast(neap_comm *comm, void *data, int64_t bytes, int32_t root)
-{
-  return do_broadcast(comm, data, bytes, root, NULL);
-}
-
-int neap_comm_broadcast_start(neap_comm *comm, void *data, int64_t bytes, int32_t root,
-                              neap_request **out)
-{
-  int status = need(out, NEAPI_BROADCAST);
-  return status ? status : do_broadcast(comm, data, bytes, root, out);
-}
-
-int neap_comm_all_reduce(neap_comm *comm, void *data, int64_t count, int dtype, int op)
-{
-  return do_all_reduce(comm, data, count, dtype, op, NULL);
-}
-
-int neap_comm_all_reduce_start(neap_comm *comm, void *data, int64_t count, int dtype, int op,
-                               neap_request **out)
-{
-  int status = need(out, NEAPI_ALL_REDUCE);
-  return status ? status : do_all_reduce(comm, data, count, dtype, op, out);
-}
-
-int neap_comm_all_gather(neap_comm *comm, const void *send, void *recv, const int64_t *counts,
-                         int dtype)
-{
-  return do_all_gather(comm, send, recv, counts, dtype, NULL);
-}
-
-int neap_comm_all_gather_start(neap_comm *comm, const void *send, void *recv, const int64_t *counts,
-                               int dtype, neap_request **out)
-{
-  int status = need(out, NEAPI_ALL_GATHER);
-  return status ? status : do_all_gather(comm, send, recv, counts, dtype, out);
-}
-
-int neap_comm_reduce_scatter(neap_comm *comm, const void *send, void *recv, const int64_t *counts,
-                             int dtype, int op)
-{
-  return do_reduce_scatter(comm, send, recv, counts, dtype, op, NULL);
-}
-
-int neap_comm_reduce_scatter_start(neap_comm *comm, const void *send, void *recv,
-                                   const int64_t *counts, int dtype, int op, neap_request **out)
-{
-  int status = need(out, NEAPI_REDUCE_SCATTER);
-  return status ? status : do_reduce_scatter(comm, send, recv, counts, dtype, op, out);
-}
-
-int neap_comm_all_to_all(neap_comm *comm, const void *send, const int64_t *send_counts, void *recv,
-                         const int64_t *recv_counts, int dtype)
-{
-  return do_all_to_all(comm, send, send_counts, recv, recv_counts, dtype, NULL);
-}
-
-int neap_comm_all_to_all_start(neap_comm *comm, const void *send, const int64_t *send_counts,
-                               void *recv, const int64_t *recv_counts, int dtype,
-                               neap_request **out)
-{
-  int status = need(out, NEAPI_ALL_TO_ALL);
-  return status ? status : do_all_to_all(comm, send, send_counts, recv, recv_counts, dtype, out);
-}
-
 int neap_comm_exchange(neap_comm *comm, const neap_message *send, int64_t sends,
                        const neap_message *recv, int64_t recvs)
 {
-  return do_exchange(comm, send, sends, recv, recvs, NULL);
+  return exchange(comm, send, sends, recv, recvs, NULL);
 }
 
 int neap_comm_exchange_start(neap_comm *comm, const neap_message *send, int64_t sends,
                              const neap_message *recv, int64_t recvs, neap_request **out)
 {
-  int status = need(out, NEAPI_EXCHANGE);
-  return status ? status : do_exchange(comm, send, sends, recv, recvs, out);
+  if (!out)
+    return neapi_fail(NEAP_ARGUMENT, "comm_exchange_start: out is NULL: nowhere for the request");
+  return exchange(comm, send, sends, recv, recvs, out);
 }

@@ -143,18 +143,6 @@ static void record(neap_timeline *t, const neap_span *span)
   pthread_mutex_unlock(&t->lock);
 }
 
-int neap_timeline_add(neap_timeline *t, const neap_span *span)
-{
-  if (!neap_span_name(span->id) || !neap_stream_name(span->stream))
-    return neapi_fail(NEAP_ARGUMENT, "timeline: span %d of stream %d; there are %d and %d",
-                      span->id, span->stream, NEAP_SPANS, NEAP_STREAMS);
-  if (!(span->begin <= span->end))
-    return neapi_fail(NEAP_ARGUMENT, "timeline: span %s begins at %.9f s and ends at %.9f s",
-                      span_names[span->id], span->begin, span->end);
-  record(t, span);
-  return NEAP_OK;
-}
-
 void neapi_timeline_span(int id, int32_t chunk, double begin, double end)
 {
   if (!current)

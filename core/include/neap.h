@@ -43,10 +43,6 @@
 #define NEAP_STATUS_ENUM(name) NEAP_##name,
 typedef enum { NEAP_STATUS_LIST(NEAP_STATUS_ENUM) NEAP_STATUS_COUNT } neap_status;
 
-/* Increased when a declaration in this file changes its meaning; the Lua binding checks it. */
-enum { NEAP_ABI = 1 };
-
-NEAP_API int neap_abi(void);
 /* "0.1.0 (release, avx2, openblas …)": version, build type and what was found at build time. */
 NEAP_API const char *neap_version(void);
 /* Name of a status ("ARGUMENT"), or "?" for a number that is none. */
@@ -139,9 +135,6 @@ NEAP_API int neap_layout_set(neap_layout *layout, const int32_t *expert_of);
 NEAP_API int neap_layout_copy(neap_layout *to, const neap_layout *from);
 /* expert_of[S]. Owned by the layout. */
 NEAP_API const int32_t *neap_layout_experts(const neap_layout *layout);
-/* Slots that hold an expert, ascending; returns how many. Owned by the layout. */
-NEAP_API int32_t neap_layout_replicas(const neap_layout *layout, int32_t expert,
-                                      const int32_t **slots);
 NEAP_API neap_topology *neap_layout_topology(const neap_layout *layout);
 /* Equal layouts have equal hashes, on every rank and machine. */
 NEAP_API uint64_t neap_layout_hash(const neap_layout *layout);
@@ -301,8 +294,8 @@ NEAP_API const char *neap_comm_transport(const neap_comm *comm);
 /* Bytes that this rank has sent to other ranks over comm since it was opened. */
 NEAP_API int64_t neap_comm_bytes_sent(const neap_comm *comm);
 
-/* Collective. Each has an asynchronous form: it returns at once with a request that must be waited
- * for. Results are the same to the bit under every transport: reductions add in rank order. */
+/* Collective. Results are the same to the bit under every transport: reductions add in rank
+ * order. */
 NEAP_API int neap_comm_barrier(neap_comm *comm);
 NEAP_API int neap_comm_broadcast(neap_comm *comm, void *data, int64_t bytes, int32_t root);
 /* data[count], in place. dtype: F32, F64, I32, I64. Sums of integers wrap around; a NaN of any rank
@@ -322,19 +315,7 @@ NEAP_API int neap_comm_all_to_all(neap_comm *comm, const void *send, const int64
  * has the same bytes. The lists are copied; what they point to is not. */
 NEAP_API int neap_comm_exchange(neap_comm *comm, const neap_message *send, int64_t sends,
                                 const neap_message *recv, int64_t recvs);
-NEAP_API int neap_comm_barrier_start(neap_comm *comm, neap_request **out);
-NEAP_API int neap_comm_broadcast_start(neap_comm *comm, void *data, int64_t bytes, int32_t root,
-                                       neap_request **out);
-NEAP_API int neap_comm_all_reduce_start(neap_comm *comm, void *data, int64_t count, int dtype,
-                                        int op, neap_request **out);
-NEAP_API int neap_comm_all_gather_start(neap_comm *comm, const void *send, void *recv,
-                                        const int64_t *counts, int dtype, neap_request **out);
-NEAP_API int neap_comm_reduce_scatter_start(neap_comm *comm, const void *send, void *recv,
-                                            const int64_t *counts, int dtype, int op,
-                                            neap_request **out);
-NEAP_API int neap_comm_all_to_all_start(neap_comm *comm, const void *send,
-                                        const int64_t *send_counts, void *recv,
-                                        const int64_t *recv_counts, int dtype, neap_request **out);
+/* The same, and returns at once with a request that must be waited for. */
 NEAP_API int neap_comm_exchange_start(neap_comm *comm, const neap_message *send, int64_t sends,
                                       const neap_message *recv, int64_t recvs, neap_request **out);
 /* Blocks until the operation is done, frees the request and returns the operation's status. */
@@ -435,10 +416,6 @@ NEAP_API int neap_op_cross_entropy(const neap_tensor *logits, const neap_tensor 
 
 /* Elementwise, on tensors of any equal count; out may be an input. */
 NEAP_API int neap_op_add(const neap_tensor *a, const neap_tensor *b, neap_tensor *out);
-NEAP_API int neap_op_scale(double factor, const neap_tensor *x, neap_tensor *out);
-/* y += factor x. */
-NEAP_API int neap_op_axpy(double factor, const neap_tensor *x, neap_tensor *y);
-
 /* Sum of x^2 in double, in an order that only the count decides. */
 NEAP_API int neap_op_sum_squares(const neap_tensor *x, double *out);
 
@@ -612,12 +589,8 @@ typedef struct {
 
 /* What this rank has spent since the layer was opened. */
 typedef struct {
-  double route;       /* seconds in router, permutation and combine */
-  double experts;     /* seconds in the experts' products */
-  double flops;       /* operations of the experts' products */
-  int64_t rows;       /* tokens computed here, forward */
-  int64_t sent;       /* bytes of tokens sent to other ranks, both ways, forward and backward */
-  int64_t sent_inter; /* of them, to other nodes */
+  double experts; /* seconds in the experts' products */
+  int64_t sent;   /* bytes of tokens sent to other ranks, both ways, forward and backward */
 } neap_moe_costs;
 
 /* ffn[experts]: F of each expert, >= 1. comm: as for neap_shards_open, but not the same one.
@@ -735,9 +708,6 @@ NEAP_API int32_t neap_timeline_layer(int32_t layer);
  * takes. Both are told to a profiler that knows NVTX; without a recorder they do nothing else. */
 NEAP_API double neap_timeline_begin(int id);
 NEAP_API void neap_timeline_end(int id, double begin);
-/* Records a span whose times were measured elsewhere, a device for instance; from any thread.
- * Errors: ARGUMENT (no such id or stream; the end is before the begin). */
-NEAP_API int neap_timeline_add(neap_timeline *timeline, const neap_span *span);
 NEAP_API void neap_timeline_clear(neap_timeline *timeline);
 /* Gives spans of a GPU the times at which it came to their bounds, on neap_clock's scale, to some
  * microseconds; those of one rank agree among each other to 1. To be called once, when their last
@@ -1038,8 +1008,9 @@ NEAP_API int neap_text_sample(const neap_text *text, uint64_t seed, int64_t step
 /* ---- workers: policies in a process of their own --------------------------------------------- */
 
 /* Forks the small process that starts and ends workers, for a process with MPI, CUDA or threads
- * must not fork. To be called first in main, by the process whose program knows "--worker FD FD [trusted]".
- * It ends with this process, however that ends, and its workers with it. Errors: SYSTEM. */
+ * must not fork. To be called first in main, by the process whose program knows "--worker FD FD
+ * [trusted]". It ends with this process, however that ends, and its workers with it. Errors:
+ * SYSTEM. */
 NEAP_API int neap_spawner_open(void);
 /* Ends all workers; waits until they have gone. */
 NEAP_API void neap_spawner_close(void);
@@ -1098,15 +1069,14 @@ NEAP_API const void *neap_worker_bulk(const neap_worker *worker);
 typedef struct neap_policy_server neap_policy_server;
 
 /* Leaves this process, for good, with what computing takes: it can read files and print, but write
- * no file, open no socket, start no process or thread, signal or trace no other one; such calls fail
- * with EPERM. Errors: ABSENT (the kernel has no filters for system calls). */
+ * no file, open no socket, start no process or thread, signal or trace no other one; such calls
+ * fail with EPERM. Errors: ABSENT (the kernel has no filters for system calls). */
 NEAP_API int neap_policy_server_confine(void);
 /* 1 if the kernel and the processor have what confining takes. */
 NEAP_API int neap_policy_server_confines(void);
 /* Takes over the two file descriptors that the program was given. Errors: SYSTEM. */
 NEAP_API int neap_policy_server_open(int32_t requests_fd, int32_t answers_fd,
                                      neap_policy_server **out);
-NEAP_API void neap_policy_server_close(neap_policy_server *server);
 NEAP_API const char *neap_policy_server_setup(const neap_policy_server *server);
 /* Waits up to timeout seconds for a request; message->kind is 0 if none came. *payload stays until
  * the next receive, or the request's answer. */

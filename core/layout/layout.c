@@ -151,14 +151,6 @@ const int32_t *neap_layout_experts(const neap_layout *l)
   return l->expert_of;
 }
 
-int32_t neap_layout_replicas(const neap_layout *l, int32_t expert, const int32_t **slots)
-{
-  if (!l->valid || expert < 0 || expert >= l->topology->experts)
-    return 0;
-  *slots = l->by_expert + l->first[expert];
-  return l->first[expert + 1] - l->first[expert];
-}
-
 neap_topology *neap_layout_topology(const neap_layout *l)
 {
   return l->topology;

@@ -23,7 +23,7 @@ int neap_moe_backward_dispatch(neap_moe *m, const neap_tensor *dy)
                                    neapi_stream()));
   if (!status)
     status = neapi_moe_start_all(m, false, NEAP_SPAN_DISPATCH_BACK, m->dout);
-  neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_FINISH_BACK);
+  neapi_moe_end_span(&since, NEAP_SPAN_FINISH_BACK);
   m->last = status ? NEAPI_MOE_IDLE : NEAPI_MOE_GRADS_SENT;
   return status;
 }
@@ -74,7 +74,7 @@ static int agree_on_grids(neap_moe *m, const void *x)
   status = neapi_experts_maxima(&m->experts, m->input.data, m->dout, max);
   if (!status)
     status = neapi_route_maxima(&m->route, x, max + columns);
-  neapi_moe_add_elapsed_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
+  neapi_moe_end_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
   if (!status)
     status = neap_comm_all_reduce(m->comm, max, count, NEAP_F64, NEAP_MAX);
   int bits = 26;
@@ -94,11 +94,11 @@ static int exact_gradients(neap_moe *m, const void *x, void *gradients, void *dr
   double since = neapi_timeline_now();
   if (!status)
     status = neapi_experts_exact_gradients(&m->experts, m->input.data, m->dout, grids, gradients);
-  neapi_moe_add_elapsed_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
+  neapi_moe_end_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
   if (!status)
     status = neapi_route_exact_gradient(
         &m->route, x, grids + m->experts.columns_at[m->topology->experts], drouter);
-  neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
+  neapi_moe_end_span(&since, NEAP_SPAN_ROUTE_BACK);
   return status;
 }
 
@@ -106,10 +106,10 @@ static int plain_gradients(neap_moe *m, const void *x, void *gradients, void *dr
 {
   double since = neapi_timeline_now();
   int status = neapi_experts_gradients(&m->experts, m->input.data, m->dout, gradients);
-  neapi_moe_add_elapsed_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
+  neapi_moe_end_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
   if (!status)
     status = neapi_route_gradient(&m->route, x, drouter);
-  neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
+  neapi_moe_end_span(&since, NEAP_SPAN_ROUTE_BACK);
   return status;
 }
 
@@ -163,7 +163,7 @@ int neap_moe_backward(neap_moe *m, const neap_tensor *x, const neap_tensor *rout
   double since = neapi_timeline_now();
   bool balances = m->options.aux_loss && m->total;
   status = neapi_route_backward(&m->route, balances ? m->probs_grad : NULL);
-  neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
+  neapi_moe_end_span(&since, NEAP_SPAN_ROUTE_BACK);
   if (!status)
     status = compute_backward(m, neap_tensor_data(weights), arriving);
   if (!status)
@@ -180,6 +180,6 @@ int neap_moe_backward(neap_moe *m, const neap_tensor *x, const neap_tensor *rout
     neapi_experts_release(&m->experts);
   if (!status) /* else gradients may still be on their way */
     neapi_experts_release_dout(&m->experts);
-  neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_ROUTE_BACK);
+  neapi_moe_end_span(&since, NEAP_SPAN_ROUTE_BACK);
   return status;
 }

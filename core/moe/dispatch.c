@@ -149,12 +149,8 @@ int neapi_dispatch_start(neapi_dispatch *d, int32_t chunk, bool back, void *rows
           ins = back ? d->send_count : d->receive_count;
   int64_t sends = list_messages(d, out, outs, chunk, rows, d->send);
   int64_t recvs = list_messages(d, in, ins, chunk, rows, d->recv);
-  const int32_t *node_of = d->topology->node_of;
-  for (int64_t i = 0; i < sends; i++) {
+  for (int64_t i = 0; i < sends; i++)
     d->sent += d->send[i].bytes;
-    if (node_of[d->send[i].peer] != node_of[d->rank])
-      d->sent_inter += d->send[i].bytes;
-  }
   return neap_comm_exchange_start(d->comm, d->send, sends, d->recv, recvs,
                                   &d->requests[back * d->chunks + chunk]);
 }

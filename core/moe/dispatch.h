@@ -36,7 +36,7 @@ typedef struct {
   int64_t send_count, receive_count;
   neap_message *send, *recv; /* of one exchange */
   neap_request **requests;   /* [2][chunks]: to the experts, and back */
-  int64_t sent, sent_inter;  /* bytes so far, to other ranks and to other nodes */
+  int64_t sent;              /* bytes so far, to other ranks */
 } neapi_dispatch;
 
 int neapi_dispatch_open(neapi_dispatch *dispatch, neap_comm *comm, neap_topology *topology,

@@ -184,13 +184,9 @@ static int exact_gradients(const slot *s, const double *grid, double *left, doub
 
 /* ---- all slots ------------------------------------------------------------------------------- */
 
-/* Slots from to end - 1; counts the operations of one product of their rows with so many thirds of
- * their experts' parameters. */
-static neapi_slots take_slots(neapi_experts *x, int32_t from, int32_t end, int thirds)
+/* Slots from to end - 1. */
+static neapi_slots take_slots(const neapi_experts *x, int32_t from, int32_t end)
 {
-  for (int32_t i = from; i < end; i++)
-    x->flops +=
-        2.0 * thirds * (double)x->batches[i].rows * (double)x->hidden * (double)x->batches[i].ffn;
   return (neapi_slots){end - from, x->hidden, x->stride, x->one_ffn, x->batches + from};
 }
 
@@ -202,7 +198,7 @@ static const void *weights_from(const neapi_experts *x, const void *weights, int
 int neapi_experts_forward(neapi_experts *x, int32_t from, int32_t end, const void *weights,
                           const void *in, void *out)
 {
-  neapi_slots slots = take_slots(x, from, end, 3);
+  neapi_slots slots = take_slots(x, from, end);
   return neapi_kernel_status_of(
       "moe forward",
       x->kernels->experts_forward(&slots, weights_from(x, weights, from), in, x->gate_up.data,
@@ -215,7 +211,7 @@ int neapi_experts_recompute(neapi_experts *x, int32_t from, int32_t end, const v
   int status = reserve_gate_up(x);
   if (status)
     return status;
-  neapi_slots slots = take_slots(x, from, end, 2);
+  neapi_slots slots = take_slots(x, from, end);
   return neapi_kernel_status_of(
       "moe backward",
       x->kernels->experts_forward(&slots, weights_from(x, weights, from), in, x->gate_up.data,
@@ -225,7 +221,7 @@ int neapi_experts_recompute(neapi_experts *x, int32_t from, int32_t end, const v
 int neapi_experts_backward(neapi_experts *x, int32_t from, int32_t end, const void *weights,
                            const void *dout, void *din)
 {
-  neapi_slots slots = take_slots(x, from, end, 3);
+  neapi_slots slots = take_slots(x, from, end);
   return neapi_kernel_status_of(
       "moe backward",
       x->kernels->experts_backward(&slots, weights_from(x, weights, from), dout, x->gate_up.data,
@@ -235,7 +231,7 @@ int neapi_experts_backward(neapi_experts *x, int32_t from, int32_t end, const vo
 
 int neapi_experts_gradients(neapi_experts *x, const void *in, const void *dout, void *rows)
 {
-  neapi_slots slots = take_slots(x, 0, x->slots, 3);
+  neapi_slots slots = take_slots(x, 0, x->slots);
   return neapi_kernel_status_of("moe backward",
                                 x->kernels->experts_gradients(&slots, in, x->gate_up.data,
                                                               x->workspace->activation.data, dout,
@@ -273,7 +269,6 @@ int neapi_experts_exact_gradients(neapi_experts *x, const void *in, const void *
   int status = reserve_factors(x), result = 0;
   if (status)
     return status;
-  take_slots(x, 0, x->slots, 3);
   for (int32_t i = 0; !result && i < x->slots; i++) {
     slot s = slot_of(x, i, in, dout);
     const double *grid = grids + x->columns_at[x->batches[i].expert];

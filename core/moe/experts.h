@@ -32,7 +32,6 @@ typedef struct {
   neapi_buffer *dout;       /* acquired by this layer; NULL: none */
   neapi_buffer spare;       /* its dout while another layer has the workspace's */
   neapi_buffer left, right; /* (rows, columns) double: quantised factors of a weight gradient */
-  double flops;             /* so far */
 } neapi_experts;
 
 int neapi_experts_open(neapi_experts *experts, const neapi_kernels *kernels, int64_t hidden,

@@ -134,9 +134,7 @@ const int64_t *neap_moe_slot_tokens(const neap_moe *m)
 int neap_moe_cost(const neap_moe *m, neap_moe_costs *out)
 {
   *out = m->costs;
-  out->flops = m->experts.flops;
   out->sent = m->rows.sent;
-  out->sent_inter = m->rows.sent_inter;
   return NEAP_OK;
 }
 
@@ -203,7 +201,7 @@ int neap_moe_route(neap_moe *m, const neap_tensor *x, const neap_tensor *router)
     return status;
   if (bad >= 0)
     m->route.counts[0] = -1 - bad;
-  neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_ROUTE);
+  neapi_moe_end_span(&since, NEAP_SPAN_ROUTE);
   neapi_timeline_label(NEAP_SPAN_COUNTS, NEAP_TOKENS, -1);
   status = neap_comm_all_gather(m->comm, m->route.counts, m->load, m->gather_counts, NEAP_I64);
   since = neapi_timeline_now();
@@ -211,7 +209,7 @@ int neap_moe_route(neap_moe *m, const neap_tensor *x, const neap_tensor *router)
     status = check_load(m);
   if (!status)
     status = balance_loss(m);
-  neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_ROUTE);
+  neapi_moe_end_span(&since, NEAP_SPAN_ROUTE);
   if (!status)
     m->last = NEAPI_MOE_ROUTED;
   return status;
@@ -271,7 +269,7 @@ int neap_moe_dispatch(neap_moe *m, const neap_tensor *x, const neap_layout *layo
     status = fill_input(m, neap_tensor_data(x));
   if (!status)
     status = neapi_moe_start_all(m, false, NEAP_SPAN_DISPATCH, m->input.data);
-  neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_DISPATCH);
+  neapi_moe_end_span(&since, NEAP_SPAN_DISPATCH);
   if (!status)
     m->last = NEAPI_MOE_DISPATCHED;
   return status;
@@ -319,8 +317,7 @@ int neap_moe_forward(neap_moe *m, const neap_tensor *weights, neap_transfer *arr
       "moe forward", m->kernels->combine(m->route.tokens, m->options.top_k, m->options.hidden,
                                          m->route.weights.data, m->route.position.data,
                                          m->output.data, neap_tensor_data(y), neapi_stream()));
-  neapi_moe_add_elapsed(&since, &m->costs.route, NEAP_SPAN_FINISH);
-  m->costs.rows += m->rows.rows;
+  neapi_moe_end_span(&since, NEAP_SPAN_FINISH);
   if (m->options.recompute)
     neapi_experts_release(&m->experts);
   if (!status)

@@ -57,10 +57,10 @@ int neapi_moe_require(const neap_moe *m, const char *name, neapi_moe_phase last)
 int neapi_moe_require_tokens(const neap_moe *m, const char *name, const char *argument,
                              const neap_tensor *x);
 
-/* Add the time since *since, which becomes now, to an account: to any, with a span on the timeline;
- * to the experts' products, with the span of a chunk. */
-void neapi_moe_add_elapsed(double *since, double *account, int id);
-void neapi_moe_add_elapsed_experts(neap_moe *m, double *since, int id, int32_t chunk);
+/* Put a span from *since, which becomes now, on the timeline: any, or one of the experts' products
+ * for a chunk, whose time is also added to costs. */
+void neapi_moe_end_span(double *since, int id);
+void neapi_moe_end_experts(neap_moe *m, double *since, int id, int32_t chunk);
 
 /* Start to send rows, of a chunk or of all; id: of the spans. back: to where their tokens are. */
 int neapi_moe_start_chunk(neap_moe *m, int32_t chunk, bool back, int id, void *rows);

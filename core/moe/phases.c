@@ -19,15 +19,14 @@ int neapi_moe_require_tokens(const neap_moe *m, const char *name, const char *ar
                              m->options.hidden);
 }
 
-void neapi_moe_add_elapsed(double *since, double *account, int id)
+void neapi_moe_end_span(double *since, int id)
 {
   double now = neapi_timeline_now();
-  *account += now - *since;
   neapi_timeline_span(id, -1, *since, now);
   *since = now;
 }
 
-void neapi_moe_add_elapsed_experts(neap_moe *m, double *since, int id, int32_t chunk)
+void neapi_moe_end_experts(neap_moe *m, double *since, int id, int32_t chunk)
 {
   double now = neapi_timeline_now();
   m->costs.experts += now - *since;
@@ -78,7 +77,7 @@ int neapi_moe_compute(neap_moe *m, neapi_moe_product *product, int id, int32_t c
     double since = neapi_timeline_now();
     if (!status)
       status = product(&m->experts, from, ready, weights, in, out);
-    neapi_moe_add_elapsed_experts(m, &since, id, chunk);
+    neapi_moe_end_experts(m, &since, id, chunk);
     from = ready;
   }
   return status;

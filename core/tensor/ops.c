@@ -272,22 +272,6 @@ int neap_op_add(const neap_tensor *a, const neap_tensor *b, neap_tensor *out)
       "add", neapi_tensor_kernels(a)->add(a->count, a->data, b->data, out->data, neapi_stream()));
 }
 
-int neap_op_scale(double factor, const neap_tensor *x, neap_tensor *out)
-{
-  CHECK(neapi_tensor_real("scale", "x", x));
-  CHECK(neapi_tensor_elements("scale", "out", out, x->dtype, x->count));
-  return neapi_kernel_status_of("scale", neapi_tensor_kernels(x)->scale(x->count, factor, x->data,
-                                                                        out->data, neapi_stream()));
-}
-
-int neap_op_axpy(double factor, const neap_tensor *x, neap_tensor *y)
-{
-  CHECK(neapi_tensor_real("axpy", "x", x));
-  CHECK(neapi_tensor_elements("axpy", "y", y, x->dtype, x->count));
-  return neapi_kernel_status_of(
-      "axpy", neapi_tensor_kernels(x)->axpy(x->count, factor, x->data, y->data, neapi_stream()));
-}
-
 int neap_op_sum_squares(const neap_tensor *x, double *out)
 {
   CHECK(neapi_tensor_real("sum_squares", "x", x));

@@ -43,6 +43,15 @@ int neap_policy_server_confines(void)
   return neapi_sandbox_available();
 }
 
+static void release(neap_policy_server *d)
+{
+  if (d->channel.requests)
+    munmap(d->channel.requests, (size_t)d->channel.requests_bytes);
+  if (d->channel.answers)
+    munmap(d->channel.answers, (size_t)d->channel.answers_bytes);
+  free(d);
+}
+
 int neap_policy_server_open(int32_t requests_fd, int32_t answers_fd, neap_policy_server **out)
 {
   void *requests, *answers;
@@ -55,7 +64,7 @@ int neap_policy_server_open(int32_t requests_fd, int32_t answers_fd, neap_policy
     status = map(answers_fd, PROT_READ | PROT_WRITE, &answers, &d->channel.answers_bytes);
   }
   if (status) {
-    neap_policy_server_close(d);
+    release(d);
     return status;
   }
   d->channel.answers = answers;
@@ -63,17 +72,6 @@ int neap_policy_server_open(int32_t requests_fd, int32_t answers_fd, neap_policy
   d->taken = 1;
   *out = d;
   return NEAP_OK;
-}
-
-void neap_policy_server_close(neap_policy_server *d)
-{
-  if (!d)
-    return;
-  if (d->channel.requests)
-    munmap(d->channel.requests, (size_t)d->channel.requests_bytes);
-  if (d->channel.answers)
-    munmap(d->channel.answers, (size_t)d->channel.answers_bytes);
-  free(d);
 }
 
 const char *neap_policy_server_setup(const neap_policy_server *d)

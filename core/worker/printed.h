@@ -1,5 +1,5 @@
-/* What a worker prints, passed on to stderr as far as that is readable: a policy that prints without
- * end fills no disk. */
+/* What a worker prints, passed on to stderr as far as that is readable: a policy that prints
+ * without end fills no disk. */
 #ifndef NEAP_PRINTED_H
 #define NEAP_PRINTED_H
 

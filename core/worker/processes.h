@@ -5,8 +5,8 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-/* Kills the children of this process but those of keep[count]: what has lost its own parent and came
- * to this one. Returns how many there were; theirs come next. */
+/* Kills the children of this process but those of keep[count]: what has lost its own parent and
+ * came to this one. Returns how many there were; theirs come next. */
 int neapi_processes_kill(const pid_t *keep, int count);
 /* Processes and threads of this user. */
 int neapi_processes_count(void);

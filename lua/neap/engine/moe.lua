@@ -122,15 +122,10 @@ function Moe:backward(x, router, weights, gradients, dx, drouter, arriving)
   return dx
 end
 
---- What this rank has spent so far: seconds in route (router, permutation, combine) and experts;
--- flops of the experts; rows (tokens computed here); bytes sent, and sent_inter to other nodes.
+--- What this rank has spent so far: seconds in the experts' products, and bytes of tokens sent.
 function Moe:cost()
   check(C.neap_moe_cost(self.ptr, costs), 2)
-  local result = {}
-  for _, name in ipairs { 'route', 'experts', 'flops', 'rows', 'sent', 'sent_inter' } do
-    result[name] = tonumber(costs[name])
-  end
-  return result
+  return { experts = costs.experts, sent = tonumber(costs.sent) }
 end
 
 return moe

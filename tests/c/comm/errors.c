@@ -21,7 +21,7 @@ static void plain_arguments(neap_comm *comm, int ranks, char *data)
 {
   expect(neap_comm_barrier(NULL), NEAP_ARGUMENT, "no communicator");
   expect(neap_comm_split(NULL, 0, &comm), NEAP_ARGUMENT, "no communicator");
-  expect(neap_comm_barrier_start(comm, NULL), NEAP_ARGUMENT, "out is NULL");
+  expect(neap_comm_exchange_start(comm, NULL, 0, NULL, 0, NULL), NEAP_ARGUMENT, "out is NULL");
   expect(neap_comm_broadcast(comm, data, 4, ranks), NEAP_ARGUMENT, "root");
   expect(neap_comm_broadcast(comm, data, 4, -1), NEAP_ARGUMENT, "root -1");
   expect(neap_comm_broadcast(comm, data, -4, 0), NEAP_ARGUMENT, "-4");
@@ -192,9 +192,9 @@ static void aborting(neap_comm *comm, neap_world *world, int which)
   if (neap_comm_rank(comm) == 0)
     neap_world_abort(world, lost);
   else {
-    double value = 1;
+    double value = 1, all[MOST];
     neap_request *request;
-    int status = neap_comm_all_reduce_start(other, &value, 1, NEAP_F64, NEAP_SUM, &request);
+    int status = start_all(other, &value, sizeof value, all, &request);
     check(!status, "%s", neap_error_message());
     expect(neap_comm_barrier(comm), NEAP_COMM, lost);
     expect(neap_request_wait(request), NEAP_COMM, lost);
@@ -214,11 +214,13 @@ static void aborting_traffic(neap_comm *comm, neap_world *world, int which)
     if (rank == which % 4 && i == which)
       neap_world_abort(world, lost);
     float *data = calloc(COUNT, sizeof *data);
+    float *all = malloc((size_t)neap_comm_size(comm) * COUNT * sizeof *all);
     neap_request *request = NULL;
-    status = neap_comm_all_reduce_start(comm, data, COUNT, NEAP_F32, NEAP_SUM, &request);
+    status = start_all(comm, data, COUNT * (int64_t)sizeof *data, all, &request);
     if (!status)
       status = neap_request_wait(request);
     free(data);
+    free(all);
   }
   expect(status, NEAP_COMM, lost);
 }

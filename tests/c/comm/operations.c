@@ -38,16 +38,19 @@ static void run_duplicates(neap_comm *comm)
   check(!neap_comm_duplicate(comm, &pair[0]), "duplicate: %s", neap_error_message());
   check(!neap_comm_duplicate(comm, &pair[1]), "duplicate: %s", neap_error_message());
   for (int round = 0; round < 20; round++) {
-    double sums[2] = {rank + 1, 10 * rank + round}, n = ranks;
+    double values[2] = {rank + 1, 10 * rank + round}, all[2][MOST], sums[2] = {0}, n = ranks;
     neap_request *requests[2];
     for (int i = 0; i < 2; i++) {
       int which = (i + rank) % 2;
-      check(!neap_comm_all_reduce_start(pair[which], &sums[which], 1, NEAP_F64, NEAP_SUM,
-                                        &requests[which]),
-            "%s", neap_error_message());
+      check(!start_all(pair[which], &values[which], 8, all[which], &requests[which]), "%s",
+            neap_error_message());
     }
     for (int i = 0; i < 2; i++)
       check(!neap_request_wait(requests[(i + rank + 1) % 2]), "%s", neap_error_message());
+    for (int r = 0; r < ranks; r++) {
+      sums[0] += all[0][r];
+      sums[1] += all[1][r];
+    }
     check(sums[0] == n * (n + 1) / 2, "sum %g", sums[0]);
     check(sums[1] == 5 * n * (n - 1) + n * round, "sum %g", sums[1]);
   }
@@ -60,11 +63,11 @@ static void run_progress(neap_comm *comm)
 {
   enum { COUNT = 50000 };
   int rank = neap_comm_rank(comm), ranks = neap_comm_size(comm);
-  float *data = malloc(COUNT * sizeof *data);
+  float *data = malloc(COUNT * sizeof *data), *all = malloc((size_t)ranks * COUNT * sizeof *all);
   for (int i = 0; i < COUNT; i++)
     data[i] = (float)(rank + i % 10);
   neap_request *request;
-  check(!neap_comm_all_reduce_start(comm, data, COUNT, NEAP_F32, NEAP_SUM, &request), "%s",
+  check(!start_all(comm, data, COUNT * (int64_t)sizeof *data, all, &request), "%s",
         neap_error_message());
   double begin = neap_clock(), work = 0;
   while (!neap_request_done(request) && neap_clock() < begin + 60)
@@ -72,9 +75,12 @@ static void run_progress(neap_comm *comm)
       work += i;
   check(neap_request_done(request), "no progress in 60 s (work %g)", work);
   check(!neap_request_wait(request), "%s", neap_error_message());
-  float expected = (float)(ranks * (ranks - 1) / 2 + ranks * 7);
-  check(data[COUNT - 3] == expected, "sum %g, not %g", (double)data[COUNT - 3], (double)expected);
+  for (int r = 0; r < ranks; r++) {
+    float got = all[(int64_t)(r + 1) * COUNT - 3];
+    check(got == (float)(r + 7), "%g of rank %d", (double)got, r);
+  }
   free(data);
+  free(all);
 }
 
 /* Requests may be waited for after their communicator was closed. */
@@ -82,14 +88,14 @@ static void run_late_wait(neap_comm *comm)
 {
   neap_comm *own;
   neap_request *request;
-  int32_t value = neap_comm_rank(comm);
+  int32_t value = neap_comm_rank(comm), all[MOST];
   check(!neap_comm_duplicate(comm, &own), "%s", neap_error_message());
-  check(!neap_comm_all_reduce_start(own, &value, 1, NEAP_I32, NEAP_MAX, &request), "%s",
-        neap_error_message());
+  check(!start_all(own, &value, 4, all, &request), "%s", neap_error_message());
   neap_comm_close(own);
   check(neap_request_done(request), "close did not wait for what was started");
   check(!neap_request_wait(request), "%s", neap_error_message());
-  check(value == neap_comm_size(comm) - 1, "maximum %d", value);
+  for (int r = 0; r < neap_comm_size(comm); r++)
+    check(all[r] == r, "%d of rank %d", all[r], r);
 }
 
 static void run_account(neap_comm *comm)

@@ -164,12 +164,14 @@ static void make(task *t, uint64_t seed, int index, int ranks)
   uint64_t key = seed * 1000 + (uint64_t)index;
   memset(t, 0, sizeof *t);
   t->key = key;
-  t->kind = (int)below(key, 1, KINDS);
+  t->kind = (int)below(key, 1, KINDS + 7);
+  if (t->kind >= KINDS) /* half of all: exchanges alone are started and waited for later */
+    t->kind = EXCHANGE;
   bool reduces = t->kind == ALL_REDUCE || t->kind == REDUCE_SCATTER;
   t->dtype = (int)below(key, 2, reduces ? 4 : 6);
   t->op = (int)below(key, 3, 3);
   t->root = (int)below(key, 4, ranks);
-  t->async = (int)below(key, 5, 3) > 0;
+  t->async = t->kind == EXCHANGE && below(key, 5, 4);
   t->count = random_count(key, 50) * (below(key, 6, 4) ? 1 : 10);
   for (int a = 0; a < ranks; a++)
     for (int b = 0; b < ranks; b++)
@@ -205,9 +207,7 @@ static int start_lists(neap_comm *comm, task *t, int rank, int ranks)
     from[r] = t->counts[r][rank];
   }
   if (t->kind == ALL_TO_ALL)
-    return t->async
-               ? neap_comm_all_to_all_start(comm, t->send, to, t->recv, from, t->dtype, &t->request)
-               : neap_comm_all_to_all(comm, t->send, to, t->recv, from, t->dtype);
+    return neap_comm_all_to_all(comm, t->send, to, t->recv, from, t->dtype);
   neap_message send[3 * MOST], recv[3 * MOST];
   int64_t sends = messages(t, rank, ranks, true, send);
   int64_t recvs = messages(t, rank, ranks, false, recv);
@@ -218,23 +218,17 @@ static int start_lists(neap_comm *comm, task *t, int rank, int ranks)
 static int start(neap_comm *comm, task *t, int rank, int ranks)
 {
   int64_t bytes = t->count * neap_dtype_size(t->dtype), *counts = t->counts[0];
-  neap_request **out = &t->request;
   switch (t->kind) {
   case BROADCAST:
-    return t->async ? neap_comm_broadcast_start(comm, t->recv, bytes, t->root, out)
-                    : neap_comm_broadcast(comm, t->recv, bytes, t->root);
+    return neap_comm_broadcast(comm, t->recv, bytes, t->root);
   case ALL_REDUCE:
-    return t->async ? neap_comm_all_reduce_start(comm, t->recv, t->count, t->dtype, t->op, out)
-                    : neap_comm_all_reduce(comm, t->recv, t->count, t->dtype, t->op);
+    return neap_comm_all_reduce(comm, t->recv, t->count, t->dtype, t->op);
   case ALL_GATHER:
-    return t->async ? neap_comm_all_gather_start(comm, t->send, t->recv, counts, t->dtype, out)
-                    : neap_comm_all_gather(comm, t->send, t->recv, counts, t->dtype);
+    return neap_comm_all_gather(comm, t->send, t->recv, counts, t->dtype);
   case REDUCE_SCATTER:
-    return t->async ? neap_comm_reduce_scatter_start(comm, t->send, t->recv, counts, t->dtype,
-                                                     t->op, out)
-                    : neap_comm_reduce_scatter(comm, t->send, t->recv, counts, t->dtype, t->op);
+    return neap_comm_reduce_scatter(comm, t->send, t->recv, counts, t->dtype, t->op);
   case BARRIER:
-    return t->async ? neap_comm_barrier_start(comm, out) : neap_comm_barrier(comm);
+    return neap_comm_barrier(comm);
   default:
     return start_lists(comm, t, rank, ranks);
   }

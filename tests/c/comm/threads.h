@@ -68,4 +68,18 @@ __attribute__((unused)) static int run_mpi(rank_body *body, int which)
   return run_processes(neap_comm_open_mpi, body, which);
 }
 
+/* Starts to send bytes of data to every rank, this one included, and to receive theirs, in rank
+ * order, in all. */
+static inline int start_all(neap_comm *comm, const void *data, int64_t bytes, void *all,
+                            neap_request **out)
+{
+  int ranks = neap_comm_size(comm);
+  neap_message send[64], recv[64];
+  for (int r = 0; r < ranks; r++) {
+    send[r] = (neap_message){(void *)(uintptr_t)data, bytes, r};
+    recv[r] = (neap_message){(char *)all + r * bytes, bytes, r};
+  }
+  return neap_comm_exchange_start(comm, send, ranks, recv, ranks, out);
+}
+
 #endif

@@ -1,6 +1,7 @@
 /*
- * Spans of a GPU, without one: timeline.c and marks.c over a device of this file, whose clock is
- * another and whose streams come to what is enqueued later than the host enqueues it.
+ * Spans of a GPU, without one: timeline.c and timestamps.c over a device of this file, whose clock is
+ * another and whose streams come to what is enqueued later than the host enqueues it; and threads
+ * that write to one recorder while another reads it.
  * Runs on: threads.
  */
 #include "check.h"
@@ -88,15 +89,15 @@ int neapi_timestamp_seconds(neapi_timestamp *from, neapi_timestamp *to, double *
 
 /* ---- tests ----------------------------------------------------------------------------------- */
 
-enum { ROOM = 16, MOST_SPANS = 64 };
+enum { CAPACITY = 16, MOST_SPANS = 64 };
 
 static neap_span spans[MOST_SPANS];
 
-static neap_timeline *start(int64_t room)
+static neap_timeline *start(int64_t capacity)
 {
   neap_timeline *t = NULL;
   late = false; /* while the clocks are compared */
-  check(!neap_timeline_open(room, &t), "open failed");
+  check(!neap_timeline_open(capacity, &t), "open failed");
   neap_timeline_use(t);
   late = true;
   return t;
@@ -112,7 +113,7 @@ static int64_t finish(neap_timeline *t)
 /* Spans nest, and are where the device was, not where the host was. */
 static void test_device_times(void)
 {
-  neap_timeline *t = start(ROOM);
+  neap_timeline *t = start(CAPACITY);
   double outer = neap_timeline_begin(NEAP_SPAN_STEP);
   for (int i = 0; i < 3; i++)
     neap_timeline_end(NEAP_SPAN_HEAD, neap_timeline_begin(NEAP_SPAN_HEAD));
@@ -152,7 +153,7 @@ static void *run_request(void *argument)
 
 static void test_requests(void)
 {
-  neap_timeline *t = start(ROOM);
+  neap_timeline *t = start(CAPACITY);
   neapi_span_label purpose;
   neapi_timeline_label(NEAP_SPAN_UNSHARD, NEAP_UNSHARD, -1);
   neapi_span_label_take(&purpose);
@@ -174,15 +175,15 @@ static void test_requests(void)
 }
 
 /* A ring that is too small: the latest spans are there, those without marks at the host's times. */
-static void test_room(void)
+static void test_capacity(void)
 {
-  enum { SPANS = 5 * ROOM };
-  neap_timeline *t = start(ROOM);
+  enum { SPANS = 5 * CAPACITY };
+  neap_timeline *t = start(CAPACITY);
   double first = neap_clock();
   for (int i = 0; i < SPANS; i++)
     neap_timeline_end(NEAP_SPAN_HEAD, neap_timeline_begin(NEAP_SPAN_HEAD));
-  check(finish(t) == ROOM, "the ring is not full");
-  for (int i = 0; i < ROOM; i++)
+  check(finish(t) == CAPACITY, "the ring is not full");
+  for (int i = 0; i < CAPACITY; i++)
     check(spans[i].begin >= first && spans[i].end >= spans[i].begin, "span %d", i);
   neap_timeline_clear(t);
   late = false;
@@ -198,7 +199,7 @@ static void test_room(void)
 static void test_cpu(void)
 {
   on_gpu = false;
-  neap_timeline *t = start(ROOM);
+  neap_timeline *t = start(CAPACITY);
   neapi_host_end(neapi_host_begin());
   double begin = neap_timeline_begin(NEAP_SPAN_HEAD);
   neap_timeline_end(NEAP_SPAN_HEAD, begin);
@@ -207,11 +208,71 @@ static void test_cpu(void)
   on_gpu = true;
 }
 
+enum { WRITERS = 4, EACH = 2000, RING = 700 };
+
+/* ---- one recorder, many threads -------------------------------------------------------------- */
+
+typedef struct {
+  neap_timeline *timeline;
+  int32_t writer;
+} writer;
+
+static void *write_spans(void *argument)
+{
+  writer *w = argument;
+  for (int i = 0; i < EACH; i++) {
+    neap_span span = {.begin = i, .end = i + 1, .step = i, .layer = w->writer};
+    record(w->timeline, &span);
+  }
+  return NULL;
+}
+
+/* Whatever is there, each writer's spans are whole, and follow each other without gaps. */
+static int64_t read_spans(const neap_timeline *timeline)
+{
+  static neap_span spans[RING];
+  int64_t kept = neap_timeline_spans(timeline, RING, spans), last[WRITERS] = {0};
+  bool whole = true;
+  for (int64_t i = 0; i < kept; i++) {
+    int32_t by = spans[i].layer;
+    whole = whole && by >= 0 && by < WRITERS && spans[i].begin == (double)spans[i].step;
+    if (whole && last[by])
+      whole = spans[i].step == last[by];
+    if (whole)
+      last[by] = spans[i].step + 1;
+  }
+  check(whole, "a span of %lld is torn or out of order", (long long)kept);
+  return kept;
+}
+
+static void test_threads(void)
+{
+  neap_timeline *timeline;
+  pthread_t ids[WRITERS];
+  writer writers[WRITERS];
+  int64_t lost = 0;
+  if (!check(!neap_timeline_open(RING, &timeline), "no timeline"))
+    return;
+  for (int32_t i = 0; i < WRITERS; i++) {
+    writers[i] = (writer){timeline, i};
+    pthread_create(&ids[i], NULL, write_spans, &writers[i]);
+  }
+  for (int i = 0; i < 20; i++)
+    read_spans(timeline);
+  for (int i = 0; i < WRITERS; i++)
+    pthread_join(ids[i], NULL);
+  check(read_spans(timeline) == RING, "the ring is not full");
+  neap_timeline_count(timeline, &lost);
+  check(lost == WRITERS * EACH - RING, "%lld spans were lost", (long long)lost);
+  neap_timeline_close(timeline);
+}
+
 int main(void)
 {
   test_device_times();
   test_requests();
-  test_room();
+  test_capacity();
   test_cpu();
+  test_threads();
   return check_done();
 }

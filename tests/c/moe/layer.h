@@ -99,17 +99,21 @@ static void read_tensor(const neap_tensor *t, double *values)
 static void random_split(const scene *s, neap_split *split, const int64_t *load)
 {
   int32_t slots = neap_topology_slots(s->topology);
-  int64_t *amount = calloc((size_t)(s->ranks * slots), sizeof *amount);
+  int64_t *table = calloc((size_t)(s->ranks * slots), sizeof *table);
+  int32_t *replicas = malloc((size_t)slots * sizeof *replicas);
   dice d = {s->seed + 77, 0};
   for (int32_t r = 0; r < s->ranks; r++)
     for (int32_t e = 0; e < s->model.e; e++) {
-      const int32_t *replicas;
-      int32_t count = neap_layout_replicas(s->layout, e, &replicas);
+      int32_t count = 0;
+      for (int32_t i = 0; i < slots; i++)
+        if (neap_layout_experts(s->layout)[i] == e)
+          replicas[count++] = i;
       for (int64_t i = 0; i < load[r * s->model.e + e]; i++)
-        amount[r * slots + replicas[roll(&d, 0, count - 1)]]++;
+        table[r * slots + replicas[roll(&d, 0, count - 1)]]++;
     }
-  check_ok(neap_split_set(split, s->layout, load, amount));
-  free(amount);
+  check_ok(neap_split_set(split, s->layout, load, table));
+  free(table);
+  free(replicas);
 }
 
 static neap_split *make_split(const scene *s, const int64_t *load)
@@ -289,7 +293,7 @@ static void spread(scene *s, dice *d, int32_t ranks)
   static const char *const rules[] = {NULL, "lite", "even", "minimax", NULL};
   s->ranks = ranks;
   s->chunks = (int32_t)roll(d, 1, 3);
-  s->group = (int32_t)roll(d, NEAP_GROUP_NODE, 3);
+  s->group = (int32_t)roll(d, NEAP_GROUP_NODE, s->ranks < 3 ? s->ranks : 3);
   s->rule = rules[roll(d, 0, 4)];
   for (int32_t r = 0; r <= ranks; r++)
     s->first_token[r] = r == 0 ? 0 : r == ranks ? s->model.t : roll(d, 0, s->model.t);

@@ -1,70 +1,11 @@
 /*
- * Timelines: threads that write to one recorder while another reads it, and the exchanges of a
- * shard store, recorded by whatever thread runs them, also when the recorder's handle has gone.
+ * Timelines: the exchanges of a shard store, recorded by whatever thread runs them, also when the
+ * recorder's handle has gone.
  * Runs on: threads.
  */
 #include "comm/threads.h"
 
 #include <stdlib.h>
-
-enum { WRITERS = 4, EACH = 2000, ROOM = 700 };
-
-/* ---- one recorder, many threads -------------------------------------------------------------- */
-
-typedef struct {
-  neap_timeline *timeline;
-  int32_t writer;
-} writer;
-
-static void *write_spans(void *argument)
-{
-  writer *w = argument;
-  for (int i = 0; i < EACH; i++) {
-    neap_span span = {.begin = i, .end = i + 1, .step = i, .layer = w->writer};
-    check(!neap_timeline_add(w->timeline, &span), "%s", neap_error_message());
-  }
-  return NULL;
-}
-
-/* Whatever is there, each writer's spans are whole, and follow each other without gaps. */
-static int64_t read_spans(const neap_timeline *timeline)
-{
-  static neap_span spans[ROOM];
-  int64_t kept = neap_timeline_spans(timeline, ROOM, spans), last[WRITERS] = {0};
-  bool whole = true;
-  for (int64_t i = 0; i < kept; i++) {
-    int32_t by = spans[i].layer;
-    whole = whole && by >= 0 && by < WRITERS && spans[i].begin == (double)spans[i].step;
-    if (whole && last[by])
-      whole = spans[i].step == last[by];
-    if (whole)
-      last[by] = spans[i].step + 1;
-  }
-  check(whole, "a span of %lld is torn or out of order", (long long)kept);
-  return kept;
-}
-
-static void test_threads(void)
-{
-  neap_timeline *timeline;
-  pthread_t ids[WRITERS];
-  writer writers[WRITERS];
-  int64_t lost = 0;
-  if (!check(!neap_timeline_open(ROOM, &timeline), "%s", neap_error_message()))
-    return;
-  for (int32_t i = 0; i < WRITERS; i++) {
-    writers[i] = (writer){timeline, i};
-    pthread_create(&ids[i], NULL, write_spans, &writers[i]);
-  }
-  for (int i = 0; i < 20; i++)
-    read_spans(timeline);
-  for (int i = 0; i < WRITERS; i++)
-    pthread_join(ids[i], NULL);
-  check(read_spans(timeline) == ROOM, "the ring is not full");
-  neap_timeline_count(timeline, &lost);
-  check(lost == WRITERS * EACH - ROOM, "%lld spans were lost", (long long)lost);
-  neap_timeline_close(timeline);
-}
 
 /* ---- exchanges ------------------------------------------------------------------------------- */
 
@@ -156,7 +97,6 @@ static void test_exchanges(neap_comm *comm, neap_world *world, int which)
 
 int main(void)
 {
-  test_threads();
   for (int ranks = 1; ranks <= 4; ranks++)
     run_threads(ranks, test_exchanges, 0);
   return check_done();

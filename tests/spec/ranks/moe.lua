@@ -84,8 +84,8 @@ store:reduce_start(layout, gradients, layer:slot_tokens()):wait()
 group:all_reduce(drouter)
 
 local cost, traffic = layer:cost(), store:traffic()
-expect(cost.flops > 0 and cost.experts > 0 and cost.rows > 0, 'costs')
-expect(ranks == 1 or cost.sent > 0 and cost.sent_inter <= cost.sent, 'bytes sent')
+expect(cost.experts > 0, 'costs')
+expect((cost.sent > 0) == (ranks > 1), 'bytes sent')
 expect(traffic.unshard_inter == 0 and (ranks < 3 or traffic.refresh > 0), 'traffic')
 
 local lines = { ('%a'):format(layer:aux_loss()), ('%a'):format(store:sum_squares()) }

@@ -86,7 +86,7 @@ static void run_opposite(neap_comm *comm)
   for (int i = 0; i < 2; i++)
     check(!neap_comm_duplicate(comm, &pair[i]), "duplicate: %s", neap_error_message());
   for (int round = 0; round < 10; round++) {
-    char *data[2];
+    char *data[2], *all[2];
     neap_request *requests[2] = {0};
     for (int i = 0; i < 2; i++) {
       int which = (i + rank) % 2;
@@ -94,18 +94,20 @@ static void run_opposite(neap_comm *comm)
       for (int j = 0; j < COUNT; j++)
         values[j] = (which + 1) * (rank + j + round);
       data[which] = put_on_gpu((char *)values, COUNT * 4);
-      check(!neap_comm_all_reduce_start(pair[which], data[which], COUNT, NEAP_I32, NEAP_SUM,
-                                        &requests[which]),
-            "%s", neap_error_message());
+      all[which] = put_on_gpu(calloc((size_t)ranks * COUNT, sizeof *values), ranks * COUNT * 4);
+      check(!start_all(pair[which], data[which], COUNT * 4, all[which], &requests[which]), "%s",
+            neap_error_message());
     }
     for (int i = 0; i < 2; i++) {
-      int32_t got[COUNT], wrong = 0;
+      int32_t *got = malloc((size_t)ranks * COUNT * sizeof *got), wrong = 0;
       check(!neap_request_wait(requests[i]), "%s", neap_error_message());
-      get_from_gpu((char *)got, data[i], sizeof got);
-      for (int j = 0; j < COUNT; j++)
-        wrong += got[j] != (i + 1) * (ranks * (ranks - 1) / 2 + ranks * (j + round));
-      check(!wrong, "round %d: %d sums are wrong", round, wrong);
+      get_from_gpu((char *)got, all[i], ranks * COUNT * 4);
+      for (int j = 0; j < ranks * COUNT; j++)
+        wrong += got[j] != (i + 1) * (j / COUNT + j % COUNT + round);
+      check(!wrong, "round %d: %d values are wrong", round, wrong);
       drop_on_gpu(data[i], COUNT * 4);
+      drop_on_gpu(all[i], ranks * COUNT * 4);
+      free(got);
     }
   }
   neap_comm_close(pair[0]);
