@@ -1,6 +1,6 @@
 --- What does routing look like at a real size, while the text changes?
 --
--- Trains a language model of 64 experts a layer, top-6, on real text that switches every so many
+-- Trains a language model of 64 experts per layer, top-6, on real text that switches every so many
 -- steps, and records its routing: the trace that policies are then replayed on.
 --
 --   ./neap run experiments/real_trace.lua --device=cuda --minutes=2
@@ -60,7 +60,7 @@ end
 
 return neap.recipe.define {
   name = 'real_trace',
-  doc = 'Records the routing of a model of 64 experts a layer while its text changes.',
+  doc = 'Records the routing of a model of 64 experts per layer while its text changes.',
   ranks = 8, node_size = 4,
   params = params,
 
@@ -72,8 +72,8 @@ return neap.recipe.define {
     local total, used = trainer.model:count()
     trainer:close()
     job:report(neap.results.training { row })
-    job:say(('%d steps of a model of %.0f M parameters, %.0f M a token; routing trace: %s; replay '
-      .. 'it: ./neap replay --trace %s --slots %d --node-size %d'):format(row.steps, total / 1e6,
-      used / 1e6, trainer.trace, trainer.trace, p.slots, job.node_size))
+    job:say(('%d steps of a model of %.0f M parameters, %.0f M per token; routing trace: %s; '
+      .. 'replay it: ./neap replay --trace %s --slots %d --node-size %d'):format(row.steps,
+      total / 1e6, used / 1e6, trainer.trace, trainer.trace, p.slots, job.node_size))
   end,
 }

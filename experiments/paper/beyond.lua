@@ -84,7 +84,7 @@ local PARTS = {
   end,
   tokens = function(add)
     for _, t in ipairs { 2048, 4096, 6144, 8192, 16384, 32768 } do
-      add(('%d tokens x 4 a rank'):format(t), a100(), large { tokens = t })
+      add(('%d tokens x 4 per rank'):format(t), a100(), large { tokens = t })
     end
   end,
   unequal = function(add)
@@ -160,13 +160,13 @@ return neap.recipe.define {
     end
     local heading = { 'case' }
     for i, method in ipairs(METHODS) do heading[i + 1] = method .. ', % of ideal' end
-    for _, title in ipairs { 'laer / neap', 'fsdp+ep / neap', 'fastest', 'GB a rank' } do
+    for _, title in ipairs { 'laer / neap', 'fsdp+ep / neap', 'fastest', 'GB per rank' } do
       heading[#heading + 1] = title
     end
     paper.report(job, 'beyond', {
       heading = heading, rows = rows, document = { rows = list },
-      note = 'Simulated. GB a rank: expert parameters, gradients and optimizer state of the layers '
-        .. 'that are simulated.',
+      note = 'Simulated. GB per rank: expert parameters, gradients and optimizer state of the '
+        .. 'layers that are simulated.',
       chart = { title = 'Share of the ideal step time (simulated)', unit = '%', lines = true,
         series = METHODS, data = data },
     })

@@ -33,7 +33,7 @@ Data sheet: 312 TFLOP/s, memory. The published planner's: 216.27 GB/s at a rank,
 node. From the published break-down: the rate of large products (the two expert columns; it also
 gives the planner's 6.71 ms for 4096 tokens within 8 %). Chosen with LAER's absolute step times in
 view, and not measured: the share of peak that attention reaches (0.36), the passes of elementwise
-code through memory, and 5 ms a layer and pass in which the host reads counts. Those three are
+code through memory, and 5 ms per layer and pass in which the host reads counts. Those three are
 shared by every system, and by the two models without published results.
 
 Collectives of one rank run one at a time, in the order of their issue, as with one hardware queue
@@ -101,11 +101,11 @@ neap is in that range.]] },
 Models of four layers, so that the first unshard of a step, which nothing hides, weighs more than
 in a deep one. A share is of a system's own ideal; neap computes less again, so its own is shorter.
 neap is fastest in every row, least so where unshards cannot hide: below the break-even of about 25k
-routed tokens a rank and on slow links every system falls to half of its ideal or less. There LAER's
-layouts win 5 % over the static one, and an exact split alone loses to LAER's (a quarter of the
-uplink and less, ethernet8), since it sends tokens across nodes. Smaller shard groups are slower and
-take more memory here: no unshard leaves the group, but after every step each group has to be sent
-the new parameters.]] },
+routed tokens per rank and on slow links every system falls to half of its ideal or less. There
+LAER's layouts win 5 % over the static one, and an exact split alone loses to LAER's (a quarter of
+the uplink and less, ethernet8), since it sends tokens across nodes. Smaller shard groups are slower
+and take more memory here: no unshard leaves the group, but after every step each group has to be
+sent the new parameters.]] },
 }
 
 local SHORT = [[

@@ -82,7 +82,7 @@ paper.routing = {
 }
 
 -- Megatron is another program with a training of its own, whose routing nobody has published: it
--- would take 60 s a step with the routing of later, and took 43.
+-- would take 60 s per step with the routing of later, and took 43.
 local ROUTING = { megatron = 'start' }
 
 --- Settings of a system for simulate.open. Raises USAGE for an unknown one.

@@ -1,7 +1,7 @@
 --- How do the planners compare, planning on history only?
 --
 -- Replays every trace it is given (or all of experiments/traces) under all policies and prints the
--- tables of docs/planning.md as Markdown. Slots a rank are as recorded, or from a name like x_c4.
+-- tables of docs/planning.md as Markdown. Slots per rank are as recorded, or from a name like x_c4.
 --
 --   ./neap lua experiments/planning/results.lua [TRACE…]
 --

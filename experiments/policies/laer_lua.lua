@@ -65,8 +65,8 @@ local function build_heap(keys, ids, size)
   for i = math.floor(size / 2) - 1, 0, -1 do sink(keys, ids, size, i, keys[i], ids[i]) end
 end
 
---- Replicas by load: one a node to begin with, if that fits; then the heaviest expert gains one, or
--- one a node once it has that many; it keeps what it has if so many slots are not left.
+--- Replicas by load: one per node to begin with, if that fits; then the heaviest expert gains one,
+-- or one per node once it has that many; it keeps what it has if so many slots are not left.
 local function replicate(s)
   local t, work, count, keys, ids = s.t, s.work, s.count, s.keys, s.ids
   local start = t.experts * t.nodes <= t.slots and t.nodes or 1
@@ -89,7 +89,7 @@ local function replicate(s)
   end
 end
 
---- Fills order with the experts, most work a replica first.
+--- Fills order with the experts, most work per replica first.
 local function sort_experts(s)
   local t, keys, ids, order = s.t, s.keys, s.ids, s.order
   for e = 0, t.experts - 1 do keys[e], ids[e] = -(s.work[e] / s.count[e]), e end
@@ -180,7 +180,7 @@ local function rank_holds(s, rank, expert, out)
   return false
 end
 
---- The expert with the most work a replica; if lacking, among those that the rank lacks.
+--- The expert with the most work per replica; if lacking, among those that the rank lacks.
 local function neediest(s, rank, lacking, out)
   local work, count, best, most = s.work, s.count, -1, -1
   for e = 0, s.t.experts - 1 do

@@ -52,7 +52,7 @@ describe('neap replay', function()
     assert.is_true(document.rows[2].imbalance.mean < document.rows[1].imbalance.mean + 1e-9)
   end)
 
-  it('prints a table, a row a policy', function()
+  it('prints a table, a row per policy', function()
     local out = expect(0, base .. '--slots 2,1,1,2 --policy static --policy oracle --window 3')
     assert.matches('8 steps of 1 layers, 4 ranks in 2 nodes, 6 slots for 3 experts, scored from '
       .. 'step 3', out)

@@ -37,7 +37,7 @@ describe('neap trace', function()
 
   before_each(function() run(0, SYNTH) end)
 
-  it('makes loads from a seed: every rank its tokens, no expert more than one a token', function()
+  it('makes loads from a seed: every rank its tokens, no expert more than one per token', function()
     local t = trace.open(made)
     assert.are.same({ 6, 3, 4, 16 }, { t.steps, t.layers, t.ranks, t.experts })
     assert.are.same({ '9', '5', '2', 'e16k4' }, { t.metadata.seed, t.metadata.slots,

@@ -1,6 +1,6 @@
 --- FlexMoE as its rounds are described beside LAER-MoE: the expert with the most load a replica, of
 -- all nodes together, gains one in every node, and the one with the least loses one there; up to
--- ten rounds a plan, from the active layout. A round is kept if it lowers the most loaded rank or
+-- ten rounds per plan, from the active layout. A round is kept if it lowers the most loaded rank or
 -- brings most and least closer; the first that does neither ends the plan. (The built-in flexmoe
 -- chooses node by node and avoids second copies on a rank, and balances better than published.)
 local ffi = require 'ffi'
@@ -11,7 +11,7 @@ local Flex = policy.define {
   doc = 'FlexMoE, its hot and cold expert chosen for all nodes at once',
   params = {
     window = { default = 5, min = 1, integer = true, doc = 'steps of history to plan on' },
-    rounds = { default = 10, min = 0, integer = true, doc = 'rounds a plan, at most' },
+    rounds = { default = 10, min = 0, integer = true, doc = 'rounds per plan, at most' },
   },
   split = 'lite',
 }
@@ -63,7 +63,7 @@ local function weigh(s, expert_of)
 end
 
 --- The expert with the most load a replica, and that with the least among those that have more than
--- one replica a node, if there is one.
+-- one replica per node, if there is one.
 local function extremes(s, expert_of)
   local t, _, replicas = s.t, count(s.t, expert_of)
   local share, hot, cold = doubles(t.experts), 0, nil

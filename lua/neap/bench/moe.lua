@@ -11,7 +11,7 @@ bench.options = {
   hidden = { default = 512, min = 1, integer = true, doc = 'H' },
   ffn = { default = 1024, min = 1, integer = true, doc = 'F of every expert' },
   experts = { default = 16, min = 1, integer = true, doc = 'experts' },
-  top_k = { default = 2, min = 1, integer = true, doc = 'experts a token' },
+  top_k = { default = 2, min = 1, integer = true, doc = 'experts per token' },
   tokens = { default = 4096, min = 1, integer = true, doc = 'tokens' },
   repeats = { default = 5, on_cuda = 8, min = 1, integer = true,
     doc = 'runs of each: the fastest counts, on a GPU the median, of more where they are short' },

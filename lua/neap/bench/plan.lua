@@ -14,13 +14,13 @@ local ffi, C = lib.ffi, lib.C
 
 local bench = { doc = 'Time of planners and splits.' }
 
-local NODE = 8           -- ranks a node
+local NODE = 8           -- ranks per node
 local DRIFT = 0.05       -- change of log loads from plan to plan
 local LOADS = 16         -- loads that plans take in turn
 local TOKENS = 1000      -- of a source rank for an expert, median
 local MOST = 200         -- repetitions of one measurement
 
--- Ranks, experts, slots a rank, and the milliseconds that the published LAER planner needs.
+-- Ranks, experts, slots per rank, and the milliseconds that the published LAER planner needs.
 local CASES = {
   { 32, 16, 4, 0.18 }, { 32, 8, 2, 0.11 },
   { 64, 32, 4, 0.38 }, { 256, 32, 4, 2.64 }, { 1024, 32, 4, 67.2 }, { 1024, 32, 16, 132 },
@@ -180,7 +180,7 @@ function bench.run(args)
       rows = results }, { 'bench', 'machine', 'threads', 'rows', 'planner', 'rule', 'ranks',
       'experts', 'slots' }))
   else
-    print(machine() .. ', one thread, ' .. NODE .. ' ranks a node')
+    print(machine() .. ', one thread, ' .. NODE .. ' ranks per node')
     print_table(results)
   end
 end

@@ -15,9 +15,9 @@ local bench = { doc = 'Round trip from a rank to a policy in its worker process,
 
 bench.options = {
   ranks = { default = 32, min = 1, integer = true, doc = 'ranks that are planned for' },
-  node_size = { default = 8, min = 1, integer = true, doc = 'ranks a node' },
+  node_size = { default = 8, min = 1, integer = true, doc = 'ranks per node' },
   experts = { default = 16, min = 1, integer = true, doc = 'experts' },
-  slots = { default = 4, min = 1, integer = true, doc = 'expert slots a rank' },
+  slots = { default = 4, min = 1, integer = true, doc = 'expert slots per rank' },
   repeats = { default = 20000, min = 100, integer = true, doc = 'round trips' },
 }
 
@@ -102,7 +102,7 @@ function bench.run(args)
       slots = p.slots, repeats = p.repeats, rows = { result } }, ORDER))
     return
   end
-  print(('%s: %d ranks, %d experts, %d slots a rank, %d round trips'):format(result.machine,
+  print(('%s: %d ranks, %d experts, %d slots per rank, %d round trips'):format(result.machine,
     p.ranks, p.experts, p.slots, p.repeats))
   print(text_table.format({ 'microseconds', 'mean', 'p50', 'p95', 'p99', 'max' }, {
     row('load out, layout in', result.round_trip_us),

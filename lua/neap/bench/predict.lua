@@ -42,7 +42,7 @@ local function print_table(list)
       ('%.2f'):format(r.machine.port / 1e9), ('%.1f'):format(r.machine.latency * 1e6) }
   end
   print(text_table.format({ 'ranks', 'measured ms', 'noise %', 'predicted ms', 'off by %',
-    'GFLOP/s a rank', 'GB/s a rank', 'GB/s a port', 'latency us' }, rows))
+    'GFLOP/s per rank', 'GB/s per rank', 'GB/s per port', 'latency us' }, rows))
 end
 
 --- args: the options by name. Prints a table, or JSON. Returns the exit status, if not 0.

@@ -23,7 +23,7 @@ end
 
 local all = params.extend(trainer.params, {
   ranks = { default = 4, on_cuda = 8, min = 1, integer = true, doc = 'ranks; they share a GPU' },
-  node_size = { default = 2, on_cuda = 4, min = 1, integer = true, doc = 'ranks a node' },
+  node_size = { default = 2, on_cuda = 4, min = 1, integer = true, doc = 'ranks per node' },
   layers = resized('layers', 2, 12),
   hidden = resized('hidden', 64, 1024),
   heads = resized('heads', 4, 16),

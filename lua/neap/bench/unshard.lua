@@ -14,7 +14,7 @@ bench.options = {
   ranks = { default = 8, min = 1, integer = true,
     doc = 'ranks; on a GPU they share it, and under mpirun there are as many as it starts' },
   experts = { default = 8, min = 1, integer = true, doc = 'experts' },
-  slots = { default = 2, min = 1, integer = true, doc = 'expert slots a rank' },
+  slots = { default = 2, min = 1, integer = true, doc = 'expert slots per rank' },
   hidden = { default = 256, min = 1, integer = true, doc = 'width of the model' },
   ffn = { default = 512, min = 1, integer = true, doc = 'hidden size of an expert' },
   dtype = { default = 'f32', on_cuda = 'bf16', choices = { 'f32', 'bf16' },

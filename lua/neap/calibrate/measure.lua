@@ -97,7 +97,7 @@ local function attention(comm, rate)
   return math.min(1, 2 * sequence * sequence * width / time / rate)
 end
 
---- Latency of an all-to-all of nothing, and bytes a second at a rank's port.
+--- Latency of an all-to-all of nothing, and bytes per second at a rank's port.
 local function exchange(comm)
   local ranks = comm:size()
   if ranks == 1 then return 1e-6, 1e12 end

@@ -16,7 +16,7 @@ local function whole(name) return arguments.whole(name, 1, 4096) end
 
 function command.options(parser)
   parser:option('-n --ranks', 'ranks to measure with'):convert(whole '-n'):default '4'
-  parser:option('--node-size', 'ranks a node (default: all)'):convert(whole '--node-size')
+  parser:option('--node-size', 'ranks per node (default: all)'):convert(whole '--node-size')
   parser:option('-o --out', 'file to write (default: stdout)')
   parser:option('--device', 'where ranks compute'):choices({ 'cpu', 'cuda' }):default 'cpu'
   parser:option('--steps', 'training steps to measure'):convert(whole '--steps'):default '12'

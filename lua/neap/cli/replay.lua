@@ -42,9 +42,9 @@ end
 function command.trace_options(parser, needed)
   parser:option('--trace', 'what to replay: safetensors, or CSV, plain or gzipped')
     :count(needed and '1' or '?')
-  parser:option('--slots', 'slots a rank, or a number for each rank (default: as recorded)')
+  parser:option('--slots', 'slots per rank, or a number for each rank (default: as recorded)')
     :convert(number_list '--slots')
-  parser:option('--node-size', ('ranks a node (default: as recorded, else %d)'):format(
+  parser:option('--node-size', ('ranks per node (default: as recorded, else %d)'):format(
     replay.NODE_SIZE)):convert(arguments.whole('--node-size', 1))
   parser:option('--cost', 'work of a token, for each expert'):convert(number_list '--cost')
   parser:option('--speed', 'relative speed of each rank'):convert(number_list '--speed')

@@ -53,7 +53,7 @@ function run.options(command, words)
   command:argument('recipe', 'Lua file that returns recipe.define{…}'):argname '<recipe.lua>'
   command:option('-n --ranks', 'ranks to run on (default: the recipe\'s); under mpirun, its -n')
     :argname('<ranks>'):convert(arguments.whole('-n', 1, MAX_RANKS))
-  command:option('--node-size', 'ranks a node (default: by host, else the recipe\'s)')
+  command:option('--node-size', 'ranks per node (default: by host, else the recipe\'s)')
     :argname('<ranks>'):convert(arguments.whole('--node-size', 1, MAX_RANKS))
   command:option('--device', 'where to compute; sim: on the CPU, with the time that steps would '
     .. 'take on --cluster'):choices({ 'cpu', 'cuda', 'sim' }):default 'cpu'

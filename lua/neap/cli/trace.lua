@@ -56,7 +56,7 @@ local function add_synth(parser)
     .. 'by a rule, not a model of popularity'):choices(workloads.NAMES)
   made:option('--maxvio', "max / mean load of the experts: sigma is chosen so that it is met")
     :convert(tonumber):argname '<max/mean>'
-  made:option('--tokens', 'tokens a rank (default: 16384, of a workload 8192)')
+  made:option('--tokens', 'tokens per rank (default: 16384, of a workload 8192)')
     :convert(whole('--tokens', 1))
   for _, option in ipairs { { 'ranks', 32, 'ranks' }, { 'steps', 24, 'steps' },
     { 'layers', 4, 'layers' }, { 'seed', 1, 'of all draws' } } do
@@ -66,13 +66,13 @@ local function add_synth(parser)
   end
   made:option('--experts', "experts (default: the preset's; of a workload 64)")
     :convert(whole('--experts', 1))
-  made:option('--top-k', "experts a token (default: the preset's; of a workload 8)")
+  made:option('--top-k', "experts per token (default: the preset's; of a workload 8)")
     :convert(whole('--top-k', 1))
   made:option('--sigma', 'spread of log-popularity over experts'):convert(tonumber)
   made:option('--tau', 'spread of log-popularity over ranks'):convert(tonumber)
   made:option('--rho', 'correlation of popularity from step to step'):convert(tonumber)
-  made:option('--slots', 'noted for replay: slots a rank'):convert(whole('--slots', 1))
-  made:option('--node-size', 'noted for replay: ranks a node'):convert(whole('--node-size', 1))
+  made:option('--slots', 'noted for replay: slots per rank'):convert(whole('--slots', 1))
+  made:option('--node-size', 'noted for replay: ranks per node'):convert(whole('--node-size', 1))
 end
 
 function command.options(parser)
@@ -97,8 +97,8 @@ function command.options(parser)
   local import = parser:command('import convert', 'Write CSV as a safetensors trace.')
   import:argument('file', 'what to read'):argname '<from>'
   import:argument('to', 'file to write'):argname '<to.safetensors>'
-  import:option('--slots', 'noted for replay: slots a rank'):convert(whole('--slots', 1))
-  import:option('--node-size', 'noted for replay: ranks a node'):convert(whole('--node-size', 1))
+  import:option('--slots', 'noted for replay: slots per rank'):convert(whole('--slots', 1))
+  import:option('--node-size', 'noted for replay: ranks per node'):convert(whole('--node-size', 1))
   local export = parser:command('export', 'Write a trace as CSV, gzipped if it is named so.')
   export:argument('file', 'what to read'):argname '<from>'
   export:argument('to', 'file to write'):argname '<to.csv>'

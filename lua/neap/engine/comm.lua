@@ -126,12 +126,12 @@ local function bytes_of(bytes, data)
   return bytes or count_of(nil, data) * C.neap_dtype_size(dtype_code(nil, data))
 end
 
---- A list of one count a rank as C takes it: as it is, or written to the communicator's array.
+--- A list of one count per rank as C takes it: as it is, or written to the communicator's array.
 local function counts_array(self, which, list)
   if type(list) ~= 'table' then return list end
   local array, size = self.counts[which], C.neap_comm_size(self.ptr)
   if #list ~= size then
-    refuse('a list of %d counts for %d ranks; give one count a rank', #list, size)
+    refuse('a list of %d counts for %d ranks; give one count per rank', #list, size)
   end
   for i = 1, size do array[i - 1] = list[i] end
   return array

@@ -3,7 +3,7 @@
 --   local l = layout.open(topology)
 --   l:set { { 0, 1 }, { 2, 3 } }       -- experts of rank 0, of rank 1
 --   l:at(rank, slot) l:experts() l:replicas(expert) l:hash() l:changed(other)
---   print(l)                           -- a line a node: | 0 1 | 2 3 |
+--   print(l)                           -- a line per node: | 0 1 | 2 3 |
 -- Policies make theirs with ctx:layout() (policy/layout_builder.lua).
 
 local lib = require 'neap.base.lib'
@@ -36,7 +36,7 @@ local function check_expert(expert, rank, slot)
   return expert
 end
 
---- Lists of experts, one a rank, as one C array.
+--- Lists of experts, one per rank, as one C array.
 local function from_ranks(topology, ranks)
   if #ranks ~= topology.ranks then
     bad('lists of %d ranks; there are %d ranks', #ranks, topology.ranks)
@@ -68,8 +68,8 @@ local function from_slots(topology, list)
   return expert_of
 end
 
---- experts: lists of experts, one a rank; one list of all slots; or int32_t[slots]. Raises LAYOUT;
--- the layout then stays as it was.
+--- experts: lists of experts, one per rank; one list of all slots; or int32_t[slots]. Raises
+-- LAYOUT; the layout then stays as it was.
 function Layout:set(experts)
   if type(experts) == 'table' then
     local read = type(experts[1]) == 'table' and from_ranks or from_slots
@@ -104,7 +104,7 @@ function Layout:at(rank, slot)
   return expert >= 0 and expert or nil
 end
 
---- Lists of experts, one a rank, as set takes them.
+--- Lists of experts, one per rank, as set takes them.
 function Layout:experts()
   local ranks, array, first = {}, self:array(), self.topology.first_slot
   for rank = 0, self.topology.ranks - 1 do
@@ -149,7 +149,7 @@ function Layout:changed(other)
   return C.neap_layout_changed(self.ptr, other.ptr)
 end
 
---- A line a node; ranks between bars, a column a slot, empty slots as dots.
+--- A line per node; ranks between bars, a column per slot, empty slots as dots.
 function Layout:__tostring()
   local t, array, lines = self.topology, self:array(), {}
   local width = #tostring(t.experts - 1)

@@ -40,7 +40,7 @@ local function flag(value)
   return value and 1 or 0
 end
 
---- hidden: H. ffn: F of every expert, a list. top_k: experts a token. renormalise (true): the
+--- hidden: H. ffn: F of every expert, a list. top_k: experts per token. renormalise (true): the
 -- weights of a token's experts add up to 1. dtype: 'f32' (default), 'f64' or 'bf16'. exact:
 -- weight gradients do not depend on layout, split and ranks. aux_loss (0): coefficient of the
 -- load-balance loss. chunks (1): exchanges that tokens travel in. hold_combine: gradients of tokens

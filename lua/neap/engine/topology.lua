@@ -51,7 +51,7 @@ local function nodes_by_list(sizes, ranks)
 end
 
 --- Number of ranks, and node of each: by nodes (ranks of each), node_of (a C array), or node_size
--- (ranks a node; the last may be smaller; default: one node).
+-- (ranks per node; the last may be smaller; default: one node).
 local function find_nodes(d)
   if (d.nodes and 1 or 0) + (d.node_of and 1 or 0) + (d.node_size and 1 or 0) > 1 then
     bad('give one of nodes, node_of and node_size')

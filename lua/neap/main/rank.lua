@@ -4,7 +4,7 @@
 --
 -- The recipe's run gets a job:
 --   comm, rank, ranks     the communicator of all ranks (closed after run), and the place in it
---   node_size             ranks a node (of the largest node where they differ)
+--   node_size             ranks per node (of the largest node where they differ)
 --   node_of               int32_t[ranks], node of every rank, as neap_topology_open takes it
 --   params                typed parameters of the recipe
 --   device                'cpu' or 'cuda'

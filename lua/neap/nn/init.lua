@@ -11,7 +11,7 @@
 -- gradients of its parameters and returns the gradient of its input. Both are buffers of the
 -- module, overwritten by its next call; inputs must stay as they are until backward. Activations
 -- are matrices (T, H), T being the tokens of this rank.
--- nn.Transformer is a whole model, of nn.Blocks with experts; a module a file in lua/neap/nn.
+-- nn.Transformer is a whole model, of nn.Blocks with experts; a module per file in lua/neap/nn.
 
 local layers = require 'neap.nn.layers'
 

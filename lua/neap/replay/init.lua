@@ -13,7 +13,7 @@ local ffi, C = lib.ffi, lib.C
 
 local replay = {
   WINDOW = 5,    -- steps that warm up
-  NODE_SIZE = 8, -- ranks a node, where neither the trace nor the caller says
+  NODE_SIZE = 8, -- ranks per node, where neither the trace nor the caller says
   DEADLINE = 10, -- seconds that a hook may run: nobody waits for it but the user
 }
 

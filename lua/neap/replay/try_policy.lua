@@ -103,7 +103,7 @@ local function shares(slots, mean)
   return table.concat(parts, ', ')
 end
 
---- A step's work by rank, in lines: a bar a rank, a line a node.
+--- A step's work by rank, in lines: a bar per rank, a line per node.
 function Trial:picture(worst)
   local top, mean = fullest(worst.work)
   local lines = { ('worst step of %s: step %d, layer %d, imbalance %.4f'):format(self.name,

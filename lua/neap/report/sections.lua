@@ -176,7 +176,7 @@ function sections.layouts(document)
   end
   if #parts == 0 then return nil end
   return { title = 'Layouts: the largest change', body = '<p class="note">A column is a rank, a '
-    .. 'row a slot; numbers are experts, and so are the colours, which repeat.</p>'
+    .. 'row per slot; numbers are experts, and so are the colours, which repeat.</p>'
     .. table.concat(parts) }
 end
 

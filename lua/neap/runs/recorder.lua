@@ -5,7 +5,8 @@
 --   r:step(step, { loss = 1.2 }, session)        -- a row as in metrics.lua; what session and the
 --                                                -- balance tell is added
 --   r:close { imbalance = … }                    -- the summary
--- What it costs: a few microseconds a step; the file is written once a second (core/data/store.c).
+-- What it costs: a few microseconds per step; the file is written once per second
+-- (core/data/store.c).
 
 local lib = require 'neap.base.lib'
 local json = require 'neap.base.json'

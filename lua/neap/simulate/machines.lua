@@ -1,12 +1,12 @@
 --- Machines that Neap knows by name. A user's own is a Lua file that returns such a table; neap
 -- calibrate writes one of the machine at hand. All ranks are alike unless speed says otherwise.
 --   ranks, node_size   how many, and how many of them have fast links to each other
---   flops              operations a second of a rank at most, in the type it trains in
+--   flops              operations per second of a rank at most, in the type it trains in
 --   gemm, attention    share of them that large products, and the attention itself, reach
 --   tile               a product's size n costs as much as n + tile: small ones are slow
---   memory             bytes a second of a rank's memory that elementwise work reaches
+--   memory             bytes per second of a rank's memory that elementwise work reaches
 --   launch             seconds that any piece of work takes at least
---   host               seconds a layer and pass in which the rank waits for its host: it has to
+--   host               seconds per layer and pass in which the rank waits for its host: it has to
 --                      read the counts of tokens before it can receive them
 --   port               B/s of a rank's link to all others, each way
 --   uplink             B/s of a node's link to the others, each way, for all its ranks together
@@ -21,7 +21,7 @@
 
 local A100 = {
   flops = 312e12,                    -- data sheet, bf16
-  gemm = 0.835, tile = 64,           -- 9.02 and 11.74 s of experts a step (published break-down)
+  gemm = 0.835, tile = 64,           -- 9.02 and 11.74 s of experts per step (published break-down)
   attention = 0.36,                  -- chosen, with host: the published step times of LAER
   memory = 1.6e12,                   -- of 2.04e12, data sheet
   launch = 5e-6, host = 5e-3, capacity = 80e9,
@@ -59,7 +59,7 @@ return {
     doc = 'one node of 8 H100', ranks = 8, node_size = 8, uplink = 360e9, queued = false,
   }),
   h100x256 = machine(H100, {
-    doc = '32 nodes of 8 H100, 400 Gb/s a rank', ranks = 256, node_size = 8, uplink = 360e9,
+    doc = '32 nodes of 8 H100, 400 Gb/s per rank', ranks = 256, node_size = 8, uplink = 360e9,
     queued = false,
   }),
   ethernet8 = machine(A100, {

@@ -38,8 +38,8 @@ end
 
 local text = setmetatable({ name = 'random' }, { __index = Text })
 
---- case: ranks, policy, schedule, shard_group, unequal (experts), spare (slots a rank more than are
--- needed), device.
+--- case: ranks, policy, schedule, shard_group, unequal (experts), spare (slots per rank more than
+-- are needed), device.
 local function params_of(case)
   local sizes, ffn = SIZES[case.device], {}
   for e = 1, EXPERTS do ffn[e] = sizes.ffn * (case.unequal and UNEQUAL[e] or 1) end

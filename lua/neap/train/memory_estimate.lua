@@ -189,7 +189,7 @@ function memory_estimate.text(result)
       ('%.0f'):format(100 * kind.bytes / result.rank), kind.lower }
   end
   rows[#rows + 1] = { 'one rank', gigabytes(result.rank), '100', '' }
-  return ('%s\n%d ranks on a device: %s GB'):format(text_table.format({ 'kind', 'GB a rank', '%',
+  return ('%s\n%d ranks on a device: %s GB'):format(text_table.format({ 'kind', 'GB per rank', '%',
     'to lower it' }, rows), result.sharing, gigabytes(result.process))
 end
 

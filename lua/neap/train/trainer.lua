@@ -28,16 +28,16 @@ local trainer = {}
 --- Parameters that a recipe can offer as they are; sizes are for two cores.
 trainer.params = {
   steps = { default = 200, min = 1, integer = true, doc = 'optimizer steps' },
-  batch = { default = 16, min = 1, integer = true, doc = 'sequences a step, over all ranks' },
-  sequence = { default = 128, min = 1, integer = true, doc = 'bytes a sequence' },
+  batch = { default = 16, min = 1, integer = true, doc = 'sequences per step, over all ranks' },
+  sequence = { default = 128, min = 1, integer = true, doc = 'bytes per sequence' },
   layers = { default = 3, min = 1, integer = true, doc = 'transformer layers' },
   hidden = { default = 128, min = 1, integer = true, doc = 'width of the model' },
   heads = { default = 4, min = 1, integer = true, doc = 'attention heads' },
   kv_heads = { default = 4, min = 1, integer = true, doc = 'key and value heads' },
-  experts = { default = 16, min = 1, integer = true, doc = 'experts a layer' },
-  top_k = { default = 2, min = 1, integer = true, doc = 'experts a token' },
+  experts = { default = 16, min = 1, integer = true, doc = 'experts per layer' },
+  top_k = { default = 2, min = 1, integer = true, doc = 'experts per token' },
   ffn = { default = { 256 }, doc = 'hidden size of the experts: one for all, or one each' },
-  slots = { default = 4, min = 1, integer = true, doc = 'expert slots a rank' },
+  slots = { default = 4, min = 1, integer = true, doc = 'expert slots per rank' },
   rate = { default = 2e-3, min = 0, doc = 'peak learning rate' },
   warmup = { default = 20, min = 0, integer = true, doc = 'steps of linear warm-up' },
   decay = { default = 0.1, min = 0, doc = 'weight decay of matrices' },
@@ -273,7 +273,7 @@ local function take_measures(self, began, busy, recorder)
   return values
 end
 
---- One optimizer step. Returns its loss: nats a byte, the mean over the tokens of all ranks.
+--- One optimizer step. Returns its loss: nats per byte, the mean over the tokens of all ranks.
 function Trainer:step()
   local began, busy = C.neap_clock(), C.neap_thread_seconds()
   local wanted, recorder = start_recorder(self)

@@ -40,7 +40,7 @@ describe('layout', function()
     assert.are.equal(0, b:copy(a):changed(a))
   end)
 
-  it('draws a line a node', function()
+  it('draws a line per node', function()
     local l = layout.open(t)
     assert.are.equal('node 0 | . . | . . |\nnode 1 | . . . |', tostring(l))
     assert.are.equal('node 0 | 0 1 | 2 3 |\nnode 1 | 0 2 1 |', tostring(l:set(RANKS)))

@@ -76,7 +76,7 @@ describe('workloads', function()
     end
   end)
 
-  it('takes an expert at most once a token', function()
+  it('takes an expert at most once per token', function()
     for _, name in ipairs(workloads.NAMES) do
       local w = open(name, { experts = 7, top_k = 7, tokens = 100, ranks = 1 })
       local load = w:load(3, 0)

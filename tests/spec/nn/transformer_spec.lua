@@ -28,7 +28,7 @@ local function run(ranks, ...)
   return train(threads, ranks, ...)
 end
 
---- Of one loss a step, the first, which is that of a forward with equal parameters.
+--- Of one loss per step, the first, which is that of a forward with equal parameters.
 local function first_loss(text)
   return text:match '^%S+'
 end

@@ -127,7 +127,7 @@ describe('a policy', function()
   it('that prints without end fills nothing', function()
     local errors = apart(USES:format('tests/policies/floods.lua', 1.2))
     assert.is_true(#errors < 300e3, #errors .. ' bytes')
-    assert.matches('a policy prints more than 64 kB a second: the rest', errors)
+    assert.matches('a policy prints more than 64 kB per second: the rest', errors)
     assert.matches('1 faults', errors)
   end)
 

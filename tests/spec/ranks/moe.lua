@@ -19,7 +19,7 @@ local function expect(condition, what)
   if not condition then error(('rank %d of %d: %s'):format(rank, ranks, what), 2) end
 end
 
---- Two slots a rank (three if alone), nodes of two ranks, expert s mod 3 in slot s.
+--- Two slots per rank (three if alone), nodes of two ranks, expert s mod 3 in slot s.
 local function open_layout()
   local slots_of, node_of = ffi.new('int32_t[?]', ranks), ffi.new('int32_t[?]', ranks)
   for r = 0, ranks - 1 do

@@ -247,7 +247,7 @@ describe('synthetic routing', function()
   local OPTIONS = { ranks = 8, experts = 16, top_k = 4, tokens = 1000, layers = 2, sigma = 1.72,
     tau = 0.77, rho = 0.989, seed = 5 }
 
-  it('gives every rank its tokens, no expert twice a token', function()
+  it('gives every rank its tokens, no expert twice per token', function()
     local s = synth.open(OPTIONS)
     for step = 0, 5 do
       local load = s:load(step, 1)

@@ -44,7 +44,7 @@ function ceilings.random(stream, scale, ...)
   return t
 end
 
---- Bytes a second, read and written, of a copy of so many bf16 elements: median of repeats.
+--- Bytes per second, read and written, of a copy of so many bf16 elements: median of repeats.
 function ceilings.copy(count, repeats)
   local from, to = ceilings.random(3, 1, count), tensor.new('bf16', count)
   local times = series.open()
@@ -74,7 +74,7 @@ function Dense:close()
   for _, name in ipairs { 'a', 'b', 'c' } do self[name]:close() end
 end
 
---- Operations a second of so many products.
+--- Operations per second of so many products.
 function Dense:rate(count)
   local seconds = seconds_of(function()
     for _ = 1, count do ops.linear(self.a, self.b, self.c) end
@@ -83,7 +83,7 @@ function Dense:rate(count)
   return self.latest
 end
 
---- Operations a second of a few products on a machine that was idle.
+--- Operations per second of a few products on a machine that was idle.
 function Dense:burst()
   self:rate(WARM_UP)
   launcher.sleep(IDLE)
@@ -91,7 +91,7 @@ function Dense:burst()
 end
 
 --- Seconds of an action right after products that take about as long (expected seconds), and
--- operations a second of those. After a first rate.
+-- operations per second of those. After a first rate.
 function Dense:beside(expected, action)
   local count = math.floor(expected * self.latest / self.flops + 0.5)
   local rate = self:rate(math.max(FEWEST, count))

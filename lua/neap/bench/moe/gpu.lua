@@ -12,7 +12,7 @@ local torches = require 'neap.bench.moe.torch'
 
 local gpu = {}
 
---- Experts, experts a token, H, F.
+--- Experts, experts per token, H, F.
 local SHAPES = {
   { experts = 8, top_k = 2, hidden = 4096, ffn = 14336 },
   { experts = 16, top_k = 4, hidden = 4096, ffn = 7168 },

@@ -94,7 +94,7 @@ class Dense:
         self.rate(FEWEST)
 
     def rate(self, count):
-        """Operations a second of so many products."""
+        """Operations per second of so many products."""
 
         def products():
             for _ in range(count):

@@ -147,7 +147,7 @@ local function percent(value)
 end
 
 local function print_spans(results)
-  local heading, index, rows = { 'ms a step, mean over ranks' }, {}, {}
+  local heading, index, rows = { 'ms per step, mean over ranks' }, {}, {}
   local function add(title, list, column)
     for _, entry in ipairs(list) do
       local name = title .. entry.name
@@ -169,7 +169,7 @@ local function print_spans(results)
 end
 
 local function print_result(document)
-  print(('%s: %.1f M parameters (%.1f M a token), %s, %d ranks, %d tokens a step, policy %s')
+  print(('%s: %.1f M parameters (%.1f M per token), %s, %d ranks, %d tokens per step, policy %s')
     :format(document.gpu or 'CPU', document.parameters / 1e6, document.used_parameters / 1e6,
     document.dtype, document.ranks, document.tokens, document.policy))
   local rows = {}
@@ -181,7 +181,7 @@ local function print_result(document)
       ('%.2f'):format(r.device_bytes / 1e9) }
   end
   print(text_table.format({ 'schedule', 'step ms', 'tokens/s', 'TFLOP/s', 'exposed %',
-    'utilization %', 'any rank computes %', 'host gap us a layer', 'for counts', 'GB' }, rows))
+    'utilization %', 'any rank computes %', 'host gap us per layer', 'for counts', 'GB' }, rows))
   print_spans(document.rows)
 end
 

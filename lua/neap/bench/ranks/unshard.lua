@@ -36,7 +36,7 @@ local function measure(channel, repeats, action)
   return times:quantile(0.5)
 end
 
---- Bytes a second, read and written, of a plain copy by rank 0 alone.
+--- Bytes per second, read and written, of a plain copy by rank 0 alone.
 local function copy_rate(channel, rank, p, bytes)
   local count = math.floor(math.min(bytes, COPY_BYTES) / 4)
   local from, to
