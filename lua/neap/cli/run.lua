@@ -1,6 +1,7 @@
 --- neap run: loads the recipe, validates its parameters and starts the ranks.
 
 local check = require 'neap.train.check'
+local comm = require 'neap.engine.comm'
 local check_cases = require 'neap.train.check_cases'
 local json = require 'neap.base.json'
 local memory_estimate = require 'neap.train.memory_estimate'
@@ -143,7 +144,7 @@ local function record(args, script, values, rank, ranks)
   local runs = (rank or 0) == 0 and store.of(args)
   if not runs then return nil end
   local row, context = describe(args, script, values, ranks)
-  row.transport = rank and (args.device == 'cuda' and 'nccl' or 'mpi') or 'local'
+  row.transport = comm.transport_of(rank ~= nil, args.device)
   local id = runs:begin(row)
   local started = runs:runs('id = ?', id)[1].started
   runs:close()

@@ -53,6 +53,13 @@ function comm.open_nccl()
   return wrap()
 end
 
+--- The transport between ranks that compute on a device, 'cpu' or 'cuda': processes that mpirun
+-- started, or threads. comm['open_' .. name] opens it.
+function comm.transport_of(processes, device)
+  if not processes then return 'local' end
+  return device == 'cuda' and 'nccl' or 'mpi'
+end
+
 --- A communicator of the same ranks with an order of its own. Collective.
 function Comm:duplicate()
   check(C.neap_comm_duplicate(self.ptr, out_comm), 2)

@@ -35,11 +35,8 @@ end
 --- A rank's communicator with all others; the rank computes on 'cpu' or 'cuda' from now on. world:
 -- a neap_world pointer, or nil under mpirun. Collective.
 function launch.open(world, rank, name)
-  if not world then
-    return name == 'cuda' and comm.open_nccl() or comm.open_mpi()
-  end
-  device.use(name, rank)
-  return comm.open_local(world, rank)
+  if world then device.use(name, rank) end
+  return comm['open_' .. comm.transport_of(not world, name)](world, rank)
 end
 
 return launch

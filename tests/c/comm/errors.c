@@ -14,8 +14,7 @@ static void expect(int status, int wanted, const char *part)
         neap_error_message(), part);
 }
 
-/* ---- arguments: refused before anything is sent, so the communicator stays usable
- * ---------------- */
+/* ---- arguments: refused before anything is sent, so the communicator stays usable ------------ */
 
 static void plain_arguments(neap_comm *comm, int ranks, char *data)
 {
@@ -101,8 +100,7 @@ static void world_arguments(void)
   neap_world_close(NULL);
 }
 
-/* ---- ranks that disagree: rank 0 on one side, the others on the other
- * ------------------------------ */
+/* ---- ranks that disagree: rank 0 on one side, the others on the other ------------------------ */
 
 /* Parts of the message that all ranks get. */
 static const char *const quarrels[][6] = {
@@ -178,8 +176,7 @@ static void quarrelling(neap_comm *comm, neap_world *world, int which)
   free(data);
 }
 
-/* ---- ranks that die or leave
- * -------------------------------------------------------------------------- */
+/* ---- ranks that die or leave ----------------------------------------------------------------- */
 
 static const char lost[] = "rank 0 lost its way";
 

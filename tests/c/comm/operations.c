@@ -9,8 +9,7 @@
 
 enum { OPS = 120 };
 
-/* ---- more than one communicator, and progress
- * ------------------------------------------------------ */
+/* ---- more than one communicator, and progress ------------------------------------------------ */
 
 static void run_split(neap_comm *comm)
 {
@@ -120,8 +119,7 @@ static void run_nan(neap_comm *comm)
   }
 }
 
-/* ---- main
- * ---------------------------------------------------------------------------------------- */
+/* ---- main ------------------------------------------------------------------------------------ */
 
 static void body(neap_comm *comm, neap_world *world, int which)
 {

@@ -85,8 +85,7 @@ static char *filled(int dtype, int64_t count, uint64_t key, int rank)
   return data;
 }
 
-/* ---- the reference
- * ------------------------------------------------------------------------------- */
+/* ---- the reference --------------------------------------------------------------------------- */
 
 #define REDUCE(type, plus)                                                                         \
   do {                                                                                             \
@@ -156,8 +155,7 @@ static void reference(const task *t, int rank, int ranks, char *out)
     }
 }
 
-/* ---- running one operation
- * ----------------------------------------------------------------------- */
+/* ---- running one operation ------------------------------------------------------------------- */
 
 static void make(task *t, uint64_t seed, int index, int ranks)
 {
