@@ -106,6 +106,23 @@ local function before(a, b)
   return tostring(a) < tostring(b)
 end
 
+--- Names of a list of the engine: count(), name_of(i) from 0.
+function lib.names(count, name_of)
+  local names = {}
+  for i = 0, count() - 1 do names[i + 1] = ffi.string(name_of(i)) end
+  return names
+end
+
+--- Raises ARGUMENT unless name is one of names. message: with %s for name, hint and list.
+function lib.check_name(name, names, message, level)
+  for _, known in ipairs(names) do
+    if known == name then return end
+  end
+  name = tostring(name)
+  lib.raise('ARGUMENT', message:format(name, lib.hint(name, names), table.concat(names, ', ')),
+    (level or 1) + 1)
+end
+
 --- Keys of a table, sorted: pairs() has another order in every process.
 function lib.sorted_keys(t)
   local keys = {}

@@ -34,11 +34,17 @@ function device.wait()
   check(C.neap_device_wait(), 2)
 end
 
+--- Two numbers that a function of the engine gives.
+local function pair(call)
+  local numbers = ffi.new 'int64_t[2]'
+  check(call(numbers, numbers + 1), 3)
+  return tonumber(numbers[0]), tonumber(numbers[1])
+end
+
 --- Free and all bytes of this rank's GPU.
 function device.memory()
-  local numbers = ffi.new 'int64_t[2]'
-  check(C.neap_device_memory(numbers, numbers + 1), 2)
-  return tonumber(numbers[0]), tonumber(numbers[1])
+  local free, all = pair(C.neap_device_memory)
+  return free, all
 end
 
 --- NCCL's version and place, and whether ranks can share a GPU; or why it cannot be used.
@@ -51,9 +57,8 @@ end
 --- Bytes that tensors, shards, buffers and exchanges of this process's ranks hold on this rank's
 -- device: now, and at most since forget_most.
 function device.held()
-  local numbers = ffi.new 'int64_t[2]'
-  check(C.neap_device_held(numbers, numbers + 1), 2)
-  return tonumber(numbers[0]), tonumber(numbers[1])
+  local now, most = pair(C.neap_device_held)
+  return now, most
 end
 
 function device.forget_most()

@@ -22,24 +22,13 @@ Planner.__index = Planner
 
 --- Names of the built-in planners.
 function plan.names()
-  local names = {}
-  for i = 0, C.neap_planner_count() - 1 do
-    names[i + 1] = ffi.string(C.neap_planner_name(i))
-  end
-  return names
+  return lib.names(C.neap_planner_count, C.neap_planner_name)
 end
 
-local function is_name(name)
-  for _, known in ipairs(plan.names()) do
-    if known == name then return true end
-  end
-end
+local UNKNOWN = "plan: no planner is called '%s'%s; known are %s"
 
 local function open(name, topology, level)
-  if not is_name(name) then
-    lib.raise('ARGUMENT', ("plan: no planner is called '%s'%s; known are %s"):format(tostring(name),
-      lib.hint(tostring(name), plan.names()), table.concat(plan.names(), ', ')), level + 1)
-  end
+  lib.check_name(name, plan.names(), UNKNOWN, level + 1)
   local out = ffi.new 'neap_planner *[1]'
   lib.check(C.neap_planner_open(topology.ptr, name, out), level + 1)
   return lib.handle(Planner, out[0], C.neap_planner_close)
@@ -137,11 +126,7 @@ end
 
 return setmetatable(plan, {
   __index = function(_, name)
-    if not is_name(name) then
-      lib.raise('ARGUMENT', ("plan: no planner is called '%s'%s; known are %s"):format(
-        tostring(name), lib.hint(tostring(name), plan.names()), table.concat(plan.names(), ', ')),
-        2)
-    end
+    lib.check_name(name, plan.names(), UNKNOWN, 2)
     return function(ctx, options) return ctx:plan(name, options) end
   end,
 })

@@ -21,20 +21,11 @@ Split.__index = Split
 
 --- Names of the built-in rules; neap.h says what they do.
 function split.rules()
-  local names = {}
-  for i = 0, C.neap_split_rule_count() - 1 do
-    names[i + 1] = ffi.string(C.neap_split_rule_name(i))
-  end
-  return names
+  return lib.names(C.neap_split_rule_count, C.neap_split_rule_name)
 end
 
 function split.open(topology, rule)
-  local known, found = split.rules(), false
-  for _, name in ipairs(known) do found = found or name == rule end
-  if not found then
-    lib.raise('ARGUMENT', ("split: no rule is called '%s'%s; known are %s"):format(tostring(rule),
-      lib.hint(tostring(rule), known), table.concat(known, ', ')), 2)
-  end
+  lib.check_name(rule, split.rules(), "split: no rule is called '%s'%s; known are %s", 2)
   local out = ffi.new 'neap_split *[1]'
   lib.check(C.neap_split_open(topology.ptr, rule, out), 2)
   local self = lib.handle(Split, out[0], C.neap_split_close)

@@ -6,6 +6,7 @@
 -- or exactly (neap.exact), then into F64. Parameters in bf16 are copies of masters in f32, which
 -- belong to the optimizer; their gradients are f32.
 
+local hash = require 'neap.base.hash'
 local lib = require 'neap.base.lib'
 local options = require 'neap.base.options'
 local tensor = require 'neap.engine.tensor'
@@ -54,14 +55,7 @@ function Parameters:declare(name, dims, init)
 end
 
 --- FNV-1a hash of a name, as the stream of its random numbers.
-local function stream_of(name)
-  local hash = 0xcbf29ce484222325ULL
-  for i = 1, #name do
-    hash = bit.bxor(hash, name:byte(i) + 0ULL) * 0x100000001b3ULL
-  end
-  return hash
-end
-Parameters.stream_of = stream_of
+Parameters.stream_of = hash.text
 
 --- Gives every parameter of a kind its offset; returns the end.
 local function assign(list, decay, offset)
@@ -78,7 +72,7 @@ local function draw(param, value, seed)
   if param.init.value then
     value:fill(param.init.value)
   else
-    value:normal(seed, stream_of(param.name), 0, param.init.scale)
+    value:normal(seed, hash.text(param.name), 0, param.init.scale)
   end
 end
 

@@ -21,6 +21,7 @@ local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 local errors = require 'neap.base.errors'
 local params = require 'neap.base.params'
+local splits = require 'neap.engine.split'
 
 local policy = {}
 
@@ -39,14 +40,6 @@ local FIELDS = {
 
 local classes = setmetatable({}, { __mode = 'k' })
 
-local function rules()
-  local names = {}
-  for i = 0, lib.C.neap_split_rule_count() - 1 do
-    names[i + 1] = lib.ffi.string(lib.C.neap_split_rule_name(i))
-  end
-  return names
-end
-
 local function contains(list, value)
   for _, item in ipairs(list) do
     if item == value then return true end
@@ -55,7 +48,7 @@ local function contains(list, value)
 end
 
 local function check_rule(rule)
-  local known = rules()
+  local known = splits.rules()
   if not contains(known, rule) then
     errors.usage("unknown split '%s'%s; known are %s", rule, lib.hint(rule, known),
       table.concat(known, ', '))

@@ -62,17 +62,20 @@ function evaluate.heat(t, layer)
   }
 end
 
---- Work of every rank under a split, as a list: tokens x cost / speed.
+--- Work of every rank under a split, tokens x cost / speed, and what its slots have of it, lists of
+-- { expert =, work = (before the division) }.
 function evaluate.rank_work(topology, layout, split)
-  local tokens, experts, list = split:slot_tokens(), layout:array(), {}
+  local tokens, experts, work, slots = split:slot_tokens(), layout:array(), {}, {}
   for rank = 0, topology.ranks - 1 do
-    local work = 0
+    local sum, held = 0, {}
     for slot = topology.first_slot[rank], topology.first_slot[rank + 1] - 1 do
-      work = work + tonumber(tokens[slot]) * topology.expert_cost[experts[slot]]
+      local own = tonumber(tokens[slot]) * topology.expert_cost[experts[slot]]
+      sum = sum + own
+      held[#held + 1] = { expert = experts[slot], work = own }
     end
-    list[rank + 1] = work / topology.rank_speed[rank]
+    work[rank + 1], slots[rank + 1] = sum / topology.rank_speed[rank], held
   end
-  return list
+  return work, slots
 end
 
 local function copy_of(topology, array)

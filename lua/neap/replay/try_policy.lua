@@ -5,12 +5,11 @@
 --   result.entry, result.messages, result.digest, result.worst
 --   print(t:picture(result.worst))
 
-local lib = require 'neap.base.lib'
+local hash = require 'neap.base.hash'
+local evaluate = require 'neap.replay.evaluate'
 local replay = require 'neap.replay'
 local topologies = require 'neap.engine.topology'
 local trace = require 'neap.engine.trace'
-
-local ffi, C = lib.ffi, lib.C
 
 local try_policy = {}
 
@@ -18,7 +17,6 @@ local Trial = {}
 Trial.__index = Trial
 
 local WARM_UP = 5
-local PRIME = 0x100000001b3ULL
 
 --- The trace's own slots and nodes.
 function try_policy.open(path)
@@ -31,33 +29,14 @@ function try_policy.open(path)
   }, Trial)
 end
 
---- Work of every rank under a split, and the tokens of its slots.
-local function rank_work(topology, layout, split)
-  local tokens, expert_of = ffi.new('int64_t[?]', topology.slots), layout:array()
-  lib.check(C.neap_split_slot_tokens(split.ptr, tokens))
-  local work, slots = {}, {}
-  for rank = 0, topology.ranks - 1 do
-    local sum, held = 0, {}
-    for slot = topology.first_slot[rank], topology.first_slot[rank + 1] - 1 do
-      local amount = tonumber(tokens[slot]) * topology.expert_cost[expert_of[slot]]
-      sum = sum + amount
-      held[#held + 1] = { expert = expert_of[slot], work = amount }
-    end
-    work[rank + 1], slots[rank + 1] = sum, held
-  end
-  return work, slots
-end
-
 --- What a replay looks like: a digest of all layouts and balances, and the worst step.
 local function observer(topology, warm_up)
-  local seen = { digest = 0xcbf29ce484222325ULL, worst = nil }
-  local bits = ffi.new 'union { double value; uint64_t bits; }'
+  local seen = { digest = hash.START, worst = nil }
   function seen.on_layer(step, layer, layout, balance, split)
-    bits.value = balance.max_work
-    seen.digest = bit.bxor(seen.digest, C.neap_layout_hash(layout.ptr)) * PRIME
-    seen.digest = bit.bxor(seen.digest, bits.bits) * PRIME
+    seen.digest = hash.word(seen.digest, layout:hash_bits())
+    seen.digest = hash.number(seen.digest, balance.max_work)
     if step < warm_up or (seen.worst and balance.imbalance <= seen.worst.fullest) then return end
-    local work, slots = rank_work(topology, layout, split)
+    local work, slots = evaluate.rank_work(topology, layout, split)
     seen.worst = { step = step, layer = layer, fullest = balance.imbalance, work = work,
       slots = slots, inter_node = balance.inter_node / math.max(1, balance.tokens) }
   end

@@ -8,6 +8,7 @@
 -- have the same batches and the same initial parameters whatever their policy and ranks.
 
 local device = require 'neap.engine.device'
+local hash = require 'neap.base.hash'
 local lib = require 'neap.base.lib'
 local recipe_pricing = require 'neap.simulate.recipe_pricing'
 local metrics = require 'neap.runs.metrics'
@@ -323,12 +324,9 @@ end
 
 --- FNV-1a hash of the bits of all losses, as text: runs that agree to the bit have the same.
 local function digest(losses)
-  local hash, bits = 0xcbf29ce484222325ULL, ffi.new 'union { double value; uint64_t bits; }'
-  for i = 1, losses.count do
-    bits.value = losses[i]
-    hash = bit.bxor(hash, bits.bits) * 0x100000001b3ULL
-  end
-  return bit.tohex(hash, 16)
+  local state = hash.START
+  for i = 1, losses.count do state = hash.number(state, losses[i]) end
+  return bit.tohex(state, 16)
 end
 
 --- What the ranks have measured of all steps; sums: over ranks.
