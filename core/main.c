@@ -7,7 +7,7 @@
  *   neap COMMAND …         everything else is lua/neap/main/cli.lua's
  *
  * Threads of virtual ranks are started from Lua through the module "neap.launcher":
- * launcher.run_ranks(n, FILE, {ARG…}) runs FILE once a thread, each in a state of its own, with
+ * launcher.run_ranks(n, FILE, {ARG…}) runs FILE once per thread, each in a state of its own, with
  * (rank, ranks, world as lightuserdata, ARG…), and returns the highest exit status.
  * launcher.catch_interrupts(ON): while on, SIGINT raises an error in the calling state rather than
  * ending the program; code that the compiler has compiled does not notice it until it returns.

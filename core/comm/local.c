@@ -2,7 +2,7 @@
  * Transport between threads of one process. The ranks of a group meet exchange by exchange: each
  * posts its messages in its state; when all ranks that it exchanges with have posted the same
  * exchange, it copies what is for it straight from the senders' buffers, and it leaves once its own
- * messages have been copied. A rank sleeps at most twice an exchange, and whoever posts second
+ * messages have been copied. A rank sleeps at most twice per exchange, and whoever posts second
  * compares both ranks' calls and messages, so that ranks that disagree fail instead of hanging.
  *
  * Of buffers on a GPU only the addresses meet: a receiver's stream waits for the senders' before it

@@ -60,7 +60,7 @@ static int check_counts(const neap_comm *comm, int kind, const char *what, const
                         int64_t size, int64_t *total, int64_t *mine)
 {
   if (!counts)
-    return neapi_fail(NEAP_ARGUMENT, "comm_%s: %s is NULL; give one count a rank",
+    return neapi_fail(NEAP_ARGUMENT, "comm_%s: %s is NULL; give one count per rank",
                       neapi_kind_name(kind), what);
   *total = 0;
   for (int32_t r = 0; r < comm->size; r++) {

@@ -980,7 +980,7 @@ NEAP_API int neap_checkpoint_reader_check(neap_checkpoint_reader *reader);
 /* ---- text: real text as training data -------------------------------------------------------- */
 
 /* A corpus: bytes of files that Debian packages install, the same on every machine that has the
- * same package. Held once a process; opening it again shares the memory. */
+ * same package. Held once per process; opening it again shares the memory. */
 typedef struct neap_text neap_text;
 
 /* Names (neap_text_name): "english" (dict-gcide, a dictionary), "go" (golang-1.19-src), "french"

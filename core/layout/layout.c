@@ -79,19 +79,25 @@ static uint64_t hash_of(const neap_layout *l)
   return hash ^ hash >> 29;
 }
 
+/* The rest of the index, and the hash, of a layout that was found to be good. */
+static void finish(neap_layout *l)
+{
+  for (int32_t i = 0; i < l->topology->slots; i++) {
+    l->index_of[l->by_expert[i]] = i;
+    l->rank_at[i] = l->topology->rank_of[l->by_expert[i]];
+  }
+  l->hash = hash_of(l);
+  l->valid = true;
+}
+
 int neapi_layout_index(neap_layout *l)
 {
   l->valid = false;
   int status = check(l->topology, l->expert_of);
   if (!status)
     status = build_index(l->topology, l->expert_of, l->first, l->by_expert);
-  for (int32_t i = 0; !status && i < l->topology->slots; i++) {
-    l->index_of[l->by_expert[i]] = i;
-    l->rank_at[i] = l->topology->rank_of[l->by_expert[i]];
-  }
   if (!status)
-    l->hash = hash_of(l);
-  l->valid = !status;
+    finish(l);
   return status;
 }
 
@@ -101,15 +107,19 @@ int neap_layout_set(neap_layout *l, const int32_t *expert_of)
   int status = check(t, expert_of);
   if (status)
     return status;
-  int32_t *scratch = neapi_alloc(t->experts * 4ll + 4 + t->slots * 4ll, "layout");
-  if (!scratch)
+  int32_t *first = neapi_alloc(t->experts * 4ll + 4 + t->slots * 4ll, "layout");
+  if (!first)
     return NEAP_MEMORY;
-  status = build_index(t, expert_of, scratch, scratch + t->experts + 1);
-  free(scratch);
-  if (status)
-    return status;
-  memcpy(l->expert_of, expert_of, t->slots * 4ul);
-  return neapi_layout_index(l);
+  int32_t *by_expert = first + t->experts + 1;
+  status = build_index(t, expert_of, first, by_expert);
+  if (!status) {
+    memcpy(l->expert_of, expert_of, t->slots * 4ul);
+    memcpy(l->first, first, t->experts * 4ul + 4);
+    memcpy(l->by_expert, by_expert, t->slots * 4ul);
+    finish(l);
+  }
+  free(first);
+  return status;
 }
 
 int neapi_layout_require(const neap_layout *l, const neap_topology *t, const char *who)
@@ -137,13 +147,18 @@ int neapi_layout_same(const char *who, const char *what, uint64_t hash, uint64_t
                     who, what, (unsigned long long)hash, (unsigned long long)expected);
 }
 
+/* What is copied has been checked. */
 int neap_layout_copy(neap_layout *to, const neap_layout *from)
 {
-  int status = neapi_layout_require(from, to->topology, "layout copy");
+  const neap_topology *t = to->topology;
+  int status = neapi_layout_require(from, t, "layout copy");
   if (status)
     return status;
-  memcpy(to->expert_of, from->expert_of, to->topology->slots * 4ul);
-  return neapi_layout_index(to);
+  memcpy(to->expert_of, from->expert_of, t->slots * 4ul);
+  memcpy(to->first, from->first, t->experts * 4ul + 4);
+  memcpy(to->by_expert, from->by_expert, t->slots * 4ul);
+  finish(to);
+  return NEAP_OK;
 }
 
 const int32_t *neap_layout_experts(const neap_layout *l)

@@ -17,7 +17,7 @@ typedef struct {
 } neapi_experts_workspace;
 
 /* Parameters of an expert: W1 (H, 2F), then W2 (F, H). Weights and gradients of slots: (slots,
- * stride), one expert a row. */
+ * stride), one expert per row. */
 typedef struct {
   const neapi_kernels *kernels;
   int64_t hidden, stride; /* H; parameters of the largest expert */

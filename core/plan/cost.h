@@ -1,5 +1,5 @@
 /* What a layout is expected to cost when tokens follow the rule lite: for planners that compare
- * layouts. Fractional tokens; O(ranks x experts) once a load, O(slots + nodes x experts) a
+ * layouts. Fractional tokens; O(ranks x experts) per load, O(slots + nodes x experts) per
  * layout. */
 #ifndef NEAP_COST_H
 #define NEAP_COST_H

@@ -1,4 +1,4 @@
-/* EPLB (DeepSeek): replicas one by one to the expert with the most load a replica, then balanced
+/* EPLB (DeepSeek): replicas one by one to the expert with the most load per replica, then balanced
  * packing, heaviest first to the lightest rank with a free slot. Hierarchical with groups: groups
  * of experts are packed to nodes first, and each node then replicates and packs its own; global
  * after all if the nodes do not divide the groups, as in the published eplb.py. */
@@ -77,8 +77,8 @@ static int32_t group_start(const neap_topology *t, int32_t group, int32_t groups
   return (int32_t)((int64_t)t->experts * group / groups);
 }
 
-/* The node with the least work a slot that has slots for size experts and may still get a group; -1
- * if there is none. */
+/* The node with the least work per slot that has slots for size experts and may still get a group;
+ * -1 if there is none. */
 static int32_t lightest_node(const scratch *s, const neap_topology *t, int32_t size, bool whole)
 {
   int32_t best = -1;

@@ -1,6 +1,6 @@
 /* FlexMoE (Nie et al., 2023): from the layout in force, each round gives the expert with the most
- * load a replica one more and takes one from that with the least, in every node; a round is kept if
- * balance improves, and the first that does not ends the search. */
+ * load per replica one more and takes one from that with the least, in every node; a round is kept
+ * if balance improves, and the first that does not ends the search. */
 #include "plan/cost.h"
 
 #include <stdlib.h>
@@ -96,7 +96,7 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
 
 const neapi_planner_kind neapi_plan_flexmoe = {
     .name = "flexmoe",
-    .parameters = {{"rounds", "changes of one slot a node, at most", 10, 0, 10000, 1}},
+    .parameters = {{"rounds", "changes of one slot per node, at most", 10, 0, 10000, 1}},
     .open = neapi_layout_search_open,
     .close = neapi_layout_search_close,
     .plan = plan};

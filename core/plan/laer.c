@@ -3,7 +3,7 @@
  * expert, there to the least loaded rank, and if those nodes are full to the least loaded rank of
  * any; the cheaper of the two by predicted time wins, the latter if they cost the same. For any
  * number of ranks and any nodes, so slots may be left over: those go to the experts with the most
- * work a replica. */
+ * work per replica. */
 #include "plan/cost.h"
 
 #include <stdlib.h>
@@ -25,8 +25,8 @@ static void relocate(neapi_packer *p, bool doubles, int32_t *expert_of)
   neapi_packer_fill(p);
 }
 
-/* Replicas by priority queue: one a node to begin with, if that fits. An expert that has one a node
- * gains as many again, and keeps what it has if so many slots are not left. */
+/* Replicas by priority queue: one per node to begin with, if that fits. An expert that has one per
+ * node gains as many again, and keeps what it has if so many slots are not left. */
 static void by_load(neapi_packer *p, bool doubles)
 {
   const neap_topology *t = p->topology;

@@ -248,7 +248,7 @@ static void count_placed(neapi_packer *p)
       p->count[p->expert_of[s]]++;
 }
 
-/* The expert with the most work a replica; of those that rank lacks, if lacking. */
+/* The expert with the most work per replica; of those that rank lacks, if lacking. */
 static int32_t neediest(const neapi_packer *p, int32_t rank, bool lacking)
 {
   int32_t best = -1;

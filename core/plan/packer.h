@@ -17,7 +17,7 @@ typedef struct {
   double *rank_work;            /* [ranks] of what has been placed */
   int32_t *free_slots;          /* [ranks] */
   uint64_t *holds;              /* [ranks][words] experts on a rank, as bits */
-  int32_t words;                /* 64-bit words a rank in holds */
+  int32_t words;                /* 64-bit words per rank in holds */
   neapi_heap_item *expert_heap; /* [experts] */
   neapi_heap_item *rank_heap; /* [ranks] ranks with free slots, an area's from its first rank on */
   neapi_heap_item *area_heap; /* [ranks] */
@@ -38,7 +38,7 @@ void neapi_packer_weigh(neapi_packer *packer, const double *load);
  * tokens tie fairly. */
 void neapi_packer_weigh_all(neapi_packer *packer, const double *load);
 
-/* order[n]: the experts of set (NULL: all), by work a replica (or work, if count is 0), largest
+/* order[n]: the experts of set (NULL: all), by work per replica (or work, if count is 0), largest
  * first. */
 void neapi_packer_sort(neapi_packer *packer, const int32_t *set, int32_t n);
 
@@ -66,8 +66,8 @@ bool neapi_packer_holds(const neapi_packer *packer, int32_t rank, int32_t expert
 /* Puts one replica on a rank, which must have a free slot. */
 void neapi_packer_put(neapi_packer *packer, int32_t rank, int32_t expert, double work);
 
-/* Fills what is left: each free slot gets the expert with the most work a replica among those that
- * its rank lacks (any, if it lacks none). */
+/* Fills what is left: each free slot gets the expert with the most work per replica among those
+ * that its rank lacks (any, if it lacks none). */
 void neapi_packer_fill(neapi_packer *packer);
 
 /* Fills what is left, for planners without a use for the slots: with what the rank had in previous

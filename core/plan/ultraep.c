@@ -214,8 +214,9 @@ const neapi_planner_kind neapi_plan_ultraep = {
     .name = "ultraep",
     .parameters =
         {
-            {"min_tokens", "tokens a replica must be worth where the growing floor finds nothing",
-             1, 0, 1e12, 0},
+            {"min_tokens",
+             "tokens that a replica must be worth where the growing floor finds nothing", 1, 0,
+             1e12, 0},
             {"margin", "how far above the mean the first threshold is, as a share of it", 0.01, 0,
              100, 0},
             {"nodes", "whether each node evens out its own ranks, instead of all ranks together", 0,

@@ -172,7 +172,7 @@ void neapi_flow_measure(neapi_flow *f, int32_t first, int32_t last, int32_t sour
 /* ---- blocking flow ---------------------------------------------------------------------------
  *
  * A vertex's arcs are numbered: of a rank, 2i and 2i + 1 undo near and far work of its i-th slot;
- * of a group, one a slot and then its pool; of a pool, one a slot and then one a group. Where a
+ * of a group, one per slot and then its pool; of a pool, one per slot and then one per group. Where a
  * group is no vertex its arcs lead on, to its pool or to its slot's rank. */
 
 /* Where the work of a slot goes that is undone, if that is on a shortest path; else NONE. */

@@ -10,7 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Bytes a second, and in all, that are passed on; CHUNK fits into any pipe that has room at all. */
+/* Bytes per second, and in all, that are passed on; CHUNK fits into any pipe that takes
+ * anything. */
 enum { A_SECOND = 64 << 10, IN_ALL = 16 << 20, CHUNK = 4096, PATIENCE_MS = 100, READS = 64 };
 
 bool neapi_printed_open(neapi_printed *p, int *end)

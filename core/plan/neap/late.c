@@ -1,5 +1,6 @@
 /* Planner late: fills the last slot of every rank on the exact counts, for whoever accepts one
- * expert's transfer a rank on the critical path. All other slots stay as they were planned before.
+ * expert's transfer per rank on the critical path. All other slots stay as they were planned
+ * before.
  *
  * It is neap's repair with the counts as the only sample: a flow finds the least max load of the
  * layout and the ranks that have too much; an expert that lives only there gets the late slot of

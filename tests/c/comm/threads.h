@@ -1,4 +1,4 @@
-/* Runs a test's body once a rank: over threads of a world of its own, or over MPI. */
+/* Runs a test's body once per rank: over threads of a world of its own, or over MPI. */
 #ifndef NEAP_TEST_THREADS_H
 #define NEAP_TEST_THREADS_H
 

@@ -20,7 +20,7 @@ static int64_t roll(dice *d, int64_t least, int64_t most)
   return least + (int64_t)(neap_random_uniform(d->seed, 1, d->next++) * (double)(most - least + 1));
 }
 
-/* Nodes of random sizes, slots that may differ, and room for the experts. */
+/* Nodes of random sizes, slots that may differ, as many as the experts need. */
 __attribute__((unused)) static neap_topology *random_topology(dice *d, int32_t ranks,
                                                               int32_t experts)
 {

@@ -10,7 +10,7 @@
 enum { STEPS = 12, WARM = 4, MOST_RANKS = 32, MOST_EXPERTS = 32, TOKENS = 4096 };
 
 typedef struct {
-  int32_t ranks, node_size, experts, slots; /* slots a rank */
+  int32_t ranks, node_size, experts, slots; /* slots per rank */
   double *cost, *speed;
   double per_node; /* deviation of log popularity that a node keeps */
 } setting;

@@ -22,7 +22,7 @@ typedef struct {
   double load[RANKS * EXPERTS];
 } problem;
 
-/* Any nodes and slots; even: the same slots a rank, costs and speeds of 1. */
+/* Any nodes and slots; even: the same slots per rank, costs and speeds of 1. */
 static inline void open_problem(generator *g, problem *c, bool even)
 {
   int32_t node_of[RANKS] = {0}, slots_of[RANKS], each = 1 + draw(g, 5), size = 1 + draw(g, 9);

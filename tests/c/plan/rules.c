@@ -71,7 +71,7 @@ static void check_plan(const placing *p, const char *name, const char *parameter
 
 /* ---- laer and eplb: replicas, then packing ---- */
 
-/* Every free slot gets the expert with the most work a replica of those that its rank lacks. */
+/* Every free slot gets the expert with the most work per replica of those that its rank lacks. */
 static void fill(placing *p)
 {
   int32_t count[EXPERTS] = {0};
@@ -192,7 +192,7 @@ static void pack(placing *p, const bool *absent, int32_t first_rank, int32_t las
     }
 }
 
-/* Groups of equal size to nodes of equal size, heaviest first to the lightest with room. */
+/* Groups of equal size to nodes of equal size, heaviest first to the lightest with free slots. */
 static void pack_groups(placing *p, int32_t groups)
 {
   const problem *c = p->c;
