@@ -15,7 +15,7 @@ local params = neap.params.extend(neap.trainer.params, {
   policies = { default = { 'static', 'laer', 'minimax' }, doc = 'policies to compare' },
   text = { default = 'english,go@50,french+russian@100,english@150',
     doc = 'what to train on, and from which step' },
-  trace = { default = 'quickstart.safetensors',
+  trace = { default = 'quickstart.safetensors', output = true,
     doc = "file for the last policy's routing; '' for none" },
 })
 

@@ -23,7 +23,7 @@ local params = neap.params.extend(neap.trainer.params, {
     doc = 'what to train on, one after the other and again; a mixture: french+russian' },
   switch = { default = 10, on_cuda = 60, min = 1, integer = true, doc = 'steps of each text' },
   minutes = { default = 0, min = 0, doc = 'end after so long; 0: after the steps' },
-  trace = { default = 'real.safetensors', doc = 'file for the routing' },
+  trace = { default = 'real.safetensors', output = true, doc = 'file for the routing' },
   policy = { default = 'minimax', doc = 'layout policy; the routing does not depend on it' },
   steps = resized('steps', 40, 100000),
   batch = resized('batch', 8, 32),

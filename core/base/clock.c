@@ -3,7 +3,10 @@
 #include "neap.h"
 
 #include <sched.h>
+#include <string.h>
 #include <time.h>
+
+enum { SET_WORDS = 64 };
 
 double neap_clock(void)
 {
@@ -26,8 +29,19 @@ double neap_thread_seconds(void)
   return (double)used.tv_sec + 1e-9 * (double)used.tv_nsec;
 }
 
+void neap_processor_set(uint64_t *set)
+{
+  memset(set, 0, SET_WORDS * sizeof *set);
+  if (sched_getaffinity(0, SET_WORDS * sizeof *set, (cpu_set_t *)(void *)set))
+    set[0] = 1;
+}
+
 int32_t neap_processors(void)
 {
-  cpu_set_t set;
-  return sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
+  uint64_t set[SET_WORDS];
+  int32_t count = 0;
+  neap_processor_set(set);
+  for (int i = 0; i < SET_WORDS; i++)
+    count += __builtin_popcountll(set[i]);
+  return count;
 }

@@ -2,7 +2,9 @@
 #include "base/status.h"
 
 #include "base/memory.h"
+#include "data/store_file.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <sqlite3.h>
@@ -12,7 +14,15 @@
 #include <string.h>
 #include <time.h>
 
-enum { KEPT_ROWS = 1024, BUSY_MS = 30000, WAL_TRIES = 200, WAL_PAUSE_MS = 10, MOST_COLUMNS = 256 };
+enum {
+  KEPT_ROWS = 1024,    /* of steps, before they are written */
+  MOST_ROWS = 1 << 18, /* and at most, while the store cannot be written */
+  BUSY_MS = 30000,
+  RECORD_MS = 50, /* that a step waits for a store in use */
+  WAL_TRIES = 200,
+  WAL_PAUSE_MS = 10,
+  MOST_COLUMNS = 256,
+};
 
 #define APPLICATION 0x4e454150 /* "NEAP", where SQLite keeps what a file is for */
 #define VERSION 2              /* of the tables; 1 had no sweeps */
@@ -49,10 +59,13 @@ struct neap_store {
   sqlite3_stmt *insert, *beat, *begin, *commit, *rollback;
   int32_t count;  /* of the columns of a step */
   char **columns; /* [count] */
-  kept_row *rows; /* [KEPT_ROWS]; NULL until a step is recorded */
-  double *values; /* [KEPT_ROWS][count] */
-  int32_t kept;
-  double flushed; /* when, by neap_clock */
+  kept_row *rows; /* [capacity]; NULL until a step is recorded */
+  double *values; /* [capacity][count] */
+  int32_t kept, capacity;
+  int64_t lost;   /* rows for which there was no memory */
+  bool failing;   /* the last attempt to write them failed */
+  double flushed; /* when that was tried, by neap_clock */
+  char *copy;     /* folder of a copy, if the store cannot be written */
 };
 
 struct neap_statement {
@@ -214,6 +227,8 @@ static int check_file(neap_store *store, const char *path)
                       "store %s: was made by a later Neap (store version %" PRId64
                       ", this one reads up to %d); use that one, or another file with --store",
                       path, version, VERSION);
+  if (sqlite3_db_readonly(db, "main") == 1)
+    return NEAP_OK;
   if ((status = use_log(db)))
     return status;
   if (version == VERSION)
@@ -251,6 +266,23 @@ static int prepare_all(neap_store *store)
   return NEAP_OK;
 }
 
+/* Room for twice as many rows. */
+static int grow(neap_store *store)
+{
+  int32_t capacity = store->capacity ? 2 * store->capacity : KEPT_ROWS;
+  if (capacity > MOST_ROWS)
+    return neapi_fail(NEAP_MEMORY, "store: %d rows wait for being written", store->kept);
+  double *values =
+      realloc(store->values, ((size_t)capacity * (size_t)store->count + 1) * sizeof *values);
+  store->values = values ? values : store->values;
+  kept_row *rows = values ? realloc(store->rows, (size_t)capacity * sizeof *rows) : NULL;
+  store->rows = rows ? rows : store->rows;
+  if (!rows)
+    return neapi_fail(NEAP_MEMORY, "store: no memory for %d rows", capacity);
+  store->capacity = capacity;
+  return NEAP_OK;
+}
+
 /* Only a store that keeps steps needs the statements and the memory for it. */
 static int ready_to_record(neap_store *store)
 {
@@ -259,11 +291,7 @@ static int ready_to_record(neap_store *store)
   int status = add_columns(store);
   if (!status && !store->insert)
     status = prepare_all(store);
-  if (!status && !store->values)
-    store->values = neapi_alloc((KEPT_ROWS * (int64_t)store->count + 1) * 8, "store");
-  if (!status && store->values)
-    store->rows = neapi_alloc(KEPT_ROWS * (int64_t)sizeof(kept_row), "store");
-  return status || store->rows ? status : NEAP_MEMORY;
+  return status ? status : grow(store);
 }
 
 /* ---- columns --------------------------------------------------------------------------------- */
@@ -328,6 +356,7 @@ static void release(neap_store *store)
   free(store->columns);
   free(store->rows);
   free(store->values);
+  neapi_store_file_forget(store->copy);
   free(store);
 }
 
@@ -337,10 +366,9 @@ int neap_store_open(const char *path, int create, const char *const *columns, in
   neap_store *store = neapi_alloc_zero(sizeof *store, "store");
   if (!store)
     return NEAP_MEMORY;
-  int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | (create ? SQLITE_OPEN_CREATE : 0);
   int status = take_columns(store, columns, count);
-  if (!status && sqlite3_open_v2(path, &store->db, flags, NULL))
-    status = neapi_fail(NEAP_SYSTEM, "store %s: %s", path, sqlite3_errmsg(store->db));
+  if (!status)
+    status = neapi_store_file_open(path, create, &store->db, &store->copy);
   if (!status) {
     sqlite3_busy_timeout(store->db, BUSY_MS);
     status = check_file(store, path);
@@ -410,6 +438,8 @@ int neap_store_flush(neap_store *store)
 {
   if (!store->kept)
     return NEAP_OK;
+  store->failing = true;
+  store->flushed = neap_clock();
   int status = execute(store, store->begin);
   if (status)
     return status;
@@ -421,7 +451,7 @@ int neap_store_flush(neap_store *store)
     return status;
   }
   store->kept = 0;
-  store->flushed = neap_clock();
+  store->failing = false;
   return NEAP_OK;
 }
 
@@ -429,14 +459,63 @@ int neap_store_record(neap_store *store, int64_t result, int64_t step, const dou
                       uint64_t layouts)
 {
   int status = ready_to_record(store);
-  if (!status && store->kept == KEPT_ROWS)
-    status = neap_store_flush(store);
   if (status)
     return status;
+  if (neap_clock() - store->flushed >= 1 || (store->kept >= KEPT_ROWS && !store->failing)) {
+    neap_store_patience(store, RECORD_MS);
+    neap_store_flush(store); /* or later: a step does not fail for it */
+    neap_store_patience(store, BUSY_MS);
+  }
+  if (store->kept == store->capacity && grow(store)) {
+    store->lost++;
+    return NEAP_OK;
+  }
   size_t bytes = sizeof *values * (size_t)store->count;
   memcpy(store->values + (int64_t)store->kept * store->count, values, bytes);
   store->rows[store->kept++] = (kept_row){.result = result, .step = step, .layouts = layouts};
-  return neap_clock() - store->flushed < 1 ? NEAP_OK : neap_store_flush(store);
+  return NEAP_OK;
+}
+
+void neap_store_patience(neap_store *store, int32_t milliseconds)
+{
+  sqlite3_busy_timeout(store->db, milliseconds);
+}
+
+int64_t neap_store_waiting(const neap_store *store)
+{
+  return (store->failing ? store->kept : 0) + store->lost;
+}
+
+static void spill_row(const neap_store *store, int32_t index, FILE *file)
+{
+  const kept_row *row = &store->rows[index];
+  const double *values = store->values + (int64_t)index * store->count;
+  fprintf(file, "INSERT OR REPLACE INTO steps(result, step, layouts");
+  for (int32_t i = 0; i < store->count; i++)
+    fprintf(file, ", \"%s\"", store->columns[i]);
+  fprintf(file, ") VALUES(%" PRId64 ", %" PRId64 ", '%016" PRIx64 "'", row->result, row->step,
+          row->layouts);
+  for (int32_t i = 0; i < store->count; i++) {
+    if (isfinite(values[i]))
+      fprintf(file, ", %.17g", values[i]);
+    else
+      fprintf(file, ", NULL");
+  }
+  fprintf(file, ");\n");
+}
+
+int neap_store_spill(neap_store *store, const char *path)
+{
+  FILE *file = fopen(path, "a");
+  for (int32_t i = 0; file && i < store->kept; i++)
+    spill_row(store, i, file);
+  bool failed = !file || ferror(file);
+  if (file && fclose(file))
+    failed = true;
+  if (failed)
+    return neapi_fail(NEAP_SYSTEM, "%s: cannot be written: %s", path, strerror(errno));
+  store->kept = 0;
+  return NEAP_OK;
 }
 
 /* ---- statements ------------------------------------------------------------------------------ */

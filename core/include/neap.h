@@ -60,6 +60,8 @@ NEAP_API const char *neap_machine(int32_t index, const char **value);
 NEAP_API double neap_thread_seconds(void);
 /* Processors that this process may run on. */
 NEAP_API int32_t neap_processors(void);
+/* Which ones: set[64] has a bit for each of the first 4096. */
+NEAP_API void neap_processor_set(uint64_t *set);
 
 /* ---- devices --------------------------------------------------------------------------------- */
 
@@ -1101,12 +1103,13 @@ NEAP_API void neap_sha256(const void *data, int64_t bytes, char *hex);
  * started it ends. */
 typedef struct neap_child neap_child;
 /* argv: program (found as the shell finds it) and arguments, NULL-terminated. names, values:
- * variables that its environment gets besides, names ending with NULL. output, errors: files for
- * its stdout and stderr; stdin is empty. For a process without MPI, CUDA or other threads. Errors:
- * SYSTEM. */
+ * variables that its environment gets besides, names ending with NULL. stdin is empty; stdout and
+ * stderr go to memory. For a process without MPI, CUDA or other threads. Errors: SYSTEM. */
 NEAP_API int neap_child_open(const char *const *argv, const char *const *names,
-                             const char *const *values, const char *output, const char *errors,
-                             neap_child **out);
+                             const char *const *values, neap_child **out);
+/* Copies what it has written to stdout, or to stderr, from a byte on; how many bytes it copied. */
+NEAP_API int64_t neap_child_output(const neap_child *child, int errors, int64_t from, void *to,
+                                   int64_t bytes);
 /* 1 once the program has ended; status: its exit status, or 128 + the signal that ended it. */
 NEAP_API int neap_child_ended(neap_child *child, int *status);
 /* Asks the child's whole group to end (SIGINT), or kills it. */
@@ -1129,7 +1132,8 @@ typedef struct neap_statement neap_statement;
 
 /* create: makes the file if there is none. columns[count]: names of what record takes of a step,
  * copied; the steps of a store that lacks some of them get them with the first step that is
- * recorded. A store of an earlier version gets the tables that it lacks. Errors: SYSTEM (no such
+ * recorded. A store of an earlier version gets the tables that it lacks. One that is only read, on a
+ * file system that cannot be written, is read as it is. Errors: SYSTEM (no such
  * file, no access), FORMAT (no store, damaged, or of a later version), ARGUMENT (a name that is
  * none, or one twice). */
 NEAP_API int neap_store_open(const char *path, int create, const char *const *columns,
@@ -1141,10 +1145,18 @@ NEAP_API int64_t neap_store_last_id(const neap_store *store);
 
 /* Takes what was measured of a result's step: values[columns], NaN where there is none; layouts:
  * hash of the layouts in force. Rows are kept in memory and written together, once a second or when
- * there are many: a killed process loses the last second. Errors: SYSTEM, FORMAT. */
+ * there are many: a killed process loses the last second. While the store cannot be written they
+ * wait, up to 2^18 of them. Errors: SYSTEM, FORMAT (its columns cannot be made). */
 NEAP_API int neap_store_record(neap_store *store, int64_t result, int64_t step,
                                const double *values, uint64_t layouts);
 NEAP_API int neap_store_flush(neap_store *store);
+/* How long statements and flush wait for a store that another one writes to; 30 s at first. */
+NEAP_API void neap_store_patience(neap_store *store, int32_t milliseconds);
+/* Rows of steps that could not be written when it was last tried; 0: none had to wait. */
+NEAP_API int64_t neap_store_waiting(const neap_store *store);
+/* Appends the rows that wait to a file, as SQL that adds them to the store, and forgets them.
+ * Errors: SYSTEM. */
+NEAP_API int neap_store_spill(neap_store *store, const char *path);
 
 /* Compiles one statement of SQL. Errors: ARGUMENT (SQLite's message). */
 NEAP_API int neap_store_prepare(neap_store *store, const char *sql, neap_statement **out);

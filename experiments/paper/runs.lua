@@ -1,6 +1,7 @@
 --- What the scripts of experiments/paper share: the published figures, the systems that are
 -- compared (as settings of neap.simulate), and how results are averaged and put out.
 
+local programs = require 'neap.base.programs'
 local lib = require 'neap.base.lib'
 local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
@@ -184,8 +185,7 @@ local function plot(path, chart)
   end
   local style = chart.lines and 'set style data linespoints'
     or 'set style data histograms; set style histogram clustered; set style fill solid 0.8'
-  local pipe = io.popen('gnuplot 2>/dev/null', 'w')
-  pipe:write(([[
+  programs.feed('gnuplot', 'gnuplot-nox', ([[
 $data << EOD
 %s
 EOD
@@ -201,7 +201,6 @@ set yrange [0:*]
 plot %s
 ]]):format(table.concat(lines, '\n'), path, style, chart.title, chart.unit,
     table.concat(plots, ', ')))
-  pipe:close()
 end
 
 --- Reports a result: heading and rows for the table, a note below, document for JSON, and chart =

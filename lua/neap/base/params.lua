@@ -4,8 +4,9 @@
 --              exact = { default = false, doc = '…' },
 --              sizes = { default = { 64, 128 }, doc = 'a list: --sizes=64,128' } }
 -- A parameter has the type of its default: number, string, boolean, or list of the type of its
--- first element. on_cuda: the default with --device=cuda, where it is another. On the command line:
--- --steps=50 or --steps 50; --exact, --no-exact.
+-- first element. on_cuda: the default with --device=cuda, where it is another; output: it names a
+-- file that is written, which is looked at before the run begins. Whole numbers without a max are
+-- below 2^31. On the command line: --steps=50 or --steps 50; --exact, --no-exact.
 
 local lib = require 'neap.base.lib'
 local errors = require 'neap.base.errors'
@@ -13,7 +14,7 @@ local errors = require 'neap.base.errors'
 local params = {}
 
 local FIELDS = {
-  choices = true, default = true, doc = true, integer = true, max = true, min = true,
+  choices = true, output = true, default = true, doc = true, integer = true, max = true, min = true,
   on_cuda = true,
 }
 local TYPES = { number = true, string = true, boolean = true, table = true }
@@ -64,7 +65,13 @@ function params.show(value)
   return table.concat(items, ',')
 end
 
+-- Of whole numbers without another limit: what the engine counts with.
+local MOST = 2 ^ 31 - 1
+
 local function check_range(name, spec, value)
+  if spec.integer and math.abs(value) > MOST and not spec.max then
+    errors.usage('%s is %s; it can be %.0f at most', option_name(name), value, MOST)
+  end
   if spec.integer and value % 1 ~= 0 then
     errors.usage('%s is %s; it must be a whole number', option_name(name), value)
   end

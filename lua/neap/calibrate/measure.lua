@@ -123,8 +123,8 @@ local function sharing(job)
     local gpus = device.count()
     return 1, gpus < job.ranks, ('%d GPUs'):format(gpus)
   end
-  local share = math.min(1, C.neap_processors() / job.ranks)
-  return share, share < 1, ('%d processors'):format(C.neap_processors())
+  local share = math.min(1, job.processors / job.ranks)
+  return share, share < 1, ('%d processors'):format(job.processors)
 end
 
 --- The machine, before training steps have told what its operations measured alone do not. dtype:

@@ -24,15 +24,14 @@ Examples:
 local WINDOW = replay.WINDOW
 local POLICIES = { 'static', 'laer', 'laer+minimax' }
 
---- "2" or "2,2,3": a number, or a list of numbers.
-local function number_list(name)
+--- "2" or "2,2,3": a number, or a list of numbers; convert: of one of them.
+local function number_list(convert)
   return function(text)
     local list = {}
     for item in text:gmatch '[^,]+' do
-      list[#list + 1] = tonumber(item)
-      if not list[#list] or list[#list] <= 0 then
-        return nil, ("%s is '%s'; it must be numbers above 0"):format(name, text)
-      end
+      local value, why = convert(item)
+      if not value then return nil, why end
+      list[#list + 1] = value
     end
     return #list > 1 and list or list[1]
   end
@@ -43,11 +42,13 @@ function command.trace_options(parser, needed)
   parser:option('--trace', 'what to replay: safetensors, or CSV, plain or gzipped')
     :count(needed and '1' or '?')
   parser:option('--slots', 'slots per rank, or a number for each rank (default: as recorded)')
-    :convert(number_list '--slots')
+    :convert(number_list(arguments.whole('--slots', 1, 2 ^ 20)))
   parser:option('--node-size', ('ranks per node (default: as recorded, else %d)'):format(
     replay.NODE_SIZE)):convert(arguments.whole('--node-size', 1))
-  parser:option('--cost', 'work of a token, for each expert'):convert(number_list '--cost')
-  parser:option('--speed', 'relative speed of each rank'):convert(number_list '--speed')
+  parser:option('--cost', 'work of a token, for each expert')
+    :convert(number_list(arguments.positive '--cost'))
+  parser:option('--speed', 'relative speed of each rank')
+    :convert(number_list(arguments.positive '--speed'))
   parser:option('--policy', 'NAME or file, with +SPLIT and :parameter=value,… (default: '
     .. table.concat(POLICIES, ', ') .. ')'):count '*'
   parser:option('--window', ('steps that warm up, and that policies plan on (default: %d)'):format(
@@ -132,7 +133,7 @@ function command.key(args)
 end
 
 function command.run(args)
-  for _, text in ipairs(args.policy) do policies.resolve(text) end
+  session.check(args.policy, args.in_process, args.trust_policies)
   local t = trace.read(args.trace)
   local topology = replay.open_topology(args, t)
   local document = {

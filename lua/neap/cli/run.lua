@@ -10,6 +10,8 @@ local errors = require 'neap.base.errors'
 local models = require 'neap.simulate.models'
 local launcher = require 'neap.launcher'
 local arguments = require 'neap.base.arguments'
+local lib = require 'neap.base.lib'
+local outputs = require 'neap.base.outputs'
 local params = require 'neap.base.params'
 local launch = require 'neap.train.launch'
 local progress = require 'neap.base.progress'
@@ -196,6 +198,18 @@ local function run_check(args, script, values)
   return check.status(document)
 end
 
+--- What would end the run after minutes: a policy that cannot be loaded, a file that cannot be
+-- written.
+local function check_before(args, script, values)
+  local texts = { rawget(values, 'policy') }
+  for _, text in ipairs(rawget(values, 'policies') or {}) do texts[#texts + 1] = text end
+  session.check(texts, args.in_process, args.trust_policies)
+  for _, name in ipairs(lib.sorted_keys(script.params)) do
+    if script.params[name].output then outputs.check('--' .. name:gsub('_', '-'), values[name]) end
+  end
+  outputs.check('--timeline', args.timeline)
+end
+
 function run.run(given)
   local args = prepare(given)
   local script = recipe.load(args.recipe)
@@ -212,6 +226,7 @@ function run.run(given)
   launch.watch(args.timeout)
   if args.check then return run_check(args, script, values) end
   if args.dry_run then return rank and rank > 0 and 0 or dry_run(args, script, values, ranks) end
+  if (rank or 0) == 0 then check_before(args, script, values) end
   local order = json.encode({
     recipe = args.recipe, node_size = args.node_size, device = args.device, strict = args.strict,
     in_process = args.in_process, trusted = args.trust_policies, deadline = args.deadline,

@@ -1,6 +1,7 @@
 --- neap simulate: steps of a model on a described cluster under a policy: the policy file that
 -- replays and trains, unchanged, on machines that nobody here owns.
 
+local outputs = require 'neap.base.outputs'
 local clusters = require 'neap.simulate.cluster'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
@@ -137,6 +138,8 @@ end
 function command.run(args)
   local texts = #args.policy > 0 and args.policy or DEFAULT_POLICIES
   schedules.resolve(args.schedule)
+  session.check(texts, args.in_process, args.trust_policies)
+  outputs.check('--timeline', args.timeline)
   local columns, context = describe(args)
   local rows, text = {}, nil
   store.recorded(args, columns, context, function(begin)

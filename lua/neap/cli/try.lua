@@ -1,5 +1,6 @@
 --- neap try: a policy on the traces that come with Neap, in seconds; again whenever it is saved.
 
+local outputs = require 'neap.base.outputs'
 local chart = require 'neap.draw.chart'
 local check = require 'neap.train.check'
 local subprocess = require 'neap.engine.subprocess'
@@ -233,6 +234,7 @@ local function watch(args, trials, file)
 end
 
 function command.run(args)
+  outputs.check('--picture', args.picture)
   local file = policies.resolve(args.policy).file
   local trials = open_trials(args)
   if #trials == 0 then errors.plain('%s/experiments/traces has no traces', lib.home) end

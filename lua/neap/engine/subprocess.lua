@@ -25,12 +25,9 @@ end
 function subprocess.open(argv, environment)
   local names, values = lib.sorted_keys(environment or {}), {}
   for i, name in ipairs(names) do values[i] = environment[name] end
-  local out, files = ffi.new 'neap_child *[1]', { os.tmpname(), os.tmpname() }
-  lib.check(C.neap_child_open(strings(argv), strings(names), strings(values), files[1], files[2],
-    out), 2)
-  local self = lib.handle(Child, out[0], C.neap_child_close)
-  self.files = files
-  return self
+  local out = ffi.new 'neap_child *[1]'
+  lib.check(C.neap_child_open(strings(argv), strings(names), strings(values), out), 2)
+  return lib.handle(Child, out[0], C.neap_child_close)
 end
 
 --- Whether the program has ended; then self.status is its exit status, 128 + signal for a killed
@@ -42,16 +39,20 @@ function Child:ended()
   return true
 end
 
-local function read(path)
-  local file = io.open(path, 'rb')
-  local text = file and file:read '*a' or ''
-  if file then file:close() end
-  return text
+local CHUNK = 65536
+
+local function read(self, errors)
+  local buffer, parts, at = ffi.new('char[?]', CHUNK), {}, 0
+  while true do
+    local got = tonumber(C.neap_child_output(self.ptr, errors, at, buffer, CHUNK))
+    if got == 0 then return table.concat(parts) end
+    parts[#parts + 1], at = ffi.string(buffer, got), at + got
+  end
 end
 
 --- What it has written to stdout, and to stderr.
 function Child:output()
-  return read(self.files[1]), read(self.files[2])
+  return read(self, 0), read(self, 1)
 end
 
 --- Asks it to end, as Ctrl-C does; kill: does not ask.
@@ -61,7 +62,6 @@ end
 
 --- Kills it if it still runs, and forgets what it has written.
 function Child:close()
-  for _, path in ipairs(self.files) do os.remove(path) end
   lib.close(self)
 end
 

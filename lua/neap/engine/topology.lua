@@ -27,9 +27,11 @@ local function bad(message, ...)
   lib.raise('ARGUMENT', 'topology: ' .. message:format(...), 4)
 end
 
+local MOST = 2 ^ 20 -- ranks, experts, and slots of a rank
+
 local function check_whole(name, value)
-  if type(value) ~= 'number' or value % 1 ~= 0 or value < 1 or value >= 2 ^ 31 then
-    bad('%s is %s; it must be a whole number of at least 1', name, tostring(value))
+  if type(value) ~= 'number' or value % 1 ~= 0 or value < 1 or value > MOST then
+    bad('%s is %s; it must be a whole number from 1 to %d', name, tostring(value), MOST)
   end
   return value
 end

@@ -5,6 +5,7 @@
 -- The recipe's run gets a job:
 --   comm, rank, ranks     the communicator of all ranks (closed after run), and the place in it
 --   node_size             ranks per node (of the largest node where they differ)
+--   processors            that all ranks together may run on
 --   node_of               int32_t[ranks], node of every rank, as neap_topology_open takes it
 --   params                typed parameters of the recipe
 --   device                'cpu' or 'cuda'
@@ -44,6 +45,8 @@ local ffi = lib.ffi
 -- Seconds that a rank other than 0 waits before it tells its error under mpirun: if rank 0 has the
 -- same one, the job ends first and the error is told once.
 local COURTESY = 0.5
+
+local SET_WORDS = 64 -- of neap_processor_set
 
 local Job = {}
 Job.__index = Job
@@ -91,6 +94,29 @@ local function host_hash()
     hash = (hash * 257 + name:byte(i)) % 2 ^ 45
   end
   return hash
+end
+
+--- Processors that the ranks may run on together: under mpirun each is often bound to its own.
+-- Collective.
+local function all_processors(world, ranks)
+  local words = 1 + SET_WORDS
+  local mine, all = ffi.new('int64_t[?]', words), ffi.new('int64_t[?]', ranks * words)
+  local counts = ffi.new('int64_t[?]', ranks)
+  for r = 0, ranks - 1 do counts[r] = words end
+  mine[0] = host_hash()
+  lib.C.neap_processor_set(ffi.cast('uint64_t *', mine + 1))
+  lib.check(lib.C.neap_comm_all_gather(world.ptr, mine, all, counts, lib.C.NEAP_I64))
+  local seen, count = {}, 0
+  for r = 0, ranks - 1 do
+    for bit_of = 0, 64 * SET_WORDS - 1 do
+      local word = all[r * words + 1 + math.floor(bit_of / 64)]
+      if bit.band(bit.rshift(word, bit_of % 64), 1) == 1 then
+        local name = tostring(all[r * words]) .. ':' .. bit_of
+        count, seen[name] = count + (seen[name] and 0 or 1), true
+      end
+    end
+  end
+  return count
 end
 
 --- Nodes by host: node_of[ranks] and how many nodes. Collective.
@@ -148,6 +174,7 @@ local function run(channel, rank, ranks, order, runs)
     node_of = node_of, node_size = largest_node(node_of, ranks),
     params = params.values(script.params, order.params, order.device),
     device = order.device, strict = order.strict, in_process = order.in_process, json = order.json,
+    processors = all_processors(channel, ranks),
     trusted = order.trusted, deadline = order.deadline, recorded = order.store ~= nil,
     store = runs, order = order,
     sim = order.sim and { cluster = order.sim.cluster, model = order.sim.model,
@@ -187,12 +214,13 @@ end
 --- Tells the store that the run has failed, as whichever rank knows it first. Where a rank cannot
 -- reach rank 0's store, nobody does: the run is listed as interrupted.
 local function note_failure(noted, status, message)
-  local ok, runs = pcall(store.open, noted.path)
-  if not ok then return end
-  local row = runs:runs("id = ? AND state = 'running' AND abs(started - ?) < 1e-3", noted.run,
-    noted.started)[1]
-  if row then runs:finish(row.id, status, message) end
-  runs:close()
+  pcall(function() -- the store may be what has failed
+    local runs = store.open(noted.path)
+    local row = runs:runs("id = ? AND state = 'running' AND abs(started - ?) < 1e-3", noted.run,
+      noted.started)[1]
+    if row then runs:finish(row.id, status, message) end
+    runs:close()
+  end)
 end
 
 --- An operation did not end: one rank of all tells where everybody is.
@@ -248,7 +276,7 @@ local function main(rank, ranks, world, text)
   end, errors.handler)
   if not ok then err = advise(err, ranks, order) end
   if runs then
-    if ok then runs:finish(order.store.run, 0) end
+    if ok then runs:finish(order.store.run, 0) else runs:settle() end
     runs:close()
   end
   local status = ok and 0 or fail(rank, world, err, order.store)

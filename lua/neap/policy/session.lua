@@ -23,6 +23,7 @@ local in_process = require 'neap.policy.in_process'
 local series = require 'neap.base.series'
 local policies = require 'neap.policy'
 local splits = require 'neap.engine.split'
+local topologies = require 'neap.engine.topology'
 local worker = require 'neap.policy.worker'
 
 local ffi, C = lib.ffi, lib.C
@@ -56,6 +57,20 @@ local function open_worker(self, o)
   if ok then return opened end
   if not o.strict and opened.code == 'POLICY' then opened.code = 'FAILED' end
   error(opened, 0)
+end
+
+--- Loads policies, texts as policy.resolve takes them, and forgets them: one that cannot be loaded,
+-- or has no such parameter, is found before anything has begun. in_process_too: looks only whether
+-- their files are there. Raises USAGE, POLICY, FAILED and what worker.open raises.
+function session.check(texts, in_process_too, trusted)
+  local tiny = topologies.open { ranks = 2, slots = 1, experts = 2 }
+  for _, text in ipairs(texts) do
+    policies.resolve(text)
+    if not in_process_too then
+      open_worker({ topology = tiny, layers = 1 }, { policy = text, seed = 0, deadline = 1,
+        trusted = trusted }):close()
+    end
+  end
 end
 
 --- Broadcasts a short text from rank 0.

@@ -2,6 +2,7 @@
 --
 --   tools.cut(t, 'part.safetensors', { 10, 19 }, { 0, 2 })
 
+local programs = require 'neap.base.programs'
 local errors = require 'neap.base.errors'
 local lib = require 'neap.base.lib'
 local trace = require 'neap.engine.trace'
@@ -106,19 +107,7 @@ end
 
 --- ---- CSV ---------------------------------------------------------------------------------------
 
-local function open_csv(path)
-  if not path:match '%.gz$' then return io.open(path, 'w') end
-  local file, why = io.open(path, 'w')
-  if not file then return nil, why end
-  file:close()
-  return io.popen(("gzip -n >'%s'"):format(path:gsub("'", "'\\''")), 'w')
-end
-
---- Writes a trace as CSV (step,layer,rank,e0,…), gzipped if the path ends with .gz.
-function tools.export(t, path)
-  check_target(path, { t })
-  local file, why = open_csv(path)
-  if not file then errors.plain('%s', why) end
+local function write_csv(t, file)
   local heading = { 'step,layer,rank' }
   for e = 0, t.experts - 1 do heading[e + 2] = 'e' .. e end
   file:write(table.concat(heading, ','), '\n')
@@ -134,7 +123,31 @@ function tools.export(t, path)
       end
     end
   end
-  file:close()
+end
+
+--- Writes a trace as CSV (step,layer,rank,e0,…), gzipped if the path ends with .gz. The file is
+-- there when it is whole.
+function tools.export(t, path)
+  check_target(path, { t })
+  local part = path .. '.part'
+  local file, why = io.open(part, 'w')
+  if not file then errors.plain('%s', why) end
+  local ok, err = pcall(function()
+    write_csv(t, file)
+    local written, reason = file:close()
+    if not written then errors.plain('%s', reason) end
+    if not path:match '%.gz$' then
+      assert(os.rename(part, path))
+      return
+    end
+    local packed = path .. '.packed'
+    programs.run(('gzip -n -c <%s >%s'):format(programs.quote(part), programs.quote(packed)),
+      'gzip')
+    assert(os.rename(packed, path))
+  end)
+  os.remove(part)
+  os.remove(path .. '.packed')
+  if not ok then error(err, 0) end
 end
 
 --- ---- pictures ----------------------------------------------------------------------------------

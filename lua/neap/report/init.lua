@@ -1,5 +1,6 @@
 --- One HTML file that tells what runs and replays have shown. It needs no network and no scripts.
 
+local session = require 'neap.policy.session'
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
@@ -102,7 +103,7 @@ local function observe_all(document, args, t, topology, warm_up)
 end
 
 local function add_replay(document, args)
-  for _, text in ipairs(args.policy) do policies.resolve(text) end
+  session.check(args.policy, args.in_process, args.trust_policies)
   local t = trace.read(args.trace)
   local topology, warm_up = replay.open_topology(args, t), args.window or replay.WINDOW
   if t.steps <= warm_up then

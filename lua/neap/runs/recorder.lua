@@ -90,6 +90,7 @@ function Recorder:step(step, row, session)
     self.values[i - 1] = metrics.value(metric, row) or 0 / 0
   end
   lib.check(C.neap_store_record(self.store.ptr, self.id, step, self.values, hash))
+  self.store:notice()
 end
 
 --- Ends the result with its row, without what its steps tell: a list of losses.
@@ -98,8 +99,7 @@ function Recorder:close(row)
   for name, value in pairs(row) do
     if name ~= 'losses' then summary[name] = value end
   end
-  lib.check(C.neap_store_flush(self.store.ptr))
-  self.store:write('UPDATE results SET ended = ?, summary = ?, steps = '
+  self.store:later('UPDATE results SET ended = ?, summary = ?, steps = '
     .. '(SELECT nullif(count(*), 0) FROM steps WHERE result = ?) WHERE id = ?', C.neap_time(),
     json.encode(summary, metrics.keys()), self.id, self.id)
 end

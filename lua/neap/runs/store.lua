@@ -14,6 +14,7 @@ local lib = require 'neap.base.lib'
 local failure = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local metrics = require 'neap.runs.metrics'
+local pending = require 'neap.runs.pending'
 local provenance = require 'neap.runs.provenance'
 local recorder = require 'neap.runs.recorder'
 
@@ -23,6 +24,7 @@ local store = { DEFAULT = 'runs.db' }
 
 local Store = {}
 Store.__index = Store
+for name, method in pairs(pending) do Store[name] = method end
 
 -- Seconds without a sign of life after which a run on another host counts as interrupted.
 local SILENCE = 600
@@ -34,6 +36,7 @@ function store.open(path, create)
   lib.check(C.neap_store_open(path, create and 1 or 0, names, #columns, out), 2)
   local self = lib.handle(Store, out[0], C.neap_store_close)
   self.path, self.statements = path, {}
+  self.waiting, self.next_try, self.results = {}, 0, {}
   return self
 end
 
@@ -159,7 +162,7 @@ end
 --- Keeps a text by its SHA-256, which is returned.
 function Store:text(body)
   local hash = provenance.sha256(body)
-  self:write('INSERT OR IGNORE INTO texts(sha256, body) VALUES(?, ?)', hash, body)
+  self:later('INSERT OR IGNORE INTO texts(sha256, body) VALUES(?, ?)', hash, body)
   return hash
 end
 
@@ -182,10 +185,10 @@ end
 --- Ends a run; message: of its error.
 function Store:finish(run, status, message)
   local now = C.neap_time()
-  C.neap_store_flush(self.ptr)
-  self:write('UPDATE runs SET state = ?, exit_status = ?, error = ?, ended = ?, heartbeat = ? '
+  self:later('UPDATE runs SET state = ?, exit_status = ?, error = ?, ended = ?, heartbeat = ? '
     .. 'WHERE id = ?', status == 0 and 'done' or status == 130 and 'interrupted' or 'failed',
     status, message, now, now, run)
+  self:settle()
 end
 
 --- Takes back a run if nothing of it has finished; whether it did.
@@ -198,6 +201,28 @@ local function forget(self, run)
   return true
 end
 
+-- Results of a run that have ids of their own; a run has far fewer.
+local RESULTS = 4096
+
+--- An id for the next result of a run that no other run's can have, so that its steps can be told
+-- before the store has seen it.
+local function next_result(self, run)
+  local count = self.results[run]
+  if not count then
+    local found = self:rows('SELECT count(*) AS n FROM results WHERE run = ?', run)[1]
+    count = found.n
+  end
+  self.results[run] = count + 1
+  return run * RESULTS + count % RESULTS
+end
+
+local function insert_later(self, place, row)
+  local names, marks, values = lib.sorted_keys(row), {}, {}
+  for i, name in ipairs(names) do marks[i], values[i] = '?', row[name] end
+  self:later(('INSERT INTO %s(%s) VALUES(%s)'):format(place, table.concat(names, ', '),
+    table.concat(marks, ', ')), unpack(values, 1, #names))
+end
+
 --- Begins the result of one policy of a run. row: policy (text as policy.resolve takes it), seed,
 -- trace, context. Returns what its steps are handed to (recorder.lua).
 function Store:result(run, row)
@@ -206,7 +231,9 @@ function Store:result(run, row)
   full.policy_file = provenance.policy_file(row.policy)
   local body = full.policy_file and provenance.read(full.policy_file)
   if body then full.policy_sha256 = self:text(body) end
-  return recorder.open(self, self:insert('results', full))
+  full.id = next_result(self, run)
+  insert_later(self, 'results', full)
+  return recorder.open(self, full.id)
 end
 
 --- Calls f(begin) as a run that is recorded if the options args say so; begin(row) begins a
@@ -221,7 +248,9 @@ function store.recorded(args, row, context, f)
     return runs:result(id, about)
   end)
   local mistake = not ok and type(result) == 'table' and result.code == 'USAGE'
-  if not (mistake and forget(runs, id)) then
+  local done, gone = false, false
+  if mistake then done, gone = pcall(forget, runs, id) end
+  if not (done and gone) then
     runs:finish(id, ok and 0 or failure.status(result), not ok and failure.text(result) or nil)
   end
   runs:close()
@@ -240,7 +269,7 @@ function Store:corpora(run, schedule)
         sha256 = provenance.text_hash(open_text) }
     end
   end
-  self:write('UPDATE runs SET corpora = ? WHERE id = ?', json.encode(found), run)
+  self:later('UPDATE runs SET corpora = ? WHERE id = ?', json.encode(found), run)
 end
 
 --- 'done', 'failed', 'running' or 'interrupted': what a run's row says, unless its process is gone.

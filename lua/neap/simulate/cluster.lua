@@ -41,6 +41,11 @@ local SPEC = {
 }
 
 local function check_speed(where, speed, ranks)
+  for _, name in ipairs(lib.sorted_keys(speed)) do
+    if type(name) ~= 'number' or name % 1 ~= 0 or name < 1 or name > #speed then
+      errors.usage('cluster %s: speed is a list; it has a field %s', where, tostring(name))
+    end
+  end
   if #speed ~= ranks then
     errors.usage('cluster %s: speed has %d values; there are %d ranks', where, #speed, ranks)
   end
@@ -71,7 +76,7 @@ local function load_file(path)
   local ok, machine = pcall(chunk)
   if not ok or type(machine) ~= 'table' then
     errors.usage('cluster %s: %s', path, ok and 'the file must return a table'
-      or tostring(machine))
+      or errors.describe(machine))
   end
   return machine
 end

@@ -50,6 +50,9 @@ models.paper = { 'mixtral-8x7b-e8k2', 'mixtral-8x7b-e16k4', 'qwen-8x7b-e8k2', 'q
 local WHOLE = { 'hidden', 'experts', 'top_k', 'slots', 'layers', 'heads', 'kv_heads', 'sequence',
   'vocabulary', 'tokens', 'micro_batches', 'bytes' }
 
+local FIELDS = { ffn = true, load = true, recompute = true }
+for _, name in ipairs(WHOLE) do FIELDS[name] = true end
+
 local function check_whole(where, name, value)
   if type(value) ~= 'number' or value % 1 ~= 0 or value < 1 or value > 2 ^ 31 then
     errors.usage('model %s: %s is %s; it must be a whole number from 1 to 2^31', where, name,
@@ -59,6 +62,12 @@ end
 
 --- Raises USAGE, naming field, value and range, unless the model is whole.
 local function check(where, m)
+  for _, name in ipairs(lib.sorted_keys(m)) do
+    if not FIELDS[name] then
+      errors.usage("model %s: unknown field '%s'%s; there are %s", where, tostring(name),
+        lib.hint(name, lib.sorted_keys(FIELDS)), table.concat(lib.sorted_keys(FIELDS), ', '))
+    end
+  end
   for _, name in ipairs(WHOLE) do check_whole(where, name, m[name]) end
   local ffn = type(m.ffn) == 'table' and m.ffn or { m.ffn }
   for _, size in ipairs(ffn) do check_whole(where, 'ffn', size) end

@@ -76,7 +76,8 @@ local function from_file(path, commands)
     errors.usage('%s: no such file%s; a sweep is of a recipe, a sweep file, or of: %s', path,
       lib.hint(path, kinds), table.concat(kinds, ', '))
   end
-  local loaded = chunk()
+  local ok, loaded = pcall(chunk)
+  if not ok then errors.plain('%s: %s', path, errors.describe(loaded)) end
   if recipe.is(loaded) then return { kind = 'run', script = path, name = loaded.name } end
   check_definition(path, loaded)
   return {

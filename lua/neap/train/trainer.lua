@@ -37,7 +37,8 @@ trainer.params = {
   kv_heads = { default = 4, min = 1, integer = true, doc = 'key and value heads' },
   experts = { default = 16, min = 1, integer = true, doc = 'experts per layer' },
   top_k = { default = 2, min = 1, integer = true, doc = 'experts per token' },
-  ffn = { default = { 256 }, doc = 'hidden size of the experts: one for all, or one each' },
+  ffn = { default = { 256 }, min = 1, integer = true,
+    doc = 'hidden size of the experts: one for all, or one each' },
   slots = { default = 4, min = 1, integer = true, doc = 'expert slots per rank' },
   rate = { default = 2e-3, min = 0, doc = 'peak learning rate' },
   warmup = { default = 20, min = 0, integer = true, doc = 'steps of linear warm-up' },
@@ -333,7 +334,7 @@ end
 local function measured(self, sums)
   local p, steps = self.params, self.done
   local workers = self.job.device == 'cuda' and self.job.ranks
-    or math.min(C.neap_processors(), self.job.ranks)
+    or math.min(self.job.processors or C.neap_processors(), self.job.ranks)
   local row = shares(self, sums, steps)
   row.tokens_per_second = p.batch * p.sequence * steps / self.seconds.sum
   row.ideal_tokens_per_second = p.batch * p.sequence * steps * workers / sums.busy

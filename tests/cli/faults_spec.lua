@@ -1,0 +1,161 @@
+--- What goes wrong around a run, and what is said of it: before the first step where that can be.
+
+local program = require 'tests.cli.program'
+
+local SMALL = ' --policies=static --layers=1 --hidden=16 --heads=1 --kv-heads=1 --experts=4 '
+  .. '--ffn=16 --slots=2 --batch=4 --sequence=16 --steps=4 -n 2 --no-store --trace= '
+local TRACE = 'experiments/traces/quickstart.safetensors'
+
+local function write(path, text)
+  local file = assert(io.open(path, 'w'))
+  file:write(text)
+  file:close()
+end
+
+describe('before the first step', function()
+  local function refused(arguments, pattern)
+    local status, _, errors = program.run(arguments)
+    assert.are.equal(2, status, arguments .. errors)
+    assert.matches(pattern, errors)
+    assert.is_nil(errors:find 'traceback', errors)
+    assert.is_nil(errors:find '1/4', errors) -- no step's progress
+  end
+  local run = 'run experiments/quickstart.lua' .. SMALL
+
+  it('every policy of a list is loaded', function()
+    local path = os.tmpname() .. '.lua'
+    refused(run .. '--policies=static,nosuch', "unknown policy 'nosuch'")
+    refused(run .. '--policies=static,laer:windw=3', "unknown parameter 'windw'")
+    write(path, 'return 1')
+    refused(run .. '--policies=static,' .. path, 'must return what policy.define')
+    refused(('replay --trace %s --slots 4 --policy static --policy %s'):format(TRACE, path),
+      'must return what policy.define')
+    write(path, 'error "broken"')
+    local status, _, errors = program.run(run .. '--policies=static,' .. path)
+    assert.are.equal(1, status)
+    assert.matches('broken', errors)
+    os.remove(path)
+  end)
+
+  it('files that will be written are tried', function()
+    refused(run .. '--trace=/nowhere/x.safetensors', '%-%-trace: /nowhere/x.safetensors: No such')
+    refused(run .. '--timeline=/nowhere/x.json', '%-%-timeline: /nowhere/x.json: No such')
+    refused(('report --trace %s --slots 4 -o /nowhere/x.html'):format(TRACE), '%-%-output: /now')
+    refused('simulate --timeline /nowhere/x.json', '%-%-timeline: /nowhere/x.json: No such')
+  end)
+
+  it('numbers that the engine cannot count to are refused', function()
+    for _, option in ipairs { '--steps', '--batch', '--ffn', '--experts', '--seed' } do
+      refused(run .. option .. '=4294967297', option:gsub('%-', '%%-') .. ' is 4294967297; it can')
+    end
+    for _, option in ipairs { '--slots', '--node-size', '--window', '--seed' } do
+      refused(('replay --trace %s --slots 4 %s 4294967297'):format(TRACE, option),
+        option:gsub('%-', '%%-') .. " is '4294967297'")
+    end
+    refused('sweep replay seed=0..5000000000', 'more than 100000 values')
+  end)
+
+  it('a table that has values without names is named', function()
+    local path = os.tmpname()
+    for text, pattern in pairs {
+      ['return { 5, ranks = 8 }'] = "unknown field '1'",
+      ['return { [true] = 5, ranks = 8 }'] = "unknown field 'true'",
+      ['error(setmetatable({}, { __tostring = function() error "no" end }))'] =
+        'an error without a text',
+    } do
+      write(path .. '.lua', text)
+      refused('simulate --cluster ' .. path .. '.lua', pattern)
+    end
+    write(path .. '.lua', 'return { "x", grid = { seed = 1 } }')
+    refused('sweep ' .. path .. '.lua', "unknown field '1'")
+    os.remove(path .. '.lua')
+    os.remove(path)
+  end)
+end)
+
+describe('a program that is missing', function()
+  it('is named, with its package', function()
+    local out = os.tmpname() .. '.csv.gz'
+    local status, _, errors = program.shell(('PATH=/nowhere %s trace export %s %s'):format(
+      program.path, TRACE, out))
+    assert.are.equal(1, status)
+    assert.matches('gzip is not installed; run: apt%-get install gzip', errors)
+    assert.is_nil(io.open(out))
+    status, _, errors = program.run(('trace export %s %s'):format(TRACE, out))
+    assert.are.equal(0, status, errors)
+    assert.are.equal(0, (program.run('trace info ' .. out)))
+    os.remove(out)
+  end)
+
+  it('or fails, is told with what it said', function()
+    local programs = require 'neap.base.programs'
+    local ok, err = pcall(programs.feed, 'ls /nowhere', 'coreutils', 'x')
+    assert.is_false(ok)
+    assert.matches('^ls failed: .*No such file', err.message)
+    ok, err = pcall(programs.feed, 'false', 'coreutils', ('x'):rep(1e6))
+    assert.is_false(ok)
+    assert.matches('false failed: it did not say why', err.message)
+  end)
+end)
+
+describe('a process', function()
+  local run = program.path .. ' run experiments/quickstart.lua' .. SMALL
+
+  it('without stdin, stdout or stderr runs, and tells that results went nowhere', function()
+    local status, _, errors = program.shell(run .. '<&- >&-')
+    assert.are.equal(1, status)
+    assert.matches('results could not be written to stdout: Bad file descriptor', errors)
+    assert.are.equal(1, (program.shell(run .. '<&- >&- 2>&-')))
+    status, _, errors = program.shell(run .. '>/dev/full')
+    assert.are.equal(1, status)
+    assert.matches('results could not be written to stdout: No space left', errors)
+    assert.are.equal(0, (program.shell(run .. '<&- 2>&-')))
+  end)
+
+  it('with few open files runs, or says what it lacks', function()
+    assert.are.equal(0, (program.shell('ulimit -n 65; ' .. run)))
+    local status, _, errors = program.shell('ulimit -n 8; ' .. run)
+    assert.are.equal(1, status)
+    assert.matches('Too many open files', errors)
+  end)
+
+  it('whose file reaches its limit says so', function()
+    local path = os.tmpname()
+    os.remove(path)
+    local status, _, errors = program.shell(('ulimit -f 24; %s --trace=%s --steps=60 --experts=64 '
+      .. '--slots=32'):format(run, path))
+    assert.are.equal(1, status)
+    assert.matches('cannot be written: File too large', errors)
+    local read, out = program.run('trace info ' .. path)
+    assert.are.equal(0, read, out)
+    os.remove(path)
+  end)
+
+  it('bound to a processor of its own counts all of them', function()
+    local path = os.tmpname() .. '.lua'
+    write(path, [[
+      return require('neap.train.recipe').define { name = 'count', ranks = 2,
+        run = function(_, job) job:print(job.processors) end }]])
+    local status, out = program.mpirun(2, 'run --no-store ' .. path)
+    assert.are.equal(0, status)
+    local bound, pinned = program.shell(('OMPI_ALLOW_RUN_AS_ROOT=1 '
+      .. "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --bind-to core --map-by core -n 2 '%s' run "
+      .. '--no-store %s'):format(program.path, path))
+    if bound == 0 then assert.are.equal('2\n', pinned) end -- else: there is one core
+    assert.is_true(tonumber(out) >= 1)
+    os.remove(path)
+  end)
+
+  it('leaves nothing in the temporary folder when it is killed', function()
+    local folder = os.tmpname()
+    os.remove(folder)
+    os.execute('mkdir ' .. folder)
+    program.shell(("TMPDIR=%s timeout -s KILL 1 %s sweep experiments/quickstart.lua seed=0..3 "
+      .. 'steps=500 --store %s/runs.db'):format(folder, program.path, folder))
+    local _, listing = program.shell('ls ' .. folder .. '; ls /tmp | grep -c "^lua_.*$" || true')
+    for line in listing:gmatch '[^\n]+' do
+      assert.is_truthy(line:match '^runs.db' or line:match '^%d+$', line)
+    end
+    os.execute('rm -r ' .. folder)
+  end)
+end)
