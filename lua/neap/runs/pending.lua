@@ -36,7 +36,7 @@ local function catch_up(self, milliseconds)
   C.neap_store_patience(self.ptr, milliseconds)
   local ok, err = pcall(write_waiting, self)
   C.neap_store_patience(self.ptr, LONG)
-  self.next_try = C.neap_clock() + 1
+  self.next_try = ok and 0 or C.neap_clock() + 1
   return ok, not ok and errors.describe(err)
 end
 
@@ -48,8 +48,9 @@ function pending:later(sql, ...)
   if not done then tell_waiting(self, why) end
 end
 
---- After a step has been recorded: tells if rows wait.
+--- After a step has been recorded: tries again what waits, and tells if rows do.
 function pending:notice()
+  if self.waiting[1] and C.neap_clock() >= self.next_try then catch_up(self, SHORT) end
   if not self.told and C.neap_store_waiting(self.ptr) > 0 then
     tell_waiting(self, ('store %s: cannot be written'):format(self.path))
   end
