@@ -141,7 +141,7 @@ function command.run(args)
   tell(definition, plan, args)
   runs:close()
   if not finished then
-    io.stderr:write 'neap: interrupted; the same command goes on from here\n'
+    errors.tell 'interrupted; the same command goes on from here'
     return INTERRUPTED
   end
   return count(plan).failed > 0 and 1 or 0
