@@ -238,6 +238,16 @@ test_timeline() {
   report
 }
 
+# Policies, splits, schedules, shard groups and ranks that share the GPU: one digest.
+check() {
+  timeout 300 "$build/neap" run experiments/quickstart.lua --device=cuda --check \
+    --policies=static,hot,late,neap,lplb 2>&1
+}
+test_check() {
+  start 'one digest under every policy' check
+  report
+}
+
 # ---- sanitize ----
 
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
@@ -312,6 +322,7 @@ if wanted test; then
   test_processes
   test_training
   test_timeline
+  test_check
 fi
 if wanted sanitize; then sanitize_all; fi
 if wanted bench; then bench_all; fi

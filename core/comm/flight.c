@@ -188,6 +188,14 @@ int32_t neapi_flight_size(void)
   return size;
 }
 
+int32_t neapi_flight_rank(void)
+{
+  pthread_mutex_lock(&lock);
+  int32_t rank = flights ? flights->rank : -1;
+  pthread_mutex_unlock(&lock);
+  return rank;
+}
+
 void neapi_flight_abort(const char *why)
 {
   pthread_mutex_lock(&lock);

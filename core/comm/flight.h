@@ -49,8 +49,9 @@ void neapi_flight_end(neapi_flight *flight, const neapi_call *call, int status);
 bool neapi_flight_overdue(double limit);
 /* States of this process' ranks, in states[] by rank; returns how many. size: of states. */
 int32_t neapi_flight_states(neapi_flight_state *states, int32_t size);
-/* Ranks of the job; 0: no communicator is open. */
+/* Ranks of the job; 0: no communicator is open. The rank of this process, or one of them; -1. */
 int32_t neapi_flight_size(void);
+int32_t neapi_flight_rank(void);
 /* Lets all operations of this process' threads fail. */
 void neapi_flight_abort(const char *why);
 /* Writes all ranks of this process as JSON. */

@@ -14,7 +14,8 @@
 
 enum { TEXT = 1400, PATH_BYTES = 1024 };
 
-static const double LOOK_SECONDS = 0.05, ANSWER_SECONDS = 1.5, LEAVE_SECONDS = 2;
+static const double LOOK_SECONDS = 0.05, ANSWER_SECONDS = 2, LEAVE_SECONDS = 2;
+static const double PEERS_SECONDS = 1; /* between looks for peers' questions, at most */
 static const double DEFAULT_LIMIT = 600;
 
 /* What travels: answers to a question, which is one itself. */
@@ -27,7 +28,7 @@ static double limit = DEFAULT_LIMIT;
 static int exit_status; /* of a process that does not end by itself; 0: it is left alone */
 static char folder[PATH_BYTES];
 static bool judging; /* atomic: a verdict will come */
-static bool started, told, speaks = true, written;
+static bool started, told, speaks = true;
 static char verdict[TEXT];
 static const char *published; /* verdict, when it is whole; atomic */
 static neapi_watch_peers peers;
@@ -79,7 +80,7 @@ void neapi_watchdog_late(const neapi_call *call, double begun)
 {
   pthread_mutex_lock(&lock);
   late = (neapi_flight_entry){.call = *call, .begun = begun};
-  judging = true;
+  __atomic_store_n(&judging, true, __ATOMIC_RELEASE);
   pthread_mutex_unlock(&lock);
 }
 
@@ -88,18 +89,11 @@ void neapi_watchdog_late(const neapi_call *call, double begun)
 const char *neap_flight_write(const char *reason)
 {
   static char path[PATH_BYTES + 64];
-  static neapi_flight_state states[4096];
   char part[PATH_BYTES + 80];
   if (!*folder || !neapi_flight_size())
     return NULL;
   pthread_mutex_lock(&lock);
-  int32_t rank = -1;
-  if (have_peers) {
-    memset(states, 0, sizeof states);
-    neapi_flight_states(states, 4096);
-    for (rank = 0; rank < 4095 && !states[rank].answered;)
-      rank++;
-  }
+  int32_t rank = have_peers ? neapi_flight_rank() : -1;
   if (rank < 0)
     snprintf(path, sizeof path, "%s/neap-flight-%d.json", folder, (int)getpid());
   else
@@ -115,7 +109,6 @@ const char *neap_flight_write(const char *reason)
     if (!whole)
       unlink(part);
   }
-  written = written || whole;
   pthread_mutex_unlock(&lock);
   return whole ? path : NULL;
 }
@@ -395,13 +388,23 @@ static void heed_signal(void)
   }
 }
 
+/* Peers seldom ask, and looking for questions takes a turn of MPI's locks. */
+static void look_for_peers(double *next)
+{
+  double now = neap_clock(), pause = limit > 0 ? limit / 10 : PEERS_SECONDS;
+  if (!have_peers || now < *next)
+    return;
+  answer_peers();
+  *next = now + (pause < PEERS_SECONDS ? pause : PEERS_SECONDS);
+}
+
 static void *watch(void *argument)
 {
+  double next = 0;
   for (;;) {
     nap(LOOK_SECONDS);
     heed_signal();
-    if (have_peers)
-      answer_peers();
+    look_for_peers(&next);
     pthread_mutex_lock(&lock);
     bool is_late = late.begun > 0;
     pthread_mutex_unlock(&lock);
