@@ -145,9 +145,11 @@ static int check_header(const neap_checkpoint_reader *r)
                         tensor->name);
     end = tensor->end;
   }
+  if (header->tensor_count < 1)
+    return bad(r, "it has no checksums");
   const neapi_tensor_entry *last = &header->tensors[header->tensor_count - 1];
-  if (header->tensor_count < 1 || strcmp(last->name, NEAPI_CHECKSUMS) ||
-      r->data + last->begin != r->bytes || last->end - last->begin != CHECKSUM_BYTES * r->count)
+  if (strcmp(last->name, NEAPI_CHECKSUMS) || r->data + last->begin != r->bytes ||
+      last->end - last->begin != CHECKSUM_BYTES * r->count)
     return bad(r, "its checksums do not lie where they should");
   return NEAP_OK;
 }
