@@ -259,6 +259,11 @@ if build_with build-tsan thread; then
   threads_under_tsan
   run_part 'ranks as threads, under ThreadSanitizer'
 fi
+if [[ -n "${NEAP_LONG:-}" ]]; then
+  job 'fuzzed traces' 'tests/fuzz/run.sh 60'
+  job 'failed allocations' 'tests/fuzz/allocations.sh'
+  run_part 'fuzzers'
+fi
 printf '%d jobs in %d s\n' "${#names[@]}" "$((SECONDS - began))"
 printf '%d passed, %d failed\n' "$passed" "$failed"
 ((failed == 0))
