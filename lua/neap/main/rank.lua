@@ -181,6 +181,7 @@ local function run(channel, rank, ranks, order, runs)
       machine = recipe_pricing.machine(order.sim.cluster, ranks) },
     timeline = order.timeline and step_recorder.open(order.timeline, order.timeline_step),
   }, Job)
+  recipe.forbid_exit()
   script:run(job)
   if job.timeline then job.timeline:close(job) end
 end

@@ -49,9 +49,14 @@ local function refuse_exit(status)
   error(('os.exit(%s) in a recipe: run returns, or calls error'):format(tostring(status or '')), 2)
 end
 
---- The recipe of a file; modules beside the file can be required. From now on os.exit is an error.
-function recipe.load(path)
+--- From now on os.exit is an error in this state, which belongs to a recipe.
+function recipe.forbid_exit()
   rawset(os, 'exit', refuse_exit)
+end
+
+--- The recipe of a file; modules beside the file can be required. While it is read os.exit is an
+-- error.
+function recipe.load(path)
   local chunk, why = loadfile(path)
   if not chunk then
     local file = io.open(path)
@@ -68,7 +73,10 @@ function recipe.load(path)
   if package.path:sub(1, #pattern) ~= pattern then
     package.path = pattern .. package.path
   end
+  local exit = os.exit
+  recipe.forbid_exit()
   local loaded = chunk()
+  rawset(os, 'exit', exit)
   if not recipe.is(loaded) then
     errors.usage('%s: is no recipe: it must return recipe.define{…}', path)
   end
