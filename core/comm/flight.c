@@ -82,8 +82,9 @@ int32_t neapi_flight_comm(neapi_flight *f)
 
 void neapi_flight_begin(neapi_flight *f, const neapi_call *call)
 {
-  neapi_flight_entry entry = {.call = *call, .begun = neap_clock()};
+  neapi_flight_entry entry = {.call = *call};
   pthread_mutex_lock(&f->lock);
+  entry.begun = neap_clock();
   f->ring[f->begun++ % NEAPI_FLIGHT_RING] = entry;
   f->now[call->comm % NEAPI_FLIGHT_COMMS] = entry;
   pthread_mutex_unlock(&f->lock);
