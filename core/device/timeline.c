@@ -34,7 +34,7 @@ static _Thread_local struct {
 #define SPAN_PHASE(id, name, phase) phase,
 static const char *const span_names[] = {NEAP_SPAN_LIST(SPAN_NAME)};
 static const char *const span_phases[] = {NEAP_SPAN_LIST(SPAN_PHASE)};
-static const char *const stream_names[] = {"compute", "tokens", "unshard", "reduce"};
+static const char *const stream_names[] = {"compute", "tokens", "unshard", "reduce", "late"};
 
 const char *neap_span_name(int32_t id)
 {

@@ -134,6 +134,14 @@ NEAP_API void neap_layout_close(neap_layout *layout);
 /* Takes over expert_of[S] after checking it: ids in range, every expert somewhere.
  * Errors: LAYOUT, naming rank, slot and expert; the layout then keeps its old content. */
 NEAP_API int neap_layout_set(neap_layout *layout, const int32_t *expert_of);
+/* Gives the experts that a rank has in base too the slots that they have there; the others follow in
+ * the slots that are left. So only slots whose expert its rank lacks in base differ from it. Errors:
+ * ARGUMENT if the topologies differ. */
+NEAP_API int neap_layout_align(neap_layout *layout, const neap_layout *base);
+/* Experts that travel when layout follows base: for each rank those that it has and lacked; their
+ * number over all ranks, and in *most (may be NULL) of the rank with the most. */
+NEAP_API int32_t neap_layout_arrivals(const neap_layout *base, const neap_layout *layout,
+                                      int32_t *most);
 NEAP_API int neap_layout_copy(neap_layout *to, const neap_layout *from);
 /* expert_of[S]. Owned by the layout. */
 NEAP_API const int32_t *neap_layout_experts(const neap_layout *layout);
@@ -496,6 +504,7 @@ typedef enum {
 /* Bytes that this rank has sent to other ranks, and of them to other nodes. */
 typedef struct {
   int64_t unshard, unshard_inter;
+  int64_t late, late_inter; /* of unshards of changes */
   int64_t reduce, reduce_inter;
   int64_t refresh, refresh_inter;
 } neap_shard_traffic;
@@ -538,6 +547,13 @@ NEAP_API int neap_shards_get(neap_shards *shards, int part, int32_t expert, neap
  * Collective. */
 NEAP_API int neap_shards_unshard_start(neap_shards *shards, const neap_layout *layout,
                                        neap_tensor *buffer, int32_t chunks, neap_transfer **out);
+/* The same where buffer has the experts of another layout, base, whose transfer has been waited
+ * for: only slots with another expert get theirs, in one exchange over the communicator of reduces,
+ * and of experts that a rank keeps in another slot none travels. Slots before the first changed one
+ * are ready at once. Collective. Errors: as above, and LAYOUT if buffer is not of base. */
+NEAP_API int neap_shards_unshard_changes_start(neap_shards *shards, const neap_layout *base,
+                                               const neap_layout *layout, neap_tensor *buffer,
+                                               neap_transfer **out);
 /* The way back of gradients: every owner adds what the replicas of an expert hold for its range,
  * in the order of slots, and puts the sum into its gradient, or with accumulate adds it to that.
  * gradients: as buffer of unshard, but of the master's dtype, or F64 if exact. slot_tokens[S]: the
@@ -643,8 +659,15 @@ NEAP_API int neap_moe_backward(neap_moe *moe, const neap_tensor *x, const neap_t
 NEAP_API int neap_moe_cost(const neap_moe *moe, neap_moe_costs *out);
 /* ---- timeline: what the streams of a rank did, and when -------------------------------------- */
 
-/* The streams of a rank: computation, and exchanges of tokens, of parameters and of gradients. */
-typedef enum { NEAP_COMPUTE, NEAP_TOKENS, NEAP_UNSHARD, NEAP_REDUCE, NEAP_STREAMS } neap_stream;
+/* The streams of a rank: computation, and exchanges of tokens, of parameters, of gradients. */
+typedef enum {
+  NEAP_COMPUTE,
+  NEAP_TOKENS,
+  NEAP_UNSHARD,
+  NEAP_REDUCE,
+  NEAP_LATE, /* parameters that plans on the exact counts have changed */
+  NEAP_STREAMS
+} neap_stream;
 
 /* What streams do, in measured and in simulated timelines alike: name, phase. */
 #define NEAP_SPAN_LIST(X)                                                                          \
@@ -671,6 +694,7 @@ typedef enum { NEAP_COMPUTE, NEAP_TOKENS, NEAP_UNSHARD, NEAP_REDUCE, NEAP_STREAM
   X(EMBED_BACK, "embed", "backward")                                                               \
   X(OPTIMIZER, "optimizer", "step")                                                                \
   X(UNSHARD, "unshard", "") /* unshard: parameters travel; compute: copies within the rank */      \
+  X(LATE, "late", "")       /* late: parameters of slots that a plan on the counts has changed */  \
   X(REDUCE, "reduce", "")   /* reduce: gradients travel; compute: adding them up */                \
   X(REFRESH, "refresh", "") /* unshard: new parameters to the shard groups */                      \
   X(WAIT, "wait", "")       /* compute: for an exchange, that is, exposed communication */
@@ -812,9 +836,11 @@ NEAP_API int neap_cluster_critical(const neap_cluster *cluster, int32_t *ops, in
 
 /* Bytes on the links when a layout is unsharded, or its gradients are reduced, the working
  * parameters being cut over the ranks of every group: ports[ranks] and uplinks[nodes] as an
- * exchange takes them. bytes[experts]. */
-NEAP_API int neap_layout_traffic(const neap_layout *layout, const double *bytes, int32_t group,
-                                 double *ports, double *uplinks);
+ * exchange takes them. bytes[experts]. base: NULL, or the layout that ranks have already: only
+ * experts that are new to a rank travel then. */
+NEAP_API int neap_layout_traffic(const neap_layout *layout, const neap_layout *base,
+                                 const double *bytes, int32_t group, double *ports,
+                                 double *uplinks);
 
 /* ---- synth: synthetic loads ------------------------------------------------------------------ */
 

@@ -147,6 +147,75 @@ int neapi_layout_same(const char *who, const char *what, uint64_t hash, uint64_t
                     who, what, (unsigned long long)hash, (unsigned long long)expected);
 }
 
+/* The experts of one rank's slots in another order: those of base where they are there. */
+static void align_rank(const neap_topology *t, int32_t rank, const int32_t *base,
+                       const int32_t *expert_of, int32_t *out)
+{
+  int32_t first = t->first_slot[rank], end = t->first_slot[rank + 1], next = first;
+  for (int32_t s = first; s < end; s++)
+    out[s] = -1;
+  for (int32_t s = first; s < end; s++) { /* as many copies as both have */
+    int32_t here = 0, before = 0;
+    for (int32_t i = first; i < end; i++)
+      here += expert_of[i] == base[s];
+    for (int32_t i = first; i < s; i++)
+      before += base[i] == base[s];
+    if (before < here)
+      out[s] = base[s];
+  }
+  for (int32_t s = first; s < end; s++) { /* the rest, in their order */
+    int32_t here = 0, taken = 0;
+    for (int32_t i = first; i < s; i++)
+      here += expert_of[i] == expert_of[s];
+    for (int32_t i = first; i < end; i++)
+      taken += out[i] == expert_of[s] && base[i] == expert_of[s];
+    if (here < taken)
+      continue;
+    while (out[next] >= 0)
+      next++;
+    out[next] = expert_of[s];
+  }
+}
+
+int neap_layout_align(neap_layout *l, const neap_layout *base)
+{
+  const neap_topology *t = l->topology;
+  int status = neapi_layout_require(l, t, "layout align");
+  if (!status)
+    status = neapi_layout_require(base, t, "layout align");
+  if (status)
+    return status;
+  int32_t *out = neapi_alloc(t->slots * 4ll, "layout align");
+  if (!out)
+    return NEAP_MEMORY;
+  for (int32_t r = 0; r < t->ranks; r++)
+    align_rank(t, r, base->expert_of, l->expert_of, out);
+  memcpy(l->expert_of, out, t->slots * 4ul);
+  free(out);
+  return neapi_layout_index(l);
+}
+
+int32_t neap_layout_arrivals(const neap_layout *base, const neap_layout *l, int32_t *most)
+{
+  const neap_topology *t = l->topology;
+  int32_t all = 0, largest = 0;
+  for (int32_t r = 0; r < t->ranks; r++) {
+    int32_t arriving = 0;
+    for (int32_t s = t->first_slot[r]; s < t->first_slot[r + 1]; s++) {
+      bool there = false;
+      for (int32_t i = t->first_slot[r]; i < t->first_slot[r + 1]; i++)
+        there |=
+            base->expert_of[i] == l->expert_of[s] || (i < s && l->expert_of[i] == l->expert_of[s]);
+      arriving += !there;
+    }
+    all += arriving;
+    largest = arriving > largest ? arriving : largest;
+  }
+  if (most)
+    *most = largest;
+  return all;
+}
+
 /* What is copied has been checked. */
 int neap_layout_copy(neap_layout *to, const neap_layout *from)
 {

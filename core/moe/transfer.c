@@ -27,8 +27,10 @@ struct neap_transfer {
   messages send, recv;        /* of one chunk */
   neapi_range *copies;        /* [slots] of unshard: row begin is copied to row end, by end */
   int32_t copy_count, copied;
-  char *rows; /* of unshard: the slots' buffer */
-  bool reduces, accumulates;
+  char *rows;    /* of unshard: the slots' buffer */
+  int32_t ready; /* of an unshard of changes: slots before the first changed one */
+  int stream;    /* NEAP_UNSHARD, also of a refresh; NEAP_LATE or NEAP_REDUCE */
+  bool accumulates;
   int failed;           /* copies within this rank */
   neapi_buffer terms;   /* [S] const void *: what an expert's range is the sum of, by expert */
   int32_t *term_first;  /* [experts + 1] */
@@ -94,7 +96,8 @@ static neap_transfer *acquire(neap_shards *s, int32_t exchanges)
   t->exchanges = t->arrived = 0;
   t->send.count = t->recv.count = 0;
   t->copy_count = t->copied = t->failed = 0;
-  t->reduces = false;
+  t->ready = 0;
+  t->stream = NEAP_UNSHARD;
   int64_t bytes = exchanges * (int64_t)sizeof(neap_request *);
   if (!neapi_buffer_reserve(&t->requests, bytes, "shards: transfer"))
     return t;
@@ -102,13 +105,19 @@ static neap_transfer *acquire(neap_shards *s, int32_t exchanges)
   return NULL;
 }
 
+/* Waits for the next exchange. */
+static int wait_next(neap_transfer *t)
+{
+  neap_request **requests = t->requests.data;
+  return neap_request_wait(requests[t->arrived++]);
+}
+
 /* Waits for the exchanges that have not been waited for. Returns the first failure. */
 static int drain(neap_transfer *t)
 {
-  neap_request **requests = t->requests.data;
   int status = NEAP_OK;
   while (t->arrived < t->exchanges) {
-    int failed = neap_request_wait(requests[t->arrived++]);
+    int failed = wait_next(t);
     status = status ? status : failed;
   }
   return status;
@@ -150,10 +159,10 @@ static int start_exchange(neap_transfer *t, int id, int32_t chunk, int64_t *tota
   const int32_t *node_of = s->topology->node_of;
   const neap_message *send = t->send.buffer.data;
   neap_request **requests = t->requests.data;
-  neapi_timeline_label(id, t->reduces ? NEAP_REDUCE : NEAP_UNSHARD, chunk);
-  int status =
-      neap_comm_exchange_start(t->reduces ? s->reduces : s->comm, send, t->send.count,
-                               t->recv.buffer.data, t->recv.count, &requests[t->exchanges]);
+  neapi_timeline_label(id, t->stream, chunk);
+  int status = neap_comm_exchange_start(t->stream == NEAP_UNSHARD ? s->comm : s->reduces, send,
+                                        t->send.count, t->recv.buffer.data, t->recv.count,
+                                        &requests[t->exchanges]);
   if (status)
     return status;
   t->exchanges++;
@@ -179,17 +188,31 @@ static int started(neap_transfer *t, int status, neap_transfer **out)
 
 /* ---- unshard --------------------------------------------------------------------------------- */
 
-/* The first slot of the same rank that holds the same expert. */
-static int32_t first_copy(const neap_topology *t, const int32_t *expert_of, int32_t slot)
+/* Whether a slot has its expert already. base: what the slots have, or NULL: nothing. */
+static bool is_kept(const int32_t *expert_of, const int32_t *base, int32_t slot)
 {
-  int32_t first = t->first_slot[t->rank_of[slot]];
-  while (expert_of[first] != expert_of[slot])
-    first++;
+  return base && base[slot] == expert_of[slot];
+}
+
+/* Where a slot that is not kept gets its expert from: a kept slot of the same rank with the same
+ * expert, else the first of those that are not; if that is the slot itself, from other ranks. */
+static int32_t source_of(const neap_topology *t, const int32_t *expert_of, const int32_t *base,
+                         int32_t slot)
+{
+  int32_t rank = t->rank_of[slot], first = -1;
+  for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1]; s++) {
+    if (expert_of[s] != expert_of[slot])
+      continue;
+    if (is_kept(expert_of, base, s))
+      return s;
+    first = first < 0 ? s : first;
+  }
   return first;
 }
 
 /* This rank's working range of each expert that the other ranks of its group need in a chunk. */
-static void list_outgoing(neap_transfer *t, const int32_t *expert_of, int32_t chunk, int32_t chunks)
+static void list_outgoing(neap_transfer *t, const int32_t *expert_of, const int32_t *base,
+                          int32_t chunk, int32_t chunks)
 {
   const neap_shards *s = t->shards;
   const neap_topology *topology = s->topology;
@@ -198,7 +221,7 @@ static void list_outgoing(neap_transfer *t, const int32_t *expert_of, int32_t ch
     int32_t e = expert_of[slot], peer = topology->rank_of[slot];
     int64_t bytes = (s->working_at[e + 1] - s->working_at[e]) * s->element;
     if (peer != s->rank && neapi_topology_chunk(topology, slot, chunks) == chunk &&
-        first_copy(topology, expert_of, slot) == slot)
+        !is_kept(expert_of, base, slot) && source_of(topology, expert_of, base, slot) == slot)
       add(&t->send, s->working + s->working_at[e] * s->element, bytes, peer);
   }
 }
@@ -219,13 +242,16 @@ static void list_slot(neap_transfer *t, int32_t expert, char *row)
   }
 }
 
-static void list_incoming(neap_transfer *t, const int32_t *expert_of, int32_t chunk, int32_t chunks)
+static void list_incoming(neap_transfer *t, const int32_t *expert_of, const int32_t *base,
+                          int32_t chunk, int32_t chunks)
 {
   const neap_shards *s = t->shards;
   int32_t first = s->topology->first_slot[s->rank];
   int32_t from = neapi_slots_before(s->slots, chunks, chunk);
   for (int32_t i = from; i < neapi_slots_before(s->slots, chunks, chunk + 1); i++) {
-    int32_t source = first_copy(s->topology, expert_of, first + i) - first;
+    if (is_kept(expert_of, base, first + i))
+      continue;
+    int32_t source = source_of(s->topology, expert_of, base, first + i) - first;
     if (source == i)
       list_slot(t, expert_of[first + i], t->rows + i * s->slot_size * s->element);
     else
@@ -240,12 +266,25 @@ static int start_unshard(neap_transfer *t, const int32_t *expert_of, int32_t chu
   for (int32_t chunk = 0; !status && chunk < chunks; chunk++) {
     double begin = neap_timeline_begin(NEAP_SPAN_UNSHARD);
     t->send.count = t->recv.count = 0;
-    list_outgoing(t, expert_of, chunk, chunks);
-    list_incoming(t, expert_of, chunk, chunks);
+    list_outgoing(t, expert_of, NULL, chunk, chunks);
+    list_incoming(t, expert_of, NULL, chunk, chunks);
     neap_timeline_end(NEAP_SPAN_UNSHARD, begin);
     status = start_exchange(t, NEAP_SPAN_UNSHARD, chunks > 1 ? chunk : -1, &s->traffic.unshard,
                             &s->traffic.unshard_inter);
   }
+  return status;
+}
+
+/* Makes room for the messages of an unshard into buffer. */
+static int reserve_unshard(neap_transfer *t, const neap_layout *layout, neap_tensor *buffer)
+{
+  neap_shards *s = t->shards;
+  int32_t first = s->group_first[s->rank], end = first + s->group_size[s->rank];
+  int status = reserve(&t->send, s->topology->first_slot[end] - s->topology->first_slot[first]);
+  if (!status)
+    status = reserve(&t->recv, (int64_t)s->slots * (end - first));
+  t->rows = neap_tensor_data(buffer);
+  buffer->layout = layout->hash;
   return status;
 }
 
@@ -262,14 +301,48 @@ int neap_shards_unshard_start(neap_shards *s, const neap_layout *layout, neap_te
   neap_transfer *t = acquire(s, chunks);
   if (!t)
     return NEAP_MEMORY;
-  int32_t first = s->group_first[s->rank], end = first + s->group_size[s->rank];
-  status = reserve(&t->send, s->topology->first_slot[end] - s->topology->first_slot[first]);
-  if (!status)
-    status = reserve(&t->recv, (int64_t)s->slots * (end - first));
-  t->rows = neap_tensor_data(buffer);
-  buffer->layout = layout->hash;
+  status = reserve_unshard(t, layout, buffer);
   if (!status)
     status = start_unshard(t, layout->expert_of, chunks);
+  return started(t, status, out);
+}
+
+static int start_changes(neap_transfer *t, const int32_t *expert_of, const int32_t *base)
+{
+  neap_shards *s = t->shards;
+  int32_t first = s->topology->first_slot[s->rank];
+  double begin = neap_timeline_begin(NEAP_SPAN_LATE);
+  list_outgoing(t, expert_of, base, 0, 1);
+  list_incoming(t, expert_of, base, 0, 1);
+  while (t->ready < s->slots && is_kept(expert_of, base, first + t->ready))
+    t->ready++;
+  neap_timeline_end(NEAP_SPAN_LATE, begin);
+  t->stream = NEAP_LATE;
+  return start_exchange(t, NEAP_SPAN_LATE, -1, &s->traffic.late, &s->traffic.late_inter);
+}
+
+int neap_shards_unshard_changes_start(neap_shards *s, const neap_layout *base,
+                                      const neap_layout *layout, neap_tensor *buffer,
+                                      neap_transfer **out)
+{
+  int status = neapi_layout_require(base, s->topology, "unshard of changes");
+  if (!status)
+    status = neapi_layout_require(layout, s->topology, "unshard of changes");
+  if (!status)
+    status = neapi_tensor_matrix("unshard of changes", "buffer", buffer, s->dtype, s->slots,
+                                 s->slot_size);
+  if (!status && buffer->layout != base->hash)
+    status = neapi_fail(NEAP_LAYOUT,
+                        "unshard of changes: the buffer has layout %016llx, base is %016llx",
+                        (unsigned long long)buffer->layout, (unsigned long long)base->hash);
+  if (status)
+    return status;
+  neap_transfer *t = acquire(s, 1);
+  if (!t)
+    return NEAP_MEMORY;
+  status = reserve_unshard(t, layout, buffer);
+  if (!status)
+    status = start_changes(t, layout->expert_of, base->expert_of);
   return started(t, status, out);
 }
 
@@ -288,15 +361,21 @@ static void copy_rows(neap_transfer *t, int32_t end)
   neap_timeline_end(NEAP_SPAN_UNSHARD, begin);
 }
 
+/* Slots, from the first on, that have their experts. */
+static int32_t slots_ready(const neap_transfer *t)
+{
+  int32_t arrived = neapi_slots_before(t->shards->slots, t->exchanges, t->arrived);
+  return arrived > t->ready ? arrived : t->ready;
+}
+
 int neapi_transfer_wait_slot(neap_transfer *t, int32_t slot, int32_t *end)
 {
-  neap_request **requests = t->requests.data;
-  int32_t slots = t->shards->slots, ready = neapi_slots_before(slots, t->exchanges, t->arrived);
+  int32_t ready = slots_ready(t);
   while (ready <= slot) {
-    int status = neap_request_wait(requests[t->arrived++]);
+    int status = wait_next(t);
     if (status)
       return status;
-    ready = neapi_slots_before(slots, t->exchanges, t->arrived);
+    ready = slots_ready(t);
     copy_rows(t, ready);
   }
   *end = ready < *end ? ready : *end;
@@ -391,7 +470,7 @@ int neap_shards_reduce_start(neap_shards *s, const neap_layout *layout,
   if (status)
     return started(t, status, out);
   char *rows = neap_tensor_data(gradients);
-  t->reduces = true;
+  t->stream = NEAP_REDUCE;
   t->accumulates = accumulate;
   list_gradients(t, layout->expert_of, slot_tokens, rows, element);
   list_terms(t, layout, slot_tokens, rows, element);
@@ -499,7 +578,7 @@ int neap_transfer_wait(neap_transfer *t)
   if (!t)
     return neapi_fail(NEAP_ARGUMENT, "transfer wait: no transfer");
   int status = drain(t);
-  if (!status && t->reduces) {
+  if (!status && t->stream == NEAP_REDUCE) {
     double begin = neap_timeline_begin(NEAP_SPAN_REDUCE);
     status = finish_reduce(t);
     if (t->staging.memory == NEAPI_GPU) /* where allocating costs little, and memory is scarce */

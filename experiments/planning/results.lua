@@ -11,7 +11,7 @@ local neap = require 'neap'
 local sets = require 'planning.sets'
 
 local POLICIES = { 'static', 'random', 'eplb', 'flexmoe', 'laer', 'laer+minimax', 'llep', 'moonep',
-  'ultraep', 'fastermoe', 'neap', 'oracle+minimax:planner=neap' }
+  'ultraep', 'fastermoe', 'neap', 'neap:on=known' }
 
 local function print_results(set)
   print(('\n**%s**: %s, %d layers, %d steps\n'):format(set.name, tostring(set.topology),
@@ -21,7 +21,7 @@ local function print_results(set)
   for _, policy in ipairs(POLICIES) do
     local r = neap.replay.score { trace = set.trace, topology = set.topology, policy = policy }
     print(('| %s%s | %.4f | %.4f | %.2f | %.2f | %.3f | %.1f |'):format(policy,
-      r.bound and ' (bound)' or '', r.imbalance.mean, r.imbalance.p95, r.std_percent,
+      r.plans_on and ' (known loads)' or '', r.imbalance.mean, r.imbalance.p95, r.std_percent,
       100 * r.inter_node_share, r.plan_ms.mean, r.split_us.mean))
   end
 end

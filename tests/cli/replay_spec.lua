@@ -53,11 +53,12 @@ describe('neap replay', function()
   end)
 
   it('prints a table, a row per policy', function()
-    local out = expect(0, base .. '--slots 2,1,1,2 --policy static --policy oracle --window 3')
+    local out = expect(0, base .. '--slots 2,1,1,2 --policy static --policy laer:on=known '
+      .. '--window 3')
     assert.matches('8 steps of 1 layers, 4 ranks in 2 nodes, 6 slots for 3 experts, scored from '
       .. 'step 3', out)
     assert.matches('\nstatic +%d', out)
-    assert.matches('\noracle %(bound%) +%d', out)
+    assert.matches('\nlaer:on=known.* %(known loads%) +%d', out)
   end)
 
   it('refuses wrong usage with status 2', function()

@@ -122,8 +122,8 @@ describe('neap report', function()
   it('writes one page that fits every screen, without scripts or network', function()
     expect(0, 'simulate --cluster a100x8 --model moe-1.2b --steps 1 --policy laer --no-store '
       .. '--timeline step.json')
-    expect(0, ("report %s --policy '%s' --policy oracle --timeline step.json -o a.html"):format(
-      base, mine))
+    expect(0, ("report %s --policy '%s' --policy laer:on=known --timeline step.json -o a.html")
+      :format(base, mine))
     local html = read(path_of 'a.html')
     for _, title in ipairs { 'Summary', 'Comparison', 'Over the steps', 'Load of the experts',
       'Work of the ranks', 'Layouts: the largest change', 'Timeline of a step',

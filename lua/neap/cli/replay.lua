@@ -79,14 +79,10 @@ local function with_window(text, window)
   return ('%s%swindow=%d'):format(text, text:find(':', 1, true) and ',' or ':', window)
 end
 
-local function name_of(row)
-  return row.policy .. (row.bound and ' (bound)' or row.late_slots and ' (late slots)' or '')
-end
-
 local function print_table(document, t)
   print(('%s: %d steps of %d layers, %s, scored from step %d'):format(t.path, t.steps, t.layers,
     document.topology, document.warm_up))
-  print(text_table.format(metrics.cells('replay', document.rows, name_of)))
+  print(text_table.format(metrics.cells('replay', document.rows)))
 end
 
 local function score_all(args, t, topology, document, begin)

@@ -149,6 +149,22 @@ function Layout:changed(other)
   return C.neap_layout_changed(self.ptr, other.ptr)
 end
 
+--- Gives experts that a rank has in base too the slots that they have there: only slots whose
+-- expert the rank lacks in base differ from it then.
+function Layout:align(base)
+  lib.check(C.neap_layout_align(self.ptr, base.ptr), 2)
+  return self
+end
+
+local most = lib.ffi.new 'int32_t[1]'
+
+--- Experts that ranks have in this layout and lack in base, and the most of a rank: what travels
+-- when it follows base.
+function Layout:arrivals(base)
+  local all = C.neap_layout_arrivals(base.ptr, self.ptr, most)
+  return all, most[0]
+end
+
 --- A line per node; ranks between bars, a column per slot, empty slots as dots.
 function Layout:__tostring()
   local t, array, lines = self.topology, self:array(), {}

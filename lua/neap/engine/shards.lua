@@ -115,6 +115,14 @@ function Shards:unshard_start(layout, buffer, parts)
   return started(self, buffer)
 end
 
+--- The same where buffer has the experts of layout base, which have been waited for: only slots
+-- with another expert get theirs.
+function Shards:unshard_changes_start(base, layout, buffer)
+  check(C.neap_shards_unshard_changes_start(self.ptr, base.ptr, layout.ptr, buffer.ptr,
+    out_transfer), 2)
+  return started(self, buffer)
+end
+
 --- Starts to sum the gradients of all replicas that had tokens at their owners; with accumulate on
 -- top of what is there. slot_tokens: int64_t array, of all slots.
 function Shards:reduce_start(layout, gradients, slot_tokens, accumulate)
@@ -167,11 +175,11 @@ function Shards:adamw(settings)
 end
 
 --- Bytes that this rank has sent to others, by kind, and of them to other nodes: { unshard =,
--- unshard_inter =, reduce =, reduce_inter =, refresh =, refresh_inter = }.
+-- unshard_inter =, and the same of late (unshards of changes), reduce and refresh }.
 function Shards:traffic()
   check(C.neap_shards_traffic(self.ptr, traffic), 2)
   local result = {}
-  for _, name in ipairs { 'unshard', 'reduce', 'refresh' } do
+  for _, name in ipairs { 'unshard', 'late', 'reduce', 'refresh' } do
     result[name] = tonumber(traffic[name])
     result[name .. '_inter'] = tonumber(traffic[name .. '_inter'])
   end

@@ -176,10 +176,11 @@ end
 
 -- Streams that waits are for, as C orders them.
 local AWAITED = { [C.NEAP_COMPUTE] = 'other', [C.NEAP_TOKENS] = 'tokens',
-  [C.NEAP_UNSHARD] = 'unshard', [C.NEAP_REDUCE] = 'reduce' }
+  [C.NEAP_UNSHARD] = 'unshard', [C.NEAP_REDUCE] = 'reduce',
+  [C.NEAP_LATE] = 'late' }
 
---- What C tells of exposed communication as a table of seconds: tokens, unshard, reduce, other (any
--- other exchange; the end of a simulated step). exposed: double[NEAP_STREAMS].
+--- What C tells of exposed communication as a table of seconds: tokens, unshard, late, reduce,
+-- other (any other exchange; the end of a simulated step). exposed: double[NEAP_STREAMS].
 function timeline.exposed(exposed)
   local seconds = {}
   for stream, name in pairs(AWAITED) do seconds[name] = exposed[stream] end

@@ -38,7 +38,8 @@ local function open_worker(server, setup)
   local self = setmetatable({ server = server, queue = {}, first = 1, waiting = {} }, Worker)
   C.neap_policy_server_begin(server, messages.LOADING, 0, 0)
   self.runtime = runtime.open {
-    file = setup.file, params = setup.params, split = setup.split, topology = topology,
+    file = setup.file, params = setup.params, split = setup.split, on = setup.on,
+    topology = topology,
     layers = setup.layers, seed = setup.seed,
     watch = function(hook, step, layer)
       C.neap_policy_server_begin(server, messages.of_hook[hook], step, layer)

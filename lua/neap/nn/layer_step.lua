@@ -8,15 +8,10 @@ local timeline = require 'neap.engine.timeline'
 
 local layer_step = {}
 
---- Whether the layouts of a step are known before its counts, so that they can be fetched early.
-local function ahead(model)
-  return (model.session.plans_on or 'history') == 'history'
-end
-
 --- A forward begins.
 function layer_step.begin(model)
   model.pipeline:begin()
-  if ahead(model) and model.schedule.unshard_ahead > 0 then model.pipeline:start(0) end
+  if model.schedule.unshard_ahead > 0 then model.pipeline:start(0) end
 end
 
 --- x: of the layer before. direction: 1, or -1 where layers are computed again before their
@@ -25,13 +20,14 @@ function layer_step.forward_layer(model, l, x, step, direction)
   local block, experts, pipeline = model.blocks[l], model.experts[l], model.pipeline
   direction = direction or 1
   timeline.layer(l)
-  if ahead(model) then pipeline:prefetch('attention', l, direction) end
+  pipeline:prefetch('attention', l, direction)
   local normed = block:forward_attention(x)
   experts:route(normed, block.router.value)
   local split = model:plan(step, l, experts:load())
   experts:dispatch(normed, model.session:layout(l), split)
+  pipeline:change(l) -- now, so that slots that are kept need not wait for it with their tokens
   if model.session.record then model.session:record(step, l, experts:load()) end
-  if ahead(model) then pipeline:prefetch('dispatch', l, direction) end
+  pipeline:prefetch('dispatch', l, direction)
   local weights, arriving = pipeline:weights(l)
   experts:forward(weights, block:output_buffer(), arriving)
   pipeline:wait_weights(l)

@@ -2,7 +2,8 @@
 -- says (nn/schedule.lua), through buffers that the layers take in turn.
 --
 -- A layer whose parameters are still in a buffer is not fetched again: after a forward, that is so
--- for the last ones. Layers count from 0.
+-- for the last ones. If its layout has changed since (a policy has planned on the exact counts),
+-- only the slots that differ are. Layers count from 0.
 
 local tensor = require 'neap.engine.tensor'
 local timeline = require 'neap.engine.timeline'
@@ -24,14 +25,16 @@ local function buffers(count, dtype, slots, size)
 end
 
 --- stores: the shard store of every layer, from index 0. schedule: with all fields. slots: of this
--- rank; nil: only the buffers' turns matter, as in a simulation. layout(layer): the layout in
--- force. dtype, exact: of parameters, and whether gradients are F64.
+-- rank; nil: only the buffers' turns matter, as in a simulation. layout(layer): the active layout.
+-- same(a, b): whether two are; copy(layout, old): a layout to be kept, perhaps in an old one.
+-- dtype, exact: of parameters, and whether gradients are F64.
 function Pipeline.new(options)
   local schedule, layers = options.schedule, #options.stores + 1
   local self = setmetatable({
     stores = options.stores, layout = options.layout, schedule = schedule,
     kept = math.min(schedule.keep, layers), gradient_kept = math.min(schedule.gradients, layers),
-    holder = {}, fetching = {}, reducing = {}, weights_of = {}, gradients_of = {},
+    same = options.same, copy = options.copy, fetched = {}, holder = {}, fetching = {},
+    reducing = {}, weights_of = {}, gradients_of = {},
   }, Pipeline)
   if not options.slots then return self end
   local size = widest(self.stores)
@@ -63,10 +66,22 @@ end
 function Pipeline:start(layer)
   local i = layer % self.kept
   if self.holder[i] == layer then return end
-  local outer = timeline.layer(layer)
-  self.holder[i] = layer
-  self.fetching[i] = self.stores[layer]:unshard_start(self.layout(layer), self.weights_of[i],
+  local outer, layout = timeline.layer(layer), self.layout(layer)
+  self.holder[i], self.fetched[i] = layer, self.copy(layout, self.fetched[i])
+  self.fetching[i] = self.stores[layer]:unshard_start(layout, self.weights_of[i],
     self.schedule.unshard_parts)
+  timeline.layer(outer)
+end
+
+--- The layout of a layer may have changed since it was fetched: starts to fetch what differs.
+function Pipeline:change(layer)
+  local i, layout = layer % self.kept, self.layout(layer)
+  if self.holder[i] ~= layer or self.same(layout, self.fetched[i]) then return end
+  wait_for_weights(self, i)
+  local outer = timeline.layer(layer)
+  self.fetching[i] = self.stores[layer]:unshard_changes_start(self.fetched[i], layout,
+    self.weights_of[i])
+  self.fetched[i] = self.copy(layout, self.fetched[i])
   timeline.layer(outer)
 end
 

@@ -8,6 +8,7 @@
 
 local lib = require 'neap.base.lib'
 local options = require 'neap.base.options'
+local layouts = require 'neap.engine.layout'
 local moe = require 'neap.engine.moe'
 local shards = require 'neap.engine.shards'
 local tensor = require 'neap.engine.tensor'
@@ -112,7 +113,9 @@ function Transformer:open_experts(o, ffn)
   end
   self.pipeline = Pipeline.new { stores = self.stores, schedule = o.schedule, dtype = o.dtype,
     exact = o.exact, slots = o.topology:slots_of(o.comm:rank()),
-    layout = function(layer) return self.session:layout(layer) end }
+    layout = function(layer) return self.session:layout(layer) end,
+    same = function(a, b) return a:changed(b) == 0 end,
+    copy = function(layout, old) return (old or layouts.open(o.topology)):copy(layout) end }
 end
 
 --- What the policy says for the counts of a layer: a split.

@@ -21,6 +21,7 @@ function active_layouts.open(topology, layers, comm)
   local self = setmetatable({
     topology = topology, layers = layers, comm = comm, slots = topology.slots,
     root = not comm or comm:rank() == 0, scratch = layouts.open(topology), proposed = {},
+    before = {}, replaced = {},
   }, ActiveLayouts)
   local no_load = ffi.new('double[?]', topology.ranks * topology.experts)
   local static = plans.open('static', topology):plan(no_load)
@@ -112,17 +113,28 @@ local function take_over(self, step, proposals)
   if buffer[0] > 0 then compare_hashes(self, step) end
 end
 
+--- The layout that a layer began the step with.
+function ActiveLayouts:base(layer)
+  return self.replaced[layer] and self.before[layer] or self[layer]
+end
+
 --- Collective, where a step begins: what has been proposed for it becomes active.
 function ActiveLayouts:advance(step)
+  self.replaced = {}
   take_over(self, step, self.root and take_due(self, step) or nil)
 end
 
 --- Collective, within a step and before a layer's tokens travel: a valid expert_of[slots] (rank 0;
--- nil: none) becomes active for this layer alone. An older proposal for the layer is dropped.
+-- nil: none) becomes active for this layer alone, in an order of slots that leaves experts where
+-- they are. An older proposal for the layer is dropped.
 function ActiveLayouts:replace(step, layer, expert_of)
   local proposals = {}
+  self.before[layer] = (self.before[layer] or layouts.open(self.topology)):copy(self[layer])
+  self.replaced[layer] = true
   if expert_of then
-    proposals[1] = { layer = layer, expert_of = expert_of }
+    self.aligned = self.aligned or layouts.open(self.topology)
+    self.aligned:set(expert_of):align(self[layer])
+    proposals[1] = { layer = layer, expert_of = self.aligned:array() }
     local pending = self.proposed[layer]
     if pending and pending.step <= step then self.proposed[layer] = nil end
   end

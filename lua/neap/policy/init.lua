@@ -30,7 +30,7 @@ local KEEP = 32
 local DEFAULT_SPLIT = 'minimax'
 
 --- What policies can plan on.
-policy.PLANS_ON = { history = true, current = true, both = true }
+policy.PLANS_ON = { history = true, current = true, both = true, known = true }
 
 local HOOKS = { 'plan', 'split', 'when' }
 local FIELDS = {
@@ -84,6 +84,7 @@ end
 --- Makes a policy. Fields: name (required), doc, params (see base/params.lua), history (steps kept,
 -- default 32), plans_on ('history'; 'current': on the counts of the very step, on the critical
 -- path; 'both': on history, and again on the counts), and the hooks. An unknown field is an error.
+-- Whoever runs a policy may ask for another plans_on, by the parameter on (policy.ON).
 function policy.define(definition)
   for _, field in ipairs(lib.sorted_keys(definition)) do
     check_field(field, definition[field])
@@ -94,12 +95,14 @@ function policy.define(definition)
   if class.history < 1 or class.history % 1 ~= 0 then
     misuse(2, 'history is %s; it must be a whole number of at least 1 step', class.history)
   end
-  if not policy.PLANS_ON[class.plans_on] then
+  if not policy.PLANS_ON[class.plans_on] or class.plans_on == 'known' then
     misuse(2, "plans_on is '%s'; allowed are 'history', 'current' and 'both'", class.plans_on)
   end
   params.check(class.params, 'policy ' .. class.name, 2)
   for name in pairs(class.params) do
-    if FIELDS[name] then misuse(2, "a parameter cannot be called '%s'", name) end
+    if FIELDS[name] or name == 'on' then
+      misuse(2, "a parameter cannot be called '%s'", name)
+    end
   end
   class.__index = class
   classes[class] = true
@@ -142,8 +145,14 @@ local function find(name)
   return path
 end
 
---- "laer", "mine.lua", "laer+minimax", "laer+minimax:window=3,no_even=true" -> a selection:
--- { text=, file=, split= (nil: the policy's own), params = { name = text } }. Raises USAGE. Runs no
+--- What a policy may be asked to plan on, by the parameter on that every policy has:
+--   history  the loads up to the step before, as training knows them ahead
+--   current  the counts of the very step: what the plan changes travels on the critical path
+--   known    those counts as if they had been known before: a replay or simulation can, no training
+policy.ON = { 'history', 'current', 'known' }
+
+--- "laer", "mine.lua", "laer+minimax", "laer+minimax:window=3,on=current" -> a selection: { text=,
+-- file=, split=, on= (nil: the policy's own), params = { name = text } }. Raises USAGE. Runs no
 -- policy: that is done where it cannot harm.
 function policy.resolve(text)
   local name, rest = text:match '^(.-%.lua)(.*)$'
@@ -161,8 +170,14 @@ function policy.resolve(text)
     values[key] = value
   end
   if split ~= '' then check_rule(split) end
+  local on = values.on
+  values.on = nil
+  if on and not contains(policy.ON, on) then
+    errors.usage("policy '%s': on is '%s'%s; allowed are %s", text, on, lib.hint(on, policy.ON),
+      table.concat(policy.ON, ', '))
+  end
   return {
-    text = text, file = find(name), split = split ~= '' and split or nil, params = values,
+    text = text, file = find(name), split = split ~= '' and split or nil, on = on, params = values,
   }
 end
 

@@ -91,9 +91,9 @@ local function bare(err)
   return #text > MOST and text:sub(1, MOST) .. ' …' or text
 end
 
---- options: file, params (texts), split (a rule instead of the policy's split, or nil), topology,
--- layers, seed, watch (called with hook, step and layer before every hook, or nil). Raises POLICY
--- or USAGE.
+--- options: file, params (texts), split (a rule instead of the policy's split, or nil), on (instead
+-- of its plans_on, or nil; history is then the counts of the step alone), topology, layers, seed,
+-- watch (called with hook, step and layer before every hook, or nil). Raises POLICY or USAGE.
 function runtime.open(options)
   local class = policy.load(options.file)
   local tools = open_tools(options.topology, options.seed)
@@ -102,10 +102,12 @@ function runtime.open(options)
     topology = options.topology, layers = {},
     exact = history.load(options.topology.ranks, options.topology.experts),
   }, Runtime)
+  self.plans_on = options.on or class.plans_on
+  local alone = options.on and options.on ~= 'history'
   for layer = 0, options.layers - 1 do
     self.layers[layer] = {
       object = policy.create(class, options.params),
-      ctx = context.open(tools, layer, class.history),
+      ctx = context.open(tools, layer, alone and 1 or class.history),
     }
   end
   local split = options.split or class.split
@@ -115,7 +117,6 @@ function runtime.open(options)
     self.where = where(self, self.hook)
     return err
   end
-  self.plans_on = class.plans_on
   self.lines = lines(class)
   return self
 end

@@ -42,7 +42,7 @@ local SPEC = {
   topology = { needed = true }, layers = { needed = true }, policy = { needed = true }, comm = {},
   seed = { default = 0 }, deadline = { default = 1 }, strict = { default = false },
   in_process = { default = false }, trusted = { default = false },
-  wait = { default = false }, listener = { default = {} },
+  known = { default = false }, wait = { default = false }, listener = { default = {} },
 }
 
 local function open_worker(self, o)
@@ -51,7 +51,7 @@ local function open_worker(self, o)
   local open = o.in_process and in_process.open or worker.open
   local ok, opened = xpcall(open, errors.handler, {
     file = selection.file, params = selection.params, split = selection.split,
-    topology = self.topology, layers = self.layers, seed = o.seed,
+    on = selection.on, topology = self.topology, layers = self.layers, seed = o.seed,
     deadline = o.deadline, trusted = o.trusted,
   })
   if ok then return opened end
@@ -93,6 +93,7 @@ end
 --   seed (0), deadline (1)    of the random streams; seconds that a hook may run
 --   strict, in_process        faults are raised; the policy runs in rank 0 itself
 --   trusted                   the policy may do what the user may: write files, start processes, …
+--   known                     loads are known before they are routed, as replay and simulation do
 --   wait                      advance waits for all plans (up to the deadline), as replay wants
 --   listener                  functions, each optional: fault(message), on rank 0, for faults that
 --                             are not raised; split(step, layer, split) after a split, and
@@ -101,13 +102,17 @@ end
 -- while it is loaded.
 function session.open(given)
   local o = options.check(given, SPEC, 'session')
+  if policies.resolve(o.policy).on == 'known' and not o.known then
+    errors.usage("policy '%s': training does not know loads before they are routed; on=known is "
+      .. 'for replay and simulate', o.policy)
+  end
   local topology, comm = o.topology, o.comm
   local self = setmetatable({
     topology = topology, layers = o.layers, strict = o.strict,
     always_wait = o.wait, listener = o.listener,
     comm = comm and comm:size() > 1 and comm:duplicate() or nil,
     faults = 0, late = 0, messages = {}, split_faults = 0,
-    plan_ms = series.open(), split_us = series.open(), split_of = {},
+    plan_ms = series.open(), split_us = series.open(), split_of = {}, late_experts = series.open(),
   }, Session)
   self.root = not self.comm or self.comm:rank() == 0
   self.worker = self.root and open_worker(self, o) or nil
@@ -122,6 +127,14 @@ function session.open(given)
   self.token_words = 1 + topology.ranks * topology.slots
   self.tokens = not self.rule and ffi.new('int64_t[?]', self.token_words) or nil
   return self
+end
+
+--- The layout that a layer began the step with, if its plan_now has changed that, so that
+-- parameters travel late; else nil.
+function Session:late_base(layer)
+  local base = self.active:base(layer)
+  if self.plans_on == 'known' or self.active[layer]:changed(base) == 0 then return nil end
+  return base
 end
 
 --- The active layout of a layer; its content changes at advance, and at this layer's plan_now.
@@ -164,7 +177,8 @@ end
 -- is too much is dropped and counted as late. Does nothing on ranks other than 0, nor for a
 -- policy that plans on current counts only (plan_now has handed them over).
 function Session:record(step, layer, load)
-  if self.root and self.plans_on ~= 'current' then
+  local plans_ahead = self.plans_on == 'history' or self.plans_on == 'both'
+  if self.root and plans_ahead then
     request(self, self.plans_on == 'both', step + 1, layer, load)
   end
   if self.listener.record then self.listener.record(step, layer, load) end
@@ -214,8 +228,9 @@ local function await(self, step, layer)
 end
 
 --- Collective, before a layer's tokens travel: plans it on the counts of this very step, and its
--- layout, no other, is replaced. For policies that plan on current counts (self.plans_on is
--- 'current' or 'both'); does nothing for others. Raises POLICY (strict) and COMM.
+-- layout, no other, is replaced. Experts that ranks keep stay in their slots, so that only what has
+-- changed travels (layout:align). For policies that plan on these counts (self.plans_on is not
+-- 'history'); does nothing for others. Raises POLICY (strict) and COMM.
 function Session:plan_now(step, layer, load)
   if self.plans_on == 'history' then return end
   local expert_of
@@ -224,6 +239,9 @@ function Session:plan_now(step, layer, load)
     expert_of = await(self, step, layer)
   end
   self.active:replace(step, layer, expert_of)
+  if self.plans_on ~= 'known' then
+    self.late_experts:add((self.active[layer]:arrivals(self.active:base(layer))))
+  end
 end
 
 --- ---- splitting --------------------------------------------------------------------------------
@@ -289,7 +307,10 @@ end
 -- for plans that are under way, so that a policy that hangs is named. Raises POLICY (strict).
 function Session:report()
   if self.worker then collect(self, -math.huge, true) end
+  local plans_now = self.plans_on == 'current' or self.plans_on == 'both'
   return {
+    plans_on = self.plans_on ~= 'history' and self.plans_on or nil,
+    late_experts = plans_now and self.late_experts:mean() or nil,
     faults = self.faults, late = self.late, messages = self.messages,
     plan_ms = { mean = self.plan_ms:mean(), p95 = self.plan_ms:quantile(0.95) },
     split_us = { mean = self.split_us:mean(), p95 = self.split_us:quantile(0.95) },

@@ -43,7 +43,8 @@ local function setup_text(options)
   local topology, slots_of = options.topology, {}
   for rank = 0, topology.ranks - 1 do slots_of[rank + 1] = topology:slots_of(rank) end
   return 'return ' .. literal {
-    file = options.file, params = options.params, split = options.split, layers = options.layers,
+    file = options.file, params = options.params, split = options.split, on = options.on,
+    layers = options.layers,
     seed = options.seed, slots_of = slots_of, node_of = list(topology.rank_node, topology.ranks),
     speed = list(topology.rank_speed, topology.ranks),
     cost = list(topology.expert_cost, topology.experts),

@@ -84,7 +84,7 @@ local function in_order(list, order)
   return rows
 end
 
-local EXPOSED = { 'tokens', 'unshard', 'reduce', 'other' }
+local EXPOSED = { 'tokens', 'unshard', 'late', 'reduce', 'other' }
 
 --- From the first begin to the last finish of a rank's spans of the host, by layer.
 local function gaps_of(spans)

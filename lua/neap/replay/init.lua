@@ -31,7 +31,8 @@ local function open_run(options)
     session = session.open {
       topology = topology, layers = t.layers, policy = options.policy, seed = options.seed or 0,
       deadline = options.deadline or replay.DEADLINE, strict = options.strict or false,
-      in_process = options.in_process or false, trusted = options.trusted or false, wait = true,
+      in_process = options.in_process or false, trusted = options.trusted or false,
+      wait = true, known = true,
     },
   }
   for layer = 0, t.layers - 1 do
@@ -82,8 +83,6 @@ function replay.score(options)
   for name, value in pairs(report) do row[name] = value end
   row.policy, row.seed = options.policy, options.seed or 0
   row.steps, row.ranks = options.trace.steps - options.warm_up, run.topology.ranks
-  row.bound = run.session.plans_on == 'current' or nil
-  row.late_slots = run.session.plans_on == 'both' or nil
   row.split_us, row.slots_changed = mean_and_p95(run.split_us), run.changed:mean()
   metrics.complete(row)
   run.session:close()

@@ -13,7 +13,7 @@ function entries.from_row(row, kind)
   row.simulated = row.simulated or kind == 'simulate' or nil -- earlier versions did not say it
   if row.losses then curves.loss = { values = row.losses, first = 0 } end
   return { policy = row.policy, kind = kind, seeds = { row.seed }, rows = { row },
-    figures = metrics.values(metrics.upgrade(row)), curves = curves, bound = row.bound or nil }
+    figures = metrics.values(metrics.upgrade(row)), curves = curves, plans_on = row.plans_on }
 end
 
 --- Mean of curves over those that reach a step.
@@ -63,7 +63,7 @@ function entries.group(list)
     local group, seeds, rows = groups[policy], {}, {}
     for j, entry in ipairs(group) do seeds[j], rows[j] = entry.seeds[1], entry.rows[1] end
     out[i] = { policy = policy, name = entries.short(policy), kind = group[1].kind,
-      bound = group[1].bound, seeds = seeds, rows = rows, runs = #group,
+      plans_on = group[1].plans_on, seeds = seeds, rows = rows, runs = #group,
       figures = mean_of(group, 'figures', mean_number),
       curves = mean_of(group, 'curves', mean_curve) }
   end
@@ -82,11 +82,11 @@ function entries.find(list, policy)
   end
 end
 
---- Entries, best first by a metric. Bounds, which see the future, are left out.
+--- Entries, best first by a metric. Those to which loads are known before are left out.
 function entries.rank(list, metric)
   local ranked, name = {}, metric.name
   for _, entry in ipairs(list) do
-    if not entry.bound and entry.figures[name] then ranked[#ranked + 1] = entry end
+    if entry.plans_on ~= 'known' and entry.figures[name] then ranked[#ranked + 1] = entry end
   end
   table.sort(ranked, function(a, b)
     local x, y = a.figures[name], b.figures[name]

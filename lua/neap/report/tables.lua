@@ -134,7 +134,7 @@ end
 
 local function comparison_row(document, i, entry, columns)
   local row = cells(document, columns,
-    key_of(i) .. svg.escape(entry.name) .. (entry.bound and ' (bound)' or ''),
+    key_of(i) .. svg.escape(metrics.name_of { policy = entry.name, plans_on = entry.plans_on }),
     function(metric)
       local value = entry.figures[metric.name]
       return value and show(metric, value) or '–'

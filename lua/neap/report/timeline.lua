@@ -10,7 +10,7 @@ local spans = {}
 local MOST_RANKS = 8
 local WIDTH, LEFT, TOP, LEGEND = 1000, 76, 30, 46
 local TALL, THIN, GAP = 14, 5, 7   -- compute; the exchanges below it; between ranks
-local STREAMS = { 'compute', 'tokens', 'unshard', 'reduce' }
+local STREAMS = { 'compute', 'tokens', 'unshard', 'reduce', 'late' }
 
 -- Colours by what a span is; its name decides, else its stream.
 local KINDS = {
@@ -20,6 +20,7 @@ local KINDS = {
   { 'waiting', '#d5d9de', { wait = true } },
   { 'tokens', '#56B4E9', { tokens = true, dispatch = true, combine = true, counts = true } },
   { 'unshard', '#CC79A7', { unshard = true } },
+  { 'late', '#F0E442', { late = true } },
   { 'reduce', '#D55E00', { reduce = true } },
   { 'other', '#7a828c', { compute = true } },
 }

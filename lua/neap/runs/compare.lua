@@ -164,7 +164,7 @@ local function find_winner(metric, rows, cells)
   local sorted = {}
   for _, row in ipairs(rows) do
     local _, any = next(cells[row.policy])
-    if not any.summary.bound then sorted[#sorted + 1] = row end
+    if any.summary.plans_on ~= 'known' then sorted[#sorted + 1] = row end
   end
   if #sorted < 2 then return nil, 'one policy alone wins nothing' end
   local sign = metric.better == 'lower' and 1 or -1

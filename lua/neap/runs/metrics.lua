@@ -11,7 +11,8 @@
 --     bytes_per_step = { tokens, unshard, reduce }, plan_ms = { mean, p95 },
 --     split_us = { mean, p95 }, slots_changed =, faults =, late =, loss =, bits_per_byte = }
 -- and, where they are: simulated = true, cluster, model (of steps that took their time on a
--- described cluster), bound (sees the future), messages (of faults), losses (by step), digest.
+-- described cluster), plans_on (what a policy plans on besides the history, or instead: 'current',
+-- 'both' or 'known'), messages (of faults), losses (by step), digest.
 -- A metric that was not measured is absent.
 --
 -- Fields of a record:
@@ -123,6 +124,14 @@ metrics.list = {
   { name = 'bytes_reduce', path = { 'bytes_per_step', 'reduce' }, title = 'reduce',
     format = text_table.bytes, better = 'lower', tables = 'run', stored = true,
     doc = 'bytes of gradients that all ranks send, a step' },
+  { name = 'bytes_late', path = { 'bytes_per_step', 'late' }, title = 'late sent',
+    format = text_table.bytes, better = 'lower', stored = true,
+    doc = 'bytes of parameters that all ranks send after the counts are known, a step' },
+  { name = 'late_experts', title = 'late experts', format = '%.1f', better = 'lower', ideal = 0,
+    stored = true, doc = 'experts that travel after the counts are known, of all ranks, a layer' },
+  { name = 'late_wait_ms', path = { 'exposed_ms', 'late' }, title = 'late wait ms',
+    format = '%.3f', better = 'lower', ideal = 0,
+    doc = 'time that ranks wait for them, mean over ranks, a step' },
   { name = 'plan_ms', path = { 'plan_ms', 'mean' }, title = 'plan ms', format = '%.3f',
     better = 'lower', stored = true, doc = 'time of a plan, off the critical path' },
   { name = 'plan_ms_p95', path = { 'plan_ms', 'p95' }, title = 'p95', format = '%.3f',
@@ -198,13 +207,22 @@ function metrics.upgrade(row)
   end
   row.step_ms = row.step_ms or row.step_seconds and 1e3 * row.step_seconds
   row.step_seconds = nil
+  row.plans_on = row.plans_on or row.bound and 'known' or row.late_slots and 'both' or nil
+  row.bound, row.late_slots = nil, nil
   return metrics.complete(row)
+end
+
+local MARKS = { current = ' (current counts)', both = ' (late slots)', known = ' (known loads)' }
+
+--- A row's policy, marked by what it plans on where that is not the history alone.
+function metrics.name_of(row)
+  return row.policy .. (MARKS[row.plans_on] or '')
 end
 
 --- Keys of rows in the order in which JSON has them.
 function metrics.keys()
   local keys = { 'trace', 'policy', 'seed', 'steps', 'ranks', 'simulated', 'cluster', 'model',
-    'bound' }
+    'plans_on' }
   for _, metric in ipairs(metrics.list) do
     for _, key in ipairs(metric.path or { metric.name }) do keys[#keys + 1] = key end
   end
@@ -285,7 +303,7 @@ end
 function metrics.cells(place, rows, name_of)
   local values, heading, lines, ideal = {}, { 'policy' }, {}, { 'ideal' }
   for i, row in ipairs(rows) do
-    values[i], lines[i] = metrics.values(row), { name_of and name_of(row) or row.policy }
+    values[i], lines[i] = metrics.values(row), { (name_of or metrics.name_of)(row) }
   end
   for column, metric in ipairs(metrics.shown(place, values)) do
     heading[column + 1] = metric.title

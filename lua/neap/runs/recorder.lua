@@ -30,7 +30,8 @@ end
 function recorder.open(store, id)
   return setmetatable({
     store = store, id = id, values = ffi.new('double[?]', #stored), before = {},
-    seen = { plan_ms = 0, split_us = 0, faults = 0, late = 0 }, of_step = series.balance(),
+    seen = { plan_ms = 0, split_us = 0, late_experts = 0, faults = 0, late = 0 },
+    of_step = series.balance(),
   }, Recorder)
 end
 
@@ -84,6 +85,7 @@ function Recorder:step(step, row, session)
   take_balance(self, row)
   row.plan_ms = mean_since(self, session.plan_ms, 'plan_ms')
   row.split_us = mean_since(self, session.split_us, 'split_us')
+  row.late_experts = (mean_since(self, session.late_experts, 'late_experts') or {}).mean
   row.faults, row.late = increase(self, session, 'faults'), increase(self, session, 'late')
   hash, row.slots_changed = take_layouts(self, session)
   for i, metric in ipairs(stored) do

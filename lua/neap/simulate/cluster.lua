@@ -19,9 +19,10 @@ local timeline = require 'neap.engine.timeline'
 
 local ffi, C = lib.ffi, lib.C
 
-local cluster = { streams = { [0] = 'compute', 'tokens', 'unshard', 'reduce' } }
+local cluster = { streams = { [0] = 'compute', 'tokens', 'unshard', 'reduce', 'late' } }
 
-local STREAM = { tokens = C.NEAP_TOKENS, unshard = C.NEAP_UNSHARD, reduce = C.NEAP_REDUCE }
+local STREAM = { tokens = C.NEAP_TOKENS, unshard = C.NEAP_UNSHARD, reduce = C.NEAP_REDUCE,
+  late = C.NEAP_LATE }
 local GROUP = { all = C.NEAP_GROUP_ALL, node = C.NEAP_GROUP_NODE }
 
 --- ---- descriptions -----------------------------------------------------------------------------

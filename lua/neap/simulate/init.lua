@@ -62,7 +62,7 @@ function simulate.open(given)
   self.source = open_source(o)
   self.session = sessions.open { topology = self.topology, layers = o.distinct, policy = o.policy,
     seed = o.seed, in_process = o.in_process, trusted = o.trusted, strict = o.strict, wait = true,
-    deadline = 10 }
+    known = true, deadline = 10 }
   self.counts = ffi.new('int64_t[?]', self.topology.ranks * self.topology.experts)
   self.micro_batches, self.balance = 0, series.balance()
   self.spent = { loads = 0, plan = 0, split = 0, price = 0, simulate = 0 }
@@ -86,14 +86,15 @@ local function price(self, micro, layer, split, share)
   if self.recorder then self.recorder:balance(balance) end
   local layout = self.session:layout(layer)
   local cost = self.step_cost
-  micro.loads[layer] = cost:tokens(layout, split, share * cost:scale(balance.tokens))
-  micro.weights[layer] = cost:weights(layout)
+  local base = self.session:late_base(layer)
+  micro.loads[layer] = cost:tokens(layout, split, share * cost:scale(balance.tokens), base)
+  micro.weights[layer], micro.base[layer] = cost:weights(layout, base)
 end
 
 --- Plans, splits and prices the next micro-batch; scored: its balance counts. share: of its tokens
 -- (tensor parallelism cuts a micro-batch into smaller ones).
 local function next_micro_batch(self, scored, share)
-  local s, step, micro = self.session, self.micro_batches, { loads = {}, weights = {} }
+  local s, step, micro = self.session, self.micro_batches, { loads = {}, weights = {}, base = {} }
   timed(self, 'plan', s.advance, s, step)
   for layer = 0, self.options.distinct - 1 do
     timed(self, 'loads', self.source, step, layer, self.counts)
@@ -107,6 +108,7 @@ local function next_micro_batch(self, scored, share)
   for layer = self.options.distinct, self.model.layers - 1 do
     local same = layer % self.options.distinct
     micro.loads[layer], micro.weights[layer] = micro.loads[same], micro.weights[same]
+    micro.base[layer] = micro.base[same]
   end
   self.micro_batches = step + 1
   return micro
@@ -115,7 +117,7 @@ end
 --- ---- steps ------------------------------------------------------------------------------------
 
 local function run_program(self, micro, tokens)
-  step_program.build(self.cluster, self.step_cost:step(micro, self.session.plans_on, tokens))
+  step_program.build(self.cluster, self.step_cost:step(micro, tokens))
   return self.cluster:run():report()
 end
 

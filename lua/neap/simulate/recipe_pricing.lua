@@ -2,7 +2,7 @@
 -- splits are priced as init.lua prices synthetic ones. neap run --device=sim trains on the CPU
 -- and prices them so.
 --
---   local a = recipe_pricing.open { machine =, model =, topology =, schedule =, plans_on =, … }
+--   local a = recipe_pricing.open { machine =, model =, topology =, schedule =, … }
 --   a:layer(layer, layout, split, counted)   -- of the layers of a step, as they are split
 --   a:step()                        -- its row (summary.lua); the cluster keeps the step
 --   a:row(balance)                  -- the row of all steps
@@ -39,10 +39,10 @@ function recipe_pricing.model(name, p, ranks)
 end
 
 --- o: machine, model, topology, layers (that are trained; the model's repeat them), schedule (all
--- fields), plans_on, shard_group.
+-- fields), shard_group.
 function recipe_pricing.open(o)
-  local self = setmetatable({ model = o.model, layers = o.layers, plans_on = o.plans_on,
-    cluster = clusters.open(o.machine, o.topology), loads = {}, weights = {},
+  local self = setmetatable({ model = o.model, layers = o.layers,
+    cluster = clusters.open(o.machine, o.topology), loads = {}, weights = {}, base = {},
     sums = summary.open() }, RecipePricing)
   self.step_cost = step_cost.open { machine = o.machine, model = o.model, topology = o.topology,
     schedule = o.schedule, tensor = 1, elementwise = 1, token_group = 'all',
@@ -51,20 +51,23 @@ function recipe_pricing.open(o)
   return self
 end
 
---- counted: tokens of all ranks.
-function RecipePricing:layer(layer, layout, split, counted)
-  self.loads[layer] = self.step_cost:tokens(layout, split, self.step_cost:scale(counted))
-  self.weights[layer] = self.step_cost:weights(layout)
+--- counted: tokens of all ranks. base: the layout that the layer began the step with, if parameters
+-- have travelled late.
+function RecipePricing:layer(layer, layout, split, counted, base)
+  self.loads[layer] = self.step_cost:tokens(layout, split, self.step_cost:scale(counted),
+    base)
+  self.weights[layer], self.base[layer] = self.step_cost:weights(layout, base)
 end
 
 function RecipePricing:step()
-  local one, micro = { loads = {}, weights = {} }, {}
+  local one, micro = { loads = {}, weights = {}, base = {} }, {}
   for layer = 0, self.model.layers - 1 do
     local same = layer % self.layers
     one.loads[layer], one.weights[layer] = self.loads[same], self.weights[same]
+    one.base[layer] = self.base[same]
   end
   for i = 1, self.model.micro_batches do micro[i] = one end
-  step_program.build(self.cluster, self.step_cost:step(micro, self.plans_on, self.model.tokens))
+  step_program.build(self.cluster, self.step_cost:step(micro, self.model.tokens))
   local report, of_step = self.cluster:run():report(), summary.open()
   self.sums:add(report, self.cluster)
   of_step:add(report, self.cluster)

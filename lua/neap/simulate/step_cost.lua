@@ -3,8 +3,8 @@
 --
 --   local p = step_cost.open { machine =, model =, topology =, schedule =, … }
 --   p:tokens(layout, split, share)    -- a layer's experts and exchanges of tokens
---   p:weights(layout)                 -- its exchanges of parameters
---   p:step(micro, plans_on, parts)    -- all that program.build needs
+--   p:weights(layout, base)           -- its exchanges of parameters
+--   p:step(micro, tokens)             -- all that step_program.build needs
 
 local lib = require 'neap.base.lib'
 local op_cost = require 'neap.simulate.op_cost'
@@ -58,8 +58,35 @@ function StepCost:scale(counted)
   return counted > 0 and m.tokens * m.top_k * self.topology.ranks / counted or 0
 end
 
---- loads[layer] of program.build. share: of the tokens that were counted.
-function StepCost:tokens(layout, split, share)
+--- Seconds of a segment's experts that need not wait for the slots that a plan on the counts has
+-- changed: on every rank those before the first such slot.
+local function kept_seconds(self, layout, base, share, segment)
+  local t, expert_of, before = self.topology, layout:array(), base:array()
+  local tokens = self.kept_tokens or ffi.new('int64_t[?]', t.slots)
+  self.kept_tokens = tokens
+  for rank = 0, t.ranks - 1 do
+    local kept = true
+    for slot = t.first_slot[rank], t.first_slot[rank + 1] - 1 do
+      kept = kept and expert_of[slot] == before[slot]
+      tokens[slot] = kept and self.slot_tokens[slot] or 0
+    end
+  end
+  return self.op_cost:experts(layout, tokens, share, ffi.new('double[?]', t.ranks), segment.from,
+    segment.upto)
+end
+
+--- Splits the seconds of a segment into those that wait for late parameters and the others.
+local function split_segment(self, layout, base, share, segment)
+  segment.kept = kept_seconds(self, layout, base, share, segment)
+  segment.late = ffi.new('double[?]', self.topology.ranks)
+  for rank = 0, self.topology.ranks - 1 do
+    segment.late[rank] = math.max(segment.seconds[rank] - segment.kept[rank], 0)
+  end
+end
+
+--- loads[layer] of step_program.build. share: of the tokens that were counted. base: the layout
+-- that the layer began the step with, if the policy's plan on the counts has changed it.
+function StepCost:tokens(layout, split, share, base)
   local t, s = self.topology, self.o.schedule
   split:slot_tokens(self.slot_tokens)
   lib.check(C.neap_split_traffic(split.ptr, s.chunks, self.port_tokens, self.uplink_tokens))
@@ -72,6 +99,7 @@ function StepCost:tokens(layout, split, share)
   for _, segment in ipairs(load.segments) do
     segment.seconds = self.op_cost:experts(layout, self.slot_tokens, share,
       ffi.new('double[?]', t.ranks), segment.from, segment.upto)
+    if base then split_segment(self, layout, base, share, segment) end
     if s.recompute then segment.recompute = step_ops.scaled(segment.seconds, t.ranks, RECALL) end
   end
   load.seconds = #load.segments == 1 and load.segments[1].seconds
@@ -92,14 +120,23 @@ local function copies(self)
   return { ports = ports, uplinks = uplinks }
 end
 
---- weights[layer] of program.build.
-function StepCost:weights(layout)
-  if self.o.resident then return copies(self) end
+--- Bytes of the slots of a layout, or of those that are new to ranks with another one.
+local function slots(self, layout, base)
   local ports, uplinks = arrays(self.topology)
   local group = self.o.shard_group
-  lib.check(C.neap_layout_traffic(layout.ptr, self.expert_bytes, GROUPS[group] or group, ports,
-    uplinks))
+  lib.check(C.neap_layout_traffic(layout.ptr, base and base.ptr, self.expert_bytes,
+    GROUPS[group] or group, ports, uplinks))
   return { ports = ports, uplinks = uplinks }
+end
+
+--- weights[layer] and base[layer] of step_program.build. base: the layout that the layer began the
+-- step with, if the policy's plan on the counts has changed it.
+function StepCost:weights(layout, base)
+  if self.o.resident then return copies(self) end
+  local weights = slots(self, layout)
+  if not base or layout:changed(base) == 0 then return weights end
+  weights.changes = slots(self, layout, base)
+  return weights, slots(self, base)
 end
 
 --- ---- a step ------------------------------------------------------------------------------------
@@ -161,11 +198,11 @@ local function tensor_ports(self, tokens)
   return ports
 end
 
---- What program.build takes. micro: of tokens of a rank in each.
-function StepCost:step(micro, plans_on, tokens)
+--- What step_program.build takes. micro: of tokens of a rank in each.
+function StepCost:step(micro, tokens)
   local o, m, cost, t = self.o, self.model, self.op_cost, self.topology
   local d = {
-    schedule = o.schedule, plans_on = plans_on, micro = micro, layers = m.layers,
+    schedule = o.schedule, micro = micro, layers = m.layers,
     recompute = m.recompute, token_group = o.token_group, shard_group = o.shard_group,
     tensor = o.tensor, resident = o.resident, accumulate = o.accumulate,
     gradient_scale = o.gradient_bytes / m.bytes, dense = dense(self), refresh = refresh(self),

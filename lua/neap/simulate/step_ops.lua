@@ -22,21 +22,21 @@ end
 
 --- Computation to come needs a part of it, from 1.
 function Transfer:wait_part(part)
-  self.program:wait(self.ops[part])
+  self.program:wait(self.ops[self.late and 1 or part])
 end
 
 local Store = {}
 Store.__index = Store
 
---- program.weights[layer]: bytes of a layer's parameters on the links.
+--- A layout is what its parameters take on the links (micro of step_program.build): the base that a
+-- layer begins with, or what its plan on the counts has made of it, with changes.
 function step_ops.store(program, layer)
   return setmetatable({ program = program, layer = layer }, Store)
 end
 
-function Store:unshard_start(_, _, parts)
+function Store:unshard_start(weights, _, parts)
   local p, ops = self.program, {}
   if p.resident then return nil end
-  local weights = p.weights[self.layer]
   for i = 1, parts do
     ops[i] = p:exchange('unshard', 'unshard', { layer = self.layer, part = parts > 1 and i - 1,
       group = p.shard_group, ports = weights.ports, uplinks = weights.uplinks, share = 1 / parts })
@@ -44,10 +44,17 @@ function Store:unshard_start(_, _, parts)
   return setmetatable({ program = p, ops = ops }, Transfer)
 end
 
-function Store:reduce_start()
+function Store:unshard_changes_start(_, weights)
+  local changes = weights.changes
+  return setmetatable({ program = self.program, late = true, ops = { self.program:exchange('late',
+    'late', { layer = self.layer, group = self.program.shard_group, ports = changes.ports,
+      uplinks = changes.uplinks }) } }, Transfer)
+end
+
+function Store:reduce_start(weights)
   local p = self.program
   if p.accumulate and p.micro < p.last_micro then return nil end
-  local weights, layer = p.weights[self.layer], self.layer
+  local layer = self.layer
   local op = p:exchange('reduce', 'reduce', { layer = layer, group = p.shard_group,
     ports = weights.ports, uplinks = weights.uplinks, share = p.gradient_scale })
   return setmetatable({ program = p, ops = { op },
@@ -145,9 +152,11 @@ local function compute_chunk(self, arriving, chunk, key, phase)
   local p, load = self.program, self.program.loads[self.layer]
   for _, segment in ipairs(load.segments) do
     if segment.chunk == chunk then
+      local o, late = { chunk = #load.ports > 1 and chunk - 1, phase = phase },
+        arriving and arriving.late
+      if late then p:compute('expert', 0, segment.kept, o) end
       if arriving then arriving:wait_part(segment.part) end
-      p:compute('expert', 0, segment[key],
-        { chunk = #load.ports > 1 and chunk - 1, phase = phase })
+      p:compute('expert', 0, late and segment.late or segment[key], o)
     end
   end
 end

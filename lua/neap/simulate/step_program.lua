@@ -72,13 +72,16 @@ function Program:dense_reduce(bytes)
     { ports = bytes.reduce_ports, uplinks = bytes.reduce_uplinks })
 end
 
---- What a policy costs a rank is not simulated.
-function Program.plan() end
+--- What a policy costs a rank is not simulated; its layout is there from now on.
+function Program:plan(_, layer)
+  self.planned[layer] = true
+end
 
 --- ---- steps ------------------------------------------------------------------------------------
 
 function Program:forward()
   self.phase, self.layer = 'forward', nil
+  self.planned = {}
   layer_step.begin(self)
   self:compute('embed', self.embed)
   for layer = 0, self.layers - 1 do layer_step.forward_layer(self, layer, nil, 0) end
@@ -115,7 +118,6 @@ end
 
 --- Fills a cluster (cleared before) with a step. o:
 --   schedule                what schedule.resolve gives
---   plans_on                of the policy: 'history' or 'current'
 --   layers, recompute       of the model: layers are computed again before their backward, with all
 --                           that travels, unless the schedule recomputes
 --   token_group, shard_group, tensor, tensor_ports, gradient_scale (bytes of a gradient / of a
@@ -128,11 +130,14 @@ end
 --   copied                  exchanges are work of the ranks (clusters.lua)
 --   refresh                 ports and uplinks: new parameters to the shard groups; or nil
 --   micro                   for every micro-batch loads[layer] = { ports, uplinks (of every chunk),
---                           segments, seconds } and weights[layer] = { ports, uplinks }
+--                           segments, seconds }, weights[layer] = { ports, uplinks } and, where
+--                           a plan on the counts changes the layout, base[layer] = { ports,
+--                           uplinks } of what it was, and weights[layer].changes = { ports,
+--                           uplinks } of what travels then
 function step_program.build(cluster, o)
   cluster:clear()
   local self = setmetatable({ cluster = cluster, waits = {}, blocks = {}, experts = {},
-    session = { plans_on = o.plans_on, layout = function() end } }, Program)
+    planned = {} }, Program)
   for name, value in pairs(o) do self[name] = value end
   local stores = {}
   for layer = 0, o.layers - 1 do
@@ -140,11 +145,15 @@ function step_program.build(cluster, o)
     self.experts[layer] = step_ops.experts(self, layer)
     stores[layer] = step_ops.store(self, layer)
   end
-  self.pipeline = Pipeline.new { stores = stores, schedule = o.schedule,
-    layout = self.session.layout }
+  local function layout(layer)
+    return not self.planned[layer] and self.base[layer] or self.weights[layer]
+  end
+  self.session = { layout = function(_, layer) return layout(layer) end }
+  self.pipeline = Pipeline.new { stores = stores, schedule = o.schedule, layout = layout,
+    same = rawequal, copy = function(weights) return weights end }
   self.last_micro = #o.micro - 1
   for i, micro in ipairs(o.micro) do
-    self.micro, self.loads, self.weights = i - 1, micro.loads, micro.weights
+    self.micro, self.loads, self.weights, self.base = i - 1, micro.loads, micro.weights, micro.base
     self:forward()
     self:backward()
   end

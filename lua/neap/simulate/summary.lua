@@ -13,7 +13,7 @@ Summary.__index = Summary
 
 function summary.open()
   return setmetatable({ steps = 0, seconds = 0, ideal = 0, busy = 0, expert = 0,
-    exposed = { tokens = 0, unshard = 0, reduce = 0, other = 0 } }, Summary)
+    exposed = { tokens = 0, unshard = 0, late = 0, reduce = 0, other = 0 } }, Summary)
 end
 
 --- Mean seconds over ranks of all operations of a name.
@@ -38,18 +38,18 @@ function Summary:add(report, cluster)
 end
 
 --- A row (neap.runs.metrics): step_ms, ideal_ms, utilization, exposed, the balance's if there is
--- one, and of the time of a step, mean over ranks: exposed_ms = { tokens, unshard, reduce: waiting
--- for these exchanges, the first with the waiting for slow ranks; other: for the step's end } and
--- compute_ms = { expert, other }.
+-- one, and of the time of a step, mean over ranks: exposed_ms = { tokens, unshard, late, reduce:
+-- waiting for these exchanges, the first with the waiting for slow ranks; other: for the step's
+-- end } and compute_ms = { expert, other }.
 function Summary:row(balance)
   local row, steps = balance and balance:summary() or {}, self.steps
   local function ms(seconds) return seconds / steps * 1e3 end
   row.simulated, row.step_ms, row.ideal_ms = true, ms(self.seconds), ms(self.ideal)
   row.utilization = self.busy / self.seconds
   local e = self.exposed
-  row.exposed = (e.tokens + e.unshard + e.reduce + e.other) / self.seconds
-  row.exposed_ms = { tokens = ms(e.tokens), unshard = ms(e.unshard), reduce = ms(e.reduce),
-    other = ms(e.other) }
+  row.exposed = (e.tokens + e.unshard + e.late + e.reduce + e.other) / self.seconds
+  row.exposed_ms = { tokens = ms(e.tokens), unshard = ms(e.unshard),
+    late = e.late > 0 and ms(e.late) or nil, reduce = ms(e.reduce), other = ms(e.other) }
   row.compute_ms = { expert = ms(self.expert), other = ms(self.busy - self.expert) }
   return metrics.complete(row)
 end

@@ -83,7 +83,7 @@ function spans.text(cluster)
       critical and ('%.1f %%'):format(100 * critical / report.seconds) }
   end
   for _, name in ipairs(order) do row(name, mean[name], path[name]) end
-  for _, stream in ipairs { 'tokens', 'unshard', 'reduce' } do
+  for _, stream in ipairs { 'tokens', 'unshard', 'reduce', 'late' } do
     row('exposed: wait for ' .. stream, report.exposed[stream])
   end
   row('exposed: wait for the end', report.exposed.other)

@@ -104,7 +104,7 @@ local function open_pricing(self)
   local p, sim = self.params, self.job.sim
   return recipe_pricing.open { machine = sim.machine, model = recipe_pricing.model(sim.model, p,
     self.job.ranks), topology = self.topology, layers = p.layers, schedule = self.schedule,
-    plans_on = self.session.plans_on, shard_group = tonumber(p.shard_group) or p.shard_group }
+    shard_group = tonumber(p.shard_group) or p.shard_group }
 end
 
 --- What the session tells the trainer: balance of every split, loads for the trace.
@@ -116,7 +116,8 @@ local function listener(self)
       self.balance:add(balance)
       if self.recorder then self.recorder:balance(balance) end
       if self.pricing then
-        self.pricing:layer(layer, self.session:layout(layer), split, balance.tokens)
+        self.pricing:layer(layer, self.session:layout(layer), split, balance.tokens,
+          self.session:late_base(layer))
       end
       self.step_imbalance = math.max(self.step_imbalance, balance.imbalance)
     end,
@@ -138,7 +139,7 @@ function trainer.open(options)
     job = job, params = p, policy = options.policy, text = options.text,
     label = options.label or options.policy, comm = job.comm:duplicate(), done = 0,
     balance = series.balance(), losses = series.open(), seconds = series.open(),
-    sums = { busy = 0, seconds = 0, tokens = 0, unshard = 0, reduce = 0, other = 0 },
+    sums = { busy = 0, seconds = 0, tokens = 0, unshard = 0, late = 0, reduce = 0, other = 0 },
     limit = options.seconds,
     schedule = schedules.resolve(options.schedule or p.schedule),
   }, Trainer)
@@ -160,7 +161,7 @@ function trainer.open(options)
   self.trace = self.writer and self.writer.path or options.trace
   self.recorder = job.record and job:record({ policy = self.policy, seed = p.seed,
     trace = self.writer and self.trace }, self.text)
-  self.sent = { bytes_tokens = 0, bytes_unshard = 0, bytes_reduce = 0 } -- until the step before
+  self.sent = { bytes_tokens = 0, bytes_unshard = 0, bytes_reduce = 0, bytes_late = 0 } -- before
   self.meter = timeline.open()
   self.comm:barrier() -- rank 0 has started the policy: nobody's first step is a wait for that
   return self
@@ -179,9 +180,9 @@ end
 
 -- What every rank measures, and what is summed over ranks, in this order: seconds that it computed,
 -- waited (by what for) and took, and bytes that it sent.
-local MEASURED = { 'busy', 'seconds', 'tokens', 'unshard', 'reduce', 'other', 'bytes_tokens',
-  'bytes_unshard', 'bytes_reduce' }
-local EXPOSED = { 'tokens', 'unshard', 'reduce', 'other' }
+local MEASURED = { 'busy', 'seconds', 'tokens', 'unshard', 'late', 'reduce', 'other',
+  'bytes_tokens', 'bytes_unshard', 'bytes_reduce', 'bytes_late' }
+local EXPOSED = { 'tokens', 'unshard', 'late', 'reduce', 'other' }
 
 --- Sums over ranks of what they have measured. Collective.
 local function sum_over_ranks(comm, values)
@@ -192,16 +193,17 @@ local function sum_over_ranks(comm, values)
   return sums
 end
 
---- Bytes that this rank has sent: tokens, unshard with refresh, reduce.
-local function bytes_sent(self)
-  local tokens, unshard, reduce = 0, 0, 0
+--- Puts the bytes that this rank has sent into values; of parameters, those of refreshes too.
+local function add_bytes_sent(self, values)
+  local tokens, unshard, reduce, late = 0, 0, 0, 0
   for layer = 0, self.params.layers - 1 do
     tokens = tokens + self.model.experts[layer]:cost().sent
     local traffic = self.model.stores[layer]:traffic()
     unshard = unshard + traffic.unshard + traffic.refresh
-    reduce = reduce + traffic.reduce
+    reduce, late = reduce + traffic.reduce, late + traffic.late
   end
-  return tokens, unshard, reduce
+  values.bytes_tokens, values.bytes_unshard = tokens, unshard
+  values.bytes_reduce, values.bytes_late = reduce, late
 end
 
 --- Of sums over ranks of so many steps, as a row has them: shares of the time of all ranks, and
@@ -213,6 +215,7 @@ local function shares(self, sums, steps)
     waited = waited + sums[name]
     row.exposed_ms[name] = 1e3 * sums[name] / (ranks * steps)
   end
+  row.exposed_ms.late = sums.late > 0 and row.exposed_ms.late or nil
   row.exposed = waited / sums.seconds
   return row
 end
@@ -233,7 +236,8 @@ local function record_last(self)
   row.loss = self.losses[self.done]
   row.bytes_per_step = { tokens = sums.bytes_tokens - before.bytes_tokens,
     unshard = sums.bytes_unshard - before.bytes_unshard,
-    reduce = sums.bytes_reduce - before.bytes_reduce }
+    reduce = sums.bytes_reduce - before.bytes_reduce, late = sums.bytes_late > 0
+    and sums.bytes_late - before.bytes_late or nil }
   self.recorder:step(self.done - 1, row, self.session)
   self.sent = sums
 end
@@ -270,7 +274,7 @@ local function take_measures(self, began, busy, recorder)
   local values = use.exposed
   values.seconds, values.busy = seconds, cpu and C.neap_thread_seconds() - busy or use.computing
   for name, value in pairs(values) do self.sums[name] = self.sums[name] + value end
-  values.bytes_tokens, values.bytes_unshard, values.bytes_reduce = bytes_sent(self)
+  add_bytes_sent(self, values)
   self.seconds:add(seconds)
   return values
 end
@@ -362,7 +366,7 @@ function Trainer:summary()
   record_last(self)
   local p, steps = self.params, self.done
   local values = self.sums
-  values.bytes_tokens, values.bytes_unshard, values.bytes_reduce = bytes_sent(self)
+  add_bytes_sent(self, values)
   local sums = sum_over_ranks(self.comm, values)
   local row, host = self.balance:summary(), measured(self, sums)
   fill(row, self.job.sim and simulated(self, host) or host)
@@ -372,7 +376,8 @@ function Trainer:summary()
   for step = 1, steps do row.losses[step] = self.losses[step] end
   row.loss = self.losses:recent(math.max(1, math.floor(steps / 10)))
   row.bytes_per_step = { tokens = sums.bytes_tokens / steps, unshard = sums.bytes_unshard / steps,
-    reduce = sums.bytes_reduce / steps }
+    reduce = sums.bytes_reduce / steps,
+    late = sums.bytes_late > 0 and sums.bytes_late / steps or nil }
   row.device_bytes = select(2, device.held())
   fill(row, self.session:report())
   metrics.complete(row)

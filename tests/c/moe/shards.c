@@ -2,6 +2,8 @@
  * The shard store on threads: every transfer against arrays that each rank makes for itself.
  * Runs on: threads.
  */
+#include "moe/shards.h"
+#include "layout/layout.h"
 #include "moe/scene.h"
 
 enum { MAX_EXPERTS = 7, MAX_SLOTS = 64, MAX_SIZE = 130 };
@@ -130,7 +132,7 @@ static int64_t tokens_of_slot(const problem *p, int32_t slot)
   return (int64_t)(neap_random_uniform(p->seed, 9, (uint64_t)slot) * 3);
 }
 
-static const neap_layout *reduced_layout; /* of the present problem */
+static const neap_layout *reduced_layout, *other_layout; /* of the present problem */
 
 /* Sum of the slots in their order; double and rounded once if exact. */
 static double reduced(const problem *p, int32_t e, int64_t i)
@@ -160,6 +162,48 @@ static void fill_gradients(const problem *p, int32_t rank, neap_tensor *gradient
           tokens_of_slot(p, s) ? slot_gradient(p, s, i) : NAN);
 }
 
+/* Bytes of this rank's share of the experts that other ranks of its group lack. */
+static int64_t late_bytes(const problem *p, int32_t rank, neap_shards *shards,
+                          const neap_layout *base)
+{
+  const int32_t *first = neap_topology_first_slot(p->topology);
+  const int32_t *before = neap_layout_experts(base), *after = neap_layout_experts(other_layout);
+  int64_t bytes = 0;
+  for (int32_t r = shards->group_first[rank];
+       r < shards->group_first[rank] + shards->group_size[rank]; r++)
+    for (int32_t e = 0; e < p->experts; e++) {
+      bool kept = false, wanted = false;
+      for (int32_t s = first[r]; s < first[r + 1]; s++) {
+        kept |= before[s] == e && after[s] == e;
+        wanted |= after[s] == e;
+      }
+      if (r != rank && wanted && !kept)
+        bytes += (shards->working_at[e + 1] - shards->working_at[e]) * shards->element;
+    }
+  return bytes;
+}
+
+/* From the layout that buffer has to another one; and what is refused. */
+static void check_changes(const problem *p, int32_t rank, neap_shards *shards,
+                          const neap_layout *layout, neap_tensor *buffer)
+{
+  neap_transfer *changes;
+  neap_shard_traffic before, after;
+  check_ok(neap_shards_traffic(shards, &before));
+  check_ok(neap_shards_unshard_changes_start(shards, layout, other_layout, buffer, &changes));
+  check_ok(neap_shards_traffic(shards, &after));
+  check(after.late - before.late == late_bytes(p, rank, shards, layout) &&
+            after.unshard == before.unshard,
+        "seed %d: %d late bytes; expected %d", (int)p->seed, (int)(after.late - before.late),
+        (int)late_bytes(p, rank, shards, layout));
+  check_ok(neap_transfer_wait(changes));
+  check_unshard(p, rank, other_layout, buffer, neap_shards_slot_size(shards));
+  if (neap_layout_hash(layout) != neap_layout_hash(other_layout))
+    check(neap_shards_unshard_changes_start(shards, layout, other_layout, buffer, &changes) ==
+              NEAP_LAYOUT,
+          "changes of a layout that the buffer has not");
+}
+
 /* Unshard and two reduces, of which the second adds, under way at once. */
 static void test_transfers(const problem *p, int32_t rank, neap_shards *shards,
                            const neap_layout *layout)
@@ -178,6 +222,7 @@ static void test_transfers(const problem *p, int32_t rank, neap_shards *shards,
   check_ok(neap_shards_reduce_start(shards, layout, gradients, tokens, 0, &reduce));
   check_ok(neap_transfer_wait(unshard));
   check_unshard(p, rank, layout, buffer, width);
+  check_changes(p, rank, shards, layout, buffer);
   check_ok(neap_transfer_wait(reduce));
   check_get(p, shards, NEAP_SHARD_GRADIENT, reduced);
   check_ok(neap_shards_reduce_start(shards, layout, gradients, tokens, 1, &again));
@@ -270,6 +315,30 @@ static void run_problem(neap_comm *comm, neap_world *world, int which)
   neap_shards_close(shards);
 }
 
+/* A layout with some slots of another expert; half of the time another one altogether, aligned. */
+static neap_layout *change_some(dice *d, const neap_layout *layout)
+{
+  const neap_topology *t = layout->topology;
+  neap_layout *other;
+  check_ok(neap_layout_open((neap_topology *)t, &other));
+  if (roll(d, 0, 1)) {
+    random_layout(d, other);
+    check_ok(neap_layout_align(other, layout));
+    return other;
+  }
+  int32_t expert_of[MAX_SLOTS];
+  memcpy(expert_of, neap_layout_experts(layout), 4ul * t->slots);
+  for (int32_t s = 0; s < t->slots; s++) {
+    int32_t with = (int32_t)roll(d, 0, t->slots - 1), e = expert_of[s];
+    if (roll(d, 0, 2))
+      continue;
+    expert_of[s] = expert_of[with];
+    expert_of[with] = e;
+  }
+  check_ok(neap_layout_set(other, expert_of));
+  return other;
+}
+
 static void test_random(void)
 {
   const int32_t sizes[] = {1, 2, 3, 4, 8};
@@ -288,9 +357,12 @@ static void test_random(void)
     check_ok(neap_layout_open(p.topology, &layout));
     random_layout(&d, layout);
     reduced_layout = layout;
+    neap_layout *other = change_some(&d, layout);
+    other_layout = other;
     current = p;
     run_threads(p.ranks, run_problem, 0);
     neap_layout_close(layout);
+    neap_layout_close(other);
     neap_topology_close(p.topology);
   }
 }

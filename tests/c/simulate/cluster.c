@@ -223,10 +223,10 @@ static void test_layout_traffic(void)
   const int32_t experts[8] = {0, 1, 0, 1, 0, 1, 0, 1};
   check(!neap_layout_set(l, experts), "set");
   double bytes[2] = {100, 60}, ports[4], uplinks[2];
-  check(!neap_layout_traffic(l, bytes, NEAP_GROUP_ALL, ports, uplinks), "traffic");
+  check(!neap_layout_traffic(l, NULL, bytes, NEAP_GROUP_ALL, ports, uplinks), "traffic");
   check_close(ports[3], 160 * 0.75, 1e-12, "port");
   check_close(uplinks[1], 320 * 0.5, 1e-12, "uplink");
-  check(!neap_layout_traffic(l, bytes, NEAP_GROUP_NODE, ports, uplinks), "traffic of nodes");
+  check(!neap_layout_traffic(l, NULL, bytes, NEAP_GROUP_NODE, ports, uplinks), "traffic of nodes");
   check_close(ports[0], 80, 1e-12, "port in a node");
   check_close(uplinks[0], 0, 1e-12, "no uplink");
   neap_layout_close(l);

@@ -1,4 +1,5 @@
 local layout = require 'neap.engine.layout'
+local lib = require 'neap.base.lib'
 local topology = require 'neap.engine.topology'
 
 local function message(f, ...)
@@ -38,6 +39,47 @@ describe('layout', function()
     assert.are.equal(3, a:changed(b))
     assert.are_not.equal(a:hash(), b:hash())
     assert.are.equal(0, b:copy(a):changed(a))
+  end)
+
+  it('is aligned with another one: what a rank has in both stays where it is', function()
+    local random = require 'neap.engine.plan'.open('random', t)
+    local nothing = lib.ffi.new('double[?]', t.ranks * t.experts)
+    for seed = 1, 50 do
+      local base, l = random:plan(nothing, nil, seed), random:plan(nothing, nil, 1000 + seed)
+      if seed % 5 == 0 then -- some ranks with an expert twice
+        l:set { { 1, 1 }, { seed % 4, 2 }, { 3, 0, 0 } }
+        base:set { { 1, seed % 4 }, { 2, 2 }, { 0, 3, 0 } }
+      end
+      local before, arrived, most = l:experts(), 0, 0
+      l:align(base)
+      for rank, experts in ipairs(l:experts()) do
+        local other, missing, first = base:experts()[rank], 0, t.first_slot[rank - 1]
+        local count = {}
+        for slot, e in ipairs(experts) do
+          count[e] = (count[e] or 0) + 1
+          local here, there = 0, 0
+          for i = 1, #experts do
+            here = here + (experts[i] == e and 1 or 0)
+            there = there + (other[i] == e and 1 or 0)
+          end
+          if there == 0 and count[e] == 1 then missing = missing + 1 end
+          if count[e] == 1 then -- as many copies stay as both have
+            local stay = 0
+            for i = 1, #experts do
+              stay = stay + (experts[i] == e and other[i] == e and 1 or 0)
+            end
+            assert.are.equal(math.min(here, there), stay, ('seed %d slot %d'):format(seed,
+              first + slot))
+          end
+        end
+        table.sort(experts)
+        table.sort(before[rank])
+        assert.are.same(before[rank], experts)
+        arrived, most = arrived + missing, math.max(most, missing)
+      end
+      local all, largest = l:arrivals(base)
+      assert.are.same({ arrived, most }, { all, largest })
+    end
   end)
 
   it('draws a line per node', function()

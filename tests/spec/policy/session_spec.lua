@@ -131,6 +131,71 @@ describe('session', function()
     end
   end)
 
+  it('plans any policy on the counts if it is told to; experts that ranks keep do not move',
+  function()
+    for _, name in ipairs { 'laer:on=current', 'ultraep:on=current', 'neap:on=current,window=3' } do
+      for _, in_process in ipairs { true, false } do
+        local s = open(name, { in_process = in_process })
+        local topology_of, late, n = s.topology, 0, 0
+        for step = 0, 4 do
+          s:advance(step)
+          for layer = 0, LAYERS - 1 do
+            local base, load = s:layout(layer):experts(), load_of(step, layer)
+            s:plan_now(step, layer, load)
+            local arrived = 0
+            for rank, experts in ipairs(s:layout(layer):experts()) do
+              local had, has = {}, {}
+              for _, e in ipairs(base[rank]) do had[e] = true end
+              for _, e in ipairs(experts) do has[e] = true end
+              for slot, e in ipairs(experts) do
+                assert.is_true(e == base[rank][slot] or not had[e] or not has[base[rank][slot]],
+                  'an expert has moved within its rank')
+                if not had[e] then
+                  arrived, had[e] = arrived + 1, true
+                end
+              end
+            end
+            local changed = s:late_base(layer)
+            assert.are.equal(changed ~= nil, arrived > 0)
+            if changed then assert.are.same(base, changed:experts()) end
+            late, n = late + arrived, n + 1
+            s:split(step, layer, load)
+            s:record(step, layer, load)
+          end
+        end
+        local report = s:report()
+        assert.are.equal('current', report.plans_on)
+        assert.is_true(late > 0)
+        assert.is_near(late / n, report.late_experts, 1e-9)
+        assert.are.equal(0, report.faults)
+        assert.are.equal(topology_of, s.topology)
+        s:close()
+      end
+    end
+  end)
+
+  it('knows loads before only where they can be known', function()
+    local current, known = {}, {}
+    for i, on in ipairs { 'current', 'known' } do
+      local s = open('laer:on=' .. on, { known = true })
+      s:advance(0)
+      s:plan_now(0, 0, load_of(0, 0))
+      local of = i == 1 and current or known
+      of.hash, of.late, of.report = s:layout(0):hash(), s:late_base(0), s:report()
+      s:close()
+    end
+    assert.are.equal(current.hash, known.hash)
+    assert.is_not_nil(current.late)
+    assert.is_nil(known.late)
+    assert.is_nil(known.report.late_experts)
+    local ok, err = pcall(open, 'laer:on=known')
+    assert.is_false(ok)
+    assert.matches('training does not know loads', err.message)
+    ok, err = pcall(open, 'laer:on=curent')
+    assert.is_false(ok)
+    assert.matches("did you mean 'current'", err.message)
+  end)
+
   it('never changes a layer between its forward and its backward', function()
     for _, name in ipairs { 'late', file 'both' } do
       for _, in_process in ipairs { true, false } do

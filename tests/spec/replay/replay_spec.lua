@@ -73,15 +73,14 @@ describe('replay', function()
   end)
 
   it('replays every shipped policy without a fault', function()
-    local bounds, late_slots = { oracle = true }, { late = true }
+    local plans_on = { late = 'both' }
     for _, name in ipairs(policy.names()) do
       local entry, messages = replay.score {
         trace = t, topology = top, policy = name, seed = 3, in_process = true,
       }
       assert.are.equal(0, entry.faults, messages[1])
       assert.is_true(entry.imbalance.mean >= 1 and entry.imbalance.mean < 6, name)
-      assert.are.equal(bounds[name], entry.bound)
-      assert.are.equal(late_slots[name], entry.late_slots)
+      assert.are.equal(plans_on[name], entry.plans_on)
     end
   end)
 

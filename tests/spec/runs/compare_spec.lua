@@ -24,7 +24,7 @@ describe('compare', function()
     local id = runs:insert('runs', { kind = 'run', command = 'x', started = 1, heartbeat = 1,
       state = more.state or 'done', seed = seed, key = more.key })
     local summary = { imbalance = { mean = imbalance, max = imbalance + 0.5 },
-      faults = more.faults or 0, bound = more.bound }
+      faults = more.faults or 0, plans_on = more.plans_on }
     runs:insert('results', { run = id, policy = policy, seed = seed, started = 1,
       context = more.context or 'c', policy_sha256 = more.text,
       summary = not more.open and json.encode(summary) or nil })
@@ -108,11 +108,11 @@ describe('compare', function()
     assert.matches('mine: its file has changed', document.warnings[1])
   end)
 
-  it('warns of faults, outliers and noise; a bound does not win', function()
+  it('warns of faults, outliers and noise; known loads do not win', function()
     for seed = 1, 7 do
       add('static', seed, 2)
       add('mine', seed, seed == 3 and 5 or 1.9 + 0.01 * seed, { faults = seed == 2 and 4 })
-      add('oracle', seed, 1 + 0.001 * seed, { bound = true })
+      add('laer:on=known', seed, 1 + 0.001 * seed, { plans_on = 'known' })
     end
     local document = compared()
     local text = table.concat(document.warnings, '\n')

@@ -157,6 +157,57 @@ describe('a simulated step', function()
   end)
 end)
 
+describe('a plan on the counts', function()
+  --- First begin and last end over ranks of the operations of a layer with a name.
+  local function times(c, name, layer, phase)
+    local begin, finish, found = math.huge, 0, 0
+    for op = 0, #c.spans do
+      local label = c.spans[op]
+      if label.name == name and label.layer == layer and label.phase == phase
+        and label.micro == 0 then
+        local from, to = c:times(op)
+        for r = 0, c.topology.ranks - 1 do
+          begin, finish = math.min(begin, from[r]), math.max(finish, to[r])
+        end
+        found = found + 1
+      end
+    end
+    return begin, finish, found
+  end
+
+  it('is waited for by the experts that it changes, and by no others', function()
+    local s = simulate.open { cluster = machine(), model = MODEL, policy = 'ultraep:on=current',
+      in_process = true }
+    s:step()
+    local late = 0
+    for layer = 0, s.model.layers - 1 do
+      local begin, finish, n = times(s.cluster, 'late', layer, 'forward')
+      local first, last = times(s.cluster, 'expert', layer, 'forward')
+      local _, counted = times(s.cluster, 'counts', layer, 'forward')
+      if n > 0 then
+        assert.is_true(begin >= counted - 1e-12 and finish <= last + 1e-12)
+        assert.is_true(first < finish, 'slots that are kept begin while others arrive')
+        late = late + 1
+      end
+      assert.are.equal(0, (select(3, times(s.cluster, 'late', layer, 'backward'))))
+    end
+    assert.is_true(late > 0)
+    s:close()
+  end)
+
+  it('costs the time of what changes: nothing if loads are known, all slots at most', function()
+    local function row_of(policy)
+      return run { policy = policy, schedule = 'eager', cluster = machine { uplink = 5e9 } }
+    end
+    local known, current = row_of 'laer:on=known', row_of 'laer:on=current'
+    assert.is_true(current.exposed_ms.late > 0)
+    assert.is_nil(known.exposed_ms.late)
+    assert.is_true(current.step_ms > known.step_ms)
+    assert.is_true(current.late_experts > 0 and current.late_experts <= 8 * 2)
+    assert.are.same({ 'current', 'known' }, { current.plans_on, known.plans_on })
+  end)
+end)
+
 describe('layers that repeat', function()
   it('are as long as those that they repeat', function()
     local one = run { distinct = 1, schedule = 'none' }
