@@ -1,5 +1,5 @@
 /*
- * kernels.h: one launcher an operation, as a table of function pointers for each real type and
+ * kernels.h: one launcher per operation, as a table of function pointers for each real type and
  * device.
  *
  * Kernels know shapes and numbers, nothing of ranks, layouts or tensors. Valid for every launcher
@@ -30,7 +30,7 @@
 
 typedef enum {
   NEAPI_KERNEL_OK,
-  NEAPI_KERNEL_MEMORY, /* no room for a thread's scratch memory */
+  NEAPI_KERNEL_MEMORY, /* none for a thread's scratch */
   NEAPI_KERNEL_DEVICE  /* the device refused */
 } neapi_kernel_status;
 
@@ -49,10 +49,10 @@ typedef struct {
   int64_t hidden_at; /* element of activation where its (rows, F) starts; of gate_up at twice it */
 } neapi_batch;
 
-/* Room for choices of an expert in one of its slots: so many rows, from a row on. */
+/* Rows for choices of an expert in one of its slots: so many, from a row on. */
 typedef struct {
   int32_t rows, row;
-} neapi_room;
+} neapi_segment;
 
 /* Slots of a layer and their rows. Slot i's parameters start at element i * stride: W1 (H, 2F),
  * gate columns first, then W2 (F, H). */
@@ -62,7 +62,7 @@ typedef struct {
   const neapi_batch *batches; /* [count] */
 } neapi_slots;
 
-/* ---- products ------------------------------------------------------------------------------ */
+/* ---- products -------------------------------------------------------------------------------- */
 
 /* c = op(a) op(b), or c += op(a) op(b) with accumulate. Each element is summed over K in one
  * order, wherever it stands in c and whatever M and N are. */
@@ -79,7 +79,7 @@ typedef int neapi_kernel_gemm_tn(int64_t t, int64_t k, int64_t n,               
                                  const void *b, int64_t ldb,                          // (T, N)
                                  void *c, int64_t ldc, int accumulate, void *stream); // (K, N) stat
 
-/* ---- experts: the products of many slots --------------------------------------------------- */
+/* ---- experts: the products of many slots ----------------------------------------------------- */
 
 /* For each slot's rows: gate_up = in W1, activation = swiglu of it and, unless out is NULL, out =
  * activation W2. Which products are used depends on H and F, not on numbers of rows. */
@@ -91,13 +91,14 @@ typedef int neapi_kernel_experts_forward(const neapi_slots *slots,
                                          void *out, void *stream); // (rows, H)
 
 /* din: gradient of in. gate_up becomes its gradient; activation is computed anew. */
-typedef int neapi_kernel_experts_backward(const neapi_slots *slots,
-                                          const void *weights,      // (count, stride)
-                                          const void *dout,         // (rows, H)
-                                          void *gate_up,            // (rows, 2F) by batch
-                                          void *activation,         // (rows, F) by batch
-                                          void *slope,              // room for a batch's (rows, F)
-                                          void *din, void *stream); // (rows, H)
+typedef int
+neapi_kernel_experts_backward(const neapi_slots *slots,
+                              const void *weights,      // (count, stride)
+                              const void *dout,         // (rows, H)
+                              void *gate_up,            // (rows, 2F) by batch
+                              void *activation,         // (rows, F) by batch
+                              void *dactivation,        // (rows, F) of the largest batch: workspace
+                              void *din, void *stream); // (rows, H)
 
 /* Gradients of the parameters of slots with rows; those of other slots stay. */
 typedef int neapi_kernel_experts_gradients(const neapi_slots *slots,
@@ -107,7 +108,7 @@ typedef int neapi_kernel_experts_gradients(const neapi_slots *slots,
                                            const void *dout,               // (rows, H)
                                            void *gradients, void *stream); // (count, stride) stat
 
-/* ---- rows: embedding, dispatch, combine ---------------------------------------------------- */
+/* ---- rows: embedding, dispatch, combine ------------------------------------------------------ */
 
 /* out[i] = x[index[i]]. Embedding forward. */
 typedef int neapi_kernel_gather(int64_t n, int64_t h, const int32_t *index, // (N)
@@ -143,7 +144,7 @@ typedef int neapi_kernel_combine_backward(int64_t t, int64_t k, int64_t h, //
                                           void *dx,                        // (any, H)
                                           void *dweights, void *stream);   // (T, K) stat
 
-/* ---- normalisation, rotation, attention ---------------------------------------------------- */
+/* ---- normalisation, rotation, attention ------------------------------------------------------ */
 
 /* y = x * rstd * gain, rstd = 1 / sqrt(mean of x^2 + eps). Zhang and Sennrich 2019. */
 typedef int neapi_kernel_rmsnorm(int64_t t, int64_t h, const void *x, // (T, H)
@@ -194,7 +195,7 @@ neapi_kernel_attention_backward(int64_t sequences, int64_t s, int64_t heads, int
                                 const void *dout, // (sequences * S, heads * D)
                                 void *dqkv, void *stream); // as qkv
 
-/* ---- elementwise --------------------------------------------------------------------------- */
+/* ---- elementwise ----------------------------------------------------------------------------- */
 
 typedef int neapi_kernel_fill(int64_t n, double value, void *x, void *stream); // (N)
 typedef int neapi_kernel_scale(int64_t n, double factor, const void *x, void *out,
@@ -222,7 +223,7 @@ typedef int neapi_kernel_swiglu_backward(int64_t t, int64_t f, const void *gu, /
 typedef int neapi_kernel_adamw(int64_t n, const neapi_adamw *step, const void *grad, // (N) stat
                                void *param, void *m, void *v, void *stream);         // (N) stat
 
-/* ---- loss and router ----------------------------------------------------------------------- */
+/* ---- loss and router ------------------------------------------------------------------------- */
 
 /* loss = log-sum-exp(logits) - logits[target]; dlogits = factor * (softmax - onehot(target)).
  * A target below 0 does not count: loss and gradient are 0. loss or dlogits may be NULL;
@@ -257,16 +258,16 @@ typedef int neapi_kernel_router_backward(int64_t t, int64_t e, int64_t k, int re
 typedef int neapi_kernel_count_choices(int64_t n, int64_t e, const int32_t *ids, // (N)
                                        int64_t *counts, void *stream);           // (E)
 
-/* Gives the choices, in their order, places: those of expert e fill the rooms first[e] to
- * first[e + 1] - 1, which hold just as many. position[i]: row of choice i. first and rooms are
- * host memory that is read at once. */
-typedef int neapi_kernel_place_choices(int64_t n, int64_t e,             //
-                                       const int32_t *ids,               // (N)
-                                       const int32_t *first,             // (E + 1)
-                                       const neapi_room *rooms,          // (first[E])
-                                       int32_t *position, void *stream); // (N)
+/* Assigns rows to the choices, in their order: those of expert e fill the segments first[e] to
+ * first[e + 1] - 1, which have just as many rows. position[i]: row of choice i. first and segments
+ * are host memory that is read at once. */
+typedef int neapi_kernel_assign_choices(int64_t n, int64_t e,             //
+                                        const int32_t *ids,               // (N)
+                                        const int32_t *first,             // (E + 1)
+                                        const neapi_segment *segments,    // (first[E])
+                                        int32_t *position, void *stream); // (N)
 
-/* ---- plain reductions ---------------------------------------------------------------------- */
+/* ---- plain reductions ------------------------------------------------------------------------ */
 
 /* out = sum of x^2, in double, in an order that only N decides. */
 typedef int neapi_kernel_square_sum(int64_t n, const void *x, double *out,
@@ -344,7 +345,7 @@ typedef int neapi_kernel_exact_square_sum(int64_t n, const void *x, double max, 
   X(attention_backward)                                                                            \
   X(fill) X(scale) X(add) X(axpy) X(sum) A(sum_double) X(swiglu) X(swiglu_backward) A(adamw)       \
   X(to_double) X(from_double) X(to_stat) X(from_stat)                                              \
-  X(cross_entropy) A(router) X(router_backward) A(count_choices) A(place_choices)                  \
+  X(cross_entropy) A(router) X(router_backward) A(count_choices) A(assign_choices)                  \
   X(square_sum) X(max_abs)                                                                         \
   X(exact_column_max) A(exact_grid) X(exact_quantise) A(exact_gemm_tn) X(exact_column_sum)         \
   X(exact_scatter_add) X(exact_square_sum)

@@ -1,6 +1,6 @@
 /*
- * per_expert.h: the experts' operations, one slot after the other, from a table's own products. The
- * plain version of what a device may do for all slots at once.
+ * per_expert.h: the experts' operations as a loop of products, one slot after the other: the plain
+ * version of the grouped products that a device may do for all slots at once.
  */
 #ifndef NEAPI_PER_EXPERT_H
 #define NEAPI_PER_EXPERT_H
@@ -66,7 +66,8 @@ static inline int neapi_per_expert_forward(const neapi_expert_ops *k, const neap
 
 static inline int neapi_per_expert_backward(const neapi_expert_ops *k, const neapi_slots *slots,
                                             const void *weights, const void *dout, void *gate_up,
-                                            void *activation, void *slope, void *din, void *stream)
+                                            void *activation, void *dactivation, void *din,
+                                            void *stream)
 {
   int status = NEAPI_KERNEL_OK;
   for (int64_t i = 0; !status && i < slots->count; i++) {
@@ -74,11 +75,11 @@ static inline int neapi_per_expert_backward(const neapi_expert_ops *k, const nea
     int64_t h = s.h, f = s.f;
     if (!s.rows)
       continue;
-    status = k->gemm(s.rows, f, h, s.out, h, 0, s.w2, h, 1, slope, f, 0, stream);
+    status = k->gemm(s.rows, f, h, s.out, h, 0, s.w2, h, 1, dactivation, f, 0, stream);
     if (!status)
       status = k->swiglu(s.rows, f, s.gate_up, s.activation, stream);
     if (!status)
-      status = k->swiglu_backward(s.rows, f, s.gate_up, slope, s.gate_up, stream);
+      status = k->swiglu_backward(s.rows, f, s.gate_up, dactivation, s.gate_up, stream);
     if (!status)
       status = k->gemm(s.rows, h, 2 * f, s.gate_up, 2 * f, 0, s.w1, 2 * f, 1, s.in, h, 0, stream);
   }

@@ -27,23 +27,23 @@ enum { NEAPI_TILE_M = 128, NEAPI_BAND = 8, NEAPI_GROUPS = 224 };
 typedef struct {
   int32_t slot, first, rows; /* rows first to first + rows - 1 */
   int32_t before;            /* pairs of the groups before */
-} neapi_group;
+} neapi_tile_group;
 
 typedef struct {
   int32_t count, pairs; /* groups, and pairs of all of them */
   int32_t columns;      /* tiles across a group */
   int32_t m;            /* rows of every group's result; 0: a group's own rows */
-  neapi_group group[NEAPI_GROUPS];
+  neapi_tile_group group[NEAPI_GROUPS];
 } neapi_tiles;
 
 /* A pair's first tile, in its group; beside: the second is at the right, not below. */
 typedef struct {
   int32_t m, n, beside;
-} neapi_pair;
+} neapi_tile_pair;
 
 /* Tiles down a group. */
 NEAPI_BOTH_SIDES static inline int32_t neapi_tiles_lines(const neapi_tiles *t,
-                                                         const neapi_group *group)
+                                                         const neapi_tile_group *group)
 {
   return ((t->m ? t->m : group->rows) + NEAPI_TILE_M - 1) / NEAPI_TILE_M;
 }
@@ -57,21 +57,21 @@ NEAPI_BOTH_SIDES static inline int32_t neapi_tiles_number_of(int32_t round, int3
 
 /* The pair of a number; *group: where the caller's pair before was, 0 at first. Within a group:
  * band after band, in a band column after column; then what has none below. */
-NEAPI_BOTH_SIDES static inline neapi_pair neapi_tiles_find(const neapi_tiles *t, int32_t number,
-                                                           int32_t *group)
+NEAPI_BOTH_SIDES static inline neapi_tile_pair neapi_tiles_find(const neapi_tiles *t,
+                                                                int32_t number, int32_t *group)
 {
   while (*group + 1 < t->count && number >= t->group[*group + 1].before)
     ++*group;
-  const neapi_group *g = &t->group[*group];
+  const neapi_tile_group *g = &t->group[*group];
   int32_t in_group = number - g->before, deep = neapi_tiles_lines(t, g) / 2;
   if (in_group >= deep * t->columns) {
-    neapi_pair last = {2 * deep, 2 * (in_group - deep * t->columns), 1};
+    neapi_tile_pair last = {2 * deep, 2 * (in_group - deep * t->columns), 1};
     return last;
   }
   int32_t band = in_group / (NEAPI_BAND * t->columns);
   int32_t in_band = in_group - band * NEAPI_BAND * t->columns;
   int32_t left = deep - band * NEAPI_BAND, depth = left < NEAPI_BAND ? left : NEAPI_BAND;
-  neapi_pair pair = {2 * (band * NEAPI_BAND + in_band % depth), in_band / depth, 0};
+  neapi_tile_pair pair = {2 * (band * NEAPI_BAND + in_band % depth), in_band / depth, 0};
   return pair;
 }
 
@@ -83,7 +83,7 @@ static inline int neapi_tiles_add(neapi_tiles *t, int64_t slot, int64_t first, i
   int32_t at = t->count++;
   for (; at && t->group[at - 1].rows < rows; at--)
     t->group[at] = t->group[at - 1];
-  neapi_group group = {(int32_t)slot, (int32_t)first, (int32_t)rows, 0};
+  neapi_tile_group group = {(int32_t)slot, (int32_t)first, (int32_t)rows, 0};
   t->group[at] = group;
   return 1;
 }

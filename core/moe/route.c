@@ -28,7 +28,7 @@ int neapi_route_open(neapi_route *r, int dtype, int64_t hidden, int32_t experts,
 void neapi_route_close(neapi_route *r)
 {
   neapi_buffer *buffers[] = {&r->logits,   &r->probs,    &r->dprobs,   &r->ids,
-                             &r->weights,  &r->dweights, &r->position, &r->rooms,
+                             &r->weights,  &r->dweights, &r->position, &r->segments,
                              &r->host_ids, &r->grid,     &r->shares,   &r->factors};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
     neapi_buffer_free(buffers[i]);
@@ -112,32 +112,32 @@ static int check_tokens(const neapi_route *r, const neap_layout *layout, const i
   return NEAP_OK;
 }
 
-/* The slots' rooms, expert by expert; NULL: reported. */
-static const neapi_room *set_rooms(neapi_route *r, const neap_layout *layout,
-                                   const int64_t *slot_tokens, const int64_t *start)
+/* The slots' rows, expert by expert; NULL: reported. */
+static const neapi_segment *set_segments(neapi_route *r, const neap_layout *layout,
+                                         const int64_t *slot_tokens, const int64_t *start)
 {
   int32_t slots = layout->topology->slots;
-  if (neapi_buffer_reserve(&r->rooms, slots * (int64_t)sizeof(neapi_room), "route"))
+  if (neapi_buffer_reserve(&r->segments, slots * (int64_t)sizeof(neapi_segment), "route"))
     return NULL;
-  neapi_room *rooms = r->rooms.data;
+  neapi_segment *segments = r->segments.data;
   for (int32_t i = 0; i < layout->first[r->experts]; i++) {
     int32_t slot = layout->by_expert[i];
-    rooms[i] = (neapi_room){(int32_t)slot_tokens[slot], (int32_t)start[slot]};
+    segments[i] = (neapi_segment){(int32_t)slot_tokens[slot], (int32_t)start[slot]};
   }
-  return rooms;
+  return segments;
 }
 
 int neapi_route_assign(neapi_route *r, const neap_layout *layout, const int64_t *slot_tokens,
                        const int64_t *start)
 {
   int status = check_tokens(r, layout, slot_tokens);
-  const neapi_room *rooms = status ? NULL : set_rooms(r, layout, slot_tokens, start);
-  if (!rooms)
+  const neapi_segment *segments = status ? NULL : set_segments(r, layout, slot_tokens, start);
+  if (!segments)
     return status ? status : NEAP_MEMORY;
   return neapi_kernel_status_of("moe dispatch",
-                                r->kernels->place_choices(r->tokens * r->top_k, r->experts,
-                                                          r->ids.data, layout->first, rooms,
-                                                          r->position.data, neapi_stream()));
+                                r->kernels->assign_choices(r->tokens * r->top_k, r->experts,
+                                                           r->ids.data, layout->first, segments,
+                                                           r->position.data, neapi_stream()));
 }
 
 /* ---- gradients ------------------------------------------------------------------------------- */

@@ -23,7 +23,7 @@ typedef struct {
   neapi_buffer dweights;      /* (T, K) stat, filled by who computes it, before backward */
   neapi_buffer position;      /* (T, K) int32_t: row that assign gave the choice */
   neapi_buffer host_ids;      /* (T, K) int32_t: ids for the host, where they are not there */
-  neapi_buffer rooms;         /* of assign */
+  neapi_buffer segments;      /* of assign */
   neapi_buffer grid;          /* [2][E] double, of probability: grids, then sums */
   neapi_buffer shares;        /* [2][E] double on the host: what goes to grid and comes from it */
   neapi_buffer factors;       /* (T, H), (T, E) double, of exact_gradient */

@@ -1,4 +1,4 @@
-/* Places of choices: how many an expert has, and which row each is given. */
+/* Choices of tokens: how many an expert has, and which row each is assigned. */
 #include "real.h"
 
 int NAME(count_choices)(int64_t n, int64_t e, const int32_t *ids, int64_t *counts, STREAM)
@@ -9,22 +9,22 @@ int NAME(count_choices)(int64_t n, int64_t e, const int32_t *ids, int64_t *count
   return NEAPI_KERNEL_OK;
 }
 
-int NAME(place_choices)(int64_t n, int64_t e, const int32_t *ids, const int32_t *first,
-                        const neapi_room *rooms, int32_t *position, STREAM)
+int NAME(assign_choices)(int64_t n, int64_t e, const int32_t *ids, const int32_t *first,
+                         const neapi_segment *segments, int32_t *position, STREAM)
 {
-  /* Of every expert: the room that is being filled, and what it has left. */
-  neapi_room *now = NAME(scratch)(SCRATCH_PLACES, e * (int64_t)(sizeof *now + sizeof(int32_t)));
+  /* Of every expert: the segment that is being filled, and the next one. */
+  neapi_segment *now = NAME(scratch)(SCRATCH_CHOICES, e * (int64_t)(sizeof *now + sizeof(int32_t)));
   if (!now)
     return NEAPI_KERNEL_MEMORY;
   int32_t *next = (int32_t *)(now + e);
   memset(now, 0, (size_t)e * sizeof *now);
   memcpy(next, first, (size_t)e * sizeof *next);
   for (int64_t i = 0; i < n; i++) {
-    neapi_room *room = &now[ids[i]];
-    while (!room->rows)
-      *room = rooms[next[ids[i]]++];
-    room->rows--;
-    position[i] = room->row++;
+    neapi_segment *segment = &now[ids[i]];
+    while (!segment->rows)
+      *segment = segments[next[ids[i]]++];
+    segment->rows--;
+    position[i] = segment->row++;
   }
   return NEAPI_KERNEL_OK;
 }

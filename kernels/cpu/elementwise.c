@@ -69,12 +69,12 @@ int NAME(swiglu)(int64_t t, int64_t f, const void *gu, void *h, STREAM)
 int NAME(swiglu_backward)(int64_t t, int64_t f, const void *gu, const void *dh, void *dgu, STREAM)
 {
   for (int64_t i = 0; i < t; i++) {
-    const real *g = (const real *)gu + i * 2 * f, *u = g + f, *slope = (const real *)dh + i * f;
+    const real *g = (const real *)gu + i * 2 * f, *u = g + f, *grad = (const real *)dh + i * f;
     real *dg = (real *)dgu + i * 2 * f, *du = dg + f;
     for (int64_t j = 0; j < f; j++) {
       real gate = g[j], up = u[j], s = 1 / (1 + real_exp(-gate));
-      dg[j] = slope[j] * up * s * (1 + gate * (1 - s));
-      du[j] = slope[j] * gate * s;
+      dg[j] = grad[j] * up * s * (1 + gate * (1 - s));
+      du[j] = grad[j] * gate * s;
     }
   }
   return NEAPI_KERNEL_OK;

@@ -12,10 +12,10 @@ int NAME(experts_forward)(const neapi_slots *slots, const void *weights, const v
 }
 
 int NAME(experts_backward)(const neapi_slots *slots, const void *weights, const void *dout,
-                           void *gate_up, void *activation, void *slope, void *din, STREAM)
+                           void *gate_up, void *activation, void *dactivation, void *din, STREAM)
 {
-  return neapi_per_expert_backward(&ops, slots, weights, dout, gate_up, activation, slope, din,
-                                   NULL);
+  return neapi_per_expert_backward(&ops, slots, weights, dout, gate_up, activation, dactivation,
+                                   din, NULL);
 }
 
 int NAME(experts_gradients)(const neapi_slots *slots, const void *in, const void *dgate_up,

@@ -211,9 +211,9 @@ int NAME(gemm)(int64_t m, int64_t n, int64_t k, const void *a_, int64_t lda, int
     return NEAPI_KERNEL_OK;
   if (k <= 0)
     return accumulate ? NEAPI_KERNEL_OK : clear(m, n, c, ldc);
-  int64_t room = least(k, KC) * (int64_t)sizeof(real);
-  real *packed_a = NAME(scratch)(SCRATCH_GEMM_A, packed_size(least(m, MC), MR, room));
-  real *packed_b = NAME(scratch)(SCRATCH_GEMM_B, packed_size(least(n, NC), NR, room));
+  int64_t bytes = least(k, KC) * (int64_t)sizeof(real);
+  real *packed_a = NAME(scratch)(SCRATCH_GEMM_A, packed_size(least(m, MC), MR, bytes));
+  real *packed_b = NAME(scratch)(SCRATCH_GEMM_B, packed_size(least(n, NC), NR, bytes));
   if (!packed_a || !packed_b)
     return NEAPI_KERNEL_MEMORY;
   for (int64_t j = 0; j < n; j += NC)

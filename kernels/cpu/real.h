@@ -1,4 +1,4 @@
-/* What every CPU kernel file starts with. Each file is compiled once a real type, with
+/* What every CPU kernel file starts with. Each file is compiled once per real type, with
  * NEAP_REAL_f32 or NEAP_REAL_f64 defined: real is that type, NAME(op) the type's own symbol.
  *
  * Rules that keep results free of a row's position: no expression is contracted
@@ -42,7 +42,7 @@ typedef enum {
   SCRATCH_GEMM_B,
   SCRATCH_ATTENTION,
   SCRATCH_EXACT,
-  SCRATCH_PLACES,
+  SCRATCH_CHOICES,
   SCRATCH_WIDE, /* operands of bf16 in float: four slots */
   SCRATCH_WIDE_LAST = SCRATCH_WIDE + 3,
   SCRATCHES

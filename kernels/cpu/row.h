@@ -4,7 +4,6 @@
 
 #include "real.h"
 
-/* Adds the lanes of a row's sum: halves onto halves. */
 static inline real row_fold(real *lane)
 {
   for (int width = ROW_LANES / 2; width; width /= 2)

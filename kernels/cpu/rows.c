@@ -50,13 +50,13 @@ int NAME(combine_backward)(int64_t t, int64_t k, int64_t h, const void *weights,
 {
   const real *w = weights;
   for (int64_t i = 0; i < t; i++) {
-    const real *slope = (const real *)dy + i * h;
+    const real *grad = (const real *)dy + i * h;
     for (int64_t c = 0; c < k; c++) {
       int64_t row = position[i * k + c] * h;
       real *to = (real *)dx + row;
       for (int64_t j = 0; j < h; j++)
-        to[j] = w[i * k + c] * slope[j];
-      ((real *)dweights)[i * k + c] = row_dot(h, slope, (const real *)x + row);
+        to[j] = w[i * k + c] * grad[j];
+      ((real *)dweights)[i * k + c] = row_dot(h, grad, (const real *)x + row);
     }
   }
   return NEAPI_KERNEL_OK;

@@ -1,4 +1,4 @@
-/* Scratch memory, one set of buffers a thread, that grows to the largest request and stays. */
+/* Scratch memory, one set of buffers per thread, that grows to the largest request and stays. */
 #include "real.h"
 
 #include <pthread.h>
@@ -36,9 +36,9 @@ void *NAME(scratch)(scratch slot, int64_t bytes)
   pthread_setspecific(at_exit, buffers);
   free(b->data);
   *b = (buffer){0};
-  int64_t room = (bytes + 63) / 64 * 64 + 64;
-  if (!posix_memalign(&b->data, 64, (size_t)room))
-    b->bytes = room;
+  int64_t capacity = (bytes + 63) / 64 * 64 + 64;
+  if (!posix_memalign(&b->data, 64, (size_t)capacity))
+    b->bytes = capacity;
   else
     b->data = NULL;
   return b->data;

@@ -1,5 +1,5 @@
 /* cuBLAS, found at run time: products of bf16 matrices, and of double ones for exact sums, one
- * algorithm a shape.
+ * algorithm per shape.
  *
  * cuBLAS chooses an algorithm by all of a product's sizes, and algorithms differ in the last bit.
  * Here it is asked once for each (N, K, leading dimensions, transpositions), as if there were
@@ -93,7 +93,7 @@ static bool set_transposition(cublasLtMatmulDesc_t operation, cublasLtMatmulDesc
          CUBLAS_STATUS_SUCCESS;
 }
 
-/* left and right change places, which is what makes a row-major product a column-major one. */
+/* left and right are exchanged, which is what makes a row-major product a column-major one. */
 static bool describe(const shape *s, description *d)
 {
   memset(d, 0, sizeof *d);

@@ -17,9 +17,9 @@ extern "C" {
 
 typedef __nv_bfloat16 bf16;
 
-/* ---- launching ----------------------------------------------------------------------------- */
+/* ---- launching ------------------------------------------------------------------------------- */
 
-enum { WARP = 32, ROWS_A_BLOCK = 8, BLOCK = 256, MOST_BLOCKS = 65535 * 32 };
+enum { WARP = 32, ROWS_PER_BLOCK = 8, BLOCK = 256, MOST_BLOCKS = 65535 * 32 };
 
 static inline cudaStream_t stream_of(void *stream)
 {
@@ -35,16 +35,16 @@ static inline int launched(void)
   return error == cudaErrorMemoryAllocation ? NEAPI_KERNEL_MEMORY : NEAPI_KERNEL_DEVICE;
 }
 
-static inline unsigned blocks_for(int64_t items, int64_t a_block)
+static inline unsigned blocks_for(int64_t items, int64_t per_block)
 {
-  int64_t blocks = (items + a_block - 1) / a_block;
+  int64_t blocks = (items + per_block - 1) / per_block;
   return (unsigned)(blocks < (int64_t)MOST_BLOCKS ? blocks : (int64_t)MOST_BLOCKS);
 }
 
 /* Threads of a kernel that gives each row to a warp. */
 static inline dim3 warp_rows(void)
 {
-  return dim3(WARP, ROWS_A_BLOCK);
+  return dim3(WARP, ROWS_PER_BLOCK);
 }
 
 /* This warp's rows: for (ROWS(row, n)). */
@@ -53,7 +53,7 @@ static inline dim3 warp_rows(void)
   row < (n);                                                                                       \
   row += (int64_t)gridDim.x * blockDim.y
 
-/* ---- numbers ------------------------------------------------------------------------------- */
+/* ---- numbers --------------------------------------------------------------------------------- */
 
 __device__ static inline float to_float(float x)
 {
@@ -165,7 +165,7 @@ __device__ static inline float block_max(float x)
   return warp_max(x);
 }
 
-/* ---- launchers ----------------------------------------------------------------------------- */
+/* ---- launchers ------------------------------------------------------------------------------- */
 
 /* Scratch memory that belongs to the stream from here on; NULL if there is none. */
 static inline void *scratch_open(int64_t bytes, void *stream)
@@ -200,8 +200,7 @@ template <class T> struct launchers {
 
 /* cuBLAS's product, of bf16 into bf16 or float or of double, where shapes and addresses suit it:
  * sets *status and returns true, or returns false and the caller's own product is to be used.
- * Whether it is used, and the algorithm, depend on N, K and leading dimensions alone, never on M.
- */
+ * Whether it is used, and the algorithm, depend on N, K and leading dimensions, never on M. */
 typedef enum { NEAPI_BF16_INTO_BF16, NEAPI_BF16_INTO_FLOAT, NEAPI_DOUBLES } product_types;
 bool neapi_cublas_gemm(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, int trans_a,
                        const void *b, int64_t ldb, int trans_b, void *c, int64_t ldc,

@@ -1,10 +1,10 @@
 /* Elementwise operations: each thread takes 16 bytes at a time where addresses allow it. */
 #include "cuda.cuh"
 
-/* ---- kernels ------------------------------------------------------------------------------- */
+/* ---- kernels --------------------------------------------------------------------------------- */
 
 /* f(i, n, whole) does the elements i to i + SIZE - 1 of n. */
-template <class T, class F> __global__ void each(int64_t n, F f, bool whole)
+template <class T, class F> __global__ void map_kernel(int64_t n, F f, bool whole)
 {
   int64_t step = (int64_t)gridDim.x * blockDim.x * pack<T>::SIZE;
   for (int64_t i = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) * pack<T>::SIZE; i < n;
@@ -12,10 +12,11 @@ template <class T, class F> __global__ void each(int64_t n, F f, bool whole)
     f(i, n, whole && i + pack<T>::SIZE <= n);
 }
 
-template <class T, class F> static int for_each(int64_t n, F f, bool whole, void *stream)
+template <class T, class F> static int map(int64_t n, F f, bool whole, void *stream)
 {
   if (n)
-    each<T><<<blocks_for(n, BLOCK * pack<T>::SIZE), BLOCK, 0, stream_of(stream)>>>(n, f, whole);
+    map_kernel<T>
+        <<<blocks_for(n, BLOCK * pack<T>::SIZE), BLOCK, 0, stream_of(stream)>>>(n, f, whole);
   return launched();
 }
 
@@ -25,7 +26,7 @@ static bool starts(const void *a, const void *b = NULL, const void *c = NULL)
   return (((uintptr_t)a | (uintptr_t)b | (uintptr_t)c) % 16) == 0;
 }
 
-template <class T> struct filling {
+template <class T> struct fill_map {
   T value;
   T *out;
   __device__ void operator()(int64_t i, int64_t n, bool whole) const
@@ -39,7 +40,7 @@ template <class T> struct filling {
 };
 
 /* out = factor x */
-template <class T> struct scaling {
+template <class T> struct scale_map {
   float factor;
   const T *x;
   T *out;
@@ -55,7 +56,7 @@ template <class T> struct scaling {
 };
 
 /* out = a + factor b */
-template <class T> struct adding {
+template <class T> struct add_map {
   float factor;
   const T *a, *b;
   T *out;
@@ -73,7 +74,7 @@ template <class T> struct adding {
 
 enum { PARTS = 64 }; /* arrays that one launch adds */
 
-template <class X, class SUM> struct summing {
+template <class X, class SUM> struct sum_map {
   int count;
   const X *part[PARTS];
   X *out;
@@ -106,7 +107,7 @@ template <class X, class SUM> struct summing {
   }
 };
 
-template <class T> struct gating {
+template <class T> struct swiglu_map {
   int64_t f;
   const T *gu;
   T *h;
@@ -132,7 +133,7 @@ template <class T> struct gating {
   }
 };
 
-template <class T> struct gating_back {
+template <class T> struct swiglu_backward_map {
   int64_t f;
   const T *gu, *dh;
   T *dgu;
@@ -146,7 +147,7 @@ template <class T> struct gating_back {
       load(d, dh, i, n, true);
 #pragma unroll
       for (int j = 0; j < pack<T>::SIZE; j++)
-        slopes(&g.at[j], &u.at[j], to_float(d.at[j]));
+        swiglu_gradients(&g.at[j], &u.at[j], to_float(d.at[j]));
       store(g, dgu, at, at, true);
       store(u, dgu, at + f, at, true);
       return;
@@ -154,20 +155,20 @@ template <class T> struct gating_back {
     for (int64_t e = i; e < n && e < i + pack<T>::SIZE; e++) {
       at = e / f * 2 * f + e % f;
       T g = gu[at], u = gu[at + f];
-      slopes(&g, &u, to_float(dh[e]));
+      swiglu_gradients(&g, &u, to_float(dh[e]));
       dgu[at] = g;
       dgu[at + f] = u;
     }
   }
-  __device__ static void slopes(T *g, T *u, float slope)
+  __device__ static void swiglu_gradients(T *g, T *u, float grad)
   {
     float x = to_float(*g), gate = 1.0f / (1.0f + expf(-x)), silu = x * gate;
-    *g = real_of<T>(slope * to_float(*u) * (gate + silu * (1.0f - gate)));
-    *u = real_of<T>(slope * silu);
+    *g = real_of<T>(grad * to_float(*u) * (gate + silu * (1.0f - gate)));
+    *u = real_of<T>(grad * silu);
   }
 };
 
-struct stepping {
+struct adamw_map {
   float rate, beta1, beta2, eps, decay, correction1, correction2, grad_scale;
   const float *grad;
   float *param, *m, *v;
@@ -192,7 +193,7 @@ struct stepping {
   }
 };
 
-template <class FROM, class TO> struct converting {
+template <class FROM, class TO> struct convert_map {
   const FROM *x;
   TO *out;
   __device__ void operator()(int64_t i, int64_t n, bool whole) const
@@ -236,7 +237,7 @@ template <class FROM, class TO> struct converting {
   }
 };
 
-/* ---- launchers ----------------------------------------------------------------------------- */
+/* ---- launchers ------------------------------------------------------------------------------- */
 
 static bf16 host_real(double x, bf16)
 {
@@ -249,24 +250,22 @@ static float host_real(double x, float)
 
 template <class T> static int fill(int64_t n, double value, void *x, void *s)
 {
-  return for_each<T>(n, filling<T>{host_real(value, T()), (T *)x}, starts(x), s);
+  return map<T>(n, fill_map<T>{host_real(value, T()), (T *)x}, starts(x), s);
 }
 
 template <class T> static int scale(int64_t n, double factor, const void *x, void *out, void *s)
 {
-  return for_each<T>(n, scaling<T>{(float)factor, (const T *)x, (T *)out}, starts(x, out), s);
+  return map<T>(n, scale_map<T>{(float)factor, (const T *)x, (T *)out}, starts(x, out), s);
 }
 
 template <class T> static int add(int64_t n, const void *a, const void *b, void *out, void *s)
 {
-  return for_each<T>(n, adding<T>{1.0f, (const T *)a, (const T *)b, (T *)out}, starts(a, b, out),
-                     s);
+  return map<T>(n, add_map<T>{1.0f, (const T *)a, (const T *)b, (T *)out}, starts(a, b, out), s);
 }
 
 template <class T> static int axpy(int64_t n, double factor, const void *x, void *y, void *s)
 {
-  return for_each<T>(n, adding<T>{(float)factor, (const T *)y, (const T *)x, (T *)y}, starts(x, y),
-                     s);
+  return map<T>(n, add_map<T>{(float)factor, (const T *)y, (const T *)x, (T *)y}, starts(x, y), s);
 }
 
 /* Of more parts than a launch takes, later launches go on from the sum so far. */
@@ -275,14 +274,14 @@ static int sum_arrays(int64_t n, int64_t count, const X *const *parts, X *out, v
 {
   int status = NEAPI_KERNEL_OK;
   for (int64_t from = 0; !status && from < count;) {
-    summing<X, SUM> f;
+    sum_map<X, SUM> f;
     f.count = 0;
     f.out = out;
     if (from)
       f.part[f.count++] = out;
     while (f.count < PARTS && from < count)
       f.part[f.count++] = parts[from++];
-    status = for_each<X>(n, f, false, s);
+    status = map<X>(n, f, false, s);
   }
   return status;
 }
@@ -301,44 +300,44 @@ static int sum_double(int64_t n, int64_t count, const double *const *parts, doub
 template <class T> static int swiglu(int64_t t, int64_t f, const void *gu, void *h, void *s)
 {
   bool whole = starts(gu, h) && f % pack<T>::SIZE == 0;
-  return for_each<T>(t * f, gating<T>{f, (const T *)gu, (T *)h}, whole, s);
+  return map<T>(t * f, swiglu_map<T>{f, (const T *)gu, (T *)h}, whole, s);
 }
 
 template <class T>
 static int swiglu_backward(int64_t t, int64_t f, const void *gu, const void *dh, void *dgu, void *s)
 {
   bool whole = starts(gu, dh, dgu) && f % pack<T>::SIZE == 0;
-  return for_each<T>(t * f, gating_back<T>{f, (const T *)gu, (const T *)dh, (T *)dgu}, whole, s);
+  return map<T>(t * f, swiglu_backward_map<T>{f, (const T *)gu, (const T *)dh, (T *)dgu}, whole, s);
 }
 
 static int adamw(int64_t n, const neapi_adamw *a, const void *grad, void *param, void *m, void *v,
                  void *s)
 {
-  stepping f = {(float)a->rate,        (float)a->beta1,      (float)a->beta2,
-                (float)a->eps,         (float)a->decay,      (float)a->correction1,
-                (float)a->correction2, (float)a->grad_scale, (const float *)grad,
-                (float *)param,        (float *)m,           (float *)v};
-  return for_each<float>(n, f, starts(grad, param, m) && starts(v), s);
+  adamw_map f = {(float)a->rate,        (float)a->beta1,      (float)a->beta2,
+                 (float)a->eps,         (float)a->decay,      (float)a->correction1,
+                 (float)a->correction2, (float)a->grad_scale, (const float *)grad,
+                 (float *)param,        (float *)m,           (float *)v};
+  return map<float>(n, f, starts(grad, param, m) && starts(v), s);
 }
 
 template <class T> static int to_double(int64_t n, const void *x, double *out, void *s)
 {
-  return for_each<bf16>(n, converting<T, double>{(const T *)x, out}, false, s);
+  return map<bf16>(n, convert_map<T, double>{(const T *)x, out}, false, s);
 }
 
 template <class T> static int from_double(int64_t n, const double *x, void *out, void *s)
 {
-  return for_each<bf16>(n, converting<double, T>{x, (T *)out}, false, s);
+  return map<bf16>(n, convert_map<double, T>{x, (T *)out}, false, s);
 }
 
 template <class T> static int to_stat(int64_t n, const void *x, void *out, void *s)
 {
-  return for_each<bf16>(n, converting<T, float>{(const T *)x, (float *)out}, starts(x, out), s);
+  return map<bf16>(n, convert_map<T, float>{(const T *)x, (float *)out}, starts(x, out), s);
 }
 
 template <class T> static int from_stat(int64_t n, const void *x, void *out, void *s)
 {
-  return for_each<bf16>(n, converting<float, T>{(const float *)x, (T *)out}, starts(x, out), s);
+  return map<bf16>(n, convert_map<float, T>{(const float *)x, (T *)out}, starts(x, out), s);
 }
 
 LAUNCHER(fill);

@@ -24,7 +24,7 @@ __device__ static void atomic_max(double *max, double value)
 }
 
 template <class T>
-__global__ void column_max(int64_t t, int64_t h, const T *x, int64_t ldx, double *max)
+__global__ void exact_column_max_kernel(int64_t t, int64_t h, const T *x, int64_t ldx, double *max)
 {
   int64_t column = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
   int64_t from = blockIdx.y * (int64_t)SUM_ROWS, end = min(from + SUM_ROWS, t);
@@ -35,7 +35,7 @@ __global__ void column_max(int64_t t, int64_t h, const T *x, int64_t ldx, double
     atomic_max(&max[column], largest);
 }
 
-__global__ void powers(int64_t n, int bits, const double *max, double *grid)
+__global__ void exact_grid_kernel(int64_t n, int bits, const double *max, double *grid)
 {
   int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
   if (i >= n)
@@ -49,8 +49,8 @@ __global__ void powers(int64_t n, int bits, const double *max, double *grid)
 }
 
 template <class T>
-__global__ void multiples(int64_t t, int64_t h, const T *x, int64_t ldx, const double *grid,
-                          double *q)
+__global__ void exact_quantise_kernel(int64_t t, int64_t h, const T *x, int64_t ldx,
+                                      const double *grid, double *q)
 {
   for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < t * h;
        i += (int64_t)gridDim.x * blockDim.x)
@@ -59,9 +59,10 @@ __global__ void multiples(int64_t t, int64_t h, const T *x, int64_t ldx, const d
 
 enum { TILE = 32, TILE_ROWS = 8 };
 
-/* A block a tile of sum; TILE x TILE_ROWS threads. */
-__global__ void product(int64_t t, int64_t k, int64_t n, const double *a, const double *grid_a,
-                        const double *b, const double *grid_b, double *sum)
+/* A block per tile of sum; TILE x TILE_ROWS threads. */
+__global__ void exact_gemm_tn_kernel(int64_t t, int64_t k, int64_t n, const double *a,
+                                     const double *grid_a, const double *b, const double *grid_b,
+                                     double *sum)
 {
   __shared__ double left[TILE][TILE], right[TILE][TILE]; /* [token][column] */
   int64_t first_k = blockIdx.y * (int64_t)TILE, first_n = blockIdx.x * (int64_t)TILE;
@@ -86,8 +87,8 @@ __global__ void product(int64_t t, int64_t k, int64_t n, const double *a, const 
   }
 }
 
-__global__ void add_scaled(int64_t k, int64_t n, const double *part, const double *grid_a,
-                           const double *grid_b, double *sum)
+__global__ void exact_gemm_tn_add(int64_t k, int64_t n, const double *part, const double *grid_a,
+                                  const double *grid_b, double *sum)
 {
   for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < k * n;
        i += (int64_t)gridDim.x * blockDim.x)
@@ -95,8 +96,8 @@ __global__ void add_scaled(int64_t k, int64_t n, const double *part, const doubl
 }
 
 template <class T>
-__global__ void column_sum(int64_t t, int64_t h, const T *x, int64_t ldx, const double *grid,
-                           double *sum)
+__global__ void exact_column_sum_kernel(int64_t t, int64_t h, const T *x, int64_t ldx,
+                                        const double *grid, double *sum)
 {
   int64_t column = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
   int64_t from = blockIdx.y * (int64_t)SUM_ROWS, end = min(from + SUM_ROWS, t);
@@ -108,8 +109,8 @@ __global__ void column_sum(int64_t t, int64_t h, const T *x, int64_t ldx, const 
 }
 
 template <class T>
-__global__ void add_to_rows(int64_t n, int64_t h, const int32_t *index, const T *x,
-                            const double *grid, double *sum)
+__global__ void exact_scatter_add_kernel(int64_t n, int64_t h, const int32_t *index, const T *x,
+                                         const double *grid, double *sum)
 {
   for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n * h;
        i += (int64_t)gridDim.x * blockDim.x) {
@@ -120,7 +121,8 @@ __global__ void add_to_rows(int64_t n, int64_t h, const int32_t *index, const T 
 
 /* Splits each square at the two grids and adds the halves up; what is below both is dropped. */
 template <class T>
-__global__ void squares(int64_t n, const T *x, double high_grid, double low_grid, double *sum)
+__global__ void exact_square_sum_kernel(int64_t n, const T *x, double high_grid, double low_grid,
+                                        double *sum)
 {
   double high = 0 * high_grid, low = 0 * low_grid; /* NaN if a grid is */
   for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n;
@@ -138,7 +140,7 @@ __global__ void squares(int64_t n, const T *x, double high_grid, double low_grid
   }
 }
 
-/* ---- launchers ----------------------------------------------------------------------------- */
+/* ---- launchers ------------------------------------------------------------------------------- */
 
 /* Columns by blocks of rows. */
 static dim3 column_grid(int64_t t, int64_t h)
@@ -153,14 +155,15 @@ static int exact_column_max(int64_t t, int64_t h, const void *x, int64_t ldx, in
   if (!accumulate && h)
     cudaMemsetAsync(max, 0, (size_t)h * sizeof *max, stream_of(s));
   if (t && h)
-    column_max<T><<<column_grid(t, h), BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, ldx, max);
+    exact_column_max_kernel<T>
+        <<<column_grid(t, h), BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, ldx, max);
   return launched();
 }
 
 static int exact_grid(int64_t n, int bits, const double *max, double *grid, void *s)
 {
   if (n)
-    powers<<<blocks_for(n, BLOCK), BLOCK, 0, stream_of(s)>>>(n, bits, max, grid);
+    exact_grid_kernel<<<blocks_for(n, BLOCK), BLOCK, 0, stream_of(s)>>>(n, bits, max, grid);
   return launched();
 }
 
@@ -169,7 +172,7 @@ static int exact_quantise(int64_t t, int64_t h, const void *x, int64_t ldx, cons
                           double *q, void *s)
 {
   if (t && h)
-    multiples<T>
+    exact_quantise_kernel<T>
         <<<blocks_for(t * h, BLOCK), BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, ldx, grid, q);
   return launched();
 }
@@ -183,8 +186,8 @@ static bool cublas_product(int64_t t, int64_t k, int64_t n, const double *a, con
     return false;
   bool done = neapi_cublas_gemm(k, n, t, a, k, 1, b, n, 0, part, n, NEAPI_DOUBLES, 0, s, status);
   if (done && !*status) {
-    add_scaled<<<blocks_for(k * n, BLOCK), BLOCK, 0, stream_of(s)>>>(k, n, part, grid_a, grid_b,
-                                                                     sum);
+    exact_gemm_tn_add<<<blocks_for(k * n, BLOCK), BLOCK, 0, stream_of(s)>>>(k, n, part, grid_a,
+                                                                            grid_b, sum);
     *status = launched();
   }
   scratch_close(part, s);
@@ -199,7 +202,8 @@ static int exact_gemm_tn(int64_t t, int64_t k, int64_t n, const double *a, const
     return status;
   dim3 grid(blocks_for(n, TILE), (unsigned)((k + TILE - 1) / TILE));
   if (t && k && n)
-    product<<<grid, dim3(TILE, TILE_ROWS), 0, stream_of(s)>>>(t, k, n, a, grid_a, b, grid_b, sum);
+    exact_gemm_tn_kernel<<<grid, dim3(TILE, TILE_ROWS), 0, stream_of(s)>>>(t, k, n, a, grid_a, b,
+                                                                           grid_b, sum);
   return launched();
 }
 
@@ -208,7 +212,7 @@ static int exact_column_sum(int64_t t, int64_t h, const void *x, int64_t ldx, co
                             double *sum, void *s)
 {
   if (t && h)
-    column_sum<T>
+    exact_column_sum_kernel<T>
         <<<column_grid(t, h), BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, ldx, grid, sum);
   return launched();
 }
@@ -218,8 +222,8 @@ static int exact_scatter_add(int64_t n, int64_t h, const int32_t *index, const v
                              const double *grid, double *sum, void *s)
 {
   if (n && h)
-    add_to_rows<T><<<blocks_for(n * h, BLOCK), BLOCK, 0, stream_of(s)>>>(n, h, index, (const T *)x,
-                                                                         grid, sum);
+    exact_scatter_add_kernel<T><<<blocks_for(n * h, BLOCK), BLOCK, 0, stream_of(s)>>>(
+        n, h, index, (const T *)x, grid, sum);
   return launched();
 }
 
@@ -243,7 +247,7 @@ static int exact_square_sum(int64_t n, const void *x, double max, int64_t total,
     bits--;
   double high = square_grid(max * max, bits);
   if (high != 0)
-    squares<T><<<blocks_for(n + 1, 16 * BLOCK), BLOCK, 0, stream_of(s)>>>(
+    exact_square_sum_kernel<T><<<blocks_for(n + 1, 16 * BLOCK), BLOCK, 0, stream_of(s)>>>(
         n, (const T *)x, high, high * ldexp(1.0, -bits), sum);
   return launched();
 }

@@ -15,7 +15,7 @@ template <class T> static const neapi_expert_ops *ops(void)
   return &ops;
 }
 
-/* Whether Hopper's own products are used. They beat a cuBLAS call an expert and separate passes for
+/* Whether Hopper's own products are used. They beat one cuBLAS call per expert and separate passes for
  * SwiGLU at all sizes measured (docs/performance.md). A row's bits depend on the choice: it may
  * look at the layer's shape and at the GPU, never at numbers of rows, nor at which experts a rank
  * has. */
@@ -35,12 +35,13 @@ static int experts_forward(const neapi_slots *s, const void *weights, const void
 
 template <class T>
 static int experts_backward(const neapi_slots *s, const void *weights, const void *dout,
-                            void *gate_up, void *activation, void *slope, void *din, void *stream)
+                            void *gate_up, void *activation, void *dactivation, void *din,
+                            void *stream)
 {
   if (all_at_once<T>(s))
     return neapi_hopper_backward(s, weights, dout, gate_up, activation, din, stream);
-  return neapi_per_expert_backward(ops<T>(), s, weights, dout, gate_up, activation, slope, din,
-                                   stream);
+  return neapi_per_expert_backward(ops<T>(), s, weights, dout, gate_up, activation, dactivation,
+                                   din, stream);
 }
 
 template <class T>

@@ -18,15 +18,15 @@ __device__ static void load_tile(float (*tile)[SIDE + 4], const float *x, int64_
   for (int at = threadIdx.x; at < SIDE * DEPTH; at += LANES * LANES) {
     int i = TRANS ? at % SIDE : at / DEPTH, j = TRANS ? at / SIDE : at % DEPTH;
     bool inside = from + i < side && depth + j < k;
-    int64_t place = TRANS ? (depth + j) * ld + from + i : (from + i) * ld + depth + j;
-    tile[j][i] = inside ? x[place] : 0.0f;
+    int64_t offset = TRANS ? (depth + j) * ld + from + i : (from + i) * ld + depth + j;
+    tile[j][i] = inside ? x[offset] : 0.0f;
   }
 }
 
 template <bool TRANS_A, bool TRANS_B>
 __global__ void __launch_bounds__(LANES *LANES)
-    float_product(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
-                  int64_t ldb, float *c, int64_t ldc, bool accumulate)
+    gemm_float_kernel(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
+                      int64_t ldb, float *c, int64_t ldc, bool accumulate)
 {
   __shared__ float left[DEPTH][SIDE + 4], right[DEPTH][SIDE + 4];
   int64_t first_m = blockIdx.y * (int64_t)SIDE, first_n = blockIdx.x * (int64_t)SIDE;
@@ -79,8 +79,8 @@ __device__ static void load_bf16_tile(bf16 *tile, const bf16 *x, int64_t ld, int
 /* c is bf16, or float for what is to be rounded no further. */
 template <bool TRANS_A, bool TRANS_B, class OUT>
 __global__ void __launch_bounds__(THREADS)
-    bf16_product(int64_t m, int64_t n, int64_t k, const bf16 *a, int64_t lda, const bf16 *b,
-                 int64_t ldb, OUT *c, int64_t ldc, bool accumulate, bool whole)
+    gemm_bf16_kernel(int64_t m, int64_t n, int64_t k, const bf16 *a, int64_t lda, const bf16 *b,
+                     int64_t ldb, OUT *c, int64_t ldc, bool accumulate, bool whole)
 {
   using namespace nvcuda::wmma;
   typedef typename std::conditional<TRANS_A, col_major, row_major>::type order_a;
@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/* ---- launchers ----------------------------------------------------------------------------- */
+/* ---- launchers ------------------------------------------------------------------------------- */
 
 /* A product's arguments, with both transpositions as template arguments at the end. */
 template <bool TRANS_A, bool TRANS_B>
@@ -144,7 +144,7 @@ static void launch(dim3 grid, int64_t m, int64_t n, int64_t k, const float *a, i
                    const float *b, int64_t ldb, float *c, int64_t ldc, bool accumulate,
                    cudaStream_t s)
 {
-  float_product<TRANS_A, TRANS_B>
+  gemm_float_kernel<TRANS_A, TRANS_B>
       <<<grid, LANES * LANES, 0, s>>>(m, n, k, a, lda, b, ldb, c, ldc, accumulate);
 }
 
@@ -154,7 +154,7 @@ static void launch(dim3 grid, int64_t m, int64_t n, int64_t k, const bf16 *a, in
 {
   enum { SIZE = pack<bf16>::SIZE };
   bool whole = ((uintptr_t)a | (uintptr_t)b) % 16 == 0 && lda % SIZE == 0 && ldb % SIZE == 0;
-  bf16_product<TRANS_A, TRANS_B, OUT>
+  gemm_bf16_kernel<TRANS_A, TRANS_B, OUT>
       <<<grid, THREADS, 0, s>>>(m, n, k, a, lda, b, ldb, c, ldc, accumulate, whole);
 }
 

@@ -13,7 +13,7 @@
 
 enum { THREADS = 128, WARPS = THREADS / WARP, FRAGMENT = 16, EIGHT = 8, PAD = 8, STAGES = 4 };
 
-/* ---- operands ------------------------------------------------------------------------------ */
+/* ---- operands -------------------------------------------------------------------------------- */
 
 /* Element (i, j) is at[i * down + j * along]. whole: rows are whole packs. */
 typedef struct {
@@ -33,9 +33,9 @@ static matrix matrix_of(const void *at, int64_t rows, int64_t columns, int64_t l
 template <int LINES, int COLUMNS>
 __device__ static inline void copy(bf16 *tile, const matrix &x, int64_t row, int64_t column)
 {
-  enum { SIZE = pack<bf16>::SIZE, PACKS_A_LINE = COLUMNS == 48 ? 8 : COLUMNS / SIZE };
-  enum { STEP = THREADS / PACKS_A_LINE }; /* lines that the block copies at once */
-  int i = threadIdx.x / PACKS_A_LINE, j = threadIdx.x % PACKS_A_LINE * SIZE;
+  enum { SIZE = pack<bf16>::SIZE, PACKS_PER_LINE = COLUMNS == 48 ? 8 : COLUMNS / SIZE };
+  enum { STEP = THREADS / PACKS_PER_LINE }; /* lines that the block copies at once */
+  int i = threadIdx.x / PACKS_PER_LINE, j = threadIdx.x % PACKS_PER_LINE * SIZE;
   int lines = x.rows - row < LINES ? (int)(x.rows - row) : LINES;
   int64_t left = x.columns - column - j;
   const bf16 *from = x.at + (row + i) * x.down + (column + j) * x.along;
@@ -61,7 +61,7 @@ __device__ static inline void copy(bf16 *tile, const matrix &x, int64_t row, int
     }
 }
 
-/* ---- products of tiles in shared memory ----------------------------------------------------- */
+/* ---- products of tiles in shared memory ------------------------------------------------------ */
 
 /* sum += x b, for LINES tiles of 16 rows; b (16, WIDTH) by rows of WIDTH + PAD. */
 template <int LINES, int WIDTH>
@@ -82,7 +82,7 @@ __device__ static inline void multiply_tiles(float (&sum)[LINES][WIDTH / EIGHT][
   }
 }
 
-/* A lane's place in a tile of sums: of element 2 i + j of the tile's array. */
+/* Where element 2 i + j of a lane's array of sums lies in its tile. */
 __device__ static inline int line_of(int i)
 {
   return threadIdx.x % WARP / 4 + i * EIGHT;
@@ -92,7 +92,7 @@ __device__ static inline int column_of(int j)
   return threadIdx.x % 4 * 2 + j;
 }
 
-/* ---- flat: N narrow ------------------------------------------------------------------------ */
+/* ---- flat: N narrow -------------------------------------------------------------------------- */
 
 enum { FLAT_ROWS = WARPS * FRAGMENT, FLAT_DEPTH = 64 };
 
@@ -116,7 +116,7 @@ __device__ static inline void fill_flat(flat_stage<WIDTH> *stages, const matrix 
 /* c (M, N) = a (M, K) b (K, N). */
 template <int WIDTH, class OUT>
 __global__ void __launch_bounds__(THREADS, 4)
-    flat_product(matrix a, matrix b, OUT *c, int64_t ldc, bool accumulate)
+    gemm_flat_kernel(matrix a, matrix b, OUT *c, int64_t ldc, bool accumulate)
 {
   enum { LD_A = FLAT_DEPTH + PAD, LD_B = WIDTH + PAD };
   extern __shared__ __align__(32) unsigned char memory[];
@@ -147,12 +147,12 @@ __global__ void __launch_bounds__(THREADS, 4)
   }
 }
 
-/* ---- shallow: K narrow --------------------------------------------------------------------- */
+/* ---- shallow: K narrow ----------------------------------------------------------------------- */
 
 enum { SHALLOW_ROWS = WARPS * FRAGMENT, SPAN = 64, LD_SPAN = SPAN + PAD };
 
 /* What a block holds; DEPTH: K up to a multiple of 16. b is kept by columns. */
-template <int DEPTH, int COLUMNS> struct alignas(32) shallow_room {
+template <int DEPTH, int COLUMNS> struct alignas(32) shallow_memory {
   bf16 a[SHALLOW_ROWS * (DEPTH + PAD)], b[COLUMNS * (DEPTH + PAD)];
   float patch[WARPS][FRAGMENT * LD_SPAN];
 };
@@ -232,19 +232,19 @@ __device__ static inline void store_elements(const float *patch, OUT *c, int64_t
  * from registers: a warp has 4 KB of it under way. whole: c allows 16-byte access. */
 template <int DEPTH, class OUT>
 __global__ void __launch_bounds__(THREADS)
-    shallow_product(matrix a, matrix b, OUT *c, int64_t ldc, bool accumulate, bool whole)
+    gemm_shallow_kernel(matrix a, matrix b, OUT *c, int64_t ldc, bool accumulate, bool whole)
 {
   enum { COLUMNS = 16 * pack<OUT>::SIZE, SPANS = COLUMNS / SPAN, LD = DEPTH + PAD };
   extern __shared__ __align__(32) unsigned char memory[];
-  shallow_room<DEPTH, COLUMNS> &room = *(shallow_room<DEPTH, COLUMNS> *)memory;
+  shallow_memory<DEPTH, COLUMNS> &shared = *(shallow_memory<DEPTH, COLUMNS> *)memory;
   int64_t tiles = (b.rows + COLUMNS - 1) / COLUMNS;
   int64_t first = blockIdx.x / tiles * SHALLOW_ROWS, column = blockIdx.x % tiles * COLUMNS;
   int at = threadIdx.x / WARP * FRAGMENT, lane = threadIdx.x % WARP;
   int line = lane / span<OUT>::LINE, in_line = lane % span<OUT>::LINE * span<OUT>::SIZE;
   int64_t left = a.rows - first - at;
   int rows = left < FRAGMENT ? (int)left : FRAGMENT;
-  copy<SHALLOW_ROWS, DEPTH>(room.a, a, first, 0);
-  copy<COLUMNS, DEPTH>(room.b, b, column, 0);
+  copy<SHALLOW_ROWS, DEPTH>(shared.a, a, first, 0);
+  copy<COLUMNS, DEPTH>(shared.b, b, column, 0);
   copies_close();
   c += (first + at) * ldc + column;
   OUT *mine = c + line * ldc + in_line;
@@ -255,10 +255,10 @@ __global__ void __launch_bounds__(THREADS)
               accumulate && whole && column + s * SPAN + in_line < b.rows);
   copies_wait_but<0>();
   __syncthreads();
-  float *patch = room.patch[threadIdx.x / WARP];
+  float *patch = shared.patch[threadIdx.x / WARP];
 #pragma unroll
   for (int s = 0; s < SPANS; s++) {
-    multiply_span<DEPTH>(room.a + at * LD, room.b + s * SPAN * LD, patch);
+    multiply_span<DEPTH>(shared.a + at * LD, shared.b + s * SPAN * LD, patch);
     __syncwarp();
     int64_t columns = b.rows - column - s * SPAN;
     if (!whole)
@@ -295,7 +295,7 @@ __device__ static inline void fill_gradient(gradient_stage<WIDTH> *stages, const
  * a (T, K), b (T, N); length is a multiple of SLAB. */
 template <int WIDTH>
 __global__ void __launch_bounds__(THREADS, WIDTH == 64 ? 3 : 4)
-    gradient_part(matrix a, matrix b, int64_t length, int64_t tiles, float *out)
+    gemm_gradient_parts(matrix a, matrix b, int64_t length, int64_t tiles, float *out)
 {
   enum { LD_A = GRADIENT_ROWS + PAD, LD_B = WIDTH + PAD };
   enum { EACH = GRADIENT_ROWS / WARPS, LINES = EACH / FRAGMENT }; /* rows of c of a warp */
@@ -334,8 +334,8 @@ __global__ void __launch_bounds__(THREADS, WIDTH == 64 ? 3 : 4)
 }
 
 /* c (K, N) = the sum of parts (height, width), in their order. */
-__global__ void add_parts(int64_t k, int64_t n, int parts, int64_t height, int width,
-                          const float *part, float *c, int64_t ldc, bool accumulate)
+__global__ void gemm_gradient_sum(int64_t k, int64_t n, int parts, int64_t height, int width,
+                                  const float *part, float *c, int64_t ldc, bool accumulate)
 {
   int64_t step = (int64_t)gridDim.x * blockDim.x;
   for (int64_t at = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; at < k * width; at += step) {
@@ -349,7 +349,7 @@ __global__ void add_parts(int64_t k, int64_t n, int parts, int64_t height, int w
   }
 }
 
-/* ---- launchers ----------------------------------------------------------------------------- */
+/* ---- launchers ------------------------------------------------------------------------------- */
 
 /* Allows a kernel the shared memory of a launch. */
 template <class KERNEL> static int allow(KERNEL *kernel, int bytes)
@@ -362,10 +362,10 @@ static int flat(const matrix &a, const matrix &b, OUT *c, int64_t ldc, bool accu
                 cudaStream_t s)
 {
   int bytes = STAGES * sizeof(flat_stage<WIDTH>);
-  if (allow(flat_product<WIDTH, OUT>, bytes))
+  if (allow(gemm_flat_kernel<WIDTH, OUT>, bytes))
     return NEAPI_KERNEL_DEVICE;
   unsigned blocks = (unsigned)((a.rows + FLAT_ROWS - 1) / FLAT_ROWS);
-  flat_product<WIDTH, OUT><<<blocks, THREADS, bytes, s>>>(a, b, c, ldc, accumulate);
+  gemm_flat_kernel<WIDTH, OUT><<<blocks, THREADS, bytes, s>>>(a, b, c, ldc, accumulate);
   return launched();
 }
 
@@ -374,12 +374,12 @@ static int shallow(const matrix &a, const matrix &b, OUT *c, int64_t ldc, bool a
                    cudaStream_t s)
 {
   const int64_t COLUMNS = 16 * pack<OUT>::SIZE;
-  int bytes = sizeof(shallow_room<DEPTH, 16 * pack<OUT>::SIZE>);
-  if (allow(shallow_product<DEPTH, OUT>, bytes))
+  int bytes = sizeof(shallow_memory<DEPTH, 16 * pack<OUT>::SIZE>);
+  if (allow(gemm_shallow_kernel<DEPTH, OUT>, bytes))
     return NEAPI_KERNEL_DEVICE;
   int64_t tiles = (b.rows + COLUMNS - 1) / COLUMNS;
   unsigned blocks = (unsigned)((a.rows + SHALLOW_ROWS - 1) / SHALLOW_ROWS * tiles);
-  shallow_product<DEPTH, OUT>
+  gemm_shallow_kernel<DEPTH, OUT>
       <<<blocks, THREADS, bytes, s>>>(a, b, c, ldc, accumulate, aligned<OUT>(ldc | b.rows, c));
   return launched();
 }
@@ -396,14 +396,14 @@ static int gradient(const matrix &a, const matrix &b, float *c, int64_t ldc, boo
   int64_t slabs = (a.rows + SLAB - 1) / SLAB, length = (slabs + parts - 1) / parts * SLAB;
   int64_t height = tiles * GRADIENT_ROWS;
   int bytes = STAGES * sizeof(gradient_stage<WIDTH>);
-  if (allow(gradient_part<WIDTH>, bytes))
+  if (allow(gemm_gradient_parts<WIDTH>, bytes))
     return NEAPI_KERNEL_DEVICE;
   float *sum = (float *)scratch_open(parts * height * WIDTH * (int64_t)sizeof(float), stream);
   if (!sum)
     return NEAPI_KERNEL_MEMORY;
-  gradient_part<WIDTH>
+  gemm_gradient_parts<WIDTH>
       <<<(unsigned)(tiles * parts), THREADS, bytes, stream_of(stream)>>>(a, b, length, tiles, sum);
-  add_parts<<<blocks_for(a.columns * WIDTH, BLOCK), BLOCK, 0, stream_of(stream)>>>(
+  gemm_gradient_sum<<<blocks_for(a.columns * WIDTH, BLOCK), BLOCK, 0, stream_of(stream)>>>(
       a.columns, b.columns, (int)parts, height, WIDTH, sum, c, ldc, accumulate);
   scratch_close(sum, stream);
   return launched();

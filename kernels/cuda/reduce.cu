@@ -3,7 +3,7 @@
 
 enum { SUM_BLOCKS = 528 };
 
-template <class T> __global__ void square_parts(int64_t n, const T *x, double *parts)
+template <class T> __global__ void square_sum_parts(int64_t n, const T *x, double *parts)
 {
   double sum = 0;
   for (int64_t i = blockIdx.x * (int64_t)BLOCK + threadIdx.x; i < n;
@@ -14,7 +14,7 @@ template <class T> __global__ void square_parts(int64_t n, const T *x, double *p
     parts[blockIdx.x] = sum;
 }
 
-__global__ void add_parts(const double *parts, double *out)
+__global__ void square_sum_kernel(const double *parts, double *out)
 {
   double sum = 0;
   for (int i = threadIdx.x; i < SUM_BLOCKS; i += BLOCK)
@@ -30,7 +30,7 @@ __device__ static float magnitude(float x)
   return fabsf(x) <= FLT_MAX ? fabsf(x) : INFINITY;
 }
 
-template <class T> __global__ void max_parts(int64_t n, const T *x, float *parts)
+template <class T> __global__ void max_abs_parts(int64_t n, const T *x, float *parts)
 {
   float max = 0;
   for (int64_t i = blockIdx.x * (int64_t)BLOCK + threadIdx.x; i < n;
@@ -41,7 +41,7 @@ template <class T> __global__ void max_parts(int64_t n, const T *x, float *parts
     parts[blockIdx.x] = max;
 }
 
-__global__ void max_of_parts(const float *parts, double *out)
+__global__ void max_abs_kernel(const float *parts, double *out)
 {
   float max = 0;
   for (int i = threadIdx.x; i < SUM_BLOCKS; i += BLOCK)
@@ -51,15 +51,15 @@ __global__ void max_of_parts(const float *parts, double *out)
     *out = (double)max;
 }
 
-/* ---- launchers ----------------------------------------------------------------------------- */
+/* ---- launchers ------------------------------------------------------------------------------- */
 
 template <class T> static int square_sum(int64_t n, const void *x, double *out, void *s)
 {
   double *parts = (double *)scratch_open(SUM_BLOCKS * (int64_t)sizeof *parts, s);
   if (!parts)
     return NEAPI_KERNEL_MEMORY;
-  square_parts<T><<<SUM_BLOCKS, BLOCK, 0, stream_of(s)>>>(n, (const T *)x, parts);
-  add_parts<<<1, BLOCK, 0, stream_of(s)>>>(parts, out);
+  square_sum_parts<T><<<SUM_BLOCKS, BLOCK, 0, stream_of(s)>>>(n, (const T *)x, parts);
+  square_sum_kernel<<<1, BLOCK, 0, stream_of(s)>>>(parts, out);
   scratch_close(parts, s);
   return launched();
 }
@@ -69,8 +69,8 @@ template <class T> static int max_abs(int64_t n, const void *x, double *out, voi
   float *parts = (float *)scratch_open(SUM_BLOCKS * (int64_t)sizeof *parts, s);
   if (!parts)
     return NEAPI_KERNEL_MEMORY;
-  max_parts<T><<<SUM_BLOCKS, BLOCK, 0, stream_of(s)>>>(n, (const T *)x, parts);
-  max_of_parts<<<1, BLOCK, 0, stream_of(s)>>>(parts, out);
+  max_abs_parts<T><<<SUM_BLOCKS, BLOCK, 0, stream_of(s)>>>(n, (const T *)x, parts);
+  max_abs_kernel<<<1, BLOCK, 0, stream_of(s)>>>(parts, out);
   scratch_close(parts, s);
   return launched();
 }

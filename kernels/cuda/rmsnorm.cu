@@ -1,11 +1,11 @@
-/* Root mean square normalisation. A warp a row. */
+/* Root mean square normalisation. A warp per row. */
 #include "cuda.cuh"
 
-/* ---- kernels ------------------------------------------------------------------------------- */
+/* ---- kernels --------------------------------------------------------------------------------- */
 
 template <class T>
-__global__ void norm(int64_t t, int64_t h, const T *x, const T *gain, float eps, T *y, float *rstd,
-                     bool whole)
+__global__ void rmsnorm_kernel(int64_t t, int64_t h, const T *x, const T *gain, float eps, T *y,
+                               float *rstd, bool whole)
 {
   for (ROWS(row, t)) {
     float sum = 0;
@@ -33,8 +33,8 @@ __global__ void norm(int64_t t, int64_t h, const T *x, const T *gain, float eps,
 
 /* With u = x rstd: dx = rstd (gain dy - u mean(gain dy u)). */
 template <class T>
-__global__ void norm_backward(int64_t t, int64_t h, const T *x, const T *gain, const float *rstd,
-                              const T *dy, T *dx, bool whole)
+__global__ void rmsnorm_backward_kernel(int64_t t, int64_t h, const T *x, const T *gain,
+                                        const float *rstd, const T *dy, T *dx, bool whole)
 {
   for (ROWS(row, t)) {
     float scale = rstd[row], along = 0;
@@ -65,8 +65,8 @@ enum { GAIN_ROWS = 128 }; /* tokens that a block adds up */
 
 /* parts[b, h] = the sum of block b's tokens, in their order. */
 template <class T>
-__global__ void gain_parts(int64_t t, int64_t h, const T *x, const float *rstd, const T *dy,
-                           float *parts)
+__global__ void gain_gradient_parts(int64_t t, int64_t h, const T *x, const float *rstd,
+                                    const T *dy, float *parts)
 {
   int64_t column = blockIdx.y * (int64_t)blockDim.x + threadIdx.x;
   int64_t from = blockIdx.x * (int64_t)GAIN_ROWS, end = min(from + GAIN_ROWS, t);
@@ -77,7 +77,7 @@ __global__ void gain_parts(int64_t t, int64_t h, const T *x, const float *rstd, 
     parts[blockIdx.x * h + column] = sum;
 }
 
-__global__ void add_parts(int64_t blocks, int64_t h, const float *parts, float *sum)
+__global__ void gain_gradient_sum(int64_t blocks, int64_t h, const float *parts, float *sum)
 {
   int64_t column = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
   if (column >= h)
@@ -89,22 +89,22 @@ __global__ void add_parts(int64_t blocks, int64_t h, const float *parts, float *
 }
 
 template <class T>
-__global__ void gain_terms(int64_t t, int64_t h, const T *x, const float *rstd, const T *dy,
-                           float *terms)
+__global__ void rmsnorm_gain_terms_kernel(int64_t t, int64_t h, const T *x, const float *rstd,
+                                          const T *dy, float *terms)
 {
   for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < t * h;
        i += (int64_t)gridDim.x * blockDim.x)
     terms[i] = to_float(dy[i]) * to_float(x[i]) * rstd[i / h];
 }
 
-/* ---- launchers ----------------------------------------------------------------------------- */
+/* ---- launchers ------------------------------------------------------------------------------- */
 
 template <class T>
 static int rmsnorm(int64_t t, int64_t h, const void *x, const void *gain, double eps, void *y,
                    void *rstd, void *s)
 {
   if (t)
-    norm<T><<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
+    rmsnorm_kernel<T><<<blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s)>>>(
         t, h, (const T *)x, (const T *)gain, (float)eps, (T *)y, (float *)rstd,
         aligned<T>(h, x, gain, y));
   return launched();
@@ -119,9 +119,10 @@ static int gain_gradient(int64_t t, int64_t h, const void *x, const void *rstd, 
   if (!parts)
     return NEAPI_KERNEL_MEMORY;
   dim3 grid((unsigned)blocks, blocks_for(h, BLOCK));
-  gain_parts<T><<<grid, BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, (const float *)rstd,
-                                                  (const T *)dy, parts);
-  add_parts<<<blocks_for(h, BLOCK), BLOCK, 0, stream_of(s)>>>(blocks, h, parts, (float *)dgain);
+  gain_gradient_parts<T><<<grid, BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, (const float *)rstd,
+                                                           (const T *)dy, parts);
+  gain_gradient_sum<<<blocks_for(h, BLOCK), BLOCK, 0, stream_of(s)>>>(blocks, h, parts,
+                                                                      (float *)dgain);
   scratch_close(parts, s);
   return launched();
 }
@@ -132,7 +133,7 @@ static int rmsnorm_backward(int64_t t, int64_t h, const void *x, const void *gai
 {
   if (!t || !h)
     return NEAPI_KERNEL_OK;
-  norm_backward<T><<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
+  rmsnorm_backward_kernel<T><<<blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s)>>>(
       t, h, (const T *)x, (const T *)gain, (const float *)rstd, (const T *)dy, (T *)dx,
       aligned<T>(h, x, gain, dy, dx));
   int status = launched();
@@ -144,7 +145,7 @@ static int rmsnorm_gain_terms(int64_t t, int64_t h, const void *x, const void *r
                               void *terms, void *s)
 {
   if (t && h)
-    gain_terms<T><<<blocks_for(t * h, BLOCK), BLOCK, 0, stream_of(s)>>>(
+    rmsnorm_gain_terms_kernel<T><<<blocks_for(t * h, BLOCK), BLOCK, 0, stream_of(s)>>>(
         t, h, (const T *)x, (const float *)rstd, (const T *)dy, (float *)terms);
   return launched();
 }

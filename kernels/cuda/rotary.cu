@@ -1,9 +1,9 @@
-/* Rotary position embedding. A warp a row. */
+/* Rotary position embedding. A warp per row. */
 #include "cuda.cuh"
 
-/* ---- kernels ------------------------------------------------------------------------------- */
+/* ---- kernels --------------------------------------------------------------------------------- */
 
-__global__ void angles(int64_t s, int64_t d, double base, float *table)
+__global__ void rotary_table_kernel(int64_t s, int64_t d, double base, float *table)
 {
   int64_t half = d / 2, i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
   if (i >= s * half)
@@ -15,8 +15,8 @@ __global__ void angles(int64_t s, int64_t d, double base, float *table)
 }
 
 template <class T>
-__global__ void turn(int64_t t, int64_t s, int64_t heads, int64_t d, float sign, const float *table,
-                     T *x, int64_t ldx)
+__global__ void rotary_kernel(int64_t t, int64_t s, int64_t heads, int64_t d, float sign,
+                              const float *table, T *x, int64_t ldx)
 {
   int64_t half = d / 2, pairs = heads * half;
   for (ROWS(row, t)) {
@@ -31,13 +31,13 @@ __global__ void turn(int64_t t, int64_t s, int64_t heads, int64_t d, float sign,
   }
 }
 
-/* ---- launchers ----------------------------------------------------------------------------- */
+/* ---- launchers ------------------------------------------------------------------------------- */
 
 static int rotary_table(int64_t s, int64_t d, double base, void *table, void *stream)
 {
   if (s && d)
-    angles<<<blocks_for(s * d / 2, BLOCK), BLOCK, 0, stream_of(stream)>>>(s, d, base,
-                                                                          (float *)table);
+    rotary_table_kernel<<<blocks_for(s * d / 2, BLOCK), BLOCK, 0, stream_of(stream)>>>(
+        s, d, base, (float *)table);
   return launched();
 }
 
@@ -46,7 +46,7 @@ static int rotary(int64_t t, int64_t s, int64_t heads, int64_t d, int inverse, c
                   void *x, int64_t ldx, void *stream)
 {
   if (t && heads)
-    turn<T><<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(stream)>>>(
+    rotary_kernel<T><<<blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(stream)>>>(
         t, s, heads, d, inverse ? -1.0f : 1.0f, (const float *)table, (T *)x, ldx);
   return launched();
 }

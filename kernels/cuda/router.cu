@@ -1,7 +1,7 @@
-/* Router: softmax and the most probable experts. A warp a row. */
+/* Router: softmax and the most probable experts. A warp per row. */
 #include "cuda.cuh"
 
-/* ---- kernels ------------------------------------------------------------------------------- */
+/* ---- kernels --------------------------------------------------------------------------------- */
 
 /* The most probable expert after (last, last_id) in the order of choice; -1 if there is none. */
 __device__ static int32_t next_choice(int64_t e, const float *probs, float last, int32_t last_id)
@@ -28,8 +28,9 @@ __device__ static int32_t next_choice(int64_t e, const float *probs, float last,
   return id == INT32_MAX ? -1 : id;
 }
 
-__global__ void choose(int64_t t, int64_t e, int64_t k, bool renormalise, const float *logits,
-                       float *probs, int32_t *ids, float *weights, unsigned long long *bad)
+__global__ void router_kernel(int64_t t, int64_t e, int64_t k, bool renormalise,
+                              const float *logits, float *probs, int32_t *ids, float *weights,
+                              unsigned long long *bad)
 {
   for (ROWS(row, t)) {
     const float *x = logits + row * e;
@@ -67,9 +68,9 @@ __global__ void choose(int64_t t, int64_t e, int64_t k, bool renormalise, const 
 
 /* Of w = p / s, s the sum of the selected p: dp = (dw - sum of dw w) / s; else dp = dw. */
 template <class T>
-__global__ void choose_back(int64_t t, int64_t e, int64_t k, bool renormalise, const float *probs,
-                            const int32_t *ids, const float *weights, const float *dweights,
-                            const float *dprobs, T *dlogits)
+__global__ void router_backward_kernel(int64_t t, int64_t e, int64_t k, bool renormalise,
+                                       const float *probs, const int32_t *ids, const float *weights,
+                                       const float *dweights, const float *dprobs, T *dlogits)
 {
   for (ROWS(row, t)) {
     const float *p = probs + row * e, *w = weights + row * k, *dw = dweights + row * k;
@@ -88,15 +89,15 @@ __global__ void choose_back(int64_t t, int64_t e, int64_t k, bool renormalise, c
     for (int64_t c = 0; c < k; c++)
       inner += p[id[c]] * ((dw[c] - along) / sum);
     for (int64_t i = threadIdx.x; i < e; i += WARP) {
-      float slope = dprobs ? dprobs[row * e + i] : 0.0f;
+      float grad = dprobs ? dprobs[row * e + i] : 0.0f;
       for (int64_t c = 0; c < k; c++)
-        slope += id[c] == i ? (dw[c] - along) / sum : 0.0f;
-      dlogits[row * e + i] = real_of<T>(p[i] * (slope - inner));
+        grad += id[c] == i ? (dw[c] - along) / sum : 0.0f;
+      dlogits[row * e + i] = real_of<T>(p[i] * (grad - inner));
     }
   }
 }
 
-/* ---- launchers ----------------------------------------------------------------------------- */
+/* ---- launchers ------------------------------------------------------------------------------- */
 
 static int router(int64_t t, int64_t e, int64_t k, int renormalise, const void *logits, void *probs,
                   int32_t *ids, void *weights, int64_t *bad, void *s)
@@ -106,7 +107,7 @@ static int router(int64_t t, int64_t e, int64_t k, int renormalise, const void *
     return NEAPI_KERNEL_MEMORY;
   cudaMemsetAsync(first, 0xff, sizeof *first, stream_of(s)); /* -1: none */
   if (t)
-    choose<<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
+    router_kernel<<<blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s)>>>(
         t, e, k, renormalise, (const float *)logits, (float *)probs, ids, (float *)weights, first);
   cudaMemcpyAsync(bad, first, sizeof *bad, cudaMemcpyDefault, stream_of(s));
   scratch_close(first, s);
@@ -119,7 +120,7 @@ static int router_backward(int64_t t, int64_t e, int64_t k, int renormalise, con
                            const void *dprobs, void *dlogits, void *s)
 {
   if (t && e)
-    choose_back<T><<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
+    router_backward_kernel<T><<<blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s)>>>(
         t, e, k, renormalise, (const float *)probs, ids, (const float *)weights,
         (const float *)dweights, (const float *)dprobs, (T *)dlogits);
   return launched();

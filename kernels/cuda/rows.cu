@@ -1,10 +1,11 @@
-/* Rows: gather, scatter, combine. A warp a row. */
+/* Rows by index: embedding, permutation of tokens, combine. A warp per row. */
 #include "cuda.cuh"
 
-/* ---- kernels ------------------------------------------------------------------------------- */
+/* ---- kernels --------------------------------------------------------------------------------- */
 
 template <class T>
-__global__ void fetch(int64_t n, int64_t h, const int32_t *index, const T *x, T *out, bool whole)
+__global__ void gather_kernel(int64_t n, int64_t h, const int32_t *index, const T *x, T *out,
+                              bool whole)
 {
   for (ROWS(row, n))
     for (PACKS(T, i, h)) {
@@ -16,8 +17,8 @@ __global__ void fetch(int64_t n, int64_t h, const int32_t *index, const T *x, T 
 
 /* Reads a token once for all of its choices. */
 template <class T>
-__global__ void deal(int64_t t, int64_t k, int64_t h, const int32_t *position, const T *x, T *out,
-                     bool whole)
+__global__ void scatter_kernel(int64_t t, int64_t k, int64_t h, const int32_t *position, const T *x,
+                               T *out, bool whole)
 {
   for (ROWS(row, t))
     for (PACKS(T, i, h)) {
@@ -28,9 +29,10 @@ __global__ void deal(int64_t t, int64_t k, int64_t h, const int32_t *position, c
     }
 }
 
-/* A block a row of x; the first row that has an index adds all of them, in their order. */
+/* A block per row of x; the first row that has an index adds all of them, in their order. */
 template <class T>
-__global__ void add_rows(int64_t n, int64_t h, const int32_t *index, const T *x, float *out)
+__global__ void scatter_add_kernel(int64_t n, int64_t h, const int32_t *index, const T *x,
+                                   float *out)
 {
   int64_t row = blockIdx.x;
   int32_t id = index[row];
@@ -68,8 +70,8 @@ __global__ void add_rows(int64_t n, int64_t h, const int32_t *index, const T *x,
 }
 
 template <class T>
-__global__ void add_up(int64_t t, int64_t k, int64_t h, const float *weights,
-                       const int32_t *position, const T *x, T *y, bool whole)
+__global__ void combine_kernel(int64_t t, int64_t k, int64_t h, const float *weights,
+                               const int32_t *position, const T *x, T *y, bool whole)
 {
   for (ROWS(row, t))
     for (PACKS(T, i, h)) {
@@ -91,17 +93,17 @@ __global__ void add_up(int64_t t, int64_t k, int64_t h, const float *weights,
 }
 
 template <class T>
-__global__ void spread(int64_t t, int64_t k, int64_t h, const float *weights,
-                       const int32_t *position, const T *x, const T *dy, T *dx, float *dweights,
-                       bool whole)
+__global__ void combine_backward_kernel(int64_t t, int64_t k, int64_t h, const float *weights,
+                                        const int32_t *position, const T *x, const T *dy, T *dx,
+                                        float *dweights, bool whole)
 {
   for (ROWS(choice, t * k)) {
-    const T *slope = dy + choice / k * h, *value = x + position[choice] * h;
+    const T *grad = dy + choice / k * h, *value = x + position[choice] * h;
     T *out = dx + position[choice] * h;
     float weight = weights[choice], along = 0;
     for (PACKS(T, i, h)) {
       pack<T> d, v;
-      load(d, slope, i, h, whole);
+      load(d, grad, i, h, whole);
       load(v, value, i, h, whole);
 #pragma unroll
       for (int j = 0; j < pack<T>::SIZE; j++) {
@@ -116,13 +118,13 @@ __global__ void spread(int64_t t, int64_t k, int64_t h, const float *weights,
   }
 }
 
-/* ---- launchers ----------------------------------------------------------------------------- */
+/* ---- launchers ------------------------------------------------------------------------------- */
 
 template <class T>
 static int gather(int64_t n, int64_t h, const int32_t *index, const void *x, void *out, void *s)
 {
   if (n && h)
-    fetch<T><<<blocks_for(n, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
+    gather_kernel<T><<<blocks_for(n, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s)>>>(
         n, h, index, (const T *)x, (T *)out, aligned<T>(h, x, out));
   return launched();
 }
@@ -132,7 +134,7 @@ static int scatter(int64_t t, int64_t k, int64_t h, const int32_t *position, con
                    void *out, void *s)
 {
   if (t && h)
-    deal<T><<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
+    scatter_kernel<T><<<blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s)>>>(
         t, k, h, position, (const T *)x, (T *)out, aligned<T>(h, x, out));
   return launched();
 }
@@ -142,7 +144,7 @@ static int scatter_add(int64_t n, int64_t h, const int32_t *index, const void *x
                        void *s)
 {
   if (n && h)
-    add_rows<T><<<(unsigned)n, BLOCK, BLOCK * sizeof(int32_t), stream_of(s)>>>(
+    scatter_add_kernel<T><<<(unsigned)n, BLOCK, BLOCK * sizeof(int32_t), stream_of(s)>>>(
         n, h, index, (const T *)x, (float *)out);
   return launched();
 }
@@ -152,7 +154,7 @@ static int combine(int64_t t, int64_t k, int64_t h, const void *weights, const i
                    const void *x, void *y, void *s)
 {
   if (t && h)
-    add_up<T><<<blocks_for(t, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
+    combine_kernel<T><<<blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s)>>>(
         t, k, h, (const float *)weights, position, (const T *)x, (T *)y, aligned<T>(h, x, y));
   return launched();
 }
@@ -163,7 +165,7 @@ static int combine_backward(int64_t t, int64_t k, int64_t h, const void *weights
                             void *dweights, void *s)
 {
   if (t && k)
-    spread<T><<<blocks_for(t * k, ROWS_A_BLOCK), warp_rows(), 0, stream_of(s)>>>(
+    combine_backward_kernel<T><<<blocks_for(t * k, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s)>>>(
         t, k, h, (const float *)weights, position, (const T *)x, (const T *)dy, (T *)dx,
         (float *)dweights, aligned<T>(h, x, dy, dx));
   return launched();

@@ -1,11 +1,11 @@
-/* Cross-entropy: softmax over a row, a block a row. */
+/* Cross-entropy: softmax over a row, a block per row. */
 #include "cuda.cuh"
 
-/* ---- kernels ------------------------------------------------------------------------------- */
+/* ---- kernels --------------------------------------------------------------------------------- */
 
 template <class T>
-__global__ void token_loss(int64_t v, float factor, const float *logits, const int32_t *target,
-                           float *loss, T *dlogits)
+__global__ void cross_entropy_kernel(int64_t v, float factor, const float *logits,
+                                     const int32_t *target, float *loss, T *dlogits)
 {
   int64_t row = blockIdx.x;
   const float *x = logits + row * v;
@@ -22,20 +22,20 @@ __global__ void token_loss(int64_t v, float factor, const float *logits, const i
   if (loss && threadIdx.x == 0)
     loss[row] = id < 0 ? 0.0f : logf(sum) + (max - of_target);
   for (int64_t i = threadIdx.x; dlogits && i < v; i += blockDim.x) {
-    float slope = factor * (expf(x[i] - max) / sum - (i == id ? 1.0f : 0.0f));
-    dlogits[row * v + i] = real_of<T>(id < 0 ? 0.0f : slope);
+    float grad = factor * (expf(x[i] - max) / sum - (i == id ? 1.0f : 0.0f));
+    dlogits[row * v + i] = real_of<T>(id < 0 ? 0.0f : grad);
   }
 }
 
-/* ---- launchers ----------------------------------------------------------------------------- */
+/* ---- launchers ------------------------------------------------------------------------------- */
 
 template <class T>
 static int cross_entropy(int64_t t, int64_t v, double factor, const void *logits,
                          const int32_t *target, void *loss, void *dlogits, void *s)
 {
   if (t)
-    token_loss<T><<<(unsigned)t, BLOCK, 0, stream_of(s)>>>(v, (float)factor, (const float *)logits,
-                                                           target, (float *)loss, (T *)dlogits);
+    cross_entropy_kernel<T><<<(unsigned)t, BLOCK, 0, stream_of(s)>>>(
+        v, (float)factor, (const float *)logits, target, (float *)loss, (T *)dlogits);
   return launched();
 }
 

@@ -6,7 +6,7 @@ int BF16(attention)(int64_t sequences, int64_t s, int64_t heads, int64_t kv_head
 {
   int64_t rows = sequences * s, size = rows * heads * d;
   float *wide = widen_all(FIRST, rows * (heads + 2 * kv_heads) * d, qkv);
-  float *attended = neapi_bf16_room(SECOND, size);
+  float *attended = neapi_bf16_scratch(SECOND, size);
   if (!wide || !attended)
     return NEAPI_KERNEL_MEMORY;
   int status = FLOAT(attention)(sequences, s, heads, kv_heads, d, wide, attended, lse, NULL);
@@ -20,11 +20,11 @@ int BF16(attention_backward)(int64_t sequences, int64_t s, int64_t heads, int64_
   int64_t rows = sequences * s, width = rows * (heads + 2 * kv_heads) * d;
   float *wide = widen_all(FIRST, width, qkv);
   float *wide_out = widen_all(SECOND, rows * heads * d, out);
-  float *slope = widen_all(THIRD, rows * heads * d, dout);
-  float *result = neapi_bf16_room(FOURTH, width);
-  if (!wide || !wide_out || !slope || !result)
+  float *grad = widen_all(THIRD, rows * heads * d, dout);
+  float *result = neapi_bf16_scratch(FOURTH, width);
+  if (!wide || !wide_out || !grad || !result)
     return NEAPI_KERNEL_MEMORY;
   int status = FLOAT(attention_backward)(sequences, s, heads, kv_heads, d, wide, wide_out, lse,
-                                         slope, result, NULL);
+                                         grad, result, NULL);
   return narrow_all(status, width, result, dqkv);
 }

@@ -30,7 +30,7 @@ static inline bf16 narrow(float x)
 /* Scratch slots of a launcher; the last is what it writes, where it needs all of them. */
 enum { FIRST, SECOND, THIRD, FOURTH };
 
-static inline float *neapi_bf16_room(int slot, int64_t n)
+static inline float *neapi_bf16_scratch(int slot, int64_t n)
 {
   return neapi_scratch_f32(SCRATCH_WIDE + slot, n * (int64_t)sizeof(float));
 }
@@ -40,7 +40,7 @@ static inline float *neapi_bf16_room(int slot, int64_t n)
 static inline float *widen_rows(int slot, int64_t rows, int64_t columns, const void *x_,
                                 int64_t ldx)
 {
-  float *wide = neapi_bf16_room(slot, rows * columns);
+  float *wide = neapi_bf16_scratch(slot, rows * columns);
   for (int64_t i = 0; wide && i < rows; i++) {
     const bf16 *x = (const bf16 *)x_ + i * ldx;
     for (int64_t j = 0; j < columns; j++)

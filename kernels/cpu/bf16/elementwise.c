@@ -43,17 +43,17 @@ int BF16(sum)(int64_t n, int64_t count, const void *const *parts, void *out, STR
 
 int BF16(swiglu)(int64_t t, int64_t f, const void *gu, void *h, STREAM)
 {
-  float *wide = widen_all(FIRST, t * 2 * f, gu), *out = neapi_bf16_room(SECOND, t * f);
+  float *wide = widen_all(FIRST, t * 2 * f, gu), *out = neapi_bf16_scratch(SECOND, t * f);
   return wide && out ? narrow_all(FLOAT(swiglu)(t, f, wide, out, NULL), t * f, out, h)
                      : NEAPI_KERNEL_MEMORY;
 }
 
 int BF16(swiglu_backward)(int64_t t, int64_t f, const void *gu, const void *dh, void *dgu, STREAM)
 {
-  float *wide = widen_all(FIRST, t * 2 * f, gu), *slope = widen_all(SECOND, t * f, dh);
-  if (!wide || !slope)
+  float *wide = widen_all(FIRST, t * 2 * f, gu), *grad = widen_all(SECOND, t * f, dh);
+  if (!wide || !grad)
     return NEAPI_KERNEL_MEMORY;
-  return narrow_all(FLOAT(swiglu_backward)(t, f, wide, slope, wide, NULL), t * 2 * f, wide, dgu);
+  return narrow_all(FLOAT(swiglu_backward)(t, f, wide, grad, wide, NULL), t * 2 * f, wide, dgu);
 }
 
 int BF16(to_double)(int64_t n, const void *x, double *out, STREAM)

@@ -25,7 +25,7 @@ int BF16(gemm)(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, int 
                const void *b, int64_t ldb, int trans_b, void *c, int64_t ldc, int accumulate,
                STREAM)
 {
-  float *out = accumulate ? widen_rows(THIRD, m, n, c, ldc) : neapi_bf16_room(THIRD, m * n);
+  float *out = accumulate ? widen_rows(THIRD, m, n, c, ldc) : neapi_bf16_scratch(THIRD, m * n);
   int status =
       out ? BF16(gemm_stat)(m, n, k, a, lda, trans_a, b, ldb, trans_b, out, n, accumulate, NULL)
           : NEAPI_KERNEL_MEMORY;

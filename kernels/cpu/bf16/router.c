@@ -5,10 +5,10 @@ int BF16(router_backward)(int64_t t, int64_t e, int64_t k, int renormalise, cons
                           const int32_t *ids, const void *weights, const void *dweights,
                           const void *dprobs, void *dlogits, STREAM)
 {
-  float *slopes = neapi_bf16_room(FIRST, t * e);
-  if (!slopes)
+  float *grads = neapi_bf16_scratch(FIRST, t * e);
+  if (!grads)
     return NEAPI_KERNEL_MEMORY;
   int status = FLOAT(router_backward)(t, e, k, renormalise, probs, ids, weights, dweights, dprobs,
-                                      slopes, NULL);
-  return narrow_all(status, t * e, slopes, dlogits);
+                                      grads, NULL);
+  return narrow_all(status, t * e, grads, dlogits);
 }

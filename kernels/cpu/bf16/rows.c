@@ -45,11 +45,11 @@ int BF16(combine_backward)(int64_t t, int64_t k, int64_t h, const void *weights,
   int status = NEAPI_KERNEL_OK;
   for (int64_t i = 0; !status && i < t * k; i++) {
     float *row = widen_all(FIRST, h, (const bf16 *)x + position[i] * h);
-    float *slope = widen_all(SECOND, h, (const bf16 *)dy + i / k * h);
-    float *out = neapi_bf16_room(THIRD, h);
-    if (!row || !slope || !out)
+    float *grad = widen_all(SECOND, h, (const bf16 *)dy + i / k * h);
+    float *out = neapi_bf16_scratch(THIRD, h);
+    if (!row || !grad || !out)
       return NEAPI_KERNEL_MEMORY;
-    status = FLOAT(combine_backward)(1, 1, h, (const float *)weights + i, &first, row, slope, out,
+    status = FLOAT(combine_backward)(1, 1, h, (const float *)weights + i, &first, row, grad, out,
                                      (float *)dweights + i, NULL);
     status = narrow_all(status, h, out, (bf16 *)dx + position[i] * h);
   }

@@ -4,9 +4,9 @@
 int BF16(cross_entropy)(int64_t t, int64_t v, double factor, const void *logits,
                         const int32_t *target, void *loss, void *dlogits, STREAM)
 {
-  float *slopes = dlogits ? neapi_bf16_room(FIRST, t * v) : NULL;
-  if (dlogits && !slopes)
+  float *grads = dlogits ? neapi_bf16_scratch(FIRST, t * v) : NULL;
+  if (dlogits && !grads)
     return NEAPI_KERNEL_MEMORY;
-  int status = FLOAT(cross_entropy)(t, v, factor, logits, target, loss, slopes, NULL);
-  return dlogits ? narrow_all(status, t * v, slopes, dlogits) : status;
+  int status = FLOAT(cross_entropy)(t, v, factor, logits, target, loss, grads, NULL);
+  return dlogits ? narrow_all(status, t * v, grads, dlogits) : status;
 }

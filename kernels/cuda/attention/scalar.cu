@@ -1,10 +1,9 @@
-/* Causal attention by plain kernels: of float, and of bf16 where tensor.cu does not fit.
+/* Causal attention by plain kernels: of float, and of bf16 where tensor cores do not fit.
  * A block for a tile of queries (or, for the gradients of keys and values, of keys) of one head:
  * tiles of the other side pass through shared memory (after Dao et al. 2022). A query meets the
  * tiles of keys from 0 up, whatever the batch, so its bits depend on its own sequence alone. Float
  * arithmetic; probabilities are recomputed backward. */
-#include "../cuda.cuh"
-#include "tensor.h"
+#include "attention.h"
 
 enum { TILE = 64, LANES = 16, EACH = TILE / LANES, THREADS = LANES * LANES };
 
@@ -49,8 +48,8 @@ __device__ static void product(square out, const float *a, const float *b, int w
 
 /* out[i][j] += sum over r of weight(row i, r) x[r][column j]; weights [row][r], or [r][row]. */
 template <int COLUMNS, bool ACROSS>
-__device__ static void gather(float (*out)[COLUMNS], const float *weights, const float *x,
-                              int width, int64_t d, int ty, int tx)
+__device__ static void accumulate(float (*out)[COLUMNS], const float *weights, const float *x,
+                                  int width, int64_t d, int ty, int tx)
 {
   enum { LD = TILE + 1 };
   for (int r = 0; r < TILE; r++)
@@ -83,7 +82,8 @@ __device__ static float lanes_max(float x)
 }
 
 template <class T, int COLUMNS>
-__global__ void __launch_bounds__(THREADS) forward(sizes z, const T *qkv, T *out, float *lse)
+__global__ void __launch_bounds__(THREADS)
+    attention_kernel(sizes z, const T *qkv, T *out, float *lse)
 {
   extern __shared__ float memory[];
   int width = (int)z.d + 1, ty = threadIdx.x / LANES, tx = threadIdx.x % LANES;
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(THREADS) forward(sizes z, const T *qkv, T *out
         sum[i][j] *= fade;
     }
     __syncthreads();
-    gather<COLUMNS, false>(sum, p, v, width, z.d, ty, tx);
+    accumulate<COLUMNS, false>(sum, p, v, width, z.d, ty, tx);
   }
   for (int i = 0; i < EACH; i++) {
     int64_t query = first + ty + i * LANES;
@@ -144,7 +144,8 @@ __global__ void __launch_bounds__(THREADS) forward(sizes z, const T *qkv, T *out
 
 /* along[t, head] = the dot product of out and dout. A warp each. */
 template <class T>
-__global__ void dots(int64_t rows, int64_t d, const T *out, const T *dout, float *along)
+__global__ void attention_dots_kernel(int64_t rows, int64_t d, const T *out, const T *dout,
+                                      float *along)
 {
   for (ROWS(row, rows)) {
     float sum = 0;
@@ -158,9 +159,9 @@ __global__ void dots(int64_t rows, int64_t d, const T *out, const T *dout, float
 
 /* From scores and dp = dout v^T: p (TILE, TILE + 1) becomes the probabilities, ds the gradient of
  * the scores. statistics: of the sequence's first row. */
-__device__ static void slopes(const sizes &z, square score, square dp, int64_t first, int64_t at,
-                              const float *lse, const float *along, float *p, float *ds, int ty,
-                              int tx)
+__device__ static void score_gradients(const sizes &z, square score, square dp, int64_t first,
+                                       int64_t at, const float *lse, const float *along, float *p,
+                                       float *ds, int ty, int tx)
 {
 #pragma unroll
   for (int i = 0; i < EACH; i++) {
@@ -171,18 +172,18 @@ __device__ static void slopes(const sizes &z, square score, square dp, int64_t f
     for (int j = 0; j < EACH; j++) {
       bool seen = real && at + tx + j * LANES <= query;
       float weight = seen ? expf(score[i][j] * z.scale - norm) : 0.0f;
-      int place = (ty + i * LANES) * (TILE + 1) + tx + j * LANES;
+      int offset = (ty + i * LANES) * (TILE + 1) + tx + j * LANES;
       if (p)
-        p[place] = weight;
-      ds[place] = weight * (dp[i][j] - mean) * z.scale;
+        p[offset] = weight;
+      ds[offset] = weight * (dp[i][j] - mean) * z.scale;
     }
   }
 }
 
 template <class T, int COLUMNS>
 __global__ void __launch_bounds__(THREADS)
-    query_gradient(sizes z, const T *qkv, const float *lse, const float *along, const T *dout,
-                   T *dqkv)
+    attention_query_kernel(sizes z, const T *qkv, const float *lse, const float *along,
+                           const T *dout, T *dqkv)
 {
   extern __shared__ float memory[];
   int width = (int)z.d + 1, ty = threadIdx.x / LANES, tx = threadIdx.x % LANES;
@@ -204,9 +205,9 @@ __global__ void __launch_bounds__(THREADS)
     load_rows(x, width, keys, z.ld, at, z.s, z.d);
     __syncthreads();
     product(score, q, x, width, z.d, ty, tx);
-    slopes(z, score, dp, first, at, lse + of_row, along + of_row, NULL, ds, ty, tx);
+    score_gradients(z, score, dp, first, at, lse + of_row, along + of_row, NULL, ds, ty, tx);
     __syncthreads();
-    gather<COLUMNS, false>(sum, ds, x, width, z.d, ty, tx);
+    accumulate<COLUMNS, false>(sum, ds, x, width, z.d, ty, tx);
   }
   for (int i = 0; i < EACH; i++)
     for (int j = 0; j < COLUMNS; j++) {
@@ -218,22 +219,23 @@ __global__ void __launch_bounds__(THREADS)
 
 /* Of a tile of keys: the gradients from all queries of all heads that share them. */
 template <class T, int COLUMNS>
-__global__ void __launch_bounds__(THREADS) key_gradient(sizes z, const T *qkv, const float *lse,
-                                                        const float *along, const T *dout, T *dqkv)
+__global__ void __launch_bounds__(THREADS)
+    attention_key_kernel(sizes z, const T *qkv, const float *lse, const float *along, const T *dout,
+                         T *dqkv)
 {
   extern __shared__ float memory[];
   int width = (int)z.d + 1, ty = threadIdx.x / LANES, tx = threadIdx.x % LANES;
   float *k = memory, *v = k + TILE * width, *x = v + TILE * width;
   float *p = x + TILE * width, *ds = p + TILE * (TILE + 1);
   int64_t at = blockIdx.x * (int64_t)TILE, kv_head = blockIdx.y, start = blockIdx.z * z.s;
-  int64_t group = z.heads / z.kv_heads, place = (z.heads + kv_head) * z.d;
+  int64_t group = z.heads / z.kv_heads, offset = (z.heads + kv_head) * z.d;
   const T *rows = qkv + start * z.ld;
   float dk[EACH][COLUMNS] = {{0}}, dv[EACH][COLUMNS] = {{0}};
-  load_rows(k, width, rows + place, z.ld, at, z.s, z.d);
-  load_rows(v, width, rows + place + z.kv_heads * z.d, z.ld, at, z.s, z.d);
+  load_rows(k, width, rows + offset, z.ld, at, z.s, z.d);
+  load_rows(v, width, rows + offset + z.kv_heads * z.d, z.ld, at, z.s, z.d);
   for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++)
     for (int64_t first = at; first < z.s; first += TILE) {
-      const T *slope = dout + start * z.ld_out + head * z.d;
+      const T *grad = dout + start * z.ld_out + head * z.d;
       int64_t of_row = start * z.heads + head;
       square score = {{0}}, dp = {{0}};
       __syncthreads();
@@ -241,29 +243,29 @@ __global__ void __launch_bounds__(THREADS) key_gradient(sizes z, const T *qkv, c
       __syncthreads();
       product(score, x, k, width, z.d, ty, tx);
       __syncthreads();
-      load_rows(x, width, slope, z.ld_out, first, z.s, z.d);
+      load_rows(x, width, grad, z.ld_out, first, z.s, z.d);
       __syncthreads();
       product(dp, x, v, width, z.d, ty, tx);
-      slopes(z, score, dp, first, at, lse + of_row, along + of_row, p, ds, ty, tx);
+      score_gradients(z, score, dp, first, at, lse + of_row, along + of_row, p, ds, ty, tx);
       __syncthreads();
-      gather<COLUMNS, true>(dv, p, x, width, z.d, ty, tx);
+      accumulate<COLUMNS, true>(dv, p, x, width, z.d, ty, tx);
       __syncthreads();
       load_rows(x, width, rows + head * z.d, z.ld, first, z.s, z.d);
       __syncthreads();
-      gather<COLUMNS, true>(dk, ds, x, width, z.d, ty, tx);
+      accumulate<COLUMNS, true>(dk, ds, x, width, z.d, ty, tx);
     }
   for (int i = 0; i < EACH; i++)
     for (int j = 0; j < COLUMNS; j++) {
       int64_t key = at + ty + i * LANES, c = tx + j * LANES;
       if (key >= z.s || c >= z.d)
         continue;
-      T *to = dqkv + (start + key) * z.ld + place + c;
+      T *to = dqkv + (start + key) * z.ld + offset + c;
       to[0] = real_of<T>(dk[i][j]);
       to[z.kv_heads * z.d] = real_of<T>(dv[i][j]);
     }
 }
 
-/* ---- launchers ----------------------------------------------------------------------------- */
+/* ---- launchers ------------------------------------------------------------------------------- */
 
 enum { MOST_D = 256 };
 
@@ -286,20 +288,17 @@ static int run_forward(int64_t sequences, const sizes &z, const T *qkv, T *out, 
 {
   int bytes = memory_of(z.d, 3, 1);
   dim3 grid((unsigned)((z.s + TILE - 1) / TILE), (unsigned)z.heads, (unsigned)sequences);
-  cudaFuncSetAttribute(forward<T, COLUMNS>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  forward<T, COLUMNS><<<grid, THREADS, bytes, s>>>(z, qkv, out, lse);
+  cudaFuncSetAttribute(attention_kernel<T, COLUMNS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                       bytes);
+  attention_kernel<T, COLUMNS><<<grid, THREADS, bytes, s>>>(z, qkv, out, lse);
   return launched();
 }
 
 template <class T>
-static int attention(int64_t sequences, int64_t s, int64_t heads, int64_t kv_heads, int64_t d,
-                     const void *qkv, void *out, void *lse, void *stream)
+int scalar_attention<T>::forward(int64_t sequences, int64_t s, int64_t heads, int64_t kv_heads,
+                                 int64_t d, const void *qkv, void *out, void *lse, void *stream)
 {
   sizes z = sizes_of(s, heads, kv_heads, d);
-  if (!sequences || !s || !heads)
-    return NEAPI_KERNEL_OK;
-  if (sizeof(T) == sizeof(bf16) && neapi_tensor_attention_fits(d))
-    return neapi_tensor_attention(sequences, s, heads, kv_heads, d, qkv, out, lse, stream);
   if (d > MOST_D)
     return NEAPI_KERNEL_MEMORY;
   return (d <= 64    ? run_forward<T, 64 / LANES>
@@ -314,35 +313,30 @@ static int run_backward(int64_t sequences, const sizes &z, const T *qkv, const f
 {
   int bytes = memory_of(z.d, 3, 1), key_bytes = memory_of(z.d, 3, 2);
   unsigned tiles = (unsigned)((z.s + TILE - 1) / TILE);
-  cudaFuncSetAttribute(query_gradient<T, COLUMNS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                       bytes);
-  cudaFuncSetAttribute(key_gradient<T, COLUMNS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                       key_bytes);
-  query_gradient<T, COLUMNS>
+  cudaFuncSetAttribute(attention_query_kernel<T, COLUMNS>,
+                       cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  cudaFuncSetAttribute(attention_key_kernel<T, COLUMNS>,
+                       cudaFuncAttributeMaxDynamicSharedMemorySize, key_bytes);
+  attention_query_kernel<T, COLUMNS>
       <<<dim3(tiles, (unsigned)z.heads, (unsigned)sequences), THREADS, bytes, s>>>(
           z, qkv, lse, along, dout, dqkv);
-  key_gradient<T, COLUMNS>
+  attention_key_kernel<T, COLUMNS>
       <<<dim3(tiles, (unsigned)z.kv_heads, (unsigned)sequences), THREADS, key_bytes, s>>>(
           z, qkv, lse, along, dout, dqkv);
   return launched();
 }
 
 template <class T>
-static int attention_backward(int64_t sequences, int64_t s, int64_t heads, int64_t kv_heads,
-                              int64_t d, const void *qkv, const void *out, const void *lse,
-                              const void *dout, void *dqkv, void *stream)
+int scalar_attention<T>::backward(int64_t sequences, int64_t s, int64_t heads, int64_t kv_heads,
+                                  int64_t d, const void *qkv, const void *out, const void *lse,
+                                  const void *dout, void *dqkv, void *stream)
 {
   sizes z = sizes_of(s, heads, kv_heads, d);
   int64_t rows = sequences * s * heads;
-  if (!rows)
-    return NEAPI_KERNEL_OK;
-  if (sizeof(T) == sizeof(bf16) && neapi_tensor_attention_fits(d))
-    return neapi_tensor_attention_backward(sequences, s, heads, kv_heads, d, qkv, out, lse, dout,
-                                           dqkv, stream);
   float *along = d > MOST_D ? NULL : (float *)scratch_open(rows * (int64_t)sizeof *along, stream);
   if (!along)
     return NEAPI_KERNEL_MEMORY;
-  dots<T><<<blocks_for(rows, ROWS_A_BLOCK), warp_rows(), 0, stream_of(stream)>>>(
+  attention_dots_kernel<T><<<blocks_for(rows, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(stream)>>>(
       rows, d, (const T *)out, (const T *)dout, along);
   int status =
       (d <= 64    ? run_backward<T, 64 / LANES>
@@ -354,5 +348,5 @@ static int attention_backward(int64_t sequences, int64_t s, int64_t heads, int64
   return status;
 }
 
-LAUNCHER(attention);
-LAUNCHER(attention_backward);
+template struct scalar_attention<float>;
+template struct scalar_attention<bf16>;

@@ -8,8 +8,8 @@ enum { MOST_D = 128, MOST_DEVICES = 64 };
 /* A strip's scores against the keys from `at` on become weights relative to the largest score so
  * far; what was summed before fades accordingly. `total` holds this lane's share of the weights. */
 template <int D, int N>
-__device__ static inline void soften(float (&score)[N / 8][4], float (&sum)[D / 8][4],
-                                     float (&max)[2], float (&total)[2], float scale)
+__device__ static inline void online_softmax(float (&score)[N / 8][4], float (&sum)[D / 8][4],
+                                             float (&max)[2], float (&total)[2], float scale)
 {
 #pragma unroll
   for (int i = 0; i < 2; i++) {
@@ -37,8 +37,7 @@ __device__ static inline void soften(float (&score)[N / 8][4], float (&sum)[D / 
   }
 }
 
-/* Writes a strip's results, from row `first` of its sequence on; out, lse: of the sequence's head.
- */
+/* Writes a strip's results, from row `first` of its sequence on; out, lse: the sequence's head. */
 template <int D>
 __device__ static inline void finish(const float (&sum)[D / 8][4], const float (&max)[2],
                                      float (&total)[2], bf16 *out, float *lse, int first,
@@ -59,7 +58,7 @@ __device__ static inline void finish(const float (&sum)[D / 8][4], const float (
 
 template <int D, int N, int M, int WARPS, int RESIDENT>
 __global__ void __launch_bounds__(WARPS *WARP, RESIDENT)
-    tensor_forward(dimensions z, const bf16 *qkv, bf16 *out, float *lse)
+    tensor_attention_kernel(dimensions z, const bf16 *qkv, bf16 *out, float *lse)
 {
   extern __shared__ uint4 shared[];
   enum { TILE = N * (D + GAP), OWN = WARPS * M * STRIP, THREADS = WARPS * WARP };
@@ -102,11 +101,11 @@ __global__ void __launch_bounds__(WARPS *WARP, RESIDENT)
       against<D, N, M>(score, query[c / 16], k, c, lane);
     }
     if (at + N - 1 > mine)
-      hide_future<N, M, false>(score, at - mine, lane);
+      mask_future<N, M, false>(score, at - mine, lane);
 #pragma unroll
     for (int m = 0; m < M; m++)
-      soften<D, N>(score[m], sum[m], max[m], total[m], z.scale * LOG2_E);
-    gather<D, N, M>(sum, score, k + TILE, lane);
+      online_softmax<D, N>(score[m], sum[m], max[m], total[m], z.scale * LOG2_E);
+    accumulate<D, N, M>(sum, score, k + TILE, lane);
   }
 #pragma unroll
   for (int m = 0; m < M; m++)
@@ -123,8 +122,9 @@ static void run_forward(int64_t sequences, const dimensions &z, const bf16 *qkv,
 {
   int own = WARPS * M * STRIP, bytes = memory_of<D, N>(1, own);
   dim3 grid = blocks_of(sequences, z.heads, z.s, own);
-  allow(tensor_forward<D, N, M, WARPS, RESIDENT>, bytes);
-  tensor_forward<D, N, M, WARPS, RESIDENT><<<grid, WARPS * WARP, bytes, stream>>>(z, qkv, out, lse);
+  allow(tensor_attention_kernel<D, N, M, WARPS, RESIDENT>, bytes);
+  tensor_attention_kernel<D, N, M, WARPS, RESIDENT>
+      <<<grid, WARPS * WARP, bytes, stream>>>(z, qkv, out, lse);
 }
 
 /* Whether the kernels in this program were compiled for instructions of sm_80, which those for an
@@ -137,7 +137,8 @@ static bool compiled_for_it(void)
     return false;
   if (!known[device]) {
     cudaFuncAttributes attributes;
-    bool good = cudaFuncGetAttributes(&attributes, tensor_forward<64, 64, 2, 4, 2>) == cudaSuccess;
+    bool good =
+        cudaFuncGetAttributes(&attributes, tensor_attention_kernel<64, 64, 2, 4, 2>) == cudaSuccess;
     known[device] = good && attributes.ptxVersion >= 80 ? 2 : 1;
     cudaGetLastError();
   }
@@ -153,8 +154,6 @@ int neapi_tensor_attention(int64_t sequences, int64_t s, int64_t heads, int64_t 
                            const void *qkv, void *out, void *lse, void *stream)
 {
   dimensions z = dimensions_of(s, heads, kv_heads, d);
-  if (!sequences || !s || !heads)
-    return NEAPI_KERNEL_OK;
   z.whole = aligned<bf16>(d, qkv, out);
   (d <= 32   ? run_forward<32, 64, 1, 8, 2>
    : d <= 64 ? run_forward<64, 64, 2, 4, 2>

@@ -1,18 +1,17 @@
 /* Causal attention of bf16 by tensor cores (after Dao et al. 2022 and 2023). A block owns a tile of
- * queries of one head (or, for the gradients of keys and values, of keys), a warp 16 rows of it;
+ * queries of one head (or, for the gradients of keys and values, of keys), each warp 16 rows of it;
  * tiles of the other side stream through shared memory, the next one while this one is used.
  *
- * A query meets the tiles of keys from 0 up, and its place in tiles is that in its sequence, so its
- * bits depend on its sequence up to it alone. Probabilities and gradients of scores are rounded to
- * bf16 as factors of the second product; sums are float. Gradients are summed by one warp, in the
- * order of heads and queries (or keys): a block for each side costs two products more than one for
- * both would, and needs no atomics. */
+ * A query meets the tiles of keys from 0 up, and its position in tiles is that in its sequence, so
+ * its bits depend on its sequence up to it alone. Probabilities and gradients of scores are rounded
+ * to bf16 as factors of the second product; sums are float. Gradients are summed by one warp, in
+ * the order of heads and queries (or keys): a block for each side costs two products more than one
+ * for both would, and needs no atomics. */
 #ifndef NEAPI_TENSOR_ATTENTION_CUH
 #define NEAPI_TENSOR_ATTENTION_CUH
 
-#include "tensor.h"
-
 #include "../tensor_cores.cuh"
+#include "attention.h"
 
 #include <math.h>
 
@@ -87,8 +86,8 @@ __device__ static inline void against(float (&out)[M][N / 8][4], const uint32_t 
 
 /* out (16, D) += p (16, N), rounded, times tile (N, D), for each strip. */
 template <int D, int N, int M>
-__device__ static inline void gather(float (&out)[M][D / 8][4], const float (&p)[M][N / 8][4],
-                                     const bf16 *tile, int lane)
+__device__ static inline void accumulate(float (&out)[M][D / 8][4], const float (&p)[M][N / 8][4],
+                                         const bf16 *tile, int lane)
 {
   const bf16 *row = tile + lane % 16 * (D + GAP) + lane / 16 * 8;
 #pragma unroll
@@ -151,7 +150,7 @@ __device__ static void store_rows(const float (&sum)[D / 8][4], const float (&fa
 /* Scores of keys after their query become -infinity. Columns are keys, or, if ACROSS, queries; the
  * first one is `ahead` of the warp's first row. */
 template <int N, int M, bool ACROSS>
-__device__ static inline void hide_future(float (&score)[M][N / 8][4], int ahead, int lane)
+__device__ static inline void mask_future(float (&score)[M][N / 8][4], int ahead, int lane)
 {
 #pragma unroll
   for (int m = 0; m < M; m++)

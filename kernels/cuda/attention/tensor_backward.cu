@@ -7,9 +7,10 @@ typedef struct alignas(8) {
   float norm, mean;
 } statistic;
 
-/* of[t, head]; a warp each. */
-static __global__ void tensor_statistics(int64_t rows, int64_t d, const bf16 *out, const bf16 *dout,
-                                         const float *lse, statistic *of)
+/* of[t, head]; a warp for each. */
+static __global__ void tensor_attention_dots_kernel(int64_t rows, int64_t d, const bf16 *out,
+                                                    const bf16 *dout, const float *lse,
+                                                    statistic *of)
 {
   for (ROWS(row, rows)) {
     float sum = 0;
@@ -38,8 +39,8 @@ __device__ static inline void products(float (&out)[M][N / 8][4], const bf16 *st
 /* dq: a block owns queries, and keys and values stream. */
 template <int D, int N, int M, int WARPS, int RESIDENT>
 __global__ void __launch_bounds__(WARPS *WARP, RESIDENT)
-    tensor_query_gradient(dimensions z, const bf16 *qkv, const bf16 *dout, const statistic *of,
-                          bf16 *dqkv)
+    tensor_attention_query_kernel(dimensions z, const bf16 *qkv, const bf16 *dout,
+                                  const statistic *of, bf16 *dqkv)
 {
   extern __shared__ uint4 shared[];
   enum { TILE = N * (D + GAP), OWN = WARPS * M * STRIP, THREADS = WARPS * WARP };
@@ -80,7 +81,7 @@ __global__ void __launch_bounds__(WARPS *WARP, RESIDENT)
     products<D, N, M>(score, q + strip, k, lane);
     products<D, N, M>(dp, dy + strip, k + TILE, lane);
     if (at + N - 1 > mine)
-      hide_future<N, M, false>(score, at - mine, lane);
+      mask_future<N, M, false>(score, at - mine, lane);
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
@@ -91,7 +92,7 @@ __global__ void __launch_bounds__(WARPS *WARP, RESIDENT)
           score[m][j][i] = power_of_two(fmaf(score[m][j][i], z.scale * LOG2_E, -row.norm)) *
                            (dp[m][j][i] - row.mean);
         }
-    gather<D, N, M>(sum, score, k, lane);
+    accumulate<D, N, M>(sum, score, k, lane);
   }
   float factor[2] = {z.scale, z.scale};
 #pragma unroll
@@ -103,8 +104,8 @@ __global__ void __launch_bounds__(WARPS *WARP, RESIDENT)
 /* From scores (keys, queries) and dp: the probabilities, and in dp the scores' gradients but for
  * the scale. */
 template <int N, int M>
-__device__ static inline void slopes(float (&score)[M][N / 8][4], float (&dp)[M][N / 8][4],
-                                     const statistic *of, float scale, int lane)
+__device__ static inline void score_gradients(float (&score)[M][N / 8][4], float (&dp)[M][N / 8][4],
+                                              const statistic *of, float scale, int lane)
 {
 #pragma unroll
   for (int j = 0; j < N / 8; j++) {
@@ -123,8 +124,8 @@ __device__ static inline void slopes(float (&score)[M][N / 8][4], float (&dp)[M]
 /* dk and dv: a block owns keys, and the queries of all heads that share them stream, with dout. */
 template <int D, int N, int M, int WARPS, int RESIDENT>
 __global__ void __launch_bounds__(WARPS *WARP, RESIDENT)
-    tensor_key_gradient(dimensions z, const bf16 *qkv, const bf16 *dout, const statistic *of,
-                        bf16 *dqkv)
+    tensor_attention_key_kernel(dimensions z, const bf16 *qkv, const bf16 *dout,
+                                const statistic *of, bf16 *dqkv)
 {
   extern __shared__ uint4 shared[];
   enum { TILE = N * (D + GAP), OWN = WARPS * M * STRIP, THREADS = WARPS * WARP };
@@ -134,7 +135,7 @@ __global__ void __launch_bounds__(WARPS *WARP, RESIDENT)
   int kv_head = blockIdx.x % z.kv_heads, at = blockIdx.y * OWN, mine = at + warp * M * STRIP;
   int group = z.heads / z.kv_heads, head = kv_head * group, stop = head + group;
   int64_t start = blockIdx.x / z.kv_heads * (int64_t)z.s;
-  int64_t place = start * z.ld + (z.heads + kv_head) * z.d;
+  int64_t offset = start * z.ld + (z.heads + kv_head) * z.d;
   auto fetch_queries = [&](int half, int head, int first) {
     bf16 *stage = stages + half * 2 * TILE;
     fetch<D, N, THREADS>(stage, qkv + start * z.ld + head * z.d, z.ld, first, z.s, z);
@@ -150,8 +151,8 @@ __global__ void __launch_bounds__(WARPS *WARP, RESIDENT)
   float dk[M][D / 8][4], dv[M][D / 8][4];
   clear(dk);
   clear(dv);
-  fetch<D, OWN, THREADS>(k, qkv + place, z.ld, at, z.s, z);
-  fetch<D, OWN, THREADS>(v, qkv + place + z.kv_heads * z.d, z.ld, at, z.s, z);
+  fetch<D, OWN, THREADS>(k, qkv + offset, z.ld, at, z.s, z);
+  fetch<D, OWN, THREADS>(v, qkv + offset + z.kv_heads * z.d, z.ld, at, z.s, z);
   fetch_queries(0, head, at);
   for (int first = at, half = 0; head < stop; half = 1 - half) {
     const bf16 *q = stages + half * 2 * TILE;
@@ -171,13 +172,13 @@ __global__ void __launch_bounds__(WARPS *WARP, RESIDENT)
     products<D, N, M>(score, k + strip, q, lane);
     products<D, N, M>(dp, v + strip, q + TILE, lane);
     if (ahead < M * STRIP - 1)
-      hide_future<N, M, true>(score, ahead, lane);
-    slopes<N, M>(score, dp, norms + half * N, z.scale * LOG2_E, lane);
-    gather<D, N, M>(dv, score, q + TILE, lane);
-    gather<D, N, M>(dk, dp, q, lane);
+      mask_future<N, M, true>(score, ahead, lane);
+    score_gradients<N, M>(score, dp, norms + half * N, z.scale * LOG2_E, lane);
+    accumulate<D, N, M>(dv, score, q + TILE, lane);
+    accumulate<D, N, M>(dk, dp, q, lane);
   }
   float factor[2] = {z.scale, z.scale}, one[2] = {1, 1};
-  bf16 *to = dqkv + place;
+  bf16 *to = dqkv + offset;
 #pragma unroll
   for (int m = 0; m < M; m++) {
     store_rows<D>(dk[m], factor, to, z.ld, mine + m * STRIP, z.s, z, lane);
@@ -194,8 +195,8 @@ static void run_queries(int64_t sequences, const dimensions &z, const bf16 *qkv,
 {
   int own = WARPS * M * STRIP, bytes = memory_of<D, N>(2, own);
   dim3 grid = blocks_of(sequences, z.heads, z.s, own);
-  allow(tensor_query_gradient<D, N, M, WARPS, RESIDENT>, bytes);
-  tensor_query_gradient<D, N, M, WARPS, RESIDENT>
+  allow(tensor_attention_query_kernel<D, N, M, WARPS, RESIDENT>, bytes);
+  tensor_attention_query_kernel<D, N, M, WARPS, RESIDENT>
       <<<grid, WARPS * WARP, bytes, stream>>>(z, qkv, dout, of, dqkv);
 }
 
@@ -206,8 +207,8 @@ static void run_keys(int64_t sequences, const dimensions &z, const bf16 *qkv, co
   int own = WARPS * M * STRIP, norms = 2 * N * (int)sizeof(statistic);
   int bytes = memory_of<D, N>(2, own) + norms;
   dim3 grid = blocks_of(sequences, z.kv_heads, z.s, own);
-  allow(tensor_key_gradient<D, N, M, WARPS, RESIDENT>, bytes);
-  tensor_key_gradient<D, N, M, WARPS, RESIDENT>
+  allow(tensor_attention_key_kernel<D, N, M, WARPS, RESIDENT>, bytes);
+  tensor_attention_key_kernel<D, N, M, WARPS, RESIDENT>
       <<<grid, WARPS * WARP, bytes, stream>>>(z, qkv, dout, of, dqkv);
 }
 
@@ -217,14 +218,13 @@ int neapi_tensor_attention_backward(int64_t sequences, int64_t s, int64_t heads,
 {
   dimensions z = dimensions_of(s, heads, kv_heads, d);
   int64_t rows = sequences * s * heads;
-  if (!rows)
-    return NEAPI_KERNEL_OK;
   statistic *of = (statistic *)scratch_open(rows * (int64_t)sizeof *of, stream);
   if (!of)
     return NEAPI_KERNEL_MEMORY;
   z.whole = aligned<bf16>(d, qkv, dout, dqkv);
-  tensor_statistics<<<blocks_for(rows, ROWS_A_BLOCK), warp_rows(), 0, stream_of(stream)>>>(
-      rows, d, (const bf16 *)out, (const bf16 *)dout, (const float *)lse, of);
+  tensor_attention_dots_kernel<<<blocks_for(rows, ROWS_PER_BLOCK), warp_rows(), 0,
+                                 stream_of(stream)>>>(rows, d, (const bf16 *)out,
+                                                      (const bf16 *)dout, (const float *)lse, of);
   (d <= 32   ? run_queries<32, 64, 1, 4, 3>
    : d <= 64 ? run_queries<64, 32, 2, 4, 3>
              : run_queries<128, 32, 1, 4, 3>)(sequences, z, (const bf16 *)qkv, (const bf16 *)dout,

@@ -1,22 +1,21 @@
 /*
- * The experts' products on Hopper: one launch a product for all slots.
+ * The experts' products on Hopper: one launch per product for all slots.
  *
  * Two blocks, each on its multiprocessor, work as a pair on tiles of 128 x 256 beside or above each
  * other (tiles.h), one pair of tiles after the other; each loads half of the factor that their
  * tiles share, for both. In a block, one thread has the copy engine load factors, 64 elements of K
- * at a time, into a ring of stages; two warpgroups multiply, 64 rows each, and lay the finished
- * tile down in shared memory, rounded to bf16; from there three more warps store it while the next
+ * at a time, into a ring of stages; two warpgroups multiply, 64 rows each, and put the finished
+ * tile into staging buffers, rounded to bf16; from there three store warps write it while the next
  * tile is multiplied. Where it is the product for an activation or its gradient they compute that
  * from the rounded values, as separate passes would. Weight gradients are float; the copy engine
- * stores them, a piece after the other.
+ * stores them, one piece after the other.
  *
  * Every element is summed over K in the same order wherever its row stands and whatever other rows
  * there are. So that rows keep their bits, who chooses between these and other products may look at
  * H and F, never at numbers of rows.
  *
  * The kernel's parts: hopper.cuh (instructions), plan.cuh (a block's tiles and memory),
- * loading.cuh, multiplying.cuh, finishing.cuh; here they meet and are
- * launched.
+ * loading.cuh, multiplying.cuh, finishing.cuh; here they meet and are launched.
  */
 #include "experts.h"
 #include "loading.cuh"
@@ -24,30 +23,29 @@
 
 #include <pthread.h>
 
-template <bool A_ACROSS, bool B_ACROSS, ending END>
-__global__ void __launch_bounds__(THREADS, 1) multiply(const __grid_constant__ job j)
+template <bool A_ACROSS, bool B_ACROSS, epilogue EPILOGUE>
+__global__ void __launch_bounds__(THREADS, 1) experts_kernel(const __grid_constant__ job j)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ unsigned char raw[];
-  ring r = open_ring<END>(raw + (1024 - shared_address(raw) % 1024) % 1024);
-  walk w = {0, 0, cluster_rank()};
+  ring r = open_ring<EPILOGUE>(raw + (1024 - shared_address(raw) % 1024) % 1024);
+  tile_iterator it = {0, 0, cluster_rank()};
   int role = threadIdx.x / GROUP;
   if (role == 0) {
-    registers_less<FEW>();
+    registers_less<OTHER_REGISTERS>();
     if (threadIdx.x == 0)
-      load_tiles<A_ACROSS, B_ACROSS, END>(j, r, w);
-    else if (plan<END>::APART && threadIdx.x >= WARP)
-      store_tiles<END>(j, r, w, threadIdx.x / WARP - 1);
+      load_tiles<A_ACROSS, B_ACROSS, EPILOGUE>(j, r, it);
+    else if (plan<EPILOGUE>::BY_STORE_WARPS && threadIdx.x >= WARP)
+      store_tiles<EPILOGUE>(j, r, it, threadIdx.x / WARP - 1);
   } else {
-    registers_more<MANY>();
-    multiply_tiles<A_ACROSS, B_ACROSS, END>(j, r, w, role - 1);
+    registers_more<MULTIPLY_REGISTERS>();
+    multiply_tiles<A_ACROSS, B_ACROSS, EPILOGUE>(j, r, it, role - 1);
   }
   cluster_meet(); /* until then the other block copies into this one's memory */
 #endif
 }
 
-/* ---- launching ---------------------------------------------------------------------------------
- */
+/* ---- launching ------------------------------------------------------------------------------- */
 
 typedef decltype(&cuTensorMapEncodeTiled) encoder;
 
@@ -103,11 +101,12 @@ static bool map_factor(CUtensorMap *map, const void *x, int64_t columns, int64_t
   return map_array(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, x, columns, rows, pages, page, box_rows);
 }
 
-template <bool A_ACROSS, bool B_ACROSS, ending END> static int launch(const job &j, void *stream)
+template <bool A_ACROSS, bool B_ACROSS, epilogue EPILOGUE>
+static int launch(const job &j, void *stream)
 {
   static const cudaError_t allowed =
-      cudaFuncSetAttribute((const void *)multiply<A_ACROSS, B_ACROSS, END>,
-                           cudaFuncAttributeMaxDynamicSharedMemorySize, plan<END>::SHARED);
+      cudaFuncSetAttribute((const void *)experts_kernel<A_ACROSS, B_ACROSS, EPILOGUE>,
+                           cudaFuncAttributeMaxDynamicSharedMemorySize, plan<EPILOGUE>::SHARED);
   if (!j.tiles.pairs)
     return NEAPI_KERNEL_OK;
   if (allowed != cudaSuccess)
@@ -120,11 +119,11 @@ template <bool A_ACROSS, bool B_ACROSS, ending END> static int launch(const job 
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3((unsigned)(pairs * PAIR));
   config.blockDim = dim3(THREADS);
-  config.dynamicSmemBytes = plan<END>::SHARED;
+  config.dynamicSmemBytes = plan<EPILOGUE>::SHARED;
   config.stream = stream_of(stream);
   config.attrs = &cluster;
   config.numAttrs = 1;
-  cudaLaunchKernelEx(&config, multiply<A_ACROSS, B_ACROSS, END>, j);
+  cudaLaunchKernelEx(&config, experts_kernel<A_ACROSS, B_ACROSS, EPILOGUE>, j);
   return launched();
 }
 
@@ -155,7 +154,7 @@ static int64_t rows_end(const neapi_slots *s)
 }
 
 /* out = rows times weights (N, K) or, with across, (K, N) of their slot. */
-template <bool B_ACROSS, ending END>
+template <bool B_ACROSS, epilogue EPILOGUE>
 static int rows_product(const neapi_slots *s, const void *rows, const bf16 *weights, int64_t n,
                         int64_t k, void *out, void *activation, void *stream)
 {
@@ -176,8 +175,9 @@ static int rows_product(const neapi_slots *s, const void *rows, const bf16 *weig
   int status = NEAPI_KERNEL_OK;
   for (int64_t from = 0; !status && from < s->count;) {
     from = fill_tiles(&j.tiles, from, s->count, s->batches);
-    neapi_tiles_number(&j.tiles, 0, END == GATE ? pieces(n / 2, TILE_N / 2) : pieces(n, TILE_N));
-    status = launch<false, B_ACROSS, END>(j, stream);
+    neapi_tiles_number(&j.tiles, 0,
+                       EPILOGUE == GATE ? pieces(n / 2, TILE_N / 2) : pieces(n, TILE_N));
+    status = launch<false, B_ACROSS, EPILOGUE>(j, stream);
   }
   return status;
 }
@@ -198,7 +198,7 @@ static int weights_product(const neapi_slots *s, const void *left, int64_t m, co
   if (end > INT32_MAX || !map_factor(&j.a, left, m, end, 1, end * m, TILE_K) ||
       !map_factor(&j.b, right, n, end, 1, end * n, TILE_K) ||
       !map_array(&j.c, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, out, n, m, s->count, s->stride,
-                 ROWS_A_WARP))
+                 ROWS_PER_WARP))
     return NEAPI_KERNEL_DEVICE;
   int status = NEAPI_KERNEL_OK;
   for (int64_t from = 0; !status && from < s->count;) {
@@ -209,8 +209,7 @@ static int weights_product(const neapi_slots *s, const void *left, int64_t m, co
   return status;
 }
 
-/* ---- the operations ----------------------------------------------------------------------------
- */
+/* ---- the operations -------------------------------------------------------------------------- */
 
 bool neapi_hopper_fits(const neapi_slots *s)
 {

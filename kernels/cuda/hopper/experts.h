@@ -1,5 +1,5 @@
 /* The experts' operations on Hopper, for bf16: those of the same names in kernels.h, all slots in
- * one launch a product. Gradients are float. */
+ * one launch per product. Gradients are float. */
 #ifndef NEAPI_HOPPER_EXPERTS_H
 #define NEAPI_HOPPER_EXPERTS_H
 

@@ -4,12 +4,11 @@
 
 #include "plan.cuh"
 
-/* ---- by the warps that multiply ----------------------------------------------------------------
- */
+/* ---- by the warps that multiply -------------------------------------------------------------- */
 
-/* 64 columns of the warp's rows, d[FROM] on, rounded, to a desk: row r keeps its 16-byte piece p at
- * place p ^ (r % 8). */
-template <int FROM> __device__ static inline void put(uint32_t desk, const float (&d)[128])
+/* 64 columns of the warp's rows, d[FROM] on, rounded, to a staging buffer: row r keeps its 16-byte
+ * piece p at position p ^ (r % 8). */
+template <int FROM> __device__ static inline void put(uint32_t buffer, const float (&d)[128])
 {
   int lane = threadIdx.x % WARP, row = lane % 16, side = lane / 16;
 #pragma unroll
@@ -21,107 +20,107 @@ template <int FROM> __device__ static inline void put(uint32_t desk, const float
           __floats2bfloat162_rn(d[FROM + j * 4 + i * 2], d[FROM + j * 4 + i * 2 + 1]);
       v[i] = *(uint32_t *)&pair;
     }
-    store_matrices(desk + row * LINE + (((j + side) ^ (row % 8)) * 16), v[0], v[1], v[2], v[3]);
+    store_matrices(buffer + row * LINE + (((j + side) ^ (row % 8)) * 16), v[0], v[1], v[2], v[3]);
   }
 }
 
-/* Lays a tile on the warp's desks for those who store; parity: of the block's tiles. */
-__device__ static inline void lay_down(const ring &r, uint32_t desks, int parity,
-                                       const float (&d)[128])
+/* Puts a tile into the warp's staging buffers for the store warps; parity: of the block's tiles. */
+__device__ static inline void stage_tile(const ring &r, uint32_t staging, int parity,
+                                         const float (&d)[128])
 {
-  barrier_wait(r.clear, parity ^ 1);
-  put<0>(desks, d);
-  put<32>(desks + DESK, d);
-  put<64>(desks + 2 * DESK, d);
-  put<96>(desks + 3 * DESK, d);
+  barrier_wait(r.stored, parity ^ 1);
+  put<0>(staging, d);
+  put<32>(staging + BUFFER_BYTES, d);
+  put<64>(staging + 2 * BUFFER_BYTES, d);
+  put<96>(staging + 3 * BUFFER_BYTES, d);
   __syncwarp();
   if (threadIdx.x % WARP == 0)
-    barrier_arrive(r.laid);
+    barrier_arrive(r.staged);
 }
 
-/* 32 columns of the warp's rows, d[FROM] on, to a desk, in the order of put. At a time, odd rows
- * write 16 columns further than even ones do: else they would meet in the same banks. */
+/* 32 columns of the warp's rows, d[FROM] on, to a staging buffer, in the order of put. At a time,
+ * odd rows write 16 columns further than even ones do: else they would meet in the same banks. */
 template <int FROM>
-__device__ static inline void put_floats(unsigned char *desk, const float (&d)[128])
+__device__ static inline void put_floats(unsigned char *buffer, const float (&d)[128])
 {
   int lane = threadIdx.x % WARP, row = lane / 4;
   bool odd = row % 2;
-  int place = (lane % 4 / 2) ^ row ^ (odd ? 4 : 0);
+  int position = (lane % 4 / 2) ^ row ^ (odd ? 4 : 0);
 #pragma unroll
   for (int j = 0; j < 4; j++)
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       const int even_at = FROM + j * 4 + i * 2, odd_at = FROM + (j ^ 2) * 4 + i * 2;
       float2 v = make_float2(odd ? d[odd_at] : d[even_at], odd ? d[odd_at + 1] : d[even_at + 1]);
-      *(float2 *)(desk + (i * 8 + row) * LINE + ((place ^ (j * 2)) * 16) + lane % 2 * 8) = v;
+      *(float2 *)(buffer + (i * 8 + row) * LINE + ((position ^ (j * 2)) * 16) + lane % 2 * 8) = v;
     }
 }
 
 /* Has the copy engine store a warp's 32 columns, the PIECE-th of 8; what lies outside M and N is
  * left out. */
-template <ending END, int PIECE>
-__device__ static inline void store_piece(const job &j, const neapi_group &g, const tile &t,
-                                          int warp, unsigned char *desks, const float (&d)[128])
+template <epilogue EPILOGUE, int PIECE>
+__device__ static inline void store_piece(const job &j, const neapi_tile_group &g, const tile &t,
+                                          int warp, unsigned char *staging, const float (&d)[128])
 {
-  const int DESKS = plan<END>::DESKS;
-  unsigned char *desk = desks + PIECE % DESKS * DESK;
-  int column = t.n * TILE_N + PIECE * 32, row = t.m * TILE_M + warp * ROWS_A_WARP;
+  const int BUFFERS = plan<EPILOGUE>::BUFFERS;
+  unsigned char *buffer = staging + PIECE % BUFFERS * BUFFER_BYTES;
+  int column = t.n * TILE_N + PIECE * 32, row = t.m * TILE_M + warp * ROWS_PER_WARP;
   if (threadIdx.x % WARP == 0)
-    stores_wait<DESKS - 1>();
+    stores_wait<BUFFERS - 1>();
   __syncwarp();
-  put_floats<PIECE * 16>(desk, d);
+  put_floats<PIECE * 16>(buffer, d);
   fence_shared();
   __syncwarp();
   if (threadIdx.x % WARP == 0) {
     if (row < j.m && column < j.n)
-      store_box(&j.c, shared_address(desk), column, row, g.slot);
+      store_box(&j.c, shared_address(buffer), column, row, g.slot);
     stores_commit();
   }
 }
 
 /* Stores a warp's rows of a finished tile: floats. */
-template <ending END>
-__device__ static inline void store_floats(const job &j, const neapi_group &g, const tile &t,
-                                           int warp, unsigned char *desks, const float (&d)[128])
+template <epilogue EPILOGUE>
+__device__ static inline void store_floats(const job &j, const neapi_tile_group &g, const tile &t,
+                                           int warp, unsigned char *staging, const float (&d)[128])
 {
-  store_piece<END, 0>(j, g, t, warp, desks, d);
-  store_piece<END, 1>(j, g, t, warp, desks, d);
-  store_piece<END, 2>(j, g, t, warp, desks, d);
-  store_piece<END, 3>(j, g, t, warp, desks, d);
-  store_piece<END, 4>(j, g, t, warp, desks, d);
-  store_piece<END, 5>(j, g, t, warp, desks, d);
-  store_piece<END, 6>(j, g, t, warp, desks, d);
-  store_piece<END, 7>(j, g, t, warp, desks, d);
+  store_piece<EPILOGUE, 0>(j, g, t, warp, staging, d);
+  store_piece<EPILOGUE, 1>(j, g, t, warp, staging, d);
+  store_piece<EPILOGUE, 2>(j, g, t, warp, staging, d);
+  store_piece<EPILOGUE, 3>(j, g, t, warp, staging, d);
+  store_piece<EPILOGUE, 4>(j, g, t, warp, staging, d);
+  store_piece<EPILOGUE, 5>(j, g, t, warp, staging, d);
+  store_piece<EPILOGUE, 6>(j, g, t, warp, staging, d);
+  store_piece<EPILOGUE, 7>(j, g, t, warp, staging, d);
 }
 
-/* ---- by other warps ----------------------------------------------------------------------------
- */
+/* ---- by the store warps ---------------------------------------------------------------------- */
 
-/* A tile's place in out. */
+/* Where a tile lies in out. */
 typedef struct {
   int64_t row;
   int32_t rows;            /* that are the group's, 128 at most */
   int32_t column, columns; /* first, and the end of all */
 } area;
 
-template <ending END>
-__device__ static inline area area_of(const job &j, const neapi_group &g, const tile &t)
+template <epilogue EPILOGUE>
+__device__ static inline area area_of(const job &j, const neapi_tile_group &g, const tile &t)
 {
   area a;
   int32_t row = t.m * TILE_M, rows = g.rows - row;
   a.row = (int64_t)g.first + row;
   a.rows = rows < TILE_M ? rows : (int32_t)TILE_M;
-  a.column = t.n * (END == GATE ? TILE_N / 2 : TILE_N);
-  a.columns = END == GATE ? j.n / 2 : j.n;
+  a.column = t.n * (EPILOGUE == GATE ? TILE_N / 2 : TILE_N);
+  a.columns = EPILOGUE == GATE ? j.n / 2 : j.n;
   return a;
 }
 
-/* A piece, of 32, of a row of the tile as it lies on the desks. */
-__device__ static inline pack<bf16> take(const unsigned char *desks, int row, int piece)
+/* A piece, of 32, of a row of the tile as it lies in the staging buffers. */
+__device__ static inline pack<bf16> take(const unsigned char *staging, int row, int piece)
 {
-  const unsigned char *desk = desks + row / ROWS_A_WARP * 4 * DESK + piece / 8 * DESK;
-  int in_desk = row % ROWS_A_WARP;
-  return *(const pack<bf16> *)(desk + in_desk * LINE + (((piece % 8) ^ (in_desk % 8)) * 16));
+  const unsigned char *buffer =
+      staging + row / ROWS_PER_WARP * 4 * BUFFER_BYTES + piece / 8 * BUFFER_BYTES;
+  int in_buffer = row % ROWS_PER_WARP;
+  return *(const pack<bf16> *)(buffer + in_buffer * LINE + (((piece % 8) ^ (in_buffer % 8)) * 16));
 }
 
 __device__ static inline void write(bf16 *to, const pack<bf16> &from)
@@ -136,8 +135,8 @@ __device__ static inline pack<bf16> pack_of(const uint4 &v)
   return p;
 }
 
-/* One of `of` warps stores its share of a tile's rows, a piece a lane. */
-__device__ static inline void store_rows(const job &j, const area &a, const unsigned char *desks,
+/* One of `of` warps stores its share of a tile's rows, a piece per lane. */
+__device__ static inline void store_rows(const job &j, const area &a, const unsigned char *staging,
                                          int warp, int of)
 {
   int lane = threadIdx.x % WARP, column = a.column + lane * SIZE;
@@ -145,7 +144,7 @@ __device__ static inline void store_rows(const job &j, const area &a, const unsi
   if (column < a.columns)
 #pragma unroll 4
     for (int row = warp; row < a.rows; row += of)
-      write(out + row * j.ld, take(desks, row, lane));
+      write(out + row * j.ld, take(staging, row, lane));
 }
 
 /* 1 / (1 + e^-x), of all side by side: one after the other waits twice for each. */
@@ -174,14 +173,14 @@ __device__ static inline pack<bf16> gated(const pack<bf16> &gate, const pack<bf1
 
 /* Turns gate and up into their gradients; returns activation. */
 __device__ static inline pack<bf16> gated_back(pack<bf16> &gate, pack<bf16> &up,
-                                               const pack<bf16> &slope)
+                                               const pack<bf16> &grad)
 {
   pack<bf16> h;
   float open[SIZE];
   logistics(open, gate);
 #pragma unroll
   for (int i = 0; i < SIZE; i++) {
-    float u = to_float(up.at[i]), s = to_float(slope.at[i]);
+    float u = to_float(up.at[i]), s = to_float(grad.at[i]);
     float silu = to_float(gate.at[i]) * open[i];
     h.at[i] = real_of<bf16>(silu * u);
     gate.at[i] = real_of<bf16>(s * u * (open[i] + silu * (1.0f - open[i])));
@@ -190,15 +189,15 @@ __device__ static inline pack<bf16> gated_back(pack<bf16> &gate, pack<bf16> &up,
   return h;
 }
 
-/* Gates are the left half of a tile: half a warp a row. */
-__device__ static inline void store_gated(const job &j, const area &a, const unsigned char *desks,
+/* Gates are the left half of a tile: half a warp per row. */
+__device__ static inline void store_gated(const job &j, const area &a, const unsigned char *staging,
                                           int warp, int of)
 {
   int piece = threadIdx.x % WARP % 16, column = a.column + piece * SIZE;
   if (column < a.columns)
 #pragma unroll 2
     for (int row = warp * 2 + threadIdx.x % WARP / 16; row < a.rows; row += of * 2) {
-      pack<bf16> gate = take(desks, row, piece), up = take(desks, row, 16 + piece);
+      pack<bf16> gate = take(staging, row, piece), up = take(staging, row, 16 + piece);
       pack<bf16> h = gated(gate, up);
       bf16 *both = j.out + (a.row + row) * 2 * a.columns + column;
       write(both, gate);
@@ -213,7 +212,7 @@ typedef struct {
   uint4 gate, up;
 } gate_up;
 
-/* Rows whose gates and ups are under way to a warp that stores. */
+/* Rows whose gates and ups are under way to a store warp. */
 enum { AHEAD = 5 };
 
 /* Starts to read those of a row; past the end the last one's. */
@@ -238,9 +237,9 @@ __device__ static inline void read_first_rows(const job &j, const area &a, gate_
 
 /* The tile holds gradients of activation: a row's results, of 8 columns from `column` on. */
 __device__ static inline void write_gated_back(const job &j, const area &a, int64_t row, int column,
-                                               const gate_up &x, const pack<bf16> &slope)
+                                               const gate_up &x, const pack<bf16> &grad)
 {
-  pack<bf16> gate = pack_of(x.gate), up = pack_of(x.up), h = gated_back(gate, up, slope);
+  pack<bf16> gate = pack_of(x.gate), up = pack_of(x.up), h = gated_back(gate, up, grad);
   bf16 *both = j.out + (a.row + row) * 2 * a.columns + column;
   write(both, gate);
   write(both + a.columns, up);
@@ -251,7 +250,7 @@ __device__ static inline void write_gated_back(const job &j, const area &a, int6
  * it before, or if a condition decided on it, they would be copied, which waits for what is under
  * way. */
 __device__ static inline void store_gated_back(const job &j, const area &a,
-                                               const unsigned char *desks, gate_up (&x)[AHEAD],
+                                               const unsigned char *staging, gate_up (&x)[AHEAD],
                                                int warp, int of)
 {
   int lane = threadIdx.x % WARP, column = a.column + lane * SIZE, row = warp;
@@ -261,35 +260,35 @@ __device__ static inline void store_gated_back(const job &j, const area &a,
   while (row + (AHEAD - 1) * of < a.rows)
 #pragma unroll
     for (int i = 0; i < AHEAD; i++, row += of) {
-      write_gated_back(j, a, row, column, x[i], take(desks, row, lane));
+      write_gated_back(j, a, row, column, x[i], take(staging, row, lane));
       x[i] = read_row(first, a, row + AHEAD * of);
     }
 #pragma unroll
   for (int i = 0; i < AHEAD - 1; i++, row += of)
     if (row < a.rows)
-      write_gated_back(j, a, row, column, x[i], take(desks, row, lane));
+      write_gated_back(j, a, row, column, x[i], take(staging, row, lane));
 }
 
-/* One of the warps that store, for all tiles of the block. */
-template <ending END>
-__device__ static inline void store_tiles(const job &j, const ring &r, walk w, int warp)
+/* One of the store warps, for all tiles of the block. */
+template <epilogue EPILOGUE>
+__device__ static inline void store_tiles(const job &j, const ring &r, tile_iterator it, int warp)
 {
-  const int OF = STORERS;
+  const int OF = STORE_WARPS;
   gate_up x[AHEAD];
-  for (tile t; next_tile(j, w, t);) {
-    area a = area_of<END>(j, j.tiles.group[w.group], t);
-    if (END == GATE_BACK)
+  for (tile t; next_tile(j, it, t);) {
+    area a = area_of<EPILOGUE>(j, j.tiles.group[it.group], t);
+    if (EPILOGUE == GATE_BACK)
       read_first_rows(j, a, x, warp, OF);
-    barrier_wait(r.laid, (w.round - 1) % 2);
-    if (END == GATE)
-      store_gated(j, a, r.desks, warp, OF);
-    else if (END == GATE_BACK)
-      store_gated_back(j, a, r.desks, x, warp, OF);
+    barrier_wait(r.staged, (it.round - 1) % 2);
+    if (EPILOGUE == GATE)
+      store_gated(j, a, r.staging, warp, OF);
+    else if (EPILOGUE == GATE_BACK)
+      store_gated_back(j, a, r.staging, x, warp, OF);
     else
-      store_rows(j, a, r.desks, warp, OF);
+      store_rows(j, a, r.staging, warp, OF);
     __syncwarp();
     if (threadIdx.x % WARP == 0)
-      barrier_arrive(r.clear);
+      barrier_arrive(r.stored);
   }
 }
 

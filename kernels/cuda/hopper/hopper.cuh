@@ -12,8 +12,7 @@ __device__ static inline uint32_t shared_address(const void *p)
   return (uint32_t)__cvta_generic_to_shared(p);
 }
 
-/* ---- barriers: addresses in shared memory ------------------------------------------------------
- */
+/* ---- barriers: addresses in shared memory ---------------------------------------------------- */
 
 __device__ static inline void barrier_init(uint32_t barrier, int arrivals)
 {
@@ -59,14 +58,13 @@ __device__ static inline void fence_shared(void)
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-/* Meets the other threads of a warpgroup; id: 1 to 15, one a warpgroup. */
+/* Meets the other threads of a warpgroup; id: 1 to 15, one per warpgroup. */
 __device__ static inline void warpgroup_meet(int id)
 {
   asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
 }
 
-/* ---- copies ------------------------------------------------------------------------------------
- */
+/* ---- copies ---------------------------------------------------------------------------------- */
 
 /* The box at column x, row y, page z of a mapped array; what lies outside the array is 0. */
 __device__ static inline void copy_box(uint32_t to, const CUtensorMap *map, uint32_t barrier, int x,
@@ -84,7 +82,7 @@ __device__ static inline void fetch_map(const CUtensorMap *map)
 }
 
 /* The same into the shared memory of all blocks of the cluster that mask names, where `to` and
- * `barrier` have the same places in each. */
+ * `barrier` lie at the same addresses in each. */
 __device__ static inline void copy_box_to_all(uint32_t to, const CUtensorMap *map, uint32_t barrier,
                                               int x, int y, int z, uint16_t mask)
 {
@@ -122,8 +120,7 @@ __device__ static inline void stores_finish(void)
   asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
-/* ---- clusters of blocks ------------------------------------------------------------------------
- */
+/* ---- clusters of blocks ---------------------------------------------------------------------- */
 
 __device__ static inline int cluster_rank(void)
 {
@@ -140,7 +137,7 @@ __device__ static inline void cluster_meet(void)
                    : "memory");
 }
 
-/* Arrives at the barrier at this place in another block. */
+/* Arrives at the barrier of this address in another block. */
 __device__ static inline void barrier_arrive_at(uint32_t barrier, int rank)
 {
   asm volatile("{\n"
@@ -152,13 +149,12 @@ __device__ static inline void barrier_arrive_at(uint32_t barrier, int rank)
                : "memory");
 }
 
-/* ---- products ----------------------------------------------------------------------------------
- */
+/* ---- products -------------------------------------------------------------------------------- */
 
 /* Describes a factor in shared memory in lines of 128 bytes, swizzled: line l keeps its 16-byte
- * piece p at place p ^ (l % 8). Eight lines are one atom of 1024 bytes; atoms follow each other.
- *   lines along K (64 elements of K each, one line a row): pass 0;
- *   lines across (64 rows each, one line an element of K): bytes from one 64 rows to the next. */
+ * piece p at position p ^ (l % 8). Eight lines are one atom of 1024 bytes; atoms follow each other.
+ *   lines along K (64 elements of K each, one line per row): pass 0;
+ *   lines across (64 rows each, one line per element of K): bytes from one 64 rows to the next. */
 __device__ static inline uint64_t factor(uint32_t address, uint32_t next_rows)
 {
   const uint64_t ATOM = 1024, SWIZZLE_128 = 1;
@@ -221,8 +217,7 @@ __device__ static inline void settle(float (&d)[128])
     asm volatile("" : "+f"(d[i])::"memory");
 }
 
-/* ---- others ------------------------------------------------------------------------------------
- */
+/* ---- others ---------------------------------------------------------------------------------- */
 
 /* Both to float's precision, give or take the last bit; what would be denormal is 0. */
 __device__ static inline float reciprocal(float x)

@@ -16,8 +16,8 @@ __device__ static inline void load_box(uint32_t to, const CUtensorMap *map, uint
 }
 
 template <bool A_ACROSS>
-__device__ static inline void load_left(const job &j, const neapi_group &g, const tile &t, int k,
-                                        int part, uint32_t to, uint32_t full)
+__device__ static inline void load_left(const job &j, const neapi_tile_group &g, const tile &t,
+                                        int k, int part, uint32_t to, uint32_t full)
 {
   int row = t.m * TILE_M + part * 64;
   uint32_t at = to + part * PART;
@@ -28,14 +28,14 @@ __device__ static inline void load_left(const job &j, const neapi_group &g, cons
 }
 
 /* part: 64 columns, or where lines lie along K 128. */
-template <bool A_ACROSS, bool B_ACROSS, ending END>
-__device__ static inline void load_right(const job &j, const neapi_group &g, const tile &t, int k,
-                                         int part, uint32_t to, uint32_t full)
+template <bool A_ACROSS, bool B_ACROSS, epilogue EPILOGUE>
+__device__ static inline void load_right(const job &j, const neapi_tile_group &g, const tile &t,
+                                         int k, int part, uint32_t to, uint32_t full)
 {
   const int WIDTH = B_ACROSS ? 64 : TILE_N / 2;
   int column = t.n * TILE_N + part * WIDTH;
   uint32_t at = to + part * (WIDTH / 64) * PART;
-  if (END == GATE)
+  if (EPILOGUE == GATE)
     column = part / 2 * (j.n / 2) + t.n * (TILE_N / 2) + part % 2 * 64;
   if (A_ACROSS)
     load_box(at, &j.b, full, column, g.first + k, 0, !t.beside);
@@ -47,38 +47,39 @@ __device__ static inline void load_right(const job &j, const neapi_group &g, con
 
 /* Starts to load both factors of a tile for one stage: all of the block's own and half of the one
  * that the pair shares, for both. */
-template <bool A_ACROSS, bool B_ACROSS, ending END>
-__device__ static inline void load_stage(const job &j, const neapi_group &g, const tile &t, int k,
-                                         uint32_t to, uint32_t full)
+template <bool A_ACROSS, bool B_ACROSS, epilogue EPILOGUE>
+__device__ static inline void load_stage(const job &j, const neapi_tile_group &g, const tile &t,
+                                         int k, uint32_t to, uint32_t full)
 {
   const int LEFT = TILE_M / 64, RIGHT = B_ACROSS ? TILE_N / 64 : 2;
   barrier_expect(full, STAGE);
   if (t.beside) {
     load_left<A_ACROSS>(j, g, t, k, t.rank, to, full);
     for (int i = 0; i < RIGHT; i++)
-      load_right<A_ACROSS, B_ACROSS, END>(j, g, t, k, i, to + BYTES_A, full);
+      load_right<A_ACROSS, B_ACROSS, EPILOGUE>(j, g, t, k, i, to + BYTES_A, full);
   } else {
     for (int i = 0; i < LEFT; i++)
       load_left<A_ACROSS>(j, g, t, k, i, to, full);
     for (int i = 0; i < RIGHT / 2; i++)
-      load_right<A_ACROSS, B_ACROSS, END>(j, g, t, k, t.rank * (RIGHT / 2) + i, to + BYTES_A, full);
+      load_right<A_ACROSS, B_ACROSS, EPILOGUE>(j, g, t, k, t.rank * (RIGHT / 2) + i, to + BYTES_A,
+                                               full);
   }
 }
 
 /* Loads all tiles of the block. */
-template <bool A_ACROSS, bool B_ACROSS, ending END>
-__device__ static inline void load_tiles(const job &j, ring r, walk w)
+template <bool A_ACROSS, bool B_ACROSS, epilogue EPILOGUE>
+__device__ static inline void load_tiles(const job &j, ring r, tile_iterator it)
 {
   fetch_map(&j.a);
   fetch_map(&j.b);
-  for (tile t; next_tile(j, w, t);) {
-    const neapi_group &g = j.tiles.group[w.group];
+  for (tile t; next_tile(j, it, t);) {
+    const neapi_tile_group &g = j.tiles.group[it.group];
     int depth = A_ACROSS ? g.rows : j.k;
     for (int k = 0; k < depth; k += TILE_K) {
       uint32_t to = shared_address(r.stages + r.stage * STAGE);
       barrier_wait(r.empty + r.stage * 8, r.parity ^ 1);
-      load_stage<A_ACROSS, B_ACROSS, END>(j, g, t, k, to, r.full + r.stage * 8);
-      advance<END>(r);
+      load_stage<A_ACROSS, B_ACROSS, EPILOGUE>(j, g, t, k, to, r.full + r.stage * 8);
+      advance<EPILOGUE>(r);
     }
   }
 }

@@ -46,7 +46,7 @@ __device__ static inline void free_stage(const ring &r, int stage)
 }
 
 /* d = a tile's half of a warpgroup. */
-template <bool A_ACROSS, bool B_ACROSS, ending END>
+template <bool A_ACROSS, bool B_ACROSS, epilogue EPILOGUE>
 __device__ static inline void multiply_tile(float (&d)[128], ring &r, int depth, int part)
 {
   int before = -1; /* stage whose products may be under way */
@@ -63,7 +63,7 @@ __device__ static inline void multiply_tile(float (&d)[128], ring &r, int depth,
     if (before >= 0)
       free_stage(r, before);
     before = r.stage;
-    advance<END>(r);
+    advance<EPILOGUE>(r);
   }
   products_wait<0>();
   settle(d);
@@ -71,37 +71,37 @@ __device__ static inline void multiply_tile(float (&d)[128], ring &r, int depth,
 }
 
 /* Passes the stages of a tile on, unread. */
-template <ending END> __device__ static inline void pass_tile(ring &r, int depth)
+template <epilogue EPILOGUE> __device__ static inline void pass_tile(ring &r, int depth)
 {
   for (int k = 0; k < depth; k += TILE_K) {
     barrier_wait(r.full + r.stage * 8, r.parity);
     __syncwarp(); /* a lane that came late would find the stage filled again, and wait for ever */
     free_stage(r, r.stage);
-    advance<END>(r);
+    advance<EPILOGUE>(r);
   }
 }
 
 /* A warpgroup that multiplies, for all tiles of the block. Where none of its 64 rows is the group's
  * the tensor cores are left to the other one. */
-template <bool A_ACROSS, bool B_ACROSS, ending END>
-__device__ static inline void multiply_tiles(const job &j, ring r, walk w, int part)
+template <bool A_ACROSS, bool B_ACROSS, epilogue EPILOGUE>
+__device__ static inline void multiply_tiles(const job &j, ring r, tile_iterator it, int part)
 {
   int warp = part * (GROUP / WARP) + threadIdx.x % GROUP / WARP;
-  unsigned char *desks = r.desks + warp * plan<END>::DESKS * DESK;
+  unsigned char *staging = r.staging + warp * plan<EPILOGUE>::BUFFERS * BUFFER_BYTES;
   float d[128] = {};
-  for (tile t; next_tile(j, w, t);) {
-    const neapi_group &g = j.tiles.group[w.group];
+  for (tile t; next_tile(j, it, t);) {
+    const neapi_tile_group &g = j.tiles.group[it.group];
     int depth = A_ACROSS ? g.rows : j.k, rows = A_ACROSS ? j.m : g.rows;
     if (t.m * TILE_M + part * (TILE_M / 2) < rows)
-      multiply_tile<A_ACROSS, B_ACROSS, END>(d, r, depth, part);
+      multiply_tile<A_ACROSS, B_ACROSS, EPILOGUE>(d, r, depth, part);
     else
-      pass_tile<END>(r, depth);
-    if (plan<END>::APART)
-      lay_down(r, shared_address(desks), (w.round - 1) % 2, d);
+      pass_tile<EPILOGUE>(r, depth);
+    if (plan<EPILOGUE>::BY_STORE_WARPS)
+      stage_tile(r, shared_address(staging), (it.round - 1) % 2, d);
     else
-      store_floats<END>(j, g, t, warp, desks, d);
+      store_floats<EPILOGUE>(j, g, t, warp, staging, d);
   }
-  if (!plan<END>::APART && threadIdx.x % WARP == 0)
+  if (!plan<EPILOGUE>::BY_STORE_WARPS && threadIdx.x % WARP == 0)
     stores_finish();
 }
 

@@ -16,14 +16,14 @@ enum {
   BYTES_A = TILE_M / 64 * PART,
   BYTES_B = TILE_N / 64 * PART,
   STAGE = BYTES_A + BYTES_B,
-  GROUP = 128,                /* threads of a warpgroup */
-  THREADS = 3 * GROUP,        /* of a block */
-  WARPS = 2 * GROUP / WARP,   /* that multiply */
-  STORERS = GROUP / WARP - 1, /* warps of the third group; its first warp loads */
-  MANY = 176,                 /* registers of a thread that multiplies */
-  FEW = 152,                  /* of others */
-  ROWS_A_WARP = 16,           /* of a tile */
-  DESK = ROWS_A_WARP * LINE,
+  GROUP = 128,                    /* threads of a warpgroup */
+  THREADS = 3 * GROUP,            /* of a block */
+  WARPS = 2 * GROUP / WARP,       /* that multiply */
+  STORE_WARPS = GROUP / WARP - 1, /* of the third group, whose first warp loads */
+  MULTIPLY_REGISTERS = 176,       /* of a thread that multiplies */
+  OTHER_REGISTERS = 152,
+  ROWS_PER_WARP = 16,                  /* of a tile */
+  BUFFER_BYTES = ROWS_PER_WARP * LINE, /* of a staging buffer */
   SIZE = pack<bf16>::SIZE
 };
 
@@ -33,19 +33,19 @@ typedef enum {
   FLOAT,    /* the same, not rounded: out is float */
   GATE,     /* tile: 128 columns of gate, then of up; out = both, activation = silu(gate) * up */
   GATE_BACK /* tile: its gradient; out: gate and up, then their gradients; activation as above */
-} ending;
+} epilogue;
 
 /* A block's shared memory.
  *
- * Rounded, a tile lies on four desks a warp, 64 columns each, from where other warps store it while
- * the next one is multiplied. A tile of float would take twice the room: there the copy engine
- * stores it from the warp's desks, 32 columns each, in turn. */
-template <ending END> struct plan {
+ * Rounded, a tile lies in four staging buffers per warp, 64 columns each, from where the store warps
+ * write it while the next one is multiplied. A tile of float would take twice the memory: there the
+ * copy engine writes it from the warp's two buffers, 32 columns each, in turn. */
+template <epilogue EPILOGUE> struct plan {
   enum {
-    APART = END != FLOAT,
-    STAGES = APART ? 3 : 4,
-    DESKS = APART ? 4 : 2,                            /* of a warp that multiplies */
-    BARRIERS = STAGES * STAGE + WARPS * DESKS * DESK, /* where they start */
+    BY_STORE_WARPS = EPILOGUE != FLOAT,
+    STAGES = BY_STORE_WARPS ? 3 : 4,
+    BUFFERS = BY_STORE_WARPS ? 4 : 2,                           /* of a warp that multiplies */
+    BARRIERS = STAGES * STAGE + WARPS * BUFFERS * BUFFER_BYTES, /* where they start */
     SHARED = 1024 + BARRIERS + (2 * STAGES + 2) * 8
   };
   static_assert(SHARED <= 227 * 1024, "more than a block's shared memory");
@@ -59,8 +59,7 @@ typedef struct {
   int32_t m, n, k;        /* weight gradients: M, N, and K is a slot's rows; else M is its rows */
 } job;
 
-/* ---- tiles -------------------------------------------------------------------------------------
- */
+/* ---- tiles ----------------------------------------------------------------------------------- */
 
 /* A tile of a block, one of a pair. */
 typedef struct {
@@ -73,38 +72,37 @@ typedef struct {
 typedef struct {
   int32_t round, group;
   int rank;
-} walk;
+} tile_iterator;
 
 /* Whether there is a next tile; then what it is. */
-__device__ static inline bool next_tile(const job &j, walk &w, tile &t)
+__device__ static inline bool next_tile(const job &j, tile_iterator &it, tile &t)
 {
-  int32_t number = neapi_tiles_number_of(w.round, blockIdx.x / PAIR, gridDim.x / PAIR);
+  int32_t number = neapi_tiles_number_of(it.round, blockIdx.x / PAIR, gridDim.x / PAIR);
   if (number >= j.tiles.pairs)
     return false;
-  neapi_pair p = neapi_tiles_find(&j.tiles, number, &w.group);
+  neapi_tile_pair p = neapi_tiles_find(&j.tiles, number, &it.group);
   t.beside = p.beside;
-  t.rank = w.rank;
-  t.m = p.m + (p.beside ? 0 : w.rank);
-  t.n = p.n + (p.beside ? w.rank : 0);
-  w.round++;
+  t.rank = it.rank;
+  t.m = p.m + (p.beside ? 0 : it.rank);
+  t.n = p.n + (p.beside ? it.rank : 0);
+  it.round++;
   return true;
 }
 
-/* ---- shared memory -----------------------------------------------------------------------------
- */
+/* ---- shared memory --------------------------------------------------------------------------- */
 
-/* The stages of a block's ring, and its desks; addresses in shared memory. */
+/* The stages of a block's ring, and its staging buffers; addresses in shared memory. */
 typedef struct {
-  unsigned char *stages, *desks;
-  uint32_t full, empty; /* barriers, one a stage */
-  uint32_t laid, clear; /* barriers: a tile lies on the desks; it has been stored */
+  unsigned char *stages, *staging;
+  uint32_t full, empty;    /* barriers, one per stage */
+  uint32_t staged, stored; /* barriers: a tile is in the staging buffers; it has been stored */
   int stage, parity;
 } ring;
 
 /* Sets up the ring; every thread of both blocks. */
-template <ending END> __device__ static inline ring open_ring(unsigned char *stages)
+template <epilogue EPILOGUE> __device__ static inline ring open_ring(unsigned char *stages)
 {
-  typedef plan<END> p;
+  typedef plan<EPILOGUE> p;
   uint32_t barriers = shared_address(stages + p::BARRIERS);
   ring r = {stages,
             stages + p::STAGES * STAGE,
@@ -119,8 +117,8 @@ template <ending END> __device__ static inline ring open_ring(unsigned char *sta
       barrier_init(r.full + s * 8, 1);
       barrier_init(r.empty + s * 8, WARPS * PAIR);
     }
-    barrier_init(r.laid, WARPS);
-    barrier_init(r.clear, STORERS);
+    barrier_init(r.staged, WARPS);
+    barrier_init(r.stored, STORE_WARPS);
     fence_barriers();
     fence_shared();
   }
@@ -128,9 +126,9 @@ template <ending END> __device__ static inline ring open_ring(unsigned char *sta
   return r;
 }
 
-template <ending END> __device__ static inline void advance(ring &r)
+template <epilogue EPILOGUE> __device__ static inline void advance(ring &r)
 {
-  if (++r.stage == plan<END>::STAGES) {
+  if (++r.stage == plan<EPILOGUE>::STAGES) {
     r.stage = 0;
     r.parity ^= 1;
   }

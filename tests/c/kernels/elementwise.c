@@ -97,12 +97,12 @@ static void test_swiglu(kernels *k)
     check_near(k, h[0], f64, h[1], T * f, 5e-7, "swiglu");
     check_near(k, dgu[0], f64, dgu[1], T * 2 * f, 1e-6, "swiglu dgu");
     void *gu = normals(k, T * 2 * f, 1), *dh = normals(k, T * f, 2);
-    void *one = reals(k, f), *slope = reals(k, 2 * f);
+    void *one = reals(k, f), *grad = reals(k, 2 * f);
     for (int64_t t = 0; t < T; t++) {
       k->swiglu(1, f, at(k, gu, t * 2 * f), one, NULL);
-      k->swiglu_backward(1, f, at(k, gu, t * 2 * f), at(k, dh, t * f), slope, NULL);
+      k->swiglu_backward(1, f, at(k, gu, t * 2 * f), at(k, dh, t * f), grad, NULL);
       check_same(one, at(k, h[0], t * f), f * k->size, "%s swiglu: row alone", k->name);
-      check_same(slope, at(k, dgu[0], t * 2 * f), 2 * f * k->size, "%s dgu: row alone", k->name);
+      check_same(grad, at(k, dgu[0], t * 2 * f), 2 * f * k->size, "%s dgu: row alone", k->name);
     }
   }
 }

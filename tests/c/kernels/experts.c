@@ -10,7 +10,7 @@ typedef struct {
   neapi_batch batches[SLOTS];
   neapi_slots slots;
   int64_t rows, hidden; /* of all batches: rows, and rows times F */
-  void *weights, *in, *gate_up, *activation, *slope, *out, *dout, *din, *gradients;
+  void *weights, *in, *gate_up, *activation, *grad, *out, *dout, *din, *gradients;
 } layer;
 
 static layer open_layer(kernels *k, bool one_f)
@@ -30,7 +30,7 @@ static layer open_layer(kernels *k, bool one_f)
   l.dout = normals(k, l.rows * H, 3);
   l.gate_up = reals(k, 2 * l.hidden);
   l.activation = reals(k, l.hidden);
-  l.slope = reals(k, 33 * 16);
+  l.grad = reals(k, 33 * 16);
   l.out = reals(k, l.rows * H);
   l.din = reals(k, l.rows * H);
   l.gradients = reals(k, size);
@@ -47,7 +47,7 @@ static int forward(layer *l)
 static int backward(layer *l)
 {
   int status = l->k->experts_backward(&l->slots, l->weights, l->dout, l->gate_up, l->activation,
-                                      l->slope, l->din, NULL);
+                                      l->grad, l->din, NULL);
   return status ? status
                 : l->k->experts_gradients(&l->slots, l->in, l->gate_up, l->activation, l->dout,
                                           l->gradients, NULL);

@@ -154,7 +154,7 @@ static inline double weighted(int64_t n, const double *x, const double *weight)
 static const int64_t odd_sizes[] = {1, 3, 17, 127, 129};
 enum { ODD_SIZES = 5 };
 
-/* Runs a test once a real type. */
+/* Runs a test for each real type. */
 #define FOR_BOTH(test)                                                                             \
   do {                                                                                             \
     test(neapi_kernels_f32());                                                                     \

@@ -58,12 +58,12 @@ static void test_norm(kernels *k)
     check_near(k, rstd[0], f64, rstd[1], T, 1e-6, "rmsnorm rstd");
     check_near(k, dx[0], f64, dx[1], T * h, 1e-5, "rmsnorm dx");
     void *x = normals(k, T * h, 1), *gain = normals(k, h, 2), *dy = normals(k, T * h, 3);
-    void *one = reals(k, h), *scale = reals(k, 1), *slope = reals(k, h);
+    void *one = reals(k, h), *scale = reals(k, 1), *grad = reals(k, h);
     for (int64_t t = 0; t < T; t++) {
       k->rmsnorm(1, h, at(k, x, t * h), gain, EPS, one, scale, NULL);
       check_same(one, at(k, y[0], t * h), h * k->size, "%s rmsnorm: row alone", k->name);
-      k->rmsnorm_backward(1, h, at(k, x, t * h), gain, scale, at(k, dy, t * h), slope, NULL, NULL);
-      check_same(slope, at(k, dx[0], t * h), h * k->size, "%s rmsnorm dx: row alone", k->name);
+      k->rmsnorm_backward(1, h, at(k, x, t * h), gain, scale, at(k, dy, t * h), grad, NULL, NULL);
+      check_same(grad, at(k, dx[0], t * h), h * k->size, "%s rmsnorm dx: row alone", k->name);
     }
   }
 }

@@ -78,7 +78,7 @@ typedef struct {
   int64_t v, k;
   int renormalise;
   int32_t *ids;
-  double *logits, *probs, *weights, *slope, *slope_probs;
+  double *logits, *probs, *weights, *grad, *grad_probs;
 } routed;
 
 static double router_value(void *context)
@@ -87,8 +87,8 @@ static double router_value(void *context)
   int64_t bad;
   neapi_kernels_f64()->router(T, c->v, c->k, c->renormalise, c->logits, c->probs, c->ids,
                               c->weights, &bad, NULL);
-  double auxiliary = c->slope_probs ? weighted(T * c->v, c->probs, c->slope_probs) : 0;
-  return weighted(T * c->k, c->weights, c->slope) + auxiliary;
+  double auxiliary = c->grad_probs ? weighted(T * c->v, c->probs, c->grad_probs) : 0;
+  return weighted(T * c->k, c->weights, c->grad) + auxiliary;
 }
 
 static void test_router_gradient(void)
@@ -107,12 +107,11 @@ static void test_router_gradient(void)
                 s % 4 < 2 ? NULL : normals(k, T * e, 3)};
     double *dlogits = reals(k, T * e), *alone = reals(k, e);
     router_value(&c);
-    k->router_backward(T, e, top, s % 2, c.probs, c.ids, c.weights, c.slope, c.slope_probs, dlogits,
+    k->router_backward(T, e, top, s % 2, c.probs, c.ids, c.weights, c.grad, c.grad_probs, dlogits,
                        NULL);
     for (int64_t t = 0; t < T; t++) {
       k->router_backward(1, e, top, s % 2, c.probs + t * e, c.ids + t * top, c.weights + t * top,
-                         c.slope + t * top, c.slope_probs ? c.slope_probs + t * e : NULL, alone,
-                         NULL);
+                         c.grad + t * top, c.grad_probs ? c.grad_probs + t * e : NULL, alone, NULL);
       check_same(alone, dlogits + t * e, e * 8, "router dlogits: row alone");
     }
     check_gradient("router dlogits", router_value, &c, c.logits, T * e, dlogits, 60);
@@ -123,7 +122,7 @@ static void test_router_gradient(void)
 static void test_bf16(void)
 {
   enum { T = 13, E = 11, K = 3 };
-  twin logits = stat_normals(T * E, 1), slopes = twin_output(T * E);
+  twin logits = stat_normals(T * E, 1), grads = twin_output(T * E);
   int32_t *ids = poisoned(T * K * 4), *same = poisoned(T * K * 4);
   twin probs = stat_output(T * E), weights = stat_output(T * K);
   twin dweights = stat_normals(T * K, 3), dprobs = stat_normals(T * E, 4);
@@ -133,10 +132,10 @@ static void test_bf16(void)
   check_stat(probs, T * E, "router probs");
   check_same(ids, same, T * K * 4, "router ids");
   narrow->router_backward(T, E, K, 1, probs.narrow, ids, weights.narrow, dweights.narrow,
-                          dprobs.narrow, slopes.narrow, NULL);
+                          dprobs.narrow, grads.narrow, NULL);
   wide->router_backward(T, E, K, 1, probs.wide, same, weights.wide, dweights.wide, dprobs.wide,
-                        slopes.wide, NULL);
-  check_real(slopes, T * E, "router_backward");
+                        grads.wide, NULL);
+  check_real(grads, T * E, "router_backward");
 }
 
 int main(void)

@@ -41,9 +41,9 @@ static void test_loss(kernels *k)
     int64_t v = sizes[s];
     int32_t *target = random_ids(T, v, 3);
     target[2] = -1;
-    void *logits = normals(k, T * v, 1), *loss = reals(k, T), *slope = reals(k, T * v);
+    void *logits = normals(k, T * v, 1), *loss = reals(k, T), *grad = reals(k, T * v);
     k->scale(T * v, 8, logits, logits, NULL);
-    k->cross_entropy(T, v, 0.5, logits, target, loss, slope, NULL);
+    k->cross_entropy(T, v, 0.5, logits, target, loss, grad, NULL);
     for (int64_t t = 0; t < T; t++) {
       double sum = 0;
       for (int64_t i = 0; i < v; i++)
@@ -52,13 +52,13 @@ static void test_loss(kernels *k)
       check_close(get(k, loss, t), expected, k->size == 8 ? 1e-13 : 1e-6, "cross-entropy");
       for (int64_t i = 0; i < v; i++) {
         double p = exp(get(k, logits, t * v + i)) / sum - (i == target[t]);
-        double apart = fabs(get(k, slope, t * v + i) - (t == 2 ? 0 : 0.5 * p));
+        double apart = fabs(get(k, grad, t * v + i) - (t == 2 ? 0 : 0.5 * p));
         if (!(apart < (k->size == 8 ? 1e-14 : 5e-7)))
           check(false, "%s cross-entropy dlogits: off by %g", k->name, apart);
       }
       void *one = copy_of(at(k, logits, t * v), v * k->size), *alone = reals(k, 1);
       k->cross_entropy(1, v, 0.5, one, target + t, alone, one, NULL);
-      check_same(one, at(k, slope, t * v), v * k->size, "%s dlogits: in place, alone", k->name);
+      check_same(one, at(k, grad, t * v), v * k->size, "%s dlogits: in place, alone", k->name);
       check_same(alone, at(k, loss, t), k->size, "%s cross-entropy: row alone", k->name);
     }
   }
@@ -67,15 +67,15 @@ static void test_loss(kernels *k)
 static void test_bf16(void)
 {
   enum { T = 13, E = 11 };
-  twin logits = stat_normals(T * E, 1), slopes = twin_output(T * E), loss = stat_output(T);
+  twin logits = stat_normals(T * E, 1), grads = twin_output(T * E), loss = stat_output(T);
   int32_t *target = random_ids(T, E, 2);
   target[3] = -1;
-  narrow->cross_entropy(T, E, 0.5, logits.narrow, target, loss.narrow, slopes.narrow, NULL);
-  wide->cross_entropy(T, E, 0.5, logits.wide, target, loss.wide, slopes.wide, NULL);
+  narrow->cross_entropy(T, E, 0.5, logits.narrow, target, loss.narrow, grads.narrow, NULL);
+  wide->cross_entropy(T, E, 0.5, logits.wide, target, loss.wide, grads.wide, NULL);
   check_stat(loss, T, "cross_entropy");
-  check_real(slopes, T * E, "cross_entropy slopes");
+  check_real(grads, T * E, "cross_entropy grads");
   narrow->cross_entropy(T, E, 0.5, logits.narrow, target, loss.narrow, NULL, NULL);
-  check_stat(loss, T, "cross_entropy without slopes");
+  check_stat(loss, T, "cross_entropy without grads");
 }
 
 int main(void)

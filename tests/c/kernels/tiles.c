@@ -46,7 +46,7 @@ static int64_t count_tiles(const neapi_tiles *t, int workers, unsigned char *see
     int32_t group = 0;
     for (int32_t round = 0, number;
          (number = neapi_tiles_number_of(round, worker, workers)) < t->pairs; round++) {
-      neapi_pair p = neapi_tiles_find(t, number, &group);
+      neapi_tile_pair p = neapi_tiles_find(t, number, &group);
       wrong += see(t, group, p.m, p.n, false, seen);
       wrong += see(t, group, p.m + !p.beside, p.n + p.beside, p.beside, seen);
     }

@@ -15,7 +15,7 @@ static void check_alone(kernels *k, const shape *z, twin qkv, twin out, twin lse
 {
   void *alone = device_poisoned(z->s * z->narrow * k->size);
   void *norm = device_poisoned(z->s * z->heads * 4);
-  void *slopes = device_poisoned(z->s * z->wide * k->size);
+  void *grads = device_poisoned(z->s * z->wide * k->size);
   for (int64_t i = 0; i < z->sequences; i++) {
     int64_t shorter = z->s - i % 2 * (z->s / 3), row = i * z->s;
     const void *in = at(k, qkv.device, row * z->wide), *to = at(k, out.device, row * z->narrow);
@@ -25,8 +25,8 @@ static void check_alone(kernels *k, const shape *z, twin qkv, twin out, twin lse
                 "attention: a sequence's beginning alone differs", k);
     check_equal(norm, of, shorter * z->heads * 4, "lse: a sequence's beginning alone differs", k);
     k->attention_backward(1, z->s, z->heads, z->kv, z->d, in, to, of,
-                          at(k, dout.device, row * z->narrow), slopes, NULL);
-    check_equal(slopes, at(k, dqkv.device, row * z->wide), z->s * z->wide * k->size,
+                          at(k, dout.device, row * z->narrow), grads, NULL);
+    check_equal(grads, at(k, dqkv.device, row * z->wide), z->s * z->wide * k->size,
                 "attention_backward: a sequence alone differs", k);
   }
 }

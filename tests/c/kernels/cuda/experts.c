@@ -1,4 +1,4 @@
-/* The experts' operations on the GPU: against plain C, and free of a row's place to the bit.
+/* The experts' operations on the GPU: against plain C, and free of a row's position to the bit.
  * "test_kernels_cuda_experts small" is what a sanitizer, which is 100 times slower, takes seconds for. */
 #include "gpu_test.h"
 
@@ -12,7 +12,7 @@ typedef struct {
   neapi_batch batches[MOST_SLOTS];
   neapi_slots slots;
   int64_t rows, hidden, largest; /* rows, and rows times F, of all batches; of the largest batch */
-  twin weights, in, gate_up, activation, slope, out, dout, din, gradients;
+  twin weights, in, gate_up, activation, grad, out, dout, din, gradients;
 } layer;
 
 static twin scaled_normals(kernels *k, int64_t n, uint64_t seed, double scale)
@@ -42,7 +42,7 @@ static void open_layer(layer *l, kernels *k, int64_t slots, const int64_t *rows,
   l->dout = twin_normals(k, l->rows * h, 3);
   l->gate_up = twin_output(k, 2 * l->hidden);
   l->activation = twin_output(k, l->hidden);
-  l->slope = twin_output(k, l->largest);
+  l->grad = twin_output(k, l->largest);
   l->out = twin_output(k, l->rows * h);
   l->din = twin_output(k, l->rows * h);
   l->gradients = twin_stat_output(floats);
@@ -55,7 +55,7 @@ static int run_device(layer *l)
                                   l->activation.device, l->out.device, NULL);
   if (!status)
     status = k->experts_backward(&l->slots, l->weights.device, l->dout.device, l->gate_up.device,
-                                 l->activation.device, l->slope.device, l->din.device, NULL);
+                                 l->activation.device, l->grad.device, l->din.device, NULL);
   if (!status)
     status = k->experts_gradients(&l->slots, l->in.device, l->gate_up.device, l->activation.device,
                                   l->dout.device, l->gradients.device, NULL);
@@ -68,7 +68,7 @@ static void run_host(layer *l)
   k->experts_forward(&l->slots, l->weights.host, l->in.host, l->gate_up.host, l->activation.host,
                      l->out.host, NULL);
   k->experts_backward(&l->slots, l->weights.host, l->dout.host, l->gate_up.host, l->activation.host,
-                      l->slope.host, l->din.host, NULL);
+                      l->grad.host, l->din.host, NULL);
   k->experts_gradients(&l->slots, l->in.host, l->gate_up.host, l->activation.host, l->dout.host,
                        l->gradients.host, NULL);
 }
@@ -149,7 +149,7 @@ static void test_place(kernels *k)
     const void *weights = at(k, l.weights.device, round % 4 * l.slots.stride);
     k->experts_forward(&one, weights, at(k, l.in.device, row), gate_up, activation, out, NULL);
     k->experts_backward(&one, weights, at(k, l.dout.device, row), gate_up, activation,
-                        l.slope.device, din, NULL);
+                        l.grad.device, din, NULL);
     check_equal(out, at(k, l.out.device, row), b.rows * h * k->size, "out of rows alone", k);
     check_equal(din, at(k, l.din.device, row), b.rows * h * k->size, "din of rows alone", k);
   }

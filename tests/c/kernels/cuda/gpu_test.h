@@ -150,7 +150,7 @@ static inline bool check_equal(const void *a, const void *b, int64_t bytes, cons
                what);
 }
 
-/* Runs a test once a table. */
+/* Runs a test for each table. */
 #define FOR_TABLES(test)                                                                           \
   do {                                                                                             \
     test(neapi_kernels_cuda_f32());                                                                \

@@ -9,7 +9,7 @@ static void test_router(kernels *k)
   {
     int64_t top = e < 3 ? 1 : 3, choices = t * top;
     twin logits = twin_stat(normals(plain, t * e, 1), t * e), probs = twin_stat_output(t * e);
-    twin weights = twin_stat_output(choices), slopes = twin_output(k, t * e);
+    twin weights = twin_stat_output(choices), grads = twin_output(k, t * e);
     twin dweights = twin_stat(normals(plain, choices, 2), choices);
     twin dprobs = twin_stat(normals(plain, t * e, 3), t * e);
     int32_t *ids = poisoned(choices * 4), *on_device = device_poisoned(choices * 4);
@@ -23,10 +23,10 @@ static void test_router(kernels *k)
       check_same(to_host(on_device, choices * 4), ids, choices * 4, "%s: router ids", k->name);
       check(*(int64_t *)to_host(bad_on_device, 8) == -1, "a token is bad");
       k->router_backward(t, e, top, renormalise, probs.device, on_device, weights.device,
-                         dweights.device, renormalise ? dprobs.device : NULL, slopes.device, NULL);
+                         dweights.device, renormalise ? dprobs.device : NULL, grads.device, NULL);
       plain->router_backward(t, e, top, renormalise, probs.host, ids, weights.host, dweights.host,
-                             renormalise ? dprobs.host : NULL, slopes.host, NULL);
-      check_twin(k, slopes, t * e, tolerance(k), "router_backward");
+                             renormalise ? dprobs.host : NULL, grads.host, NULL);
+      check_twin(k, grads, t * e, tolerance(k), "router_backward");
     }
   }
   float *logits = normals(plain, 5 * 8, 9);
