@@ -345,7 +345,7 @@ typedef int neapi_kernel_exact_square_sum(int64_t n, const void *x, double max, 
   X(attention_backward)                                                                            \
   X(fill) X(scale) X(add) X(axpy) X(sum) A(sum_double) X(swiglu) X(swiglu_backward) A(adamw)       \
   X(to_double) X(from_double) X(to_stat) X(from_stat)                                              \
-  X(cross_entropy) A(router) X(router_backward) A(count_choices) A(assign_choices)                  \
+  X(cross_entropy) A(router) X(router_backward) A(count_choices) A(assign_choices)                 \
   X(square_sum) X(max_abs)                                                                         \
   X(exact_column_max) A(exact_grid) X(exact_quantise) A(exact_gemm_tn) X(exact_column_sum)         \
   X(exact_scatter_add) X(exact_square_sum)

@@ -181,8 +181,8 @@ static inline void scratch_close(void *memory, void *stream)
   cudaFreeAsync(memory, stream_of(stream));
 }
 
-/* The launchers of both tables. Each is set in the file of its operation, by LAUNCHER from a template
- * of the real type, or by LAUNCHER_OF_BOTH where none is needed. */
+/* The launchers of both tables. Each is set in the file of its operation, by LAUNCHER from a
+ * template of the real type, or by LAUNCHER_OF_BOTH where none is needed. */
 #define LAUNCHER_POINTER(op) static neapi_kernel_##op *const op;
 template <class T> struct launchers {
   NEAPI_KERNELS(LAUNCHER_POINTER, LAUNCHER_POINTER)

@@ -15,8 +15,8 @@ template <class T> static const neapi_expert_ops *ops(void)
   return &ops;
 }
 
-/* Whether Hopper's own products are used. They beat one cuBLAS call per expert and separate passes for
- * SwiGLU at all sizes measured (docs/performance.md). A row's bits depend on the choice: it may
+/* Whether Hopper's own products are used. They beat one cuBLAS call per expert and separate passes
+ * for SwiGLU at all sizes measured (docs/performance.md). A row's bits depend on the choice: it may
  * look at the layer's shape and at the GPU, never at numbers of rows, nor at which experts a rank
  * has. */
 template <class T> static bool all_at_once(const neapi_slots *s)

@@ -37,9 +37,9 @@ typedef enum {
 
 /* A block's shared memory.
  *
- * Rounded, a tile lies in four staging buffers per warp, 64 columns each, from where the store warps
- * write it while the next one is multiplied. A tile of float would take twice the memory: there the
- * copy engine writes it from the warp's two buffers, 32 columns each, in turn. */
+ * Rounded, a tile lies in four staging buffers per warp, 64 columns each, from where the store
+ * warps write it while the next one is multiplied. A tile of float would take twice the memory:
+ * there the copy engine writes it from the warp's two buffers, 32 columns each, in turn. */
 template <epilogue EPILOGUE> struct plan {
   enum {
     BY_STORE_WARPS = EPILOGUE != FLOAT,

@@ -1,5 +1,5 @@
 /* The experts' operations on the GPU: against plain C, and free of a row's position to the bit.
- * "test_kernels_cuda_experts small" is what a sanitizer, which is 100 times slower, takes seconds for. */
+ * With "small" what a sanitizer, which is 100 times slower, takes seconds for. */
 #include "gpu_test.h"
 
 enum { MOST_SLOTS = 240 };
