@@ -198,12 +198,8 @@ neapi_kernel_attention_backward(int64_t sequences, int64_t s, int64_t heads, int
 /* ---- elementwise ----------------------------------------------------------------------------- */
 
 typedef int neapi_kernel_fill(int64_t n, double value, void *x, void *stream); // (N)
-typedef int neapi_kernel_scale(int64_t n, double factor, const void *x, void *out,
-                               void *stream); // (N)
 typedef int neapi_kernel_add(int64_t n, const void *a, const void *b, void *out,
                              void *stream); // (N)
-typedef int neapi_kernel_axpy(int64_t n, double factor, const void *x, void *y,
-                              void *stream); // (N), y += factor x
 
 /* out[i] = sum over parts, in their order, of parts[p][i]. out may be parts[0]. */
 typedef int neapi_kernel_sum(int64_t n, int64_t count, const void *const *parts, void *out,
@@ -343,7 +339,7 @@ typedef int neapi_kernel_exact_square_sum(int64_t n, const void *x, double max, 
   X(gather) X(scatter) X(scatter_add) X(combine) X(combine_backward)                               \
   X(rmsnorm) X(rmsnorm_backward) X(rmsnorm_gain_terms) A(rotary_table) X(rotary) X(attention)      \
   X(attention_backward)                                                                            \
-  X(fill) X(scale) X(add) X(axpy) X(sum) A(sum_double) X(swiglu) X(swiglu_backward) A(adamw)       \
+  X(fill) X(add) X(sum) A(sum_double) X(swiglu) X(swiglu_backward) A(adamw)                        \
   X(to_double) X(from_double) X(to_stat) X(from_stat)                                              \
   X(cross_entropy) A(router) X(router_backward) A(count_choices) A(assign_choices)                 \
   X(square_sum) X(max_abs)                                                                         \

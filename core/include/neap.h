@@ -424,8 +424,9 @@ NEAP_API int neap_op_attention_grad(const neap_tensor *qkv, const neap_tensor *o
 NEAP_API int neap_op_cross_entropy(const neap_tensor *logits, const neap_tensor *target,
                                    double factor, neap_tensor *loss, neap_tensor *dlogits);
 
-/* Elementwise, on tensors of any equal count; out may be an input. */
+/* out = a + b, of any equal counts; out may be an input. */
 NEAP_API int neap_op_add(const neap_tensor *a, const neap_tensor *b, neap_tensor *out);
+
 /* Sum of x^2 in double, in an order that only the count decides. */
 NEAP_API int neap_op_sum_squares(const neap_tensor *x, double *out);
 

@@ -8,24 +8,10 @@ int NAME(fill)(int64_t n, double value, void *x, STREAM)
   return NEAPI_KERNEL_OK;
 }
 
-int NAME(scale)(int64_t n, double factor, const void *x, void *out, STREAM)
-{
-  for (int64_t i = 0; i < n; i++)
-    ((real *)out)[i] = (real)factor * ((const real *)x)[i];
-  return NEAPI_KERNEL_OK;
-}
-
 int NAME(add)(int64_t n, const void *a, const void *b, void *out, STREAM)
 {
   for (int64_t i = 0; i < n; i++)
     ((real *)out)[i] = ((const real *)a)[i] + ((const real *)b)[i];
-  return NEAPI_KERNEL_OK;
-}
-
-int NAME(axpy)(int64_t n, double factor, const void *x, void *y, STREAM)
-{
-  for (int64_t i = 0; i < n; i++)
-    ((real *)y)[i] += (real)factor * ((const real *)x)[i];
   return NEAPI_KERNEL_OK;
 }
 

@@ -39,25 +39,7 @@ template <class T> struct fill_map {
   }
 };
 
-/* out = factor x */
-template <class T> struct scale_map {
-  float factor;
-  const T *x;
-  T *out;
-  __device__ void operator()(int64_t i, int64_t n, bool whole) const
-  {
-    pack<T> p;
-    load(p, x, i, n, whole);
-#pragma unroll
-    for (int j = 0; j < pack<T>::SIZE; j++)
-      p.at[j] = real_of<T>(factor * to_float(p.at[j]));
-    store(p, out, i, n, whole);
-  }
-};
-
-/* out = a + factor b */
 template <class T> struct add_map {
-  float factor;
   const T *a, *b;
   T *out;
   __device__ void operator()(int64_t i, int64_t n, bool whole) const
@@ -67,7 +49,7 @@ template <class T> struct add_map {
     load(q, b, i, n, whole);
 #pragma unroll
     for (int j = 0; j < pack<T>::SIZE; j++)
-      p.at[j] = real_of<T>(to_float(p.at[j]) + factor * to_float(q.at[j]));
+      p.at[j] = real_of<T>(to_float(p.at[j]) + to_float(q.at[j]));
     store(p, out, i, n, whole);
   }
 };
@@ -253,19 +235,9 @@ template <class T> static int fill(int64_t n, double value, void *x, void *s)
   return map<T>(n, fill_map<T>{host_real(value, T()), (T *)x}, starts(x), s);
 }
 
-template <class T> static int scale(int64_t n, double factor, const void *x, void *out, void *s)
-{
-  return map<T>(n, scale_map<T>{(float)factor, (const T *)x, (T *)out}, starts(x, out), s);
-}
-
 template <class T> static int add(int64_t n, const void *a, const void *b, void *out, void *s)
 {
-  return map<T>(n, add_map<T>{1.0f, (const T *)a, (const T *)b, (T *)out}, starts(a, b, out), s);
-}
-
-template <class T> static int axpy(int64_t n, double factor, const void *x, void *y, void *s)
-{
-  return map<T>(n, add_map<T>{(float)factor, (const T *)y, (const T *)x, (T *)y}, starts(x, y), s);
+  return map<T>(n, add_map<T>{(const T *)a, (const T *)b, (T *)out}, starts(a, b, out), s);
 }
 
 /* Of more parts than a launch takes, later launches go on from the sum so far. */
@@ -341,9 +313,7 @@ template <class T> static int from_stat(int64_t n, const void *x, void *out, voi
 }
 
 LAUNCHER(fill);
-LAUNCHER(scale);
 LAUNCHER(add);
-LAUNCHER(axpy);
 LAUNCHER(sum);
 LAUNCHER_OF_BOTH(sum_double);
 LAUNCHER(swiglu);

@@ -8,25 +8,10 @@ int BF16(fill)(int64_t n, double value, void *x, STREAM)
   return NEAPI_KERNEL_OK;
 }
 
-int BF16(scale)(int64_t n, double factor, const void *x, void *out, STREAM)
-{
-  for (int64_t i = 0; i < n; i++)
-    ((bf16 *)out)[i] = narrow((float)factor * widen(((const bf16 *)x)[i]));
-  return NEAPI_KERNEL_OK;
-}
-
 int BF16(add)(int64_t n, const void *a, const void *b, void *out, STREAM)
 {
   for (int64_t i = 0; i < n; i++)
     ((bf16 *)out)[i] = narrow(widen(((const bf16 *)a)[i]) + widen(((const bf16 *)b)[i]));
-  return NEAPI_KERNEL_OK;
-}
-
-int BF16(axpy)(int64_t n, double factor, const void *x, void *y_, STREAM)
-{
-  bf16 *y = y_;
-  for (int64_t i = 0; i < n; i++)
-    y[i] = narrow(widen(y[i]) + (float)factor * widen(((const bf16 *)x)[i]));
   return NEAPI_KERNEL_OK;
 }
 

@@ -13,13 +13,7 @@ static void test_arithmetic(kernels *k)
     k->add(n, a, b, out, NULL);
     for (int64_t i = 0; i < n; i++)
       worst = fmax(worst, fabs(get(k, out, i) - get(k, a, i) - get(k, b, i)));
-    k->scale(n, 1.5, a, out, NULL);
-    for (int64_t i = 0; i < n; i++)
-      worst = fmax(worst, fabs(get(k, out, i) - 1.5 * get(k, a, i)));
-    k->axpy(n, -0.25, b, out, NULL);
-    for (int64_t i = 0; i < n; i++)
-      worst = fmax(worst, fabs(get(k, out, i) - 1.5 * get(k, a, i) + 0.25 * get(k, b, i)));
-    check(worst <= 10 * eps, "%s add, scale, axpy: off by %g", k->name, worst);
+    check(worst <= 10 * eps, "%s add: off by %g", k->name, worst);
     k->fill(n, 0.1, out, NULL);
     for (int64_t i = 0; i < n; i++)
       check(fabs(get(k, out, i) - 0.1) < eps, "%s fill", k->name);
@@ -167,16 +161,10 @@ static void test_bf16(void)
   narrow->add(n, a.narrow, b.narrow, out.narrow, NULL);
   wide->add(n, a.wide, b.wide, out.wide, NULL);
   check_real(out, n, "add");
-  narrow->scale(n, -0.7, a.narrow, out.narrow, NULL);
-  wide->scale(n, -0.7, a.wide, out.wide, NULL);
-  check_real(out, n, "scale");
   const void *parts[] = {a.narrow, b.narrow, c.narrow}, *same[] = {a.wide, b.wide, c.wide};
   narrow->sum(n, 3, parts, out.narrow, NULL);
   wide->sum(n, 3, same, out.wide, NULL);
   check_real(out, n, "sum");
-  narrow->axpy(n, 0.3, a.narrow, b.narrow, NULL);
-  wide->axpy(n, 0.3, a.wide, b.wide, NULL);
-  check_real(b, n, "axpy");
   narrow->fill(n, 0.1, out.narrow, NULL);
   wide->fill(n, nearest(0.1), out.wide, NULL);
   check_real(out, n, "fill");

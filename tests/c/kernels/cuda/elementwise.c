@@ -12,12 +12,6 @@ static void test_elementwise(kernels *k)
     k->add(n, a.device, b.device, out.device, NULL);
     plain->add(n, a.host, b.host, out.host, NULL);
     check_twin(k, out, n, tolerance(k), "add");
-    k->scale(n, -0.7, a.device, out.device, NULL);
-    plain->scale(n, -0.7, a.host, out.host, NULL);
-    check_twin(k, out, n, tolerance(k), "scale");
-    k->axpy(n, 0.3, a.device, b.device, NULL);
-    plain->axpy(n, 0.3, a.host, b.host, NULL);
-    check_twin(k, b, n, tolerance(k), "axpy");
     k->fill(n, 0.375, out.device, NULL);
     plain->fill(n, 0.375, out.host, NULL);
     check_twin(k, out, n, 0, "fill");
@@ -35,7 +29,7 @@ static void test_elementwise(kernels *k)
     check_twin(k, out, n, 0, "to double and back");
     twin stat = twin_stat(normals(plain, n, 6), n), same = twin_output(k, n);
     k->from_stat(n, stat.device, same.device, NULL);
-    plain->scale(n, 1, stat.host, same.host, NULL);
+    memcpy(same.host, stat.host, (size_t)n * 4);
     check_twin(k, same, n, k->size == 4 ? 0 : 0x1p-8, "from stat");
     k->to_stat(n, a.device, stat.device, NULL);
     memcpy(stat.host, a.host, (size_t)n * 4);
