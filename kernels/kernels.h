@@ -28,6 +28,13 @@
 
 #include <stdint.h>
 
+/* A function for both sides of a launch. */
+#ifdef __CUDACC__
+#define NEAPI_BOTH_SIDES __host__ __device__
+#else
+#define NEAPI_BOTH_SIDES
+#endif
+
 typedef enum {
   NEAPI_KERNEL_OK,
   NEAPI_KERNEL_MEMORY, /* none for a thread's scratch */
@@ -278,14 +285,7 @@ typedef int neapi_kernel_to_stat(int64_t n, const void *x, void *out,
 typedef int neapi_kernel_from_stat(int64_t n, const void *x, void *out,
                                    void *stream); // (N) stat to (N)
 
-/* ---- exact sums ----------------------------------------------------------------------------
- * Sums over tokens that come out the same to the bit in any order and any partition: each
- * element is first rounded to a multiple of a power of two (its grid), so few bits that every
- * partial sum is exact in double (splitting after Ozaki et al. 2012, reproducible summation after
- * Demmel and Nguyen 2013). How: the maxima over all tokens of all ranks (exact_column_max, then
- * an all-reduce with max), grids from them (exact_grid), the partial sums on each rank, their sum
- * over ranks in double, from_double. All partial sums that are added up must use the same grids.
- * Not-finite input gives NaN. */
+/* ---- exact sums: words and method are in exact.h -------------------------------------------- */
 
 /* max[h] = largest |x[:,h]|, infinity if one is not finite; with accumulate also of what max
  * held. 0 if T is 0. */
@@ -293,33 +293,33 @@ typedef int neapi_kernel_exact_column_max(int64_t t, int64_t h, const void *x,
                                           int64_t ldx,                                // (T, H)
                                           int accumulate, double *max, void *stream); // (H)
 
-/* grid[i]: a power of two with |x| <= 2^bits grid[i] for all |x| <= max[i], and 0 for max 0. */
-typedef int neapi_kernel_exact_grid(int64_t n, int bits, const double *max, // (N)
-                                    double *grid, void *stream);            // (N)
+/* quantum[i]: with |x| <= 2^bits quantum[i] for all |x| <= max[i], and 0 for max 0. */
+typedef int neapi_kernel_exact_quantum(int64_t n, int bits, const double *max, // (N)
+                                       double *quantum, void *stream);         // (N)
 
-/* q = x / grid, rounded to the nearest integer; 0 where the grid is 0. |q| <= 2^bits. */
+/* q = x / quantum, rounded to the nearest integer; 0 where the quantum is 0. |q| <= 2^bits. */
 typedef int neapi_kernel_exact_quantise(int64_t t, int64_t h, const void *x, int64_t ldx, // (T, H)
-                                        const double *grid,                               // (H)
+                                        const double *quantum,                            // (H)
                                         double *q, void *stream);                         // (T, H)
 
-/* sum[k,n] += (a^T b)[k,n] * grid_a[k] * grid_b[n], a and b from exact_quantise. Exact if
+/* sum[k,n] += (a^T b)[k,n] * quantum_a[k] * quantum_b[n], a and b from exact_quantise. Exact if
  * bits of a + bits of b + log2(tokens of all partial sums together) <= 53. */
 typedef int neapi_kernel_exact_gemm_tn(int64_t t, int64_t k, int64_t n, const double *a, // (T, K)
-                                       const double *grid_a,                             // (K)
+                                       const double *quantum_a,                          // (K)
                                        const double *b,                                  // (T, N)
-                                       const double *grid_b,                             // (N)
+                                       const double *quantum_b,                          // (N)
                                        double *sum, void *stream);                       // (K, N)
 
-/* sum[h] += sum over t of x[t,h] rounded to grid[h]. Exact if bits + log2(all tokens) <= 53. */
+/* sum[h] += sum over t of x[t,h] rounded to quantum[h]. Exact if bits + log2(all tokens) <= 53. */
 typedef int neapi_kernel_exact_column_sum(int64_t t, int64_t h, const void *x,
                                           int64_t ldx,                // (T, H)
-                                          const double *grid,         // (H)
+                                          const double *quantum,      // (H)
                                           double *sum, void *stream); // (H)
 
-/* sum[index[i],h] += x[i,h] rounded to grid[h]. Exact under the same condition. */
+/* sum[index[i],h] += x[i,h] rounded to quantum[h]. Exact under the same condition. */
 typedef int neapi_kernel_exact_scatter_add(int64_t n, int64_t h, const int32_t *index, // (N)
                                            const void *x,                              // (N, H)
-                                           const double *grid,                         // (H)
+                                           const double *quantum,                      // (H)
                                            double *sum, void *stream);                 // (any, H)
 
 /* sum[0] + sum[1] += sum of x^2, where max is at least every |x| of all partial sums and total
@@ -343,7 +343,7 @@ typedef int neapi_kernel_exact_square_sum(int64_t n, const void *x, double max, 
   X(to_double) X(from_double) X(to_stat) X(from_stat)                                              \
   X(cross_entropy) A(router) X(router_backward) A(count_choices) A(assign_choices)                 \
   X(square_sum) X(max_abs)                                                                         \
-  X(exact_column_max) A(exact_grid) X(exact_quantise) A(exact_gemm_tn) X(exact_column_sum)         \
+  X(exact_column_max) A(exact_quantum) X(exact_quantise) A(exact_gemm_tn) X(exact_column_sum)      \
   X(exact_scatter_add) X(exact_square_sum)
 /* clang-format on */
 

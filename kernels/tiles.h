@@ -12,13 +12,7 @@
 #ifndef NEAPI_TILES_H
 #define NEAPI_TILES_H
 
-#include <stdint.h>
-
-#ifdef __CUDACC__
-#define NEAPI_BOTH_SIDES __host__ __device__
-#else
-#define NEAPI_BOTH_SIDES
-#endif
+#include "kernels.h"
 
 /* BAND: pairs down that share what they read of the right factor. GROUPS: as many as fit in the
  * 4 KB of a kernel's parameters. */
@@ -75,7 +69,7 @@ NEAPI_BOTH_SIDES static inline neapi_tile_pair neapi_tiles_find(const neapi_tile
   return pair;
 }
 
-/* Adds a slot with rows; returns whether there was room. */
+/* Adds a slot; 0 where there are GROUPS, which is what one launch takes. */
 static inline int neapi_tiles_add(neapi_tiles *t, int64_t slot, int64_t first, int64_t rows)
 {
   if (t->count == NEAPI_GROUPS)

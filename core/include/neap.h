@@ -453,7 +453,7 @@ NEAP_API int neap_blas_product(const neap_tensor *a, int trans_a, const neap_ten
  * exact in double. Sources: Demmel and Nguyen 2013 (reproducible summation), Ozaki et al. 2012
  * (products by splitting). The double sums hold this rank's tokens; summing them over ranks, in any
  * order, is exact too, and rounding to F32 (neap_tensor_copy) then happens once. That holds for
- * sums that start at 0 and get one call: two calls have two grids.
+ * sums that start at 0 and get one call: two calls have two quanta.
  * comm NULL: this rank is alone. total: tokens (or elements) of all ranks together, the same number
  * on every rank, at most 2^36; a rank may have none. Precision: a summand keeps 53 - log2(total)
  * bits of its column's maximum; of a product, either factor keeps half of them.

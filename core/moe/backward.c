@@ -59,14 +59,14 @@ static int compute_backward(neap_moe *m, const void *weights, neap_transfer *arr
 
 /* Grids that all ranks agree on, for all sums over tokens of this layer: columns of the experts,
  * then those of the router. */
-static int agree_on_grids(neap_moe *m, const void *x)
+static int agree_on_quanta(neap_moe *m, const void *x)
 {
   int64_t columns = m->experts.columns_at[m->topology->experts];
   int64_t count = columns + m->options.hidden + m->topology->experts;
   double since = neapi_timeline_now();
   int status = neapi_buffer_reserve(&m->maxima, count * 8, "moe");
   if (!status)
-    status = neapi_buffer_reserve(&m->grids, count * 8, "moe");
+    status = neapi_buffer_reserve(&m->quanta, count * 8, "moe");
   if (status)
     return status;
   double *max = m->maxima.data;
@@ -83,21 +83,21 @@ static int agree_on_grids(neap_moe *m, const void *x)
   if (status)
     return status;
   return neapi_kernel_status_of(
-      "moe backward", m->kernels->exact_grid(count, bits, max, m->grids.data, neapi_stream()));
+      "moe backward", m->kernels->exact_quantum(count, bits, max, m->quanta.data, neapi_stream()));
 }
 
 /* All sums over tokens. */
 static int exact_gradients(neap_moe *m, const void *x, void *gradients, void *drouter)
 {
-  int status = agree_on_grids(m, x);
-  const double *grids = m->grids.data;
+  int status = agree_on_quanta(m, x);
+  const double *quanta = m->quanta.data;
   double since = neapi_timeline_now();
   if (!status)
-    status = neapi_experts_exact_gradients(&m->experts, m->input.data, m->dout, grids, gradients);
+    status = neapi_experts_exact_gradients(&m->experts, m->input.data, m->dout, quanta, gradients);
   neapi_moe_end_experts(m, &since, NEAP_SPAN_EXPERT_BACK, -1);
   if (!status)
     status = neapi_route_exact_gradient(
-        &m->route, x, grids + m->experts.columns_at[m->topology->experts], drouter);
+        &m->route, x, quanta + m->experts.columns_at[m->topology->experts], drouter);
   neapi_moe_end_span(&since, NEAP_SPAN_ROUTE_BACK);
   return status;
 }

@@ -157,28 +157,29 @@ static int maxima(const slot *s, double *max)
 }
 
 /* product (K, N) = a^T b of a (rows, K) and b (rows, N), exactly. */
-static int exact_product(const slot *s, int64_t k, const void *a, const double *grid_a, int64_t n,
-                         const void *b, const double *grid_b, double *left, double *right,
-                         double *product)
+static int exact_product(const slot *s, int64_t k, const void *a, const double *quantum_a,
+                         int64_t n, const void *b, const double *quantum_b, double *left,
+                         double *right, double *product)
 {
   neapi_memory_zero(neapi_memory_of_reals(), product, k * n * 8);
-  int result = s->k->exact_quantise(s->rows, k, a, k, grid_a, left, neapi_stream());
+  int result = s->k->exact_quantise(s->rows, k, a, k, quantum_a, left, neapi_stream());
   if (!result)
-    result = s->k->exact_quantise(s->rows, n, b, n, grid_b, right, neapi_stream());
+    result = s->k->exact_quantise(s->rows, n, b, n, quantum_b, right, neapi_stream());
   if (!result)
-    result =
-        s->k->exact_gemm_tn(s->rows, k, n, left, grid_a, right, grid_b, product, neapi_stream());
+    result = s->k->exact_gemm_tn(s->rows, k, n, left, quantum_a, right, quantum_b, product,
+                                 neapi_stream());
   return result;
 }
 
-static int exact_gradients(const slot *s, const double *grid, double *left, double *right,
+static int exact_gradients(const slot *s, const double *quantum, double *left, double *right,
                            double *row)
 {
   int64_t h = s->h, f = s->f;
-  int result = exact_product(s, h, s->in, grid, 2 * f, s->gate_up, grid + h, left, right, row);
+  int result =
+      exact_product(s, h, s->in, quantum, 2 * f, s->gate_up, quantum + h, left, right, row);
   if (!result)
-    result = exact_product(s, f, s->activation, grid + h + 2 * f, h, s->out, grid + h + 3 * f, left,
-                           right, row + 2 * h * f);
+    result = exact_product(s, f, s->activation, quantum + h + 2 * f, h, s->out, quantum + h + 3 * f,
+                           left, right, row + 2 * h * f);
   return result;
 }
 
@@ -264,16 +265,16 @@ static int reserve_factors(neapi_experts *x)
 }
 
 int neapi_experts_exact_gradients(neapi_experts *x, const void *in, const void *dout,
-                                  const double *grids, double *rows)
+                                  const double *quanta, double *rows)
 {
   int status = reserve_factors(x), result = 0;
   if (status)
     return status;
   for (int32_t i = 0; !result && i < x->slots; i++) {
     slot s = slot_of(x, i, in, dout);
-    const double *grid = grids + x->columns_at[x->batches[i].expert];
+    const double *quantum = quanta + x->columns_at[x->batches[i].expert];
     if (s.rows)
-      result = exact_gradients(&s, grid, x->left.data, x->right.data, rows + i * x->stride);
+      result = exact_gradients(&s, quantum, x->left.data, x->right.data, rows + i * x->stride);
   }
   return neapi_kernel_status_of("moe backward", result);
 }

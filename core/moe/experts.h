@@ -64,9 +64,9 @@ int neapi_experts_gradients(neapi_experts *experts, const void *in, const void *
 
 /* The same exactly, in double: first each column's largest magnitude is added to maxima, where
  * expert e has H (in), 2F (gradient of gate and up), F (activation) and H (dout) columns; then,
- * with grids made of the maxima over all ranks, the products. */
+ * with quanta made of the maxima over all ranks, the products. */
 int neapi_experts_maxima(neapi_experts *experts, const void *in, const void *dout, double *maxima);
 int neapi_experts_exact_gradients(neapi_experts *experts, const void *in, const void *dout,
-                                  const double *grids, double *gradients);
+                                  const double *quanta, double *gradients);
 
 #endif

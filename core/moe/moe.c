@@ -74,7 +74,7 @@ int neap_moe_open(neap_comm *comm, neap_topology *topology, const neap_moe_optio
   m->options = *options;
   m->kernels = kernels;
   m->input.memory = m->output.memory = neapi_memory_of_reals();
-  m->maxima.memory = m->grids.memory = neapi_memory_of_reals();
+  m->maxima.memory = m->quanta.memory = neapi_memory_of_reals();
   m->rank = neap_comm_rank(comm);
   m->slots = topology->first_slot[m->rank + 1] - topology->first_slot[m->rank];
   status = neapi_route_open(&m->route, options->dtype, options->hidden, topology->experts,
@@ -104,7 +104,7 @@ void neap_moe_close(neap_moe *m)
   free(m->load);
   free(m->gather_counts);
   free(m->probs_grad);
-  neapi_buffer *buffers[] = {&m->input, &m->output, &m->maxima, &m->grids};
+  neapi_buffer *buffers[] = {&m->input, &m->output, &m->maxima, &m->quanta};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
     neapi_buffer_free(buffers[i]);
   neap_topology_close(m->topology);

@@ -45,10 +45,10 @@ struct neap_moe {
   int64_t *gather_counts; /* [ranks] experts each */
   int64_t total;          /* tokens of all ranks */
   double aux_loss;
-  double *probs_grad;         /* [experts] gradient of the auxiliary loss */
-  neapi_buffer input, output; /* (all_rows, H) */
-  void *dout;                 /* the same, acquired from backward_dispatch to backward */
-  neapi_buffer maxima, grids; /* double: see agree_on_grids */
+  double *probs_grad;          /* [experts] gradient of the auxiliary loss */
+  neapi_buffer input, output;  /* (all_rows, H) */
+  void *dout;                  /* the same, acquired from backward_dispatch to backward */
+  neapi_buffer maxima, quanta; /* double: see agree_on_quanta */
 };
 
 /* Fails unless the last phase was this one; name: of the phase that comes next. */

@@ -16,8 +16,8 @@ int neapi_route_open(neapi_route *r, int dtype, int64_t hidden, int32_t experts,
                      .experts = experts,
                      .top_k = top_k,
                      .renormalise = renormalise};
-  neapi_buffer *reals[] = {&r->logits,   &r->probs, &r->weights, &r->dweights, &r->ids,
-                           &r->position, &r->grid,  &r->factors, &r->dprobs};
+  neapi_buffer *reals[] = {&r->logits,   &r->probs,   &r->weights, &r->dweights, &r->ids,
+                           &r->position, &r->quantum, &r->factors, &r->dprobs};
   for (size_t i = 0; i < sizeof reals / sizeof *reals; i++)
     reals[i]->memory = neapi_memory_of_reals();
   r->integers = r->host_ids.memory = r->shares.memory = neapi_memory_of_integers();
@@ -29,7 +29,7 @@ void neapi_route_close(neapi_route *r)
 {
   neapi_buffer *buffers[] = {&r->logits,   &r->probs,    &r->dprobs,   &r->ids,
                              &r->weights,  &r->dweights, &r->position, &r->segments,
-                             &r->host_ids, &r->grid,     &r->shares,   &r->factors};
+                             &r->host_ids, &r->quantum,  &r->shares,   &r->factors};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
     neapi_buffer_free(buffers[i]);
   neapi_memory_free(r->integers, r->counts);
@@ -149,23 +149,23 @@ int neapi_route_probability(neapi_route *r, int64_t total, double *sums)
   while (total > 1ll << (53 - bits))
     bits--;
   int64_t experts = r->experts, bytes = 2 * experts * 8;
-  if (neapi_buffer_reserve(&r->grid, bytes, "route") ||
+  if (neapi_buffer_reserve(&r->quantum, bytes, "route") ||
       neapi_buffer_reserve(&r->shares, bytes, "route"))
     return NEAP_MEMORY;
-  double *grid = r->grid.data, *host = r->shares.data;
+  double *quantum = r->quantum.data, *host = r->shares.data;
   for (int64_t e = 0; e < experts; e++) {
     host[e] = 1.0; /* no probability is larger */
     host[experts + e] = 0;
   }
-  int status = neapi_copy(grid, host, bytes);
-  int result = k->exact_grid(experts, bits, grid, grid, neapi_stream());
+  int status = neapi_copy(quantum, host, bytes);
+  int result = k->exact_quantum(experts, bits, quantum, quantum, neapi_stream());
   if (!result)
-    result = k->exact_column_sum(r->tokens, experts, r->probs.data, experts, grid, grid + experts,
-                                 neapi_stream());
+    result = k->exact_column_sum(r->tokens, experts, r->probs.data, experts, quantum,
+                                 quantum + experts, neapi_stream());
   if (!status)
     status = neapi_kernel_status_of("moe route", result);
   if (!status)
-    status = neapi_copy(host, grid + experts, experts * 8);
+    status = neapi_copy(host, quantum + experts, experts * 8);
   if (!status)
     status = neapi_stream_wait();
   if (!status)
@@ -224,17 +224,17 @@ int neapi_route_maxima(neapi_route *r, const void *x, double *max)
   return neapi_kernel_status_of("moe backward", result);
 }
 
-int neapi_route_exact_gradient(neapi_route *r, const void *x, const double *grids, double *drouter)
+int neapi_route_exact_gradient(neapi_route *r, const void *x, const double *quanta, double *drouter)
 {
   const neapi_kernels *k = r->kernels;
   int64_t t = r->tokens, h = r->hidden, e = r->experts;
   if (neapi_buffer_reserve(&r->factors, t * (h + e) * 8, "route"))
     return NEAP_MEMORY;
   double *left = r->factors.data, *right = left + t * h;
-  int result = k->exact_quantise(t, h, x, h, grids, left, neapi_stream());
+  int result = k->exact_quantise(t, h, x, h, quanta, left, neapi_stream());
   if (!result)
-    result = k->exact_quantise(t, e, r->logits.data, e, grids + h, right, neapi_stream());
+    result = k->exact_quantise(t, e, r->logits.data, e, quanta + h, right, neapi_stream());
   if (!result)
-    result = k->exact_gemm_tn(t, h, e, left, grids, right, grids + h, drouter, neapi_stream());
+    result = k->exact_gemm_tn(t, h, e, left, quanta, right, quanta + h, drouter, neapi_stream());
   return neapi_kernel_status_of("moe backward", result);
 }

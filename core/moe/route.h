@@ -24,9 +24,9 @@ typedef struct {
   neapi_buffer position;      /* (T, K) int32_t: row that assign gave the choice */
   neapi_buffer host_ids;      /* (T, K) int32_t: ids for the host, where they are not there */
   neapi_buffer segments;      /* of assign */
-  neapi_buffer grid;          /* [2][E] double, of probability: grids, then sums */
-  neapi_buffer shares;        /* [2][E] double on the host: what goes to grid and comes from it */
-  neapi_buffer factors;       /* (T, H), (T, E) double, of exact_gradient */
+  neapi_buffer quantum;       /* [2][E] double, of probability: quanta, then sums */
+  neapi_buffer shares;  /* [2][E] double on the host: what goes to quantum and comes from it */
+  neapi_buffer factors; /* (T, H), (T, E) double, of exact_gradient */
 } neapi_route;
 
 int neapi_route_open(neapi_route *route, int dtype, int64_t hidden, int32_t experts, int32_t top_k,
@@ -58,9 +58,9 @@ int neapi_route_backward(neapi_route *route, const double *probs_grad);
 /* After backward: drouter (H, E) stat += x^T times the gradient of logits. */
 int neapi_route_gradient(neapi_route *route, const void *x, void *drouter);
 /* The same exactly: the factors' column maxima, H of x and E of the logits' gradient; then, with
- * grids made of the maxima over all ranks, the product. */
+ * quanta made of the maxima over all ranks, the product. */
 int neapi_route_maxima(neapi_route *route, const void *x, double *max);
-int neapi_route_exact_gradient(neapi_route *route, const void *x, const double *grids,
+int neapi_route_exact_gradient(neapi_route *route, const void *x, const double *quanta,
                                double *drouter);
 
 #endif

@@ -1,8 +1,8 @@
 /*
- * Exact sums over the tokens of all ranks: one all-reduce of column maxima, grids from them, then
- * partial sums without rounding (kernels/kernels.h, "exact sums"). neap.h tells the method.
+ * Exact sums over the tokens of all ranks: one all-reduce of column maxima, quanta from them, then
+ * partial sums without rounding (words and method: kernels/exact.h).
  *
- * Why the bits suffice: a summand is an integer of at most `bits` bits times its grid. A sum of
+ * Why the bits suffice: a summand is an integer of at most `bits` bits times its quantum. A sum of
  * `total` of them has bits + log2(total) bits, a sum of products bits_a + bits_b + log2(total);
  * neither exceeds 53, so that no partial sum in any order is ever rounded.
  */
@@ -107,9 +107,9 @@ static int reduce(neap_comm *comm, double *values, int64_t count, int op)
   return comm ? neap_comm_all_reduce(comm, values, count, NEAP_F64, op) : NEAP_OK;
 }
 
-/* Column maxima of x over all ranks into max, the grids for them into grid: (H) each. */
-static int column_grid(const char *operation, neap_comm *comm, const neap_tensor *x, int bits,
-                       double *max, double *grid)
+/* Column maxima of x over all ranks into max, the quanta for them into quantum: (H) each. */
+static int column_quantum(const char *operation, neap_comm *comm, const neap_tensor *x, int bits,
+                          double *max, double *quantum)
 {
   const neapi_kernels *k = neapi_tensor_kernels(x);
   int64_t t = x->dims[0], h = x->dims[1];
@@ -118,16 +118,17 @@ static int column_grid(const char *operation, neap_comm *comm, const neap_tensor
   if (!status)
     status = reduce(comm, max, h, NEAP_MAX);
   if (!status)
-    status = neapi_kernel_status_of(operation, k->exact_grid(h, bits, max, grid, neapi_stream()));
+    status =
+        neapi_kernel_status_of(operation, k->exact_quantum(h, bits, max, quantum, neapi_stream()));
   return status;
 }
 
 /* ---- sums ------------------------------------------------------------------------------------ */
 
-/* Quantises both factors and multiplies, a run of tokens at a time; grid: (K + N), x's columns
+/* Quantises both factors and multiplies, a run of tokens at a time; quantum: (K + N), x's columns
  * first; qx, qdy: a run's. */
-static int add_product(const neap_tensor *x, const neap_tensor *dy, const double *grid, double *qx,
-                       double *qdy, double *sum)
+static int add_product(const neap_tensor *x, const neap_tensor *dy, const double *quantum,
+                       double *qx, double *qdy, double *sum)
 {
   const neapi_kernels *kernels = neapi_tensor_kernels(x);
   int64_t t = x->dims[0], k = x->dims[1], n = dy->dims[1];
@@ -136,18 +137,19 @@ static int add_product(const neap_tensor *x, const neap_tensor *dy, const double
     int64_t run = t - from < RUN ? t - from : RUN;
     const char *left = x->data + from * k * kernels->size;
     const char *right = dy->data + from * n * kernels->size;
-    status = kernels->exact_quantise(run, k, left, k, grid, qx, neapi_stream());
+    status = kernels->exact_quantise(run, k, left, k, quantum, qx, neapi_stream());
     if (!status)
-      status = kernels->exact_quantise(run, n, right, n, grid + k, qdy, neapi_stream());
+      status = kernels->exact_quantise(run, n, right, n, quantum + k, qdy, neapi_stream());
     if (!status)
-      status = kernels->exact_gemm_tn(run, k, n, qx, grid, qdy, grid + k, sum, neapi_stream());
+      status =
+          kernels->exact_gemm_tn(run, k, n, qx, quantum, qdy, quantum + k, sum, neapi_stream());
   }
   return neapi_kernel_status_of("exact weight_grad", status);
 }
 
 /* Grids of both factors, from one all-reduce; they share the bits that a product may have. */
-static int product_grids(neap_comm *comm, const neap_tensor *x, const neap_tensor *dy,
-                         int64_t total, double *max, double *grid)
+static int product_quanta(neap_comm *comm, const neap_tensor *x, const neap_tensor *dy,
+                          int64_t total, double *max, double *quantum)
 {
   const neapi_kernels *kernels = neapi_tensor_kernels(x);
   int64_t t = x->dims[0], k = x->dims[1], n = dy->dims[1];
@@ -160,9 +162,9 @@ static int product_grids(neap_comm *comm, const neap_tensor *x, const neap_tenso
     status = reduce(comm, max, k + n, NEAP_MAX);
   if (status)
     return status;
-  status = kernels->exact_grid(k, bits / 2, max, grid, neapi_stream());
+  status = kernels->exact_quantum(k, bits / 2, max, quantum, neapi_stream());
   if (!status)
-    status = kernels->exact_grid(n, bits - bits / 2, max + k, grid + k, neapi_stream());
+    status = kernels->exact_quantum(n, bits - bits / 2, max + k, quantum + k, neapi_stream());
   return neapi_kernel_status_of("exact weight_grad", status);
 }
 
@@ -185,10 +187,10 @@ int neap_exact_weight_grad(neap_comm *comm, const neap_tensor *x, const neap_ten
   double *max = scratch((2 + run) * (k + n));
   if (!max)
     return NEAP_MEMORY;
-  double *grid = max + k + n, *qx = grid + k + n, *qdy = qx + run * k;
-  status = product_grids(comm, x, dy, total, max, grid);
+  double *quantum = max + k + n, *qx = quantum + k + n, *qdy = qx + run * k;
+  status = product_quanta(comm, x, dy, total, max, quantum);
   if (!status)
-    status = add_product(x, dy, grid, qx, qdy, (double *)sum->data);
+    status = add_product(x, dy, quantum, qx, qdy, (double *)sum->data);
   give_back(max);
   return status;
 }
@@ -208,7 +210,7 @@ int neap_exact_column_sum(neap_comm *comm, const neap_tensor *x, int64_t total, 
   double *max = scratch(2 * h);
   if (!max)
     return NEAP_MEMORY;
-  status = column_grid("exact column_sum", comm, x, summand_bits(total), max, max + h);
+  status = column_quantum("exact column_sum", comm, x, summand_bits(total), max, max + h);
   if (!status)
     status = neapi_kernel_status_of(
         "exact column_sum", neapi_tensor_kernels(x)->exact_column_sum(
@@ -237,7 +239,7 @@ int neap_exact_scatter_add(neap_comm *comm, const neap_tensor *ids, const neap_t
   if (!max)
     return NEAP_MEMORY;
   int32_t *near = (int32_t *)(max + 2 * h); /* a GPU reads them more than once */
-  status = column_grid("exact scatter_add", comm, dy, summand_bits(total), max, max + h);
+  status = column_quantum("exact scatter_add", comm, dy, summand_bits(total), max, max + h);
   if (!status)
     status = neapi_copy(near, ids->data, t * 4);
   if (!status)
@@ -295,12 +297,12 @@ int neap_exact_sum_squares(neap_comm *comm, const neap_tensor *x, int64_t total,
 /* The sum of a column (count, 1) in host memory. */
 static int sum_column(neap_comm *comm, const neap_tensor *column, int64_t total, double *out)
 {
-  double max, grid, sum = 0;
-  int status = column_grid("exact sum", comm, column, summand_bits(total), &max, &grid);
+  double max, quantum, sum = 0;
+  int status = column_quantum("exact sum", comm, column, summand_bits(total), &max, &quantum);
   if (!status)
     status = neapi_kernel_status_of(
         "exact sum", neapi_tensor_kernels(column)->exact_column_sum(
-                         column->count, 1, column->data, 1, &grid, &sum, neapi_stream()));
+                         column->count, 1, column->data, 1, &quantum, &sum, neapi_stream()));
   if (!status)
     status = reduce(comm, &sum, 1, NEAP_SUM);
   if (!status)

@@ -24,8 +24,8 @@ int NAME(gemm_tn)(int64_t t, int64_t k, int64_t n, const void *a, int64_t lda, c
 /* Rows of the product that are computed at a time, so that scratch memory stays small. */
 enum { BLOCK = 128 };
 
-int NAME(exact_gemm_tn)(int64_t t, int64_t k, int64_t n, const double *a, const double *grid_a,
-                        const double *b, const double *grid_b, double *sum, STREAM)
+int NAME(exact_gemm_tn)(int64_t t, int64_t k, int64_t n, const double *a, const double *quantum_a,
+                        const double *b, const double *quantum_b, double *sum, STREAM)
 {
   if (t <= 0 || k <= 0 || n <= 0)
     return NEAPI_KERNEL_OK;
@@ -38,7 +38,7 @@ int NAME(exact_gemm_tn)(int64_t t, int64_t k, int64_t n, const double *a, const 
                 product, n);
     for (int64_t i = 0; i < rows; i++)
       for (int64_t j = 0; j < n; j++)
-        sum[(first + i) * n + j] += product[i * n + j] * grid_a[first + i] * grid_b[j];
+        sum[(first + i) * n + j] += product[i * n + j] * quantum_a[first + i] * quantum_b[j];
   }
   return NEAPI_KERNEL_OK;
 }

@@ -1,20 +1,14 @@
-/* Exact sums. No addition rounds, so that any order gives the same bits: threads that share a sum
- * add to it atomically. */
+/* Exact sums (exact.h). No addition rounds, so that any order gives the same bits: threads that
+ * share a sum add to it atomically. */
 #include "cuda.cuh"
 
-#include <math.h>
+#include "exact.h"
 
 enum { SUM_ROWS = 64 }; /* rows that a thread adds up */
 
 __device__ static double magnitude(double x)
 {
   return fabs(x) <= DBL_MAX ? fabs(x) : (double)INFINITY;
-}
-
-/* The multiple of the grid nearest to x, in units of it. */
-__device__ static double quantise(double x, double grid)
-{
-  return grid == 0 ? 0 : rint(x / grid);
 }
 
 /* Not negative, so that the order of the bits is that of the numbers. */
@@ -35,34 +29,29 @@ __global__ void exact_column_max_kernel(int64_t t, int64_t h, const T *x, int64_
     atomic_max(&max[column], largest);
 }
 
-__global__ void exact_grid_kernel(int64_t n, int bits, const double *max, double *grid)
+__global__ void exact_quantum_kernel(int64_t n, int bits, const double *max, double *quantum)
 {
   int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
   if (i >= n)
     return;
-  int exponent;
-  double largest = max[i];
-  frexp(largest, &exponent);
-  exponent -= bits;
-  double power = ldexp(1.0, exponent < -500 ? -500 : exponent);
-  grid[i] = !(largest <= DBL_MAX) ? (double)NAN : largest == 0 ? 0.0 : power;
+  quantum[i] = neapi_quantum(max[i], bits);
 }
 
 template <class T>
 __global__ void exact_quantise_kernel(int64_t t, int64_t h, const T *x, int64_t ldx,
-                                      const double *grid, double *q)
+                                      const double *quantum, double *q)
 {
   for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < t * h;
        i += (int64_t)gridDim.x * blockDim.x)
-    q[i] = quantise((double)to_float(x[i / h * ldx + i % h]), grid[i % h]);
+    q[i] = neapi_quantise((double)to_float(x[i / h * ldx + i % h]), quantum[i % h]);
 }
 
 enum { TILE = 32, TILE_ROWS = 8 };
 
 /* A block per tile of sum; TILE x TILE_ROWS threads. */
 __global__ void exact_gemm_tn_kernel(int64_t t, int64_t k, int64_t n, const double *a,
-                                     const double *grid_a, const double *b, const double *grid_b,
-                                     double *sum)
+                                     const double *quantum_a, const double *b,
+                                     const double *quantum_b, double *sum)
 {
   __shared__ double left[TILE][TILE], right[TILE][TILE]; /* [token][column] */
   int64_t first_k = blockIdx.y * (int64_t)TILE, first_n = blockIdx.x * (int64_t)TILE;
@@ -83,54 +72,55 @@ __global__ void exact_gemm_tn_kernel(int64_t t, int64_t k, int64_t n, const doub
   for (int p = 0; p < TILE / TILE_ROWS; p++) {
     int64_t i = first_k + threadIdx.y + p * TILE_ROWS;
     if (i < k && j < n)
-      sum[i * n + j] += part[p] * grid_a[i] * grid_b[j];
+      sum[i * n + j] += part[p] * quantum_a[i] * quantum_b[j];
   }
 }
 
-__global__ void exact_gemm_tn_add(int64_t k, int64_t n, const double *part, const double *grid_a,
-                                  const double *grid_b, double *sum)
+__global__ void exact_gemm_tn_add(int64_t k, int64_t n, const double *part, const double *quantum_a,
+                                  const double *quantum_b, double *sum)
 {
   for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < k * n;
        i += (int64_t)gridDim.x * blockDim.x)
-    sum[i] += part[i] * grid_a[i / n] * grid_b[i % n];
+    sum[i] += part[i] * quantum_a[i / n] * quantum_b[i % n];
 }
 
 template <class T>
 __global__ void exact_column_sum_kernel(int64_t t, int64_t h, const T *x, int64_t ldx,
-                                        const double *grid, double *sum)
+                                        const double *quantum, double *sum)
 {
   int64_t column = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
   int64_t from = blockIdx.y * (int64_t)SUM_ROWS, end = min(from + SUM_ROWS, t);
   double part = 0;
   for (int64_t row = from; column < h && row < end; row++)
-    part += quantise((double)to_float(x[row * ldx + column]), grid[column]) * grid[column];
+    part +=
+        neapi_quantise((double)to_float(x[row * ldx + column]), quantum[column]) * quantum[column];
   if (column < h)
     atomicAdd(&sum[column], part);
 }
 
 template <class T>
 __global__ void exact_scatter_add_kernel(int64_t n, int64_t h, const int32_t *index, const T *x,
-                                         const double *grid, double *sum)
+                                         const double *quantum, double *sum)
 {
   for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n * h;
        i += (int64_t)gridDim.x * blockDim.x) {
-    double g = grid[i % h];
-    atomicAdd(&sum[index[i / h] * h + i % h], quantise((double)to_float(x[i]), g) * g);
+    double g = quantum[i % h];
+    atomicAdd(&sum[index[i / h] * h + i % h], neapi_quantise((double)to_float(x[i]), g) * g);
   }
 }
 
-/* Splits each square at the two grids and adds the halves up; what is below both is dropped. */
+/* Splits each square at the two quanta and adds the halves up; what is below both is dropped. */
 template <class T>
-__global__ void exact_square_sum_kernel(int64_t n, const T *x, double high_grid, double low_grid,
+__global__ void exact_square_sum_kernel(int64_t n, const T *x, neapi_square_quanta quanta,
                                         double *sum)
 {
-  double high = 0 * high_grid, low = 0 * low_grid; /* NaN if a grid is */
+  double high = 0 * quanta.high, low = 0 * quanta.low; /* NaN if a quantum is */
   for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n;
        i += (int64_t)gridDim.x * blockDim.x) {
     double square = (double)to_float(x[i]) * (double)to_float(x[i]);
-    double upper = quantise(square, high_grid) * high_grid;
+    double upper = neapi_quantise(square, quanta.high) * quanta.high;
     high += upper;
-    low += quantise(square - upper, low_grid) * low_grid;
+    low += neapi_quantise(square - upper, quanta.low) * quanta.low;
   }
   high = block_sum(high);
   low = block_sum(low);
@@ -143,7 +133,7 @@ __global__ void exact_square_sum_kernel(int64_t n, const T *x, double high_grid,
 /* ---- launchers ------------------------------------------------------------------------------- */
 
 /* Columns by blocks of rows. */
-static dim3 column_grid(int64_t t, int64_t h)
+static dim3 column_blocks(int64_t t, int64_t h)
 {
   return dim3(blocks_for(h, BLOCK), (unsigned)((t + SUM_ROWS - 1) / SUM_ROWS));
 }
@@ -156,104 +146,91 @@ static int exact_column_max(int64_t t, int64_t h, const void *x, int64_t ldx, in
     cudaMemsetAsync(max, 0, (size_t)h * sizeof *max, stream_of(s));
   if (t && h)
     exact_column_max_kernel<T>
-        <<<column_grid(t, h), BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, ldx, max);
+        <<<column_blocks(t, h), BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, ldx, max);
   return launched();
 }
 
-static int exact_grid(int64_t n, int bits, const double *max, double *grid, void *s)
+static int exact_quantum(int64_t n, int bits, const double *max, double *quantum, void *s)
 {
   if (n)
-    exact_grid_kernel<<<blocks_for(n, BLOCK), BLOCK, 0, stream_of(s)>>>(n, bits, max, grid);
+    exact_quantum_kernel<<<blocks_for(n, BLOCK), BLOCK, 0, stream_of(s)>>>(n, bits, max, quantum);
   return launched();
 }
 
 template <class T>
-static int exact_quantise(int64_t t, int64_t h, const void *x, int64_t ldx, const double *grid,
+static int exact_quantise(int64_t t, int64_t h, const void *x, int64_t ldx, const double *quantum,
                           double *q, void *s)
 {
   if (t && h)
     exact_quantise_kernel<T>
-        <<<blocks_for(t * h, BLOCK), BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, ldx, grid, q);
+        <<<blocks_for(t * h, BLOCK), BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, ldx, quantum, q);
   return launched();
 }
 
 /* By cuBLAS: no partial sum rounds, so that its order does not matter. */
-static bool cublas_product(int64_t t, int64_t k, int64_t n, const double *a, const double *grid_a,
-                           const double *b, const double *grid_b, double *sum, void *s, int *status)
+static bool cublas_product(int64_t t, int64_t k, int64_t n, const double *a,
+                           const double *quantum_a, const double *b, const double *quantum_b,
+                           double *sum, void *s, int *status)
 {
   double *part = (double *)scratch_open(k * n * (int64_t)sizeof *part, s);
   if (!part)
     return false;
   bool done = neapi_cublas_gemm(k, n, t, a, k, 1, b, n, 0, part, n, NEAPI_DOUBLES, 0, s, status);
   if (done && !*status) {
-    exact_gemm_tn_add<<<blocks_for(k * n, BLOCK), BLOCK, 0, stream_of(s)>>>(k, n, part, grid_a,
-                                                                            grid_b, sum);
+    exact_gemm_tn_add<<<blocks_for(k * n, BLOCK), BLOCK, 0, stream_of(s)>>>(k, n, part, quantum_a,
+                                                                            quantum_b, sum);
     *status = launched();
   }
   scratch_close(part, s);
   return done;
 }
 
-static int exact_gemm_tn(int64_t t, int64_t k, int64_t n, const double *a, const double *grid_a,
-                         const double *b, const double *grid_b, double *sum, void *s)
+static int exact_gemm_tn(int64_t t, int64_t k, int64_t n, const double *a, const double *quantum_a,
+                         const double *b, const double *quantum_b, double *sum, void *s)
 {
   int status;
-  if (t && k && n && cublas_product(t, k, n, a, grid_a, b, grid_b, sum, s, &status))
+  if (t && k && n && cublas_product(t, k, n, a, quantum_a, b, quantum_b, sum, s, &status))
     return status;
-  dim3 grid(blocks_for(n, TILE), (unsigned)((k + TILE - 1) / TILE));
+  dim3 tiles(blocks_for(n, TILE), (unsigned)((k + TILE - 1) / TILE));
   if (t && k && n)
-    exact_gemm_tn_kernel<<<grid, dim3(TILE, TILE_ROWS), 0, stream_of(s)>>>(t, k, n, a, grid_a, b,
-                                                                           grid_b, sum);
+    exact_gemm_tn_kernel<<<tiles, dim3(TILE, TILE_ROWS), 0, stream_of(s)>>>(t, k, n, a, quantum_a,
+                                                                            b, quantum_b, sum);
   return launched();
 }
 
 template <class T>
-static int exact_column_sum(int64_t t, int64_t h, const void *x, int64_t ldx, const double *grid,
+static int exact_column_sum(int64_t t, int64_t h, const void *x, int64_t ldx, const double *quantum,
                             double *sum, void *s)
 {
   if (t && h)
     exact_column_sum_kernel<T>
-        <<<column_grid(t, h), BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, ldx, grid, sum);
+        <<<column_blocks(t, h), BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, ldx, quantum, sum);
   return launched();
 }
 
 template <class T>
 static int exact_scatter_add(int64_t n, int64_t h, const int32_t *index, const void *x,
-                             const double *grid, double *sum, void *s)
+                             const double *quantum, double *sum, void *s)
 {
   if (n && h)
     exact_scatter_add_kernel<T><<<blocks_for(n * h, BLOCK), BLOCK, 0, stream_of(s)>>>(
-        n, h, index, (const T *)x, grid, sum);
+        n, h, index, (const T *)x, quantum, sum);
   return launched();
-}
-
-/* As in the CPU's: two grids, one above the other, for squares of up to max^2. */
-static double square_grid(double max, int bits)
-{
-  int exponent;
-  if (!(max <= DBL_MAX))
-    return NAN;
-  frexp(max, &exponent);
-  exponent -= bits;
-  return max == 0 ? 0 : ldexp(1.0, exponent < -500 ? -500 : exponent);
 }
 
 template <class T>
 static int exact_square_sum(int64_t n, const void *x, double max, int64_t total, double *sum,
                             void *s)
 {
-  int bits = 52;
-  while (total > (int64_t)1 << (52 - bits))
-    bits--;
-  double high = square_grid(max * max, bits);
-  if (high != 0)
-    exact_square_sum_kernel<T><<<blocks_for(n + 1, 16 * BLOCK), BLOCK, 0, stream_of(s)>>>(
-        n, (const T *)x, high, high * ldexp(1.0, -bits), sum);
+  neapi_square_quanta quanta = neapi_square_quanta_of(max, total);
+  if (quanta.high != 0)
+    exact_square_sum_kernel<T>
+        <<<blocks_for(n + 1, 16 * BLOCK), BLOCK, 0, stream_of(s)>>>(n, (const T *)x, quanta, sum);
   return launched();
 }
 
 LAUNCHER(exact_column_max);
-LAUNCHER_OF_BOTH(exact_grid);
+LAUNCHER_OF_BOTH(exact_quantum);
 LAUNCHER(exact_quantise);
 LAUNCHER_OF_BOTH(exact_gemm_tn);
 LAUNCHER(exact_column_sum);

@@ -22,12 +22,12 @@ static void *columns(kernels *k, int64_t rows, int64_t h, uint64_t seed)
   return x;
 }
 
-static double *grid_of(kernels *k, int64_t rows, int64_t h, const void *x, int bits)
+static double *quantum_of(kernels *k, int64_t rows, int64_t h, const void *x, int bits)
 {
-  double *max = poisoned(h * 8), *grid = poisoned(h * 8);
+  double *max = poisoned(h * 8), *quantum = poisoned(h * 8);
   k->exact_column_max(rows, h, x, h, 0, max, NULL);
-  k->exact_grid(h, bits, max, grid, NULL);
-  return grid;
+  k->exact_quantum(h, bits, max, quantum, NULL);
+  return quantum;
 }
 
 static double *zeros(int64_t n)
@@ -58,14 +58,14 @@ static void test_quantise(kernels *k)
   enum { BITS = 20 };
   void *x = columns(k, T, K, 1);
   put(k, x, 5 * K + 3, 1e-38);
-  double *grid = grid_of(k, T, K, x, BITS), *q = poisoned(T * K * 8);
-  k->exact_quantise(T, K, x, K, grid, q, NULL);
+  double *quantum = quantum_of(k, T, K, x, BITS), *q = poisoned(T * K * 8);
+  k->exact_quantise(T, K, x, K, quantum, q, NULL);
   for (int64_t i = 0; i < T * K; i++) {
-    double g = grid[i % K], value = get(k, x, i);
+    double g = quantum[i % K], value = get(k, x, i);
     int exponent;
-    check(g == 0 ? i % K == 1 : frexp(g, &exponent) == 0.5, "grid %g is no power of two", g);
+    check(g == 0 ? i % K == 1 : frexp(g, &exponent) == 0.5, "quantum %g is no power of two", g);
     check(q[i] == rint(q[i]) && fabs(q[i]) <= 1 << BITS, "%g is not a %d bit integer", q[i], BITS);
-    check(fabs(q[i] * g - value) <= g / 2, "%g became %g on grid %g", value, q[i] * g, g);
+    check(fabs(q[i] * g - value) <= g / 2, "%g became %g with quantum %g", value, q[i] * g, g);
   }
   double *max = poisoned(K * 8), *all = poisoned(K * 8), largest;
   k->exact_column_max(T, K, x, K, 0, all, NULL);
@@ -81,7 +81,8 @@ static void test_product(kernels *k)
 {
   int bits = sum_bits(T);
   void *a = columns(k, T, K, 1), *b = columns(k, T, N, 2);
-  double *grid_a = grid_of(k, T, K, a, bits / 2), *grid_b = grid_of(k, T, N, b, bits - bits / 2);
+  double *quantum_a = quantum_of(k, T, K, a, bits / 2),
+         *quantum_b = quantum_of(k, T, N, b, bits - bits / 2);
   double *first = NULL;
   for (uint64_t round = 1; round <= ROUNDS; round++) {
     int64_t cut[PARTS + 1];
@@ -90,9 +91,9 @@ static void test_product(kernels *k)
     for (int p = 0; p < PARTS; p++) {
       int64_t t = cut[p + 1] - cut[p];
       double *qa = poisoned(t * K * 8), *qb = poisoned(t * N * 8), *part = zeros(K * N);
-      k->exact_quantise(t, K, rows_of(k, a, K, order, cut[p], cut[p + 1]), K, grid_a, qa, NULL);
-      k->exact_quantise(t, N, rows_of(k, b, N, order, cut[p], cut[p + 1]), N, grid_b, qb, NULL);
-      k->exact_gemm_tn(t, K, N, qa, grid_a, qb, grid_b, round % 2 ? part : sum, NULL);
+      k->exact_quantise(t, K, rows_of(k, a, K, order, cut[p], cut[p + 1]), K, quantum_a, qa, NULL);
+      k->exact_quantise(t, N, rows_of(k, b, N, order, cut[p], cut[p + 1]), N, quantum_b, qb, NULL);
+      k->exact_gemm_tn(t, K, N, qa, quantum_a, qb, quantum_b, round % 2 ? part : sum, NULL);
       const double *both[2] = {sum, part};
       k->sum_double(K * N, 2, both, sum, NULL);
     }
@@ -120,7 +121,7 @@ static void test_column_sum(kernels *k)
 {
   void *x = columns(k, T, K, 1);
   int32_t *ids = random_ids(T, VOCABULARY, 3);
-  double *grid = grid_of(k, T, K, x, sum_bits(T)), *first = NULL, *first_table = NULL;
+  double *quantum = quantum_of(k, T, K, x, sum_bits(T)), *first = NULL, *first_table = NULL;
   for (uint64_t round = 1; round <= ROUNDS; round++) {
     int64_t cut[PARTS + 1];
     const int32_t *order = cut_up(round, cut);
@@ -131,8 +132,8 @@ static void test_column_sum(kernels *k)
       int32_t *to = poisoned(t * 4);
       for (int64_t i = 0; i < t; i++)
         to[i] = ids[order[cut[p] + i]];
-      k->exact_column_sum(t, K, rows, K, grid, sum, NULL);
-      k->exact_scatter_add(t, K, to, rows, grid, table, NULL);
+      k->exact_column_sum(t, K, rows, K, quantum, sum, NULL);
+      k->exact_scatter_add(t, K, to, rows, quantum, table, NULL);
     }
     if (first) {
       check_same(sum, first, K * 8, "%s: column sum depends on the partition", k->name);
@@ -146,9 +147,9 @@ static void test_column_sum(kernels *k)
     plain_sum[i % K] += get(k, x, i);
   }
   for (int64_t i = 0; i < VOCABULARY * K; i++)
-    check(fabs(first_table[i] - plain[i]) <= T * grid[i % K], "exact scatter-add");
+    check(fabs(first_table[i] - plain[i]) <= T * quantum[i % K], "exact scatter-add");
   for (int64_t i = 0; i < K; i++)
-    check(fabs(first[i] - plain_sum[i]) <= T * grid[i], "exact column sum");
+    check(fabs(first[i] - plain_sum[i]) <= T * quantum[i], "exact column sum");
 }
 
 /* Gradients are like this: a few large ones and very many small ones. */
@@ -190,11 +191,11 @@ static void test_not_finite(kernels *k)
   for (int what = 0; what < 3; what++) {
     void *x = columns(k, T, K, 1);
     put(k, x, 17 * K + 5, poison[what]);
-    double *grid = grid_of(k, T, K, x, 20), *q = poisoned(T * K * 8), *sum = zeros(K);
+    double *quantum = quantum_of(k, T, K, x, 20), *q = poisoned(T * K * 8), *sum = zeros(K);
     double *square = zeros(K * K), squares[2] = {0}, max;
-    k->exact_quantise(T, K, x, K, grid, q, NULL);
-    k->exact_gemm_tn(T, K, K, q, grid, q, grid, square, NULL);
-    k->exact_column_sum(T, K, x, K, grid, sum, NULL);
+    k->exact_quantise(T, K, x, K, quantum, q, NULL);
+    k->exact_gemm_tn(T, K, K, q, quantum, q, quantum, square, NULL);
+    k->exact_column_sum(T, K, x, K, quantum, sum, NULL);
     for (int64_t i = 0; i < K; i++) {
       check(isnan(sum[i]) == (i == 5), "column sum %d is %g", (int)i, sum[i]);
       for (int64_t j = 0; j < K; j++)
@@ -213,7 +214,7 @@ static void test_zero(kernels *k)
   k->fill(6, 0, x, NULL);
   k->max_abs(6, x, &max, NULL);
   k->exact_square_sum(6, x, max, 6, squares, NULL);
-  k->exact_column_sum(2, 3, x, 3, grid_of(k, 2, 3, x, 20), sum, NULL);
+  k->exact_column_sum(2, 3, x, 3, quantum_of(k, 2, 3, x, 20), sum, NULL);
   check(max == 0 && squares[0] == 0 && squares[1] == 0, "zeros: squares");
   check(sum[0] == 0 && sum[1] == 0 && sum[2] == 0, "zeros: column sum");
 }
@@ -224,7 +225,7 @@ static void test_bf16(void)
   enum { T = 13, H = 37 };
   int64_t n = T * H;
   twin x = twin_normals(n, 1);
-  double max, max_a[H], max_b[H], grid[H], sum_a[2 * H] = {0}, sum_b[2 * H] = {0};
+  double max, max_a[H], max_b[H], quantum[H], sum_a[2 * H] = {0}, sum_b[2 * H] = {0};
   wide->max_abs(n, x.wide, &max, NULL);
   narrow->exact_square_sum(n, x.narrow, max, n, sum_a, NULL);
   wide->exact_square_sum(n, x.wide, max, n, sum_b, NULL);
@@ -232,18 +233,18 @@ static void test_bf16(void)
   narrow->exact_column_max(T, H - 1, x.narrow, H, 0, max_a, NULL);
   wide->exact_column_max(T, H - 1, x.wide, H, 0, max_b, NULL);
   check_same(max_a, max_b, (H - 1) * 8, "exact_column_max");
-  narrow->exact_grid(H - 1, 20, max_a, grid, NULL);
+  narrow->exact_quantum(H - 1, 20, max_a, quantum, NULL);
   double *q = reals(wide, n), *expected = reals(wide, n);
-  narrow->exact_quantise(T, H - 1, x.narrow, H, grid, q, NULL);
-  wide->exact_quantise(T, H - 1, x.wide, H, grid, expected, NULL);
+  narrow->exact_quantise(T, H - 1, x.narrow, H, quantum, q, NULL);
+  wide->exact_quantise(T, H - 1, x.wide, H, quantum, expected, NULL);
   check_same(q, expected, T * (H - 1) * 8, "exact_quantise");
-  narrow->exact_column_sum(T, H - 1, x.narrow, H, grid, sum_a, NULL);
-  wide->exact_column_sum(T, H - 1, x.wide, H, grid, sum_b, NULL);
+  narrow->exact_column_sum(T, H - 1, x.narrow, H, quantum, sum_a, NULL);
+  wide->exact_column_sum(T, H - 1, x.wide, H, quantum, sum_b, NULL);
   check_same(sum_a, sum_b, H * 8, "exact_column_sum");
-  grid[H - 1] = grid[0];
+  quantum[H - 1] = quantum[0];
   int32_t *ids = random_ids(T, 2, 3);
-  narrow->exact_scatter_add(T, H, ids, x.narrow, grid, sum_a, NULL);
-  wide->exact_scatter_add(T, H, ids, x.wide, grid, sum_b, NULL);
+  narrow->exact_scatter_add(T, H, ids, x.narrow, quantum, sum_a, NULL);
+  wide->exact_scatter_add(T, H, ids, x.wide, quantum, sum_b, NULL);
   check_same(sum_a, sum_b, 2 * H * 8, "exact_scatter_add");
 }
 
