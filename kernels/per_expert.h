@@ -26,22 +26,23 @@ typedef struct {
   char *gate_up, *activation;
 } neapi_slot;
 
-static inline neapi_slot neapi_slot_of(const neapi_expert_ops *k, const neapi_slots *s, int64_t i,
+/* Slot i's arrays in those of all slots, of reals of so many bytes; weights and out may be NULL. */
+static inline neapi_slot neapi_slot_of(int64_t size, const neapi_slots *s, int64_t i,
                                        const void *weights, const void *in, const void *gate_up,
                                        const void *activation, const void *out)
 {
   const neapi_batch *b = &s->batches[i];
-  int64_t row = b->first * s->h * k->size, f = b->ffn;
-  const char *w1 = weights ? (const char *)weights + i * s->stride * k->size : NULL;
+  int64_t row = b->first * s->h * size, f = b->ffn;
+  const char *w1 = weights ? (const char *)weights + i * s->stride * size : NULL;
   neapi_slot slot = {b->rows,
                      s->h,
                      f,
                      w1,
-                     w1 ? w1 + 2 * s->h * f * k->size : NULL,
+                     w1 ? w1 + 2 * s->h * f * size : NULL,
                      (char *)in + row,
                      out ? (char *)out + row : NULL,
-                     (char *)gate_up + 2 * b->hidden_at * k->size,
-                     (char *)activation + b->hidden_at * k->size};
+                     (char *)gate_up + 2 * b->hidden_at * size,
+                     (char *)activation + b->hidden_at * size};
   return slot;
 }
 
@@ -51,7 +52,7 @@ static inline int neapi_per_expert_forward(const neapi_expert_ops *k, const neap
 {
   int status = NEAPI_KERNEL_OK;
   for (int64_t i = 0; !status && i < slots->count; i++) {
-    neapi_slot s = neapi_slot_of(k, slots, i, weights, in, gate_up, activation, out);
+    neapi_slot s = neapi_slot_of(k->size, slots, i, weights, in, gate_up, activation, out);
     int64_t h = s.h, f = s.f;
     if (!s.rows)
       continue;
@@ -71,7 +72,7 @@ static inline int neapi_per_expert_backward(const neapi_expert_ops *k, const nea
 {
   int status = NEAPI_KERNEL_OK;
   for (int64_t i = 0; !status && i < slots->count; i++) {
-    neapi_slot s = neapi_slot_of(k, slots, i, weights, din, gate_up, activation, dout);
+    neapi_slot s = neapi_slot_of(k->size, slots, i, weights, din, gate_up, activation, dout);
     int64_t h = s.h, f = s.f;
     if (!s.rows)
       continue;
@@ -93,7 +94,7 @@ static inline int neapi_per_expert_gradients(const neapi_expert_ops *k, const ne
 {
   int status = NEAPI_KERNEL_OK;
   for (int64_t i = 0; !status && i < slots->count; i++) {
-    neapi_slot s = neapi_slot_of(k, slots, i, NULL, in, dgate_up, activation, dout);
+    neapi_slot s = neapi_slot_of(k->size, slots, i, NULL, in, dgate_up, activation, dout);
     int64_t h = s.h, f = s.f;
     char *dw1 = (char *)gradients + i * slots->stride * k->stat_size;
     char *dw2 = dw1 + 2 * h * f * k->stat_size;

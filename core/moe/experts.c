@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "tensor/tensor.h"
 
+#include <per_expert.h>
 #include <string.h>
 
 /* By kind of memory: layers of one thread may be on different devices. */
@@ -122,64 +123,52 @@ int neapi_experts_plan(neapi_experts *x, const int32_t *expert_of, const int64_t
 
 /* ---- one slot -------------------------------------------------------------------------------- */
 
-/* Everything that belongs to one slot, for its exact gradients. */
-typedef struct {
-  const neapi_kernels *k;
-  int64_t rows, h, f;
-  const char *in, *out;             /* (rows, H) */
-  const char *gate_up, *activation; /* (rows, 2F), (rows, F) */
-} slot;
-
-static slot slot_of(const neapi_experts *x, int32_t i, const void *in, const void *out)
+static neapi_slot slot_of(const neapi_experts *x, int32_t i, const void *in, const void *out)
 {
-  const neapi_batch *b = &x->batches[i];
-  int64_t element = x->kernels->size, row = b->first * x->hidden * element;
-  slot s = {.k = x->kernels, .rows = b->rows, .h = x->hidden, .f = b->ffn};
-  s.in = (const char *)in + row;
-  s.out = (const char *)out + row;
-  s.gate_up = (const char *)x->gate_up.data + 2 * b->hidden_at * element;
-  s.activation = (const char *)x->workspace->activation.data + b->hidden_at * element;
-  return s;
+  neapi_slots slots = {x->slots, x->hidden, x->stride, x->one_ffn, x->batches};
+  return neapi_slot_of(x->kernels->size, &slots, i, NULL, in, x->gate_up.data,
+                       x->workspace->activation.data, out);
 }
 
-static int maxima(const slot *s, double *max)
+static int maxima(const neapi_kernels *kernels, const neapi_slot *s, double *max)
 {
   int64_t h = s->h, f = s->f;
-  int result = s->k->exact_column_max(s->rows, h, s->in, h, 1, max, neapi_stream());
-  if (!result)
-    result = s->k->exact_column_max(s->rows, 2 * f, s->gate_up, 2 * f, 1, max + h, neapi_stream());
+  int result = kernels->exact_column_max(s->rows, h, s->in, h, 1, max, neapi_stream());
   if (!result)
     result =
-        s->k->exact_column_max(s->rows, f, s->activation, f, 1, max + h + 2 * f, neapi_stream());
+        kernels->exact_column_max(s->rows, 2 * f, s->gate_up, 2 * f, 1, max + h, neapi_stream());
   if (!result)
-    result = s->k->exact_column_max(s->rows, h, s->out, h, 1, max + h + 3 * f, neapi_stream());
+    result =
+        kernels->exact_column_max(s->rows, f, s->activation, f, 1, max + h + 2 * f, neapi_stream());
+  if (!result)
+    result = kernels->exact_column_max(s->rows, h, s->out, h, 1, max + h + 3 * f, neapi_stream());
   return result;
 }
 
 /* product (K, N) = a^T b of a (rows, K) and b (rows, N), exactly. */
-static int exact_product(const slot *s, int64_t k, const void *a, const double *quantum_a,
-                         int64_t n, const void *b, const double *quantum_b, double *left,
-                         double *right, double *product)
+static int exact_product(const neapi_kernels *kernels, const neapi_slot *s, int64_t k,
+                         const void *a, const double *quantum_a, int64_t n, const void *b,
+                         const double *quantum_b, double *left, double *right, double *product)
 {
   neapi_memory_zero(neapi_memory_of_reals(), product, k * n * 8);
-  int result = s->k->exact_quantise(s->rows, k, a, k, quantum_a, left, neapi_stream());
+  int result = kernels->exact_quantise(s->rows, k, a, k, quantum_a, left, neapi_stream());
   if (!result)
-    result = s->k->exact_quantise(s->rows, n, b, n, quantum_b, right, neapi_stream());
+    result = kernels->exact_quantise(s->rows, n, b, n, quantum_b, right, neapi_stream());
   if (!result)
-    result = s->k->exact_gemm_tn(s->rows, k, n, left, quantum_a, right, quantum_b, product,
-                                 neapi_stream());
+    result = kernels->exact_gemm_tn(s->rows, k, n, left, quantum_a, right, quantum_b, product,
+                                    neapi_stream());
   return result;
 }
 
-static int exact_gradients(const slot *s, const double *quantum, double *left, double *right,
-                           double *row)
+static int exact_gradients(const neapi_kernels *kernels, const neapi_slot *s, const double *quantum,
+                           double *left, double *right, double *row)
 {
   int64_t h = s->h, f = s->f;
-  int result =
-      exact_product(s, h, s->in, quantum, 2 * f, s->gate_up, quantum + h, left, right, row);
+  int result = exact_product(kernels, s, h, s->in, quantum, 2 * f, s->gate_up, quantum + h, left,
+                             right, row);
   if (!result)
-    result = exact_product(s, f, s->activation, quantum + h + 2 * f, h, s->out, quantum + h + 3 * f,
-                           left, right, row + 2 * h * f);
+    result = exact_product(kernels, s, f, s->activation, quantum + h + 2 * f, h, s->out,
+                           quantum + h + 3 * f, left, right, row + 2 * h * f);
   return result;
 }
 
@@ -243,8 +232,8 @@ int neapi_experts_maxima(neapi_experts *x, const void *in, const void *dout, dou
 {
   int result = 0;
   for (int32_t i = 0; !result && i < x->slots; i++) {
-    slot s = slot_of(x, i, in, dout);
-    result = s.rows ? maxima(&s, max + x->columns_at[x->batches[i].expert]) : 0;
+    neapi_slot s = slot_of(x, i, in, dout);
+    result = s.rows ? maxima(x->kernels, &s, max + x->columns_at[x->batches[i].expert]) : 0;
   }
   return neapi_kernel_status_of("moe backward", result);
 }
@@ -271,10 +260,11 @@ int neapi_experts_exact_gradients(neapi_experts *x, const void *in, const void *
   if (status)
     return status;
   for (int32_t i = 0; !result && i < x->slots; i++) {
-    slot s = slot_of(x, i, in, dout);
+    neapi_slot s = slot_of(x, i, in, dout);
     const double *quantum = quanta + x->columns_at[x->batches[i].expert];
     if (s.rows)
-      result = exact_gradients(&s, quantum, x->left.data, x->right.data, rows + i * x->stride);
+      result = exact_gradients(x->kernels, &s, quantum, x->left.data, x->right.data,
+                               rows + i * x->stride);
   }
   return neapi_kernel_status_of("moe backward", result);
 }
