@@ -5,9 +5,10 @@
  * Kernels know shapes and numbers, nothing of ranks, layouts or tensors. Valid for every launcher
  * unless its comment says otherwise:
  *   - matrices are row-major and dense; where a leading dimension (ldx) is given, row i starts at
- *     element i * ldx. "real" is the table's type; other types are written out. "stat" is what
- *     statistics, logits, and gradients and masters of parameters are kept in: real, but float
- * where real is bf16. Arithmetic is stat's; what goes to a real is rounded once, to nearest even;
+ *     element i * ldx. "real" is the table's type; other types are written out. "acc" is the type
+ *     of accumulation, which statistics, logits, and gradients and masters of parameters are kept
+ *     in: real, but float where real is bf16. Arithmetic is acc's; what goes to a real is rounded
+ *     once, to nearest even;
  *   - sizes are int64_t and may be 0; indices are int32_t and are trusted: the caller checks them;
  *   - an output that is not said to be added to is overwritten whatever it held, NaN included;
  *   - inputs and outputs do not overlap, except that elementwise operations may work in place;
@@ -18,10 +19,9 @@
  *
  * What results depend on. Where the leading dimension of an output is T (tokens), a row is a
  * function of that token's inputs alone (in attention: of its sequence's up to it), to the bit the
- * same at any row, for any T, on any thread.
- * That holds within a table. Sums over a row have a fixed order that only the row's length decides.
- * Sums over tokens (gemm_tn, gain gradient, scatter_add) depend on order and number of tokens; the
- * exact_ operations do not.
+ * same at any row, for any T, on any thread. That holds within a table. Sums over a row have a
+ * fixed order that only the row's length decides. Sums over tokens (gemm_tn, gain gradient,
+ * scatter_add) depend on order and number of tokens; the exact_ operations do not.
  */
 #ifndef NEAPI_KERNELS_H
 #define NEAPI_KERNELS_H
@@ -78,13 +78,13 @@ typedef int neapi_kernel_gemm(int64_t m, int64_t n, int64_t k,         //
                               const void *b, int64_t ldb, int trans_b, // (K, N); trans_b: (N, K)
                               void *c, int64_t ldc, int accumulate, void *stream); // (M, N)
 
-typedef neapi_kernel_gemm neapi_kernel_gemm_stat; /* the same into c (M, N) stat: logits */
+typedef neapi_kernel_gemm neapi_kernel_gemm_acc; /* the same into c (M, N) acc: logits */
 
 /* c = a^T b, or c += a^T b with accumulate: a weight gradient, in the order that is fast. */
 typedef int neapi_kernel_gemm_tn(int64_t t, int64_t k, int64_t n,                     //
                                  const void *a, int64_t lda,                          // (T, K)
                                  const void *b, int64_t ldb,                          // (T, N)
-                                 void *c, int64_t ldc, int accumulate, void *stream); // (K, N) stat
+                                 void *c, int64_t ldc, int accumulate, void *stream); // (K, N) acc
 
 /* ---- experts: the products of many slots ----------------------------------------------------- */
 
@@ -113,7 +113,7 @@ typedef int neapi_kernel_experts_gradients(const neapi_slots *slots,
                                            const void *dgate_up,           // (rows, 2F) by batch
                                            const void *activation,         // (rows, F) by batch
                                            const void *dout,               // (rows, H)
-                                           void *gradients, void *stream); // (count, stride) stat
+                                           void *gradients, void *stream); // (count, stride) acc
 
 /* ---- rows: embedding, dispatch, combine ------------------------------------------------------ */
 
@@ -131,12 +131,12 @@ typedef int neapi_kernel_scatter(int64_t t, int64_t k, int64_t h, //
 /* out[index[i]] += x[i], in the order of i. Embedding backward. */
 typedef int neapi_kernel_scatter_add(int64_t n, int64_t h, const int32_t *index, // (N)
                                      const void *x,                              // (N, H)
-                                     void *out, void *stream);                   // (any, H) stat
+                                     void *out, void *stream);                   // (any, H) acc
 
 /* y[t] = sum over k, ascending, of weights[t,k] * x[position[t,k]]; all weights 1 if NULL.
  * With weights: combine forward. Without: the backward of scatter. */
 typedef int neapi_kernel_combine(int64_t t, int64_t k, int64_t h, //
-                                 const void *weights,             // (T, K) stat, or NULL
+                                 const void *weights,             // (T, K) acc, or NULL
                                  const int32_t *position,         // (T, K) row of x
                                  const void *x,                   // (any, H)
                                  void *y, void *stream);          // (T, H)
@@ -144,12 +144,12 @@ typedef int neapi_kernel_combine(int64_t t, int64_t k, int64_t h, //
 /* Backward of combine with weights: dx[position[t,k]] = weights[t,k] * dy[t] and
  * dweights[t,k] = sum over h of dy[t] * x[position[t,k]]. No position twice. */
 typedef int neapi_kernel_combine_backward(int64_t t, int64_t k, int64_t h, //
-                                          const void *weights,             // (T, K) stat
+                                          const void *weights,             // (T, K) acc
                                           const int32_t *position,         // (T, K)
                                           const void *x,                   // (any, H)
                                           const void *dy,                  // (T, H)
                                           void *dx,                        // (any, H)
-                                          void *dweights, void *stream);   // (T, K) stat
+                                          void *dweights, void *stream);   // (T, K) acc
 
 /* ---- normalisation, rotation, attention ------------------------------------------------------ */
 
@@ -157,30 +157,30 @@ typedef int neapi_kernel_combine_backward(int64_t t, int64_t k, int64_t h, //
 typedef int neapi_kernel_rmsnorm(int64_t t, int64_t h, const void *x, // (T, H)
                                  const void *gain, double eps,        // (H)
                                  void *y,                             // (T, H)
-                                 void *rstd, void *stream);           // (T) stat
+                                 void *rstd, void *stream);           // (T) acc
 
 /* dx written; dgain, if not NULL, gets the sum over tokens added, in their order. */
 typedef int neapi_kernel_rmsnorm_backward(int64_t t, int64_t h, const void *x, // (T, H)
                                           const void *gain,                    // (H)
-                                          const void *rstd,                    // (T) stat
+                                          const void *rstd,                    // (T) acc
                                           const void *dy,                      // (T, H)
                                           void *dx,                            // (T, H)
-                                          void *dgain, void *stream);          // (H) stat, or NULL
+                                          void *dgain, void *stream);          // (H) acc, or NULL
 
 /* terms = dy * x * rstd: what rmsnorm_backward sums over tokens, for an exact sum. */
 typedef int neapi_kernel_rmsnorm_gain_terms(int64_t t, int64_t h, const void *x, // (T, H)
-                                            const void *rstd,                    // (T) stat
+                                            const void *rstd,                    // (T) acc
                                             const void *dy,                      // (T, H)
-                                            void *terms, void *stream);          // (T, H) stat
+                                            void *terms, void *stream);          // (T, H) acc
 
 /* table[s] = cos, then sin, of s * base^(-2i / D), i < D/2; D even. Su et al. 2021. */
 typedef int neapi_kernel_rotary_table(int64_t s, int64_t d, double base, //
-                                      void *table, void *stream);        // (S, D) stat
+                                      void *table, void *stream);        // (S, D) acc
 
 /* Turns, in place, the pairs (i, i + D/2) of each of the first `heads` heads of a row; token t
  * stands at position t mod S. inverse: the other way round, which is the backward. */
 typedef int neapi_kernel_rotary(int64_t t, int64_t s, int64_t heads, int64_t d, int inverse, //
-                                const void *table,                   // (S, D) stat
+                                const void *table,                   // (S, D) acc
                                 void *x, int64_t ldx, void *stream); // (T, >= heads * D)
 
 /* Causal attention within each sequence: heads query heads over kv_heads key and value heads
@@ -190,7 +190,7 @@ typedef int neapi_kernel_attention(int64_t sequences, int64_t s, int64_t heads, 
                                    int64_t d,
                                    const void *qkv, // (sequences * S, (heads + 2 kv_heads) * D)
                                    void *out,       // (sequences * S, heads * D)
-                                   void *lse, void *stream); // (sequences * S, heads) stat
+                                   void *lse, void *stream); // (sequences * S, heads) acc
 
 /* dqkv: gradients of queries, keys and values. */
 typedef int
@@ -198,7 +198,7 @@ neapi_kernel_attention_backward(int64_t sequences, int64_t s, int64_t heads, int
                                 int64_t d,        //
                                 const void *qkv,  // (sequences * S, (heads + 2 kv_heads) * D)
                                 const void *out,  // (sequences * S, heads * D)
-                                const void *lse,  // (sequences * S, heads) stat
+                                const void *lse,  // (sequences * S, heads) acc
                                 const void *dout, // (sequences * S, heads * D)
                                 void *dqkv, void *stream); // as qkv
 
@@ -223,18 +223,18 @@ typedef int neapi_kernel_swiglu_backward(int64_t t, int64_t f, const void *gu, /
                                          const void *dh,                       // (T, F)
                                          void *dgu, void *stream);             // (T, 2F), may be gu
 
-typedef int neapi_kernel_adamw(int64_t n, const neapi_adamw *step, const void *grad, // (N) stat
-                               void *param, void *m, void *v, void *stream);         // (N) stat
+typedef int neapi_kernel_adamw(int64_t n, const neapi_adamw *step, const void *grad, // (N) acc
+                               void *param, void *m, void *v, void *stream);         // (N) acc
 
 /* ---- loss and router ------------------------------------------------------------------------- */
 
 /* loss = log-sum-exp(logits) - logits[target]; dlogits = factor * (softmax - onehot(target)).
  * A target below 0 does not count: loss and gradient are 0. loss or dlogits may be NULL;
- * dlogits may be logits where real is stat. */
+ * dlogits may be logits where real is acc. */
 typedef int neapi_kernel_cross_entropy(int64_t t, int64_t v, double factor,
-                                       const void *logits,           // (T, V) stat
+                                       const void *logits,           // (T, V) acc
                                        const int32_t *target,        // (T)
-                                       void *loss,                   // (T) stat, or NULL
+                                       void *loss,                   // (T) acc, or NULL
                                        void *dlogits, void *stream); // (T, V) or NULL
 
 /* Softmax, then the K most probable experts of each token, most probable first, of equal ones
@@ -242,19 +242,19 @@ typedef int neapi_kernel_cross_entropy(int64_t t, int64_t v, double factor,
  * bad: the first token whose logits have a NaN or no finite maximum, or -1; all outputs of such
  * tokens are NaN, their ids 0 to K-1. 1 <= K <= E. */
 typedef int neapi_kernel_router(int64_t t, int64_t e, int64_t k, int renormalise, //
-                                const void *logits,                               // (T, E) stat
-                                void *probs,                                      // (T, E) stat
+                                const void *logits,                               // (T, E) acc
+                                void *probs,                                      // (T, E) acc
                                 int32_t *ids,                                     // (T, K)
-                                void *weights,                                    // (T, K) stat
+                                void *weights,                                    // (T, K) acc
                                 int64_t *bad, void *stream);                      // (1)
 
 /* dprobs: gradient of probs from elsewhere, such as an auxiliary loss. */
 typedef int neapi_kernel_router_backward(int64_t t, int64_t e, int64_t k, int renormalise, //
-                                         const void *probs,            // (T, E) stat
+                                         const void *probs,            // (T, E) acc
                                          const int32_t *ids,           // (T, K)
-                                         const void *weights,          // (T, K) stat
-                                         const void *dweights,         // (T, K) stat
-                                         const void *dprobs,           // (T, E) stat, or NULL
+                                         const void *weights,          // (T, K) acc
+                                         const void *dweights,         // (T, K) acc
+                                         const void *dprobs,           // (T, E) acc, or NULL
                                          void *dlogits, void *stream); // (T, E)
 
 /* counts[e] = how many of the ids are e. */
@@ -280,10 +280,10 @@ typedef int neapi_kernel_max_abs(int64_t n, const void *x, double *out, void *st
 typedef int neapi_kernel_to_double(int64_t n, const void *x, double *out, void *stream); // (N)
 typedef int neapi_kernel_from_double(int64_t n, const double *x, void *out,
                                      void *stream); // (N), rounded once
-typedef int neapi_kernel_to_stat(int64_t n, const void *x, void *out,
-                                 void *stream); // (N) to (N) stat
-typedef int neapi_kernel_from_stat(int64_t n, const void *x, void *out,
-                                   void *stream); // (N) stat to (N)
+typedef int neapi_kernel_to_acc(int64_t n, const void *x, void *out,
+                                void *stream); // (N) to (N) acc
+typedef int neapi_kernel_from_acc(int64_t n, const void *x, void *out,
+                                  void *stream); // (N) acc to (N)
 
 /* ---- exact sums: words and method are in exact.h -------------------------------------------- */
 
@@ -330,17 +330,17 @@ typedef int neapi_kernel_exact_square_sum(int64_t n, const void *x, double max, 
 
 /* ---- tables ---------------------------------------------------------------------------------- */
 
-/* Every kernel, X(name), or A(name) of those that work on stats, doubles and indices alone: tables
- * of the same stat share them. The struct, the launchers' declarations and all tables are made from
+/* Every kernel, X(name), or A(name) of those that work on accs, doubles and indices alone: tables
+ * of the same acc share them. The struct, the launchers' declarations and all tables are made from
  * this list, so that a kernel without a launcher does not link. */
 /* clang-format off */
 #define NEAPI_KERNELS(X, A)                                                                        \
-  X(gemm) X(gemm_stat) X(gemm_tn) X(experts_forward) X(experts_backward) X(experts_gradients)      \
+  X(gemm) X(gemm_acc) X(gemm_tn) X(experts_forward) X(experts_backward) X(experts_gradients)       \
   X(gather) X(scatter) X(scatter_add) X(combine) X(combine_backward)                               \
   X(rmsnorm) X(rmsnorm_backward) X(rmsnorm_gain_terms) A(rotary_table) X(rotary) X(attention)      \
   X(attention_backward)                                                                            \
   X(fill) X(add) X(sum) A(sum_double) X(swiglu) X(swiglu_backward) A(adamw)                        \
-  X(to_double) X(from_double) X(to_stat) X(from_stat)                                              \
+  X(to_double) X(from_double) X(to_acc) X(from_acc)                                                \
   X(cross_entropy) A(router) X(router_backward) A(count_choices) A(assign_choices)                 \
   X(square_sum) X(max_abs)                                                                         \
   X(exact_column_max) A(exact_quantum) X(exact_quantise) A(exact_gemm_tn) X(exact_column_sum)      \
@@ -349,9 +349,9 @@ typedef int neapi_kernel_exact_square_sum(int64_t n, const void *x, double max, 
 
 #define NEAPI_ENTRY(op) neapi_kernel_##op *op;
 typedef struct neapi_kernels {
-  const char *name;  /* "f32", "f64", "bf16", "f32 on cuda", "bf16 on cuda" */
-  int64_t size;      /* bytes of a real */
-  int64_t stat_size; /* bytes of a stat */
+  const char *name; /* "f32", "f64", "bf16", "f32 on cuda", "bf16 on cuda" */
+  int64_t size;     /* bytes of a real */
+  int64_t acc_size; /* bytes of a acc */
   NEAPI_KERNELS(NEAPI_ENTRY, NEAPI_ENTRY)
 } neapi_kernels;
 #undef NEAPI_ENTRY

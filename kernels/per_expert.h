@@ -11,7 +11,7 @@
 
 /* What they are made of. */
 typedef struct {
-  int64_t size, stat_size; /* bytes */
+  int64_t size, acc_size; /* bytes */
   neapi_kernel_gemm *gemm;
   neapi_kernel_gemm_tn *gemm_tn;
   neapi_kernel_swiglu *swiglu;
@@ -96,8 +96,8 @@ static inline int neapi_per_expert_gradients(const neapi_expert_ops *k, const ne
   for (int64_t i = 0; !status && i < slots->count; i++) {
     neapi_slot s = neapi_slot_of(k->size, slots, i, NULL, in, dgate_up, activation, dout);
     int64_t h = s.h, f = s.f;
-    char *dw1 = (char *)gradients + i * slots->stride * k->stat_size;
-    char *dw2 = dw1 + 2 * h * f * k->stat_size;
+    char *dw1 = (char *)gradients + i * slots->stride * k->acc_size;
+    char *dw2 = dw1 + 2 * h * f * k->acc_size;
     if (!s.rows)
       continue;
     status = k->gemm_tn(s.rows, h, 2 * f, s.in, h, s.gate_up, 2 * f, dw1, 2 * f, 0, stream);

@@ -12,7 +12,7 @@ int64_t neap_dtype_size(int dtype)
   return dtype >= NEAP_F32 && dtype <= NEAP_U8 ? types[dtype].size : 0;
 }
 
-int neapi_stat_of(int dtype)
+int neapi_acc_of(int dtype)
 {
   return dtype == NEAP_BF16 ? NEAP_F32 : dtype;
 }

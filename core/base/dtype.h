@@ -6,7 +6,7 @@
 
 /* "f32", or "?" for a number that is no dtype. */
 const char *neapi_dtype_name(int dtype);
-/* What goes with reals of a dtype as "stat" (kernels.h): F32 for BF16, else the dtype itself. */
-int neapi_stat_of(int dtype);
+/* The type of accumulation for a dtype (kernels.h): F32 for BF16, else the dtype itself. */
+int neapi_acc_of(int dtype);
 
 #endif

@@ -119,7 +119,7 @@ int neap_checkpoint_writer_add_shards(neap_checkpoint_writer *w, const char *nam
   if (part < NEAP_SHARD_PARAMETER || part > NEAP_SHARD_GRADIENT)
     return neapi_fail(NEAP_ARGUMENT, "checkpoint: part %d; allowed are %d to %d", part,
                       NEAP_SHARD_PARAMETER, NEAP_SHARD_GRADIENT);
-  return neap_checkpoint_writer_add(w, name, shards->stat, 1, &shards->owned, shards->part[part]);
+  return neap_checkpoint_writer_add(w, name, shards->acc, 1, &shards->owned, shards->part[part]);
 }
 
 /* ---- the copy -------------------------------------------------------------------------------- */

@@ -367,41 +367,41 @@ NEAP_API int neap_tensor_copy(neap_tensor *to, int64_t to_offset, const neap_ten
 /* ---- operations over tensors ----------------------------------------------------------------- */
 
 /* All are local and block; results are written only if shapes fit. T: tokens (rows), reals: F32,
- * F64 or BF16, the same for all tensors of a call, but for those marked "stat" (statistics, logits
- * and gradients of parameters), which beside BF16 are F32. Arithmetic is stat's. Errors: SHAPE,
- * naming operation and argument, what it is and what was expected; ARGUMENT. Outputs and inputs
- * must not overlap, unless said otherwise. Forward results and input gradients of a token do not
- * depend on the other tokens of a call. */
+ * F64 or BF16, the same for all tensors of a call, but for those marked "acc" (of accumulation:
+ * statistics, logits and gradients of parameters), which beside BF16 are F32. Arithmetic is acc's.
+ * Errors: SHAPE, naming operation and argument, what it is and what was expected; ARGUMENT. Outputs
+ * and inputs must not overlap, unless said otherwise. Forward results and input gradients of a
+ * token do not depend on the other tokens of a call. */
 
-/* y = x w. x (T, K), w (K, N), y (T, N) of x's dtype or stat. */
+/* y = x w. x (T, K), w (K, N), y (T, N) of x's dtype or acc. */
 NEAP_API int neap_op_linear(const neap_tensor *x, const neap_tensor *w, neap_tensor *y);
 /* dx = dy w^T, or dx += with accumulate. */
 NEAP_API int neap_op_linear_input_grad(const neap_tensor *dy, const neap_tensor *w, neap_tensor *dx,
                                        int accumulate);
-/* dw (stat) = x^T dy, or dw += with accumulate: the sum over tokens, by the BLAS. */
+/* dw (acc) = x^T dy, or dw += with accumulate: the sum over tokens, by the BLAS. */
 NEAP_API int neap_op_linear_weight_grad(const neap_tensor *x, const neap_tensor *dy,
                                         neap_tensor *dw, int accumulate);
 
 /* y[t] = table[ids[t]]. ids I32 (T), table (V, H), y (T, H). Errors: ARGUMENT, an id that is not in
  * 0..V-1. */
 NEAP_API int neap_op_embedding(const neap_tensor *ids, const neap_tensor *table, neap_tensor *y);
-/* dtable[ids[t]] += dy[t], in the order of t. dtable (V, H) stat. */
+/* dtable[ids[t]] += dy[t], in the order of t. dtable (V, H) acc. */
 NEAP_API int neap_op_embedding_grad(const neap_tensor *ids, const neap_tensor *dy,
                                     neap_tensor *dtable);
 
 /* y = x * rstd * gain, rstd = 1 / sqrt(mean of x^2 + eps) of each row (Zhang and Sennrich 2019).
- * x, y (T, H), gain (H), rstd (T) stat. */
+ * x, y (T, H), gain (H), rstd (T) acc. */
 NEAP_API int neap_op_rmsnorm(const neap_tensor *x, const neap_tensor *gain, double eps,
                              neap_tensor *y, neap_tensor *rstd);
-/* Writes dx; adds the sum over tokens to dgain (H), stat, unless that is NULL. */
+/* Writes dx; adds the sum over tokens to dgain (H), acc, unless that is NULL. */
 NEAP_API int neap_op_rmsnorm_grad(const neap_tensor *x, const neap_tensor *gain,
                                   const neap_tensor *rstd, const neap_tensor *dy, neap_tensor *dx,
                                   neap_tensor *dgain);
-/* terms (T, H) stat: what the gradient of gain sums over tokens, for neap_exact_column_sum. */
+/* terms (T, H) acc: what the gradient of gain sums over tokens, for neap_exact_column_sum. */
 NEAP_API int neap_op_rmsnorm_gain_terms(const neap_tensor *x, const neap_tensor *rstd,
                                         const neap_tensor *dy, neap_tensor *terms);
 
-/* table (S, D) stat: cosines, then sines, of the positions 0..S-1; D even (Su et al. 2021). */
+/* table (S, D) acc: cosines, then sines, of the positions 0..S-1; D even (Su et al. 2021). */
 NEAP_API int neap_op_rotary_table(double base, neap_tensor *table);
 /* Turns the first heads x D columns of each row of x (T, >= heads x D) in place; row t stands at
  * position t mod S. inverse: turns back, which is the gradient. */
@@ -409,7 +409,7 @@ NEAP_API int neap_op_rotary(neap_tensor *x, int32_t heads, const neap_tensor *ta
 
 /* Causal attention within each sequence of `sequence` rows, scaled by 1 / sqrt(D).
  * qkv (T, (heads + 2 kv_heads) x D): queries, keys, values; kv_heads divides heads, sequence
- * divides T. out (T, heads x D), lse (T, heads) stat: log-sum-exp of the scores, for the
+ * divides T. out (T, heads x D), lse (T, heads) acc: log-sum-exp of the scores, for the
  * gradient. */
 NEAP_API int neap_op_attention(const neap_tensor *qkv, int32_t heads, int32_t kv_heads,
                                int64_t sequence, neap_tensor *out, neap_tensor *lse);

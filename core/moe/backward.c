@@ -130,7 +130,7 @@ static int check_backward(const neap_moe *m, const neap_tensor *x, const neap_te
                           const neap_tensor *dx, const neap_tensor *drouter)
 {
   const char *name = "moe backward";
-  int dtype = m->options.dtype, sum_dtype = m->options.exact ? NEAP_F64 : neapi_stat_of(dtype);
+  int dtype = m->options.dtype, sum_dtype = m->options.exact ? NEAP_F64 : neapi_acc_of(dtype);
   int64_t hidden = m->options.hidden, experts = m->topology->experts, stride = m->experts.stride;
   int status = neapi_moe_require(m, "backward", NEAPI_MOE_GRADS_SENT);
   if (!status)

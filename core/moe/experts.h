@@ -57,7 +57,7 @@ void neapi_experts_release_dout(neapi_experts *experts);
 /* din = gradient of in for dout. */
 int neapi_experts_backward(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
                            const void *dout, void *din);
-/* Gradients (slots, stride) stat of the weights of all slots with rows, right after backward; other
+/* Gradients (slots, stride) acc of the weights of all slots with rows, right after backward; other
  * rows are left alone. */
 int neapi_experts_gradients(neapi_experts *experts, const void *in, const void *dout,
                             void *gradients);

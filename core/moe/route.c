@@ -11,7 +11,7 @@ int neapi_route_open(neapi_route *r, int dtype, int64_t hidden, int32_t experts,
                      bool renormalise)
 {
   *r = (neapi_route){.kernels = neapi_kernels_of(dtype),
-                     .stats = neapi_kernels_of(neapi_stat_of(dtype)),
+                     .acc_kernels = neapi_kernels_of(neapi_acc_of(dtype)),
                      .hidden = hidden,
                      .experts = experts,
                      .top_k = top_k,
@@ -37,8 +37,8 @@ void neapi_route_close(neapi_route *r)
 
 static int reserve(neapi_route *r)
 {
-  int64_t wide = r->tokens * r->experts * r->kernels->stat_size;
-  int64_t narrow = r->tokens * r->top_k * r->kernels->stat_size, ids = r->tokens * r->top_k * 4;
+  int64_t wide = r->tokens * r->experts * r->kernels->acc_size;
+  int64_t narrow = r->tokens * r->top_k * r->kernels->acc_size, ids = r->tokens * r->top_k * 4;
   const struct {
     neapi_buffer *buffer;
     int64_t bytes;
@@ -70,8 +70,8 @@ int neapi_route_choose(neapi_route *r, int64_t tokens, const void *x, const void
   r->tokens = tokens;
   if (reserve(r))
     return NEAP_MEMORY;
-  int result = k->gemm_stat(tokens, r->experts, r->hidden, x, r->hidden, 0, router, r->experts, 0,
-                            r->logits.data, r->experts, 0, neapi_stream());
+  int result = k->gemm_acc(tokens, r->experts, r->hidden, x, r->hidden, 0, router, r->experts, 0,
+                           r->logits.data, r->experts, 0, neapi_stream());
   int64_t *first_bad = (int64_t *)neapi_results();
   if (!first_bad)
     return NEAP_MEMORY;
@@ -144,7 +144,7 @@ int neapi_route_assign(neapi_route *r, const neap_layout *layout, const int64_t 
 
 int neapi_route_probability(neapi_route *r, int64_t total, double *sums)
 {
-  const neapi_kernels *k = r->stats;
+  const neapi_kernels *k = r->acc_kernels;
   int bits = 53;
   while (total > 1ll << (53 - bits))
     bits--;
@@ -176,13 +176,13 @@ int neapi_route_probability(neapi_route *r, int64_t total, double *sums)
 /* dprobs[t] = probs_grad for every token. */
 static int fill_dprobs(neapi_route *r, const double *probs_grad)
 {
-  int64_t row = r->experts * r->stats->size;
+  int64_t row = r->experts * r->acc_kernels->size;
   if (neapi_buffer_reserve(&r->dprobs, r->tokens * row, "route"))
     return NEAP_MEMORY;
   char *rows = r->dprobs.data;
   void *first = r->shares.data; /* from probability, which comes before */
   for (int32_t e = 0; e < r->experts; e++)
-    if (r->stats->size == sizeof *probs_grad)
+    if (r->acc_kernels->size == sizeof *probs_grad)
       ((double *)first)[e] = probs_grad[e];
     else
       ((float *)first)[e] = (float)probs_grad[e];

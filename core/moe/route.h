@@ -9,18 +9,18 @@
 
 typedef struct {
   const neapi_kernels *kernels;
-  const neapi_kernels *stats; /* those of kernels' stat */
-  int64_t tokens, hidden;     /* T, H */
-  int32_t experts, top_k;     /* E, K */
+  const neapi_kernels *acc_kernels; /* those of kernels' acc */
+  int64_t tokens, hidden;           /* T, H */
+  int32_t experts, top_k;           /* E, K */
   bool renormalise;
   neapi_memory_kind integers; /* of counts: what both sides reach */
   int64_t *counts;            /* [E] choices of this rank's tokens */
-  neapi_buffer logits;        /* (T, E) stat, from backward on their gradient, real */
-  neapi_buffer probs;         /* (T, E) stat */
-  neapi_buffer dprobs;        /* (T, E) stat, of an auxiliary loss */
+  neapi_buffer logits;        /* (T, E) acc, from backward on their gradient, real */
+  neapi_buffer probs;         /* (T, E) acc */
+  neapi_buffer dprobs;        /* (T, E) acc, of an auxiliary loss */
   neapi_buffer ids;           /* (T, K) int32_t, most probable first */
-  neapi_buffer weights;       /* (T, K) stat */
-  neapi_buffer dweights;      /* (T, K) stat, filled by who computes it, before backward */
+  neapi_buffer weights;       /* (T, K) acc */
+  neapi_buffer dweights;      /* (T, K) acc, filled by who computes it, before backward */
   neapi_buffer position;      /* (T, K) int32_t: row that assign gave the choice */
   neapi_buffer host_ids;      /* (T, K) int32_t: ids for the host, where they are not there */
   neapi_buffer segments;      /* of assign */
@@ -55,7 +55,7 @@ int neapi_route_probability(neapi_route *route, int64_t total, double *sums);
  * of every token's probs. */
 int neapi_route_backward(neapi_route *route, const double *probs_grad);
 
-/* After backward: drouter (H, E) stat += x^T times the gradient of logits. */
+/* After backward: drouter (H, E) acc += x^T times the gradient of logits. */
 int neapi_route_gradient(neapi_route *route, const void *x, void *drouter);
 /* The same exactly: the factors' column maxima, H of x and E of the logits' gradient; then, with
  * quanta made of the maxima over all ranks, the product. */

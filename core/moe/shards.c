@@ -69,12 +69,12 @@ static int allocate_lists(neap_shards *s)
 static int allocate_parts(neap_shards *s)
 {
   for (int i = 0; i < 4; i++) {
-    s->part[i] = neapi_memory_alloc_zero(s->memory, s->owned * s->stats->size, "shards");
+    s->part[i] = neapi_memory_alloc_zero(s->memory, s->owned * s->acc_kernels->size, "shards");
     if (!s->part[i])
       return NEAP_MEMORY;
   }
   s->current = s->part[NEAP_SHARD_PARAMETER];
-  if (s->stat != s->dtype)
+  if (s->acc != s->dtype)
     s->current = neapi_memory_alloc_zero(s->memory, s->owned * s->element, "shards");
   if (!s->current)
     return NEAP_MEMORY;
@@ -93,8 +93,8 @@ int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int ex
   if (status)
     return status;
   const neapi_kernels *kernels = neapi_kernels_of(dtype);
-  const neapi_kernels *stats = neapi_kernels_of(neapi_stat_of(dtype));
-  if (!kernels || !stats)
+  const neapi_kernels *acc_kernels = neapi_kernels_of(neapi_acc_of(dtype));
+  if (!kernels || !acc_kernels)
     return NEAP_ABSENT;
   neap_shards *s = neapi_alloc_zero(sizeof *s, "shards");
   if (!s)
@@ -102,10 +102,10 @@ int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int ex
   s->comm = s->reduces = comm;
   s->topology = neapi_topology_share(topology);
   s->kernels = kernels;
-  s->stats = stats;
+  s->acc_kernels = acc_kernels;
   s->memory = s->scratch.memory = neapi_memory_of_reals();
   s->dtype = dtype;
-  s->stat = neapi_stat_of(dtype);
+  s->acc = neapi_acc_of(dtype);
   s->exact = exact;
   s->element = s->kernels->size;
   s->rank = neap_comm_rank(comm);
@@ -192,7 +192,7 @@ static int check_part(const neap_shards *s, int part, int32_t expert, const neap
                       NEAP_SHARD_PARAMETER, NEAP_SHARD_GRADIENT);
   int status = check_expert(s, expert);
   if (!status)
-    status = neapi_tensor_elements("shards", "value", value, s->stat, s->sizes[expert]);
+    status = neapi_tensor_elements("shards", "value", value, s->acc, s->sizes[expert]);
   return status;
 }
 
@@ -206,13 +206,13 @@ int neap_shards_normal(neap_shards *s, int32_t expert, int64_t first, int64_t co
     return neapi_fail(NEAP_ARGUMENT, "shards: %lld elements from %lld of expert %d, which has %lld",
                       (long long)count, (long long)first, expert, (long long)s->sizes[expert]);
   neapi_range own = neapi_shards_master(s, expert, s->rank);
-  char *data = s->part[NEAP_SHARD_PARAMETER] + s->master_at[expert] * s->stats->size;
+  char *data = s->part[NEAP_SHARD_PARAMETER] + s->master_at[expert] * s->acc_kernels->size;
   int64_t begin = own.begin > first ? own.begin : first;
   int64_t end = own.end < first + count ? own.end : first + count;
   if (begin >= end)
     return NEAP_OK;
-  return neapi_draw(s->memory, s->stat, data + (begin - own.begin) * s->stats->size, end - begin,
-                    seed, stream, begin - first, scale);
+  return neapi_draw(s->memory, s->acc, data + (begin - own.begin) * s->acc_kernels->size,
+                    end - begin, seed, stream, begin - first, scale);
 }
 
 int neap_shards_set(neap_shards *s, int part, int32_t expert, const neap_tensor *value)
@@ -221,9 +221,9 @@ int neap_shards_set(neap_shards *s, int part, int32_t expert, const neap_tensor 
   if (status)
     return status;
   neapi_range own = neapi_shards_master(s, expert, s->rank);
-  return neapi_copy(s->part[part] + s->master_at[expert] * s->stats->size,
-                    (char *)neap_tensor_data(value) + own.begin * s->stats->size,
-                    (own.end - own.begin) * s->stats->size);
+  return neapi_copy(s->part[part] + s->master_at[expert] * s->acc_kernels->size,
+                    (char *)neap_tensor_data(value) + own.begin * s->acc_kernels->size,
+                    (own.end - own.begin) * s->acc_kernels->size);
 }
 
 int neap_shards_get(neap_shards *s, int part, int32_t expert, neap_tensor *value)
@@ -238,8 +238,8 @@ int neap_shards_get(neap_shards *s, int part, int32_t expert, neap_tensor *value
     neapi_range range = neapi_shards_master(s, expert, r);
     counts[r] = range.end - range.begin;
   }
-  return neap_comm_all_gather(s->comm, s->part[part] + s->master_at[expert] * s->stats->size,
-                              neap_tensor_data(value), counts, s->stat);
+  return neap_comm_all_gather(s->comm, s->part[part] + s->master_at[expert] * s->acc_kernels->size,
+                              neap_tensor_data(value), counts, s->acc);
 }
 
 /* ---- optimiser ------------------------------------------------------------------------------- */
@@ -262,12 +262,12 @@ static int number(const neap_shards *s, int (*kernel)(int64_t, const void *, dou
 
 int neap_shards_square_sum(neap_shards *s, double *sum)
 {
-  return number(s, s->stats->square_sum, sum);
+  return number(s, s->acc_kernels->square_sum, sum);
 }
 
 int neap_shards_gradient_max(neap_shards *s, double *max)
 {
-  return number(s, s->stats->max_abs, max);
+  return number(s, s->acc_kernels->max_abs, max);
 }
 
 int neap_shards_exact_square_sum(neap_shards *s, double max, int64_t total, double *sum)
@@ -275,13 +275,13 @@ int neap_shards_exact_square_sum(neap_shards *s, double max, int64_t total, doub
   if (total < s->owned || total >= 1ll << 40)
     return neapi_fail(NEAP_ARGUMENT, "shards: %lld elements overall; allowed are %lld to 2^40",
                       (long long)total, (long long)s->owned);
-  return neapi_exact_squares("shards", s->stats, s->owned, s->part[NEAP_SHARD_GRADIENT], max, total,
-                             sum);
+  return neapi_exact_squares("shards", s->acc_kernels, s->owned, s->part[NEAP_SHARD_GRADIENT], max,
+                             total, sum);
 }
 
 int neap_shards_adamw(neap_shards *s, const neap_adamw *settings)
 {
-  return neapi_adamw_step("shards adamw", s->stats, settings, s->owned,
+  return neapi_adamw_step("shards adamw", s->acc_kernels, settings, s->owned,
                           s->part[NEAP_SHARD_GRADIENT], s->part[NEAP_SHARD_PARAMETER],
                           s->part[NEAP_SHARD_MOMENT1], s->part[NEAP_SHARD_MOMENT2]);
 }

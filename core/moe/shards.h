@@ -17,9 +17,9 @@ struct neap_shards {
   neap_comm *comm;
   neap_comm *reduces; /* comm, or another one for the way back of gradients */
   neap_topology *topology;
-  const neapi_kernels *kernels; /* of dtype */
-  const neapi_kernels *stats;   /* of stat: what the optimiser and sums of gradients use */
-  int dtype, stat;              /* of working parameters; of the master's arrays and gradients */
+  const neapi_kernels *kernels;     /* of dtype */
+  const neapi_kernels *acc_kernels; /* of acc: what the optimiser and sums of gradients use */
+  int dtype, acc; /* of working parameters; of the master's arrays and gradients */
   bool exact;
   int64_t element;                     /* bytes of a working parameter */
   int32_t rank, ranks, experts, slots; /* slots: of this rank */
@@ -29,7 +29,7 @@ struct neap_shards {
   int64_t slot_size, count, owned, largest_range;
   int64_t *master_at;  /* [experts + 1] where an expert's range starts in the master's arrays */
   int64_t *working_at; /* [experts + 1] the same of working */
-  char *part[4];       /* by neap_shard_part: [owned] of stat */
+  char *part[4];       /* by neap_shard_part: [owned] of acc */
   char *current;       /* [owned] of dtype: the master's parameters, as refresh last saw them, or
                            part[NEAP_SHARD_PARAMETER] where that is of dtype */
   char *working;       /* current where the group is all ranks */

@@ -449,7 +449,7 @@ int neap_shards_reduce_start(neap_shards *s, const neap_layout *layout,
                              const neap_tensor *gradients, const int64_t *slot_tokens,
                              int accumulate, neap_transfer **out)
 {
-  int dtype = s->exact ? NEAP_F64 : s->stat;
+  int dtype = s->exact ? NEAP_F64 : s->acc;
   int64_t element = neap_dtype_size(dtype);
   int status = neapi_layout_require(layout, s->topology, "reduce");
   if (!status)
@@ -482,7 +482,7 @@ int neap_shards_reduce_start(neap_shards *s, const neap_layout *layout,
 static int sum_terms(const neap_shards *s, int64_t n, int64_t count, const void *const *terms,
                      double *sum, void *target)
 {
-  const neapi_kernels *k = s->stats;
+  const neapi_kernels *k = s->acc_kernels;
   if (!count)
     return k->fill(n, 0.0, target, neapi_stream());
   if (!s->exact)
@@ -502,11 +502,11 @@ static int finish_reduce(neap_transfer *t)
   for (int32_t e = 0; !status && e < s->experts; e++) {
     int64_t n = s->master_at[e + 1] - s->master_at[e];
     const void *const *terms = (const void *const *)t->terms.data + from;
-    char *gradient = s->part[NEAP_SHARD_GRADIENT] + s->master_at[e] * s->stats->size;
+    char *gradient = s->part[NEAP_SHARD_GRADIENT] + s->master_at[e] * s->acc_kernels->size;
     void *target = t->accumulates ? (void *)(sum + n) : gradient;
     status = sum_terms(s, n, t->term_first[e + 1] - from, terms, sum, target);
     if (!status && t->accumulates)
-      status = s->stats->add(n, gradient, target, gradient, neapi_stream());
+      status = s->acc_kernels->add(n, gradient, target, gradient, neapi_stream());
     from = t->term_first[e + 1];
   }
   return neapi_kernel_status_of("reduce", status);
@@ -547,8 +547,8 @@ static int round_master(neap_shards *s)
   const char *master = s->part[NEAP_SHARD_PARAMETER];
   if (s->current == master)
     return NEAP_OK;
-  return neapi_kernel_status_of(
-      "refresh", s->kernels->from_stat(s->owned, master, s->current, neapi_stream()));
+  return neapi_kernel_status_of("refresh",
+                                s->kernels->from_acc(s->owned, master, s->current, neapi_stream()));
 }
 
 int neap_shards_refresh_start(neap_shards *s, neap_transfer **out)

@@ -42,7 +42,7 @@ int neapi_adamw_step(const char *operation, const neapi_kernels *kernels,
 int neap_op_adamw(const neap_adamw *settings, const neap_tensor *grad, neap_tensor *param,
                   neap_tensor *m, neap_tensor *v)
 {
-  int status = neapi_tensor_stat("adamw", "grad", grad);
+  int status = neapi_tensor_acc("adamw", "grad", grad);
   neap_tensor *const arrays[] = {param, m, v};
   static const char *const names[] = {"param", "m", "v"};
   for (int i = 0; !status && i < 3; i++)

@@ -12,7 +12,7 @@ __attribute__((constructor)) static void use_one_thread(void)
 int neap_blas_product(const neap_tensor *a, int trans_a, const neap_tensor *b, int trans_b,
                       neap_tensor *c)
 {
-  int status = neapi_tensor_stat("blas product", "c", c);
+  int status = neapi_tensor_acc("blas product", "c", c);
   if (status)
     return status;
   int64_t m = neap_tensor_dim(c, 0), n = neap_tensor_dim(c, 1);

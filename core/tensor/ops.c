@@ -28,13 +28,12 @@ int neap_op_linear(const neap_tensor *x, const neap_tensor *w, neap_tensor *y)
   int64_t t = x->dims[0], k = x->dims[1];
   CHECK(neapi_tensor_matrix("linear", "w", w, x->dtype, k, NEAPI_ANY));
   int64_t n = w->dims[1];
-  bool into_stat = y && y->dtype != x->dtype;
-  CHECK(
-      neapi_tensor_matrix("linear", "y", y, into_stat ? neapi_stat_of(x->dtype) : x->dtype, t, n));
+  bool into_acc = y && y->dtype != x->dtype;
+  CHECK(neapi_tensor_matrix("linear", "y", y, into_acc ? neapi_acc_of(x->dtype) : x->dtype, t, n));
   const neapi_kernels *kernels = neapi_tensor_kernels(x);
   return neapi_kernel_status_of(
-      "linear", (into_stat ? kernels->gemm_stat : kernels->gemm)(t, n, k, x->data, k, 0, w->data, n,
-                                                                 0, y->data, n, 0, neapi_stream()));
+      "linear", (into_acc ? kernels->gemm_acc : kernels->gemm)(t, n, k, x->data, k, 0, w->data, n,
+                                                               0, y->data, n, 0, neapi_stream()));
 }
 
 int neap_op_linear_input_grad(const neap_tensor *dy, const neap_tensor *w, neap_tensor *dx,
@@ -57,7 +56,7 @@ int neap_op_linear_weight_grad(const neap_tensor *x, const neap_tensor *dy, neap
   int64_t t = x->dims[0], k = x->dims[1];
   CHECK(neapi_tensor_matrix("linear_weight_grad", "dy", dy, x->dtype, t, NEAPI_ANY));
   int64_t n = dy->dims[1];
-  CHECK(neapi_tensor_matrix("linear_weight_grad", "dw", dw, neapi_stat_of(x->dtype), k, n));
+  CHECK(neapi_tensor_matrix("linear_weight_grad", "dw", dw, neapi_acc_of(x->dtype), k, n));
   return neapi_kernel_status_of("linear_weight_grad", neapi_tensor_kernels(x)->gemm_tn(
                                                           t, k, n, x->data, k, dy->data, n,
                                                           dw->data, n, accumulate, neapi_stream()));
@@ -80,7 +79,7 @@ int neap_op_embedding_grad(const neap_tensor *ids, const neap_tensor *dy, neap_t
 {
   CHECK(check_first("embedding_grad", "dy", dy));
   int64_t h = dy->dims[1], bytes = dy->dims[0] * 4;
-  CHECK(neapi_tensor_matrix("embedding_grad", "dtable", dtable, neapi_stat_of(dy->dtype), NEAPI_ANY,
+  CHECK(neapi_tensor_matrix("embedding_grad", "dtable", dtable, neapi_acc_of(dy->dtype), NEAPI_ANY,
                             h));
   CHECK(neapi_tensor_ids("embedding_grad", ids, dy->dims[0], 0, dtable->dims[0]));
   int32_t *near = (int32_t *)ids->data; /* a GPU reads them more than once */
@@ -105,7 +104,7 @@ int neap_op_rmsnorm(const neap_tensor *x, const neap_tensor *gain, double eps, n
   int64_t t = x->dims[0], h = x->dims[1];
   CHECK(neapi_tensor_vector("rmsnorm", "gain", gain, x->dtype, h));
   CHECK(neapi_tensor_matrix("rmsnorm", "y", y, x->dtype, t, h));
-  CHECK(neapi_tensor_vector("rmsnorm", "rstd", rstd, neapi_stat_of(x->dtype), t));
+  CHECK(neapi_tensor_vector("rmsnorm", "rstd", rstd, neapi_acc_of(x->dtype), t));
   return neapi_kernel_status_of(
       "rmsnorm", neapi_tensor_kernels(x)->rmsnorm(t, h, x->data, gain->data, eps, y->data,
                                                   rstd->data, neapi_stream()));
@@ -117,11 +116,11 @@ int neap_op_rmsnorm_grad(const neap_tensor *x, const neap_tensor *gain, const ne
   CHECK(check_first("rmsnorm_grad", "x", x));
   int64_t t = x->dims[0], h = x->dims[1];
   CHECK(neapi_tensor_vector("rmsnorm_grad", "gain", gain, x->dtype, h));
-  CHECK(neapi_tensor_vector("rmsnorm_grad", "rstd", rstd, neapi_stat_of(x->dtype), t));
+  CHECK(neapi_tensor_vector("rmsnorm_grad", "rstd", rstd, neapi_acc_of(x->dtype), t));
   CHECK(neapi_tensor_matrix("rmsnorm_grad", "dy", dy, x->dtype, t, h));
   CHECK(neapi_tensor_matrix("rmsnorm_grad", "dx", dx, x->dtype, t, h));
   if (dgain)
-    CHECK(neapi_tensor_vector("rmsnorm_grad", "dgain", dgain, neapi_stat_of(x->dtype), h));
+    CHECK(neapi_tensor_vector("rmsnorm_grad", "dgain", dgain, neapi_acc_of(x->dtype), h));
   return neapi_kernel_status_of("rmsnorm_grad",
                                 neapi_tensor_kernels(x)->rmsnorm_backward(
                                     t, h, x->data, gain->data, rstd->data, dy->data, dx->data,
@@ -133,9 +132,9 @@ int neap_op_rmsnorm_gain_terms(const neap_tensor *x, const neap_tensor *rstd, co
 {
   CHECK(check_first("rmsnorm_gain_terms", "x", x));
   int64_t t = x->dims[0], h = x->dims[1];
-  CHECK(neapi_tensor_vector("rmsnorm_gain_terms", "rstd", rstd, neapi_stat_of(x->dtype), t));
+  CHECK(neapi_tensor_vector("rmsnorm_gain_terms", "rstd", rstd, neapi_acc_of(x->dtype), t));
   CHECK(neapi_tensor_matrix("rmsnorm_gain_terms", "dy", dy, x->dtype, t, h));
-  CHECK(neapi_tensor_matrix("rmsnorm_gain_terms", "terms", terms, neapi_stat_of(x->dtype), t, h));
+  CHECK(neapi_tensor_matrix("rmsnorm_gain_terms", "terms", terms, neapi_acc_of(x->dtype), t, h));
   return neapi_kernel_status_of(
       "rmsnorm_gain_terms", neapi_tensor_kernels(x)->rmsnorm_gain_terms(
                                 t, h, x->data, rstd->data, dy->data, terms->data, neapi_stream()));
@@ -146,7 +145,7 @@ int neap_op_rmsnorm_gain_terms(const neap_tensor *x, const neap_tensor *rstd, co
 static int check_table(const char *operation, const neap_tensor *table)
 {
   CHECK(check_first(operation, "table", table));
-  CHECK(neapi_tensor_stat(operation, "table", table));
+  CHECK(neapi_tensor_acc(operation, "table", table));
   if (table->dims[0] < 1 || table->dims[1] < 2 || table->dims[1] % 2)
     return neapi_fail(NEAP_SHAPE,
                       "%s: table is (%lld, %lld); expected 1 or more rows and an even "
@@ -170,7 +169,7 @@ int neap_op_rotary(neap_tensor *x, int32_t heads, const neap_tensor *table, int 
   CHECK(check_table("rotary", table));
   CHECK(check_first("rotary", "x", x));
   CHECK(
-      neapi_tensor_matrix("rotary", "table", table, neapi_stat_of(x->dtype), NEAPI_ANY, NEAPI_ANY));
+      neapi_tensor_matrix("rotary", "table", table, neapi_acc_of(x->dtype), NEAPI_ANY, NEAPI_ANY));
   int64_t s = table->dims[0], d = table->dims[1];
   if (heads < 0 || heads * d > x->dims[1])
     return neapi_fail(NEAP_SHAPE, "rotary: %d heads of %lld columns; x has %lld columns", heads,
@@ -209,7 +208,7 @@ static int check_attention(const char *operation, const neap_tensor *qkv, int32_
   shape->sequences = t / sequence;
   shape->d = qkv->dims[1] / parts;
   CHECK(neapi_tensor_matrix(operation, "out", out, qkv->dtype, t, heads * shape->d));
-  return neapi_tensor_matrix(operation, "lse", lse, neapi_stat_of(qkv->dtype), t, heads);
+  return neapi_tensor_matrix(operation, "lse", lse, neapi_acc_of(qkv->dtype), t, heads);
 }
 
 int neap_op_attention(const neap_tensor *qkv, int32_t heads, int32_t kv_heads, int64_t sequence,
@@ -245,7 +244,7 @@ int neap_op_cross_entropy(const neap_tensor *logits, const neap_tensor *target, 
                           neap_tensor *loss, neap_tensor *dlogits)
 {
   CHECK(check_first("cross_entropy", "logits", logits));
-  CHECK(neapi_tensor_stat("cross_entropy", "logits", logits));
+  CHECK(neapi_tensor_acc("cross_entropy", "logits", logits));
   int64_t t = logits->dims[0], v = logits->dims[1];
   bool narrows = dlogits && dlogits->dtype == NEAP_BF16 && logits->dtype == NEAP_F32;
   if (loss)

@@ -224,7 +224,7 @@ int neapi_tensor_real(const char *operation, const char *argument, const neap_te
   return any_float(operation, argument, t);
 }
 
-int neapi_tensor_stat(const char *operation, const char *argument, const neap_tensor *t)
+int neapi_tensor_acc(const char *operation, const char *argument, const neap_tensor *t)
 {
   if (t && t->dtype == NEAP_BF16)
     return neapi_fail(NEAP_SHAPE, "%s: %s is bf16; expected f32 or f64", operation, argument);
@@ -399,8 +399,8 @@ static int convert(const neap_tensor *to, void *target, const neap_tensor *from,
   if (from->dtype == NEAP_F64)
     return k_to->from_double(count, source, target, neapi_stream());
   if (to->dtype == NEAP_BF16)
-    return k_to->from_stat(count, source, target, neapi_stream());
-  return k_from->to_stat(count, source, target, neapi_stream());
+    return k_to->from_acc(count, source, target, neapi_stream());
+  return k_from->to_acc(count, source, target, neapi_stream());
 }
 
 int neap_tensor_copy(neap_tensor *to, int64_t to_offset, const neap_tensor *from,

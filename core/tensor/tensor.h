@@ -38,7 +38,7 @@ int neapi_tensor_elements(const char *operation, const char *argument, const nea
                           int dtype, int64_t count);
 /* A tensor that is F32, F64 or BF16; and one that is F32 or F64. */
 int neapi_tensor_real(const char *operation, const char *argument, const neap_tensor *tensor);
-int neapi_tensor_stat(const char *operation, const char *argument, const neap_tensor *tensor);
+int neapi_tensor_acc(const char *operation, const char *argument, const neap_tensor *tensor);
 
 /* ids: I32 (rows), each from least to end - 1; else ARGUMENT, naming id and row. */
 int neapi_tensor_ids(const char *operation, const neap_tensor *ids, int64_t rows, int64_t least,

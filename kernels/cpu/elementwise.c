@@ -99,14 +99,14 @@ int NAME(from_double)(int64_t n, const double *x, void *out, STREAM)
   return NEAPI_KERNEL_OK;
 }
 
-int NAME(to_stat)(int64_t n, const void *x, void *out, STREAM)
+int NAME(to_acc)(int64_t n, const void *x, void *out, STREAM)
 {
   if (n)
     memmove(out, x, (size_t)n * sizeof(real));
   return NEAPI_KERNEL_OK;
 }
 
-int NAME(from_stat)(int64_t n, const void *x, void *out, STREAM)
+int NAME(from_acc)(int64_t n, const void *x, void *out, STREAM)
 {
-  return NAME(to_stat)(n, x, out, NULL);
+  return NAME(to_acc)(n, x, out, NULL);
 }

@@ -229,9 +229,9 @@ int NAME(gemm)(int64_t m, int64_t n, int64_t k, const void *a_, int64_t lda, int
   return NEAPI_KERNEL_OK;
 }
 
-int NAME(gemm_stat)(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, int trans_a,
-                    const void *b, int64_t ldb, int trans_b, void *c, int64_t ldc, int accumulate,
-                    STREAM)
+int NAME(gemm_acc)(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, int trans_a,
+                   const void *b, int64_t ldb, int trans_b, void *c, int64_t ldc, int accumulate,
+                   STREAM)
 {
   return NAME(gemm)(m, n, k, a, lda, trans_a, b, ldb, trans_b, c, ldc, accumulate, NULL);
 }

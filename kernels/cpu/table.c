@@ -7,7 +7,7 @@ const neapi_kernels *NAME(kernels)(void)
 {
   static const neapi_kernels table = {.name = sizeof(real) == 8 ? "f64" : "f32",
                                       .size = sizeof(real),
-                                      .stat_size = sizeof(real),
+                                      .acc_size = sizeof(real),
                                       NEAPI_KERNELS(ENTRY, ENTRY)};
   return &table;
 }

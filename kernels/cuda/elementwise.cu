@@ -302,12 +302,12 @@ template <class T> static int from_double(int64_t n, const double *x, void *out,
   return map<bf16>(n, convert_map<double, T>{x, (T *)out}, false, s);
 }
 
-template <class T> static int to_stat(int64_t n, const void *x, void *out, void *s)
+template <class T> static int to_acc(int64_t n, const void *x, void *out, void *s)
 {
   return map<bf16>(n, convert_map<T, float>{(const T *)x, (float *)out}, starts(x, out), s);
 }
 
-template <class T> static int from_stat(int64_t n, const void *x, void *out, void *s)
+template <class T> static int from_acc(int64_t n, const void *x, void *out, void *s)
 {
   return map<bf16>(n, convert_map<float, T>{(const float *)x, (T *)out}, starts(x, out), s);
 }
@@ -321,5 +321,5 @@ LAUNCHER(swiglu_backward);
 LAUNCHER_OF_BOTH(adamw);
 LAUNCHER(to_double);
 LAUNCHER(from_double);
-LAUNCHER(to_stat);
-LAUNCHER(from_stat);
+LAUNCHER(to_acc);
+LAUNCHER(from_acc);

@@ -212,6 +212,6 @@ static int gemm_tn(int64_t t, int64_t k, int64_t n, const void *a, int64_t lda, 
 
 LAUNCHER_OF(float, gemm, gemm<float, float>);
 LAUNCHER_OF(bf16, gemm, gemm<bf16, bf16>);
-LAUNCHER_OF(float, gemm_stat, gemm<float, float>);
-LAUNCHER_OF(bf16, gemm_stat, gemm<bf16, float>);
+LAUNCHER_OF(float, gemm_acc, gemm<float, float>);
+LAUNCHER_OF(bf16, gemm_acc, gemm<bf16, float>);
 LAUNCHER(gemm_tn);

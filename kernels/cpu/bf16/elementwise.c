@@ -69,14 +69,14 @@ int BF16(from_double)(int64_t n, const double *x, void *out, STREAM)
   return NEAPI_KERNEL_OK;
 }
 
-int BF16(to_stat)(int64_t n, const void *x, void *out, STREAM)
+int BF16(to_acc)(int64_t n, const void *x, void *out, STREAM)
 {
   for (int64_t i = 0; i < n; i++)
     ((float *)out)[i] = widen(((const bf16 *)x)[i]);
   return NEAPI_KERNEL_OK;
 }
 
-int BF16(from_stat)(int64_t n, const void *x, void *out, STREAM)
+int BF16(from_acc)(int64_t n, const void *x, void *out, STREAM)
 {
   for (int64_t i = 0; i < n; i++)
     ((bf16 *)out)[i] = narrow(((const float *)x)[i]);

@@ -10,9 +10,9 @@ static int widen_factors(int64_t m, int64_t n, int64_t k, const void *a, int64_t
   return *wide_a && *wide_b ? NEAPI_KERNEL_OK : NEAPI_KERNEL_MEMORY;
 }
 
-int BF16(gemm_stat)(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, int trans_a,
-                    const void *b, int64_t ldb, int trans_b, void *c, int64_t ldc, int accumulate,
-                    STREAM)
+int BF16(gemm_acc)(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, int trans_a,
+                   const void *b, int64_t ldb, int trans_b, void *c, int64_t ldc, int accumulate,
+                   STREAM)
 {
   float *wide_a, *wide_b;
   int status = widen_factors(m, n, k, a, lda, trans_a, b, ldb, trans_b, &wide_a, &wide_b);
@@ -27,7 +27,7 @@ int BF16(gemm)(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, int 
 {
   float *out = accumulate ? widen_rows(THIRD, m, n, c, ldc) : neapi_bf16_scratch(THIRD, m * n);
   int status =
-      out ? BF16(gemm_stat)(m, n, k, a, lda, trans_a, b, ldb, trans_b, out, n, accumulate, NULL)
+      out ? BF16(gemm_acc)(m, n, k, a, lda, trans_a, b, ldb, trans_b, out, n, accumulate, NULL)
           : NEAPI_KERNEL_MEMORY;
   if (!status)
     narrow_rows(m, n, out, c, ldc);

@@ -8,7 +8,7 @@ const neapi_kernels *neapi_kernels_bf16(void)
 {
   static const neapi_kernels table = {.name = "bf16",
                                       .size = sizeof(bf16),
-                                      .stat_size = sizeof(float),
+                                      .acc_size = sizeof(float),
                                       NEAPI_KERNELS(ENTRY, FLOAT_ENTRY)};
   return &table;
 }

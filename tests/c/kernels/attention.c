@@ -126,12 +126,12 @@ static void test_bf16(void)
 {
   enum { S = 9, HEADS = 4, KV = 2, D = 6, ROWS = 2 * S, LD = (HEADS + 2 * KV) * D };
   twin qkv = twin_normals(ROWS * LD, 1), out = twin_output(ROWS * HEADS * D);
-  twin lse = stat_output(ROWS * HEADS), dout = twin_normals(ROWS * HEADS * D, 2);
+  twin lse = acc_output(ROWS * HEADS), dout = twin_normals(ROWS * HEADS * D, 2);
   twin dqkv = twin_output(ROWS * LD);
   narrow->attention(2, S, HEADS, KV, D, qkv.narrow, out.narrow, lse.narrow, NULL);
   wide->attention(2, S, HEADS, KV, D, qkv.wide, out.wide, lse.wide, NULL);
   check_real(out, ROWS * HEADS * D, "attention");
-  check_stat(lse, ROWS * HEADS, "lse");
+  check_acc(lse, ROWS * HEADS, "lse");
   narrow->attention_backward(2, S, HEADS, KV, D, qkv.narrow, out.narrow, lse.narrow, dout.narrow,
                              dqkv.narrow, NULL);
   wide->attention_backward(2, S, HEADS, KV, D, qkv.wide, out.wide, lse.wide, dout.wide, dqkv.wide,

@@ -9,7 +9,7 @@ static void check_rounded(double x)
   narrow->from_double(1, &x, &bits, NULL);
   narrow->to_double(1, &bits, &back, NULL);
   check(back == nearest(x), "%a becomes %a; expected %a", x, back, nearest(x));
-  narrow->from_stat(1, &as_float, &from_float, NULL);
+  narrow->from_acc(1, &as_float, &from_float, NULL);
   narrow->to_double(1, &from_float, &back, NULL);
   check(back == nearest((double)as_float), "%a becomes %a", (double)as_float, back);
 }
@@ -28,7 +28,7 @@ static void test_rounding(void)
   const uint16_t expected[] = {0, 0x8000, 0x7f80, 0xff80, 0x7f80};
   for (int i = 0; i < 5; i++) {
     uint16_t bits;
-    narrow->from_stat(1, &special[i], &bits, NULL);
+    narrow->from_acc(1, &special[i], &bits, NULL);
     check(bits == expected[i], "%g becomes %x", (double)special[i], bits);
   }
   for (uint64_t i = 0; i < 1000; i++) { /* a NaN stays one, whatever its bits */
@@ -36,8 +36,8 @@ static void test_rounding(void)
     float nan, back;
     memcpy(&nan, &bits, 4);
     uint16_t rounded;
-    narrow->from_stat(1, &nan, &rounded, NULL);
-    narrow->to_stat(1, &rounded, &back, NULL);
+    narrow->from_acc(1, &nan, &rounded, NULL);
+    narrow->to_acc(1, &rounded, &back, NULL);
     check(isnan(back), "a NaN becomes %g", (double)back);
   }
 }

@@ -28,12 +28,12 @@ static inline twin twin_normals(int64_t n, uint64_t seed)
 }
 
 /* Stats: float beside bf16. */
-static inline twin stat_output(int64_t n)
+static inline twin acc_output(int64_t n)
 {
   return (twin){reals(neapi_kernels_f32(), n), reals(wide, n)};
 }
 
-static inline twin stat_normals(int64_t n, uint64_t seed)
+static inline twin acc_normals(int64_t n, uint64_t seed)
 {
   return (twin){normals(neapi_kernels_f32(), n, seed), normals(wide, n, seed)};
 }
@@ -45,7 +45,7 @@ static inline void check_real(twin t, int64_t n, const char *what)
   check_near(wide, got, wide, t.wide, n, 0x1p-8, what);
 }
 
-static inline void check_stat(twin t, int64_t n, const char *what)
+static inline void check_acc(twin t, int64_t n, const char *what)
 {
   check_near(neapi_kernels_f32(), t.narrow, wide, t.wide, n, 1e-5, what);
 }

@@ -171,18 +171,18 @@ static void test_bf16(void)
     int64_t lda = (ta ? m : k) + pick(7, s, 0, 3), ldb = (tb ? k : n) + pick(8, s, 0, 3);
     int64_t ldc = n + pick(9, s, 0, 3);
     twin a = twin_normals((ta ? k : m) * lda, s), b = twin_normals((tb ? n : k) * ldb, s + 100);
-    twin c = twin_normals(m * ldc, s + 200), stat = stat_normals(m * ldc, s + 300);
+    twin c = twin_normals(m * ldc, s + 200), acc = acc_normals(m * ldc, s + 300);
     narrow->gemm(m, n, k, a.narrow, lda, ta, b.narrow, ldb, tb, c.narrow, ldc, add, NULL);
     wide->gemm(m, n, k, a.wide, lda, ta, b.wide, ldb, tb, c.wide, ldc, add, NULL);
     check_real(c, m * ldc, "gemm");
-    narrow->gemm_stat(m, n, k, a.narrow, lda, ta, b.narrow, ldb, tb, stat.narrow, ldc, add, NULL);
-    wide->gemm_stat(m, n, k, a.wide, lda, ta, b.wide, ldb, tb, stat.wide, ldc, add, NULL);
-    check_stat(stat, m * ldc, "gemm_stat");
-    twin dw = add ? stat_normals(k * n, s) : stat_output(k * n);
+    narrow->gemm_acc(m, n, k, a.narrow, lda, ta, b.narrow, ldb, tb, acc.narrow, ldc, add, NULL);
+    wide->gemm_acc(m, n, k, a.wide, lda, ta, b.wide, ldb, tb, acc.wide, ldc, add, NULL);
+    check_acc(acc, m * ldc, "gemm_acc");
+    twin dw = add ? acc_normals(k * n, s) : acc_output(k * n);
     twin x = twin_normals(m * k, s + 400), dy = twin_normals(m * n, s + 500);
     narrow->gemm_tn(m, k, n, x.narrow, k, dy.narrow, n, dw.narrow, n, add, NULL);
     wide->gemm_tn(m, k, n, x.wide, k, dy.wide, n, dw.wide, n, add, NULL);
-    check_stat(dw, k * n, "gemm_tn");
+    check_acc(dw, k * n, "gemm_tn");
   }
 }
 

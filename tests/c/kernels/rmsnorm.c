@@ -72,20 +72,20 @@ static void test_bf16(void)
 {
   enum { T = 13, H = 37 };
   twin x = twin_normals(T * H, 1), gain = twin_normals(H, 2), dy = twin_normals(T * H, 3);
-  twin y = twin_output(T * H), rstd = stat_output(T), dx = twin_output(T * H);
-  twin dgain = stat_normals(H, 4), terms = stat_output(T * H);
+  twin y = twin_output(T * H), rstd = acc_output(T), dx = twin_output(T * H);
+  twin dgain = acc_normals(H, 4), terms = acc_output(T * H);
   narrow->rmsnorm(T, H, x.narrow, gain.narrow, 1e-5, y.narrow, rstd.narrow, NULL);
   wide->rmsnorm(T, H, x.wide, gain.wide, 1e-5, y.wide, rstd.wide, NULL);
   check_real(y, T * H, "rmsnorm");
-  check_stat(rstd, T, "rstd");
+  check_acc(rstd, T, "rstd");
   narrow->rmsnorm_backward(T, H, x.narrow, gain.narrow, rstd.narrow, dy.narrow, dx.narrow,
                            dgain.narrow, NULL);
   wide->rmsnorm_backward(T, H, x.wide, gain.wide, rstd.wide, dy.wide, dx.wide, dgain.wide, NULL);
   check_real(dx, T * H, "rmsnorm dx");
-  check_stat(dgain, H, "rmsnorm dgain");
+  check_acc(dgain, H, "rmsnorm dgain");
   narrow->rmsnorm_gain_terms(T, H, x.narrow, rstd.narrow, dy.narrow, terms.narrow, NULL);
   wide->rmsnorm_gain_terms(T, H, x.wide, rstd.wide, dy.wide, terms.wide, NULL);
-  check_stat(terms, T * H, "gain terms");
+  check_acc(terms, T * H, "gain terms");
   for (int64_t t = 0; t < T; t++) {
     void *one = reals(narrow, H), *scale = poisoned(4);
     narrow->rmsnorm(1, H, at(narrow, x.narrow, t * H), gain.narrow, 1e-5, one, scale, NULL);

@@ -34,7 +34,7 @@ static void test_rotary(kernels *k)
 static void test_bf16(void)
 {
   enum { T = 13, S = 5, HEADS = 3, D = 10, LD = 34 };
-  twin table = stat_output(S * D), x = twin_normals(T * LD, 1);
+  twin table = acc_output(S * D), x = twin_normals(T * LD, 1);
   for (int inverse = 0; inverse < 2; inverse++) {
     narrow->rotary_table(S, D, 100, table.narrow, NULL);
     wide->rotary_table(S, D, 100, table.wide, NULL);

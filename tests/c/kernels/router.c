@@ -122,14 +122,14 @@ static void test_router_gradient(void)
 static void test_bf16(void)
 {
   enum { T = 13, E = 11, K = 3 };
-  twin logits = stat_normals(T * E, 1), grads = twin_output(T * E);
+  twin logits = acc_normals(T * E, 1), grads = twin_output(T * E);
   int32_t *ids = poisoned(T * K * 4), *same = poisoned(T * K * 4);
-  twin probs = stat_output(T * E), weights = stat_output(T * K);
-  twin dweights = stat_normals(T * K, 3), dprobs = stat_normals(T * E, 4);
+  twin probs = acc_output(T * E), weights = acc_output(T * K);
+  twin dweights = acc_normals(T * K, 3), dprobs = acc_normals(T * E, 4);
   int64_t bad;
   narrow->router(T, E, K, 1, logits.narrow, probs.narrow, ids, weights.narrow, &bad, NULL);
   wide->router(T, E, K, 1, logits.wide, probs.wide, same, weights.wide, &bad, NULL);
-  check_stat(probs, T * E, "router probs");
+  check_acc(probs, T * E, "router probs");
   check_same(ids, same, T * K * 4, "router ids");
   narrow->router_backward(T, E, K, 1, probs.narrow, ids, weights.narrow, dweights.narrow,
                           dprobs.narrow, grads.narrow, NULL);

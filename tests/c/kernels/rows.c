@@ -140,8 +140,8 @@ static void test_bf16(void)
 {
   enum { T = 13, H = 37, K = 3 };
   twin x = twin_normals(T * K * H, 1), y = twin_output(T * H), dy = twin_normals(T * H, 2);
-  twin weights = stat_normals(T * K, 3), dx = twin_output(T * K * H), dweights = stat_output(T * K);
-  twin moved = twin_output(T * K * H), sum = stat_normals(7 * H, 4);
+  twin weights = acc_normals(T * K, 3), dx = twin_output(T * K * H), dweights = acc_output(T * K);
+  twin moved = twin_output(T * K * H), sum = acc_normals(7 * H, 4);
   int32_t *position = random_order(T * K, 5), *ids = random_ids(T, 7, 6);
   for (int weighted = 0; weighted < 2; weighted++) {
     narrow->combine(T, K, H, weighted ? weights.narrow : NULL, position, x.narrow, y.narrow, NULL);
@@ -153,7 +153,7 @@ static void test_bf16(void)
   wide->combine_backward(T, K, H, weights.wide, position, x.wide, dy.wide, dx.wide, dweights.wide,
                          NULL);
   check_real(dx, T * K * H, "combine_backward dx");
-  check_stat(dweights, T * K, "combine_backward dweights");
+  check_acc(dweights, T * K, "combine_backward dweights");
   narrow->gather(T * K, H, position, x.narrow, moved.narrow, NULL);
   for (int64_t i = 0; i < T * K; i++)
     check_same(at(narrow, moved.narrow, i * H), at(narrow, x.narrow, position[i] * H), H * 2,
@@ -165,7 +165,7 @@ static void test_bf16(void)
                "scatter: choice %d", (int)i);
   narrow->scatter_add(T, H, ids, dy.narrow, sum.narrow, NULL);
   wide->scatter_add(T, H, ids, dy.wide, sum.wide, NULL);
-  check_stat(sum, 7 * H, "scatter_add");
+  check_acc(sum, 7 * H, "scatter_add");
 }
 
 int main(void)

@@ -8,14 +8,14 @@ static void test_entries(kernels *k)
 #undef CHECK_ENTRY
 }
 
-static void test_sizes(kernels *k, const char *name, int64_t size, int64_t stat_size)
+static void test_sizes(kernels *k, const char *name, int64_t size, int64_t acc_size)
 {
   check(!strcmp(k->name, name), "%s is called %s", name, k->name);
-  check(k->size == size && k->stat_size == stat_size, "%s: %d and %d bytes", name, (int)k->size,
-        (int)k->stat_size);
+  check(k->size == size && k->acc_size == acc_size, "%s: %d and %d bytes", name, (int)k->size,
+        (int)k->acc_size);
 }
 
-/* What works on stats alone is one function of all tables with that stat. */
+/* What works on accs alone is one function of all tables with that acc. */
 static void test_shared(kernels *k, kernels *other)
 {
 #define CHECK_OWN(op) check(k->op != other->op, "%s has " #op " of %s", k->name, other->name);

@@ -32,7 +32,7 @@ static neap_tensor *tensor(int dtype, int64_t rows, int64_t columns)
 }
 
 /* The dtype of gradients, masters and logits beside a dtype. */
-static int stat_of(int dtype)
+static int acc_of(int dtype)
 {
   return dtype == NEAP_BF16 ? NEAP_F32 : dtype;
 }
@@ -59,23 +59,23 @@ static neap_tensor *host_tensor(int dtype, int64_t count)
   return t;
 }
 
-/* By way of host memory, since the tensor may be on a GPU, and of stat. */
+/* By way of host memory, since the tensor may be on a GPU, and of acc. */
 static neap_tensor *tensor_of(int dtype, int64_t rows, int64_t columns, const double *values)
 {
   int64_t count = rows * columns;
-  neap_tensor *host = host_tensor(stat_of(dtype), count);
-  neap_tensor *stat = tensor(stat_of(dtype), rows, columns), *t = stat;
+  neap_tensor *host = host_tensor(acc_of(dtype), count);
+  neap_tensor *acc = tensor(acc_of(dtype), rows, columns), *t = acc;
   for (int64_t i = 0; i < count; i++)
-    if (stat_of(dtype) == NEAP_F32)
+    if (acc_of(dtype) == NEAP_F32)
       ((float *)neap_tensor_data(host))[i] = (float)values[i];
     else
       ((double *)neap_tensor_data(host))[i] = values[i];
-  check_ok(neap_tensor_copy(stat, 0, host, 0, count));
+  check_ok(neap_tensor_copy(acc, 0, host, 0, count));
   neap_tensor_close(host);
   if (dtype == NEAP_BF16) {
     t = tensor(dtype, rows, columns);
-    check_ok(neap_tensor_copy(t, 0, stat, 0, count));
-    neap_tensor_close(stat);
+    check_ok(neap_tensor_copy(t, 0, acc, 0, count));
+    neap_tensor_close(acc);
   }
   return t;
 }
@@ -84,14 +84,14 @@ static void read_tensor(const neap_tensor *t, double *values)
 {
   int dtype = neap_tensor_dtype(t);
   int64_t count = neap_tensor_count(t);
-  neap_tensor *host = host_tensor(stat_of(dtype), count), *stat = tensor(stat_of(dtype), 1, count);
-  check_ok(neap_tensor_copy(stat, 0, t, 0, count));
-  check_ok(neap_tensor_copy(host, 0, stat, 0, count));
+  neap_tensor *host = host_tensor(acc_of(dtype), count), *acc = tensor(acc_of(dtype), 1, count);
+  check_ok(neap_tensor_copy(acc, 0, t, 0, count));
+  check_ok(neap_tensor_copy(host, 0, acc, 0, count));
   for (int64_t i = 0; i < count; i++)
-    values[i] = stat_of(dtype) == NEAP_F32 ? (double)((float *)neap_tensor_data(host))[i]
-                                           : ((double *)neap_tensor_data(host))[i];
+    values[i] = acc_of(dtype) == NEAP_F32 ? (double)((float *)neap_tensor_data(host))[i]
+                                          : ((double *)neap_tensor_data(host))[i];
   neap_tensor_close(host);
-  neap_tensor_close(stat);
+  neap_tensor_close(acc);
 }
 
 /* ---- one rank -------------------------------------------------------------------------------- */
@@ -136,7 +136,7 @@ static neap_shards *make_shards(const scene *s, neap_comm *comm)
     sizes[e] = 3 * s->model.h * s->model.ffn[e];
   check_ok(neap_shards_open(comm, s->topology, s->dtype, s->exact, sizes, s->group, &shards));
   for (int32_t e = 0; e < s->model.e; e++) {
-    neap_tensor *w = tensor_of(stat_of(s->dtype), 1, sizes[e], s->model.w[e]);
+    neap_tensor *w = tensor_of(acc_of(s->dtype), 1, sizes[e], s->model.w[e]);
     check_ok(neap_shards_set(shards, NEAP_SHARD_PARAMETER, e, w));
     neap_tensor_close(w);
   }
@@ -172,7 +172,7 @@ static step open_step(const scene *s, int32_t rank, int64_t begin, int64_t t, in
   const int32_t *first = neap_topology_first_slot(s->topology);
   int64_t h = s->model.h;
   int32_t slots = first[rank + 1] - first[rank];
-  int sum_dtype = s->exact ? NEAP_F64 : stat_of(s->dtype);
+  int sum_dtype = s->exact ? NEAP_F64 : acc_of(s->dtype);
   return (step){.x = tensor_of(s->dtype, t, h, s->model.x + begin * h),
                 .dy = tensor_of(s->dtype, t, h, s->model.dy + begin * h),
                 .router = tensor_of(s->dtype, h, s->model.e, s->model.router),

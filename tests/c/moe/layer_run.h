@@ -14,7 +14,7 @@ static double *router_parts[MOST]; /* every rank's part of drouter */
 static void collect_weight_gradients(const scene *s, neap_shards *shards, int32_t rank)
 {
   for (int32_t e = 0; e < s->model.e; e++) {
-    neap_tensor *dw = tensor(stat_of(s->dtype), 1, 3 * s->model.h * s->model.ffn[e]);
+    neap_tensor *dw = tensor(acc_of(s->dtype), 1, 3 * s->model.h * s->model.ffn[e]);
     check_ok(neap_shards_get(shards, NEAP_SHARD_GRADIENT, e, dw));
     if (!rank)
       read_tensor(dw, got.dw[e]);

@@ -19,7 +19,7 @@ typedef struct {
 } problem;
 
 /* The dtype of masters and gradients. */
-static int stat_of(const problem *p)
+static int acc_of(const problem *p)
 {
   return p->dtype == NEAP_BF16 ? NEAP_F32 : p->dtype;
 }
@@ -96,7 +96,7 @@ static void check_get(const problem *p, neap_shards *shards, int part,
                       double (*expected)(const problem *, int32_t, int64_t))
 {
   for (int32_t e = 0; e < p->experts; e++) {
-    neap_tensor *whole = matrix(stat_of(p), 1, p->sizes[e]);
+    neap_tensor *whole = matrix(acc_of(p), 1, p->sizes[e]);
     check_ok(neap_shards_get(shards, part, e, whole));
     int64_t wrong = 0;
     for (int64_t i = 0; i < p->sizes[e]; i++)
@@ -212,7 +212,7 @@ static void test_transfers(const problem *p, int32_t rank, neap_shards *shards,
   int64_t width = neap_shards_slot_size(shards), tokens[MAX_SLOTS];
   int32_t slots = first[rank + 1] - first[rank];
   neap_tensor *buffer = matrix(p->dtype, slots, width);
-  neap_tensor *gradients = matrix(p->exact ? NEAP_F64 : stat_of(p), slots, width);
+  neap_tensor *gradients = matrix(p->exact ? NEAP_F64 : acc_of(p), slots, width);
   for (int32_t s = 0; s < neap_topology_slots(p->topology); s++)
     tokens[s] = tokens_of_slot(p, s);
   fill_gradients(p, rank, gradients, width);
@@ -246,7 +246,7 @@ static void check_adamw(const problem *p, neap_shards *shards)
   check_ok(neap_shards_adamw(shards, &settings));
   wait_refresh(shards);
   for (int32_t e = 0; e < p->experts; e++) {
-    neap_tensor *whole = matrix(stat_of(p), 1, p->sizes[e]);
+    neap_tensor *whole = matrix(acc_of(p), 1, p->sizes[e]);
     check_ok(neap_shards_get(shards, NEAP_SHARD_PARAMETER, e, whole));
     double worst = 0;
     for (int64_t i = 0; i < p->sizes[e]; i++) {

@@ -44,13 +44,13 @@ static void check_attention(kernels *k, int64_t sequences, int64_t s, int64_t he
   for (int64_t i = 0; i < rows * wide; i++)
     numbers[i] *= sharpness;
   twin qkv = twin_of(k, numbers, rows * wide), dout = twin_normals(k, rows * narrow, 2);
-  twin out = twin_output(k, rows * narrow), lse = twin_stat_output(rows * heads);
+  twin out = twin_output(k, rows * narrow), lse = twin_acc_output(rows * heads);
   twin dqkv = twin_output(k, rows * wide);
   int result = k->attention(sequences, s, heads, kv, d, qkv.device, out.device, lse.device, NULL);
   plain->attention(sequences, s, heads, kv, d, qkv.host, out.host, lse.host, NULL);
   check(!result, "%s: attention of s %d, d %d: %d", k->name, (int)s, (int)d, result);
   check_twin(k, out, rows * narrow, tolerance(k), "attention");
-  check_stat(k, lse, rows * heads, 1e-5, "attention lse");
+  check_acc(k, lse, rows * heads, 1e-5, "attention lse");
   result = k->attention_backward(sequences, s, heads, kv, d, qkv.device, out.device, lse.device,
                                  dout.device, dqkv.device, NULL);
   plain->attention_backward(sequences, s, heads, kv, d, qkv.host, out.host, lse.host, dout.host,

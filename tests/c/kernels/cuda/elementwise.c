@@ -27,13 +27,13 @@ static void test_elementwise(kernels *k)
     k->from_double(n, wide, out.device, NULL);
     memcpy(out.host, a.host, (size_t)n * 4);
     check_twin(k, out, n, 0, "to double and back");
-    twin stat = twin_stat(normals(plain, n, 6), n), same = twin_output(k, n);
-    k->from_stat(n, stat.device, same.device, NULL);
-    memcpy(same.host, stat.host, (size_t)n * 4);
-    check_twin(k, same, n, k->size == 4 ? 0 : 0x1p-8, "from stat");
-    k->to_stat(n, a.device, stat.device, NULL);
-    memcpy(stat.host, a.host, (size_t)n * 4);
-    check_stat(k, stat, n, 0, "to stat");
+    twin acc = twin_acc(normals(plain, n, 6), n), same = twin_output(k, n);
+    k->from_acc(n, acc.device, same.device, NULL);
+    memcpy(same.host, acc.host, (size_t)n * 4);
+    check_twin(k, same, n, k->size == 4 ? 0 : 0x1p-8, "from acc");
+    k->to_acc(n, a.device, acc.device, NULL);
+    memcpy(acc.host, a.host, (size_t)n * 4);
+    check_acc(k, acc, n, 0, "to acc");
   }
 }
 
@@ -59,16 +59,16 @@ static void test_adamw(kernels *k)
 {
   enum { N = 1003 };
   neapi_adamw step = {1e-2, 0.9, 0.95, 1e-8, 0.1, 0.1, 0.05, 0.5};
-  twin grad = twin_stat(normals(plain, N, 1), N), param = twin_stat(normals(plain, N, 2), N);
-  twin m = twin_stat(normals(plain, N, 3), N), v = twin_stat(normals(plain, N, 4), N);
+  twin grad = twin_acc(normals(plain, N, 1), N), param = twin_acc(normals(plain, N, 2), N);
+  twin m = twin_acc(normals(plain, N, 3), N), v = twin_acc(normals(plain, N, 4), N);
   for (int i = 0; i < N; i++)
     v.host[i] = fabsf(v.host[i]);
-  v = twin_stat(v.host, N);
+  v = twin_acc(v.host, N);
   k->adamw(N, &step, grad.device, param.device, m.device, v.device, NULL);
   plain->adamw(N, &step, grad.host, param.host, m.host, v.host, NULL);
-  check_stat(k, param, N, 1e-6, "adamw");
-  check_stat(k, m, N, 1e-6, "adamw m");
-  check_stat(k, v, N, 1e-6, "adamw v");
+  check_acc(k, param, N, 1e-6, "adamw");
+  check_acc(k, m, N, 1e-6, "adamw m");
+  check_acc(k, v, N, 1e-6, "adamw v");
 }
 
 int main(void)

@@ -45,7 +45,7 @@ static void open_layer(layer *l, kernels *k, int64_t slots, const int64_t *rows,
   l->grad = twin_output(k, l->largest);
   l->out = twin_output(k, l->rows * h);
   l->din = twin_output(k, l->rows * h);
-  l->gradients = twin_stat_output(floats);
+  l->gradients = twin_acc_output(floats);
 }
 
 static int run_device(layer *l)

@@ -6,7 +6,7 @@ static bool small;
 
 typedef struct {
   int64_t m, n, k, lda, ldb, ldc;
-  int trans_a, trans_b, accumulate, stat; /* stat: into float */
+  int trans_a, trans_b, accumulate, acc; /* acc: into float */
 } product;
 
 /* n numbers, of which so many are drawn (a prime, so that no row is as another): drawing them all
@@ -31,12 +31,12 @@ static void check_product(kernels *k, const product *p, uint64_t seed)
   int64_t size_a = rows_of(p->trans_a, p->m, p->k) * p->lda;
   int64_t size_b = rows_of(p->trans_b, p->k, p->n) * p->ldb, size_c = p->m * p->ldc;
   twin a = twin_numbers(k, size_a, seed), b = twin_numbers(k, size_b, seed + 1000);
-  kernels *out = p->stat ? neapi_kernels_cuda_f32() : k; /* c's type */
+  kernels *out = p->acc ? neapi_kernels_cuda_f32() : k; /* c's type */
   twin c = p->accumulate ? twin_numbers(out, size_c, seed + 2000) : twin_output(out, size_c);
   float *before = fetch(out, c.device, size_c);
   int result =
-      (p->stat ? k->gemm_stat : k->gemm)(p->m, p->n, p->k, a.device, p->lda, p->trans_a, b.device,
-                                         p->ldb, p->trans_b, c.device, p->ldc, p->accumulate, NULL);
+      (p->acc ? k->gemm_acc : k->gemm)(p->m, p->n, p->k, a.device, p->lda, p->trans_a, b.device,
+                                       p->ldb, p->trans_b, c.device, p->ldc, p->accumulate, NULL);
   neapi_kernels_f32()->gemm(p->m, p->n, p->k, a.host, p->lda, p->trans_a, b.host, p->ldb,
                             p->trans_b, c.host, p->ldc, p->accumulate, NULL);
   float *got = fetch(out, c.device, size_c);
@@ -48,8 +48,8 @@ static void check_product(kernels *k, const product *p, uint64_t seed)
       worst = apart <= worst ? worst : apart;
     } else
       outside &= !memcmp(&got[i], &before[i], 4);
-  check(!result && worst <= allowed, "%s m %d n %d k %d ta %d tb %d acc %d stat %d: %d, off by %g",
-        k->name, (int)p->m, (int)p->n, (int)p->k, p->trans_a, p->trans_b, p->accumulate, p->stat,
+  check(!result && worst <= allowed, "%s m %d n %d k %d ta %d tb %d acc %d acc %d: %d, off by %g",
+        k->name, (int)p->m, (int)p->n, (int)p->k, p->trans_a, p->trans_b, p->accumulate, p->acc,
         result, worst);
   check(outside, "%s: what lies between the rows of c has changed", k->name);
   release_everything();
@@ -68,7 +68,7 @@ static void test_sizes(kernels *k)
                  .trans_a = (int)pick(4, s, 0, 1),
                  .trans_b = (int)pick(5, s, 0, 1),
                  .accumulate = (int)pick(6, s, 0, 1),
-                 .stat = (int)pick(10, s, 0, 1)};
+                 .acc = (int)pick(10, s, 0, 1)};
     if (!any && p.trans_a) { /* tokens are what is summed over */
       int64_t tokens = p.m;
       p.m = p.k;
@@ -97,7 +97,7 @@ static void test_narrow(kernels *k)
                  .k = shallow ? narrow : wide,
                  .trans_b = pick(3, s, 0, 3) > 0 ? shallow : !shallow,
                  .accumulate = (int)pick(4, s, 0, 1),
-                 .stat = (int)pick(5, s, 0, 1)};
+                 .acc = (int)pick(5, s, 0, 1)};
     if (aligned && pick(6, s, 0, 1)) /* rows in whole packs, but not filled by K */
       p.k -= pick(7, s, 1, 7);
     p.lda = (p.k + pad - 1) / pad * pad + pad * pick(8, s, 0, 2);
@@ -118,25 +118,25 @@ static void test_narrow_gradient(kernels *k)
     int64_t rows = round % 3 ? pick(2, s, 1, 400) : 8 * pick(2, s, 1, 50), size = rows * n;
     twin a = twin_numbers(k, t * rows, s), b = twin_numbers(k, t * n, s + 1);
     float *before = normals(neapi_kernels_f32(), size, s + 2);
-    twin c = accumulate ? twin_stat(before, size) : twin_stat_output(size);
+    twin c = accumulate ? twin_acc(before, size) : twin_acc_output(size);
     void *again = accumulate ? to_device(before, size * 4) : device_poisoned(size * 4);
     int result = k->gemm_tn(t, rows, n, a.device, rows, b.device, n, c.device, n, accumulate, NULL);
     check(!result, "gemm_tn t %d, %d x %d: %d", (int)t, (int)rows, (int)n, result);
     k->gemm_tn(t, rows, n, a.device, rows, b.device, n, again, n, accumulate, NULL);
     check_equal(c.device, again, size * 4, "gemm_tn is not the same in two runs", k);
     neapi_kernels_f32()->gemm_tn(t, rows, n, a.host, rows, b.host, n, c.host, n, accumulate, NULL);
-    check_stat(k, c, size, 1e-4, "gemm_tn, n narrow");
+    check_acc(k, c, size, 1e-4, "gemm_tn, n narrow");
     release_everything();
   }
 }
 
 /* Any rows alone give the bits that they have in the whole. */
-static void check_rows(kernels *k, int64_t m, int64_t n, int64_t depth, int trans_b, int stat)
+static void check_rows(kernels *k, int64_t m, int64_t n, int64_t depth, int trans_b, int acc)
 {
   if (small && m * depth * n > 5000000)
     return;
-  int64_t size = stat ? k->stat_size : k->size;
-  __typeof__(k->gemm) gemm = stat ? k->gemm_stat : k->gemm;
+  int64_t size = acc ? k->acc_size : k->size;
+  __typeof__(k->gemm) gemm = acc ? k->gemm_acc : k->gemm;
   twin a = twin_numbers(k, m * depth, 1), b = twin_numbers(k, depth * n, 2);
   void *whole = device_poisoned(m * n * size), *part = device_poisoned(m * n * size);
   int64_t ldb = trans_b ? depth : n;
@@ -151,8 +151,8 @@ static void check_rows(kernels *k, int64_t m, int64_t n, int64_t depth, int tran
          0, NULL);
     must(cudaMemcpy(got, part, (size_t)(count * n * size), cudaMemcpyDeviceToHost));
     check(!memcmp(got, expected + first * n * size, (size_t)(count * n * size)),
-          "%s: rows %d to %d alone differ (of %d, n %d, k %d, tb %d, stat %d)", k->name, (int)first,
-          (int)(first + count), (int)m, (int)n, (int)depth, trans_b, stat);
+          "%s: rows %d to %d alone differ (of %d, n %d, k %d, tb %d, acc %d)", k->name, (int)first,
+          (int)(first + count), (int)m, (int)n, (int)depth, trans_b, acc);
   }
   release_everything();
 }
@@ -187,11 +187,11 @@ static void test_gemm_tn(kernels *k)
     int64_t t = round % 6 ? odd_sizes[round % 5] : 0, rows = round % 2 ? 128 : 17,
             n = round % 3 ? 256 : 127;
     twin a = twin_numbers(k, t * rows, 1), b = twin_numbers(k, t * n, 2);
-    twin c = round % 2 ? twin_stat(normals(neapi_kernels_f32(), rows * n, 3), rows * n)
-                       : twin_stat_output(rows * n);
+    twin c = round % 2 ? twin_acc(normals(neapi_kernels_f32(), rows * n, 3), rows * n)
+                       : twin_acc_output(rows * n);
     k->gemm_tn(t, rows, n, a.device, rows, b.device, n, c.device, n, round % 2, NULL);
     neapi_kernels_f32()->gemm_tn(t, rows, n, a.host, rows, b.host, n, c.host, n, round % 2, NULL);
-    check_stat(k, c, rows * n, 1e-4, "gemm_tn");
+    check_acc(k, c, rows * n, 1e-4, "gemm_tn");
     release_everything();
   }
 }

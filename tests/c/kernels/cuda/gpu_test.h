@@ -97,12 +97,12 @@ static inline twin twin_output(kernels *k, int64_t n)
 }
 
 /* A float array, whatever the table. */
-static inline twin twin_stat(float *host, int64_t n)
+static inline twin twin_acc(float *host, int64_t n)
 {
   return (twin){host, to_device(host, n * 4)};
 }
 
-static inline twin twin_stat_output(int64_t n)
+static inline twin twin_acc_output(int64_t n)
 {
   return (twin){reals(neapi_kernels_f32(), n), device_poisoned(n * 4)};
 }
@@ -134,7 +134,7 @@ static inline bool check_twin(kernels *k, twin x, int64_t n, double allowed, con
                (long long)n, apart, allowed);
 }
 
-static inline bool check_stat(kernels *k, twin x, int64_t n, double allowed, const char *what)
+static inline bool check_acc(kernels *k, twin x, int64_t n, double allowed, const char *what)
 {
   double apart =
       distance(neapi_kernels_f32(), to_host(x.device, n * 4), neapi_kernels_f32(), x.host, n);

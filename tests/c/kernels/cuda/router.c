@@ -8,18 +8,18 @@ static void test_router(kernels *k)
   FOR_SIZES(t, e)
   {
     int64_t top = e < 3 ? 1 : 3, choices = t * top;
-    twin logits = twin_stat(normals(plain, t * e, 1), t * e), probs = twin_stat_output(t * e);
-    twin weights = twin_stat_output(choices), grads = twin_output(k, t * e);
-    twin dweights = twin_stat(normals(plain, choices, 2), choices);
-    twin dprobs = twin_stat(normals(plain, t * e, 3), t * e);
+    twin logits = twin_acc(normals(plain, t * e, 1), t * e), probs = twin_acc_output(t * e);
+    twin weights = twin_acc_output(choices), grads = twin_output(k, t * e);
+    twin dweights = twin_acc(normals(plain, choices, 2), choices);
+    twin dprobs = twin_acc(normals(plain, t * e, 3), t * e);
     int32_t *ids = poisoned(choices * 4), *on_device = device_poisoned(choices * 4);
     int64_t bad, *bad_on_device = device_poisoned(8);
     for (int renormalise = 0; renormalise < 2; renormalise++) {
       k->router(t, e, top, renormalise, logits.device, probs.device, on_device, weights.device,
                 bad_on_device, NULL);
       plain->router(t, e, top, renormalise, logits.host, probs.host, ids, weights.host, &bad, NULL);
-      check_stat(k, probs, t * e, 1e-5, "router probs");
-      check_stat(k, weights, choices, 1e-5, "router weights");
+      check_acc(k, probs, t * e, 1e-5, "router probs");
+      check_acc(k, weights, choices, 1e-5, "router weights");
       check_same(to_host(on_device, choices * 4), ids, choices * 4, "%s: router ids", k->name);
       check(*(int64_t *)to_host(bad_on_device, 8) == -1, "a token is bad");
       k->router_backward(t, e, top, renormalise, probs.device, on_device, weights.device,
@@ -32,7 +32,7 @@ static void test_router(kernels *k)
   float *logits = normals(plain, 5 * 8, 9);
   logits[3 * 8 + 2] = NAN;
   logits[4 * 8] = NAN;
-  twin x = twin_stat(logits, 5 * 8), probs = twin_stat_output(5 * 8), w = twin_stat_output(10);
+  twin x = twin_acc(logits, 5 * 8), probs = twin_acc_output(5 * 8), w = twin_acc_output(10);
   int32_t *ids = device_poisoned(40);
   int64_t *bad = device_poisoned(8);
   k->router(5, 8, 2, 1, x.device, probs.device, ids, w.device, bad, NULL);

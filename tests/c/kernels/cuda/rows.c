@@ -13,7 +13,7 @@ static void test_moves(kernels *k)
     plain->gather(t, h, ids, x.host, y.host, NULL);
     check_twin(k, y, t * h, 0, "gather");
     twin z = twin_normals(k, 300 * h, 3);
-    twin sum = twin_stat(normals(plain, 150 * h, 4), 150 * h);
+    twin sum = twin_acc(normals(plain, 150 * h, 4), 150 * h);
     int32_t *order = random_order(300, 5);
     k->scatter(t, 2, h, to_device(order, 1200), y.device, z.device, NULL);
     plain->scatter(t, 2, h, order, y.host, z.host, NULL);
@@ -22,7 +22,7 @@ static void test_moves(kernels *k)
       ids[i] %= 7;
     k->scatter_add(t, h, to_device(ids, t * 4), y.device, sum.device, NULL);
     plain->scatter_add(t, h, ids, y.host, sum.host, NULL);
-    check_stat(k, sum, 150 * h, 2e-5, "scatter_add");
+    check_acc(k, sum, 150 * h, 2e-5, "scatter_add");
   }
 }
 
@@ -32,7 +32,7 @@ static void test_combine(kernels *k)
   FOR_SIZES(t, h)
   {
     twin x = twin_normals(k, t * K * h, 1), dy = twin_normals(k, t * h, 2);
-    twin weights = twin_stat(normals(plain, t * K, 3), t * K), dweights = twin_stat_output(t * K);
+    twin weights = twin_acc(normals(plain, t * K, 3), t * K), dweights = twin_acc_output(t * K);
     twin y = twin_output(k, t * h), dx = twin_output(k, t * K * h);
     int32_t *position = random_order(t * K, 4), *on_device = to_device(position, t * K * 4);
     for (int weighted = 0; weighted < 2; weighted++) {
@@ -45,7 +45,7 @@ static void test_combine(kernels *k)
     plain->combine_backward(t, K, h, weights.host, position, x.host, dy.host, dx.host,
                             dweights.host, NULL);
     check_twin(k, dx, t * K * h, tolerance(k), "combine_backward dx");
-    check_stat(k, dweights, t * K, 2e-5, "combine_backward dweights");
+    check_acc(k, dweights, t * K, 2e-5, "combine_backward dweights");
   }
 }
 
