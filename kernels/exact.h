@@ -41,8 +41,7 @@ NEAPI_BOTH_SIDES static inline double neapi_quantum(double max, int bits)
 
 NEAPI_BOTH_SIDES static inline double neapi_quantise(double x, double quantum)
 {
-  double quanta = rint(x / quantum);
-  return quantum == 0 ? 0 : quanta;
+  return quantum == 0 ? 0 : rint(x / quantum);
 }
 
 /* Two quanta, one above the other, for the sum of so many squares of numbers up to max. */
