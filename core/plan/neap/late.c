@@ -1,6 +1,6 @@
-/* Planner late: fills the last slot of every rank on the exact counts, for whoever accepts one
- * expert's transfer per rank on the critical path. All other slots stay as they were planned
- * before.
+/* Planner late: fills one slot of every rank, the one whose expert has most replicas, on the exact
+ * counts, for whoever accepts one expert's transfer per rank on the critical path. All other slots
+ * keep their experts.
  *
  * It is neap's repair with the counts as the only sample: a flow finds the least max load of the
  * layout and the ranks that have too much; an expert that lives only there gets the late slot of
@@ -11,6 +11,24 @@
 #include <string.h>
 
 enum { FLOWS };
+
+/* Orders every rank's slots by the replicas that their experts have, fewest first: the late slot is
+ * then the one whose expert is missed least. With few spare slots any other one would often hold an
+ * only replica, which has to stay. */
+static void order_slots(neapi_neap *n)
+{
+  const neap_topology *t = n->topology;
+  memset(n->count, 0, sizeof *n->count * (size_t)t->experts);
+  for (int32_t s = 0; s < t->slots; s++)
+    n->count[n->expert_of[s]]++;
+  for (int32_t r = 0; r < t->ranks; r++)
+    for (int32_t s = t->first_slot[r] + 1; s < t->first_slot[r + 1]; s++) {
+      int32_t e = n->expert_of[s], to = s;
+      for (; to > t->first_slot[r] && n->count[n->expert_of[to - 1]] > n->count[e]; to--)
+        n->expert_of[to] = n->expert_of[to - 1];
+      n->expert_of[to] = e;
+    }
+}
 
 static int late_plan(const neapi_plan_input *input, int32_t *expert_of)
 {
@@ -25,6 +43,7 @@ static int late_plan(const neapi_plan_input *input, int32_t *expert_of)
     memcpy(n->expert_of, input->previous->expert_of, sizeof *n->expert_of * n->topology->slots);
   else
     neapi_neap_greedy(n);
+  order_slots(n);
   neapi_neap_draw(n, 1);
   neapi_neap_repair(n, input->parameter[FLOWS]);
   memcpy(expert_of, n->expert_of, sizeof *expert_of * n->topology->slots);
