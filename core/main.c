@@ -178,6 +178,12 @@ static void append_number(char *text, size_t size, int number)
   append(text, size, digits + at);
 }
 
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+enum { SANITIZED = 1 };
+#else
+enum { SANITIZED = 0 };
+#endif
+
 /* Names the rank, and lets the signal end the process as it would have. */
 static void on_crash(int number)
 {
@@ -220,11 +226,9 @@ static void catch_trouble(void)
   atexit(on_exit_of_rank);
   const char *mpi = getenv("OMPI_COMM_WORLD_RANK");
   rank_here = mpi && *mpi ? atoi(mpi) : -1;
-#if !defined __SANITIZE_ADDRESS__ && !defined __SANITIZE_THREAD__
   static const int crashes[] = {SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGILL};
-  for (size_t i = 0; i < sizeof crashes / sizeof *crashes; i++)
+  for (size_t i = 0; !SANITIZED && i < sizeof crashes / sizeof *crashes; i++)
     signal(crashes[i], on_crash);
-#endif
 }
 
 /* The state that SIGINT raises an error in. */
