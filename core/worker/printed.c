@@ -64,8 +64,7 @@ static void pass_on(neapi_printed *p, const char *text, int64_t bytes)
   if (p->all >= IN_ALL)
     tell(p, "\nneap: a policy has printed 16 MB: what else it prints is not shown\n");
   else
-    tell(p,
-         "\nneap: a policy prints more than 64 kB a second: the rest of this one is not shown\n");
+    tell(p, "\nneap: a policy prints more than 64 kB per second: the rest is not shown\n");
 }
 
 void neapi_printed_forward(neapi_printed *p)
