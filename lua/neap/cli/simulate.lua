@@ -45,6 +45,9 @@ function command.options(parser)
   parser:option('--shard-group', 'ranks that parameters are cut over: all, node, or how many')
     :convert(group):default 'all'
   parser:option('--trace', 'recorded routing (default: synthetic)')
+  parser:option('--routing', 'chosen by the trace or model, or balanced: every expert gets as '
+    .. 'many tokens, what others call force-balanced (default: chosen)')
+    :choices { 'chosen', 'balanced' }
   parser:option('--ranks', "ranks, other than the cluster's")
     :convert(arguments.whole('--ranks', 1))
   parser:option('--layers', "layers, other than the model's")
@@ -67,7 +70,7 @@ end
 local function run_policy(args, policy, last, recorder)
   local s = simulate.open { cluster = clusters.describe(args.cluster, { ranks = args.ranks }),
     policy = policy, model = models.describe(args.model, { layers = args.layers }),
-    distinct = args.distinct,
+    distinct = args.distinct, routing = args.routing,
     schedule = args.schedule, shard_group = args.shard_group,
     seed = args.seed, trace = args.trace and trace.read(args.trace), strict = args.strict or false,
     in_process = args.in_process or false, trusted = args.trust_policies or false }
@@ -112,7 +115,7 @@ local DEFAULT_POLICIES = { 'static', 'laer', 'neap' }
 local function describe(args)
   local parameters = { policies = #args.policy > 0 and args.policy or DEFAULT_POLICIES }
   for _, name in ipairs { 'cluster', 'model', 'schedule', 'shard_group', 'steps',
-    'seed', 'ranks', 'layers', 'distinct' } do
+    'seed', 'ranks', 'layers', 'distinct', 'routing' } do
     parameters[name] = args[name]
   end
   local files = { args.trace }

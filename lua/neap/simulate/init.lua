@@ -24,9 +24,27 @@ local simulate = {}
 local Simulation = {}
 Simulation.__index = Simulation
 
+--- Force-balanced counts: every rank sends every expert the same; what cannot be cut evenly goes to
+-- other experts from rank to rank.
+local function balanced(m, ranks, out)
+  local choices = m.tokens * m.top_k
+  local each, rest = math.floor(choices / m.experts), choices % m.experts
+  for i = 0, ranks * m.experts - 1 do out[i] = each end
+  for rank = 0, ranks - 1 do
+    for j = rank * rest, rank * rest + rest - 1 do
+      local cell = rank * m.experts + j % m.experts
+      out[cell] = out[cell] + 1
+    end
+  end
+  return out
+end
+
 --- Where loads come from: recorded (a trace), else synthetic.
 local function open_source(o)
   local m, t = o.model, o.trace
+  if o.routing == 'balanced' then
+    return function(_, _, out) return balanced(m, o.machine.ranks, out) end
+  end
   if t then
     return function(step, layer, out) return t:load(step % t.steps, layer, out) end
   end
@@ -49,8 +67,9 @@ end
 -- way), accumulate (gradients are sent once per step), slots (a rank, of the policy's layouts;
 -- default: the model's), trace (trace.open's; default: synthetic loads; its tokens are scaled to
 -- the model's), distinct (layers that have loads, plans and splits of their own, the others repeat
--- them; default: all, or as many as 2^22 numbers of tokens are enough for), seed, warm_up
--- (micro-batches before the first step that counts), in_process, trusted, strict. Raises USAGE.
+-- them; default: all, or as many as 2^22 numbers of tokens are enough for), routing ('chosen' by
+-- the model or trace, or 'balanced': every expert gets the same), seed, warm_up (micro-batches
+-- before the first step that counts), in_process, trusted, strict. Raises USAGE.
 function simulate.open(given)
   local o = options.take(given)
   local self = setmetatable({ options = o, machine = o.machine, model = o.model }, Simulation)

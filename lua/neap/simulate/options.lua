@@ -15,7 +15,7 @@ local SPEC = {
   parts = { default = 1 }, elementwise = { default = 1 }, gradient_bytes = { default = 2 },
   accumulate = { default = false }, resident = { default = false }, seed = { default = 1 },
   warm_up = { default = 5 }, in_process = { default = true }, trusted = { default = false },
-  strict = { default = false },
+  strict = { default = false }, routing = { default = 'chosen' },
   cluster = {}, model = {}, trace = {}, slots = {}, distinct = {},
 }
 
@@ -71,6 +71,9 @@ local function check(o)
   check_group('shard_group', o.shard_group, ranks)
   check_above_zero('elementwise', o.elementwise)
   check_above_zero('gradient_bytes', o.gradient_bytes)
+  if o.routing ~= 'chosen' and o.routing ~= 'balanced' then
+    errors.usage("routing is '%s'; it must be chosen or balanced", tostring(o.routing))
+  end
   check_slots(o)
   if o.trace then check_trace(o) end
   return o

@@ -101,6 +101,15 @@ describe('a simulated step', function()
     s:close()
   end)
 
+  it('is force-balanced if asked', function()
+    local fast = machine { port = math.huge, uplink = math.huge, latency = 0, far_latency = 0 }
+    local free = run { policy = 'static', cluster = fast }
+    local even = run { policy = 'static', cluster = fast, routing = 'balanced' }
+    assert.is_true(even.imbalance.max < 1.001 and free.imbalance.mean > 1.05)
+    assert.is_true(even.step_ms < free.step_ms)
+    assert.matches('it must be chosen or balanced', message_of(run, { routing = 'even' }))
+  end)
+
   it('is ideal with perfect balance and links without limit', function()
     local row = run { policy = 'static', trace = even_trace(8, 8, 4096, 3),
       cluster = machine { port = math.huge, uplink = math.huge, latency = 0, far_latency = 0 } }
