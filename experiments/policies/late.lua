@@ -1,20 +1,32 @@
 --- Neap's layout, planned on history off the critical path, with one late slot per rank: it is
 -- filled on the exact counts, for whoever accepts the transfer of one expert per rank on the
--- critical path. It shows what such a transfer would buy where slots are scarce.
+-- critical path. It shows what such a transfer would buy where slots are scarce. As in EPIC, a late
+-- change is made only if the time that it saves exceeds the time that it costs.
 local plan = require('neap').plan
 local policy = require 'neap.policy'
+
+-- Forward, and the gradients of inputs and of weights: what a token that is not waited for saves.
+local PASSES = 3
+
+local params = plan.parameters 'late'
+params.price = { default = 2400, min = 0,
+  doc = "tokens that could be computed forward while an expert's weights are fetched" }
 
 local Late = policy.define {
   name = 'late',
   doc = "neap's layout with one slot per rank filled on the exact counts",
-  params = plan.parameters 'late',
+  params = params,
   plans_on = 'both',
   split = 'minimax',
 }
 
 function Late:plan(ctx)
   if not ctx.current then return plan.neap(ctx, { recall = self.window }) end
-  return plan.late(ctx, { load = ctx.history:last(), flows = self.flows })
+  local load = ctx.history:last()
+  local before = ctx:cost(ctx.previous, load).max_work
+  local layout = plan.late(ctx, { load = load, flows = self.flows })
+  local saved = before - ctx:cost(layout, load).max_work
+  return PASSES * saved > self.price and layout or ctx.previous
 end
 
 return Late

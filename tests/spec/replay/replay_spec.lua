@@ -84,6 +84,18 @@ describe('replay', function()
     end
   end)
 
+  it('makes late changes only if they save more than they cost', function()
+    local function row_of(name)
+      return (replay.score { trace = t, topology = top, policy = name, seed = 3,
+        in_process = true })
+    end
+    local neap, dear, free = row_of 'neap', row_of 'late:price=1e9', row_of 'late:price=0'
+    assert.are.same(neap.imbalance, dear.imbalance)
+    assert.are.equal(0, dear.late_experts)
+    assert.is_true(free.imbalance.mean <= neap.imbalance.mean + 1e-9)
+    assert.is_true(free.late_experts > 0)
+  end)
+
   it('is repeatable, and the same in a worker as in process', function()
     for _, name in ipairs { 'random', 'laer+minimax', 'flexmoe' } do
       local results = {}
