@@ -28,7 +28,6 @@
 enum {
   WORKERS = 64,
   FDS = 3,
-  PARENT_ENDED = SIGTERM,
   SPARE_PROCESSES = 64, /* that trusted workers may start, with what else the user starts */
   SEARCHES = 2000,      /* for processes that are left behind, a millisecond apart */
 };
@@ -87,6 +86,12 @@ typedef struct {
 } child;
 
 static const struct timespec PAUSE = {0, 1000000}; /* between searches */
+/* The signal that says that the parent has ended: one that nobody else sends. */
+static int parent_ended(void)
+{
+  return SIGRTMIN;
+}
+
 static child children[WORKERS];
 static bool forking; /* some worker may have started processes of its own */
 
@@ -311,7 +316,7 @@ static void serve(int socket, int signals)
     if (polls[1].revents && read(signals, &info, sizeof info) > 0) {
       if (reap(WNOHANG))
         end_orphans();
-      parent = info.ssi_signo != PARENT_ENDED;
+      parent = (int)info.ssi_signo != parent_ended();
     }
     if (parent && polls[0].revents)
       parent = serve_parent(socket);
@@ -336,17 +341,26 @@ static int leave_parents_files(int socket)
   return 3;
 }
 
+/* What asks a whole job to end (SIGTERM of a batch system, Ctrl-C) is the parent's to answer: it may
+ * want its policies for another step, and then ends them. */
+static void leave_signals_to_parent(void)
+{
+  signal(SIGTERM, SIG_IGN);
+  signal(SIGINT, SIG_IGN);
+}
+
 static void spawner_main(int socket)
 {
+  leave_signals_to_parent();
   setpgid(0, 0); /* out of reach of the terminal's Ctrl-C, which is the parent's to answer */
   prctl(PR_SET_NAME, "neap-spawner");
-  prctl(PR_SET_PDEATHSIG, PARENT_ENDED);
+  prctl(PR_SET_PDEATHSIG, parent_ended());
   prctl(PR_SET_CHILD_SUBREAPER, 1);
   socket = leave_parents_files(socket);
   sigset_t news;
   sigemptyset(&news);
   sigaddset(&news, SIGCHLD);
-  sigaddset(&news, PARENT_ENDED);
+  sigaddset(&news, parent_ended());
   sigprocmask(SIG_SETMASK, &news, NULL);
   serve(socket, signalfd(-1, &news, SFD_CLOEXEC));
   _exit(EXIT_SUCCESS);
