@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -42,8 +43,8 @@ static int read_chunk(const neap_checkpoint_reader *r, int64_t index, void *to)
   int status = neapi_read_at(r->file, r->path, to, bytes, index * NEAPI_CHUNK);
   if (status)
     return status;
-  uint32_t sum = (uint32_t)crc32_z(0, to, (size_t)bytes);
-  if (sum != r->checksums[index])
+  uint32_t sum = r->checksums ? (uint32_t)crc32_z(0, to, (size_t)bytes) : 0;
+  if (r->checksums && sum != r->checksums[index])
     return neapi_fail(NEAP_FORMAT,
                       "%s: bytes %" PRId64 " to %" PRId64 ": checksum is %08" PRIx32
                       ", the file says %08" PRIx32 ": it is damaged",
@@ -86,15 +87,23 @@ static int bad(const neap_checkpoint_reader *r, const char *what)
   return neapi_fail(NEAP_FORMAT, "%s: %s", r->path, what);
 }
 
-/* The file against what the manifest says of it. */
+/* The file against what the manifest says of it, if that is known. */
 static int read_checksums(neap_checkpoint_reader *r, const neap_checkpoint_file *about)
 {
   struct stat info;
   if (fstat(r->file, &info))
     return neapi_fail(NEAP_SYSTEM, "%s: cannot be read: %s", r->path, strerror(errno));
-  if (info.st_size != about->bytes)
+  if (about && info.st_size != about->bytes)
     return neapi_fail(NEAP_FORMAT, "%s: has %" PRId64 " bytes; it was written with %" PRId64,
                       r->path, (int64_t)info.st_size, about->bytes);
+  r->chunk = neapi_alloc(NEAPI_CHUNK, "chunk");
+  if (!r->chunk)
+    return NEAP_MEMORY;
+  if (!about) {
+    r->bytes = info.st_size;
+    r->count = (r->bytes + NEAPI_CHUNK - 1) / NEAPI_CHUNK;
+    return r->bytes < NEAPI_LENGTH_BYTES ? bad(r, "is too short for a safetensors file") : NEAP_OK;
+  }
   const int64_t each = NEAPI_CHUNK + CHECKSUM_BYTES;
   r->count = (about->bytes + each - 1) / each;
   r->bytes = about->bytes - CHECKSUM_BYTES * r->count;
@@ -102,8 +111,7 @@ static int read_checksums(neap_checkpoint_reader *r, const neap_checkpoint_file 
     return bad(r, "so many bytes no file of a checkpoint has");
   int64_t bytes = CHECKSUM_BYTES * r->count;
   r->checksums = neapi_alloc(bytes, "checksums");
-  r->chunk = neapi_alloc(NEAPI_CHUNK, "chunk");
-  if (!r->checksums || !r->chunk)
+  if (!r->checksums)
     return NEAP_MEMORY;
   int status = neapi_read_at(r->file, r->path, r->checksums, bytes, r->bytes);
   if (status)
@@ -117,6 +125,7 @@ static int read_checksums(neap_checkpoint_reader *r, const neap_checkpoint_file 
   return NEAP_OK;
 }
 
+/* Bytes of a tensor by its shape, or -1. */
 static int64_t tensor_bytes(const neapi_tensor_entry *tensor)
 {
   int64_t bytes = neap_dtype_size(neapi_dtype_of_safetensors(tensor->dtype));
@@ -124,6 +133,20 @@ static int64_t tensor_bytes(const neapi_tensor_entry *tensor)
     if (__builtin_mul_overflow(bytes, tensor->shape[i], &bytes))
       return -1;
   return bytes ? bytes : tensor->end == tensor->begin ? 0 : -1;
+}
+
+/* The tensors of any writer: those of types that are known here lie within the file. */
+static int check_plain_header(const neap_checkpoint_reader *r)
+{
+  for (int64_t i = 0; i < r->header.tensor_count; i++) {
+    const neapi_tensor_entry *tensor = &r->header.tensors[i];
+    bool known = neapi_dtype_of_safetensors(tensor->dtype) >= 0;
+    if (tensor->end > r->bytes - r->data ||
+        (known && tensor_bytes(tensor) != tensor->end - tensor->begin))
+      return neapi_fail(NEAP_FORMAT, "%s: tensor '%s' does not lie where it should", r->path,
+                        tensor->name);
+  }
+  return NEAP_OK;
 }
 
 /* Every byte of the data belongs to one tensor, the last of which are the checksums. */
@@ -173,7 +196,9 @@ static int read_header(neap_checkpoint_reader *r)
   if (!status)
     status = neapi_header_parse(r->path, NEAPI_LENGTH_BYTES, text, (int64_t)bytes, &r->header);
   free(text);
-  return status ? status : check_header(r);
+  if (status)
+    return status;
+  return r->checksums ? check_header(r) : check_plain_header(r);
 }
 
 int neap_checkpoint_reader_open(const char *path, const neap_checkpoint_file *about,
@@ -216,7 +241,7 @@ void neap_checkpoint_reader_close(neap_checkpoint_reader *r)
 const char *neap_checkpoint_reader_tensor(const neap_checkpoint_reader *r, int64_t index,
                                           int *dtype, int32_t *ndim, const int64_t **dims)
 {
-  if (index < 0 || index >= r->header.tensor_count - 1)
+  if (index < 0 || index >= r->header.tensor_count - (r->checksums ? 1 : 0))
     return NULL;
   const neapi_tensor_entry *tensor = &r->header.tensors[index];
   *dtype = neapi_dtype_of_safetensors(tensor->dtype);
@@ -278,6 +303,11 @@ int neap_checkpoint_reader_ranges(neap_checkpoint_reader *r, const char *name, i
     to_at += until - want;
   }
   return NEAP_OK;
+}
+
+const char *neap_checkpoint_reader_note(const neap_checkpoint_reader *r, const char *key)
+{
+  return neapi_header_value(&r->header, key);
 }
 
 int neap_checkpoint_reader_check(neap_checkpoint_reader *r)

@@ -23,7 +23,7 @@ typedef struct {
   bool on_gpu;
 } piece;
 
-typedef enum { IDLE, OF_RANK, MANIFEST } job_kind;
+typedef enum { IDLE, OF_RANK, MANIFEST, REMOVAL } job_kind;
 
 struct neap_checkpoint_writer {
   neap_tensors_writer *file;
@@ -220,8 +220,9 @@ static int write_file(neap_checkpoint_writer *w)
 static void *work(void *argument)
 {
   neap_checkpoint_writer *w = argument;
-  w->status =
-      w->job == OF_RANK ? write_file(w) : neap_sealed_write(w->path, w->text, w->text_bytes);
+  w->status = w->job == OF_RANK    ? write_file(w)
+              : w->job == MANIFEST ? neap_sealed_write(w->path, w->text, w->text_bytes)
+                                   : neap_folder_remove(w->path);
   if (w->status)
     strncpy(w->message, neap_error_message(), MESSAGE_BYTES - 1);
   __atomic_store_n(&w->done, 1, __ATOMIC_RELEASE);
@@ -254,8 +255,8 @@ int neap_checkpoint_writer_start(neap_checkpoint_writer *w)
   return status ? status : start(w, OF_RANK);
 }
 
-int neap_checkpoint_writer_commit(neap_checkpoint_writer *w, const char *path, const char *text,
-                                  int64_t bytes)
+/* Keeps the job's path and text. */
+static int keep_texts(neap_checkpoint_writer *w, const char *path, const char *text, int64_t bytes)
 {
   int status = require_idle(w);
   if (status)
@@ -266,9 +267,22 @@ int neap_checkpoint_writer_commit(neap_checkpoint_writer *w, const char *path, c
   w->text = neapi_alloc(bytes, "manifest");
   w->text_bytes = bytes;
   if (!w->path || !w->text)
-    return neapi_fail(NEAP_MEMORY, "checkpoint: no memory for its manifest");
+    return neapi_fail(NEAP_MEMORY, "%s: no memory for its name or text", path);
   memcpy(w->text, text, (size_t)bytes);
-  return start(w, MANIFEST);
+  return NEAP_OK;
+}
+
+int neap_checkpoint_writer_commit(neap_checkpoint_writer *w, const char *path, const char *text,
+                                  int64_t bytes)
+{
+  int status = keep_texts(w, path, text, bytes);
+  return status ? status : start(w, MANIFEST);
+}
+
+int neap_checkpoint_writer_remove(neap_checkpoint_writer *w, const char *path)
+{
+  int status = keep_texts(w, path, "", 0);
+  return status ? status : start(w, REMOVAL);
 }
 
 int neap_checkpoint_writer_busy(const neap_checkpoint_writer *w)

@@ -301,7 +301,7 @@ int neap_file_lock(const char *path, int *file)
     return NEAP_OK;
   }
   int status = errno == EWOULDBLOCK
-                   ? neapi_fail(NEAP_SYSTEM, "%s: another process holds this lock", path)
+                   ? neapi_fail(NEAP_BUSY, "%s: another process holds this lock", path)
                    : system_error(path, "cannot be locked");
   close(opened);
   return status;

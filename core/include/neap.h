@@ -540,6 +540,10 @@ NEAP_API int neap_shards_normal(neap_shards *shards, int32_t expert, int64_t fir
 NEAP_API int neap_shards_set(neap_shards *shards, int part, int32_t expert,
                              const neap_tensor *value);
 NEAP_API int neap_shards_get(neap_shards *shards, int part, int32_t expert, neap_tensor *value);
+/* Elements of this rank's ranges of all experts; and values for them, one expert after the other,
+ * of the master's dtype, in host memory: local, as set. Errors: ARGUMENT. */
+NEAP_API int64_t neap_shards_owned(const neap_shards *shards);
+NEAP_API int neap_shards_put(neap_shards *shards, int part, const void *values, int64_t count);
 
 /* Brings the experts of the layout to their slots. buffer: (slots of this rank, slot size) of
  * dtype; row i becomes the parameters of slot i's expert, elements past its size stay. Of an
@@ -919,7 +923,7 @@ NEAP_API int neap_folder_make(const char *path);
 /* Removes a file, or a folder and its files; none there will do. Errors: SYSTEM, MEMORY. */
 NEAP_API int neap_folder_remove(const char *path);
 /* Takes a lock that ends with the process; the file is made if there is none. *file: for unlock.
- * Errors: SYSTEM, also if another process has it. */
+ * Errors: SYSTEM, BUSY. */
 NEAP_API int neap_file_lock(const char *path, int *file);
 NEAP_API void neap_file_unlock(int file);
 
@@ -971,6 +975,8 @@ NEAP_API int neap_checkpoint_writer_start(neap_checkpoint_writer *writer);
 /* Another job: neap_sealed_write, of a copy of the text. */
 NEAP_API int neap_checkpoint_writer_commit(neap_checkpoint_writer *writer, const char *path,
                                            const char *text, int64_t bytes);
+/* Another one: neap_folder_remove. */
+NEAP_API int neap_checkpoint_writer_remove(neap_checkpoint_writer *writer, const char *path);
 /* 1 while a wait would block. */
 NEAP_API int neap_checkpoint_writer_busy(const neap_checkpoint_writer *writer);
 /* Waits for the job and returns what it came to; *file: of the file that start wrote last. */
@@ -980,12 +986,16 @@ NEAP_API int neap_checkpoint_writer_wait(neap_checkpoint_writer *writer,
 /* Reads such a file. Nothing of it is handed out before its checksum has been compared; whatever
  * byte has changed, what it stands for is FORMAT, and so is a file of another length. */
 typedef struct neap_checkpoint_reader neap_checkpoint_reader;
-/* Errors: SYSTEM, FORMAT, MEMORY. */
+/* file NULL: any safetensors file; there are no checksums to compare then. Errors: SYSTEM, FORMAT,
+ * MEMORY. */
 NEAP_API int neap_checkpoint_reader_open(const char *path, const neap_checkpoint_file *file,
                                          neap_checkpoint_reader **out);
 NEAP_API void neap_checkpoint_reader_close(neap_checkpoint_reader *reader);
-/* Name of the index-th tensor, its dtype and dims[ndim], or NULL past the last. Owned by the
- * reader. */
+/* Value of a key of the metadata, or NULL. Owned by the reader. */
+NEAP_API const char *neap_checkpoint_reader_note(const neap_checkpoint_reader *reader,
+                                                 const char *key);
+/* Name of the index-th tensor, its dtype (-1: none of neap_dtype) and dims[ndim], or NULL past the
+ * last. Owned by the reader. */
 NEAP_API const char *neap_checkpoint_reader_tensor(const neap_checkpoint_reader *reader,
                                                    int64_t index, int *dtype, int32_t *ndim,
                                                    const int64_t **dims);

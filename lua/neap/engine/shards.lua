@@ -48,6 +48,11 @@ local function lookup(values, kind, name)
   return values[name]
 end
 
+--- A part's number by its name.
+function shards.part(name)
+  return lookup(PARTS, 'part', name)
+end
+
 --- comm: a communicator of the topology's ranks, for this store's transfers (stores that take turns
 -- may share one). reduces: another one, for gradients, which then need not wait for unshards.
 -- sizes: parameters of each expert, a list. dtype: of what unshard brings, 'f32' (default), 'f64'
@@ -64,6 +69,7 @@ function shards.open(given)
     type(group) == 'number' and group or lookup(GROUPS, 'shard group', group), out_shards), 2)
   local self = lib.handle(Shards, out_shards[0], C.neap_shards_close)
   self.comm, self.dtype, self.exact, self.pending = o.comm, o.dtype, o.exact, {}
+  self.sizes = o.sizes
   if o.reduces then check(C.neap_shards_reduce_over(self.ptr, o.reduces.ptr), 2) end
   return self
 end
@@ -91,6 +97,16 @@ end
 --- Takes over a whole expert from value; part: 'parameter', 'moment1', 'moment2' or 'gradient'.
 function Shards:set(part, expert, value)
   check(C.neap_shards_set(self.ptr, lookup(PARTS, 'part', part), expert, value.ptr), 2)
+end
+
+--- Elements of this rank's ranges of all experts; and values for them, an array of the master's
+-- type in host memory, one expert after the other. Local, as set.
+function Shards:owned()
+  return tonumber(C.neap_shards_owned(self.ptr))
+end
+
+function Shards:put(part, values)
+  check(C.neap_shards_put(self.ptr, shards.part(part), values, self:owned()), 2)
 end
 
 --- Fills value with a whole expert, on every rank.
