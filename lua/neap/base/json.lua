@@ -41,4 +41,70 @@ function json.results(command, fields, order)
   return json.encode(document, keys)
 end
 
+--- ---- values that come back as they were -------------------------------------------------------
+
+local NUMBER = 'a number' -- the only key of an object that stands for a number that JSON lacks
+
+local function pack_number(value)
+  if value ~= value or value == math.huge or value == -math.huge then
+    return ('{"%s":"%s"}'):format(NUMBER, value ~= value and 'nan' or value > 0 and 'inf' or '-inf')
+  end
+  local short = ('%.14g'):format(value)
+  return tonumber(short) == value and short or ('%.17g'):format(value)
+end
+
+local pack
+
+local function pack_table(value, where, depth)
+  local items, keys = {}, {}
+  if depth > 100 then error(where .. ' is nested too deeply, or in itself', 0) end
+  for i = 1, #value do items[i] = pack(value[i], ('%s[%d]'):format(where, i), depth) end
+  for key in pairs(value) do
+    if type(key) == 'string' then
+      keys[#keys + 1] = key
+    elseif not (type(key) == 'number' and key >= 1 and key <= #value and key % 1 == 0) then
+      error(('%s has the key %s; keys are 1 to n, or texts'):format(where, tostring(key)), 0)
+    end
+  end
+  if #keys == 0 then return '[' .. table.concat(items, ',') .. ']' end
+  if #items > 0 then error(where .. ' is a list and has texts as keys', 0) end
+  table.sort(keys)
+  for i, key in ipairs(keys) do
+    items[i] = dkjson.quotestring(key) .. ':' .. pack(value[key], where .. '.' .. key, depth)
+  end
+  return '{' .. table.concat(items, ',') .. '}'
+end
+
+function pack(value, where, depth)
+  local kind = type(value)
+  if kind == 'table' then return pack_table(value, where, depth + 1) end
+  if kind == 'number' then return pack_number(value) end
+  if kind == 'string' then return dkjson.quotestring(value) end
+  if kind == 'boolean' then return tostring(value) end
+  error(('%s is a %s; numbers, texts, true, false and tables of them can be kept'):format(where,
+    kind), 0)
+end
+
+--- A number, text, boolean, or table of such (a list, or with texts as keys) as JSON that unpack
+-- makes the same value of, to the last bit. Raises a text that names what cannot be kept.
+function json.pack(value)
+  return pack(value, 'it', 0)
+end
+
+local function restore(value)
+  if type(value) ~= 'table' then return value end
+  local special = { inf = math.huge, ['-inf'] = -math.huge, nan = 0 / 0 }
+  if special[value[NUMBER]] then return special[value[NUMBER]] end
+  local out = {}
+  for key, item in pairs(value) do out[key] = restore(item) end
+  return out
+end
+
+--- The value of a packed text; nil and a message for one that is none.
+function json.unpack(text)
+  local value, _, why = dkjson.decode(text)
+  if why then return nil, why end
+  return restore(value)
+end
+
 return json

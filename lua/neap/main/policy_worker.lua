@@ -1,7 +1,9 @@
 --- The worker process: runs a policy's hooks for a rank, until it is killed. Called as a file with
 -- the two file descriptors of the shared memory (core/worker/spawner.c). Requests are int64 loads
 -- [ranks][experts] followed by the active layout, int32 [slots]; answers are layouts, and splits
--- in the bulk memory.
+-- in the bulk memory. State that is saved and restored travels in pieces: a request to save names
+-- the piece in about, and its answer's text has the bytes of all of them; a request to restore has
+-- its bytes in text, and about says whether more follow.
 
 local errors = require 'neap.base.errors'
 local lib = require 'neap.base.lib'
@@ -47,6 +49,7 @@ local function open_worker(server, setup)
   }
   C.neap_policy_server_end(server)
   self.cells, self.slots = topology.ranks * topology.experts, topology.slots
+  self.bulk_bytes, self.pieces = topology.ranks * topology.slots * 8, {}
   for layer = 0, setup.layers - 1 do
     self.waiting[layer] = { layer = layer, step = 0, seconds = 0, new = false,
       expert_of = ffi.new('int32_t[?]', self.slots) }
@@ -79,6 +82,45 @@ function Worker:split(load, expert_of)
   answer(self.server, request, outcome, text)
 end
 
+--- The request that has just come.
+local function received()
+  return { id = message.id, layer = message.layer, step = tonumber(message.step), seconds = 0 }
+end
+
+function Worker:remember(load)
+  local request = received()
+  self.runtime:record(request.layer, load)
+  answer(self.server, request, runtime.PLANNED)
+end
+
+--- Answers with a piece of a layer's state; the first one asks the policy.
+function Worker:save()
+  local request, piece, outcome = received(), message.about, runtime.PLANNED
+  if piece == 0 then
+    outcome, self.saved = self.runtime:save(request.step, request.layer)
+    C.neap_policy_server_end(self.server)
+  end
+  if outcome ~= runtime.PLANNED or not self.saved then
+    return answer(self.server, request, self.saved and outcome or runtime.FAULT,
+      self.saved or 'the state was lost with an earlier worker')
+  end
+  local part = self.saved:sub(piece * self.bulk_bytes + 1, (piece + 1) * self.bulk_bytes)
+  ffi.copy(C.neap_policy_server_bulk(self.server), part, #part)
+  answer(self.server, request, outcome, tostring(#self.saved))
+end
+
+--- Takes a piece of a layer's state; with the last one the policy gets it.
+function Worker:restore()
+  local request, more = received(), message.about
+  self.pieces[#self.pieces + 1] = ffi.string(payload[0], tonumber(ffi.string(message.text)))
+  if more == 1 then return answer(self.server, request, runtime.PLANNED) end
+  local text = table.concat(self.pieces)
+  self.pieces = {}
+  local outcome, why = self.runtime:restore(request.step, request.layer, text)
+  C.neap_policy_server_end(self.server)
+  answer(self.server, request, outcome, why)
+end
+
 --- Plans the layer that has waited longest.
 function Worker:plan()
   local request = self.queue[self.first]
@@ -91,7 +133,8 @@ function Worker:plan()
   C.neap_policy_server_end(self.server)
   request.seconds = C.neap_clock() - start
   if outcome == runtime.PLANNED then
-    answer(self.server, request, outcome, nil, result, self.slots)
+    local fields = self.runtime:has_fields(request.layer) and messages.FIELDS or nil
+    answer(self.server, request, outcome, fields, result, self.slots)
   else
     answer(self.server, request, outcome, result)
   end
@@ -108,6 +151,12 @@ function Worker:step()
     self:request(load, ffi.cast('const int32_t *', load + self.cells))
   elseif message.kind == messages.SPLIT then
     self:split(load, ffi.cast('const int32_t *', load + self.cells))
+  elseif message.kind == messages.HISTORY then
+    self:remember(load)
+  elseif message.kind == messages.SAVE then
+    self:save()
+  elseif message.kind == messages.RESTORE then
+    self:restore()
   elseif not idle then
     self:plan()
   end
@@ -125,8 +174,9 @@ local function main(requests_fd, answers_fd)
     return 1
   end
   local loaded, lines = worker.runtime, worker.runtime.lines
-  answer(server, start, runtime.PLANNED, ('%s %d %d %d %s'):format(loaded.plans_on, lines.plan,
-    lines.split, lines.when, loaded.rule or ''))
+  answer(server, start, runtime.PLANNED, ('%s %d %d %d %d %d %d %s'):format(loaded.plans_on,
+    loaded.keep, lines.plan, lines.split, lines.when, lines.save, lines.restore,
+    loaded.rule or ''))
   while true do worker:step() end
 end
 

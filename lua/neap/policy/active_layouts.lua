@@ -42,6 +42,13 @@ function ActiveLayouts:propose(step, layer, expert_of)
   self.proposed[layer] = { step = step, layer = layer, expert_of = expert_of }
 end
 
+--- Proposals that are not active yet: a list, by layer ascending.
+function ActiveLayouts:pending()
+  local list = {}
+  for layer = 0, self.layers - 1 do list[#list + 1] = self.proposed[layer] end
+  return list
+end
+
 --- Takes the proposals that are due at a step, by layer ascending.
 local function take_due(self, step)
   local due = {}

@@ -14,7 +14,7 @@ function in_process.open(options)
   local hooks = runtime.open(options)
   return setmetatable({
     runtime = hooks, rule = hooks.rule, plans_on = hooks.plans_on, lines = hooks.lines,
-    answers = {}, first = 1,
+    keep = hooks.keep, answers = {}, first = 1,
   }, InProcess)
 end
 
@@ -32,6 +32,7 @@ function InProcess:request(known, plan_step, layer, load, expert_of)
     answer.message = result
   end
   self.answers[#self.answers + 1] = answer
+  self.stateful = self.stateful or self.runtime:has_fields(layer)
   return true
 end
 
@@ -54,6 +55,21 @@ end
 --- Tokens of a split hook, written to out[ranks][slots]: outcome and message.
 function InProcess:split(step, layer, load, expert_of, out)
   return self.runtime:split(step, layer, load, expert_of, out)
+end
+
+--- A load of an earlier step, for the history alone.
+function InProcess:remember(layer, load)
+  self.runtime:record(layer, load)
+end
+
+--- What the policy wants a checkpoint to keep of a layer: outcome, and a text or message.
+function InProcess:save(step, layer)
+  return self.runtime:save(step, layer)
+end
+
+--- Hands it back: outcome and message.
+function InProcess:restore(step, layer, text)
+  return self.runtime:restore(step, layer, text)
 end
 
 function InProcess:close()

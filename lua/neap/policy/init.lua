@@ -13,9 +13,13 @@
 --   split(self, ctx, layout, load) -> split on the exact counts; or the name of a built-in rule
 --                                           ('lite', 'even', …); default: 'minimax'
 --   when(self, ctx) -> boolean              whether to plan at this step; default: always
+--   save(self, ctx) -> state                what a checkpoint keeps of self: a number, text,
+-- boolean
+--                                           or table of such; with it goes
+--   restore(self, ctx, state)               which takes it back, before any other hook
 -- Each layer has a policy object of its own, so that fields of self are the state of one layer;
--- they start anew when a worker has been restarted. Parameters are fields of self. Other functions
--- of a policy are locals of its file.
+-- they start anew when a worker has been restarted, and after a resume without save and restore.
+-- Parameters are fields of self. Other functions of a policy are locals of its file.
 
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
@@ -32,10 +36,11 @@ local DEFAULT_SPLIT = 'minimax'
 --- What policies can plan on.
 policy.PLANS_ON = { history = true, current = true, both = true, known = true }
 
-local HOOKS = { 'plan', 'split', 'when' }
+local HOOKS = { 'plan', 'split', 'when', 'save', 'restore' }
 local FIELDS = {
   name = 'string', doc = 'string', params = 'table', history = 'number', plans_on = 'string',
-  plan = 'function', split = 'function', when = 'function',
+  plan = 'function', split = 'function', when = 'function', save = 'function',
+  restore = 'function',
 }
 
 local classes = setmetatable({}, { __mode = 'k' })
@@ -194,6 +199,9 @@ function policy.load(file)
     errors.usage('policy %s: the file must return what policy.define{…} gave', file)
   end
   if type(class.split) == 'string' then check_rule(class.split) end
+  if (class.save == nil) ~= (class.restore == nil) then
+    errors.usage('policy %s: save and restore go together; one of them is missing', file)
+  end
   return class
 end
 

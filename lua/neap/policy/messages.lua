@@ -3,10 +3,16 @@
 local messages = {
   LOADING = 1, PLAN = 2, SPLIT = 3, WHEN = 4,
   KNOWN = 5, -- a request to plan, and its answer, whose load has been handed over before
+  HISTORY = 6,             -- a load of an earlier step, only to be remembered
+  SAVE = 7, RESTORE = 8,   -- a layer's state, in pieces: step is where a piece begins
 }
 
+--- Text of a plan by a policy that keeps more in its fields than parameters.
+messages.FIELDS = 'fields'
+
 --- What a worker does for a message, by kind, and the kinds of hooks, by name.
-messages.doing = { 'loading', 'plan', 'split', 'when', 'plan' }
-messages.of_hook = { plan = messages.PLAN, split = messages.SPLIT, when = messages.WHEN }
+messages.doing = { 'loading', 'plan', 'split', 'when', 'plan', 'history', 'save', 'restore' }
+messages.of_hook = { plan = messages.PLAN, split = messages.SPLIT, when = messages.WHEN,
+  save = messages.SAVE, restore = messages.RESTORE }
 
 return messages

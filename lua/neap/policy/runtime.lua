@@ -1,6 +1,7 @@
 --- Runs the hooks of one policy for all layers. The same code runs in the worker process and, with
 -- --in-process, in the rank. It promises that a failing hook gives an answer, never an error.
 
+local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local split_builder = require 'neap.policy.split_builder'
 local context = require 'neap.policy.context'
@@ -62,7 +63,7 @@ Runtime.__index = Runtime
 --- Where each hook starts: line by name, 0 for a hook that is not there.
 local function lines(class)
   local out = {}
-  for _, hook in ipairs { 'plan', 'split', 'when' } do
+  for _, hook in ipairs { 'plan', 'split', 'when', 'save', 'restore' } do
     local there = type(class[hook]) == 'function'
     out[hook] = there and debug.getinfo(class[hook], 'S').linedefined or 0
   end
@@ -104,10 +105,11 @@ function runtime.open(options)
   }, Runtime)
   self.plans_on = options.on or class.plans_on
   local alone = options.on and options.on ~= 'history'
+  self.keep = alone and 1 or class.history
   for layer = 0, options.layers - 1 do
     self.layers[layer] = {
       object = policy.create(class, options.params),
-      ctx = context.open(tools, layer, alone and 1 or class.history),
+      ctx = context.open(tools, layer, self.keep),
     }
   end
   local split = options.split or class.split
@@ -183,6 +185,42 @@ function Runtime:split(step, layer, load, expert_of, out)
   ctx.exact = nil
   if not ok then return runtime.FAULT, answer end
   return runtime.PLANNED
+end
+
+--- ---- state -------------------------------------------------------------------------------------
+
+--- Whether a layer's object has fields that are no parameters, which a resume would lose.
+function Runtime:has_fields(layer)
+  for field in pairs(self.layers[layer].object) do
+    if not self.class.params[field] then return true end
+  end
+  return false
+end
+
+--- What a layer's policy wants a checkpoint to keep: PLANNED and a text, SKIPPED without the hook,
+-- or FAULT and the message. step: the one that would begin.
+function Runtime:save(step, layer)
+  if not self.class.save then return runtime.SKIPPED end
+  self.layers[layer].ctx.step = step
+  local ok, answer = call(self, 'save', step, layer)
+  if ok then ok, answer = read(self, 'save', step, layer, json.pack, answer) end
+  return ok and runtime.PLANNED or runtime.FAULT, answer
+end
+
+local function unpack_state(text)
+  local value, why = json.unpack(text)
+  if why then error('the kept state is damaged: ' .. why, 0) end
+  return value
+end
+
+--- Hands a layer's policy what save gave: PLANNED, SKIPPED without the hook, or FAULT and the
+-- message.
+function Runtime:restore(step, layer, text)
+  if not self.class.restore then return runtime.SKIPPED end
+  self.layers[layer].ctx.step = step
+  local ok, state = read(self, 'restore', step, layer, unpack_state, text)
+  if ok then ok, state = call(self, 'restore', step, layer, state) end
+  return ok and runtime.PLANNED or runtime.FAULT, not ok and state or nil
 end
 
 return runtime

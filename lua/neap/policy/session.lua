@@ -19,6 +19,7 @@ local errors = require 'neap.base.errors'
 local options = require 'neap.base.options'
 local runtime = require 'neap.policy.runtime'
 local active_layouts = require 'neap.policy.active_layouts'
+local past_loads = require 'neap.policy.past_loads'
 local in_process = require 'neap.policy.in_process'
 local series = require 'neap.base.series'
 local policies = require 'neap.policy'
@@ -42,7 +43,8 @@ local SPEC = {
   topology = { needed = true }, layers = { needed = true }, policy = { needed = true }, comm = {},
   seed = { default = 0 }, deadline = { default = 1 }, strict = { default = false },
   in_process = { default = false }, trusted = { default = false },
-  known = { default = false }, wait = { default = false }, listener = { default = {} },
+  known = { default = false }, wait = { default = false }, remember = { default = false },
+  listener = { default = {} },
 }
 
 local function open_worker(self, o)
@@ -95,6 +97,7 @@ end
 --   trusted                   the policy may do what the user may: write files, start processes, …
 --   known                     loads are known before they are routed, as replay and simulation do
 --   wait                      advance waits for all plans (up to the deadline), as replay wants
+--   remember                  keeps what save needs: as many loads as the policy's history has
 --   listener                  functions, each optional: fault(message), on rank 0, for faults that
 --                             are not raised; split(step, layer, split) after a split, and
 --                             record(step, layer, load) after a record, on all ranks
@@ -124,6 +127,8 @@ function session.open(given)
   for layer = 0, self.layers - 1 do
     self.split_of[layer] = splits.open(topology, self.rule or FALLBACK)
   end
+  self.past = o.remember and self.root
+    and past_loads.open(topology.ranks, topology.experts, self.layers, self.worker.keep) or nil
   self.token_words = 1 + topology.ranks * topology.slots
   self.tokens = not self.rule and ffi.new('int64_t[?]', self.token_words) or nil
   return self
@@ -167,7 +172,12 @@ end
 
 --- ---- planning ---------------------------------------------------------------------------------
 
+local function plans_ahead(self)
+  return self.plans_on == 'history' or self.plans_on == 'both'
+end
+
 local function request(self, known, plan_step, layer, load)
+  if self.past and not known then self.past:add(layer, load) end
   local taken = self.worker:request(known, plan_step, layer, load,
     self.active[layer]:array())
   if not taken then self.late = self.late + 1 end
@@ -177,8 +187,7 @@ end
 -- is too much is dropped and counted as late. Does nothing on ranks other than 0, nor for a
 -- policy that plans on current counts only (plan_now has handed them over).
 function Session:record(step, layer, load)
-  local plans_ahead = self.plans_on == 'history' or self.plans_on == 'both'
-  if self.root and plans_ahead then
+  if self.root and plans_ahead(self) then
     request(self, self.plans_on == 'both', step + 1, layer, load)
   end
   if self.listener.record then self.listener.record(step, layer, load) end
@@ -209,7 +218,8 @@ end
 -- becomes active at a later advance. wait: waits for all plans, up to the deadline. Raises POLICY
 -- (strict) and COMM.
 function Session:advance(step, wait)
-  if self.root then collect(self, step, wait or self.always_wait) end
+  if self.root then collect(self, step, wait or self.always_wait or self.resumed) end
+  self.resumed = false
   self.active:advance(step)
 end
 
@@ -301,6 +311,72 @@ end
 --- The split of a layer's last counts.
 function Session:last_split(layer)
   return self.split_of[layer]
+end
+
+--- ---- checkpoints -------------------------------------------------------------------------------
+
+--- Rank 0, between steps; step: the one that would begin. What a session that goes on from here
+-- needs besides the active layouts: { past (past_loads.lua), proposals = a list of { step, layer,
+-- expert_of }, states = { [layer] = text }, kept = 'saved', 'none' (the policy keeps nothing in its
+-- fields) or 'lost' (it does, and has no hook save) }. Asks the policy if it has the hook; else it
+-- does not wait.
+function Session:save(step)
+  local states, kept = {}, 'none'
+  for layer = 0, self.layers - 1 do
+    local outcome, text = self.worker:save(step, layer)
+    if outcome == runtime.PLANNED then states[layer], kept = text, 'saved' end
+    if outcome == runtime.FAULT then fault(self, text) end
+  end
+  collect(self, step, false)
+  if kept == 'none' and self.worker.stateful then kept = 'lost' end
+  return { past = self.past, proposals = self.active:pending(), states = states, kept = kept }
+end
+
+--- A load of an earlier step, for the policy's history alone.
+local function remember(self, layer, load)
+  self.worker:remember(layer, load)
+  if self.past then self.past:add(layer, load) end
+end
+
+--- Hands the policy the loads of earlier steps; the last one is to be planned on, unless the plan
+-- of the layer is there.
+local function recall(self, saved, planned)
+  local past = saved.past:on(self.topology.ranks)
+  for layer = 0, self.layers - 1 do
+    local plans = plans_ahead(self) and not planned[layer]
+    for back = past:count(layer), 1, -1 do
+      local load, last = past:load(layer, back), back == 1 and plans
+      local known = not last or self.plans_on == 'both'
+      if known then remember(self, layer, load) end
+      if last then request(self, known, saved.step, layer, load) end
+    end
+  end
+end
+
+--- Collective, before the first step: goes on where save was. saved: what save gave (rank 0), step,
+-- and layouts, int32_t[layers][slots], the layouts that were active; nil where the ranks or slots
+-- are others now: then all layers are planned anew. Raises LAYOUT and, strict, POLICY.
+function Session:restore(saved)
+  for layer = 0, saved.layouts and self.layers - 1 or -1 do
+    self.active[layer]:set(saved.layouts + layer * self.topology.slots)
+  end
+  self.resumed = true -- the first step waits for its plans
+  if not self.root then return end
+  local planned = {}
+  for layer = 0, self.layers - 1 do
+    local text = saved.states[layer]
+    if text then
+      local outcome, message = self.worker:restore(saved.step, layer, text)
+      if outcome == runtime.FAULT then fault(self, message) end
+    end
+  end
+  for _, proposal in ipairs(saved.layouts and saved.proposals or {}) do
+    if self.active:valid(proposal.expert_of) then
+      self.active:propose(proposal.step, proposal.layer, proposal.expert_of)
+      planned[proposal.layer] = true
+    end
+  end
+  recall(self, saved, planned)
 end
 
 --- What happened so far. Faults, late plans and plan times are known to rank 0, which waits here

@@ -18,6 +18,8 @@ Worker.__index = Worker
 local START_SECONDS = 10 -- that a program may take to start and load a policy
 local MOST_IDS = 2 ^ 30  -- of requests; then they start anew
 local GIVE_UP = 10       -- workers in a row that ended without one good answer
+local MOST_KEPT = 2 ^ 20 -- steps of history that a policy can ask for
+local MOST_STATE = 64 * 2 ^ 20 -- bytes that a layer's state may have in a checkpoint
 
 --- A value as a Lua expression; numbers keep all their bits.
 local function literal(value)
@@ -65,11 +67,14 @@ end
 
 --- What the worker says of the policy that it has loaded; false if that makes no sense.
 local function take_description(self, text)
-  local plans_on, plan, split_line, when, rule = text:match '^(%l+) (%d+) (%d+) (%d+) (%S*)$'
+  local plans_on, keep, plan, split_line, when, save, restore, rule = text:match(
+    '^(%l+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S*)$')
   if not plans_on or not policy.PLANS_ON[plans_on] then return false end
   if rule ~= '' and not known_rule(rule) then return false end
-  self.plans_on, self.rule = plans_on, rule ~= '' and rule or nil
-  self.lines = { plan = plan, split = split_line, when = when }
+  keep = tonumber(keep)
+  if keep < 1 or keep > MOST_KEPT then return false end
+  self.plans_on, self.keep, self.rule = plans_on, keep, rule ~= '' and rule or nil
+  self.lines = { plan = plan, split = split_line, when = when, save = save, restore = restore }
   return true
 end
 
@@ -111,14 +116,17 @@ function worker.open(options)
   return self
 end
 
-local function send(self, kind, about, step, layer, load, expert_of)
+--- Sends a request with up to two arrays; bytes of each: those of a load and of a layout, unless
+-- they are told.
+local function send(self, kind, about, step, layer, first, second, first_bytes, second_bytes)
   local message = self.message
   self.id = self.id % MOST_IDS + 1
   message.kind, message.about, message.seconds = kind, about, 0
   message.step, message.layer, message.id = step, layer, self.id
   self.requests[self.id] = { kind = kind, hook = messages.doing[kind], step = step, layer = layer,
     current = about ~= messages.KNOWN }
-  lib.check(C.neap_worker_send(self.ptr, message, load, self.load_bytes, expert_of, self.slots * 4))
+  lib.check(C.neap_worker_send(self.ptr, message, first, first_bytes or self.load_bytes, second,
+    second_bytes or self.slots * 4))
 end
 
 --- Hands a load over to be planned on; false if too many are under way. known: history has it.
@@ -169,6 +177,9 @@ local OUTCOMES = {
   [messages.PLAN] = { [runtime.PLANNED] = true, [runtime.SKIPPED] = true, [runtime.FAULT] = true,
     [runtime.LATE] = true },
   [messages.SPLIT] = { [runtime.PLANNED] = true, [runtime.FAULT] = true },
+  [messages.HISTORY] = { [runtime.PLANNED] = true },
+  [messages.SAVE] = { [runtime.PLANNED] = true, [runtime.FAULT] = true },
+  [messages.RESTORE] = { [runtime.PLANNED] = true, [runtime.FAULT] = true },
 }
 
 --- A new worker's first answer: nil if it has loaded the policy.
@@ -200,6 +211,7 @@ local function decode(self)
   elseif outcome == runtime.PLANNED and answer.hook == 'plan' then
     answer.expert_of = ffi.new('int32_t[?]', self.slots)
     ffi.copy(answer.expert_of, self.buffer, self.slots * 4)
+    self.stateful = self.stateful or text_of(message) == messages.FIELDS
   end
   return answer
 end
@@ -227,25 +239,80 @@ function Worker:pending()
   return self.given_up and 0 or C.neap_worker_pending(self.ptr)
 end
 
---- Tokens of a split hook, written to out[ranks][slots]: outcome and message. Answers of other
--- hooks that arrive meanwhile are kept for next; a worker that fails in one of those is replaced
--- and asked again.
-function Worker:split(step, layer, load, expert_of, out)
+--- Makes a request and waits for its answer. Answers of other hooks that arrive meanwhile are kept
+-- for next; a worker that fails in one of those is replaced and asked again. nil: there is none.
+local function ask(self, kind, ...)
+  local hook = messages.doing[kind]
   for _ = 1, 2 do
-    if self.given_up then break end
-    send(self, messages.SPLIT, 0, step, layer, load, expert_of)
+    if self.given_up then return nil end
+    send(self, kind, ...)
     while true do
       local answer = receive(self, 2 * self.deadline + START_SECONDS)
-      if answer and answer.hook == 'split' and answer.outcome == runtime.PLANNED then
-        ffi.copy(out, C.neap_worker_bulk(self.ptr), self.token_bytes)
-      end
-      if answer and answer.hook == 'split' then return answer.outcome, answer.message end
+      if answer and answer.hook == hook then return answer end
       self.queue[#self.queue + 1] = answer
       if self.given_up or self:pending() == 0 then break end
     end
   end
-  return runtime.FAULT, ('policy %s:%d: split at step %d, layer %d: there is no worker'):format(
-    self.file, self.lines.split, step, layer)
+end
+
+local function no_worker(self, hook, step, layer)
+  return runtime.FAULT, ('policy %s:%d: %s at step %d, layer %d: there is no worker'):format(
+    self.file, self.lines[hook], hook, step, layer)
+end
+
+--- Tokens of a split hook, written to out[ranks][slots]: outcome and message.
+function Worker:split(step, layer, load, expert_of, out)
+  local answer = ask(self, messages.SPLIT, 0, step, layer, load, expert_of)
+  if not answer then return no_worker(self, 'split', step, layer) end
+  if answer.outcome == runtime.PLANNED then
+    ffi.copy(out, C.neap_worker_bulk(self.ptr), self.token_bytes)
+  end
+  return answer.outcome, answer.message
+end
+
+--- ---- what goes into checkpoints ---------------------------------------------------------------
+
+--- A load of an earlier step, for the history alone.
+function Worker:remember(layer, load)
+  ask(self, messages.HISTORY, 0, 0, layer, load, nil, nil, 0)
+end
+
+--- What the policy wants a checkpoint to keep of a layer: outcome, and a text or message. Waits for
+-- a hook that runs.
+function Worker:save(step, layer)
+  if tonumber(self.lines.save) == 0 then return runtime.SKIPPED end
+  local parts, bytes, got = {}, nil, 0
+  repeat
+    local answer = ask(self, messages.SAVE, #parts, step, layer, nil, nil, 0, 0)
+    if not answer then return no_worker(self, 'save', step, layer) end
+    if answer.outcome ~= runtime.PLANNED then return answer.outcome, answer.message end
+    bytes = bytes or tonumber(text_of(self.message)) or -1
+    if not (bytes >= 0 and bytes <= MOST_STATE and bytes % 1 == 0) then
+      return runtime.FAULT, ('policy %s:%d: save at step %d, layer %d: %s bytes; allowed are up to '
+        .. '%d'):format(self.file, self.lines.save, step, layer, tostring(bytes), MOST_STATE)
+    end
+    parts[#parts + 1] = ffi.string(C.neap_worker_bulk(self.ptr),
+      math.min(self.token_bytes, bytes - got))
+    got = got + #parts[#parts]
+  until got == bytes
+  return runtime.PLANNED, table.concat(parts)
+end
+
+--- Hands it back: outcome and message.
+function Worker:restore(step, layer, text)
+  if tonumber(self.lines.restore) == 0 then return runtime.SKIPPED end
+  local most, at = self.load_bytes + self.slots * 4, 0
+  while true do
+    local part = text:sub(at + 1, at + most)
+    at = at + #part
+    ffi.copy(self.message.text, tostring(#part))
+    local answer = ask(self, messages.RESTORE, at < #text and 1 or 0, step, layer, part, nil, #part,
+      0)
+    if not answer then return no_worker(self, 'restore', step, layer) end
+    if answer.outcome ~= runtime.PLANNED or at == #text then
+      return answer.outcome, answer.message
+    end
+  end
 end
 
 function Worker:close()
