@@ -4,7 +4,7 @@ local lib = require 'neap.base.lib'
 
 local errors = {}
 
-local STATUS = { USAGE = 2, POLICY = 3, FORMAT = 5 }
+local STATUS = { USAGE = 2, POLICY = 3, FORMAT = 5, INTERRUPTED = 130 }
 
 errors.HUNG = 6 -- exit status of a run in which an operation did not end
 
@@ -57,7 +57,7 @@ end
 
 -- Errors that lie outside of any script, so that a place in one would only distract.
 local PLACELESS = { USAGE = true, FAILED = true, FORMAT = true, SYSTEM = true, ABSENT = true,
-  BUSY = true }
+  BUSY = true, INTERRUPTED = true }
 
 --- Text for people.
 function errors.text(err)

@@ -8,6 +8,7 @@
 -- file that is written, which is looked at before the run begins. Whole numbers without a max are
 -- below 2^31. On the command line: --steps=50 or --steps 50; --exact, --no-exact.
 
+local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local errors = require 'neap.base.errors'
 
@@ -55,13 +56,12 @@ local function option_name(name)
   return '--' .. name:gsub('_', '-')
 end
 
---- A default as it would be typed.
+--- A value as it would be typed to be just that.
 function params.show(value)
-  if type(value) ~= 'table' then
-    return tostring(value)
-  end
+  if type(value) == 'number' then return json.pack(value) end
+  if type(value) ~= 'table' then return tostring(value) end
   local items = {}
-  for i, item in ipairs(value) do items[i] = tostring(item) end
+  for i, item in ipairs(value) do items[i] = params.show(item) end
   return table.concat(items, ',')
 end
 

@@ -17,6 +17,13 @@ function Series:add(value)
   self[self.count] = value
 end
 
+--- The same numbers as so many doubles in C memory.
+function Series:set(values, count)
+  for i = #self, 1, -1 do self[i] = nil end
+  self.count, self.sum = 0, 0
+  for i = 0, count - 1 do self:add(values[i]) end
+end
+
 --- Mean, or 0 of an empty series.
 function Series:mean()
   return self.count > 0 and self.sum / self.count or 0

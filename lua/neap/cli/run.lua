@@ -5,6 +5,7 @@ local comm = require 'neap.engine.comm'
 local check_cases = require 'neap.train.check_cases'
 local json = require 'neap.base.json'
 local memory_estimate = require 'neap.train.memory_estimate'
+local checkpoint_folder = require 'neap.train.checkpoint_folder'
 local recipe_pricing = require 'neap.simulate.recipe_pricing'
 local errors = require 'neap.base.errors'
 local models = require 'neap.simulate.models'
@@ -37,6 +38,7 @@ local WITH_VALUE = {
   ['--cluster'] = true, ['--as'] = true,
   ['--timeline'] = true, ['--timeline-step'] = true,
   ['--store'] = true, ['--deadline'] = true, ['--timeout'] = true,
+  ['--checkpoint'] = true, ['--checkpoint-every'] = true, ['--checkpoint-keep'] = true,
 }
 
 local MAX_RANKS = 4096
@@ -49,6 +51,18 @@ local function find_recipe(words)
     if words[i]:sub(1, 1) ~= '-' then return words[i] end
     i = i + (WITH_VALUE[words[i]] and 2 or 1)
   end
+end
+
+local UNITS = { s = 1, min = 60, h = 3600 }
+
+--- '100' as { steps = 100 }, '10min' as { seconds = 600 }.
+local function interval(text)
+  local number, unit = text:match '^(%d+)(%a*)$'
+  number = tonumber(number)
+  if number and number >= 1 and number < 2 ^ 53 and (unit == '' or UNITS[unit]) then
+    return unit == '' and { steps = number } or { seconds = number * UNITS[unit] }
+  end
+  errors.usage("--checkpoint-every is '%s'; it must be a number of steps, or 90s, 10min, 2h", text)
 end
 
 --- Adds run's options and, if a recipe is named, the recipe's; returns normalized arguments.
@@ -78,6 +92,13 @@ function run.options(command, words)
     :argname('<step>'):convert(arguments.whole('--timeline-step', 0, 2 ^ 53))
   command:flag('--check', 'train only a small model, in many ways under the recipe\'s policies: do '
     .. 'losses and gradients agree to the bit?')
+  command:option('--checkpoint', 'folder that the training is saved in, to go on from')
+    :argname('<folder>')
+  command:option('--checkpoint-every', 'how often: steps, or 90s, 10min, 2h (default: 10min)')
+    :argname('<time>'):convert(interval)
+  command:option('--checkpoint-keep', 'checkpoints that stay (default: 2)')
+    :argname('<number>'):convert(arguments.whole('--checkpoint-keep', 1, 1000))
+  command:flag('--resume', "go on from the newest checkpoint in --checkpoint's folder, if any")
   command:flag('--dry-run', 'print the memory that the run will need, by kind; start nothing')
   command:flag('--json', 'results as JSON')
   store.options(command)
@@ -210,10 +231,52 @@ local function check_before(args, script, values)
   outputs.check('--timeline', args.timeline)
 end
 
+--- Parameters that make a model another one.
+local OF_MODEL = { layers = true, hidden = true, heads = true, kv_heads = true, experts = true,
+  top_k = true, ffn = true, vocabulary = true }
+
+--- Texts of the parameters of a run that goes on from a checkpoint: the given ones, else the
+-- checkpoint's. Raises USAGE if that is of another recipe or model.
+local function resumed(args, script, texts)
+  local manifest = args.resume and checkpoint_folder.newest(args.checkpoint)
+  if not manifest then return texts end
+  if manifest.recipe.name ~= script.name then
+    errors.usage('%s: is of recipe %s (%s), not of %s', manifest.path, manifest.recipe.name,
+      manifest.recipe.file, script.name)
+  end
+  local merged = {}
+  for name in pairs(script.params) do
+    local earlier = manifest.parameters[name]
+    merged[name] = texts[name] or earlier
+    if OF_MODEL[name] and texts[name] and earlier then
+      local wanted = params.values(script.params, { [name] = texts[name] })[name]
+      if params.show(wanted) ~= earlier then
+        errors.usage('%s: is of another model: %s is %s there and %s here', manifest.path, name,
+          earlier, texts[name])
+      end
+    end
+  end
+  return merged
+end
+
+--- What the ranks are to do about checkpoints, or nil.
+local function checkpoint_order(args)
+  if not args.checkpoint then
+    if args.resume or args.checkpoint_every or args.checkpoint_keep then
+      errors.usage '--resume, --checkpoint-every and --checkpoint-keep go with --checkpoint=FOLDER'
+    end
+    return nil
+  end
+  local every = args.checkpoint_every or { seconds = 600 }
+  return { folder = (args.checkpoint:gsub('(.)/+$', '%1')), steps = every.steps,
+    seconds = every.seconds, keep = args.checkpoint_keep or 2, resume = args.resume }
+end
+
 function run.run(given)
   local args = prepare(given)
   local script = recipe.load(args.recipe)
-  local texts = args.params or {}
+  local checkpoint = checkpoint_order(args)
+  local texts = resumed(args, script, args.params or {})
   local values = params.values(script.params, texts, args.device)
   if args.timeline_step and not args.timeline then
     errors.usage '--timeline-step goes with --timeline=FILE'
@@ -231,6 +294,7 @@ function run.run(given)
     recipe = args.recipe, node_size = args.node_size, device = args.device, strict = args.strict,
     in_process = args.in_process, trusted = args.trust_policies, deadline = args.deadline,
     json = args.json, sim = args.sim, timeline = args.timeline, timeline_step = args.timeline_step,
+    checkpoint = checkpoint,
     params = setmetatable(texts, { __jsontype = 'object' }),
     store = record(args, script, values, rank, ranks),
   })

@@ -21,6 +21,9 @@
 --   job:report(result)    prints result.text, or with --json result.json, { rows = list, … }, in
 --                         the shape of all commands (docs/json.md), on rank 0 only
 --   job:progress(n, name) progress line of n steps on stderr, on rank 0 only
+--   recipe                name, file and sha256 of the recipe
+--   checkpoints           with --checkpoint: what trainings save to (train/checkpoints.lua); else
+-- nil
 --   recorded              whether the store is told of the run; the same on all ranks
 --   job:record(row, text) rank 0 of a run that is recorded: begins the result of a policy in the
 --                         store (recorder.lua); row: policy, seed, and perhaps trace; text: what
@@ -33,7 +36,9 @@ local lib = require 'neap.base.lib'
 local memory_estimate = require 'neap.train.memory_estimate'
 local errors = require 'neap.base.errors'
 local metrics = require 'neap.runs.metrics'
+local checkpoints = require 'neap.train.checkpoints'
 local params = require 'neap.base.params'
+local provenance = require 'neap.runs.provenance'
 local launch = require 'neap.train.launch'
 local progress = require 'neap.base.progress'
 local recipe = require 'neap.train.recipe'
@@ -47,6 +52,9 @@ local ffi = lib.ffi
 local COURTESY = 0.5
 
 local SET_WORDS = 64 -- of neap_processor_set
+
+-- Errors that all ranks have alike.
+local EVERYWHERE = { USAGE = true, ABSENT = true }
 
 local Job = {}
 Job.__index = Job
@@ -176,13 +184,16 @@ local function run(channel, rank, ranks, order, runs)
     device = order.device, strict = order.strict, in_process = order.in_process, json = order.json,
     processors = all_processors(channel, ranks),
     trusted = order.trusted, deadline = order.deadline, recorded = order.store ~= nil,
-    store = runs, order = order,
+    store = runs, order = order, recipe = { name = script.name, file = order.recipe,
+      sha256 = provenance.sha256(provenance.read(order.recipe) or '') },
     sim = order.sim and { cluster = order.sim.cluster, model = order.sim.model,
       machine = recipe_pricing.machine(order.sim.cluster, ranks) },
     timeline = order.timeline and step_recorder.open(order.timeline, order.timeline_step),
   }, Job)
+  job.checkpoints = order.checkpoint and checkpoints.open(job, order.checkpoint) or nil
   recipe.forbid_exit()
   script:run(job)
+  if job.checkpoints then job.checkpoints:close() end
   if job.timeline then job.timeline:close(job) end
 end
 
@@ -238,7 +249,7 @@ end
 local function tell_error(rank, err, noted)
   local status = errors.status(err)
   if not launcher.first_failure() then return status end
-  local everywhere = err.code == 'USAGE' or err.code == 'ABSENT'
+  local everywhere = EVERYWHERE[err.code] or err.everywhere
   local prefix = everywhere and '' or ('rank %d: '):format(rank)
   errors.tell(err, prefix)
   if noted then note_failure(noted, status, prefix .. errors.text(err)) end

@@ -153,6 +153,20 @@ function AdamW:gather()
   for _, refresh in ipairs(refreshes) do refresh:wait() end
 end
 
+--- What a checkpoint keeps of the dense parameters: this rank's ranges, as tensors parameter,
+-- moment1 and moment2; count and granule: of the whole, and by which it is cut (neap_cut).
+function AdamW:dense()
+  return { parameter = self.range.param, moment1 = self.range.m, moment2 = self.range.v,
+    count = self.parameters.values.count, granule = GRANULE }
+end
+
+--- Goes on after so many steps, once this rank's ranges and stores hold what they held then.
+-- Collective.
+function AdamW:restore(done)
+  self.done = done
+  self:gather()
+end
+
 --- One step; the gradients stay as they were. Returns their norm. Collective. Raises an error, on
 -- every rank, if the norm is not finite; nothing has been changed then.
 function AdamW:step()

@@ -100,6 +100,7 @@ local function draw(store, layer, o, ffn)
 end
 
 function Transformer:open_experts(o, ffn)
+  self.ffn = ffn
   local sizes = {}
   for e, width in ipairs(ffn) do sizes[e] = 3 * o.hidden * width end
   for l = 0, o.layers - 1 do

@@ -78,6 +78,16 @@ local function take_layouts(self, session)
   return hash, changed
 end
 
+--- Hands the values of a step to the store, and keeps them if they are to be remembered.
+local function put(self, step, hash)
+  lib.check(C.neap_store_record(self.store.ptr, self.id, step, self.values, hash))
+  self.store:notice()
+  if not self.rows then return end
+  local values = ffi.new('double[?]', #stored)
+  ffi.copy(values, self.values, #stored * 8)
+  self.rows[step + 1] = { values = values, hash = hash }
+end
+
 --- Ends a step. row: what the caller has measured of it; of it, metrics that are stored are kept.
 function Recorder:step(step, row, session)
   local hash
@@ -91,8 +101,46 @@ function Recorder:step(step, row, session)
   for i, metric in ipairs(stored) do
     self.values[i - 1] = metrics.value(metric, row) or 0 / 0
   end
-  lib.check(C.neap_store_record(self.store.ptr, self.id, step, self.values, hash))
-  self.store:notice()
+  put(self, step, hash)
+end
+
+--- ---- checkpoints -------------------------------------------------------------------------------
+
+--- From now on the rows are kept for checkpoints too.
+function Recorder:remember()
+  self.rows = self.rows or {}
+end
+
+--- Adds to a checkpoint's writer the rows of all steps so far; returns the names of their columns.
+function Recorder:save(writer)
+  local names, count = {}, #self.rows
+  for i, metric in ipairs(stored) do names[i] = metric.name end
+  local values = ffi.new('double[?]', math.max(1, count * #stored))
+  local hashes = ffi.new('uint64_t[?]', math.max(1, count))
+  for i, row in ipairs(self.rows) do
+    ffi.copy(values + (i - 1) * #stored, row.values, #stored * 8)
+    hashes[i - 1] = row.hash
+  end
+  writer:add('rows', 'f64', { count, #stored }, values)
+  writer:add('row_layouts', 'i64', { count }, hashes)
+  return names
+end
+
+--- Writes rows of earlier steps, from step 0 on: values[count][names], double, and hashes[count];
+-- session is where it was after them.
+function Recorder:restore(names, values, hashes, count, session)
+  local column = {}
+  for i, name in ipairs(names) do column[name] = i - 1 end
+  for step = 0, count - 1 do
+    for i, metric in ipairs(stored) do
+      local at = column[metric.name]
+      self.values[i - 1] = at and values[step * #names + at] or 0 / 0
+    end
+    put(self, step, hashes[step])
+  end
+  self.seen = { plan_ms = session.plan_ms.count, split_us = session.split_us.count,
+    late_experts = session.late_experts.count, faults = session.faults, late = session.late }
+  take_layouts(self, session)
 end
 
 --- Ends the result with its row, without what its steps tell: a list of losses.

@@ -263,7 +263,7 @@ function Store:corpora(run, schedule)
   local row = self:rows('SELECT corpora FROM runs WHERE id = ?', run)[1]
   local found = row.corpora and json.decode(row.corpora) or {}
   for name, version in pairs(found) do
-    local open_text = schedule.texts[name]
+    local open_text = (schedule.texts or {})[name]
     if open_text and type(version) == 'string' then
       found[name] = { version = version, bytes = open_text.size,
         sha256 = provenance.text_hash(open_text) }

@@ -7,6 +7,8 @@
 -- Every rank calls everything (collective). A run depends on params, text and seed alone: two runs
 -- have the same batches and the same initial parameters whatever their policy and ranks.
 
+local checkpoint = require 'neap.engine.checkpoint'
+local checkpoint_folder = require 'neap.train.checkpoint_folder'
 local device = require 'neap.engine.device'
 local hash = require 'neap.base.hash'
 local lib = require 'neap.base.lib'
@@ -82,9 +84,36 @@ end
 
 local TRACES = 100 -- runs that can write a trace of one name at once
 
+--- The trace that a run which goes on has written so far, and a lock on it: nil if that is not
+-- there, or another run's.
+local function earlier_trace(self, path)
+  if self.done == 0 or not checkpoint_folder.exists(path) then return nil end
+  local free, lock = pcall(checkpoint.lock, path)
+  if not free then return nil end
+  local whole, old = pcall(trace.open, path)
+  if whole and old.steps >= self.done and old.layers == self.params.layers
+      and old.ranks == self.job.ranks and old.experts == self.params.experts then
+    return old, lock
+  end
+  lock:close()
+end
+
+--- A writer of the whole trace, which takes the place of what there was of it.
+local function go_on(self, path, shape, old, lock)
+  local writer = trace.writer(path .. '.part', shape)
+  for step = 0, self.done - 1 do
+    for layer = 0, old.layers - 1 do writer:append(step, layer, old:load(step, layer)) end
+  end
+  assert(os.rename(writer.path, path))
+  writer.path = path
+  lock:close()
+  old:close()
+  return writer
+end
+
 local function open_trace(self, path, p)
   if not path or self.job.rank ~= 0 then return nil end
-  local writer = trace.writer(path, {
+  local shape = {
     layers = p.layers, ranks = self.job.ranks, experts = p.experts,
     metadata = {
       seed = p.seed, policy = self.policy, slots = p.slots, node_size = self.job.node_size,
@@ -92,7 +121,16 @@ local function open_trace(self, path, p)
       model = ('transformer layers=%d hidden=%d experts=%d ffn=%s dtype=%s'):format(p.layers,
         p.hidden, p.experts, table.concat(p.ffn, ','), p.dtype),
     },
-  }, TRACES)
+  }
+  local old, lock = earlier_trace(self, path)
+  if old then return go_on(self, path, shape, old, lock) end
+  self.trace_begins = self.done
+  if self.done > 0 then
+    shape.metadata.first_step = self.done
+    self.job:say(('neap: %s: has no trace of the first %d steps on %d ranks; it begins after them')
+      :format(path, self.done, self.job.ranks))
+  end
+  local writer = trace.writer(path, shape, TRACES)
   if writer.path ~= path then
     self.job:say(('neap: another run is writing %s; this one writes %s'):format(path, writer.path))
   end
@@ -122,7 +160,7 @@ local function listener(self)
       self.step_imbalance = math.max(self.step_imbalance, balance.imbalance)
     end,
     record = function(step, layer, load)
-      if self.writer then self.writer:append(step, layer, load) end
+      if self.writer then self.writer:append(step - self.trace_begins, layer, load) end
     end,
   }
 end
@@ -140,7 +178,8 @@ function trainer.open(options)
     label = options.label or options.policy, comm = job.comm:duplicate(), done = 0,
     balance = series.balance(), losses = series.open(), seconds = series.open(),
     sums = { busy = 0, seconds = 0, tokens = 0, unshard = 0, late = 0, reduce = 0, other = 0 },
-    limit = options.seconds,
+    earlier = {}, -- what spent gave before a resume
+    limit = options.seconds, trace_begins = 0,
     schedule = schedules.resolve(options.schedule or p.schedule),
   }, Trainer)
   device.forget_most() -- all ranks are here: earlier trainings have closed
@@ -148,7 +187,8 @@ function trainer.open(options)
     experts = p.experts, cost = costs(p.ffn), speed = job.sim and job.sim.machine.speed }
   self.session = sessions.open { comm = self.comm, topology = self.topology, layers = p.layers,
     policy = options.policy, seed = p.seed, strict = job.strict, in_process = job.in_process,
-    trusted = job.trusted, deadline = job.deadline, wait = options.wait, listener = listener(self) }
+    trusted = job.trusted, deadline = job.deadline, wait = options.wait,
+    remember = job.checkpoints ~= nil, listener = listener(self) }
   self.pricing = job.sim and job.rank == 0 and open_pricing(self) or nil
   self.first, self.last = share(p.batch, job.rank, job.ranks)
   self.ids = tensor.new('i32', (self.last - self.first) * p.sequence)
@@ -157,10 +197,12 @@ function trainer.open(options)
   self.optimizer = optim.AdamW.new(self.model.parameters, { comm = self.comm, rate = p.rate,
     warmup = p.warmup, steps = p.steps, decay = p.decay, clip = p.clip,
     shards = self.model:shards() })
+  self.saver = job.checkpoints and job.checkpoints:training(self) or nil -- may resume
   self.writer = open_trace(self, options.trace, p)
   self.trace = self.writer and self.writer.path or options.trace
   self.recorder = job.record and job:record({ policy = self.policy, seed = p.seed,
     trace = self.writer and self.trace }, self.text)
+  if self.saver and self.recorder then self.saver:remember_rows() end
   self.sent = { bytes_tokens = 0, bytes_unshard = 0, bytes_reduce = 0, bytes_late = 0 } -- before
   self.meter = timeline.open()
   self.comm:barrier() -- rank 0 has started the policy: nobody's first step is a wait for that
@@ -242,6 +284,17 @@ local function record_last(self)
   self.sent = sums
 end
 
+--- Sums over all ranks and steps, those before a resume among them: seconds by what they were spent
+-- on, bytes by kind. Collective.
+function Trainer:spent()
+  record_last(self)
+  local values = self.sums
+  add_bytes_sent(self, values)
+  local sums = sum_over_ranks(self.comm, values)
+  for name, value in pairs(sums) do sums[name] = value + (self.earlier[name] or 0) end
+  return sums
+end
+
 --- What a step is, as spans of a timeline.
 local function work(self)
   local whole, planning = timeline.begin 'step', timeline.begin 'plan'
@@ -294,6 +347,7 @@ function Trainer:step()
   self.done = self.done + 1
   self.losses:add(loss)
   if self.job.recorded then self.measured = measured end
+  if self.saver then self.saver:step_done() end
   return loss
 end
 
@@ -358,16 +412,14 @@ local function fill(row, more)
   for name, value in pairs(more) do row[name] = value end
 end
 
---- The row of the run (neap.runs.metrics), with losses (list), digest (of their bits), device_bytes
+--- The row of the run (neap.runs.metrics), with segments (of a resumed run: where each part began,
+-- and under what), losses (list), digest (of their bits), device_bytes
 -- (the most that all ranks of this process have held on this rank's device) and what session:report
 -- tells. With --device=sim time is that on the cluster; host has this machine's.
 -- Collective; the same on every rank, apart from what only rank 0 knows of the policy.
 function Trainer:summary()
-  record_last(self)
-  local p, steps = self.params, self.done
-  local values = self.sums
-  add_bytes_sent(self, values)
-  local sums = sum_over_ranks(self.comm, values)
+  if self.saver then self.saver:finish() end
+  local p, steps, sums = self.params, self.done, self:spent()
   local row, host = self.balance:summary(), measured(self, sums)
   fill(row, self.job.sim and simulated(self, host) or host)
   row.policy, row.steps, row.seed, row.ranks = self.policy, steps, p.seed, self.job.ranks
@@ -380,6 +432,7 @@ function Trainer:summary()
     late = sums.bytes_late > 0 and sums.bytes_late / steps or nil }
   row.device_bytes = select(2, device.held())
   fill(row, self.session:report())
+  row.segments = self.saver and self.saver:segments()
   metrics.complete(row)
   if self.recorder then self.recorder:close(row) end
   return row
@@ -389,6 +442,7 @@ end
 -- called.
 function Trainer:close()
   record_last(self)
+  if self.saver then self.saver:close() end
   if self.writer then self.writer:close() end
   self.meter:close()
   if self.pricing then self.pricing:close() end

@@ -1,0 +1,201 @@
+--- Parameters and moments in checkpoints: arrays that are cut over the ranks, "dense", the flat
+-- tensor of all dense parameters, and "layer0", "layer1", …, the experts of a layer. Each rank's
+-- file has its ranges, as NAME.parameter, NAME.moment1 and NAME.moment2.
+
+local lib = require 'neap.base.lib'
+local checkpoint = require 'neap.engine.checkpoint'
+local errors = require 'neap.base.errors'
+local folder = require 'neap.train.checkpoint_folder'
+local tensor = require 'neap.engine.tensor'
+
+local ffi = lib.ffi
+
+local model_state = {}
+
+local PARTS = { 'parameter', 'moment1', 'moment2' }
+local OPEN_FILES = 64 -- of other ranks, at a time
+
+--- ---- arrays ------------------------------------------------------------------------------------
+
+local function dense_array(optimizer)
+  local dense = optimizer:dense()
+  return {
+    name = 'dense', sizes = { dense.count }, granule = dense.granule,
+    add = function(writer, part)
+      writer:add_tensor('dense.' .. part, dense[part])
+    end,
+    put = function(part, values)
+      dense[part]:copy(values)
+    end,
+  }
+end
+
+local function expert_array(layer, store)
+  local name = ('layer%d'):format(layer)
+  return {
+    name = name, sizes = store.sizes, granule = 1,
+    add = function(writer, part)
+      writer:add_shards(('%s.%s'):format(name, part), store, part)
+    end,
+    put = function(part, values)
+      store:put(part, values:data())
+    end,
+  }
+end
+
+--- All arrays of a trainer: a list of { name, sizes, granule, add(writer, part), put(part, values)
+-- }.
+local function arrays_of(trainer)
+  local list = { dense_array(trainer.optimizer) }
+  for layer = 0, trainer.params.layers - 1 do
+    list[#list + 1] = expert_array(layer, trainer.model.stores[layer])
+  end
+  return list
+end
+
+--- Ranks of a checkpoint that hold anything of what a rank wants of arrays, ascending.
+local function holders(sizes, granule, from_ranks, to_rank, to_ranks)
+  local begin, ends = ffi.new 'int64_t[1]', ffi.new 'int64_t[1]'
+  local found, list = {}, {}
+  local function cut(size, rank, ranks)
+    lib.C.neap_cut(size, granule, ranks, rank, begin, ends)
+    return tonumber(begin[0]), tonumber(ends[0])
+  end
+  local seen = {}
+  for _, size in ipairs(sizes) do
+    local want, until_ = cut(size, to_rank, to_ranks)
+    if not seen[size] and want < until_ then
+      local _, each = cut(size, 0, from_ranks)
+      for rank = math.floor(want / each), math.floor((until_ - 1) / each) do found[rank] = true end
+    end
+    seen[size] = true
+  end
+  for rank = 0, from_ranks - 1 do
+    if found[rank] then list[#list + 1] = rank end
+  end
+  return list
+end
+
+--- The files of a checkpoint, opened when they are first needed; a few stay open.
+local function open_files(manifest)
+  local open, order = {}, {}
+  return function(rank)
+    if open[rank] then return open[rank] end
+    if #order == OPEN_FILES then open[table.remove(order, 1)] = nil end
+    open[rank] = folder.open(manifest, rank)
+    order[#order + 1] = rank
+    return open[rank]
+  end
+end
+
+--- Fills a rank's ranges of an array from the files of a checkpoint.
+local function read_array(array, manifest, file_of, rank, ranks)
+  local from = holders(array.sizes, array.granule, manifest.ranks, rank, ranks)
+  local count = checkpoint.owned(array.sizes, array.granule, rank, ranks)
+  local values = tensor.new_host(manifest.masters, count)
+  for _, part in ipairs(PARTS) do
+    for _, holder in ipairs(from) do
+      file_of(holder):ranges(('%s.%s'):format(array.name, part), manifest.masters, {
+        sizes = array.sizes, granule = array.granule, from = { holder, manifest.ranks },
+        to = { rank, ranks } }, values:data())
+    end
+    array.put(part, values)
+  end
+  values:close()
+end
+
+--- ---- the model that a checkpoint is of ---------------------------------------------------------
+
+--- What a checkpoint says of the model, so that another one is found out, and for export.
+function model_state.describe(trainer)
+  local dense, arrays = {}, {}
+  for i, parameter in ipairs(trainer.model.parameters.list) do
+    dense[i] = { name = parameter.name, dims = parameter.dims, offset = parameter.offset }
+  end
+  for i, array in ipairs(arrays_of(trainer)) do
+    arrays[i] = { name = array.name, sizes = array.sizes, granule = array.granule }
+  end
+  return { dense = dense, arrays = arrays, experts = { layers = trainer.params.layers,
+    hidden = trainer.params.hidden, ffn = trainer.model.ffn } }
+end
+
+local function same_list(a, b)
+  if #a ~= #b then return false end
+  for i = 1, #a do
+    if a[i] ~= b[i] then return false end
+  end
+  return true
+end
+
+local function shape(dims)
+  return dims and '(' .. table.concat(dims, ', ') .. ')' or 'absent'
+end
+
+--- What differs between two models first: what it is, there and here; nil if nothing does.
+local function difference(there, here)
+  if there.experts.hidden ~= here.experts.hidden then
+    return 'hidden', there.experts.hidden, here.experts.hidden
+  end
+  if there.experts.layers ~= here.experts.layers then
+    return 'layers', there.experts.layers, here.experts.layers
+  end
+  if #there.experts.ffn ~= #here.experts.ffn then
+    return 'experts', #there.experts.ffn, #here.experts.ffn
+  end
+  if not same_list(there.experts.ffn, here.experts.ffn) then
+    return 'ffn', shape(there.experts.ffn), shape(here.experts.ffn)
+  end
+  for i, parameter in ipairs(here.dense) do
+    local other = there.dense[i]
+    local name = other and other.name
+    if name ~= parameter.name then return 'a parameter', name or 'absent', parameter.name end
+    if not same_list(other.dims, parameter.dims) or other.offset ~= parameter.offset then
+      return name, shape(other.dims), shape(parameter.dims)
+    end
+  end
+  if #there.dense > #here.dense then
+    return 'a parameter', there.dense[#here.dense + 1].name, 'absent'
+  end
+  for i, array in ipairs(here.arrays) do
+    local other = there.arrays[i] or { name = 'absent', sizes = {} }
+    if other.name ~= array.name or other.granule ~= array.granule
+        or not same_list(other.sizes, array.sizes) then
+      return 'an array', other.name .. shape(other.sizes), array.name .. shape(array.sizes)
+    end
+  end
+end
+
+--- Raises USAGE if a checkpoint is not of the trainer's model.
+local function check_model(manifest, trainer)
+  local what, there, here = difference(manifest, model_state.describe(trainer))
+  local masters = tensor.acc_of(trainer.params.dtype)
+  if not what and manifest.masters ~= masters then
+    what, there, here = 'the type of masters', manifest.masters, masters
+  end
+  if what then
+    errors.usage('%s is of another model: %s is %s there and %s here', manifest.path, what, there,
+      here)
+  end
+end
+
+--- ---- saving and loading ------------------------------------------------------------------------
+
+--- Adds this rank's ranges to its file.
+function model_state.add(writer, trainer)
+  for _, array in ipairs(arrays_of(trainer)) do
+    for _, part in ipairs(PARTS) do array.add(writer, part) end
+  end
+end
+
+--- Brings a trainer, just opened, to where the checkpoint was; what has been brought before is
+-- replaced, so that it may fail and be called with another one. Not collective. Raises USAGE
+-- (another model), FORMAT, SYSTEM.
+function model_state.load(manifest, trainer)
+  check_model(manifest, trainer)
+  local file_of = open_files(manifest)
+  for _, array in ipairs(arrays_of(trainer)) do
+    read_array(array, manifest, file_of, trainer.job.rank, trainer.job.ranks)
+  end
+end
+
+return model_state

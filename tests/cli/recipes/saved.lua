@@ -1,0 +1,62 @@
+--- Recipe of checkpoint_spec.lua: trains a small model under each policy of a list, on text that it
+-- makes itself, and can end its process in the middle, as an accident would.
+
+local neap = require 'neap'
+local launcher = require 'neap.launcher'
+
+local C = neap.lib.C
+
+local Text = {}
+Text.__index = Text
+
+function Text:describe()
+  return self.name
+end
+
+--- Ids of which the small ones are frequent, other ones at every step.
+function Text.sample(_, seed, step, sequence, length, ids, targets)
+  local function id(i)
+    local u = C.neap_random_uniform(seed, step * 4096 + sequence, i)
+    return math.floor(u * u * 17 + step) % 17
+  end
+  for i = 0, length - 1 do ids[i], targets[i] = id(i), id(i + 1) end
+end
+
+local small = {
+  steps = 12, batch = 5, sequence = 8, layers = 2, hidden = 16, heads = 2, kv_heads = 1,
+  experts = 7, top_k = 2, ffn = { 6, 12, 3, 9, 6, 15, 3 }, slots = 3, rate = 0.02, warmup = 2,
+}
+local params = neap.params.extend(neap.trainer.params, {
+  policies = { default = { 'laer' }, doc = 'policies to train under, one after the other' },
+  die = { default = 0, doc = 'the process is killed after so many steps of all trainings' },
+  pause = { default = 0, doc = 'seconds of sleep after every step' },
+  hurry = { default = false, doc = 'steps do not wait for checkpoints under way' },
+  trace = { default = '', doc = 'routing trace of the last training' },
+})
+for name, value in pairs(small) do
+  params[name] = neap.params.extend(params[name], { default = value })
+end
+
+return neap.recipe.define {
+  name = 'saved', doc = 'Trains a small model on random text.', ranks = 3, node_size = 2,
+  params = params,
+  run = function(_, job)
+    local p, rows, steps = job.params, {}, 0
+    for i, policy in ipairs(p.policies) do
+      local trainer = neap.trainer.open { job = job, params = p, policy = policy,
+        text = setmetatable({ name = 'random', texts = {} }, Text),
+        trace = p.trace ~= '' and i == #p.policies and p.trace or nil }
+      while trainer.done < p.steps do
+        trainer:step()
+        if trainer.saver and not p.hurry then trainer.saver:close() end
+        steps = steps + 1
+        job:say(('trained %d step %d'):format(i, trainer.done))
+        if p.pause > 0 then launcher.sleep(p.pause) end
+        if steps == p.die and job.rank == 0 then os.execute 'kill -9 $PPID' end
+      end
+      rows[i] = trainer:summary()
+      trainer:close()
+    end
+    job:report(neap.results.training(rows))
+  end,
+}
