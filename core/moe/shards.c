@@ -236,7 +236,7 @@ int neap_shards_put(neap_shards *s, int part, const void *values, int64_t count)
   if (part < NEAP_SHARD_PARAMETER || part > NEAP_SHARD_GRADIENT || count != s->owned)
     return neapi_fail(NEAP_ARGUMENT, "shards: %lld values for part %d; this rank has %lld of each",
                       (long long)count, part, (long long)s->owned);
-  return neapi_copy(s->part[part], values, count * s->stats->size);
+  return neapi_copy(s->part[part], values, count * s->acc_kernels->size);
 }
 
 int neap_shards_get(neap_shards *s, int part, int32_t expert, neap_tensor *value)
