@@ -25,6 +25,14 @@ describe('neap simulate', function()
     end
   end)
 
+  it('tells the share of force-balanced routing', function()
+    local both = json.decode(expect(0, SMALL .. '--policy static --balanced --json')).rows[1]
+    local balanced = expect(0, SMALL .. '--policy static --routing balanced --json')
+    local even = json.decode(balanced).rows[1]
+    assert.is_near(even.step_ms / both.step_ms, both.share_of_balanced, 1e-9)
+    assert.is_true(both.share_of_balanced < 0.99)
+  end)
+
   it('writes a timeline and tells where the time goes', function()
     local path = os.tmpname()
     local out = expect(0, SMALL .. '--policy laer --timeline ' .. path)

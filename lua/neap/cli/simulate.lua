@@ -48,6 +48,8 @@ function command.options(parser)
   parser:option('--routing', 'chosen by the trace or model, or balanced: every expert gets as '
     .. 'many tokens, what others call force-balanced (default: chosen)')
     :choices { 'chosen', 'balanced' }
+  parser:flag('--balanced', 'tell the share of force-balanced: the time of the same run with '
+    .. 'balanced routing / its time')
   parser:option('--ranks', "ranks, other than the cluster's")
     :convert(arguments.whole('--ranks', 1))
   parser:option('--layers', "layers, other than the model's")
@@ -67,13 +69,25 @@ function command.options(parser)
   store.options(parser)
 end
 
-local function run_policy(args, policy, last, recorder)
-  local s = simulate.open { cluster = clusters.describe(args.cluster, { ranks = args.ranks }),
+local function open_simulation(args, policy, routing)
+  return simulate.open { cluster = clusters.describe(args.cluster, { ranks = args.ranks }),
     policy = policy, model = models.describe(args.model, { layers = args.layers }),
-    distinct = args.distinct, routing = args.routing,
+    distinct = args.distinct, routing = routing,
     schedule = args.schedule, shard_group = args.shard_group,
     seed = args.seed, trace = args.trace and trace.read(args.trace), strict = args.strict or false,
     in_process = args.in_process or false, trusted = args.trust_policies or false }
+end
+
+--- The time of a step of the same run with force-balanced routing.
+local function balanced_ms(args, policy)
+  local s = open_simulation(args, policy, 'balanced')
+  local row = s:run(args.steps)
+  s:close()
+  return row.step_ms
+end
+
+local function run_policy(args, policy, last, recorder)
+  local s = open_simulation(args, policy, args.routing)
   local row, text = s:run(args.steps, recorder), nil
   row.policy, row.cluster, row.model, row.schedule = policy, args.cluster, args.model, args.schedule
   if last and args.timeline then
@@ -82,6 +96,9 @@ local function run_policy(args, policy, last, recorder)
     text = spans.text(s.cluster)
   end
   s:close()
+  if args.balanced then
+    row.share_of_balanced = balanced_ms(args, policy) / row.step_ms
+  end
   return row, text
 end
 
