@@ -18,6 +18,14 @@ local EDITS = {
 ]] },
 }
 
+-- A metric that follows from others, before the one that it follows from: this edit is all.
+local DERIVED = { file = 'runs/metrics.lua', after = 'metrics.list = {\n', text = [[
+  { name = 'own_share', title = 'own %', format = '%.2f', scale = 100, better = 'higher',
+    ideal = 1, stored = true, curve = { 'Tokens that stay', '% of the routed' },
+    derive = function(row) return row.remote_share and 1 - row.remote_share end,
+    doc = 'tokens that their rank computes / all' },
+]] }
+
 local SMALL = 'run experiments/quickstart.lua --layers=2 --hidden=32 --heads=2 --kv-heads=1 '
   .. '--ffn=48 --experts=6 --slots=3 --batch=8 --sequence=32 --text=english --trace= -n 4 '
   .. '--node-size=2 --policies=static,laer --steps=4 '
@@ -25,8 +33,8 @@ local REPLAY = 'replay --trace experiments/traces/quickstart.safetensors --polic
   .. '--policy laer '
 local SIMULATE = 'simulate --cluster a100x8 --layers 2 --steps 3 --policy static --policy laer '
 
-local function edit(root)
-  for _, change in ipairs(EDITS) do
+local function edit(root, changes)
+  for _, change in ipairs(changes) do
     local path = ('%s/lua/neap/%s'):format(root, change.file)
     local file = assert(io.open(path))
     local text = file:read '*a'
@@ -50,7 +58,8 @@ describe('a metric that was added', function()
     store = root .. '/runs.db'
     -- the store is older than the metric
     assert.are.equal(0, (program.run(('%s --store %s'):format(SIMULATE, store))))
-    edit(root)
+    edit(root, EDITS)
+    edit(root, { DERIVED })
   end)
   teardown(function() program.shell(("rm -r '%s'"):format(root)) end)
 
@@ -77,13 +86,17 @@ describe('a metric that was added', function()
       local list = rows(command)
       for _, row in ipairs(list) do
         assert.is_true(row.remote_share > 0 and row.remote_share < 1, kind)
+        assert.is_true(math.abs(row.own_share + row.remote_share - 1) < 1e-9, kind)
       end
       local last = rows('runs')
       local run = rows(('runs %d --steps'):format(last[#last].id))[1]
       for i, result in ipairs(run.results) do
         assert.are.equal(list[i].remote_share, result.summary.remote_share)
         assert.are.equal(steps_of[kind], #result.metrics, kind)
-        for _, step in ipairs(result.metrics) do assert.is_true(step.remote_share > 0) end
+        for _, step in ipairs(result.metrics) do
+          assert.is_true(step.remote_share > 0)
+          assert.is_true(math.abs(step.own_share + step.remote_share - 1) < 1e-9, kind)
+        end
       end
       assert.matches('\nstep .*remote %%', neap(('runs %d --steps'):format(last[#last].id)))
     end
@@ -109,6 +122,7 @@ describe('a metric that was added', function()
       local html = file:read '*a'
       file:close()
       for _, text in ipairs { '<th>remote %</th>', 'Tokens that leave their rank',
+        'Tokens that stay',
         '<b>remote share</b>: tokens that another rank computes / all' } do
         assert.is_truthy(html:find(text, 1, true), text)
       end

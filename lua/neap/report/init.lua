@@ -72,7 +72,7 @@ end
 --- Adds what a replay has found as an entry of its own.
 local function add_entry(document, found, seed)
   local steps = {}
-  for i, row in ipairs(found.steps) do steps[i] = metrics.values(row) end
+  for i, row in ipairs(found.steps) do steps[i] = metrics.values(metrics.complete(row)) end
   found.figures.seed = seed
   local entry = entries.from_row(found.figures, 'replay')
   entry.curves = metrics.curves(steps, 0)

@@ -20,7 +20,8 @@
 --   title       heading in tables
 --   doc         how to read it
 --   path        where a row has it (default: under its name): one or two keys
---   derive      function(row): it follows from others; complete() puts it into rows
+--   derive      function(row): it follows from others, wherever these stand in the list; complete()
+--               puts it into rows, of steps too. Nil where it does not follow
 --   format      of the shown value: for string.format, or a function
 --   scale       of the shown value to the row's (100: a share is shown in percent)
 --   better      'lower' or 'higher'
@@ -175,18 +176,21 @@ function metrics.values(row)
   return values
 end
 
+local function put(metric, row, value)
+  local path = metric.path or { metric.name }
+  if #path == 2 then
+    row[path[1]] = row[path[1]] or {}
+    row = row[path[1]]
+  end
+  row[path[#path]] = value
+end
+
 --- A row of values by name; what is no metric stays as it is.
 function metrics.nest(values)
   local row, seen = {}, {}
   for _, metric in ipairs(metrics.list) do
-    local path = metric.path or { metric.name }
     seen[metric.name] = true
-    if values[metric.name] and #path == 1 then
-      row[path[1]] = values[metric.name]
-    elseif values[metric.name] then
-      row[path[1]] = row[path[1]] or {}
-      row[path[1]][path[2]] = values[metric.name]
-    end
+    if values[metric.name] then put(metric, row, values[metric.name]) end
   end
   for name, value in pairs(values) do
     if not seen[name] then row[name] = value end
@@ -194,12 +198,18 @@ function metrics.nest(values)
   return row
 end
 
---- Puts what follows from other metrics into a row, which is returned.
+--- Puts what follows from other metrics into a row of a policy or of a step, which is returned,
+-- in whatever order the list has a metric and those that it follows from.
 function metrics.complete(row)
+  local found = false
   for _, metric in ipairs(metrics.list) do
-    if metric.derive and row[metric.name] == nil then row[metric.name] = metric.derive(row) end
+    if metric.derive and metrics.value(metric, row) == nil then
+      local value = metric.derive(row)
+      if value then put(metric, row, value) end
+      found = found or metrics.value(metric, row) ~= nil
+    end
   end
-  return row
+  return found and metrics.complete(row) or row
 end
 
 --- A row as earlier versions have stored it, in today's shape.

@@ -98,6 +98,7 @@ function Recorder:step(step, row, session)
   row.late_experts = (mean_since(self, session.late_experts, 'late_experts') or {}).mean
   row.faults, row.late = increase(self, session, 'faults'), increase(self, session, 'late')
   hash, row.slots_changed = take_layouts(self, session)
+  metrics.complete(row)
   for i, metric in ipairs(stored) do
     self.values[i - 1] = metrics.value(metric, row) or 0 / 0
   end

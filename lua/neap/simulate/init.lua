@@ -8,6 +8,7 @@
 
 local lib = require 'neap.base.lib'
 local clusters = require 'neap.simulate.cluster'
+local metrics = require 'neap.runs.metrics'
 local summary = require 'neap.simulate.summary'
 local series = require 'neap.base.series'
 local step_cost = require 'neap.simulate.step_cost'
@@ -167,7 +168,7 @@ function Simulation:run(steps, recorder)
   for name, value in pairs(self.session:report()) do row[name] = value end
   row.steps, row.ranks, row.seed = steps, self.topology.ranks, self.options.seed
   row.spent, row.distinct = self.spent, self.options.distinct
-  return row
+  return metrics.complete(row)
 end
 
 function Simulation:close()

@@ -40,19 +40,38 @@ describe('the registry of metrics', function()
   end)
 
   it('completes rows, once: shares and bits', function()
-    assert.are.same({ step_ms = 8, ideal_ms = 6, share_of_ideal = 0.75, imbalance = { mean = 2 } },
-      metrics.complete { step_ms = 8, ideal_ms = 6, imbalance = { mean = 2 } })
+    local row = { step_ms = 8, ideal_ms = 6, imbalance = { mean = 2 } }
+    assert.are.equal(row, metrics.complete(row))
+    assert.are.equal(0.75, row.share_of_ideal)
     assert.are.equal(0.5, metrics.complete { imbalance = { mean = 2 } }.share_of_ideal)
     assert.are.equal(2, metrics.complete({ loss = 2 * math.log(2) }).bits_per_byte)
-    assert.are.same({ share_of_ideal = 0.3 }, metrics.complete { share_of_ideal = 0.3 })
+    assert.are.equal(0.3, metrics.complete({ share_of_ideal = 0.3, imbalance = { mean = 2 } })
+      .share_of_ideal)
+    assert.is_nil(metrics.complete({}).share_of_ideal)
+  end)
+
+  it('completes rows whatever the order of the list', function()
+    local first = { name = 'twice', path = { 'some', 'twice' },
+      derive = function(row) return row.lost and 2 * row.lost end }
+    local second = { name = 'lost',
+      derive = function(row) return row.share_of_ideal and 1 - row.share_of_ideal end }
+    table.insert(metrics.list, 1, second)
+    table.insert(metrics.list, 1, first)
+    local ok, row = pcall(metrics.complete, { step_ms = 8, ideal_ms = 6 })
+    table.remove(metrics.list, 1)
+    table.remove(metrics.list, 1)
+    assert.is_true(ok, row)
+    assert.are.same({ 0.75, 0.25, 0.5 }, { row.share_of_ideal, row.lost, row.some.twice })
   end)
 
   it('reads rows of earlier versions', function()
     local spread = { mean = 1.5, p50 = 1.4, p95 = 1.9, max = 2 }
-    assert.are.same({ imbalance = spread, step_ms = 250, share_of_ideal = 1 / 1.5 },
-      metrics.upgrade { imbalance = 1.5, spread = spread, step_seconds = 0.25 })
-    assert.are.same({ imbalance = { mean = 2 }, share_of_ideal = 0.5 },
-      metrics.upgrade { imbalance = 2 })
+    local row = metrics.upgrade { imbalance = 1.5, spread = spread, step_seconds = 0.25 }
+    assert.are.same({ spread, 250, 1 / 1.5 }, { row.imbalance, row.step_ms, row.share_of_ideal })
+    assert.are.same({}, { row.spread, row.step_seconds })
+    row = metrics.upgrade { imbalance = 2 }
+    assert.are.same({ mean = 2 }, row.imbalance)
+    assert.are.equal(0.5, row.share_of_ideal)
   end)
 
   it('makes tables: what is measured, with the ideal last', function()
