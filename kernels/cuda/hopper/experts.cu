@@ -104,13 +104,12 @@ static bool map_factor(CUtensorMap *map, const void *x, int64_t columns, int64_t
 template <bool A_ACROSS, bool B_ACROSS, epilogue EPILOGUE>
 static int launch(const job &j, void *stream)
 {
-  static const cudaError_t allowed =
-      cudaFuncSetAttribute((const void *)experts_kernel<A_ACROSS, B_ACROSS, EPILOGUE>,
-                           cudaFuncAttributeMaxDynamicSharedMemorySize, plan<EPILOGUE>::SHARED);
   if (!j.tiles.pairs)
     return NEAPI_KERNEL_OK;
-  if (allowed != cudaSuccess)
-    return NEAPI_KERNEL_DEVICE;
+  /* A setting of the thread's GPU, of which a process may have several. */
+  if (cudaFuncSetAttribute((const void *)experts_kernel<A_ACROSS, B_ACROSS, EPILOGUE>,
+                           cudaFuncAttributeMaxDynamicSharedMemorySize, plan<EPILOGUE>::SHARED))
+    return launched();
   int most = blocks() / PAIR, pairs = j.tiles.pairs < most ? j.tiles.pairs : most;
   cudaLaunchAttribute cluster = {};
   cluster.id = cudaLaunchAttributeClusterDimension;
