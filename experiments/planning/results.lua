@@ -7,11 +7,15 @@
 --
 -- Costs: some 10 seconds for traces of 32 ranks, about two minutes for 256.
 
+local metrics = require 'neap.runs.metrics'
 local neap = require 'neap'
 local sets = require 'planning.sets'
 
-local POLICIES = { 'static', 'random', 'eplb', 'flexmoe', 'laer', 'laer+minimax', 'llep', 'moonep',
-  'ultraep', 'fastermoe', 'neap', 'neap:on=known' }
+-- Every planner by the policy of its name, and other ways to use two of them.
+local POLICIES = neap.plan.names()
+for _, policy in ipairs { 'laer+minimax', 'neap:on=known' } do
+  POLICIES[#POLICIES + 1] = policy
+end
 
 local function print_results(set)
   print(('\n**%s**: %s, %d layers, %d steps\n'):format(set.name, tostring(set.topology),
@@ -20,8 +24,8 @@ local function print_results(set)
   print '|---|---|---|---|---|---|---|'
   for _, policy in ipairs(POLICIES) do
     local r = neap.replay.score { trace = set.trace, topology = set.topology, policy = policy }
-    print(('| %s%s | %.4f | %.4f | %.2f | %.2f | %.3f | %.1f |'):format(policy,
-      r.plans_on and ' (known loads)' or '', r.imbalance.mean, r.imbalance.p95, r.std_percent,
+    print(('| %s | %.4f | %.4f | %.2f | %.2f | %.3f | %.1f |'):format(
+      metrics.name_of(r), r.imbalance.mean, r.imbalance.p95, r.std_percent,
       100 * r.inter_node_share, r.plan_ms.mean, r.split_us.mean))
   end
 end
