@@ -14,7 +14,8 @@
  * launcher.first_failure() is true for the first caller of the process, so that one rank tells what
  * went wrong; launcher.leave(STATUS) ends the process at once, without the farewells of libraries
  * that would wait for other processes; launcher.sleep(SECONDS); list(FOLDER); terminal(FD) tells
- * whether FD is a terminal; process_rank is this process' rank under mpirun or srun, nil without.
+ * whether FD is a terminal; process_rank and process_size are this process' rank and how many there
+ * are under mpirun or srun, nil without.
  */
 #include "neap.h"
 
@@ -61,17 +62,28 @@ static const char *program_folder(char *path)
   return path;
 }
 
-/* Rank of this process among those that a launcher started; -1 if none did. */
-static int process_rank(void)
+/* What a launcher that started this process says of it: its rank, and of how many. */
+typedef struct {
+  int rank, size; /* -1 and 0 without a launcher */
+} launched;
+
+static launched launched_as(void)
 {
-  static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK",
-                                      "SLURM_PROCID"};
-  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-    const char *rank = getenv(names[i]);
-    if (rank && *rank)
-      return atoi(rank);
+  /* Slurm's last: a batch script has a rank of its own, in a step of one task. PMIx tells no size
+   * but in the step of whoever speaks it. */
+  static const struct {
+    const char *rank, *size;
+    int least;
+  } launchers[] = {{"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", 1},
+                   {"PMI_RANK", "PMI_SIZE", 1},
+                   {"PMIX_RANK", "SLURM_STEP_NUM_TASKS", 1},
+                   {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS", 2}};
+  for (size_t i = 0; i < sizeof launchers / sizeof *launchers; i++) {
+    const char *rank = getenv(launchers[i].rank), *size = getenv(launchers[i].size);
+    if (rank && *rank && size && atoi(size) >= launchers[i].least)
+      return (launched){atoi(rank), atoi(size)};
   }
-  return -1;
+  return (launched){-1, 0};
 }
 
 /* Root of the Lua sources: NEAP_HOME of the environment, else the folder above the program's, else
@@ -224,8 +236,7 @@ static void catch_trouble(void)
   signal(SIGUSR1, on_request);
   signal(SIGTERM, on_request);
   atexit(on_exit_of_rank);
-  const char *mpi = getenv("OMPI_COMM_WORLD_RANK");
-  rank_here = mpi && *mpi ? atoi(mpi) : -1;
+  rank_here = launched_as().rank;
   static const int crashes[] = {SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGILL};
   for (size_t i = 0; !SANITIZED && i < sizeof crashes / sizeof *crashes; i++)
     signal(crashes[i], on_crash);
@@ -274,9 +285,12 @@ static int open_launcher(lua_State *L)
   lua_setfield(L, -2, "home");
   lua_pushstring(L, program_folder(folder));
   lua_setfield(L, -2, "folder");
-  if (process_rank() >= 0) {
-    lua_pushinteger(L, process_rank());
+  launched as = launched_as();
+  if (as.size) {
+    lua_pushinteger(L, as.rank);
     lua_setfield(L, -2, "process_rank");
+    lua_pushinteger(L, as.size);
+    lua_setfield(L, -2, "process_size");
   }
   return 1;
 }
@@ -473,7 +487,7 @@ int main(int argc, char **argv)
   if (argc >= 4 && !strcmp(argv[1], "--worker"))
     return worker_main((const char **)argv + 2, argc == 5 && !strcmp(argv[4], "trusted"));
   prepare_process();
-  if (process_rank() <= 0 && neap_spawner_open()) { /* only rank 0 plans */
+  if (launched_as().rank <= 0 && neap_spawner_open()) { /* only rank 0 plans */
     fprintf(stderr, "neap: %s\n", neap_error_message());
     return EXIT_FAILED;
   }

@@ -10,10 +10,9 @@ local launch = {}
 
 local TIMEOUT = 600
 
---- Rank and number of processes under mpirun; nil without it.
+--- Rank and number of processes under mpirun or srun; nil without.
 function launch.rank_and_size()
-  local size = tonumber(os.getenv 'OMPI_COMM_WORLD_SIZE' or os.getenv 'PMI_SIZE')
-  if launcher.process_rank and size then return launcher.process_rank, size end
+  return launcher.process_rank, launcher.process_size
 end
 
 --- Calls a file with (rank, ranks, world or nil, text) on every rank: so many threads, or as this
@@ -36,7 +35,13 @@ end
 -- a neap_world pointer, or nil under mpirun. Collective.
 function launch.open(world, rank, name)
   if world then device.use(name, rank) end
-  return comm['open_' .. comm.transport_of(not world, name)](world, rank)
+  local all = comm['open_' .. comm.transport_of(not world, name)](world, rank)
+  if not world and all:size() ~= launcher.process_size then
+    errors.usage('the launcher started %d processes, but MPI connects %d; start them with the '
+      .. 'launcher of the MPI that Neap was built with (srun --mpi=pmix, mpirun)',
+      launcher.process_size, all:size())
+  end
+  return all
 end
 
 return launch
