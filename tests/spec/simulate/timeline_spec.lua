@@ -58,7 +58,7 @@ describe('the timeline of two ranks', function()
     end
     assert.are.same(report.exposed, sums)
     assert.are.equal(report.seconds - report.busy.compute, waiting)
-    assert.are.same({ tokens = 0, unshard = 9.5, reduce = 0, other = 1.5 }, sums)
+    assert.are.same({ tokens = 0, unshard = 9.5, late = 0, reduce = 0, other = 1.5 }, sums)
   end)
 
   it('marks the critical path: the slow attention, the parameters, the long experts', function()
