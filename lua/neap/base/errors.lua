@@ -4,7 +4,9 @@ local lib = require 'neap.base.lib'
 
 local errors = {}
 
-local STATUS = { USAGE = 2, POLICY = 3, FORMAT = 5, INTERRUPTED = 130 }
+errors.DAMAGED = 5 -- exit status where a file is not what it should be
+
+local STATUS = { USAGE = 2, POLICY = 3, FORMAT = errors.DAMAGED, INTERRUPTED = 130 }
 
 errors.HUNG = 6 -- exit status of a run in which an operation did not end
 

@@ -21,6 +21,7 @@ local COMMANDS = {
   { 'compare', 'neap.cli.compare' },
   { 'runs', 'neap.cli.runs' },
   { 'trace', 'neap.cli.trace' },
+  { 'checkpoint', 'neap.cli.checkpoint' },
   { 'policy', 'neap.cli.policy' },
   { 'kernel', 'neap.cli.notebook' },
   { 'doctor', 'neap.cli.doctor' },

@@ -23,7 +23,7 @@ end
 local function share(job, first, err)
   local buffer = ffi.new('char[?]', TEXT_BYTES)
   if job.rank == first then
-    local code = type(err) == 'table' and err.code or 'FAILED'
+    local code = errors.code(err) or 'FAILED'
     local whose = first > 0 and code ~= 'USAGE' and ('rank %d: '):format(first) or ''
     local text = (code .. '\n' .. whose .. errors.text(err)):sub(1, TEXT_BYTES - 1)
     ffi.copy(buffer, text)
@@ -37,7 +37,7 @@ end
 -- Collective.
 function agreement.try(job, f, ...)
   local ok, err = xpcall(f, errors.handler, ...)
-  local mistake = not ok and (type(err) ~= 'table' or err.code == 'USAGE')
+  local mistake = not ok and (not errors.code(err) or errors.code(err) == 'USAGE')
   local first, raised = agreement.most(job, ok and 0 or job.ranks - job.rank, mistake and 1 or 0)
   if first == 0 then return true end
   local code, text = share(job, job.ranks - first, err)

@@ -128,25 +128,30 @@ local check_document = record {
     device = text }),
 }
 
---- Reads the manifest of the checkpoint at a path. Raises SYSTEM and FORMAT.
-function folder.manifest(path)
-  local file = folder.manifest_path(path)
-  local document = json.decode(checkpoint.sealed(file))
+--- A document, if it is a manifest. where: names it. Raises FORMAT.
+function folder.checked(document, where)
   if type(document) == 'table' and whole(document.neap_checkpoint, FORMAT + 1, 2 ^ 31) then
-    lib.raise('FORMAT', ('%s: is of format %d; this program reads %d'):format(file,
+    lib.raise('FORMAT', ('%s: is of format %d; this program reads %d'):format(where,
       document.neap_checkpoint, FORMAT))
   end
   local ok, field = check_document(document)
-  if not ok or #document.files ~= document.ranks then
-    lib.raise('FORMAT', ("%s: is no manifest of a checkpoint: field '%s'"):format(file,
-      field or 'files'))
+  if ok and (#document.files ~= document.ranks or #document.node_of ~= document.ranks) then
+    ok, field = false, 'ranks'
   end
-  for rank, entry in ipairs(document.files) do
-    if entry.name ~= folder.rank_name(rank - 1) then
-      lib.raise('FORMAT', ("%s: '%s' is no name of rank %d's file"):format(file, entry.name,
-        rank - 1))
-    end
+  for rank = 1, ok and document.ranks or 0 do
+    if document.files[rank].name ~= folder.rank_name(rank - 1) then ok, field = false, 'files' end
   end
+  if not ok then
+    lib.raise('FORMAT', ("%s: is no manifest of a checkpoint: field '%s'"):format(where,
+      field or 'none'))
+  end
+  return document
+end
+
+--- Reads the manifest of the checkpoint at a path. Raises SYSTEM and FORMAT.
+function folder.manifest(path)
+  local file = folder.manifest_path(path)
+  local document = folder.checked(json.decode(checkpoint.sealed(file)), file)
   document.path = path
   return document
 end

@@ -12,7 +12,7 @@ local ffi = lib.ffi
 
 local model_state = {}
 
-local PARTS = { 'parameter', 'moment1', 'moment2' }
+model_state.PARTS = { 'parameter', 'moment1', 'moment2' }
 local OPEN_FILES = 64 -- of other ranks, at a time
 
 --- ---- arrays ------------------------------------------------------------------------------------
@@ -76,8 +76,8 @@ local function holders(sizes, granule, from_ranks, to_rank, to_ranks)
   return list
 end
 
---- The files of a checkpoint, opened when they are first needed; a few stay open.
-local function open_files(manifest)
+--- The files of a checkpoint, by rank, opened when they are first needed; a few stay open.
+function model_state.files(manifest)
   local open, order = {}, {}
   return function(rank)
     if open[rank] then return open[rank] end
@@ -88,20 +88,19 @@ local function open_files(manifest)
   end
 end
 
---- Fills a rank's ranges of an array from the files of a checkpoint.
-local function read_array(array, manifest, file_of, rank, ranks)
-  local from = holders(array.sizes, array.granule, manifest.ranks, rank, ranks)
-  local count = checkpoint.owned(array.sizes, array.granule, rank, ranks)
-  local values = tensor.new_host(manifest.masters, count)
-  for _, part in ipairs(PARTS) do
-    for _, holder in ipairs(from) do
-      file_of(holder):ranges(('%s.%s'):format(array.name, part), manifest.masters, {
-        sizes = array.sizes, granule = array.granule, from = { holder, manifest.ranks },
-        to = { rank, ranks } }, values:data())
-    end
-    array.put(part, values)
+--- What a rank of so many has of a part ('parameter', 'moment1', 'moment2') of an array of a
+-- checkpoint: a tensor in host memory, its ranges one after the other. array: { name, sizes,
+-- granule }; file_of: what files gave; values: a tensor to fill, if there is one. Raises FORMAT and
+-- SYSTEM.
+function model_state.read(manifest, file_of, array, part, rank, ranks, values)
+  values = values or tensor.new_host(manifest.masters,
+    checkpoint.owned(array.sizes, array.granule, rank, ranks))
+  for _, holder in ipairs(holders(array.sizes, array.granule, manifest.ranks, rank, ranks)) do
+    file_of(holder):ranges(('%s.%s'):format(array.name, part), manifest.masters, {
+      sizes = array.sizes, granule = array.granule, from = { holder, manifest.ranks },
+      to = { rank, ranks } }, values:data())
   end
-  values:close()
+  return values
 end
 
 --- ---- the model that a checkpoint is of ---------------------------------------------------------
@@ -183,7 +182,7 @@ end
 --- Adds this rank's ranges to its file.
 function model_state.add(writer, trainer)
   for _, array in ipairs(arrays_of(trainer)) do
-    for _, part in ipairs(PARTS) do array.add(writer, part) end
+    for _, part in ipairs(model_state.PARTS) do array.add(writer, part) end
   end
 end
 
@@ -192,9 +191,14 @@ end
 -- (another model), FORMAT, SYSTEM.
 function model_state.load(manifest, trainer)
   check_model(manifest, trainer)
-  local file_of = open_files(manifest)
+  local file_of, job = model_state.files(manifest), trainer.job
   for _, array in ipairs(arrays_of(trainer)) do
-    read_array(array, manifest, file_of, trainer.job.rank, trainer.job.ranks)
+    local values
+    for _, part in ipairs(model_state.PARTS) do
+      values = model_state.read(manifest, file_of, array, part, job.rank, job.ranks, values)
+      array.put(part, values)
+    end
+    values:close()
   end
 end
 
