@@ -416,3 +416,11 @@ describe('a signal', function()
   end)
 end)
 
+
+describe('kills at random moments', function()
+  it('leave nothing damaged, and trainings that go on to the same digest', function()
+    local status, out, err = program.shell(("NEAP_PROGRAM='%s' tests/kills.sh %d 7"):format(
+      program.path, os.getenv 'NEAP_LONG' and 50 or 20))
+    assert.are.equal(0, status, out .. err)
+  end)
+end)
