@@ -76,7 +76,8 @@ for test in tests/c/**/*.c tests/fake/fake_comm.c; do
   case "$test" in */cuda/*) cuda_tests+=("$test") ;; *) c_tests+=("$test") ;; esac
 done
 
-# C tests whose head says that their ranks are "threads", or also processes of "mpi".
+# What the head of a C test says that its ranks run on: "threads", or transports between processes.
+runs_on() { sed -nE 's/^ \* Runs on: ([a-z0-9, ]+)\.$/\1/p' "$1" | tr -s ', ' '\n'; }
 running_on() { grep -lE "^ \* Runs on:.*\b$1\b" "${c_tests[@]}"; }
 
 # Options of AddressSanitizer for a spec. Child processes that end or crash in the middle of things
@@ -105,10 +106,13 @@ on_gpu() { # tests of CUDA builds; without a GPU they say that they were skipped
 }
 
 under_mpirun() { # the rank tests that know how
-  local test n
-  for test in $(running_on mpi); do
-    for n in 1 2 4; do
-      job "mpirun -n $n $test" "mpirun --oversubscribe -n $n $(program_of build "$test") mpi"
+  local test n transport
+  for test in "${c_tests[@]}"; do
+    for transport in $(runs_on "$test" | grep -vx threads); do
+      for n in 1 2 4; do
+        job "mpirun -n $n $test $transport" \
+          "mpirun --oversubscribe -n $n $(program_of build "$test") $transport"
+      done
     done
   done
 }

@@ -28,8 +28,8 @@ extern const neapi_memory_ops neapi_host_memory, neapi_gpu_memory;
 typedef struct neapi_endpoint neapi_endpoint;
 
 typedef struct {
-  const char *name;
-  bool takes_gpu; /* messages may be in a GPU's memory */
+  const char *name; /* NAME of neap_comm_open_NAME */
+  bool takes_gpu;   /* messages may be in a GPU's memory */
   /* Sends and receives all the messages, none of them to this rank itself; returns when the
    * buffers are free to use, or those on a GPU for what is enqueued next on the calling thread's
    * stream. The i-th message to p pairs with p's i-th from here. Blocks, but not by spinning for

@@ -299,7 +299,7 @@ NEAP_API int neap_comm_split(neap_comm *comm, int32_t colour, neap_comm **out);
 NEAP_API void neap_comm_close(neap_comm *comm);
 NEAP_API int32_t neap_comm_rank(const neap_comm *comm);
 NEAP_API int32_t neap_comm_size(const neap_comm *comm);
-/* "local", "mpi" or "nccl". */
+/* Its transport: NAME of the neap_comm_open_NAME that it comes from. */
 NEAP_API const char *neap_comm_transport(const neap_comm *comm);
 /* Bytes that this rank has sent to other ranks over comm since it was opened. */
 NEAP_API int64_t neap_comm_bytes_sent(const neap_comm *comm);

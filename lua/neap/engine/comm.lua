@@ -85,7 +85,7 @@ function Comm:size()
   return C.neap_comm_size(self.ptr)
 end
 
---- 'local', 'mpi' or 'nccl'.
+--- Its transport: the name that transport_of gave for its ranks.
 function Comm:transport()
   return ffi.string(C.neap_comm_transport(self.ptr))
 end

@@ -90,6 +90,6 @@ reductions()
 moves()
 groups()
 arguments()
-equal(world and 'local' or 'mpi', group:transport(), 'transport')
+equal(comm.transport_of(not world, 'cpu'), group:transport(), 'transport')
 group:close()
 return 0
