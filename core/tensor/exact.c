@@ -20,7 +20,7 @@ enum {
   RUN = 16384        /* tokens of a weight gradient whose factors are in memory at a time */
 };
 
-/* ---- scratch: one block a thread, which grows and is freed with the thread ------------------- */
+/* ---- scratch: one block per thread, which grows and is freed with the thread ----------------- */
 
 typedef struct {
   void *memory;

@@ -1,5 +1,5 @@
 --- FlexMoE (Nie et al., 2023): small changes to the active layout. In every node the expert with
--- the most load a replica gains one and the one with the least loses one, while balance improves.
+-- the most load per replica gains one and the one with the least loses one, while balance improves.
 local plan = require('neap').plan
 local policy = require 'neap.policy'
 

@@ -52,7 +52,7 @@ static int late_plan(const neapi_plan_input *input, int32_t *expert_of)
 
 const neapi_planner_kind neapi_plan_late = {
     "late",
-    {{"flows", "flows that may be looked for: about two a slot that changes", 100, 0, 1e6, 1}},
+    {{"flows", "flows that may be looked for: about two per slot that changes", 100, 0, 1e6, 1}},
     neapi_neap_open,
     neapi_neap_close,
     late_plan};

@@ -1,5 +1,5 @@
---- FlexMoE as its rounds are described beside LAER-MoE: the expert with the most load a replica, of
--- all nodes together, gains one in every node, and the one with the least loses one there; up to
+--- FlexMoE as its rounds are described beside LAER-MoE: the expert with the most load per replica,
+-- of all nodes together, gains one in every node, and the one with the least loses one there; up to
 -- ten rounds per plan, from the active layout. A round is kept if it lowers the most loaded rank or
 -- brings most and least closer; the first that does neither ends the plan. (The built-in flexmoe
 -- chooses node by node and avoids second copies on a rank, and balances better than published.)
@@ -62,8 +62,8 @@ local function weigh(s, expert_of)
   return { work = work, most = most, ratio = most / least }
 end
 
---- The expert with the most load a replica, and that with the least among those that have more than
--- one replica per node, if there is one.
+--- The expert with the most load per replica, and that with the least among those that have more
+-- than one replica per node, if there is one.
 local function extremes(s, expert_of)
   local t, _, replicas = s.t, count(s.t, expert_of)
   local share, hot, cold = doubles(t.experts), 0, nil

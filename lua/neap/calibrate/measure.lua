@@ -1,7 +1,8 @@
---- Measures the machine at hand as a cluster description (clusters.lua): all ranks do the same work
--- at once, so that ranks that share memory and links show what each of them gets. On the CPU work
--- is measured in processor time, which other programs do not disturb; ranks that share processors
--- get their part. On a GPU it is measured by the clock, from what was enqueued to its end.
+--- Measures the machine at hand as a cluster description (simulate/machines.lua): all ranks do the
+-- same work at once, so that ranks that share memory and links show what each of them gets. On the
+-- CPU work is measured in processor time, which other programs do not disturb; ranks that share
+-- processors get their part. On a GPU it is measured by the clock, from what was enqueued to its
+-- end.
 --
 --   local machine = measure.machine(job, 'f32')   -- collective; the same table on every rank
 

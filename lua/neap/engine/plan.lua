@@ -93,9 +93,9 @@ function plan.open(name, topology, params)
   return self
 end
 
---- load: expected tokens [ranks][experts] in any scale, as counts.lua reads it. previous: layout in
--- force, or nil. seed: a number (default 0), of planners that draw. out: a layout to write to, else
--- a new one. Raises ARGUMENT.
+--- load: expected tokens [ranks][experts] in any scale, as engine/matrix.lua reads it. previous:
+-- layout in force, or nil. seed: a number (default 0), of planners that draw. out: a layout to
+-- write to, else a new one. Raises ARGUMENT.
 function Planner:plan(load, previous, seed, out)
   local t = self.topology
   out = out or layouts.open(t)

@@ -37,7 +37,7 @@ local function read_load(self, load)
   return matrix.matrix(load, self.topology.ranks, self.topology.experts, 'int64_t', 'split: load')
 end
 
---- load: whole tokens, as counts.lua reads them. Computes what is common to all ranks.
+--- load: whole tokens, as engine/matrix.lua reads them. Computes what is common to all ranks.
 function Split:compute(layout, load)
   lib.check(C.neap_split_compute(self.ptr, layout.ptr, read_load(self, load)), 2)
   return self

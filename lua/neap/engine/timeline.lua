@@ -9,8 +9,8 @@
 --
 -- A span is { name =, phase =, stream =, begin =, finish =, layer =, chunk =, waits_for = }: times
 -- in seconds; phase, layer, chunk and waits_for (a stream, for name 'wait') where there are any.
--- neap.h lists names, phases and streams. timeline_file.lua writes them, measured or simulated.
--- Layers count from 0; of ranks, rank r is element r + 1.
+-- neap.h lists names, phases and streams. profile/chrome_trace.lua writes them, measured or
+-- simulated. Layers count from 0; of ranks, rank r is element r + 1.
 
 local lib = require 'neap.base.lib'
 

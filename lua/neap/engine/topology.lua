@@ -100,9 +100,9 @@ local function wrap(ptr)
   return self
 end
 
---- Fields: experts; slots (a rank, or a list); ranks with node_size (default: one node) or node_of
--- (int32_t[ranks]), or nodes (list of the nodes' ranks); cost (list, work of a token by expert,
--- default 1) and speed (list, by rank, default 1). Raises ARGUMENT.
+--- Fields: experts; slots (per rank, or a list); ranks with node_size (default: one node) or
+-- node_of (int32_t[ranks]), or nodes (list of the nodes' ranks); cost (list, work of a token by
+-- expert, default 1) and speed (list, by rank, default 1). Raises ARGUMENT.
 function topology.open(description)
   local wrong = options.problem(description, SPEC, 'topology', 'field')
   if wrong then lib.raise('ARGUMENT', wrong, 2) end

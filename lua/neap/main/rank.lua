@@ -14,7 +14,7 @@
 --   deadline              seconds that a policy's hook may run; nil for the session's default
 --   strict, in_process    whether a policy's fault stops the run; whether policies run in the rank
 --   trusted               whether policies may do what the user may (--trust-policies)
---   timeline              records steps (timeline_job.lua); nil: nobody asked for it
+--   timeline              records steps (profile/step_recorder.lua); nil: nobody asked for it
 --   json                  results are wanted as JSON
 --   job:print(text)       writes a line to stdout, on rank 0 only
 --   job:say(text)         writes a line to stderr, on rank 0 only

@@ -126,7 +126,7 @@ end
 -- mean = over ranks, most = of the rank with the most, rank = it }. And numbers: computing (mean
 -- seconds over ranks of computation), any_computing (seconds in which at least one rank computes),
 -- waiting (mean seconds of waits), and on a GPU host_gap (seconds per layer, of which
--- host_gap_waits for other ranks' counts) and host_gaps (a step).
+-- host_gap_waits for other ranks' counts) and host_gaps (per step).
 function breakdown.summary(ranks)
   local own, busy, exposed, first, last = {}, {}, {}, math.huge, -math.huge
   local intervals, computing, waiting = {}, 0, 0

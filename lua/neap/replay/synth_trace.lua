@@ -2,9 +2,9 @@
 --
 --   synth_trace.write('made.safetensors', { workload = 'W1', ranks = 8, steps = 24, layers = 4,
 --     seed = 1 })
--- Options: ranks, steps, layers, seed; tokens (a rank), experts, top_k; slots and node_size, which
--- are only noted; and either workload (neap.engine.workloads), or preset, sigma, tau, rho, maxvio
--- (neap.engine.synth). maxvio: max / mean load of the experts, for which sigma is chosen.
+-- Options: ranks, steps, layers, seed; tokens (per rank), experts, top_k; slots and node_size,
+-- which are only noted; and either workload (neap.engine.workloads), or preset, sigma, tau, rho,
+-- maxvio (neap.engine.synth). maxvio: max / mean load of the experts, for which sigma is chosen.
 
 local lib = require 'neap.base.lib'
 local synth = require 'neap.engine.synth'

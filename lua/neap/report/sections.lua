@@ -1,5 +1,5 @@
---- Sections of a report, each from the document that report.lua has put together to HTML. Here are
--- those that are pictures, and where things come from; numbers.lua has the tables.
+--- Sections of a report, each from the document that init.lua has put together to HTML. Here are
+-- those that are pictures, and where things come from; tables.lua has the tables.
 
 local chart = require 'neap.draw.chart'
 local entries = require 'neap.report.entries'

@@ -66,7 +66,7 @@ local function check(where, machine)
   return machine
 end
 
---- Names of the machines in clusters.lua, sorted.
+--- Names of the machines in simulate/machines.lua, sorted.
 function cluster.names()
   return lib.sorted_keys(machines)
 end

@@ -64,8 +64,8 @@ end
 --- Options: cluster and model (what their describe takes), policy, schedule (what schedule.resolve
 -- takes), token_group and shard_group ('all', 'node' or a number), resident (experts stay where
 -- they are, gradients travel), tensor (ranks that share attention), parts (smaller micro-batches
--- that one is cut into), elementwise (costs.lua), gradient_bytes (of a number of a gradient under
--- way), accumulate (gradients are sent once per step), slots (a rank, of the policy's layouts;
+-- that one is cut into), elementwise (op_cost.lua), gradient_bytes (of a number of a gradient under
+-- way), accumulate (gradients are sent once per step), slots (per rank, of the policy's layouts;
 -- default: the model's), trace (trace.open's; default: synthetic loads; its tokens are scaled to
 -- the model's), distinct (layers that have loads, plans and splits of their own, the others repeat
 -- them; default: all, or as many as 2^22 numbers of tokens are enough for), routing ('chosen' by

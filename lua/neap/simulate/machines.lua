@@ -13,7 +13,7 @@
 --   latency, far_latency  seconds of an exchange within a node, and between nodes
 --   queued             exchanges of a rank run one at a time, in the order in which they are issued
 --   capacity           bytes of a rank's memory
---   elementwise        passes of elementwise code through memory, compared with costs.lua's (1)
+--   elementwise        passes of elementwise code through memory, compared with op_cost.lua's (1)
 --   shared             ranks share processors: what one does not use, the others get
 --   copied             exchanges are copied by what computes, so they hide under nothing
 --   speed              list of the ranks' relative speeds (default: all 1)

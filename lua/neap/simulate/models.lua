@@ -1,5 +1,5 @@
 --- Models whose training steps are simulated. Fields:
---   hidden, ffn (of every expert, or a list), experts, top_k, slots (a rank), layers, heads,
+--   hidden, ffn (of every expert, or a list), experts, top_k, slots (per rank), layers, heads,
 --   kv_heads, sequence, vocabulary
 --   tokens          of a rank in a micro-batch;  micro_batches  of a step
 --   recompute       the forward of a layer is done again before its backward

@@ -127,7 +127,7 @@ end
 --   probabilities), route_back, permute, finish, finish_back, head, loss, head_back, optimizer,
 --   host, sum (of gradients that have arrived): seconds
 --   dense                   bytes of the dense parameters' exchanges, of a layer, outer and all
---   copied                  exchanges are work of the ranks (clusters.lua)
+--   copied                  exchanges are work of the ranks (simulate/machines.lua)
 --   refresh                 ports and uplinks: new parameters to the shard groups; or nil
 --   micro                   for every micro-batch loads[layer] = { ports, uplinks (of every chunk),
 --                           segments, seconds }, weights[layer] = { ports, uplinks } and, where

@@ -1,7 +1,7 @@
---- A simulated step as a timeline: for viewers (timeline_file.lua takes what spans.of gives), and
--- on one screen.
+--- A simulated step as a timeline: for viewers (profile/chrome_trace.lua takes what spans.of
+-- gives), and on one screen.
 --
---   timeline_file.write('step.json', { { label = 'simulated', ranks = spans.of(cluster) } })
+--   chrome_trace.write('step.json', { { label = 'simulated', ranks = spans.of(cluster) } })
 --   print(spans.text(cluster))
 
 local text_table = require 'neap.base.text_table'

@@ -115,8 +115,8 @@ end
 --- ---- telling -----------------------------------------------------------------------------------
 
 local function describe(case)
-  return ('%s with the split %s, schedule %s, shard group %s, %d rank%s, %d a node, %s experts, %s')
-    :format(case.plain, case.split == '' and 'of its own' or case.split, case.schedule,
+  return ('%s with the split %s, schedule %s, shard group %s, %d rank%s, %d per node, %s experts, '
+    .. '%s'):format(case.plain, case.split == '' and 'of its own' or case.split, case.schedule,
     case.shard_group, case.ranks, case.ranks == 1 and '' or 's', case.node_size,
     case.unequal and 'unequal' or 'equal', case.in_process and 'in the rank' or 'in a worker')
 end

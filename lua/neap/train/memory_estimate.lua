@@ -5,8 +5,8 @@
 --   e.rank, e.process             -- bytes of one rank, and of all that are here
 --   e.kinds                       -- { kind =, bytes = of one rank, lower = 'which parameter' }
 --
--- Counts what optim.lua, nn/, moe.c, shards.c and transfer.c allocate. Tokens of experts wander
--- from step to step, and so do their buffers: they are taken with a margin.
+-- Counts what nn/optimizer.lua, nn/, moe.c, shards.c and transfer.c allocate. Tokens of experts
+-- wander from step to step, and so do their buffers: they are taken with a margin.
 
 local device = require 'neap.engine.device'
 local json = require 'neap.base.json'

@@ -5,8 +5,8 @@ local text_table = require 'neap.base.text_table'
 
 local results = {}
 
-local MEASURED = '\n%d ranks, %d steps, seed %d. Bytes: of all ranks, a step. Loss: nats per byte, '
-  .. 'mean of the last tenth.'
+local MEASURED = '\n%d ranks, %d steps, seed %d. Bytes: of all ranks, per step. Loss: nats per '
+  .. 'byte, mean of the last tenth.'
 local SIMULATED = '\n%d ranks, %d steps, seed %d. Trained on the CPU; times and shares of them are '
   .. 'simulated: %s on %s.'
 

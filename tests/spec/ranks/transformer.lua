@@ -1,7 +1,7 @@
 --- One rank of transformer_spec.lua, a training of a small MoE model: run with (rank, ranks, world,
 -- FILE, 'name=value' …) on threads, (FILE, …) under mpirun. Whatever the number of ranks, layouts
 -- and splits, the global batches are the same; rank 0 writes losses, gradient norms and final
--- parameters to FILE as hexadecimal floats, a line per step and then a line a parameter. Values:
+-- parameters to FILE as hexadecimal floats, a line per step and then a line per parameter. Values:
 -- exact, dtype, schedule, rule (of the split), layouts (a seed), slots, gradients (1: no training,
 -- but a check by differences).
 

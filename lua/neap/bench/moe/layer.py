@@ -3,7 +3,7 @@
     python3 layer.py '{"shapes": [{"experts":, "top_k":, "hidden":, "ffn":}, ...], "loads": [...],
                        "tokens":, "how": "eager" | "best", "side":}' ORDERS
 
-reads words, a line each, from the file ORDERS as they are appended to it, and answers each with a
+reads words, one per line, from the file ORDERS as they are appended to it, and answers each with a
 line of JSON:
 
     prepare   the next shape: compiles, warms up, chooses the faster of eager and compiled

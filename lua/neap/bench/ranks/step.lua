@@ -113,7 +113,7 @@ end
 
 --- Operations of a token's forward and backward: products with parameters, and attention over half
 -- a sequence on average. The backward has twice as many as the forward.
-local function flops_a_token(p)
+local function flops_per_token(p)
   local ffn, width = 0, p.hidden / p.heads
   for _, f in ipairs(p.ffn) do ffn = ffn + f / #p.ffn end
   local layer = p.hidden * (p.hidden + 2 * p.kv_heads * width) + p.hidden * p.hidden
@@ -132,10 +132,10 @@ local function result_of(p, schedule, record, losses)
   local gaps = mean(all, function(s) return s.host_gaps end)
   return {
     schedule = schedule, step_ms = 1e3 * seconds, tokens_per_second = tokens / seconds,
-    tflops = tokens * flops_a_token(p) / seconds / 1e12, exposed = share 'waiting',
+    tflops = tokens * flops_per_token(p) / seconds / 1e12, exposed = share 'waiting',
     utilization = share 'computing', any_rank_computes = share 'any_computing',
     host_gap_us = gap and 1e6 * gap, host_gap_waits_us = gap and 1e6 * gap_waits,
-    host_gap_ms_a_step = gaps and 1e3 * gaps,
+    host_gap_ms_per_step = gaps and 1e3 * gaps,
     spans = by_name(all, 'compute'), exposed_by = by_name(all, 'exposed'),
     streams = by_name(all, 'busy'), device_bytes = record.device_bytes,
     first_loss = losses[1], last_loss = losses[losses.count],

@@ -1,7 +1,7 @@
 /*
  * What exchanges cost beside the same calls of NCCL alone. Under mpirun, every rank sends as many
  * bytes to every other: by grouped sends and receives of a communicator of this program's own, and
- * by neap_comm_exchange. Prints medians and rates a rank; checks the data of both.
+ * by neap_comm_exchange. Prints medians and rates per rank; checks the data of both.
  *   mpirun -n 8 build/tests/test_comm_cuda_nccl_alone [MEGABYTES A RANK SENDS]
  */
 #include "kernels/cuda/gpu_test.h"
