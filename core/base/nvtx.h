@@ -19,7 +19,7 @@ static inline void neapi_nvtx_end(void)
 
 /* A range from here to the end of the enclosing block. */
 #define NEAPI_NVTX(name)                                                                           \
-  __attribute__((cleanup(neapi_nvtx_close), unused)) int neapi_range = neapi_nvtx_open(name)
+  __attribute__((cleanup(neapi_nvtx_close), unused)) int neapi_nvtx_range = neapi_nvtx_open(name)
 
 static inline int neapi_nvtx_open(const char *name)
 {

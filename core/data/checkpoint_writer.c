@@ -78,9 +78,9 @@ int neap_checkpoint_writer_begin(neap_checkpoint_writer *w, const char *path)
   w->count = 0;
   status = neapi_tensors_writer_reset(w->file, path);
   if (!status)
-    status = neap_tensors_writer_note(w->file, "format", NEAPI_CHECKPOINT_FORMAT);
+    status = neap_tensors_writer_set_metadata(w->file, "format", NEAPI_CHECKPOINT_FORMAT);
   if (!status)
-    status = neap_tensors_writer_note(w->file, "version", NEAPI_CHECKPOINT_VERSION);
+    status = neap_tensors_writer_set_metadata(w->file, "version", NEAPI_CHECKPOINT_VERSION);
   return status;
 }
 

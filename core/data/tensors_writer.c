@@ -164,7 +164,7 @@ int neap_tensors_writer_declare(neap_tensors_writer *w, const char *name, int dt
   return NEAP_OK;
 }
 
-int neap_tensors_writer_note(neap_tensors_writer *w, const char *key, const char *value)
+int neap_tensors_writer_set_metadata(neap_tensors_writer *w, const char *key, const char *value)
 {
   int status = make_fit((void **)&w->pairs, w->pair_count, &w->pair_capacity, sizeof *w->pairs);
   if (status)

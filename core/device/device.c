@@ -324,9 +324,9 @@ int neapi_gpu_draw(float *data, int64_t count, uint64_t seed, uint64_t stream, i
   return check(neapi_cuda_draw(data, count, seed, stream, first, scale), "cannot draw");
 }
 
-int neapi_gpu_copy_all(const neapi_copy_segment *pieces, int64_t count)
+int neapi_gpu_copy_all(const neapi_copy_segment *segments, int64_t count)
 {
-  return check(neapi_cuda_copy_all(pieces, count), "cannot copy between ranks");
+  return check(neapi_cuda_copy_all(segments, count), "cannot copy between ranks");
 }
 
 int neapi_gpu_fold(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,

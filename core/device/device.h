@@ -94,7 +94,7 @@ typedef struct {
   int64_t bytes;
 } neapi_copy_segment;
 /* Enqueues the copies. */
-int neapi_gpu_copy_all(const neapi_copy_segment *pieces, int64_t count);
+int neapi_gpu_copy_all(const neapi_copy_segment *segments, int64_t count);
 /* Enqueues out[count] = sources[0] op sources[1] op …. */
 int neapi_gpu_fold(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,
                    int op);

@@ -180,9 +180,9 @@ int32_t neapi_cuda_gpu_of(const void *memory)
   return -1;
 }
 
-int neapi_cuda_copy_all(const neapi_copy_segment *pieces, int64_t count)
+int neapi_cuda_copy_all(const neapi_copy_segment *segments, int64_t count)
 {
-  (void)pieces, (void)count;
+  (void)segments, (void)count;
   return NEAPI_CUDA_NONE;
 }
 

@@ -936,8 +936,8 @@ NEAP_API int neap_tensors_writer_open(const char *path, neap_tensors_writer **ou
 NEAP_API void neap_tensors_writer_close(neap_tensors_writer *writer);
 NEAP_API int neap_tensors_writer_declare(neap_tensors_writer *writer, const char *name, int dtype,
                                          int32_t ndim, const int64_t *dims);
-NEAP_API int neap_tensors_writer_note(neap_tensors_writer *writer, const char *key,
-                                      const char *value);
+NEAP_API int neap_tensors_writer_set_metadata(neap_tensors_writer *writer, const char *key,
+                                              const char *value);
 NEAP_API int neap_tensors_writer_begin(neap_tensors_writer *writer);
 NEAP_API int neap_tensors_writer_append(neap_tensors_writer *writer, const void *data,
                                         int64_t bytes);

@@ -11,19 +11,19 @@ void neap_cut(int64_t size, int64_t granule, int32_t parts, int32_t index, int64
   *end = size - *begin < each ? size : *begin + each;
 }
 
-static neapi_range range_of(int64_t size, int32_t count, int32_t index)
+static neapi_shard_range range_of(int64_t size, int32_t count, int32_t index)
 {
-  neapi_range range;
+  neapi_shard_range range;
   neap_cut(size, 1, count, index, &range.begin, &range.end);
   return range;
 }
 
-neapi_range neapi_shards_master(const neap_shards *s, int32_t expert, int32_t rank)
+neapi_shard_range neapi_shards_master(const neap_shards *s, int32_t expert, int32_t rank)
 {
   return range_of(s->sizes[expert], s->ranks, rank);
 }
 
-neapi_range neapi_shards_working(const neap_shards *s, int32_t expert, int32_t rank)
+neapi_shard_range neapi_shards_working(const neap_shards *s, int32_t expert, int32_t rank)
 {
   return range_of(s->sizes[expert], s->group_size[rank], rank - s->group_first[rank]);
 }

@@ -46,8 +46,8 @@ static void set_ranges(neap_shards *s, const int64_t *sizes)
     s->sizes[e] = sizes[e];
     s->count += sizes[e];
     s->slot_size = sizes[e] > s->slot_size ? sizes[e] : s->slot_size;
-    neapi_range master = neapi_shards_master(s, e, s->rank);
-    neapi_range working = neapi_shards_working(s, e, s->rank);
+    neapi_shard_range master = neapi_shards_master(s, e, s->rank);
+    neapi_shard_range working = neapi_shards_working(s, e, s->rank);
     s->master_at[e + 1] = s->master_at[e] + master.end - master.begin;
     s->working_at[e + 1] = s->working_at[e] + working.end - working.begin;
   }
@@ -205,7 +205,7 @@ int neap_shards_normal(neap_shards *s, int32_t expert, int64_t first, int64_t co
   if (first < 0 || count < 0 || first > s->sizes[expert] || count > s->sizes[expert] - first)
     return neapi_fail(NEAP_ARGUMENT, "shards: %lld elements from %lld of expert %d, which has %lld",
                       (long long)count, (long long)first, expert, (long long)s->sizes[expert]);
-  neapi_range own = neapi_shards_master(s, expert, s->rank);
+  neapi_shard_range own = neapi_shards_master(s, expert, s->rank);
   char *data = s->part[NEAP_SHARD_PARAMETER] + s->master_at[expert] * s->acc_kernels->size;
   int64_t begin = own.begin > first ? own.begin : first;
   int64_t end = own.end < first + count ? own.end : first + count;
@@ -220,7 +220,7 @@ int neap_shards_set(neap_shards *s, int part, int32_t expert, const neap_tensor 
   int status = check_part(s, part, expert, value);
   if (status)
     return status;
-  neapi_range own = neapi_shards_master(s, expert, s->rank);
+  neapi_shard_range own = neapi_shards_master(s, expert, s->rank);
   return neapi_copy(s->part[part] + s->master_at[expert] * s->acc_kernels->size,
                     (char *)neap_tensor_data(value) + own.begin * s->acc_kernels->size,
                     (own.end - own.begin) * s->acc_kernels->size);
@@ -248,7 +248,7 @@ int neap_shards_get(neap_shards *s, int part, int32_t expert, neap_tensor *value
     return status;
   int64_t *counts = s->counts.data;
   for (int32_t r = 0; r < s->ranks; r++) {
-    neapi_range range = neapi_shards_master(s, expert, r);
+    neapi_shard_range range = neapi_shards_master(s, expert, r);
     counts[r] = range.end - range.begin;
   }
   return neap_comm_all_gather(s->comm, s->part[part] + s->master_at[expert] * s->acc_kernels->size,

@@ -11,7 +11,7 @@
 /* Elements begin to end - 1 of an expert. */
 typedef struct {
   int64_t begin, end;
-} neapi_range;
+} neapi_shard_range;
 
 struct neap_shards {
   neap_comm *comm;
@@ -41,8 +41,8 @@ struct neap_shards {
 };
 
 /* Which elements of an expert a rank owns, and which it sends to its shard group. */
-neapi_range neapi_shards_master(const neap_shards *shards, int32_t expert, int32_t rank);
-neapi_range neapi_shards_working(const neap_shards *shards, int32_t expert, int32_t rank);
+neapi_shard_range neapi_shards_master(const neap_shards *shards, int32_t expert, int32_t rank);
+neapi_shard_range neapi_shards_working(const neap_shards *shards, int32_t expert, int32_t rank);
 
 /* Waits until a slot of this rank (from 0) has its expert's parameters; *end: then the slots before
  * it, from this one, have theirs too, if *end is not fewer. Slots are asked for in order. */

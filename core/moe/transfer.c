@@ -18,6 +18,11 @@ typedef struct {
   int64_t count;
 } messages;
 
+/* Rows of the slots' buffer. */
+typedef struct {
+  int64_t from, to;
+} row_copy;
+
 struct neap_transfer {
   neap_shards *shards;
   neap_transfer *next;
@@ -25,7 +30,7 @@ struct neap_transfer {
                             the slots */
   int32_t exchanges, arrived; /* 0 of them: nothing has to move */
   messages send, recv;        /* of one chunk */
-  neapi_range *copies;        /* [slots] of unshard: row begin is copied to row end, by end */
+  row_copy *copies;           /* [slots] of unshard, by to */
   int32_t copy_count, copied;
   char *rows;    /* of unshard: the slots' buffer */
   int32_t ready; /* of an unshard of changes: slots before the first changed one */
@@ -232,7 +237,7 @@ static void list_slot(neap_transfer *t, int32_t expert, char *row)
   const neap_shards *s = t->shards;
   int32_t first = s->group_first[s->rank];
   for (int32_t peer = first; peer < first + s->group_size[s->rank]; peer++) {
-    neapi_range range = neapi_shards_working(s, expert, peer);
+    neapi_shard_range range = neapi_shards_working(s, expert, peer);
     char *target = row + range.begin * s->element;
     int64_t bytes = (range.end - range.begin) * s->element;
     if (peer == s->rank)
@@ -255,7 +260,7 @@ static void list_incoming(neap_transfer *t, const int32_t *expert_of, const int3
     if (source == i)
       list_slot(t, expert_of[first + i], t->rows + i * s->slot_size * s->element);
     else
-      t->copies[t->copy_count++] = (neapi_range){source, i};
+      t->copies[t->copy_count++] = (row_copy){source, i};
   }
 }
 
@@ -351,12 +356,12 @@ static void copy_rows(neap_transfer *t, int32_t end)
 {
   const neap_shards *s = t->shards;
   int64_t bytes = s->slot_size * s->element;
-  if (t->copied == t->copy_count || t->copies[t->copied].end >= end)
+  if (t->copied == t->copy_count || t->copies[t->copied].to >= end)
     return;
   double begin = neap_timeline_begin(NEAP_SPAN_UNSHARD);
-  for (; t->copied < t->copy_count && t->copies[t->copied].end < end; t->copied++) {
-    const neapi_range *copy = &t->copies[t->copied];
-    t->failed |= neapi_copy(t->rows + copy->end * bytes, t->rows + copy->begin * bytes, bytes);
+  for (; t->copied < t->copy_count && t->copies[t->copied].to < end; t->copied++) {
+    const row_copy *copy = &t->copies[t->copied];
+    t->failed |= neapi_copy(t->rows + copy->to * bytes, t->rows + copy->from * bytes, bytes);
   }
   neap_timeline_end(NEAP_SPAN_UNSHARD, begin);
 }
@@ -393,7 +398,7 @@ static void list_gradients(neap_transfer *t, const int32_t *expert_of, const int
   for (int32_t i = 0; i < s->slots; i++) {
     char *row = rows + i * s->slot_size * element;
     for (int32_t peer = 0; slot_tokens[first + i] && peer < s->ranks; peer++) {
-      neapi_range range = neapi_shards_master(s, expert_of[first + i], peer);
+      neapi_shard_range range = neapi_shards_master(s, expert_of[first + i], peer);
       if (peer != s->rank)
         add(&t->send, row + range.begin * element, (range.end - range.begin) * element, peer);
     }
@@ -421,7 +426,7 @@ static void list_terms(neap_transfer *t, const neap_layout *layout, const int64_
   }
   for (int32_t slot = 0; slot < topology->slots; slot++) {
     int32_t e = layout->expert_of[slot], peer = topology->rank_of[slot];
-    neapi_range range = neapi_shards_master(s, e, s->rank);
+    neapi_shard_range range = neapi_shards_master(s, e, s->rank);
     int64_t bytes = (range.end - range.begin) * element;
     if (!slot_tokens[slot])
       continue;
@@ -514,23 +519,23 @@ static int finish_reduce(neap_transfer *t)
 
 /* ---- refresh --------------------------------------------------------------------------------- */
 
-static neapi_range intersect(neapi_range a, neapi_range b)
+static neapi_shard_range intersect(neapi_shard_range a, neapi_shard_range b)
 {
   int64_t begin = a.begin > b.begin ? a.begin : b.begin, end = a.end < b.end ? a.end : b.end;
-  return (neapi_range){begin, end > begin ? end : begin};
+  return (neapi_shard_range){begin, end > begin ? end : begin};
 }
 
 /* Of one expert: this rank's master range to all whose working range it meets, and back. */
 static void list_refresh(neap_transfer *t, int32_t e)
 {
   const neap_shards *s = t->shards;
-  neapi_range master = neapi_shards_master(s, e, s->rank);
-  neapi_range working = neapi_shards_working(s, e, s->rank);
+  neapi_shard_range master = neapi_shards_master(s, e, s->rank);
+  neapi_shard_range working = neapi_shards_working(s, e, s->rank);
   char *from = s->current + (s->master_at[e] - master.begin) * s->element;
   char *to = s->working + (s->working_at[e] - working.begin) * s->element;
   for (int32_t peer = 0; peer < s->ranks; peer++) {
-    neapi_range out = intersect(master, neapi_shards_working(s, e, peer));
-    neapi_range in = intersect(neapi_shards_master(s, e, peer), working);
+    neapi_shard_range out = intersect(master, neapi_shards_working(s, e, peer));
+    neapi_shard_range in = intersect(neapi_shards_master(s, e, peer), working);
     if (peer == s->rank) {
       t->failed |= neapi_copy(to + in.begin * s->element, from + in.begin * s->element,
                               (in.end - in.begin) * s->element);

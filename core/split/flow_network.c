@@ -8,7 +8,7 @@
 
 enum { NONE = -1, REACHED = NEAPI_FAR_AWAY + 1 };
 
-int neapi_flow_open(const neap_topology *t, neapi_flow *f)
+int neapi_flow_open(const neap_topology *t, neapi_flow_network *f)
 {
   memset(f, 0, sizeof *f);
   f->topology = t;
@@ -35,7 +35,7 @@ int neapi_flow_open(const neap_topology *t, neapi_flow *f)
   return whole ? NEAP_OK : NEAP_MEMORY;
 }
 
-void neapi_flow_close(neapi_flow *f)
+void neapi_flow_close(neapi_flow_network *f)
 {
   free(f->group_of);
   free(f->group_first);
@@ -55,7 +55,7 @@ void neapi_flow_close(neapi_flow *f)
   free(f->queued);
 }
 
-void neapi_flow_build(neapi_flow *f, const neap_layout *layout)
+void neapi_flow_build(neapi_flow_network *f, const neap_layout *layout)
 {
   const neap_topology *t = f->topology;
   f->layout = layout;
@@ -77,7 +77,7 @@ void neapi_flow_build(neapi_flow *f, const neap_layout *layout)
   f->group_first[group] = t->slots;
 }
 
-void neapi_flow_reset(neapi_flow *f)
+void neapi_flow_reset(neapi_flow_network *f)
 {
   memset(f->near, 0, f->topology->slots * 8ul);
   memset(f->far, 0, f->topology->slots * 8ul);
@@ -86,7 +86,7 @@ void neapi_flow_reset(neapi_flow *f)
 
 /* ---- within a node --------------------------------------------------------------------------- */
 
-static void clear_node(neapi_flow *f, int32_t first, int32_t last)
+static void clear_node(neapi_flow_network *f, int32_t first, int32_t last)
 {
   const neap_topology *t = f->topology;
   for (int32_t r = first; r < last; r++) {
@@ -100,7 +100,7 @@ static void clear_node(neapi_flow *f, int32_t first, int32_t last)
 }
 
 /* What the groups of a node have left, and how many have something. */
-static int64_t node_left(const neapi_flow *f, int32_t first, int32_t last, int32_t *sources)
+static int64_t node_left(const neapi_flow_network *f, int32_t first, int32_t last, int32_t *sources)
 {
   const neap_topology *t = f->topology;
   int64_t sum = 0;
@@ -116,7 +116,7 @@ static int64_t node_left(const neapi_flow *f, int32_t first, int32_t last, int32
 
 /* The level to which the capacity of the ranks with most of it sinks when the indices [first, last)
  * take work; 0 if all get full. */
-static int64_t water_level(const neapi_flow *f, int32_t first, int32_t last, int64_t work)
+static int64_t water_level(const neapi_flow_network *f, int32_t first, int32_t last, int64_t work)
 {
   int64_t level = 0;
   for (int32_t active = 0;;) {
@@ -138,7 +138,7 @@ static int64_t water_level(const neapi_flow *f, int32_t first, int32_t last, int
 
 /* Moves *work into the indices [first, last), into near or far, so that their ranks end equally
  * full, as far as that goes. */
-static void pour(neapi_flow *f, int32_t first, int32_t last, int64_t *work, int64_t *into)
+static void pour(neapi_flow_network *f, int32_t first, int32_t last, int64_t *work, int64_t *into)
 {
   int64_t level = water_level(f, first, last, *work);
   for (int32_t i = first; i < last && *work; i++) {
@@ -154,7 +154,7 @@ static void pour(neapi_flow *f, int32_t first, int32_t last, int64_t *work, int6
 }
 
 /* Experts with one slot on the node go first. */
-static void pour_node(neapi_flow *f, int32_t first, int32_t last)
+static void pour_node(neapi_flow_network *f, int32_t first, int32_t last)
 {
   const neap_topology *t = f->topology;
   for (int32_t single = 1; single >= 0; single--)
@@ -166,7 +166,7 @@ static void pour_node(neapi_flow *f, int32_t first, int32_t last)
 }
 
 /* Near work of the sources, over shortest paths. Returns what is left of them. */
-static int64_t fill_degree(neapi_flow *f, int32_t first, int32_t last)
+static int64_t fill_degree(neapi_flow_network *f, int32_t first, int32_t last)
 {
   const neap_topology *t = f->topology;
   int32_t sources;
@@ -188,7 +188,7 @@ static int64_t fill_degree(neapi_flow *f, int32_t first, int32_t last)
 
 /* The largest weight goes first: what can be near are the independent sets of a matroid, whose
  * dearest one a greedy choice finds (Edmonds 1971); those chosen before move, but stay near. */
-int64_t neapi_flow_fill_node(neapi_flow *f, int32_t node)
+int64_t neapi_flow_fill_node(neapi_flow_network *f, int32_t node)
 {
   const neap_topology *t = f->topology;
   int32_t first = t->first_rank[node], last = t->first_rank[node + 1];
@@ -206,7 +206,7 @@ int64_t neapi_flow_fill_node(neapi_flow *f, int32_t node)
 
 /* ---- across nodes ---------------------------------------------------------------------------- */
 
-void neapi_flow_pool(neapi_flow *f)
+void neapi_flow_pool(neapi_flow_network *f)
 {
   f->grouped = false;
   for (int32_t k = 0; k < f->groups; k++)
@@ -219,7 +219,7 @@ void neapi_flow_pool(neapi_flow *f)
 }
 
 /* Excess of all pools, and how many have some. */
-static int64_t pool_left(const neapi_flow *f, int32_t *sources)
+static int64_t pool_left(const neapi_flow_network *f, int32_t *sources)
 {
   int64_t sum = 0;
   *sources = 0;
@@ -231,7 +231,7 @@ static int64_t pool_left(const neapi_flow *f, int32_t *sources)
 }
 
 /* Straight from pools into slots, as far as their ranks have capacity: no path is shorter. */
-static void pour_pools(neapi_flow *f)
+static void pour_pools(neapi_flow_network *f)
 {
   const int32_t *first = f->layout->first;
   for (int32_t e = 0; e < f->topology->experts; e++)
@@ -241,7 +241,7 @@ static void pour_pools(neapi_flow *f)
 
 /* Frees capacity of a rank for work of a pool: near work of the rank moves to ranks of its node
  * that have some. Returns what was freed, at most work. */
-static int64_t free_capacity(neapi_flow *f, int32_t rank, int64_t work)
+static int64_t free_capacity(neapi_flow_network *f, int32_t rank, int64_t work)
 {
   const neap_topology *t = f->topology;
   int64_t made = 0;
@@ -264,7 +264,7 @@ static int64_t free_capacity(neapi_flow *f, int32_t rank, int64_t work)
 
 /* From pools to slots of full ranks whose near work can go elsewhere on its node: no leavings more,
  * so that no path is cheaper. Saves most of the search. */
-static void squeeze_pools(neapi_flow *f)
+static void squeeze_pools(neapi_flow_network *f)
 {
   for (int32_t e = 0; e < f->topology->experts; e++)
     for (int32_t i = f->layout->first[e]; f->excess[e] && i < f->layout->first[e + 1]; i++) {
@@ -274,14 +274,14 @@ static void squeeze_pools(neapi_flow *f)
     }
 }
 
-static void clear_all(neapi_flow *f)
+static void clear_all(neapi_flow_network *f)
 {
   for (int32_t v = 0; v < neapi_flow_vertices(f); v++)
     f->length[v] = NEAPI_FAR_AWAY;
   memset(f->cursor, 0, neapi_flow_vertices(f) * 4ul);
 }
 
-int64_t neapi_flow_spread(neapi_flow *f, bool cheap)
+int64_t neapi_flow_spread(neapi_flow_network *f, bool cheap)
 {
   int64_t moved = 1;
   int32_t sources;
@@ -305,7 +305,7 @@ int64_t neapi_flow_spread(neapi_flow *f, bool cheap)
 
 /* ---- where stuck work is confined to --------------------------------------------------------- */
 
-static void reach(neapi_flow *f, int32_t *tail, int32_t vertex)
+static void reach(neapi_flow_network *f, int32_t *tail, int32_t vertex)
 {
   if (f->length[vertex] == REACHED)
     return;
@@ -313,13 +313,13 @@ static void reach(neapi_flow *f, int32_t *tail, int32_t vertex)
   f->queue[(*tail)++] = vertex;
 }
 
-static void reach_slots(neapi_flow *f, int32_t *tail, int32_t first, int32_t last)
+static void reach_slots(neapi_flow_network *f, int32_t *tail, int32_t first, int32_t last)
 {
   for (int32_t i = first; i < last; i++)
     reach(f, tail, f->layout->rank_at[i]);
 }
 
-static void reach_from_rank(neapi_flow *f, int32_t *tail, int32_t rank)
+static void reach_from_rank(neapi_flow_network *f, int32_t *tail, int32_t rank)
 {
   const neap_topology *t = f->topology;
   for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1]; s++) {
@@ -331,7 +331,7 @@ static void reach_from_rank(neapi_flow *f, int32_t *tail, int32_t rank)
 }
 
 /* Follows every arc with capacity from queue[0..tail). */
-static void reach_all(neapi_flow *f, int32_t tail)
+static void reach_all(neapi_flow_network *f, int32_t tail)
 {
   const neap_topology *t = f->topology;
   for (int32_t head = 0; head < tail; head++) {
@@ -349,7 +349,7 @@ static void reach_all(neapi_flow *f, int32_t tail)
 }
 
 /* Work in the slots of the ranks reached; marks them. */
-static int64_t confined(const neapi_flow *f, int32_t first, int32_t last, uint8_t *member)
+static int64_t confined(const neapi_flow_network *f, int32_t first, int32_t last, uint8_t *member)
 {
   const neap_topology *t = f->topology;
   int64_t work = 0;
@@ -361,7 +361,7 @@ static int64_t confined(const neapi_flow *f, int32_t first, int32_t last, uint8_
   return work;
 }
 
-int64_t neapi_flow_cut_node(neapi_flow *f, int32_t node, uint8_t *member)
+int64_t neapi_flow_cut_node(neapi_flow_network *f, int32_t node, uint8_t *member)
 {
   const neap_topology *t = f->topology;
   int32_t first = t->first_rank[node], last = t->first_rank[node + 1], tail = 0;
@@ -378,7 +378,7 @@ int64_t neapi_flow_cut_node(neapi_flow *f, int32_t node, uint8_t *member)
   return stuck + confined(f, first, last, member);
 }
 
-int64_t neapi_flow_cut(neapi_flow *f, uint8_t *member)
+int64_t neapi_flow_cut(neapi_flow_network *f, uint8_t *member)
 {
   const neap_topology *t = f->topology;
   int32_t tail = 0;
@@ -392,7 +392,7 @@ int64_t neapi_flow_cut(neapi_flow *f, uint8_t *member)
   return stuck + confined(f, 0, t->ranks, member);
 }
 
-bool neapi_flow_confines(const neapi_flow *f, int32_t expert)
+bool neapi_flow_confines(const neapi_flow_network *f, int32_t expert)
 {
   return f->length[neapi_flow_pool_of(f, expert)] == REACHED;
 }

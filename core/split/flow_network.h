@@ -22,8 +22,8 @@ typedef struct {
   int32_t *group_node;   /* [slots] */
   int32_t *weight;       /* [experts] of the caller: price of leaving, 1 to NEAPI_FLOW_WEIGHTS */
   int32_t *expert_group; /* [experts + 1] first group of an expert */
-  int64_t *near,
-      *far; /* [slots] by index in layout->by_expert, of the caller: work from the own node, and from the pool */
+  int64_t *near; /* [slots] by index in layout->by_expert, of the caller: work from the own node */
+  int64_t *far;  /* [slots] the same: work from the pool */
   int64_t *supply;   /* [slots] a group's own work */
   int64_t *left;     /* [slots] of it, what is not near */
   int64_t *outside;  /* [experts] work of the nodes that lack the expert */
@@ -38,29 +38,29 @@ typedef struct {
   int32_t *length; /* [vertices] of the shortest path to a rank with capacity */
   int32_t *cursor, *queue, *later, *path;
   uint8_t *queued;
-} neapi_flow;
+} neapi_flow_network;
 
-int neapi_flow_open(const neap_topology *topology, neapi_flow *flow);
-void neapi_flow_close(neapi_flow *flow);
+int neapi_flow_open(const neap_topology *topology, neapi_flow_network *flow);
+void neapi_flow_close(neapi_flow_network *flow);
 
 /* Groups of a layout. The caller then fills supply and outside. */
-void neapi_flow_build(neapi_flow *flow, const neap_layout *layout);
+void neapi_flow_build(neapi_flow_network *flow, const neap_layout *layout);
 /* All work back to where it came from: nothing near or far. Keeps capacity. */
-void neapi_flow_reset(neapi_flow *flow);
+void neapi_flow_reset(neapi_flow_network *flow);
 
 /* As much near work as the node's ranks can take, on top of what is there. Returns what is left. */
-int64_t neapi_flow_fill_node(neapi_flow *flow, int32_t node);
+int64_t neapi_flow_fill_node(neapi_flow_network *flow, int32_t node);
 /* What all groups have left, and what is outside, becomes excess of the pools. */
-void neapi_flow_pool(neapi_flow *flow);
+void neapi_flow_pool(neapi_flow_network *flow);
 /* Moves excess into slots until it is gone or stuck. cheap: over cheapest paths, so that the least
  * work crosses nodes, if it did before. Returns what is stuck. */
-int64_t neapi_flow_spread(neapi_flow *flow, bool cheap);
+int64_t neapi_flow_spread(neapi_flow_network *flow, bool cheap);
 
 /* After a fill or spread that left work: marks the full ranks that the stuck work is confined to.
  * member[ranks] is set; returns the work that they must share: what they have and what is stuck. */
-int64_t neapi_flow_cut_node(neapi_flow *flow, int32_t node, uint8_t *member);
-int64_t neapi_flow_cut(neapi_flow *flow, uint8_t *member);
+int64_t neapi_flow_cut_node(neapi_flow_network *flow, int32_t node, uint8_t *member);
+int64_t neapi_flow_cut(neapi_flow_network *flow, uint8_t *member);
 /* After neapi_flow_cut: whether all work of the expert is confined to the member ranks. */
-bool neapi_flow_confines(const neapi_flow *flow, int32_t expert);
+bool neapi_flow_confines(const neapi_flow_network *flow, int32_t expert);
 
 #endif

@@ -7,7 +7,7 @@
 
 enum { NONE = -1 };
 
-static int32_t slots_of_rank(const neapi_flow *f, int32_t rank)
+static int32_t slots_of_rank(const neapi_flow_network *f, int32_t rank)
 {
   return f->topology->first_slot[rank + 1] - f->topology->first_slot[rank];
 }
@@ -25,7 +25,7 @@ typedef struct {
 
 enum { IN_RING = 1, IN_LIST };
 
-static bool is_source(const neapi_flow *f, int32_t vertex)
+static bool is_source(const neapi_flow_network *f, int32_t vertex)
 {
   int32_t group = vertex - f->topology->ranks, expert = group - f->topology->slots;
   if (expert >= 0)
@@ -33,14 +33,14 @@ static bool is_source(const neapi_flow *f, int32_t vertex)
   return group >= 0 && !f->pooled && neapi_flow_source(f, group);
 }
 
-static void join_ring(neapi_flow *f, line *q, int32_t vertex)
+static void join_ring(neapi_flow_network *f, line *q, int32_t vertex)
 {
   f->queued[vertex] = IN_RING;
   f->queue[q->tail] = vertex;
   q->tail = q->tail + 1 == q->size ? 0 : q->tail + 1;
 }
 
-static void shorten(neapi_flow *f, line *q, int32_t vertex, int32_t length)
+static void shorten(neapi_flow_network *f, line *q, int32_t vertex, int32_t length)
 {
   bool near = length < q->reach, before = f->length[vertex] < q->reach;
   f->length[vertex] = length;
@@ -55,13 +55,13 @@ static void shorten(neapi_flow *f, line *q, int32_t vertex, int32_t length)
   }
 }
 
-static inline void relax(neapi_flow *f, line *q, int32_t vertex, int32_t length)
+static inline void relax(neapi_flow_network *f, line *q, int32_t vertex, int32_t length)
 {
   if (length < f->length[vertex])
     shorten(f, q, vertex, length);
 }
 
-static void relax_to_rank(neapi_flow *f, line *q, int32_t rank)
+static void relax_to_rank(neapi_flow_network *f, line *q, int32_t rank)
 {
   const neap_topology *t = f->topology;
   int32_t next = f->length[rank] + 1;
@@ -81,7 +81,7 @@ static void relax_to_rank(neapi_flow *f, line *q, int32_t rank)
   }
 }
 
-static void relax_to_group(neapi_flow *f, line *q, int32_t group)
+static void relax_to_group(neapi_flow_network *f, line *q, int32_t group)
 {
   int32_t length = f->length[neapi_flow_group(f, group)];
   for (int32_t i = f->group_first[group]; i < f->group_first[group + 1]; i++) {
@@ -93,7 +93,7 @@ static void relax_to_group(neapi_flow *f, line *q, int32_t group)
     relax(f, q, neapi_flow_pool_of(f, expert), length + 1 - price);
 }
 
-static void relax_to_pool(neapi_flow *f, line *q, int32_t expert)
+static void relax_to_pool(neapi_flow_network *f, line *q, int32_t expert)
 {
   int32_t next = f->length[neapi_flow_pool_of(f, expert)] + 1;
   for (int32_t i = f->layout->first[expert]; i < f->layout->first[expert + 1]; i++) {
@@ -110,7 +110,7 @@ static void relax_to_pool(neapi_flow *f, line *q, int32_t expert)
   }
 }
 
-static void relax_to(neapi_flow *f, line *q, int32_t vertex)
+static void relax_to(neapi_flow_network *f, line *q, int32_t vertex)
 {
   int32_t group = vertex - f->topology->ranks, expert = group - f->topology->slots;
   if (group < 0)
@@ -123,7 +123,7 @@ static void relax_to(neapi_flow *f, line *q, int32_t vertex)
 
 /* Takes the next vertex out of the ring. Below one leaving, lengths are found in their order: when
  * no source is missing, the others need none. */
-static void settle(neapi_flow *f, line *q)
+static void settle(neapi_flow_network *f, line *q)
 {
   int32_t vertex = f->queue[q->head];
   q->head = q->head + 1 == q->size ? 0 : q->head + 1;
@@ -133,7 +133,7 @@ static void settle(neapi_flow *f, line *q)
 }
 
 /* Extends reach by one leaving and moves what is below it from the list into the ring. */
-static void extend(neapi_flow *f, line *q)
+static void extend(neapi_flow_network *f, line *q)
 {
   int32_t count = q->later;
   q->later = 0;
@@ -151,7 +151,7 @@ static void extend(neapi_flow *f, line *q)
   }
 }
 
-void neapi_flow_measure(neapi_flow *f, int32_t first, int32_t last, int32_t sources)
+void neapi_flow_measure(neapi_flow_network *f, int32_t first, int32_t last, int32_t sources)
 {
   line q = {0, 0, neapi_flow_vertices(f) + 1, 0, NEAPI_LEAVING, sources};
   for (int32_t r = first; r < last; r++)
@@ -176,7 +176,7 @@ void neapi_flow_measure(neapi_flow *f, int32_t first, int32_t last, int32_t sour
  * group is no vertex its arcs lead on, to its pool or to its slot's rank. */
 
 /* Where the work of a slot goes that is undone, if that is on a shortest path; else NONE. */
-static int32_t step_from_slot(const neapi_flow *f, int32_t slot, bool far, int32_t next)
+static int32_t step_from_slot(const neapi_flow_network *f, int32_t slot, bool far, int32_t next)
 {
   int32_t group = f->group_of[slot], pool = neapi_flow_pool_of(f, f->group_expert[group]);
   if (!(far ? f->far : f->near)[f->layout->index_of[slot]])
@@ -189,7 +189,7 @@ static int32_t step_from_slot(const neapi_flow *f, int32_t slot, bool far, int32
   return f->leaving && f->length[pool] == next ? pool : NONE;
 }
 
-static int32_t step_from_rank(neapi_flow *f, int32_t rank)
+static int32_t step_from_rank(neapi_flow_network *f, int32_t rank)
 {
   int32_t first = f->topology->first_slot[rank], arcs = 2 * slots_of_rank(f, rank);
   for (; f->cursor[rank] < arcs; f->cursor[rank]++) {
@@ -201,7 +201,7 @@ static int32_t step_from_rank(neapi_flow *f, int32_t rank)
   return NONE;
 }
 
-static int32_t step_to_slot(neapi_flow *f, int32_t vertex, int32_t first, int32_t count)
+static int32_t step_to_slot(neapi_flow_network *f, int32_t vertex, int32_t first, int32_t count)
 {
   for (; f->cursor[vertex] < count; f->cursor[vertex]++) {
     int32_t to = f->layout->rank_at[first + f->cursor[vertex]];
@@ -211,7 +211,7 @@ static int32_t step_to_slot(neapi_flow *f, int32_t vertex, int32_t first, int32_
   return NONE;
 }
 
-static int32_t step_from_group(neapi_flow *f, int32_t group)
+static int32_t step_from_group(neapi_flow_network *f, int32_t group)
 {
   int32_t vertex = neapi_flow_group(f, group), pool = neapi_flow_pool_of(f, f->group_expert[group]);
   int32_t count = f->group_first[group + 1] - f->group_first[group];
@@ -223,7 +223,7 @@ static int32_t step_from_group(neapi_flow *f, int32_t group)
              : NONE;
 }
 
-static int32_t step_from_pool(neapi_flow *f, int32_t expert)
+static int32_t step_from_pool(neapi_flow_network *f, int32_t expert)
 {
   int32_t vertex = neapi_flow_pool_of(f, expert), first = f->layout->first[expert];
   int32_t count = f->layout->first[expert + 1] - first;
@@ -242,7 +242,7 @@ static int32_t step_from_pool(neapi_flow *f, int32_t expert)
   return NONE;
 }
 
-static int32_t step(neapi_flow *f, int32_t vertex)
+static int32_t step(neapi_flow_network *f, int32_t vertex)
 {
   const neap_topology *t = f->topology;
   if (vertex < t->ranks)
@@ -254,7 +254,7 @@ static int32_t step(neapi_flow *f, int32_t vertex)
 
 /* Amount that an arc can still carry: a pointer to it, or NULL if unlimited; what it adds to:
  * *more. */
-static int64_t *carry(neapi_flow *f, int32_t vertex, int64_t **more)
+static int64_t *carry(neapi_flow_network *f, int32_t vertex, int64_t **more)
 {
   const neap_topology *t = f->topology;
   int32_t arc = f->cursor[vertex];
@@ -287,7 +287,7 @@ static inline int32_t min32(int32_t a, int32_t b)
   return a < b ? a : b;
 }
 
-static int32_t least_to_slots(const neapi_flow *f, int32_t first, int32_t last)
+static int32_t least_to_slots(const neapi_flow_network *f, int32_t first, int32_t last)
 {
   int32_t least = NEAPI_FAR_AWAY;
   for (int32_t i = first; i < last; i++)
@@ -295,7 +295,7 @@ static int32_t least_to_slots(const neapi_flow *f, int32_t first, int32_t last)
   return least;
 }
 
-static int32_t least_from_rank(const neapi_flow *f, int32_t rank)
+static int32_t least_from_rank(const neapi_flow_network *f, int32_t rank)
 {
   const neap_topology *t = f->topology;
   int32_t least = NEAPI_FAR_AWAY;
@@ -314,7 +314,7 @@ static int32_t least_from_rank(const neapi_flow *f, int32_t rank)
   return least;
 }
 
-static int32_t least_from_group(const neapi_flow *f, int32_t group)
+static int32_t least_from_group(const neapi_flow_network *f, int32_t group)
 {
   int32_t least = least_to_slots(f, f->group_first[group], f->group_first[group + 1]);
   int32_t expert = f->group_expert[group];
@@ -324,7 +324,7 @@ static int32_t least_from_group(const neapi_flow *f, int32_t group)
   return least;
 }
 
-static int32_t least_from_pool(const neapi_flow *f, int32_t expert)
+static int32_t least_from_pool(const neapi_flow_network *f, int32_t expert)
 {
   int32_t least = least_to_slots(f, f->layout->first[expert], f->layout->first[expert + 1]);
   int32_t nearer = 1 - neapi_flow_price(f, expert);
@@ -339,7 +339,7 @@ static int32_t least_from_pool(const neapi_flow *f, int32_t expert)
 
 /* A vertex from which no shortest path goes on gets a new length, if there is one with as many
  * leavings: the same search may then go on. Otherwise it is done with until the next measure. */
-static void lengthen(neapi_flow *f, int32_t vertex)
+static void lengthen(neapi_flow_network *f, int32_t vertex)
 {
   int32_t group = vertex - f->topology->ranks, expert = group - f->topology->slots;
   int32_t before = f->length[vertex], after;
@@ -357,7 +357,7 @@ static void lengthen(neapi_flow *f, int32_t vertex)
 
 /* A shortest path from source to a rank with capacity, in f->path. Returns its last index, or
  * NONE. */
-static int32_t find_path(neapi_flow *f, int32_t source)
+static int32_t find_path(neapi_flow_network *f, int32_t source)
 {
   int32_t depth = 0;
   f->path[0] = source;
@@ -376,7 +376,7 @@ static int32_t find_path(neapi_flow *f, int32_t source)
   return NONE;
 }
 
-static int64_t push_path(neapi_flow *f, int32_t depth, int64_t work)
+static int64_t push_path(neapi_flow_network *f, int32_t depth, int64_t work)
 {
   int64_t *more, *capacity = &f->capacity[f->path[depth]];
   work = work < *capacity ? work : *capacity;
@@ -396,7 +396,7 @@ static int64_t push_path(neapi_flow *f, int32_t depth, int64_t work)
   return work;
 }
 
-int64_t neapi_flow_push(neapi_flow *f, int32_t source, int64_t *work)
+int64_t neapi_flow_push(neapi_flow_network *f, int32_t source, int64_t *work)
 {
   int64_t before = *work;
   while (*work) {

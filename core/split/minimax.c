@@ -20,7 +20,7 @@
 #include <string.h>
 
 typedef struct {
-  neapi_flow flow;
+  neapi_flow_network flow;
   bool equal;          /* experts cost the same: a unit is a token */
   int64_t *unit;       /* [experts] units of a token */
   int64_t *total;      /* [experts] tokens */
@@ -110,7 +110,7 @@ static int minimax_open(const neap_topology *t, void **scratch)
 /* Tokens of every group, and of nodes without the expert. */
 static void gather(minimax *m, const int64_t *node_load)
 {
-  neapi_flow *f = &m->flow;
+  neapi_flow_network *f = &m->flow;
   const neap_topology *t = f->topology;
   memset(m->total, 0, t->experts * 8ul);
   memset(f->outside, 0, t->experts * 8ul);
@@ -144,7 +144,7 @@ static void choose_units(minimax *m)
 
 static void to_units(minimax *m)
 {
-  neapi_flow *f = &m->flow;
+  neapi_flow_network *f = &m->flow;
   for (int32_t e = 0; e < f->topology->experts; e++) {
     f->outside[e] *= m->unit[e];
     for (int32_t k = f->expert_group[e]; k < f->expert_group[e + 1]; k++)
@@ -254,7 +254,7 @@ static void solve_minimax(minimax *m)
 /* Every node's own work under its own least bound; then what nodes lack, where it fits best. */
 static void solve_local(minimax *m)
 {
-  neapi_flow *f = &m->flow;
+  neapi_flow_network *f = &m->flow;
   const neap_topology *t = f->topology;
   double bound = mean_bound(m);
   clear_capacity(m);
@@ -278,7 +278,8 @@ static void solve_local(minimax *m)
 
 /* The index among [first, last) that has a rest, and so may get one more token, and whose rank has
  * most capacity. */
-static int32_t most_capacity(const neapi_flow *f, const int64_t *rest, int32_t first, int32_t last)
+static int32_t most_capacity(const neapi_flow_network *f, const int64_t *rest, int32_t first,
+                             int32_t last)
 {
   int32_t best = -1;
   int64_t best_capacity = 0;
@@ -294,8 +295,8 @@ static int32_t most_capacity(const neapi_flow *f, const int64_t *rest, int32_t f
 
 /* Rounds the work at indices [first, last), in units, to tokens with that sum: down, then up
  * again where most capacity is left. rest is overwritten. */
-static void round_slots(neapi_flow *f, int64_t *work, int64_t *rest, int32_t first, int32_t last,
-                        int64_t unit, int64_t tokens)
+static void round_slots(neapi_flow_network *f, int64_t *work, int64_t *rest, int32_t first,
+                        int32_t last, int64_t unit, int64_t tokens)
 {
   for (int32_t i = first; i < last; i++) {
     rest[i] = work[i] % unit;
@@ -312,7 +313,7 @@ static void round_slots(neapi_flow *f, int64_t *work, int64_t *rest, int32_t fir
 }
 
 /* Near tokens of a group are as many as it has and its slots take. */
-static void divide_group(neapi_flow *f, int32_t group, int64_t tokens)
+static void divide_group(neapi_flow_network *f, int32_t group, int64_t tokens)
 {
   for (int32_t i = f->group_first[group]; i < f->group_first[group + 1]; i++) {
     int64_t near = f->near[i] < tokens ? f->near[i] : tokens;
@@ -324,7 +325,7 @@ static void divide_group(neapi_flow *f, int32_t group, int64_t tokens)
 
 static void round_minimax(minimax *m)
 {
-  neapi_flow *f = &m->flow;
+  neapi_flow_network *f = &m->flow;
   const int32_t *first = f->layout->first;
   for (int32_t i = 0; i < f->topology->slots; i++)
     f->near[i] += f->far[i];
@@ -337,7 +338,7 @@ static void round_minimax(minimax *m)
 
 static void round_local(minimax *m)
 {
-  neapi_flow *f = &m->flow;
+  neapi_flow_network *f = &m->flow;
   const int32_t *first = f->layout->first;
   for (int32_t e = 0; e < f->topology->experts; e++) {
     int64_t unit = m->unit[e];

@@ -43,8 +43,8 @@ static void make_key(void)
   key_failed = pthread_key_create(&key, free_block);
 }
 
-/* Room for count doubles on this thread's device, to be given back before its next call; NULL after
- * reporting MEMORY. A GPU's allocator keeps what is given back, in the order of the stream. */
+/* Room for count doubles on this thread's device, to be released before its next call; NULL after
+ * reporting MEMORY. A GPU's allocator keeps what is released, in the order of the stream. */
 static double *scratch(int64_t count)
 {
   if (neapi_on_gpu())
@@ -72,7 +72,7 @@ static double *scratch(int64_t count)
   return b->memory;
 }
 
-static void give_back(double *memory)
+static void release(double *memory)
 {
   if (neapi_on_gpu())
     neapi_memory_free(NEAPI_GPU, memory);
@@ -191,7 +191,7 @@ int neap_exact_weight_grad(neap_comm *comm, const neap_tensor *x, const neap_ten
   status = product_quanta(comm, x, dy, total, max, quantum);
   if (!status)
     status = add_product(x, dy, quantum, qx, qdy, (double *)sum->data);
-  give_back(max);
+  release(max);
   return status;
 }
 
@@ -215,7 +215,7 @@ int neap_exact_column_sum(neap_comm *comm, const neap_tensor *x, int64_t total, 
     status = neapi_kernel_status_of(
         "exact column_sum", neapi_tensor_kernels(x)->exact_column_sum(
                                 t, h, x->data, h, max + h, (double *)sum->data, neapi_stream()));
-  give_back(max);
+  release(max);
   return status;
 }
 
@@ -247,7 +247,7 @@ int neap_exact_scatter_add(neap_comm *comm, const neap_tensor *ids, const neap_t
         "exact scatter_add",
         neapi_tensor_kernels(dy)->exact_scatter_add(t, h, near, dy->data, max + h,
                                                     (double *)table->data, neapi_stream()));
-  give_back(max);
+  release(max);
   return status;
 }
 
@@ -263,7 +263,7 @@ int neapi_exact_squares(const char *operation, const neapi_kernels *kernels, int
         operation, kernels->exact_square_sum(count, x, max, total, pair, neapi_stream()));
   if (!status)
     status = neapi_copy(sum, pair, 16);
-  give_back(pair);
+  release(pair);
   return status;
 }
 

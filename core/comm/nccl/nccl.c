@@ -51,7 +51,7 @@ static void pause_for(int turn, int64_t *ns)
 
 /* Until NCCL has done what it was called for by the latest operation, apart from what runs on the
  * GPU; at most so many seconds. The endpoint is locked, but not while this thread sleeps. */
-static int settle(neapi_endpoint *endpoint, double seconds)
+static int wait_until_called(neapi_endpoint *endpoint, double seconds)
 {
   int64_t pause = PAUSE_MIN;
   double begin = neap_clock();
@@ -115,7 +115,7 @@ static int exchange_locked(neapi_endpoint *endpoint, const neap_message *send, i
     return report(endpoint);
   }
   double begun = neap_clock();
-  int status = settle(endpoint, endpoint->limit);
+  int status = wait_until_called(endpoint, endpoint->limit);
   if (status)
     return status;
   endpoint->latest.call = endpoint->starting;
@@ -152,7 +152,7 @@ static void leave(neapi_endpoint *endpoint)
   pthread_mutex_lock(&endpoint->lock);
   if (endpoint->comm) {
     int error = endpoint->nccl->finalize(endpoint->comm);
-    if ((!error || error == NCCL_IN_PROGRESS) && !settle(endpoint, close_seconds))
+    if ((!error || error == NCCL_IN_PROGRESS) && !wait_until_called(endpoint, close_seconds))
       endpoint->nccl->destroy(endpoint->comm);
     else if (endpoint->comm)
       endpoint->nccl->abort(endpoint->comm);
@@ -221,7 +221,7 @@ static int join(neapi_endpoint *endpoint, nccl_id id)
   int error = endpoint->nccl->init(&endpoint->comm, endpoint->size, id, endpoint->rank, &config);
   int status;
   if (!error || error == NCCL_IN_PROGRESS)
-    status = settle(endpoint, open_seconds);
+    status = wait_until_called(endpoint, open_seconds);
   else {
     neapi_nccl_fail_error(endpoint, &endpoint->starting, error);
     status = report(endpoint);

@@ -44,7 +44,7 @@ int neapi_cuda_id(int32_t ordinal, unsigned char id[NEAPI_GPU_ID]);
 int neapi_cuda_draw(float *data, int64_t count, uint64_t seed, uint64_t stream, int64_t first,
                     double scale);
 int32_t neapi_cuda_gpu_of(const void *memory);
-int neapi_cuda_copy_all(const neapi_copy_segment *pieces, int64_t count);
+int neapi_cuda_copy_all(const neapi_copy_segment *segments, int64_t count);
 int neapi_cuda_fold(void *out, const void *const *sources, int32_t ranks, int64_t count, int dtype,
                     int op);
 

@@ -295,24 +295,24 @@ int32_t neapi_cuda_gpu_of(const void *memory)
   return attributes.type == cudaMemoryTypeDevice ? attributes.device : -1;
 }
 
-/* ---- copies of many pieces ------------------------------------------------------------------- */
+/* ---- copies of many segments ----------------------------------------------------------------- */
 
-enum { PIECES = 64, THREADS = 512, UNROLL = 4, BLOCKS_PER_SEGMENT = 64 };
+enum { SEGMENTS = 64, THREADS = 512, UNROLL = 4, BLOCKS_PER_SEGMENT = 64 };
 
 typedef struct {
-  neapi_copy_segment of[PIECES];
-} piece_list;
+  neapi_copy_segment of[SEGMENTS];
+} segment_list;
 
-/* A row of blocks a piece; 16 bytes at a time where both addresses allow it. */
-__global__ void __launch_bounds__(THREADS) copy_pieces(piece_list list)
+/* A row of blocks per segment; 16 bytes at a time where both addresses allow it. */
+__global__ void __launch_bounds__(THREADS) copy_segments(segment_list list)
 {
-  neapi_copy_segment piece = list.of[blockIdx.y];
+  neapi_copy_segment segment = list.of[blockIdx.y];
   int64_t thread = blockIdx.x * (int64_t)THREADS + threadIdx.x;
   int64_t threads = (int64_t)gridDim.x * THREADS;
-  bool wide = (((uintptr_t)piece.to | (uintptr_t)piece.from) & 15) == 0;
-  int64_t words = wide ? piece.bytes / 16 : 0;
-  const int4 *from = (const int4 *)piece.from;
-  int4 *to = (int4 *)piece.to;
+  bool wide = (((uintptr_t)segment.to | (uintptr_t)segment.from) & 15) == 0;
+  int64_t words = wide ? segment.bytes / 16 : 0;
+  const int4 *from = (const int4 *)segment.from;
+  int4 *to = (int4 *)segment.to;
   int64_t i = thread;
   for (; i + (UNROLL - 1) * threads < words; i += UNROLL * threads) {
     int4 held[UNROLL];
@@ -325,8 +325,8 @@ __global__ void __launch_bounds__(THREADS) copy_pieces(piece_list list)
   }
   for (; i < words; i += threads)
     to[i] = from[i];
-  for (int64_t b = words * 16 + thread; b < piece.bytes; b += threads)
-    ((char *)piece.to)[b] = ((const char *)piece.from)[b];
+  for (int64_t b = words * 16 + thread; b < segment.bytes; b += threads)
+    ((char *)segment.to)[b] = ((const char *)segment.from)[b];
 }
 
 static unsigned blocks_for(int64_t bytes)
@@ -336,30 +336,30 @@ static unsigned blocks_for(int64_t bytes)
   return (unsigned)(blocks ? blocks : 1);
 }
 
-static int copy_one_by_one(const neapi_copy_segment *pieces, int64_t count)
+static int copy_one_by_one(const neapi_copy_segment *segments, int64_t count)
 {
   for (int64_t i = 0; i < count; i++)
-    if (pieces[i].bytes)
-      TRY(cudaMemcpyAsync(pieces[i].to, pieces[i].from, (size_t)pieces[i].bytes, cudaMemcpyDefault,
-                          current));
+    if (segments[i].bytes)
+      TRY(cudaMemcpyAsync(segments[i].to, segments[i].from, (size_t)segments[i].bytes,
+                          cudaMemcpyDefault, current));
   return 0;
 }
 
-int neapi_cuda_copy_all(const neapi_copy_segment *pieces, int64_t count)
+int neapi_cuda_copy_all(const neapi_copy_segment *segments, int64_t count)
 {
   if (__atomic_load_n(&apart, __ATOMIC_RELAXED))
-    return copy_one_by_one(pieces, count);
+    return copy_one_by_one(segments, count);
   for (int64_t i = 0; i < count;) {
-    piece_list list;
+    segment_list list;
     unsigned used = 0;
     int64_t largest = 0;
-    for (; used < (unsigned)PIECES && i < count; i++)
-      if (pieces[i].bytes) {
-        list.of[used++] = pieces[i];
-        largest = pieces[i].bytes > largest ? pieces[i].bytes : largest;
+    for (; used < (unsigned)SEGMENTS && i < count; i++)
+      if (segments[i].bytes) {
+        list.of[used++] = segments[i];
+        largest = segments[i].bytes > largest ? segments[i].bytes : largest;
       }
     if (used)
-      copy_pieces<<<dim3(blocks_for(largest), used), THREADS, 0, current>>>(list);
+      copy_segments<<<dim3(blocks_for(largest), used), THREADS, 0, current>>>(list);
     TRY(cudaGetLastError());
   }
   return 0;

@@ -49,7 +49,7 @@ static void index_layout(neapi_neap *n)
 
 static void start_flow(neapi_neap *n, const double *work, double bound)
 {
-  neapi_flow *f = &n->flow;
+  neapi_flow_network *f = &n->flow;
   for (int32_t e = 0; e < f->topology->experts; e++)
     f->outside[e] = work[e] * UNITS;
   for (int32_t r = 0; r < f->topology->ranks; r++)
@@ -81,7 +81,7 @@ static int32_t heaviest(const neapi_neap *n, const double *work, const uint8_t *
  * empty. Marks its ranks in n->member. */
 static double load_of(neapi_neap *n, const double *work, const uint8_t *tight)
 {
-  const neapi_flow *f = &n->flow;
+  const neapi_flow_network *f = &n->flow;
   double sum = 0, speed = 0;
   memset(n->member, 0, f->topology->ranks);
   for (int32_t e = 0; e < f->topology->experts; e++) {
@@ -110,7 +110,7 @@ static double floor_of(neapi_neap *n, int32_t sample)
  * only there in n->confined. */
 static double least_max(neapi_neap *n, int32_t sample, double bound)
 {
-  neapi_flow *f = &n->flow;
+  neapi_flow_network *f = &n->flow;
   const double *work = n->sample + (int64_t)sample * n->topology->experts;
   uint8_t *tight = n->tight + (int64_t)sample * n->topology->experts;
   double next;

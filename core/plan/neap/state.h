@@ -77,7 +77,7 @@ typedef struct {
   int32_t *rival;        /* [slots] the greedy layout, when the previous one is a start, too */
 
   /* Of the repair. */
-  neapi_flow flow;
+  neapi_flow_network flow;
   double *sample;                     /* [samples][experts] */
   uint8_t *tight;                     /* [samples][experts] of the last cut of a sample */
   int32_t flows;                      /* that may still be looked for */

@@ -1,4 +1,4 @@
---- The one door to the engine: declarations, the library, errors and handles.
+--- The engine as Lua sees it: declarations, the library, errors and handles.
 -- No other file calls ffi.cdef or ffi.load.
 
 local ffi = require 'ffi'

@@ -1,6 +1,6 @@
 --- neap runs: what the run store holds.
 
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local arguments = require 'neap.base.arguments'
@@ -105,7 +105,7 @@ end
 local function find(runs, args)
   local run = runs:runs('id = ?', args.run)[1]
   if not run then
-    failure.usage('run %d is not in %s; neap runs lists them', args.run, runs.path)
+    errors.usage('run %d is not in %s; neap runs lists them', args.run, runs.path)
   end
   run.results = runs:rows('SELECT * FROM results WHERE run = ? ORDER BY id', run.id)
   for _, result in ipairs(run.results) do

@@ -107,7 +107,7 @@ local function watch_changes(topology, found)
 end
 
 --- Replays one policy. Options: trace, topology, policy, moment, warm_up, and others of
--- replay.score. Returns { figures = the replay's row, steps = list of rows (neap.runs.metrics) that
+-- replay.score. Returns { row = the replay's row, steps = list of rows (neap.runs.metrics) that
 -- have the balance of a step, work = list by rank at the moment, layout = experts at the moment,
 -- change = { step, layer, slots, before, after } or nil, messages }.
 function evaluate.policy(options)
@@ -124,7 +124,7 @@ function evaluate.policy(options)
     end
     watch(step, layer, layout)
   end
-  found.figures, found.messages = replay.score(options)
+  found.row, found.messages = replay.score(options)
   return found
 end
 

@@ -1,5 +1,5 @@
 --- What a report compares: entries, one per policy, whatever they were measured by.
---   { policy =, kind = 'run', 'replay' or 'simulate', seeds = list, rows = list, figures = { metric
+--   { policy =, kind = 'run', 'replay' or 'simulate', seeds = list, rows = list, values = { metric
 --     = value }, curves = { metric = { values = list, first = step } } }
 -- Rows, metrics and their names: neap.runs.metrics.
 
@@ -13,7 +13,7 @@ function entries.from_row(row, kind)
   row.simulated = row.simulated or kind == 'simulate' or nil -- earlier versions did not say it
   if row.losses then curves.loss = { values = row.losses, first = 0 } end
   return { policy = row.policy, kind = kind, seeds = { row.seed }, rows = { row },
-    figures = metrics.values(metrics.upgrade(row)), curves = curves, plans_on = row.plans_on }
+    values = metrics.values(metrics.upgrade(row)), curves = curves, plans_on = row.plans_on }
 end
 
 --- Mean of curves over those that reach a step.
@@ -64,7 +64,7 @@ function entries.group(list)
     for j, entry in ipairs(group) do seeds[j], rows[j] = entry.seeds[1], entry.rows[1] end
     out[i] = { policy = policy, name = entries.short(policy), kind = group[1].kind,
       plans_on = group[1].plans_on, seeds = seeds, rows = rows, runs = #group,
-      figures = mean_of(group, 'figures', mean_number),
+      values = mean_of(group, 'values', mean_number),
       curves = mean_of(group, 'curves', mean_curve) }
   end
   return out
@@ -86,10 +86,10 @@ end
 function entries.rank(list, metric)
   local ranked, name = {}, metric.name
   for _, entry in ipairs(list) do
-    if entry.plans_on ~= 'known' and entry.figures[name] then ranked[#ranked + 1] = entry end
+    if entry.plans_on ~= 'known' and entry.values[name] then ranked[#ranked + 1] = entry end
   end
   table.sort(ranked, function(a, b)
-    local x, y = a.figures[name], b.figures[name]
+    local x, y = a.values[name], b.values[name]
     if metric.better == 'higher' then x, y = -x, -y end
     return x < y or x == y and a.policy < b.policy
   end)

@@ -1,12 +1,12 @@
 --- One HTML file that tells what runs and replays have shown. It needs no network and no scripts.
 
 local session = require 'neap.policy.session'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local metrics = require 'neap.runs.metrics'
 local entries = require 'neap.report.entries'
-local observe = require 'neap.replay.evaluate'
+local evaluate = require 'neap.replay.evaluate'
 local page = require 'neap.report.page'
 local policies = require 'neap.policy'
 local progress = require 'neap.base.progress'
@@ -25,7 +25,7 @@ local POLICIES = { 'static', 'laer', 'laer+minimax' }
 
 local function read(path)
   local file, why = io.open(path, 'rb')
-  if not file then failure.plain('%s', why) end
+  if not file then errors.plain('%s', why) end
   local text = file:read '*a'
   file:close()
   return text
@@ -46,7 +46,7 @@ local function add_results(document, path)
   local kind = kind_of(result)
   local rows = kind and (result.rows or result.policies)
   if not rows then
-    failure.usage('%s: no result of neap run --json, neap replay --json or neap simulate --json',
+    errors.usage('%s: no result of neap run --json, neap replay --json or neap simulate --json',
       path)
   end
   for _, row in ipairs(rows) do
@@ -73,8 +73,8 @@ end
 local function add_entry(document, found, seed)
   local steps = {}
   for i, row in ipairs(found.steps) do steps[i] = metrics.values(metrics.complete(row)) end
-  found.figures.seed = seed
-  local entry = entries.from_row(found.figures, 'replay')
+  found.row.seed = seed
+  local entry = entries.from_row(found.row, 'replay')
   entry.curves = metrics.curves(steps, 0)
   document.entries[#document.entries + 1] = entry
   for _, message in ipairs(found.messages) do
@@ -83,12 +83,12 @@ local function add_entry(document, found, seed)
 end
 
 local function observe_all(document, args, t, topology, warm_up)
-  local seen = { moment = observe.hardest(t, warm_up), policies = {} }
-  seen.heat = observe.heat(t, seen.moment.layer)
+  local seen = { moment = evaluate.hardest(t, warm_up), policies = {} }
+  seen.heat = evaluate.heat(t, seen.moment.layer)
   local texts = #args.policy > 0 and args.policy or POLICIES
   local bar = progress.open(#texts * t.steps, 'report')
   for i, text in ipairs(texts) do
-    local found = observe.policy { trace = t, topology = topology, policy = text,
+    local found = evaluate.policy { trace = t, topology = topology, policy = text,
       moment = seen.moment, warm_up = warm_up, seed = args.seed, deadline = args.deadline,
       strict = args.strict, in_process = args.in_process, trusted = args.trust_policies,
       on_step = function(step) bar:update((i - 1) * t.steps + step + 1, text) end }
@@ -107,7 +107,7 @@ local function add_replay(document, args)
   local t = trace.read(args.trace)
   local topology, warm_up = replay.open_topology(args, t), args.window or replay.WINDOW
   if t.steps <= warm_up then
-    failure.usage('%s has %d steps; %d are needed to warm up and one to score', t.path, t.steps,
+    errors.usage('%s has %d steps; %d are needed to warm up and one to score', t.path, t.steps,
       warm_up)
   end
   document.trace, document.topology = t, topology
@@ -136,7 +136,7 @@ local function add_pictures(document, args)
     slots = replayed.slots, node_size = replayed.node_size, cost = replayed.cost,
     speed = replayed.speed, deadline = args.deadline })
   if not ok then
-    io.stderr:write(('neap: no pictures of loads and layouts: %s\n'):format(failure.text(why)))
+    io.stderr:write(('neap: no pictures of loads and layouts: %s\n'):format(errors.text(why)))
   end
 end
 

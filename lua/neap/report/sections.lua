@@ -5,13 +5,13 @@ local chart = require 'neap.draw.chart'
 local entries = require 'neap.report.entries'
 local layout_map = require 'neap.draw.layout_map'
 local metrics = require 'neap.runs.metrics'
-local numbers = require 'neap.report.tables'
+local tables = require 'neap.report.tables'
 local page = require 'neap.report.page'
 local svg = require 'neap.draw.svg'
 local spans = require 'neap.report.timeline'
 
-local sections = { summary = numbers.summary, comparison = numbers.comparison,
-  differences = numbers.differences }
+local sections = { summary = tables.summary, comparison = tables.comparison,
+  differences = tables.differences }
 
 local MOST_MAPS, MOST_CHANGES = 32, 60
 
@@ -85,7 +85,7 @@ function sections.ranks(document)
   end
   for i, policy in ipairs(seen.policies) do
     figures[i] = page.figure(chart.bars {
-      title = svg.short(entries.short(policy.figures.policy)), unit = 'work (tokens)',
+      title = svg.short(entries.short(policy.row.policy)), unit = 'work (tokens)',
       values = policy.work, high = high,
       node_of = function(rank) return topology:node_of(rank) end })
   end
@@ -162,11 +162,11 @@ function sections.layouts(document)
   if not seen then return nil end
   local parts, shown = {}, nil
   for _, policy in ipairs(seen.policies) do
-    local name = policy.figures.policy
+    local name = policy.row.policy
     local wanted = name == 'laer' or document.best and name == document.best.policy
     if wanted and policy.change then
       if shown and same_change(document.topology, shown.change, policy.change) then
-        parts[#parts] = show_change(document.topology, shown.figures.policy .. ' and ' .. name,
+        parts[#parts] = show_change(document.topology, shown.row.policy .. ' and ' .. name,
           policy.change)
       else
         parts[#parts + 1] = show_change(document.topology, name, policy.change)

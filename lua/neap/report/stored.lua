@@ -1,7 +1,7 @@
 --- Takes runs out of the run store for a report: entries with their curves, provenance, texts.
 
 local compare = require 'neap.runs.compare'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local entries = require 'neap.report.entries'
@@ -18,17 +18,17 @@ local function choose(runs, args)
   if args.sweep then
     local list = runs:runs("state = 'done' AND key IN (SELECT key FROM sweeps WHERE name = ?)",
       args.sweep)
-    if #list == 0 then failure.usage("no run of the sweep '%s' in %s", args.sweep, runs.path) end
+    if #list == 0 then errors.usage("no run of the sweep '%s' in %s", args.sweep, runs.path) end
     return list
   end
   local list = {}
   for i, id in ipairs(args.run) do
     list[i] = runs:runs('id = ?', id)[1]
-    if not list[i] then failure.usage('%s has no run %d; neap runs lists them', runs.path, id) end
+    if not list[i] then errors.usage('%s has no run %d; neap runs lists them', runs.path, id) end
   end
   if #list == 0 then
     list = runs:runs 'id = (SELECT max(run) FROM results WHERE summary IS NOT NULL)'
-    if #list == 0 then failure.usage('%s has no run with results yet', runs.path) end
+    if #list == 0 then errors.usage('%s has no run with results yet', runs.path) end
   end
   return list
 end

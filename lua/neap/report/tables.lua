@@ -7,7 +7,7 @@ local page = require 'neap.report.page'
 local statistics = require 'neap.runs.statistics'
 local svg = require 'neap.draw.svg'
 
-local numbers = {}
+local tables = {}
 
 local REFERENCES = { static = true, laer = true }
 
@@ -34,7 +34,7 @@ end
 
 --- How much better an entry is than another in a metric, as a share of the other's value.
 local function gain(metric, entry, other)
-  local mine, theirs = entry.figures[metric.name], other.figures[metric.name]
+  local mine, theirs = entry.values[metric.name], other.values[metric.name]
   if not (mine and theirs) then return nil end
   return (metric.better == 'higher' and 1 or -1) * (mine / theirs - 1)
 end
@@ -47,10 +47,10 @@ local function headline(by, best, others)
   local parts = {}
   for _, entry in ipairs(others) do
     if entry ~= best then
-      parts[#parts + 1] = ('%s of %s'):format(show(by, entry.figures[by.name]), entry.name)
+      parts[#parts + 1] = ('%s of %s'):format(show(by, entry.values[by.name]), entry.name)
     end
   end
-  return by.ranking.best:format(best.name, show(by, best.figures[by.name]),
+  return by.ranking.best:format(best.name, show(by, best.values[by.name]),
     #parts > 0 and ', against ' .. table.concat(parts, ' and ') or '')
 end
 
@@ -81,7 +81,7 @@ end
 
 local function tiles(document, by, best)
   local faults, out = 0, {}
-  for _, entry in ipairs(document.entries) do faults = faults + (entry.figures.faults or 0) end
+  for _, entry in ipairs(document.entries) do faults = faults + (entry.values.faults or 0) end
   for _, other in ipairs(document.references) do
     local better = other ~= best and gain(by, best, other)
     if better then
@@ -90,14 +90,14 @@ local function tiles(document, by, best)
     end
   end
   for _, metric in ipairs(metrics.list) do
-    local value = metric.tile and best.figures[metric.name]
+    local value = metric.tile and best.values[metric.name]
     if value then out[#out + 1] = tile(show_alone(metric, value), metric.tile) end
   end
   return '<div class="tiles">' .. table.concat(out)
     .. tile(('%d'):format(faults), 'faults of policies') .. '</div>'
 end
 
-function numbers.summary(document)
+function tables.summary(document)
   local by, best = document.by, document.best
   if not best then return nil end
   local others = #document.references > 0 and document.references
@@ -136,7 +136,7 @@ local function comparison_row(document, i, entry, columns)
   local row = cells(document, columns,
     key_of(i) .. svg.escape(metrics.name_of { policy = entry.name, plans_on = entry.plans_on }),
     function(metric)
-      local value = entry.figures[metric.name]
+      local value = entry.values[metric.name]
       return value and show(metric, value) or '–'
     end,
     function(other) return entry ~= other and signed(gain(document.by, entry, other)) or '–' end)
@@ -168,11 +168,11 @@ local function legend(document, columns)
     .. table.concat(items) .. '</ul></details>'
 end
 
-function numbers.comparison(document)
+function tables.comparison(document)
   if #document.entries == 0 then return nil end
-  local figures, rows = {}, {}
-  for i, entry in ipairs(document.entries) do figures[i] = entry.figures end
-  local columns = metrics.shown('report', figures)
+  local values, rows = {}, {}
+  for i, entry in ipairs(document.entries) do values[i] = entry.values end
+  local columns = metrics.shown('report', values)
   local heading = cells(document, columns, 'policy', function(metric) return metric.title end,
     function(other) return 'better than<br>' .. svg.escape(other.name) end)
   for i, entry in ipairs(document.entries) do
@@ -193,7 +193,7 @@ local function difference_row(metric, entry, row)
 end
 
 --- Differences on the same seed and data, with how sure they are.
-function numbers.differences(document)
+function tables.differences(document)
   local comparison = document.comparison
   if not comparison then return nil end
   local parts = {}
@@ -211,4 +211,4 @@ function numbers.differences(document)
     .. 'runs that differ in nothing but the policy.</p>' .. table.concat(parts) }
 end
 
-return numbers
+return tables

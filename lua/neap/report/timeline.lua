@@ -1,7 +1,7 @@
 --- Timelines of a step in a report: reads what neap run --timeline and neap simulate --timeline
 -- have written (trace events of Chrome), and draws the four streams of every rank.
 
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local svg = require 'neap.draw.svg'
 
@@ -37,11 +37,11 @@ end
 --- Trainings or policies of a file: list of { label =, ranks = { name = list of events }, order }.
 function spans.read(path)
   local file, why = io.open(path, 'rb')
-  if not file then failure.plain('%s', why) end
+  if not file then errors.plain('%s', why) end
   local document = json.decode(file:read '*a')
   file:close()
   local events = type(document) == 'table' and document.traceEvents
-  if not events then failure.usage('%s: no timeline of neap run or neap simulate', path) end
+  if not events then errors.usage('%s: no timeline of neap run or neap simulate', path) end
   local runs, by_label, ranks = {}, {}, {}
   for _, event in ipairs(events) do
     if event.name == 'process_name' then

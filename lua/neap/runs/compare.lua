@@ -7,7 +7,7 @@
 -- Pairs that a seed has not changed in anything count once. From fewer than 5 pairs no winner is
 -- called (statistics.lua has the interval).
 
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local metrics = require 'neap.runs.metrics'
@@ -204,7 +204,7 @@ end
 
 local function choose_baseline(asked, order, cells)
   if asked and not cells[asked] then
-    failure.usage("no results of baseline '%s'%s; there are: %s", asked, lib.hint(asked, order),
+    errors.usage("no results of baseline '%s'%s; there are: %s", asked, lib.hint(asked, order),
       table.concat(order, ', '))
   end
   for _, name in ipairs { asked or 'static', 'laer' } do

@@ -11,7 +11,7 @@
 -- metrics.lua.
 
 local lib = require 'neap.base.lib'
-local failure = require 'neap.base.errors'
+local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local metrics = require 'neap.runs.metrics'
 local pending = require 'neap.runs.pending'
@@ -71,7 +71,7 @@ function store.of(args)
   if args.store then return store.open(path, true) end
   local ok, result = pcall(store.open, path, true)
   if ok then return result end
-  io.stderr:write(('neap: this run is not recorded: %s\n'):format(failure.text(result)))
+  io.stderr:write(('neap: this run is not recorded: %s\n'):format(errors.text(result)))
 end
 
 --- The store of a command that reads; a missing one is the user's mistake.
@@ -79,7 +79,7 @@ function store.existing(args)
   local path = store.path(args)
   local file = io.open(path)
   if not file then
-    failure.usage('%s: no such run store; neap run and neap replay make one (--store FILE)', path)
+    errors.usage('%s: no such run store; neap run and neap replay make one (--store FILE)', path)
   end
   file:close()
   return store.open(path)
@@ -243,7 +243,7 @@ function store.recorded(args, row, context, f)
   local runs = store.of(args)
   if not runs then return f(function() end) end
   local id = runs:begin(row)
-  local ok, result = xpcall(f, failure.handler, function(about)
+  local ok, result = xpcall(f, errors.handler, function(about)
     about.context = context
     return runs:result(id, about)
   end)
@@ -251,7 +251,7 @@ function store.recorded(args, row, context, f)
   local done, gone = false, false
   if mistake then done, gone = pcall(forget, runs, id) end
   if not (done and gone) then
-    runs:finish(id, ok and 0 or failure.status(result), not ok and failure.text(result) or nil)
+    runs:finish(id, ok and 0 or errors.status(result), not ok and errors.text(result) or nil)
   end
   runs:close()
   if not ok then error(result, 0) end

@@ -424,7 +424,8 @@ static void test_plain(void)
   static const char expected[] = "{\"__metadata__\":{\"from\":\"a \\\"test\\\"\"},\"x\":{\"dtype\":"
                                  "\"I32\",\"shape\":[2],\"data_offsets\":[0,8]}}";
   check(!neap_file_replace(path, "old", 3), "%s", neap_error_message());
-  check(!neap_tensors_writer_open(path, &w) && !neap_tensors_writer_note(w, "from", "a \"test\"") &&
+  check(!neap_tensors_writer_open(path, &w) &&
+            !neap_tensors_writer_set_metadata(w, "from", "a \"test\"") &&
             !neap_tensors_writer_declare(w, "x", NEAP_I32, 1, dims),
         "%s", neap_error_message());
   check(neap_tensors_writer_append(w, "", 1) == NEAP_ARGUMENT, "append before begin");
