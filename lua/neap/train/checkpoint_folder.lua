@@ -183,6 +183,11 @@ function folder.find(path)
   errors.usage('%s: has no whole checkpoint', path)
 end
 
+--- Takes a checkpoint's manifest away: from now on it is none, however far its removal comes.
+function folder.disown(path)
+  os.remove(folder.manifest_path(path))
+end
+
 --- Opens a rank's file of a checkpoint; rank from 0.
 function folder.open(manifest, rank)
   local entry = manifest.files[rank + 1]

@@ -115,6 +115,7 @@ local function begin(self)
   self.begun = trainer.done
   local path = path_of(self)
   local made = try_on_root(self, function()
+    folder.disown(path)
     checkpoint.remove(path)
     checkpoint.make_folder(path)
   end)
@@ -134,7 +135,10 @@ end
 
 --- Ends a try that has failed: nothing of it stays. Collective.
 local function abandon(self)
-  try_on_root(self, checkpoint.remove, path_of(self))
+  try_on_root(self, function()
+    folder.disown(path_of(self))
+    checkpoint.remove(path_of(self))
+  end)
   self.phase, self.broken = nil, true
 end
 
@@ -195,7 +199,10 @@ end
 --- Rank 0: starts to remove one; whether there was one.
 local function remove_next(self)
   local path = table.remove(self.removing)
-  if path then self.writer:remove(path) end
+  if path then
+    folder.disown(path)
+    self.writer:remove(path)
+  end
   return path ~= nil
 end
 
