@@ -185,7 +185,7 @@ function checkpoint.tensors_writer(path, tensors, notes)
   check(C.neap_tensors_writer_open(path, out), 2)
   local self = lib.handle(TensorsWriter, out[0], C.neap_tensors_writer_close)
   for _, key in ipairs(lib.sorted_keys(notes)) do
-    check(C.neap_tensors_writer_note(self.ptr, key, notes[key]), 2)
+    check(C.neap_tensors_writer_set_metadata(self.ptr, key, notes[key]), 2)
   end
   for _, entry in ipairs(tensors) do
     local list, count = dims_of(entry[3])
