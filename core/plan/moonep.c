@@ -1,4 +1,4 @@
-/* MoonEP, by the rules of its published tests/planning_reference.py: again and again the rank with
+/* MoonEP, by the rules of its published planning_reference.py: again and again the rank with
  * the most slack is filled whole, to exactly its share, by the home with the most work too much,
  * also if that home thereby gets slack itself. So a rank receives from one home only, and as many
  * free slots as a home has experts suffice. What a home sends comes from its expert with the most

@@ -32,6 +32,7 @@ local MODULES = {
   -- traces, replays, simulations
   trace = 'neap.engine.trace',
   synth = 'neap.engine.synth',
+  workloads = 'neap.engine.workloads',
   replay = 'neap.replay',
   evaluate = 'neap.replay.evaluate',
   simulate = 'neap.simulate',

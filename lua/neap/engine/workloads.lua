@@ -100,11 +100,11 @@ POOLS.W2 = POOLS.W1
 --- The pool's i-th expert. With few experts and a large top_k the even-numbered ones do not
 -- suffice: the odd ones follow.
 local function expert_at(w, start, stride, i)
-  local place = start + stride * i
-  if stride == 2 and place >= w.experts then
-    return place - w.experts + (w.experts % 2 == 0 and 1 or 0)
+  local index = start + stride * i
+  if stride == 2 and index >= w.experts then
+    return index - w.experts + (w.experts % 2 == 0 and 1 or 0)
   end
-  return place % w.experts
+  return index % w.experts
 end
 
 --- Adds token t's choices to row: top_k distinct places of the pool, by Floyd's method.

@@ -87,6 +87,9 @@ local function main(words)
   return chosen.run(args, full_parser) or 0
 end
 
+-- main.c runs this file; require, which has marked the module by now, only loads it.
+if package.loaded['neap.main.cli'] then return end
+
 local ok, status = xpcall(main, errors.handler, { ... })
 if ok then
   io.stdout:flush()

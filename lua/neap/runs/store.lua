@@ -152,10 +152,10 @@ function Store:write(sql, ...)
 end
 
 --- Inserts a row; row: column = value.
-function Store:insert(place, row)
+function Store:insert(table_name, row)
   local names, marks, values = lib.sorted_keys(row), {}, {}
   for i, name in ipairs(names) do marks[i], values[i] = '?', row[name] end
-  return self:write(('INSERT INTO %s(%s) VALUES(%s)'):format(place, table.concat(names, ', '),
+  return self:write(('INSERT INTO %s(%s) VALUES(%s)'):format(table_name, table.concat(names, ', '),
     table.concat(marks, ', ')), unpack(values, 1, #names))
 end
 
@@ -216,10 +216,10 @@ local function next_result(self, run)
   return run * RESULTS + count % RESULTS
 end
 
-local function insert_later(self, place, row)
+local function insert_later(self, table_name, row)
   local names, marks, values = lib.sorted_keys(row), {}, {}
   for i, name in ipairs(names) do marks[i], values[i] = '?', row[name] end
-  self:later(('INSERT INTO %s(%s) VALUES(%s)'):format(place, table.concat(names, ', '),
+  self:later(('INSERT INTO %s(%s) VALUES(%s)'):format(table_name, table.concat(names, ', '),
     table.concat(marks, ', ')), unpack(values, 1, #names))
 end
 
