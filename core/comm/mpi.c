@@ -392,8 +392,7 @@ int neapi_mpi_endpoint_open(neapi_endpoint **out, neapi_rank_info *info)
   return endpoint_open(comm, out);
 }
 
-/* ---- watchdogs -------------------------------------------------------------------------------
- */
+/* ---- watchdogs ------------------------------------------------------------------------------- */
 
 enum { WATCH_TAG = 1 };
 

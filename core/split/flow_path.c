@@ -172,8 +172,8 @@ void neapi_flow_measure(neapi_flow_network *f, int32_t first, int32_t last, int3
 /* ---- blocking flow ---------------------------------------------------------------------------
  *
  * A vertex's arcs are numbered: of a rank, 2i and 2i + 1 undo near and far work of its i-th slot;
- * of a group, one per slot and then its pool; of a pool, one per slot and then one per group. Where a
- * group is no vertex its arcs lead on, to its pool or to its slot's rank. */
+ * of a group, one per slot and then its pool; of a pool, one per slot and then one per group. Where
+ * a group is no vertex its arcs lead on, to its pool or to its slot's rank. */
 
 /* Where the work of a slot goes that is undone, if that is on a shortest path; else NONE. */
 static int32_t step_from_slot(const neapi_flow_network *f, int32_t slot, bool far, int32_t next)
