@@ -424,3 +424,32 @@ describe('kills at random moments', function()
     assert.are.equal(0, status, out .. err)
   end)
 end)
+
+describe('a disk that fails', function()
+  local sanitized = (os.getenv 'NEAP_SANITIZED' or '') ~= ''
+  local check = sanitized and pending or it -- a sanitizer wants to be loaded first
+
+  check('at any write, sync, rename or mkdir leaves the older checkpoint, and the run', function()
+    local before = killed(5)
+    for number, name in pairs { [28] = 'No space', [5] = 'Input/output error' } do
+      local told, at = 0, 0
+      repeat
+        local folder = new_folder()
+        os.execute(("cp -r '%s' '%s'"):format(before, folder))
+        local status, out, err = program.shell(("LD_PRELOAD='%s/tests/libbad_disk.so' "
+          .. "BAD_DISK_FOLDER='%s' BAD_DISK_AT=%d BAD_DISK_ERRNO=%d '%s' run %s --json --resume "
+          .. '--steps=7 --die=0 --checkpoint=%s --checkpoint-every=3'):format(launcher.folder,
+          folder, at, number, program.path, RECIPE, folder))
+        local failed = err:find(name, 1, true) ~= nil
+        told = told + (failed and 1 or 0)
+        assert.is_truthy(out:find '"digest"', err) -- the training has come to its end
+        assert.is_true(status == 0 or status == 1, err)
+        local checked, _, why = program.run('checkpoint check ' .. folder)
+        assert.are.equal(0, checked, why)
+        assert.is_true(#folders.steps(folder, 1) >= 1)
+        at = at + (os.getenv 'NEAP_LONG' and 1 or 9)
+      until not failed
+      assert.is_true(told >= 6, ('%d calls failed'):format(told))
+    end
+  end)
+end)
