@@ -259,6 +259,11 @@ function Saver:finish()
   self.owner.failed = self.broken and self.training or nil
 end
 
+--- Begins a checkpoint now, unless one is being written. Collective.
+function Saver:begin()
+  if not self.phase then begin(self) end
+end
+
 --- Collective, after a step: looks after the checkpoint that is being written, begins one that is
 -- due. After SIGINT or SIGTERM writes a last one and raises INTERRUPTED.
 function Saver:step_done()
