@@ -32,7 +32,7 @@ local function tallies_of(trainer)
     balance = { trainer.balance, { 'tokens', 'inter_node', 'remote' } },
     session = { trainer.session, { 'faults', 'late' } },
     spent = { trainer.earlier },
-    priced = trainer.pricing and { trainer.pricing.figures },
+    priced = trainer.pricing and { trainer.pricing.sums },
   }
 end
 
