@@ -30,7 +30,7 @@ local function faults(files)
     for line in text:gmatch '[^\n]+' do
       local code = not line:match '^%s*%-%-' and line or ''
       for other in code:gmatch "'neap%.([%w_.]+)'" do
-        if files[other] then uses[name][other] = true end
+        if files[other] and other ~= name then uses[name][other] = true end
       end
       if code:match "require *%(?'neap'" then uses[name][''] = true end
     end
