@@ -29,8 +29,8 @@ local function parent()
   return tonumber(C.syscall(110))
 end
 
--- Each returns true where it got through. Numbers are those of system calls; pointers to nowhere keep
--- a call that gets through from doing harm.
+-- Each returns true where it got through. Numbers are those of system calls; pointers to nowhere
+-- keep a call that gets through from doing harm.
 local attempts = {
   { 'create a file', function(self) return io.open(self.folder .. '/escaped', 'w') end },
   { 'append to a file', function(self) return io.open(self.folder .. '/there', 'a') end },
