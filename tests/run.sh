@@ -61,13 +61,15 @@ job() { names+=("$1"); commands+=("$2"); }
 
 shopt -s nullglob globstar
 specs=(tests/spec/**/*_spec.lua tests/cli/*_spec.lua)
-# All but those that sanitizers have nothing to say to: whether pages and notebooks are true, what
-# memory is estimated to be, and clusters at their full size (tests/spec/simulate has small ones).
+# All but those that sanitizers have nothing to say to (whether pages and notebooks are true, what
+# memory is estimated to be, clusters at their full size, of which tests/spec/simulate has small
+# ones), and those that kill programs at set moments or limit their address space, which sanitizers
+# stretch and need.
 specs_of_code=()
 for test in "${specs[@]}"; do
   case "$test" in
     */docs_spec.lua | */readme_spec.lua | */help_spec.lua | */reference_spec.lua | */notebook_spec.lua | \
-      */dry_run_spec.lua | tests/cli/simulate_spec.lua) ;;
+      */dry_run_spec.lua | tests/cli/simulate_spec.lua | */checkpoint_spec.lua | */hang_spec.lua) ;;
     *) specs_of_code+=("$test") ;;
   esac
 done
@@ -84,7 +86,7 @@ running_on() { grep -lE "^ \* Runs on:.*\b$1\b" "${c_tests[@]}"; }
 # because the spec wants it leave leaks behind, and no report of theirs is wanted.
 asan_options() {
   case "$1" in
-    tests/cli/* | tests/spec/policy/*) echo "$ASAN_OPTIONS:detect_leaks=0:handle_segv=0" ;;
+    tests/cli/* | tests/spec/policy/* | tests/spec/train/*) echo "$ASAN_OPTIONS:detect_leaks=0:handle_segv=0" ;;
     *) echo "$ASAN_OPTIONS" ;;
   esac
 }
