@@ -55,9 +55,10 @@ describe('training', function()
 
   it('learns the same under every policy, whatever the seed', function()
     for seed = 1, SLOW and 1 or 3 do
-      local list = rows('-n 4 --steps=100 --text=english --policies=static,minimax --seed=' .. seed)
+      local list = rows(('-n 4 --steps=%d --text=english --policies=static,minimax --seed=%d')
+        :format(SLOW and 25 or 100, seed))
       assert.are.same(list[1].losses, list[2].losses)
-      assert.is_true(list[1].loss < 0.6 * list[1].losses[1])
+      assert.is_true(list[1].loss < (SLOW and 0.9 or 0.6) * list[1].losses[1])
     end
   end)
 
