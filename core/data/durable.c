@@ -85,7 +85,7 @@ int neapi_folder_sync_of(const char *path)
   return status;
 }
 
-static int settle(neapi_durable *d)
+static int commit(neapi_durable *d)
 {
   if (fsync(d->file))
     return system_error(d->path, "cannot be synced");
@@ -100,7 +100,7 @@ static int settle(neapi_durable *d)
 
 int neapi_durable_finish(neapi_durable *d)
 {
-  int status = settle(d);
+  int status = commit(d);
   if (status)
     neapi_durable_abandon(d);
   else

@@ -48,7 +48,8 @@ static void cut(double *share, int32_t experts, double total)
 
 /* Adds what is missing to the counts with the largest shares that can have more, or takes it
  * away. */
-static void settle(double *share, int64_t *row, int32_t experts, int64_t tokens, int64_t missing)
+static void distribute(double *share, int64_t *row, int32_t experts, int64_t tokens,
+                       int64_t missing)
 {
   while (missing) {
     int32_t best = -1;
@@ -84,7 +85,7 @@ static void fill(const neap_synth *s, const double *popularity, uint64_t cell, d
     row[e] = (int64_t)fmax(0, fmin((double)s->tokens, count));
     total += row[e];
   }
-  settle(share, row, s->experts, s->tokens, s->tokens * s->top_k - total);
+  distribute(share, row, s->experts, s->tokens, s->tokens * s->top_k - total);
 }
 
 int neap_synth_load(const neap_synth *s, const double *popularity, int64_t step, int64_t *load)

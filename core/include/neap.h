@@ -63,6 +63,41 @@ NEAP_API int32_t neap_processors(void);
 /* Which ones: set[64] has a bit for each of the first 4096. */
 NEAP_API void neap_processor_set(uint64_t *set);
 
+/* ---- random: counter-based, so that a value depends on its key and not on who draws it ------- */
+
+/* 64 random bits of (seed, stream, index). Source: SplitMix64 finaliser over a keyed counter. */
+NEAP_API uint64_t neap_random_bits(uint64_t seed, uint64_t stream, uint64_t index);
+/* Uniform in [0, 1), 53 bits. */
+NEAP_API double neap_random_uniform(uint64_t seed, uint64_t stream, uint64_t index);
+/* Standard normal (Box-Muller over two uniforms of the same key). */
+NEAP_API double neap_random_normal(uint64_t seed, uint64_t stream, uint64_t index);
+
+/* ---- hashes, child processes ----------------------------------------------------------------- */
+
+/* SHA-256 (FIPS 180-4) of bytes: 64 digits in small letters and a zero byte, at hex[65]. */
+NEAP_API void neap_sha256(const void *data, int64_t bytes, char *hex);
+
+/* A program that runs beside this one, in a process group of its own; it ends when the thread that
+ * started it ends. */
+typedef struct neap_child neap_child;
+/* argv: program (found as the shell finds it) and arguments, NULL-terminated. names, values:
+ * variables that its environment gets besides, names ending with NULL. stdin is empty; stdout and
+ * stderr go to memory. For a process without MPI, CUDA or other threads. Errors: SYSTEM. */
+NEAP_API int neap_child_open(const char *const *argv, const char *const *names,
+                             const char *const *values, neap_child **out);
+/* Copies what it has written to stdout, or to stderr, from a byte on; how many bytes it copied. */
+NEAP_API int64_t neap_child_output(const neap_child *child, int errors, int64_t from, void *to,
+                                   int64_t bytes);
+/* 1 once the program has ended; status: its exit status, or 128 + the signal that ended it. */
+NEAP_API int neap_child_ended(neap_child *child, int *status);
+/* Asks the child's whole group to end (SIGINT), or kills it. */
+NEAP_API void neap_child_stop(neap_child *child, int kill);
+/* Kills what still runs. */
+NEAP_API void neap_child_close(neap_child *child);
+/* From now on SIGINT and SIGTERM are counted and do nothing else; the third ends the process. */
+NEAP_API void neap_interrupts_catch(void);
+NEAP_API int32_t neap_interrupts(void);
+
 /* ---- devices --------------------------------------------------------------------------------- */
 
 /* GPUs that CUDA finds; 0 where there are none, no driver or no GPU code in this build. */
@@ -87,150 +122,110 @@ NEAP_API int neap_device_memory(int64_t *free_bytes, int64_t *total_bytes);
 NEAP_API int neap_device_held(int64_t *now, int64_t *most);
 NEAP_API int neap_device_forget_most(void);
 
-/* ---- random: counter-based, so that a value depends on its key and not on who draws it ------- */
+/* ---- timeline: what the streams of a rank did, and when -------------------------------------- */
 
-/* 64 random bits of (seed, stream, index). Source: SplitMix64 finaliser over a keyed counter. */
-NEAP_API uint64_t neap_random_bits(uint64_t seed, uint64_t stream, uint64_t index);
-/* Uniform in [0, 1), 53 bits. */
-NEAP_API double neap_random_uniform(uint64_t seed, uint64_t stream, uint64_t index);
-/* Standard normal (Box-Muller over two uniforms of the same key). */
-NEAP_API double neap_random_normal(uint64_t seed, uint64_t stream, uint64_t index);
+/* The streams of a rank: computation, and exchanges of tokens, of parameters, of gradients. */
+typedef enum {
+  NEAP_COMPUTE,
+  NEAP_TOKENS,
+  NEAP_UNSHARD,
+  NEAP_REDUCE,
+  NEAP_LATE, /* parameters that plans on the exact counts have changed */
+  NEAP_STREAMS
+} neap_stream;
 
-/* ---- topology: ranks, nodes, slots, experts -------------------------------------------------- */
+/* What streams do, in measured and in simulated timelines alike: name, phase. */
+#define NEAP_SPAN_LIST(X)                                                                          \
+  X(STEP, "step", "") /* a whole training step */                                                  \
+  X(PLAN, "plan", "") /* what the policy costs the rank: layouts, splits */                        \
+  X(HOST, "host", "") /* a GPU's stream waits for what the host finds out or decides */            \
+  X(EMBED, "embed", "forward")                                                                     \
+  X(ATTENTION, "attention", "forward") /* with its normalisation */                                \
+  X(ROUTE, "route", "forward")         /* the router */                                            \
+  X(COUNTS, "counts", "forward")       /* tokens: gathering of the counts */                       \
+  X(DISPATCH, "dispatch", "forward")   /* tokens: to the experts; compute: placing them */         \
+  X(EXPERT, "expert", "forward")       /* the experts' products */                                 \
+  X(COMBINE, "combine", "forward")     /* tokens: the way back */                                  \
+  X(FINISH, "finish", "forward")       /* weighted sums of what has come back */                   \
+  X(HEAD, "head", "forward")                                                                       \
+  X(LOSS, "loss", "forward")                                                                       \
+  X(HEAD_BACK, "head", "backward")                                                                 \
+  X(FINISH_BACK, "finish", "backward")                                                             \
+  X(DISPATCH_BACK, "dispatch", "backward")                                                         \
+  X(EXPERT_BACK, "expert", "backward") /* gradients of inputs, then of weights */                  \
+  X(COMBINE_BACK, "combine", "backward")                                                           \
+  X(ROUTE_BACK, "route", "backward")                                                               \
+  X(ATTENTION_BACK, "attention", "backward")                                                       \
+  X(EMBED_BACK, "embed", "backward")                                                               \
+  X(OPTIMIZER, "optimizer", "step")                                                                \
+  X(UNSHARD, "unshard", "") /* unshard: parameters travel; compute: copies within the rank */      \
+  X(LATE, "late", "")       /* late: parameters of slots that a plan on the counts has changed */  \
+  X(REDUCE, "reduce", "")   /* reduce: gradients travel; compute: adding them up */                \
+  X(REFRESH, "refresh", "") /* unshard: new parameters to the shard groups */                      \
+  X(WAIT, "wait", "")       /* compute: for an exchange, that is, exposed communication */
 
-/* Immutable. Slots are numbered 0..S-1 over all ranks, rank by rank. */
-typedef struct neap_topology neap_topology;
+#define NEAP_SPAN_ENUM(id, name, phase) NEAP_SPAN_##id,
+typedef enum { NEAP_SPAN_LIST(NEAP_SPAN_ENUM) NEAP_SPANS } neap_span_id;
 
-/* node_of[ranks]: node of each rank, from 0, never decreasing, without gaps; NULL: one node.
- * slots_of[ranks]: expert slots of each rank, >= 1.
- * cost[experts]: work of one token of an expert, > 0, relative; NULL: all 1.
- * speed[ranks]: relative speed of each rank, > 0; NULL: all 1. Neither costs nor speeds may differ
- * by a factor above 1e12.
- * Errors: ARGUMENT (ranges; more experts than slots). */
-NEAP_API int neap_topology_open(int32_t ranks, int32_t experts, const int32_t *node_of,
-                                const int32_t *slots_of, const double *cost, const double *speed,
-                                neap_topology **out);
-NEAP_API void neap_topology_close(neap_topology *topology);
-NEAP_API int32_t neap_topology_ranks(const neap_topology *topology);
-NEAP_API int32_t neap_topology_nodes(const neap_topology *topology);
-NEAP_API int32_t neap_topology_experts(const neap_topology *topology);
-/* S, the slots of all ranks together. */
-NEAP_API int32_t neap_topology_slots(const neap_topology *topology);
-/* node_of[ranks]; first_slot[ranks + 1], the last being S; first_rank[nodes + 1];
- * cost[experts]; speed[ranks]. Owned by the topology. */
-NEAP_API const int32_t *neap_topology_node_of(const neap_topology *topology);
-NEAP_API const int32_t *neap_topology_first_slot(const neap_topology *topology);
-NEAP_API const int32_t *neap_topology_first_rank(const neap_topology *topology);
-NEAP_API const double *neap_topology_cost(const neap_topology *topology);
-NEAP_API const double *neap_topology_speed(const neap_topology *topology);
+/* Name and phase ("forward", "backward", "step" or "") by number, or NULL past the last. */
+NEAP_API const char *neap_span_name(int32_t id);
+NEAP_API const char *neap_span_phase(int32_t id);
+NEAP_API const char *neap_stream_name(int32_t stream);
 
-/* ---- layout: which expert is in which slot --------------------------------------------------- */
-
-typedef struct neap_layout neap_layout;
-
-/* A layout of the topology, at first empty (every slot -1, not valid). */
-NEAP_API int neap_layout_open(neap_topology *topology, neap_layout **out);
-NEAP_API void neap_layout_close(neap_layout *layout);
-/* Takes over expert_of[S] after checking it: ids in range, every expert somewhere.
- * Errors: LAYOUT, naming rank, slot and expert; the layout then keeps its old content. */
-NEAP_API int neap_layout_set(neap_layout *layout, const int32_t *expert_of);
-/* Gives the experts that a rank has in base too the slots that they have there; the others follow in
- * the slots that are left. So only slots whose expert its rank lacks in base differ from it. Errors:
- * ARGUMENT if the topologies differ. */
-NEAP_API int neap_layout_align(neap_layout *layout, const neap_layout *base);
-/* Experts that travel when layout follows base: for each rank those that it has and lacked; their
- * number over all ranks, and in *most (may be NULL) of the rank with the most. */
-NEAP_API int32_t neap_layout_arrivals(const neap_layout *base, const neap_layout *layout,
-                                      int32_t *most);
-NEAP_API int neap_layout_copy(neap_layout *to, const neap_layout *from);
-/* expert_of[S]. Owned by the layout. */
-NEAP_API const int32_t *neap_layout_experts(const neap_layout *layout);
-NEAP_API neap_topology *neap_layout_topology(const neap_layout *layout);
-/* Equal layouts have equal hashes, on every rank and machine. */
-NEAP_API uint64_t neap_layout_hash(const neap_layout *layout);
-/* Slots whose expert differs between two layouts of one topology. */
-NEAP_API int32_t neap_layout_changed(const neap_layout *a, const neap_layout *b);
-
-/* ---- planners: pure functions from topology and load to a layout ----------------------------- */
-
-/* A planner is an algorithm, its parameters and its scratch memory; it keeps nothing from one
- * plan to the next that changes a result. Not for use by two threads at once. */
-typedef struct neap_planner neap_planner;
-
-/* Names: neap_planner_name(0..count-1). Errors: ARGUMENT (unknown name; lists the known ones). */
-NEAP_API int neap_planner_open(neap_topology *topology, const char *name, neap_planner **out);
-NEAP_API void neap_planner_close(neap_planner *planner);
-NEAP_API int32_t neap_planner_count(void);
-NEAP_API const char *neap_planner_name(int32_t index);
 typedef struct {
-  const char *name, *doc;
-  double value, low, high; /* default and allowed range */
-  int32_t whole;           /* 1: whole numbers; of 0 to 1, no and yes */
-} neap_parameter;
+  double begin, end; /* seconds: neap_clock */
+  int64_t step;
+  int32_t id, stream;   /* neap_span_id, neap_stream */
+  int32_t layer, chunk; /* -1: none */
+  int32_t waits_for;    /* of a wait: the stream, or -1 for any other exchange */
+} neap_span;
 
-/* Parameters of a planner; NULL past the last. */
-NEAP_API const neap_parameter *neap_planner_parameter(const neap_planner *planner, int32_t index);
-/* Errors: ARGUMENT (no such parameter, or value out of its range). */
-NEAP_API int neap_planner_set(neap_planner *planner, const char *parameter, double value);
-/* load[ranks][experts]: expected tokens, row-major, >= 0, finite, any scale.
- * previous: layout in force, or NULL; what a planner may start from.
- * seed: of planners that draw at random; others ignore it.
- * No allocation after a planner's first plan. */
-NEAP_API int neap_planner_plan(neap_planner *planner, const double *load,
-                               const neap_layout *previous, uint64_t seed, neap_layout *out);
-/* The same from the loads of the last steps, loads[steps][ranks][experts], oldest first. Planner
- * neap makes a forecast of them; others plan on the newest. */
-NEAP_API int neap_planner_plan_history(neap_planner *planner, const double *const *loads,
-                                       int32_t steps, const neap_layout *previous, uint64_t seed,
-                                       neap_layout *out);
+/* A recorder of one rank's spans: a ring, so the latest spans, as many as its capacity, are kept.
+ * Recording allocates nothing. The spans of a stream nest or are disjoint. */
+typedef struct neap_timeline neap_timeline;
 
-/* ---- splits: from layout and exact counts to tokens per replica ------------------------------ */
+NEAP_API int neap_timeline_open(int64_t capacity, neap_timeline **out);
+/* Not before the thread that uses it has stopped to, or is the caller. */
+NEAP_API void neap_timeline_close(neap_timeline *timeline);
+/* From now on the engine records what the calling thread does, and the exchanges that it starts,
+ * wherever they run. NULL, at first: nothing, at no cost. On a GPU the bounds of spans are events
+ * in its streams, which the host does not wait for; resolve does, afterwards. */
+NEAP_API void neap_timeline_use(neap_timeline *timeline);
+/* Step and layer (-1, at first: none) of the calling thread's spans and exchanges to come. The
+ * second returns the layer until now. */
+NEAP_API void neap_timeline_step(int64_t step);
+NEAP_API int32_t neap_timeline_layer(int32_t layer);
+/* A span of the compute stream in the calling thread's recorder: begin gives the time that end
+ * takes. Both are told to a profiler that knows NVTX; without a recorder they do nothing else. */
+NEAP_API double neap_timeline_begin(int id);
+NEAP_API void neap_timeline_end(int id, double begin);
+NEAP_API void neap_timeline_clear(neap_timeline *timeline);
+/* Gives spans of a GPU the times at which it came to their bounds, on neap_clock's scale, to some
+ * microseconds; those of one rank agree among each other to 1. To be called once, when their last
+ * exchange has been waited for and before they are read; waits for the GPU. Errors: SYSTEM. */
+NEAP_API int neap_timeline_resolve(neap_timeline *timeline);
+/* Spans that are there; *lost: earlier ones that were overwritten since the last clear. */
+NEAP_API int64_t neap_timeline_count(const neap_timeline *timeline, int64_t *lost);
+/* Copies the latest spans, at most capacity, in the order of their ends; returns how many. */
+NEAP_API int64_t neap_timeline_spans(const neap_timeline *timeline, int64_t capacity,
+                                     neap_span *out);
 
-/* A split says for every source rank and slot how many of the source's tokens go there. It holds
- * its result until the next compute, and scratch memory so that later computes allocate nothing. */
-typedef struct neap_split neap_split;
-
-/* Rules, by name ("lite", "even", "local", "minimax"):
- *   lite     evenly over the replicas on the source's node if there are any, else over all (LAER);
- *   even     evenly over all replicas (EPLB);
- *   local    least max load of each node for its own tokens; experts the node lacks as in minimax;
- *   minimax  least max load over ranks (work: tokens x cost / speed) that whole tokens allow; among
- *            those splits, few tokens across nodes.
- * All are deterministic and conserve every token. */
-NEAP_API int neap_split_open(neap_topology *topology, const char *rule, neap_split **out);
-NEAP_API void neap_split_close(neap_split *split);
-NEAP_API int32_t neap_split_rule_count(void);
-NEAP_API const char *neap_split_rule_name(int32_t index);
-/* load[ranks][experts]: exact tokens. Computes what is common to all ranks. */
-NEAP_API int neap_split_compute(neap_split *split, const neap_layout *layout, const int64_t *load);
-/* Takes a given split instead: table[ranks][S]. Errors: SPLIT, naming rank, expert and slot, when
- * tokens are not conserved, negative, or on a slot that does not hold the expert. */
-NEAP_API int neap_split_set(neap_split *split, const neap_layout *layout, const int64_t *load,
-                            const int64_t *table);
-/* row[S]: tokens of the source to every slot. */
-NEAP_API int neap_split_row(const neap_split *split, int32_t source, int64_t *row);
-/* column[ranks][slots of rank]: tokens that a rank's slots get from every source. */
-NEAP_API int neap_split_column(const neap_split *split, int32_t rank, int64_t *column);
-/* tokens[S]: tokens of every slot from all sources together. */
-NEAP_API int neap_split_slot_tokens(const neap_split *split, int64_t *tokens);
-
-/* What a split costs. */
+/* Where the time of a rank goes, of its spans, measured or simulated alike; all figures of exposed
+ * communication are these. */
 typedef struct {
-  double max_work;    /* largest work of a rank: sum of tokens x cost, / speed */
-  double mean_work;   /* total work / total speed: the ideal */
-  double imbalance;   /* max_work / mean_work; 1 when there are no tokens */
-  double std_percent; /* standard deviation of the ranks' work, % of the mean */
-  int64_t tokens;     /* routed tokens */
-  int64_t inter_node; /* of them, computed on another node than their source's */
-  int64_t remote;     /* of them, computed on another rank than their source */
-} neap_balance;
-NEAP_API int neap_split_balance(const neap_split *split, neap_balance *out);
-/* Tokens on the links: ports[chunks][ranks], of those that a rank sends to other ranks and gets
- * from them the larger number; uplinks[chunks][nodes], the same for nodes. A chunk: the tokens for
- * a chunks-th of every rank's slots, which travel together. Errors: ARGUMENT (no chunk),
- * MEMORY. */
-NEAP_API int neap_split_traffic(neap_split *split, int32_t chunks, int64_t *ports,
-                                int64_t *uplinks);
+  double seconds;   /* of its outermost spans of the compute stream: a step */
+  double computing; /* own time of the spans of the compute stream that neap_span_computes tells */
+  /* Exposed communication: of the waits of the compute stream, by the stream of the exchange that
+   * they are for. [NEAP_COMPUTE]: for any other exchange, and for the end of a simulated step. */
+  double exposed[NEAP_STREAMS];
+} neap_time_use;
+
+/* Whether the compute stream does in such a span what the step is for: no waits, copies, plans. */
+NEAP_API int neap_span_computes(int32_t id);
+/* spans: of one rank, in the order of their ends, those inside one before it. Errors: MEMORY. */
+NEAP_API int neap_spans_time_use(const neap_span *spans, int64_t count, neap_time_use *out);
+/* Of what a recorder holds, after resolve. */
+NEAP_API int neap_timeline_time_use(const neap_timeline *timeline, neap_time_use *out);
 
 /* ---- communicators --------------------------------------------------------------------------- */
 
@@ -332,6 +327,142 @@ NEAP_API int neap_comm_exchange_start(neap_comm *comm, const neap_message *send,
 NEAP_API int neap_request_wait(neap_request *request);
 /* 1 if a wait would not block. */
 NEAP_API int neap_request_done(const neap_request *request);
+
+/* ---- topology: ranks, nodes, slots, experts -------------------------------------------------- */
+
+/* Immutable. Slots are numbered 0..S-1 over all ranks, rank by rank. */
+typedef struct neap_topology neap_topology;
+
+/* node_of[ranks]: node of each rank, from 0, never decreasing, without gaps; NULL: one node.
+ * slots_of[ranks]: expert slots of each rank, >= 1.
+ * cost[experts]: work of one token of an expert, > 0, relative; NULL: all 1.
+ * speed[ranks]: relative speed of each rank, > 0; NULL: all 1. Neither costs nor speeds may differ
+ * by a factor above 1e12.
+ * Errors: ARGUMENT (ranges; more experts than slots). */
+NEAP_API int neap_topology_open(int32_t ranks, int32_t experts, const int32_t *node_of,
+                                const int32_t *slots_of, const double *cost, const double *speed,
+                                neap_topology **out);
+NEAP_API void neap_topology_close(neap_topology *topology);
+NEAP_API int32_t neap_topology_ranks(const neap_topology *topology);
+NEAP_API int32_t neap_topology_nodes(const neap_topology *topology);
+NEAP_API int32_t neap_topology_experts(const neap_topology *topology);
+/* S, the slots of all ranks together. */
+NEAP_API int32_t neap_topology_slots(const neap_topology *topology);
+/* node_of[ranks]; first_slot[ranks + 1], the last being S; first_rank[nodes + 1];
+ * cost[experts]; speed[ranks]. Owned by the topology. */
+NEAP_API const int32_t *neap_topology_node_of(const neap_topology *topology);
+NEAP_API const int32_t *neap_topology_first_slot(const neap_topology *topology);
+NEAP_API const int32_t *neap_topology_first_rank(const neap_topology *topology);
+NEAP_API const double *neap_topology_cost(const neap_topology *topology);
+NEAP_API const double *neap_topology_speed(const neap_topology *topology);
+
+/* ---- layout: which expert is in which slot --------------------------------------------------- */
+
+typedef struct neap_layout neap_layout;
+
+/* A layout of the topology, at first empty (every slot -1, not valid). */
+NEAP_API int neap_layout_open(neap_topology *topology, neap_layout **out);
+NEAP_API void neap_layout_close(neap_layout *layout);
+/* Takes over expert_of[S] after checking it: ids in range, every expert somewhere.
+ * Errors: LAYOUT, naming rank, slot and expert; the layout then keeps its old content. */
+NEAP_API int neap_layout_set(neap_layout *layout, const int32_t *expert_of);
+/* Gives the experts that a rank has in base too the slots that they have there; the others follow in
+ * the slots that are left. So only slots whose expert its rank lacks in base differ from it. Errors:
+ * ARGUMENT if the topologies differ. */
+NEAP_API int neap_layout_align(neap_layout *layout, const neap_layout *base);
+/* Experts that travel when layout follows base: for each rank those that it has and lacked; their
+ * number over all ranks, and in *most (may be NULL) of the rank with the most. */
+NEAP_API int32_t neap_layout_arrivals(const neap_layout *base, const neap_layout *layout,
+                                      int32_t *most);
+NEAP_API int neap_layout_copy(neap_layout *to, const neap_layout *from);
+/* expert_of[S]. Owned by the layout. */
+NEAP_API const int32_t *neap_layout_experts(const neap_layout *layout);
+NEAP_API neap_topology *neap_layout_topology(const neap_layout *layout);
+/* Equal layouts have equal hashes, on every rank and machine. */
+NEAP_API uint64_t neap_layout_hash(const neap_layout *layout);
+/* Slots whose expert differs between two layouts of one topology. */
+NEAP_API int32_t neap_layout_changed(const neap_layout *a, const neap_layout *b);
+
+/* ---- splits: from layout and exact counts to tokens per replica ------------------------------ */
+
+/* A split says for every source rank and slot how many of the source's tokens go there. It holds
+ * its result until the next compute, and scratch memory so that later computes allocate nothing. */
+typedef struct neap_split neap_split;
+
+/* Rules, by name ("lite", "even", "local", "minimax"):
+ *   lite     evenly over the replicas on the source's node if there are any, else over all (LAER);
+ *   even     evenly over all replicas (EPLB);
+ *   local    least max load of each node for its own tokens; experts the node lacks as in minimax;
+ *   minimax  least max load over ranks (work: tokens x cost / speed) that whole tokens allow; among
+ *            those splits, few tokens across nodes.
+ * All are deterministic and conserve every token. */
+NEAP_API int neap_split_open(neap_topology *topology, const char *rule, neap_split **out);
+NEAP_API void neap_split_close(neap_split *split);
+NEAP_API int32_t neap_split_rule_count(void);
+NEAP_API const char *neap_split_rule_name(int32_t index);
+/* load[ranks][experts]: exact tokens. Computes what is common to all ranks. */
+NEAP_API int neap_split_compute(neap_split *split, const neap_layout *layout, const int64_t *load);
+/* Takes a given split instead: table[ranks][S]. Errors: SPLIT, naming rank, expert and slot, when
+ * tokens are not conserved, negative, or on a slot that does not hold the expert. */
+NEAP_API int neap_split_set(neap_split *split, const neap_layout *layout, const int64_t *load,
+                            const int64_t *table);
+/* row[S]: tokens of the source to every slot. */
+NEAP_API int neap_split_row(const neap_split *split, int32_t source, int64_t *row);
+/* column[ranks][slots of rank]: tokens that a rank's slots get from every source. */
+NEAP_API int neap_split_column(const neap_split *split, int32_t rank, int64_t *column);
+/* tokens[S]: tokens of every slot from all sources together. */
+NEAP_API int neap_split_slot_tokens(const neap_split *split, int64_t *tokens);
+
+/* What a split costs. */
+typedef struct {
+  double max_work;    /* largest work of a rank: sum of tokens x cost, / speed */
+  double mean_work;   /* total work / total speed: the ideal */
+  double imbalance;   /* max_work / mean_work; 1 when there are no tokens */
+  double std_percent; /* standard deviation of the ranks' work, % of the mean */
+  int64_t tokens;     /* routed tokens */
+  int64_t inter_node; /* of them, computed on another node than their source's */
+  int64_t remote;     /* of them, computed on another rank than their source */
+} neap_balance;
+NEAP_API int neap_split_balance(const neap_split *split, neap_balance *out);
+/* Tokens on the links: ports[chunks][ranks], of those that a rank sends to other ranks and gets
+ * from them the larger number; uplinks[chunks][nodes], the same for nodes. A chunk: the tokens for
+ * a chunks-th of every rank's slots, which travel together. Errors: ARGUMENT (no chunk),
+ * MEMORY. */
+NEAP_API int neap_split_traffic(neap_split *split, int32_t chunks, int64_t *ports,
+                                int64_t *uplinks);
+
+/* ---- planners: pure functions from topology and load to a layout ----------------------------- */
+
+/* A planner is an algorithm, its parameters and its scratch memory; it keeps nothing from one
+ * plan to the next that changes a result. Not for use by two threads at once. */
+typedef struct neap_planner neap_planner;
+
+/* Names: neap_planner_name(0..count-1). Errors: ARGUMENT (unknown name; lists the known ones). */
+NEAP_API int neap_planner_open(neap_topology *topology, const char *name, neap_planner **out);
+NEAP_API void neap_planner_close(neap_planner *planner);
+NEAP_API int32_t neap_planner_count(void);
+NEAP_API const char *neap_planner_name(int32_t index);
+typedef struct {
+  const char *name, *doc;
+  double value, low, high; /* default and allowed range */
+  int32_t whole;           /* 1: whole numbers; of 0 to 1, no and yes */
+} neap_parameter;
+
+/* Parameters of a planner; NULL past the last. */
+NEAP_API const neap_parameter *neap_planner_parameter(const neap_planner *planner, int32_t index);
+/* Errors: ARGUMENT (no such parameter, or value out of its range). */
+NEAP_API int neap_planner_set(neap_planner *planner, const char *parameter, double value);
+/* load[ranks][experts]: expected tokens, row-major, >= 0, finite, any scale.
+ * previous: layout in force, or NULL; what a planner may start from.
+ * seed: of planners that draw at random; others ignore it.
+ * No allocation after a planner's first plan. */
+NEAP_API int neap_planner_plan(neap_planner *planner, const double *load,
+                               const neap_layout *previous, uint64_t seed, neap_layout *out);
+/* The same from the loads of the last steps, loads[steps][ranks][experts], oldest first. Planner
+ * neap makes a forecast of them; others plan on the newest. */
+NEAP_API int neap_planner_plan_history(neap_planner *planner, const double *const *loads,
+                                       int32_t steps, const neap_layout *previous, uint64_t seed,
+                                       neap_layout *out);
 
 /* ---- tensors --------------------------------------------------------------------------------- */
 
@@ -662,110 +793,6 @@ NEAP_API int neap_moe_backward(neap_moe *moe, const neap_tensor *x, const neap_t
                                const neap_tensor *weights, neap_transfer *arriving,
                                neap_tensor *gradients, neap_tensor *dx, neap_tensor *drouter);
 NEAP_API int neap_moe_cost(const neap_moe *moe, neap_moe_costs *out);
-/* ---- timeline: what the streams of a rank did, and when -------------------------------------- */
-
-/* The streams of a rank: computation, and exchanges of tokens, of parameters, of gradients. */
-typedef enum {
-  NEAP_COMPUTE,
-  NEAP_TOKENS,
-  NEAP_UNSHARD,
-  NEAP_REDUCE,
-  NEAP_LATE, /* parameters that plans on the exact counts have changed */
-  NEAP_STREAMS
-} neap_stream;
-
-/* What streams do, in measured and in simulated timelines alike: name, phase. */
-#define NEAP_SPAN_LIST(X)                                                                          \
-  X(STEP, "step", "") /* a whole training step */                                                  \
-  X(PLAN, "plan", "") /* what the policy costs the rank: layouts, splits */                        \
-  X(HOST, "host", "") /* a GPU's stream waits for what the host finds out or decides */            \
-  X(EMBED, "embed", "forward")                                                                     \
-  X(ATTENTION, "attention", "forward") /* with its normalisation */                                \
-  X(ROUTE, "route", "forward")         /* the router */                                            \
-  X(COUNTS, "counts", "forward")       /* tokens: gathering of the counts */                       \
-  X(DISPATCH, "dispatch", "forward")   /* tokens: to the experts; compute: placing them */         \
-  X(EXPERT, "expert", "forward")       /* the experts' products */                                 \
-  X(COMBINE, "combine", "forward")     /* tokens: the way back */                                  \
-  X(FINISH, "finish", "forward")       /* weighted sums of what has come back */                   \
-  X(HEAD, "head", "forward")                                                                       \
-  X(LOSS, "loss", "forward")                                                                       \
-  X(HEAD_BACK, "head", "backward")                                                                 \
-  X(FINISH_BACK, "finish", "backward")                                                             \
-  X(DISPATCH_BACK, "dispatch", "backward")                                                         \
-  X(EXPERT_BACK, "expert", "backward") /* gradients of inputs, then of weights */                  \
-  X(COMBINE_BACK, "combine", "backward")                                                           \
-  X(ROUTE_BACK, "route", "backward")                                                               \
-  X(ATTENTION_BACK, "attention", "backward")                                                       \
-  X(EMBED_BACK, "embed", "backward")                                                               \
-  X(OPTIMIZER, "optimizer", "step")                                                                \
-  X(UNSHARD, "unshard", "") /* unshard: parameters travel; compute: copies within the rank */      \
-  X(LATE, "late", "")       /* late: parameters of slots that a plan on the counts has changed */  \
-  X(REDUCE, "reduce", "")   /* reduce: gradients travel; compute: adding them up */                \
-  X(REFRESH, "refresh", "") /* unshard: new parameters to the shard groups */                      \
-  X(WAIT, "wait", "")       /* compute: for an exchange, that is, exposed communication */
-
-#define NEAP_SPAN_ENUM(id, name, phase) NEAP_SPAN_##id,
-typedef enum { NEAP_SPAN_LIST(NEAP_SPAN_ENUM) NEAP_SPANS } neap_span_id;
-
-/* Name and phase ("forward", "backward", "step" or "") by number, or NULL past the last. */
-NEAP_API const char *neap_span_name(int32_t id);
-NEAP_API const char *neap_span_phase(int32_t id);
-NEAP_API const char *neap_stream_name(int32_t stream);
-
-typedef struct {
-  double begin, end; /* seconds: neap_clock */
-  int64_t step;
-  int32_t id, stream;   /* neap_span_id, neap_stream */
-  int32_t layer, chunk; /* -1: none */
-  int32_t waits_for;    /* of a wait: the stream, or -1 for any other exchange */
-} neap_span;
-
-/* A recorder of one rank's spans: a ring, so the latest spans, as many as its capacity, are kept.
- * Recording allocates nothing. The spans of a stream nest or are disjoint. */
-typedef struct neap_timeline neap_timeline;
-
-NEAP_API int neap_timeline_open(int64_t capacity, neap_timeline **out);
-/* Not before the thread that uses it has stopped to, or is the caller. */
-NEAP_API void neap_timeline_close(neap_timeline *timeline);
-/* From now on the engine records what the calling thread does, and the exchanges that it starts,
- * wherever they run. NULL, at first: nothing, at no cost. On a GPU the bounds of spans are events
- * in its streams, which the host does not wait for; resolve does, afterwards. */
-NEAP_API void neap_timeline_use(neap_timeline *timeline);
-/* Step and layer (-1, at first: none) of the calling thread's spans and exchanges to come. The
- * second returns the layer until now. */
-NEAP_API void neap_timeline_step(int64_t step);
-NEAP_API int32_t neap_timeline_layer(int32_t layer);
-/* A span of the compute stream in the calling thread's recorder: begin gives the time that end
- * takes. Both are told to a profiler that knows NVTX; without a recorder they do nothing else. */
-NEAP_API double neap_timeline_begin(int id);
-NEAP_API void neap_timeline_end(int id, double begin);
-NEAP_API void neap_timeline_clear(neap_timeline *timeline);
-/* Gives spans of a GPU the times at which it came to their bounds, on neap_clock's scale, to some
- * microseconds; those of one rank agree among each other to 1. To be called once, when their last
- * exchange has been waited for and before they are read; waits for the GPU. Errors: SYSTEM. */
-NEAP_API int neap_timeline_resolve(neap_timeline *timeline);
-/* Spans that are there; *lost: earlier ones that were overwritten since the last clear. */
-NEAP_API int64_t neap_timeline_count(const neap_timeline *timeline, int64_t *lost);
-/* Copies the latest spans, at most capacity, in the order of their ends; returns how many. */
-NEAP_API int64_t neap_timeline_spans(const neap_timeline *timeline, int64_t capacity,
-                                     neap_span *out);
-
-/* Where the time of a rank goes, of its spans, measured or simulated alike; all figures of exposed
- * communication are these. */
-typedef struct {
-  double seconds;   /* of its outermost spans of the compute stream: a step */
-  double computing; /* own time of the spans of the compute stream that neap_span_computes tells */
-  /* Exposed communication: of the waits of the compute stream, by the stream of the exchange that
-   * they are for. [NEAP_COMPUTE]: for any other exchange, and for the end of a simulated step. */
-  double exposed[NEAP_STREAMS];
-} neap_time_use;
-
-/* Whether the compute stream does in such a span what the step is for: no waits, copies, plans. */
-NEAP_API int neap_span_computes(int32_t id);
-/* spans: of one rank, in the order of their ends, those inside one before it. Errors: MEMORY. */
-NEAP_API int neap_spans_time_use(const neap_span *spans, int64_t count, neap_time_use *out);
-/* Of what a recorder holds, after resolve. */
-NEAP_API int neap_timeline_time_use(const neap_timeline *timeline, neap_time_use *out);
 
 /* ---- cluster: a training step on machines that are only described ---------------------------- */
 
@@ -847,20 +874,92 @@ NEAP_API int neap_layout_traffic(const neap_layout *layout, const neap_layout *b
                                  const double *bytes, int32_t group, double *ports,
                                  double *uplinks);
 
-/* ---- synth: synthetic loads ------------------------------------------------------------------ */
+/* ---- workers: policies in a process of their own --------------------------------------------- */
 
+/* Forks the small process that starts and ends workers, for a process with MPI, CUDA or threads
+ * must not fork. To be called first in main, by the process whose program knows "--worker FD FD
+ * [trusted]". It ends with this process, however that ends, and its workers with it. Errors:
+ * SYSTEM. */
+NEAP_API int neap_spawner_open(void);
+/* Ends all workers; waits until they have gone. */
+NEAP_API void neap_spawner_close(void);
+
+/* A request or an answer; a payload of bytes follows it. */
 typedef struct {
-  int32_t ranks, experts, top_k;
-  int64_t tokens;        /* of a rank */
-  double tau;            /* standard deviation of a rank's noise, a factor's logarithm */
-  uint64_t seed, stream; /* of random numbers: this stream and the next one are used */
-} neap_synth;
+  int32_t kind; /* > 0: for the two sides to agree on; else one of the numbers below */
+  int32_t layer;
+  int64_t step;
+  double seconds; /* of an answer: how long the hook ran */
+  int32_t about;  /* of a failure: kind of the hook that was running, 0: none */
+  int32_t id;     /* of an answer: the request's; the setup's is 0 */
+  char text[512]; /* of an answer: what went wrong */
+} neap_policy_message;
 
-/* load[ranks][experts]: tokens of every rank in a step, about popularity[experts] (logarithms, up
- * to a constant) times a noise of rank and expert; no expert has more than all of a rank's tokens,
- * and a rank's counts add up to tokens x top_k. Errors: ARGUMENT, MEMORY. */
-NEAP_API int neap_synth_load(const neap_synth *synth, const double *popularity, int64_t step,
-                             int64_t *load);
+enum {
+  NEAP_WORKER_SILENT = 0,   /* nothing has come */
+  NEAP_WORKER_DEAD = -1,    /* the process has ended; text says how, if that is known */
+  NEAP_WORKER_OVERDUE = -2, /* a hook has run past the deadline */
+  NEAP_WORKER_DAMAGED = -3  /* what the worker wrote makes no sense */
+};
+
+/* A worker process and the memory shared with it, as the rank sees them. For one thread. */
+typedef struct neap_worker neap_worker;
+
+/* Starts a worker. setup: text that it finds there; it counts as the first request, so that the
+ * first answer tells whether it was understood. slots: requests that can be under way at once,
+ * >= 2. Payloads have at most request_bytes and exactly answer_bytes; bulk_bytes are for one large
+ * answer at a time. Memory that is not used costs nothing. trusted: 0 takes from the process what a
+ * policy never needs (neap_policy_server_confine). Errors: ARGUMENT, SYSTEM (also when the spawner
+ * has ended), ABSENT (there is no spawner). */
+NEAP_API int neap_worker_open(const char *setup, int32_t slots, int64_t request_bytes,
+                              int64_t answer_bytes, int64_t bulk_bytes, int trusted,
+                              neap_worker **out);
+/* Kills the process. */
+NEAP_API void neap_worker_close(neap_worker *worker);
+/* Kills the process and starts another one with fresh memory; requests under way are forgotten.
+ * After a failure the worker can only be restarted or closed. */
+NEAP_API int neap_worker_restart(neap_worker *worker);
+/* Requests that have not been answered. */
+NEAP_API int32_t neap_worker_pending(const neap_worker *worker);
+/* Copies message and a payload of two parts. Never waits. Errors: ARGUMENT (no slot is free; too
+ * large; the worker has ended). */
+NEAP_API int neap_worker_send(neap_worker *worker, const neap_policy_message *message,
+                              const void *first, int64_t first_bytes, const void *second,
+                              int64_t second_bytes);
+/* Waits up to timeout seconds (0: only looks) for an answer, or for news that none will come: a
+ * dead worker, or a hook that has run longer than deadline seconds. payload[answer_bytes] may be
+ * NULL. Nothing in an answer has been checked except that text ends and seconds is finite. */
+NEAP_API int neap_worker_receive(neap_worker *worker, double timeout, double deadline,
+                                 neap_policy_message *message, void *payload);
+/* The large answer, in memory that the worker may be writing to: to be copied, then checked. */
+NEAP_API const void *neap_worker_bulk(const neap_worker *worker);
+
+/* The worker's side of the shared memory. */
+typedef struct neap_policy_server neap_policy_server;
+
+/* Leaves this process, for good, with what computing takes: it can read files and print, but write
+ * no file, open no socket, start no process or thread, signal or trace no other one; such calls
+ * fail with EPERM. Errors: ABSENT (the kernel has no filters for system calls). */
+NEAP_API int neap_policy_server_confine(void);
+/* 1 if the kernel and the processor have what confining takes. */
+NEAP_API int neap_policy_server_confines(void);
+/* Takes over the two file descriptors that the program was given. Errors: SYSTEM. */
+NEAP_API int neap_policy_server_open(int32_t requests_fd, int32_t answers_fd,
+                                     neap_policy_server **out);
+NEAP_API const char *neap_policy_server_setup(const neap_policy_server *server);
+/* Waits up to timeout seconds for a request; message->kind is 0 if none came. *payload stays until
+ * the next receive, or the request's answer. */
+NEAP_API int neap_policy_server_receive(neap_policy_server *server, double timeout,
+                                        neap_policy_message *message, const void **payload);
+/* Tell the rank that a hook starts, and that it has ended: what its deadline is measured by. */
+NEAP_API void neap_policy_server_begin(neap_policy_server *server, int32_t kind, int64_t step,
+                                       int32_t layer);
+NEAP_API void neap_policy_server_end(neap_policy_server *server);
+/* To be called once for the setup and once for every request. Errors: ARGUMENT (too large). */
+NEAP_API int neap_policy_server_answer(neap_policy_server *server,
+                                       const neap_policy_message *message, const void *payload,
+                                       int64_t bytes);
+NEAP_API void *neap_policy_server_bulk(const neap_policy_server *server);
 
 /* ---- trace: recorded loads ------------------------------------------------------------------- */
 
@@ -1016,147 +1115,6 @@ NEAP_API int neap_checkpoint_reader_ranges(neap_checkpoint_reader *reader, const
 /* Compares all checksums. */
 NEAP_API int neap_checkpoint_reader_check(neap_checkpoint_reader *reader);
 
-/* ---- text: real text as training data -------------------------------------------------------- */
-
-/* A corpus: bytes of files that Debian packages install, the same on every machine that has the
- * same package. Held once per process; opening it again shares the memory. */
-typedef struct neap_text neap_text;
-
-/* Names (neap_text_name): "english" (dict-gcide, a dictionary), "go" (golang-1.19-src), "french"
- * and "russian" (manpages-fr and manpages-ru, troff source). root: folder that stands for "/", or
- * NULL for the environment's NEAP_TEXT_ROOT, else "/". limit: bytes to take, spread evenly over
- * the files, which are taken in the order of their names' bytes.
- * Errors: ARGUMENT (unknown name), ABSENT (package is missing: tells the command that installs it),
- * FORMAT (damaged file). */
-NEAP_API int neap_text_open(const char *name, const char *root, int64_t limit, neap_text **out);
-NEAP_API void neap_text_close(neap_text *text);
-NEAP_API int32_t neap_text_count(void);
-NEAP_API const char *neap_text_name(int32_t index);
-/* Debian package of a corpus. */
-NEAP_API const char *neap_text_package(int32_t index);
-/* bytes[size of text]. Owned by the text. */
-NEAP_API const uint8_t *neap_text_bytes(const neap_text *text);
-NEAP_API int64_t neap_text_size(const neap_text *text);
-/* A sequence: ids[length] bytes from a position, targets[length] the byte after each. The position
- * depends on (seed, step, sequence) alone, so that a batch does not depend on who draws it.
- * held_out: 0 draws from the first 95 % of the text, 1 from the rest.
- * Errors: ARGUMENT (length is below 1 or too long for the part). */
-NEAP_API int neap_text_sample(const neap_text *text, uint64_t seed, int64_t step, int64_t sequence,
-                              int64_t length, int held_out, int32_t *ids, int32_t *targets);
-
-/* ---- workers: policies in a process of their own --------------------------------------------- */
-
-/* Forks the small process that starts and ends workers, for a process with MPI, CUDA or threads
- * must not fork. To be called first in main, by the process whose program knows "--worker FD FD
- * [trusted]". It ends with this process, however that ends, and its workers with it. Errors:
- * SYSTEM. */
-NEAP_API int neap_spawner_open(void);
-/* Ends all workers; waits until they have gone. */
-NEAP_API void neap_spawner_close(void);
-
-/* A request or an answer; a payload of bytes follows it. */
-typedef struct {
-  int32_t kind; /* > 0: for the two sides to agree on; else one of the numbers below */
-  int32_t layer;
-  int64_t step;
-  double seconds; /* of an answer: how long the hook ran */
-  int32_t about;  /* of a failure: kind of the hook that was running, 0: none */
-  int32_t id;     /* of an answer: the request's; the setup's is 0 */
-  char text[512]; /* of an answer: what went wrong */
-} neap_policy_message;
-
-enum {
-  NEAP_WORKER_SILENT = 0,   /* nothing has come */
-  NEAP_WORKER_DEAD = -1,    /* the process has ended; text says how, if that is known */
-  NEAP_WORKER_OVERDUE = -2, /* a hook has run past the deadline */
-  NEAP_WORKER_DAMAGED = -3  /* what the worker wrote makes no sense */
-};
-
-/* A worker process and the memory shared with it, as the rank sees them. For one thread. */
-typedef struct neap_worker neap_worker;
-
-/* Starts a worker. setup: text that it finds there; it counts as the first request, so that the
- * first answer tells whether it was understood. slots: requests that can be under way at once,
- * >= 2. Payloads have at most request_bytes and exactly answer_bytes; bulk_bytes are for one large
- * answer at a time. Memory that is not used costs nothing. trusted: 0 takes from the process what a
- * policy never needs (neap_policy_server_confine). Errors: ARGUMENT, SYSTEM (also when the spawner
- * has ended), ABSENT (there is no spawner). */
-NEAP_API int neap_worker_open(const char *setup, int32_t slots, int64_t request_bytes,
-                              int64_t answer_bytes, int64_t bulk_bytes, int trusted,
-                              neap_worker **out);
-/* Kills the process. */
-NEAP_API void neap_worker_close(neap_worker *worker);
-/* Kills the process and starts another one with fresh memory; requests under way are forgotten.
- * After a failure the worker can only be restarted or closed. */
-NEAP_API int neap_worker_restart(neap_worker *worker);
-/* Requests that have not been answered. */
-NEAP_API int32_t neap_worker_pending(const neap_worker *worker);
-/* Copies message and a payload of two parts. Never waits. Errors: ARGUMENT (no slot is free; too
- * large; the worker has ended). */
-NEAP_API int neap_worker_send(neap_worker *worker, const neap_policy_message *message,
-                              const void *first, int64_t first_bytes, const void *second,
-                              int64_t second_bytes);
-/* Waits up to timeout seconds (0: only looks) for an answer, or for news that none will come: a
- * dead worker, or a hook that has run longer than deadline seconds. payload[answer_bytes] may be
- * NULL. Nothing in an answer has been checked except that text ends and seconds is finite. */
-NEAP_API int neap_worker_receive(neap_worker *worker, double timeout, double deadline,
-                                 neap_policy_message *message, void *payload);
-/* The large answer, in memory that the worker may be writing to: to be copied, then checked. */
-NEAP_API const void *neap_worker_bulk(const neap_worker *worker);
-
-/* The worker's side of the shared memory. */
-typedef struct neap_policy_server neap_policy_server;
-
-/* Leaves this process, for good, with what computing takes: it can read files and print, but write
- * no file, open no socket, start no process or thread, signal or trace no other one; such calls
- * fail with EPERM. Errors: ABSENT (the kernel has no filters for system calls). */
-NEAP_API int neap_policy_server_confine(void);
-/* 1 if the kernel and the processor have what confining takes. */
-NEAP_API int neap_policy_server_confines(void);
-/* Takes over the two file descriptors that the program was given. Errors: SYSTEM. */
-NEAP_API int neap_policy_server_open(int32_t requests_fd, int32_t answers_fd,
-                                     neap_policy_server **out);
-NEAP_API const char *neap_policy_server_setup(const neap_policy_server *server);
-/* Waits up to timeout seconds for a request; message->kind is 0 if none came. *payload stays until
- * the next receive, or the request's answer. */
-NEAP_API int neap_policy_server_receive(neap_policy_server *server, double timeout,
-                                        neap_policy_message *message, const void **payload);
-/* Tell the rank that a hook starts, and that it has ended: what its deadline is measured by. */
-NEAP_API void neap_policy_server_begin(neap_policy_server *server, int32_t kind, int64_t step,
-                                       int32_t layer);
-NEAP_API void neap_policy_server_end(neap_policy_server *server);
-/* To be called once for the setup and once for every request. Errors: ARGUMENT (too large). */
-NEAP_API int neap_policy_server_answer(neap_policy_server *server,
-                                       const neap_policy_message *message, const void *payload,
-                                       int64_t bytes);
-NEAP_API void *neap_policy_server_bulk(const neap_policy_server *server);
-
-/* ---- hashes, child processes ----------------------------------------------------------------- */
-
-/* SHA-256 (FIPS 180-4) of bytes: 64 digits in small letters and a zero byte, at hex[65]. */
-NEAP_API void neap_sha256(const void *data, int64_t bytes, char *hex);
-
-/* A program that runs beside this one, in a process group of its own; it ends when the thread that
- * started it ends. */
-typedef struct neap_child neap_child;
-/* argv: program (found as the shell finds it) and arguments, NULL-terminated. names, values:
- * variables that its environment gets besides, names ending with NULL. stdin is empty; stdout and
- * stderr go to memory. For a process without MPI, CUDA or other threads. Errors: SYSTEM. */
-NEAP_API int neap_child_open(const char *const *argv, const char *const *names,
-                             const char *const *values, neap_child **out);
-/* Copies what it has written to stdout, or to stderr, from a byte on; how many bytes it copied. */
-NEAP_API int64_t neap_child_output(const neap_child *child, int errors, int64_t from, void *to,
-                                   int64_t bytes);
-/* 1 once the program has ended; status: its exit status, or 128 + the signal that ended it. */
-NEAP_API int neap_child_ended(neap_child *child, int *status);
-/* Asks the child's whole group to end (SIGINT), or kills it. */
-NEAP_API void neap_child_stop(neap_child *child, int kill);
-/* Kills what still runs. */
-NEAP_API void neap_child_close(neap_child *child);
-/* From now on SIGINT and SIGTERM are counted and do nothing else; the third ends the process. */
-NEAP_API void neap_interrupts_catch(void);
-NEAP_API int32_t neap_interrupts(void);
-
 /* ---- store: runs in one SQLite file ---------------------------------------------------------- */
 
 /* A connection, for one thread; any number of threads and processes may have one to the same file
@@ -1212,5 +1170,48 @@ NEAP_API int neap_statement_type(const neap_statement *statement, int32_t column
 NEAP_API double neap_statement_number(const neap_statement *statement, int32_t column);
 NEAP_API const char *neap_statement_text(const neap_statement *statement, int32_t column,
                                          int64_t *bytes);
+
+/* ---- text: real text as training data -------------------------------------------------------- */
+
+/* A corpus: bytes of files that Debian packages install, the same on every machine that has the
+ * same package. Held once per process; opening it again shares the memory. */
+typedef struct neap_text neap_text;
+
+/* Names (neap_text_name): "english" (dict-gcide, a dictionary), "go" (golang-1.19-src), "french"
+ * and "russian" (manpages-fr and manpages-ru, troff source). root: folder that stands for "/", or
+ * NULL for the environment's NEAP_TEXT_ROOT, else "/". limit: bytes to take, spread evenly over
+ * the files, which are taken in the order of their names' bytes.
+ * Errors: ARGUMENT (unknown name), ABSENT (package is missing: tells the command that installs it),
+ * FORMAT (damaged file). */
+NEAP_API int neap_text_open(const char *name, const char *root, int64_t limit, neap_text **out);
+NEAP_API void neap_text_close(neap_text *text);
+NEAP_API int32_t neap_text_count(void);
+NEAP_API const char *neap_text_name(int32_t index);
+/* Debian package of a corpus. */
+NEAP_API const char *neap_text_package(int32_t index);
+/* bytes[size of text]. Owned by the text. */
+NEAP_API const uint8_t *neap_text_bytes(const neap_text *text);
+NEAP_API int64_t neap_text_size(const neap_text *text);
+/* A sequence: ids[length] bytes from a position, targets[length] the byte after each. The position
+ * depends on (seed, step, sequence) alone, so that a batch does not depend on who draws it.
+ * held_out: 0 draws from the first 95 % of the text, 1 from the rest.
+ * Errors: ARGUMENT (length is below 1 or too long for the part). */
+NEAP_API int neap_text_sample(const neap_text *text, uint64_t seed, int64_t step, int64_t sequence,
+                              int64_t length, int held_out, int32_t *ids, int32_t *targets);
+
+/* ---- synth: synthetic loads ------------------------------------------------------------------ */
+
+typedef struct {
+  int32_t ranks, experts, top_k;
+  int64_t tokens;        /* of a rank */
+  double tau;            /* standard deviation of a rank's noise, a factor's logarithm */
+  uint64_t seed, stream; /* of random numbers: this stream and the next one are used */
+} neap_synth;
+
+/* load[ranks][experts]: tokens of every rank in a step, about popularity[experts] (logarithms, up
+ * to a constant) times a noise of rank and expert; no expert has more than all of a rank's tokens,
+ * and a rank's counts add up to tokens x top_k. Errors: ARGUMENT, MEMORY. */
+NEAP_API int neap_synth_load(const neap_synth *synth, const double *popularity, int64_t step,
+                             int64_t *load);
 
 #endif

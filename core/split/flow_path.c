@@ -123,7 +123,7 @@ static void relax_to(neapi_flow_network *f, line *q, int32_t vertex)
 
 /* Takes the next vertex out of the ring. Below one leaving, lengths are found in their order: when
  * no source is missing, the others need none. */
-static void settle(neapi_flow_network *f, line *q)
+static void take_next(neapi_flow_network *f, line *q)
 {
   int32_t vertex = f->queue[q->head];
   q->head = q->head + 1 == q->size ? 0 : q->head + 1;
@@ -163,7 +163,7 @@ void neapi_flow_measure(neapi_flow_network *f, int32_t first, int32_t last, int3
     else if (q.head == q.tail)
       break;
     else
-      settle(f, &q);
+      take_next(f, &q);
   }
   for (int32_t i = 0; i < q.later; i++)
     f->queued[f->later[i]] = 0;

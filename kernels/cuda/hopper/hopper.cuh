@@ -210,7 +210,7 @@ __device__ static inline void multiply_add(float (&d)[128], uint64_t a, uint64_t
 }
 
 /* What reads d comes after the wait before this. */
-__device__ static inline void settle(float (&d)[128])
+__device__ static inline void after_wait(float (&d)[128])
 {
 #pragma unroll
   for (int i = 0; i < 128; i++)

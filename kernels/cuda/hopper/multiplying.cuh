@@ -66,7 +66,7 @@ __device__ static inline void multiply_tile(float (&d)[128], ring &r, int depth,
     advance<EPILOGUE>(r);
   }
   products_wait<0>();
-  settle(d);
+  after_wait(d);
   free_stage(r, before);
 }
 

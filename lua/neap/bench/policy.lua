@@ -3,6 +3,7 @@
 
 local lib = require 'neap.base.lib'
 local json = require 'neap.base.json'
+local machine = require 'neap.base.machine'
 local launcher = require 'neap.launcher'
 local series = require 'neap.base.series'
 local text_table = require 'neap.base.text_table'
@@ -66,12 +67,6 @@ local function measure(s, count, pause, action)
   }
 end
 
-local function machine()
-  local value = ffi.new 'const char *[1]'
-  C.neap_machine(0, value)
-  return ffi.string(value[0])
-end
-
 local ORDER = {
   'bench', 'machine', 'ranks', 'experts', 'slots', 'repeats', 'rows', 'round_trip_us',
   'round_trip_after_pause_us', 'split_us', 'mean', 'p50', 'p95', 'p99', 'max',
@@ -92,7 +87,7 @@ function bench.run(args)
   measure(s, WARM_UP, false, plan)
   measure(s, WARM_UP, false, split)
   local result = {
-    machine = machine(), round_trip_us = measure(s, p.repeats, false, plan),
+    machine = machine.processor(), round_trip_us = measure(s, p.repeats, false, plan),
     round_trip_after_pause_us = measure(s, math.ceil(p.repeats * PAUSED_SHARE), true, plan),
     split_us = measure(s, p.repeats, false, split),
   }

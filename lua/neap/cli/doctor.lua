@@ -3,6 +3,7 @@
 local device = require 'neap.engine.device'
 local flight = require 'neap.profile.flight'
 local json = require 'neap.base.json'
+local machine = require 'neap.base.machine'
 local lib = require 'neap.base.lib'
 local text = require 'neap.engine.text'
 
@@ -21,12 +22,8 @@ function command.options(parser)
 end
 
 local function facts()
-  local list, value = { { 'neap', lib.version } }, lib.ffi.new 'const char *[1]'
-  for i = 0, math.huge do
-    local name = lib.C.neap_machine(i, value)
-    if name == nil then break end
-    list[#list + 1] = { lib.ffi.string(name), lib.ffi.string(value[0]) }
-  end
+  local list = { { 'neap', lib.version } }
+  for _, fact in ipairs(machine.facts()) do list[#list + 1] = fact end
   for _, fact in ipairs(device.facts()) do list[#list + 1] = fact end
   list[#list + 1] = { 'policies', lib.C.neap_policy_server_confines() == 1
     and 'confined: no writing, sockets or processes'

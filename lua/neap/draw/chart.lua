@@ -54,7 +54,7 @@ local function frame(options, extra)
   return d
 end
 
---- Axes with grid: returns functions from values to places. low, high: the range of y.
+--- Axes with grid: returns functions from values to positions. low, high: the range of y.
 local function axes(d, options, range)
   local left, right = LEFT, d.width - RIGHT
   local top, bottom = TOP + (options.unit and 12 or 0), (options.height or HEIGHT) - BOTTOM
@@ -123,14 +123,14 @@ end
 
 --- Places of the legend's entries: list of { x, row }, and how many rows.
 local function legend_places(names, width)
-  local x, row, places = 8, 0, {}
+  local x, row, positions = 8, 0, {}
   for i, name in ipairs(names) do
     local needed = 30 + text_width(name) + 12
     if x > 8 and x + needed > width then x, row = 8, row + 1 end
-    places[i] = { x, row }
+    positions[i] = { x, row }
     x = x + needed
   end
-  return places, #names > 0 and row + 1 or 0
+  return positions, #names > 0 and row + 1 or 0
 end
 
 local function stroke_of(i)
@@ -145,7 +145,7 @@ function chart.curves(options)
   for i, series in ipairs(options.series) do
     lines[i], names[i] = points_of(series), svg.short(series.name)
   end
-  local places, rows = legend_places(names, options.width or WIDTH)
+  local positions, rows = legend_places(names, options.width or WIDTH)
   local d, range = frame(options, rows * LEGEND_ROW + 2), range_of(lines, options)
   local x, y, box = axes(d, options, range)
   x_axis(d, box, x, range, options.x or 'step')
@@ -156,9 +156,9 @@ function chart.curves(options)
       places_on_page[j], places_on_page[j + 1] = x(points[j]), y(points[j + 1])
     end
     d:polyline(places_on_page, style)
-    local at = (options.height or HEIGHT) + places[i][2] * LEGEND_ROW + 8
-    d:line(places[i][1], at, places[i][1] + 24, at, style)
-    d:text(places[i][1] + 29, at + 4, names[i])
+    local at = (options.height or HEIGHT) + positions[i][2] * LEGEND_ROW + 8
+    d:line(positions[i][1], at, positions[i][1] + 24, at, style)
+    d:text(positions[i][1] + 29, at + 4, names[i])
   end
   return d
 end

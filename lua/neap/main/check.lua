@@ -6,7 +6,6 @@
 local errors = require 'neap.base.errors'
 local fingerprint = require 'neap.train.fingerprint'
 local json = require 'neap.base.json'
-local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 local launch = require 'neap.train.launch'
 
@@ -36,12 +35,9 @@ local function main(rank, _, world, text)
   local ok, err = xpcall(train_all, errors.handler, rank, world, order)
   if ok then return 0 end
   local status = errors.status(err)
-  if not world then
-    errors.tell(err, ('rank %d: '):format(rank))
-    launcher.leave(status)
-  end
-  note(('%s.%d'):format(order.path, rank), err)
-  lib.C.neap_world_abort(world, ('rank %d failed'):format(rank))
+  if world then note(('%s.%d'):format(order.path, rank), err)
+  else errors.tell(err, ('rank %d: '):format(rank)) end
+  launch.abandon(world, rank, status)
   return status
 end
 

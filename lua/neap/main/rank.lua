@@ -113,7 +113,7 @@ local function all_processors(world, ranks)
   for r = 0, ranks - 1 do counts[r] = words end
   mine[0] = host_hash()
   lib.C.neap_processor_set(ffi.cast('uint64_t *', mine + 1))
-  lib.check(lib.C.neap_comm_all_gather(world.ptr, mine, all, counts, lib.C.NEAP_I64))
+  world:all_gather(mine, all, counts, 'i64')
   local seen, count = {}, 0
   for r = 0, ranks - 1 do
     for bit_of = 0, 64 * SET_WORDS - 1 do
@@ -132,7 +132,7 @@ local function nodes_by_host(world, ranks)
   local mine, all = ffi.new('int64_t[1]', host_hash()), ffi.new('int64_t[?]', ranks)
   local counts = ffi.new('int64_t[?]', ranks)
   for r = 0, ranks - 1 do counts[r] = 1 end
-  lib.check(lib.C.neap_comm_all_gather(world.ptr, mine, all, counts, lib.C.NEAP_I64))
+  world:all_gather(mine, all, counts, 'i64')
   local node_of, node, seen = ffi.new('int32_t[?]', ranks), 0, { [tonumber(all[0])] = true }
   for r = 1, ranks - 1 do
     if all[r] ~= all[r - 1] then
@@ -272,8 +272,7 @@ local function fail(rank, world, err, noted)
   else
     status = tell_error(rank, err, noted)
   end
-  if not world then launcher.leave(status) end
-  lib.C.neap_world_abort(world, ('rank %d failed'):format(rank))
+  launch.abandon(world, rank, status)
   return status
 end
 
@@ -288,7 +287,7 @@ local function main(rank, ranks, world, text)
   end, errors.handler)
   if not ok then err = advise(err, ranks, order) end
   if runs then
-    if ok then runs:finish(order.store.run, 0) else runs:settle() end
+    if ok then runs:finish(order.store.run, 0) else runs:flush() end
     runs:close()
   end
   local status = ok and 0 or fail(rank, world, err, order.store)

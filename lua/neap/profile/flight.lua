@@ -53,10 +53,10 @@ local function position(operations)
 end
 
 --- The operation that most ranks are in, of equals the one that is the oldest.
-local function most_waited_for(places, ranks)
+local function most_waited_for(positions, ranks)
   local count, best = {}, nil
   for rank = 0, ranks - 1 do
-    local o = places[rank] and places[rank].oldest
+    local o = positions[rank] and positions[rank].oldest
     if o then
       local key = o.communicator .. ' ' .. o.number
       count[key] = count[key] or { operation = o, ranks = {} }
@@ -74,19 +74,19 @@ end
 --- Who is missing: { operation, waiting = ranks, missing = { { rank, oldest, last, known } },
 -- other = ranks that call something else as that operation }; nil if nobody waits.
 function flight.judge(found)
-  local places = {}
+  local positions = {}
   for rank = 0, found.ranks - 1 do
-    places[rank] = found[rank] and position(found[rank].operations)
+    positions[rank] = found[rank] and position(found[rank].operations)
   end
-  local best = most_waited_for(places, found.ranks)
+  local best = most_waited_for(positions, found.ranks)
   if not best then return nil end
   local result = { operation = best.operation, waiting = best.ranks, missing = {}, ranks = found }
   for rank = 0, found.ranks - 1 do
-    local place = places[rank]
-    local reached = place and place.reached[best.operation.communicator] or -1
-    if not place or reached < best.operation.number then
-      table.insert(result.missing, { rank = rank, known = place ~= nil,
-        oldest = place and place.oldest, last = place and place.last })
+    local seen = positions[rank]
+    local reached = seen and seen.reached[best.operation.communicator] or -1
+    if not seen or reached < best.operation.number then
+      table.insert(result.missing, { rank = rank, known = seen ~= nil,
+        oldest = seen and seen.oldest, last = seen and seen.last })
     end
   end
   return result

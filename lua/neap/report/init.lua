@@ -3,6 +3,7 @@
 local session = require 'neap.policy.session'
 local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
+local machine = require 'neap.base.machine'
 local lib = require 'neap.base.lib'
 local metrics = require 'neap.runs.metrics'
 local entries = require 'neap.report.entries'
@@ -150,12 +151,7 @@ end
 --- ---- the page ---------------------------------------------------------------------------------
 
 local function add_circumstances(facts)
-  local value = lib.ffi.new 'const char *[1]'
-  for i = 0, math.huge do
-    local name = lib.C.neap_machine(i, value)
-    if name == nil then break end
-    facts[#facts + 1] = { lib.ffi.string(name), lib.ffi.string(value[0]) }
-  end
+  for _, fact in ipairs(machine.facts()) do facts[#facts + 1] = fact end
   facts[#facts + 1] = { 'lua', jit.version }
 end
 

@@ -72,13 +72,13 @@ end
 
 local function draw_rank(d, rank, y, first, scale)
   table.sort(rank.events, function(a, b) return a.dur > b.dur end) -- those inside others on top
-  local place = {}
+  local box = {}
   for i, stream in ipairs(STREAMS) do
-    place[stream] = i == 1 and { y, TALL } or { y + TALL + 1 + (i - 2) * (THIN + 1), THIN }
+    box[stream] = i == 1 and { y, TALL } or { y + TALL + 1 + (i - 2) * (THIN + 1), THIN }
   end
   d:text(LEFT - 8, y + 11, rank.name, { anchor = 'end', size = 10 })
   for _, event in ipairs(rank.events) do
-    local width, at = event.dur * scale, place[event.cat]
+    local width, at = event.dur * scale, box[event.cat]
     if width >= 0.2 and at then
       d:rect(LEFT + (event.ts - first) * scale, at[1], width, at[2], { fill = kind_of(event)[2] })
     end

@@ -296,11 +296,11 @@ end
 
 --- The metrics that a table (run, replay, simulate, try, report) shows, in order. list: what
 -- values() gave of the rows; a metric that none of them has is left out.
-function metrics.shown(place, list)
+function metrics.shown(table_name, list)
   local found = {}
   for _, metric in ipairs(metrics.list) do
     local here = not metric.tables
-      or (' ' .. metric.tables .. ' '):find(' ' .. place .. ' ', 1, true)
+      or (' ' .. metric.tables .. ' '):find(' ' .. table_name .. ' ', 1, true)
     if here and has(list, metric) then found[#found + 1] = metric end
   end
   return found
@@ -314,12 +314,12 @@ end
 
 --- Heading and cells of a table of rows: the policy (or what name_of(row) says), its metrics, and
 -- last the ideal.
-function metrics.cells(place, rows, name_of)
+function metrics.cells(table_name, rows, name_of)
   local values, heading, lines, ideal = {}, { 'policy' }, {}, { 'ideal' }
   for i, row in ipairs(rows) do
     values[i], lines[i] = metrics.values(row), { (name_of or metrics.name_of)(row) }
   end
-  for column, metric in ipairs(metrics.shown(place, values)) do
+  for column, metric in ipairs(metrics.shown(table_name, values)) do
     heading[column + 1] = metric.title
     for i in ipairs(rows) do
       local value = values[i][metric.name]

@@ -103,7 +103,7 @@ end
 
 --- Ends the writing of a run: waits for the store, self.patience milliseconds (30 s), or tells
 -- where the rest is.
-function pending:settle()
+function pending:flush()
   local done, why = catch_up(self, self.patience or LONG)
   local lost = tonumber(C.neap_store_waiting(self.ptr))
   if done and lost == 0 then

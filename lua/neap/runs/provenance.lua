@@ -3,6 +3,7 @@
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 local json = require 'neap.base.json'
+local machine = require 'neap.base.machine'
 local policies = require 'neap.policy'
 local text = require 'neap.engine.text'
 
@@ -82,13 +83,9 @@ local function gpus()
 end
 
 --- Facts of neap_machine, GPUs and driver: two JSON texts, of the machine and of libraries.
-local function machine()
-  local value, found = ffi.new 'const char *[1]', {}
-  for i = 0, math.huge do
-    local name = C.neap_machine(i, value)
-    if name == nil then break end
-    found[ffi.string(name)] = ffi.string(value[0])
-  end
+local function describe_machine()
+  local found = {}
+  for _, fact in ipairs(machine.facts()) do found[fact[1]] = fact[2] end
   local libraries = { blas = found.blas, mpi = found.mpi, lua = jit.version }
   found.blas, found.mpi = nil, nil
   found.system = first_line '/proc/sys/kernel/osrelease'
@@ -106,7 +103,7 @@ end
 function provenance.circumstances()
   local boot, host = provenance.boot()
   local pid = tonumber((first_line '/proc/self/stat' or ''):match '^%d+')
-  local about, libraries = machine()
+  local about, libraries = describe_machine()
   local commit = git 'rev-parse HEAD'
   return {
     engine = lib.version, git_commit = commit,

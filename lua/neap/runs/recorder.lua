@@ -65,10 +65,10 @@ local function take_layouts(self, session)
   local hash, changed = ffi.new 'uint64_t', 0
   for layer = 0, session.layers - 1 do
     local now = session:layout(layer)
-    hash = hash * 31 + C.neap_layout_hash(now.ptr)
+    hash = hash * 31 + now:hash_bits()
     local before = self.before[layer]
     if before then
-      changed = changed + C.neap_layout_changed(now.ptr, before.ptr)
+      changed = changed + now:changed(before)
     else
       before = layouts.open(session.topology)
       self.before[layer] = before

@@ -188,7 +188,7 @@ function Store:finish(run, status, message)
   self:later('UPDATE runs SET state = ?, exit_status = ?, error = ?, ended = ?, heartbeat = ? '
     .. 'WHERE id = ?', status == 0 and 'done' or status == 130 and 'interrupted' or 'failed',
     status, message, now, now, run)
-  self:settle()
+  self:flush()
 end
 
 --- Takes back a run if nothing of it has finished; whether it did.

@@ -61,7 +61,7 @@ local function complaint(entry)
 end
 
 --- Sees to it that the store says how the run ended.
-local function settle(self, entry)
+local function record_end(self, entry)
   local status = entry.child.status
   local row = self.runs:runs('key = ?', entry.key)
   row = row[#row]
@@ -135,7 +135,7 @@ function executor.run(entries, options)
     launcher.sleep(POLL)
     collect(self, function(entry)
       if subprocess.interrupts() > 0 then return end
-      settle(self, entry)
+      record_end(self, entry)
       done = done + 1
     end)
     bar:update(done, function() return text_of(self) end)

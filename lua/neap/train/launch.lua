@@ -44,4 +44,11 @@ function launch.open(world, rank, name)
   return all
 end
 
+--- Ends a rank that has failed and said so: a process at once, a thread by taking its world down,
+-- after which its file returns.
+function launch.abandon(world, rank, status)
+  if not world then launcher.leave(status) end
+  lib.C.neap_world_abort(world, ('rank %d failed'):format(rank))
+end
+
 return launch

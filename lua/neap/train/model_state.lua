@@ -118,6 +118,7 @@ function model_state.describe(trainer)
     hidden = trainer.params.hidden, ffn = trainer.model.ffn } }
 end
 
+--- Whether two lists of numbers are the same.
 local function same_list(a, b)
   if #a ~= #b then return false end
   for i = 1, #a do
@@ -126,9 +127,12 @@ local function same_list(a, b)
   return true
 end
 
+--- Dimensions for people; nil: absent.
 local function shape(dims)
   return dims and '(' .. table.concat(dims, ', ') .. ')' or 'absent'
 end
+
+model_state.same_list, model_state.shape = same_list, shape
 
 --- What differs between two models first: what it is, there and here; nil if nothing does.
 local function difference(there, here)

@@ -15,6 +15,8 @@ local json = require 'neap.base.json'
 local model_state = require 'neap.train.model_state'
 local tensor = require 'neap.engine.tensor'
 
+local same_list, shape = model_state.same_list, model_state.shape
+
 local ffi = lib.ffi
 
 local plain_model = {}
@@ -136,18 +138,6 @@ local function model_of(file, like)
   return folder.checked(manifest, file.path)
 end
 
-local function same(a, b)
-  if #a ~= #b then return false end
-  for i = 1, #a do
-    if a[i] ~= b[i] then return false end
-  end
-  return true
-end
-
-local function shape(dims)
-  return '(' .. table.concat(dims, ', ') .. ')'
-end
-
 --- Raises SHAPE if the file lacks a tensor, has it in another shape, or has one that nobody knows.
 local function check_tensors(file, manifest)
   local wanted, names = {}, {}
@@ -159,7 +149,7 @@ local function check_tensors(file, manifest)
         lib.raise('SHAPE', ("%s: has no tensor '%s' %s%s"):format(file.path, entry.name,
           shape(entry.dims), lib.hint(entry.name, lib.sorted_keys(file.tensors))))
       end
-      if not same(found.dims, entry.dims) then
+      if not same_list(found.dims, entry.dims) then
         lib.raise('SHAPE', ("%s: tensor '%s' is %s; the model has %s"):format(file.path, entry.name,
           shape(found.dims), shape(entry.dims)))
       end

@@ -14,10 +14,11 @@ local SIMULATED = '\n%d ranks, %d steps, seed %d. Trained on the CPU; times and 
 -- and { rows = {…} }.
 function results.training(rows)
   local first = rows[1]
-  local place = first.simulated and 'simulate' or 'run'
+  local table_name = first.simulated and 'simulate' or 'run'
   local footer = (first.simulated and SIMULATED or MEASURED):format(first.ranks, first.steps,
     first.seed, first.model or "the recipe's model", first.cluster)
-  return { text = text_table.format(metrics.cells(place, rows)) .. footer, json = { rows = rows } }
+  return { text = text_table.format(metrics.cells(table_name, rows)) .. footer,
+    json = { rows = rows } }
 end
 
 return results

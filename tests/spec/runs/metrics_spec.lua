@@ -87,9 +87,11 @@ describe('the registry of metrics', function()
 
   it('keeps a metric out of the tables that it is not for', function()
     local _, values = numbered()
-    local function names(place)
+    local function names(table_name)
       local found = {}
-      for _, metric in ipairs(metrics.shown(place, { values })) do found[metric.name] = true end
+      for _, metric in ipairs(metrics.shown(table_name, { values })) do
+        found[metric.name] = true
+      end
       return found
     end
     assert.is_true(names 'replay'.imbalance_p50)

@@ -4,6 +4,7 @@
 local lib = require 'neap.base.lib'
 local comm = require 'neap.engine.comm'
 local json = require 'neap.base.json'
+local machine = require 'neap.base.machine'
 local layout = require 'neap.engine.layout'
 local moe = require 'neap.engine.moe'
 local split = require 'neap.engine.split'
@@ -109,17 +110,11 @@ local function measure(s)
   return best
 end
 
-local function machine()
-  local value = ffi.new 'const char *[1]'
-  C.neap_machine(0, value)
-  return ffi.string(value[0])
-end
-
 local function summarise(p, best)
   local flops = 18 * p.tokens * p.top_k * p.hidden * p.ffn
   local function rate(time) return flops / time / 1e9 end
   return {
-    device = 'cpu', machine = machine(), threads = 1, hidden = p.hidden, ffn = p.ffn,
+    device = 'cpu', machine = machine.processor(), threads = 1, hidden = p.hidden, ffn = p.ffn,
     experts = p.experts, top_k = p.top_k, tokens = p.tokens, exact = p.exact,
     seconds = best.layer, gflops = rate(best.layer), experts_gflops = rate(best.experts),
     blas_gflops = rate(best.blas), ratio = best.blas / best.layer,

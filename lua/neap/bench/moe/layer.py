@@ -57,9 +57,9 @@ class Layer(torch.nn.Module):
         rows = x[order // self.top_k]
         gate, up = grouped_mm(rows, self.w1, offs=ends).chunk(2, -1)
         out = grouped_mm(F.silu(gate) * up, self.w2, offs=ends)
-        place = torch.empty_like(order)
-        place[order] = torch.arange(order.numel(), device=order.device)
-        mine = out[place].view(x.shape[0], self.top_k, -1)
+        row_of = torch.empty_like(order)
+        row_of[order] = torch.arange(order.numel(), device=order.device)
+        mine = out[row_of].view(x.shape[0], self.top_k, -1)
         return torch.bmm(weights.to(x.dtype).unsqueeze(1), mine).squeeze(1)
 
 

@@ -20,8 +20,7 @@ return function(run, rank, ranks, world, text)
   local status = ok and 0 or errors.status(err)
   if not ok then
     if launcher.first_failure() then errors.tell(err, ('rank %d: '):format(rank)) end
-    if not world then launcher.leave(status) end
-    lib.C.neap_world_abort(world, ('rank %d failed'):format(rank))
+    launch.abandon(world, rank, status)
   end
   if channel then channel:close() end
   return status
