@@ -211,7 +211,7 @@ function paper.report(job, name, result)
   if result.note then text = text .. '\n\n' .. result.note end
   local folder = job.params.out
   if folder ~= '' then
-    os.execute(("mkdir -p '%s'"):format(folder))
+    programs.run('mkdir -p ' .. programs.quote(folder), 'coreutils')
     write(('%s/%s.md'):format(folder, name), paper.markdown(result))
     write(('%s/%s.json'):format(folder, name), json.encode(result.document) .. '\n')
     if result.chart then plot(('%s/%s.svg'):format(folder, name), result.chart) end

@@ -6,10 +6,11 @@ local launcher = require 'neap.launcher'
 local sets = {}
 
 local function shipped()
-  local files = {}
-  for path in io.popen(('ls %s/experiments/traces/*.safetensors'):format(launcher.home)):lines() do
-    files[#files + 1] = path
+  local folder, files = launcher.home .. '/experiments/traces', {}
+  for _, name in ipairs(launcher.list(folder)) do
+    if name:match '%.safetensors$' then files[#files + 1] = folder .. '/' .. name end
   end
+  table.sort(files)
   return files
 end
 

@@ -87,6 +87,25 @@ describe('a program that is missing', function()
     os.remove(out)
   end)
 
+  it('and would only have told where a run comes from, is not missed', function()
+    local path = os.tmpname()
+    os.remove(path)
+    for _, command in ipairs { ('replay --trace %s --slots 4 --policy static'):format(TRACE),
+      'run experiments/quickstart.lua' .. SMALL:gsub('%-%-no%-store', '') } do
+      local status, _, errors = program.shell(('PATH=/nowhere %s %s --store %s'):format(
+        program.path, command, path))
+      assert.are.equal(0, status, errors)
+      assert.is_nil(errors:find 'not found', errors)
+    end
+    local store = require('neap.runs.store').open(path)
+    for _, row in ipairs(store:runs()) do
+      assert.are.equal('done', row.state)
+      assert.is_nil(row.git_commit)
+    end
+    store:close()
+    for _, suffix in ipairs { '', '-wal', '-shm' } do os.remove(path .. suffix) end
+  end)
+
   it('or fails, is told with what it said', function()
     local programs = require 'neap.base.programs'
     local ok, err = pcall(programs.feed, 'ls /nowhere', 'coreutils', 'x')

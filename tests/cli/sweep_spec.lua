@@ -43,6 +43,26 @@ describe('neap sweep', function()
     assert.is_nil(io.open(runs))
   end)
 
+  it('does runs again when a module has changed that their policy requires', function()
+    local function write(name, text)
+      local file = assert(io.open(folder .. '/' .. name, 'w'))
+      file:write(text)
+      file:close()
+    end
+    write('needs.lua', "local first = require 'least_of_policy'.first\n"
+      .. "local P = require('neap.policy').define { name = 'needs' }\n"
+      .. 'function P:plan(ctx) return require("neap").plan.random(ctx, { seed = first }) end\n'
+      .. 'return P')
+    local replays = ("sweep replay trace=experiments/traces/quickstart.safetensors slots=4 "
+      .. "'policy=%s/needs.lua' --name needs"):format(folder)
+    write('least_of_policy.lua', 'return { first = 1 }')
+    assert.matches('1 to do', (neap(0, replays .. ' --dry-run')))
+    neap(0, replays)
+    assert.matches('0 to do', (neap(0, replays .. ' --dry-run')))
+    write('least_of_policy.lua', 'return { first = 2 }')
+    assert.matches('1 to do', (neap(0, replays .. ' --dry-run')))
+  end)
+
   it('does every run once, goes on, and does failed ones only when asked', function()
     local out = sweep(0, 'policy=static,laer steps=2 --jobs 2 --json')
     assert.are.same({ 'done', 'done' }, states(json.decode(out)))

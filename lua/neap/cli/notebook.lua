@@ -5,6 +5,8 @@ local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
+local programs = require 'neap.base.programs'
+local subprocess = require 'neap.engine.subprocess'
 
 local command = { doc = 'Install the Jupyter kernel for Lua.' }
 
@@ -15,7 +17,7 @@ Examples:
 Then open notebooks/write_a_policy.ipynb in Jupyter, or choose 'Lua (Neap)' for a new notebook.]]
 
 local PYTHONS = { '/usr/bin/python3', 'python3' }
-local PROBE = "'%s' -c 'import ipykernel.kernelapp, ipykernel.kernelbase' 2>/dev/null"
+local PROBE = 'import ipykernel.kernelapp, ipykernel.kernelbase'
 
 function command.options(parser)
   parser:require_command(true):command_target 'action'
@@ -28,7 +30,7 @@ end
 
 local function find_python(asked)
   for _, python in ipairs(asked and { asked } or PYTHONS) do
-    if os.execute(PROBE:format(python)) == 0 then return python end
+    if subprocess.read { python, '-c', PROBE } then return python end
   end
   errors.plain('%s has no ipykernel; it comes with: apt-get install python3-ipykernel',
     asked or table.concat(PYTHONS, ' and '))
@@ -53,7 +55,7 @@ end
 function command.run(args)
   local python = find_python(args.python)
   local folder = data_folder(args.prefix) .. '/kernels/neap'
-  os.execute(("mkdir -p '%s'"):format(folder:gsub("'", [['\'']])))
+  programs.run('mkdir -p ' .. programs.quote(folder), 'coreutils')
   write(folder .. '/kernel.json', json.encode({
     argv = { python, lib.home .. '/lua/neap/notebook/kernel.py', '-f', '{connection_file}' },
     display_name = 'Lua (Neap)', language = 'lua', interrupt_mode = 'signal',

@@ -13,7 +13,7 @@ local arguments = require 'neap.base.arguments'
 local metrics = require 'neap.runs.metrics'
 local policies = require 'neap.policy'
 local progress = require 'neap.base.progress'
-local provenance = require 'neap.runs.provenance'
+local sources = require 'neap.base.sources'
 local text_table = require 'neap.base.text_table'
 local try_policy = require 'neap.replay.try_policy'
 
@@ -210,10 +210,10 @@ end
 
 --- ---- watching ---------------------------------------------------------------------------------
 
---- Waits until a file's text differs from body; nil after Ctrl-C.
+--- Waits until a file's text, or that of a module it requires, differs; nil after Ctrl-C.
 local function wait_for_change(file, body)
   while subprocess.interrupts() == 0 do
-    local now = provenance.read(file)
+    local now = sources.text(file)
     if now and now ~= body and #now > 0 then return now end
     launcher.sleep(LOOK)
   end
@@ -221,7 +221,7 @@ end
 
 --- A policy that cannot even be loaded is no reason to stop watching.
 local function watch(args, trials, file)
-  local body = provenance.read(file)
+  local body = sources.text(file)
   subprocess.catch_interrupts()
   while body do
     local ok, err = xpcall(once, errors.handler, args, trials)

@@ -4,12 +4,17 @@
 --   local c = subprocess.open({ 'mpirun', '-n', '4', … }, { NAME = 'value' })
 --   if c:ended() then print(c.status, c:output()) end
 --   c:close()
+--   local text = subprocess.read { 'git', 'rev-parse', 'HEAD' }      -- nil where that fails
 
+local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 
 local ffi, C = lib.ffi, lib.C
 
 local subprocess = {}
+
+local NOT_STARTED = 127
+local PAUSE = 1e-3 -- seconds between looks at a program that is waited for
 
 local Child = {}
 Child.__index = Child
@@ -63,6 +68,17 @@ end
 --- Kills it if it still runs, and forgets what it has written.
 function Child:close()
   lib.close(self)
+end
+
+--- Runs a program to its end. What it has written to stdout if its status is 0, else nil; then
+-- what it has written whatever its status ('' where it could not be started), and its status.
+function subprocess.read(argv)
+  local ok, child = pcall(subprocess.open, argv)
+  if not ok then return nil, '', NOT_STARTED end
+  while not child:ended() do launcher.sleep(PAUSE) end
+  local said, status = child:output(), child.status
+  child:close()
+  return status == 0 and said or nil, said, status
 end
 
 function subprocess.catch_interrupts()

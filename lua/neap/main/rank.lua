@@ -185,7 +185,7 @@ local function run(channel, rank, ranks, order, runs)
     processors = all_processors(channel, ranks),
     trusted = order.trusted, deadline = order.deadline, recorded = order.store ~= nil,
     store = runs, order = order, recipe = { name = script.name, file = order.recipe,
-      sha256 = provenance.sha256(provenance.read(order.recipe) or '') },
+      sha256 = provenance.source_hash(order.recipe) },
     sim = order.sim and { cluster = order.sim.cluster, model = order.sim.model,
       machine = recipe_pricing.machine(order.sim.cluster, ranks) },
     timeline = order.timeline and step_recorder.open(order.timeline, order.timeline_step),

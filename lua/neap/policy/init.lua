@@ -13,9 +13,8 @@
 --   split(self, ctx, layout, load) -> split on the exact counts; or the name of a built-in rule
 --                                           ('lite', 'even', …); default: 'minimax'
 --   when(self, ctx) -> boolean              whether to plan at this step; default: always
---   save(self, ctx) -> state                what a checkpoint keeps of self: a number, text,
--- boolean
---                                           or table of such; with it goes
+--   save(self, ctx) -> state                what a checkpoint keeps of self: a number, a text, a
+--                                           boolean or a table of such; with it goes
 --   restore(self, ctx, state)               which takes it back, before any other hook
 -- Each layer has a policy object of its own, so that fields of self are the state of one layer;
 -- they start anew when a worker has been restarted, and after a resume without save and restore.
@@ -25,6 +24,7 @@ local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 local errors = require 'neap.base.errors'
 local params = require 'neap.base.params'
+local sources = require 'neap.base.sources'
 local splits = require 'neap.engine.split'
 
 local policy = {}
@@ -186,10 +186,12 @@ function policy.resolve(text)
   }
 end
 
---- Runs a policy file and returns the policy. Raises POLICY when it fails, USAGE when it is none.
+--- Runs a policy file and returns the policy; it can require modules beside the file. Raises POLICY
+-- when it fails, USAGE when it is none.
 function policy.load(file)
   local chunk, why = loadfile(file)
   if not chunk then lib.raise('POLICY', 'policy ' .. why) end
+  sources.reach(file)
   local ok, class = pcall(chunk)
   if not ok then
     if errors.code(class) then error(class, 0) end

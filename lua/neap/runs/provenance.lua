@@ -5,20 +5,13 @@ local lib = require 'neap.base.lib'
 local json = require 'neap.base.json'
 local machine = require 'neap.base.machine'
 local policies = require 'neap.policy'
+local sources = require 'neap.base.sources'
+local subprocess = require 'neap.engine.subprocess'
 local text = require 'neap.engine.text'
 
 local ffi, C = lib.ffi, lib.C
 
 local provenance = {}
-
---- Text of a file, or nil.
-function provenance.read(path)
-  local file = io.open(path, 'rb')
-  if not file then return nil end
-  local body = file:read '*a'
-  file:close()
-  return body
-end
 
 --- SHA-256 of a string, or of bytes at a pointer.
 function provenance.sha256(data, bytes)
@@ -27,16 +20,15 @@ function provenance.sha256(data, bytes)
   return ffi.string(hex)
 end
 
---- First line of what a shell command prints, or nil.
-local function line_of(command)
-  local pipe = io.popen(command .. ' 2>/dev/null')
-  local line = pipe and pipe:read '*l'
-  if pipe then pipe:close() end
-  return line ~= '' and line or nil
+--- SHA-256 of a Lua file and of the modules that it requires (sources.text): what recipes and
+-- policies are known by, in keys, checkpoints and the store. nil where it cannot be read.
+function provenance.source_hash(path)
+  local body = sources.text(path)
+  return body and provenance.sha256(body)
 end
 
 local function first_line(path)
-  local body = provenance.read(path)
+  local body = sources.read(path)
   return body and body:match '^[^\n]*'
 end
 
@@ -76,7 +68,7 @@ end
 local function gpus()
   local list = {}
   for _, entry in ipairs(launcher.list '/proc/driver/nvidia/gpus') do
-    local about = provenance.read('/proc/driver/nvidia/gpus/' .. entry .. '/information')
+    local about = sources.read('/proc/driver/nvidia/gpus/' .. entry .. '/information')
     list[#list + 1] = about and about:match 'Model:%s*([^\n]*)'
   end
   return table.concat(list, ', ')
@@ -94,8 +86,10 @@ local function describe_machine()
   return json.encode(found), json.encode(libraries)
 end
 
-local function git(arguments)
-  return line_of(("git -C '%s' %s"):format(launcher.home, arguments))
+--- First line of what git says of Neap's own files; nil: nothing, or there is no git or repository.
+local function git(...)
+  local said = subprocess.read { 'git', '-C', launcher.home, ... }
+  return said and said:match '^[^\n]+'
 end
 
 --- Columns of a run that do not depend on what is run. sweep comes from the sweep that
@@ -104,10 +98,10 @@ function provenance.circumstances()
   local boot, host = provenance.boot()
   local pid = tonumber((first_line '/proc/self/stat' or ''):match '^%d+')
   local about, libraries = describe_machine()
-  local commit = git 'rev-parse HEAD'
+  local commit = git('rev-parse', 'HEAD')
   return {
     engine = lib.version, git_commit = commit,
-    git_dirty = commit and git 'status --porcelain --untracked-files=no' ~= nil,
+    git_dirty = commit and git('status', '--porcelain', '--untracked-files=no') ~= nil,
     host = host, machine = about, libraries = libraries, boot = boot, pid = pid,
     pid_start = pid and provenance.process_start(pid), sweep = os.getenv 'NEAP_SWEEP',
   }
@@ -123,15 +117,13 @@ function provenance.text_hash(open_text)
   return text_hashes[name]
 end
 
---- Installed versions of the packages that training texts come from: { english = '0.54-1' }.
+--- Installed versions of the packages that training texts come from: { english = '0.54-1' }; none
+-- where there is no dpkg.
 function provenance.corpora()
   local names, packages = text.names()
-  local list, versions = {}, {}
-  for _, name in ipairs(names) do list[#list + 1] = packages[name] end
-  local pipe = io.popen("dpkg-query -W -f='${Package} ${Version}\\n' "
-    .. table.concat(list, ' ') .. ' 2>/dev/null')
-  local found = pipe and pipe:read '*a' or ''
-  if pipe then pipe:close() end
+  local command, versions = { 'dpkg-query', '-W', '-f=${Package} ${Version}\\n' }, {}
+  for _, name in ipairs(names) do command[#command + 1] = packages[name] end
+  local _, found = subprocess.read(command) -- it fails where one of them is not installed
   for _, name in ipairs(names) do
     local package = packages[name]:gsub('%p', '%%%0')
     versions[name] = ('\n' .. found):match('\n' .. package .. ' (%S+)')
@@ -157,8 +149,7 @@ local function policy_hashes(values)
     local value = POLICY_PARAMETERS[name] and values[name] or {}
     for _, selection in ipairs(type(value) == 'table' and value or { value }) do
       local file = provenance.policy_file(selection)
-      local body = file and provenance.read(file)
-      list[#list + 1] = body and provenance.sha256(body) or selection
+      list[#list + 1] = file and provenance.source_hash(file) or selection
     end
   end
   return list
@@ -175,8 +166,7 @@ end
 function provenance.keys(settings)
   local files, rest = {}, {}
   for i, path in ipairs(settings.files) do
-    local body = provenance.read(path)
-    files[i] = body and provenance.sha256(body) or path
+    files[i] = provenance.source_hash(path) or path
   end
   for name, value in pairs(settings.parameters) do
     if name ~= 'seed' and not POLICY_PARAMETERS[name] then rest[name] = value end

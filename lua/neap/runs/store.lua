@@ -17,6 +17,7 @@ local metrics = require 'neap.runs.metrics'
 local pending = require 'neap.runs.pending'
 local provenance = require 'neap.runs.provenance'
 local recorder = require 'neap.runs.recorder'
+local sources = require 'neap.base.sources'
 
 local ffi, C = lib.ffi, lib.C
 
@@ -168,14 +169,14 @@ end
 
 --- ---- runs --------------------------------------------------------------------------------------
 
---- Begins a run: row has columns of the table (kind and command at least; script: a file whose
--- text is kept); what is known of machine, engine, process and sweep is added. A sweep
--- tells its children their key. Returns the id.
+--- Begins a run: row has columns of the table (kind and command at least; script: a file whose text
+-- is kept, with the modules that it requires); what is known of machine, engine, process and sweep
+-- is added. A sweep tells its children their key. Returns the id.
 function Store:begin(row)
   local full = provenance.circumstances()
   for name, value in pairs(row) do full[name] = value end
   full.key = os.getenv 'NEAP_KEY' or full.key
-  local script = row.script and provenance.read(row.script)
+  local script = row.script and sources.text(row.script)
   if script then full.script_sha256 = self:text(script) end
   full.started = C.neap_time()
   full.heartbeat, full.state = full.started, 'running'
@@ -229,7 +230,7 @@ function Store:result(run, row)
   local full = { run = run, started = C.neap_time() }
   for name, value in pairs(row) do full[name] = value end
   full.policy_file = provenance.policy_file(row.policy)
-  local body = full.policy_file and provenance.read(full.policy_file)
+  local body = full.policy_file and sources.text(full.policy_file)
   if body then full.policy_sha256 = self:text(body) end
   full.id = next_result(self, run)
   insert_later(self, 'results', full)

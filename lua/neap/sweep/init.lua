@@ -22,6 +22,7 @@ local params = require 'neap.base.params'
 local policies = require 'neap.policy'
 local provenance = require 'neap.runs.provenance'
 local recipe = require 'neap.train.recipe'
+local sources = require 'neap.base.sources'
 
 local sweep = {}
 
@@ -63,15 +64,15 @@ end
 
 --- A file of the definition: in the current folder, else among Neap's own.
 local function find(path)
-  if provenance.read(path) then return path end
+  if sources.read(path) then return path end
   local own = launcher.home .. '/' .. path
-  return provenance.read(own) and own or path
+  return sources.read(own) and own or path
 end
 
 local function from_file(path, commands)
   local chunk, why = loadfile(path)
   if not chunk then
-    if provenance.read(path) then errors.plain('%s', why) end
+    if sources.read(path) then errors.plain('%s', why) end
     local kinds = lib.sorted_keys(commands)
     errors.usage('%s: no such file%s; a sweep is of a recipe, a sweep file, or of: %s', path,
       lib.hint(path, kinds), table.concat(kinds, ', '))

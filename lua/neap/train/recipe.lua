@@ -16,6 +16,7 @@ local options = require 'neap.base.options'
 local errors = require 'neap.base.errors'
 local launcher = require 'neap.launcher'
 local params = require 'neap.base.params'
+local sources = require 'neap.base.sources'
 
 local recipe = {}
 
@@ -68,11 +69,7 @@ function recipe.load(path)
     file:close()
     errors.plain('%s', why)
   end
-  local folder = path:match '^(.*)/[^/]*$' or '.'
-  local pattern = folder .. '/?.lua;'
-  if package.path:sub(1, #pattern) ~= pattern then
-    package.path = pattern .. package.path
-  end
+  sources.reach(path)
   local exit = os.exit
   recipe.forbid_exit()
   local loaded = chunk()

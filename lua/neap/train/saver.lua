@@ -31,12 +31,11 @@ Saver.__index = Saver
 --- owner: the run's checkpoints; number: of the training in the recipe, from 1. Collective.
 function saver.open(owner, trainer, number)
   local file = provenance.policy_file(trainer.policy)
-  local body = file and provenance.read(file)
   local self = setmetatable({
     job = owner.job, root = owner.root, owner = owner, writer = owner.writer, trainer = trainer,
     training = number, begun = 0,
     policy = { text = trainer.policy, name = state.policy_name(trainer.policy),
-      sha256 = body and provenance.sha256(body) },
+      sha256 = file and provenance.source_hash(file) },
     cost = { count = 0, seconds = 0, bytes = 0 },
   }, Saver)
   self.manifest = owner.resume and resume.newest(self) or nil

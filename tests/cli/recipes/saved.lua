@@ -3,24 +3,7 @@
 
 local neap = require 'neap'
 local launcher = require 'neap.launcher'
-
-local C = neap.lib.C
-
-local Text = {}
-Text.__index = Text
-
-function Text:describe()
-  return self.name
-end
-
---- Ids of which the small ones are frequent, other ones at every step.
-function Text.sample(_, seed, step, sequence, length, ids, targets)
-  local function id(i)
-    local u = C.neap_random_uniform(seed, step * 4096 + sequence, i)
-    return math.floor(u * u * 17 + step) % 17
-  end
-  for i = 0, length - 1 do ids[i], targets[i] = id(i), id(i + 1) end
-end
+local text = require 'random_text'
 
 local small = {
   steps = 12, batch = 5, sequence = 8, layers = 2, hidden = 16, heads = 2, kv_heads = 1,
@@ -44,8 +27,7 @@ return neap.recipe.define {
     local p, rows, steps = job.params, {}, 0
     for i, policy in ipairs(p.policies) do
       local trainer = neap.trainer.open { job = job, params = p, policy = policy,
-        text = setmetatable({ name = 'random', texts = {} }, Text),
-        trace = p.trace ~= '' and i == #p.policies and p.trace or nil }
+        text = text, trace = p.trace ~= '' and i == #p.policies and p.trace or nil }
       while trainer.done < p.steps do
         trainer:step()
         if trainer.saver and not p.hurry then trainer.saver:close() end
