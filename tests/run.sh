@@ -3,8 +3,8 @@
 #   ./neap test                           all parts: some minutes on 2 cores
 #   ./neap test --long                    besides, what takes minutes (specs see NEAP_LONG=1)
 #   ./neap test tests/spec/base/json_spec.lua    one spec (or C test: tests/c/comm/operations.c)
-# The release build is build/, made by the launcher; the sanitizers' builds are made here. Parts run
-# two at a time. A job is one program; its output is in build/test-logs. A job that dies, hangs or
+# The release build is build/, made by the launcher; the sanitizers' builds are made here. Jobs run
+# one more at a time than there are cores. A job is one program; its output is in build/test-logs. A job that dies, hangs or
 # prints no counts is a failure by itself. How long it may take is told in seconds of a machine that
 # does nothing else: on a busy one they pass more slowly.
 set -uo pipefail
@@ -187,11 +187,17 @@ processor_seconds() { # what bash's times has written: of the shell, then of its
 # Ctrl-C ends what is running.
 trap 'kill $(jobs -p) 2>/dev/null; wait; exit 130' INT TERM
 
-# Runs the jobs from first on, two at a time.
+# What takes longest comes first, so that no core waits for it in the end.
+LONGEST='(train|docs|checkpoint|check|notebook|simulate|session|hang)_spec|moe/layer'
+
+# Runs the jobs from first on, one more at a time than there are cores: some only wait.
 run_jobs() {
-  local i
+  local i order=() rest=()
   for ((i = $1; i < ${#names[@]}; i++)); do
-    while (($(jobs -rp | wc -l) >= 2)); do wait -n; done
+    if [[ ${names[i]} =~ $LONGEST ]]; then order+=("$i"); else rest+=("$i"); fi
+  done
+  for i in "${order[@]}" "${rest[@]}"; do
+    while (($(jobs -rp | wc -l) > cores)); do wait -n; done
     run_job "$i" &
   done
   wait

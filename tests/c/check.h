@@ -56,11 +56,11 @@ __attribute__((unused)) static bool check_close_at(double got, double expected, 
   check_report(!memcmp((a), (b), (size_t)(bytes)), __FILE__, __LINE__, __VA_ARGS__)
 
 /* How many random cases a test draws: few, or many with ./neap test --long; a tenth of that under
- * AddressSanitizer, which is ten times slower. */
+ * the sanitizers, which are ten times slower. */
 __attribute__((unused)) static int64_t check_cases(int64_t few, int64_t many)
 {
   int64_t cases = getenv("NEAP_LONG") ? many : few;
-#ifdef __SANITIZE_ADDRESS__
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
   cases /= 10;
 #endif
   return cases;

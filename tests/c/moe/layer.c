@@ -101,9 +101,9 @@ static void test_large(void)
 
 int main(void)
 {
-  test_dense(1000);
+  test_dense((int)check_cases(1000, 10000));
   test_slopes();
-  test_bits(24);
+  test_bits((int)check_cases(24, 240) + 6);
   test_large();
   return check_done();
 }
