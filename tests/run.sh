@@ -4,9 +4,9 @@
 #   ./neap test --long                    besides, what takes minutes (specs see NEAP_LONG=1)
 #   ./neap test tests/spec/base/json_spec.lua    one spec (or C test: tests/c/comm/operations.c)
 # The release build is build/, made by the launcher; the sanitizers' builds are made here. Jobs run
-# one more at a time than there are cores. A job is one program; its output is in build/test-logs. A job that dies, hangs or
-# prints no counts is a failure by itself. How long it may take is told in seconds of a machine that
-# does nothing else: on a busy one they pass more slowly.
+# one more at a time than there are cores. A job is one program; its output is in build/test-logs. A
+# job that dies, hangs or prints no counts is a failure by itself. How long it may take is told in
+# seconds of a machine that does nothing else: on a busy one they pass more slowly.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 logs=build/test-logs

@@ -119,3 +119,36 @@ void neapi_store_file_forget(char *copy)
     rmdir(copy);
   free(copy);
 }
+
+/* ---- errors ---------------------------------------------------------------------------------- */
+
+static int status_of(int code)
+{
+  switch (code & 0xff) {
+  case SQLITE_CORRUPT:
+  case SQLITE_NOTADB:
+    return NEAP_FORMAT;
+  case SQLITE_CONSTRAINT:
+  case SQLITE_MISMATCH:
+  case SQLITE_RANGE:
+  case SQLITE_ERROR:
+    return NEAP_ARGUMENT;
+  case SQLITE_NOMEM:
+    return NEAP_MEMORY;
+  default:
+    return NEAP_SYSTEM;
+  }
+}
+
+int neapi_store_fail(sqlite3 *db, const char *what)
+{
+  int code = sqlite3_errcode(db);
+  const char *path = sqlite3_db_filename(db, "main");
+  return neapi_fail(status_of(code), "store %s: %s: %s", path ? path : "", what,
+                    sqlite3_errmsg(db));
+}
+
+int neapi_store_prepare(sqlite3 *db, const char *sql, sqlite3_stmt **out)
+{
+  return sqlite3_prepare_v3(db, sql, -1, SQLITE_PREPARE_PERSISTENT, out, NULL);
+}
