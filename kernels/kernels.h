@@ -248,6 +248,15 @@ typedef int neapi_kernel_router(int64_t t, int64_t e, int64_t k, int renormalise
                                 void *weights,                                    // (T, K) acc
                                 int64_t *bad, void *stream);                      // (1)
 
+/* Force-balanced choices in place of the router's: choice c of token i is expert first + i K + c,
+ * modulo E; weights as the router's, of these experts. probs: what router has made of the logits.
+ * 1 <= K <= E, 0 <= first < E. */
+typedef int neapi_kernel_balanced_choices(int64_t t, int64_t e, int64_t k, int renormalise,
+                                          int64_t first,
+                                          const void *probs,            // (T, E) acc
+                                          int32_t *ids,                 // (T, K)
+                                          void *weights, void *stream); // (T, K) acc
+
 /* dprobs: gradient of probs from elsewhere, such as an auxiliary loss. */
 typedef int neapi_kernel_router_backward(int64_t t, int64_t e, int64_t k, int renormalise, //
                                          const void *probs,            // (T, E) acc
@@ -341,8 +350,8 @@ typedef int neapi_kernel_exact_square_sum(int64_t n, const void *x, double max, 
   X(attention_backward)                                                                            \
   X(fill) X(add) X(sum) A(sum_double) X(swiglu) X(swiglu_backward) A(adamw)                        \
   X(to_double) X(from_double) X(to_acc) X(from_acc)                                                \
-  X(cross_entropy) A(router) X(router_backward) A(count_choices) A(assign_choices)                 \
-  X(square_sum) X(max_abs)                                                                         \
+  X(cross_entropy) A(router) A(balanced_choices) X(router_backward) A(count_choices)               \
+  A(assign_choices) X(square_sum) X(max_abs)                                                       \
   X(exact_column_max) A(exact_quantum) X(exact_quantise) A(exact_gemm_tn) X(exact_column_sum)      \
   X(exact_scatter_add) X(exact_square_sum)
 /* clang-format on */

@@ -738,6 +738,8 @@ typedef struct {
                            meanwhile */
   int32_t recompute;    /* the experts' hidden values are freed after a forward, and computed again
                            in the backward, from tokens as they arrived: two thirds of a forward */
+  int32_t balanced;     /* force-balanced: the router's choices are replaced, so that every expert
+                           gets as many tokens, up to one; weights are those of the new choices */
   double aux_loss;      /* coefficient of the load-balance loss; 0: none */
 } neap_moe_options;
 
@@ -755,7 +757,8 @@ NEAP_API int neap_moe_open(neap_comm *comm, neap_topology *topology,
 NEAP_API void neap_moe_close(neap_moe *moe);
 
 /* Chooses experts: softmax of x (T, H) times router (H, E), the K most probable, of equal ones the
- * lower id. Gathers the counts of all ranks. Errors: ARGUMENT, on all ranks, if a rank's logits are
+ * lower id; balanced: choice c of the ranks' token i is expert i K + c modulo E, tokens counted in
+ * rank order as if all ranks had as many. Gathers the counts of all ranks. Errors: ARGUMENT, on all ranks, if a rank's logits are
  * not finite: names rank and token. */
 NEAP_API int neap_moe_route(neap_moe *moe, const neap_tensor *x, const neap_tensor *router);
 /* load[N][E]: tokens of every rank to every expert, since the last route. Owned by the layer. */

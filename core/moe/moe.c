@@ -79,6 +79,8 @@ int neap_moe_open(neap_comm *comm, neap_topology *topology, const neap_moe_optio
   m->slots = topology->first_slot[m->rank + 1] - topology->first_slot[m->rank];
   status = neapi_route_open(&m->route, options->dtype, options->hidden, topology->experts,
                             options->top_k, options->renormalise);
+  m->route.balanced = options->balanced;
+  m->route.rank = m->rank;
   if (!status)
     status = neapi_experts_open(&m->experts, m->kernels, options->hidden, topology->experts, ffn,
                                 m->slots);

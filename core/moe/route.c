@@ -78,6 +78,10 @@ int neapi_route_choose(neapi_route *r, int64_t tokens, const void *x, const void
   if (!result)
     result = k->router(tokens, r->experts, r->top_k, r->renormalise, r->logits.data, r->probs.data,
                        r->ids.data, r->weights.data, first_bad, neapi_stream());
+  if (!result && r->balanced)
+    result = k->balanced_choices(tokens, r->experts, r->top_k, r->renormalise,
+                                 r->rank * tokens * r->top_k % r->experts, r->probs.data,
+                                 r->ids.data, r->weights.data, neapi_stream());
   if (!result)
     result =
         k->count_choices(tokens * r->top_k, r->experts, r->ids.data, r->counts, neapi_stream());

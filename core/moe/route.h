@@ -13,6 +13,8 @@ typedef struct {
   int64_t tokens, hidden;           /* T, H */
   int32_t experts, top_k;           /* E, K */
   bool renormalise;
+  bool balanced;              /* choices are replaced: see the kernel balanced_choices */
+  int64_t rank;               /* whose tokens these are, for balanced */
   neapi_memory_kind integers; /* of counts: what both sides reach */
   int64_t *counts;            /* [E] choices of this rank's tokens */
   neapi_buffer logits;        /* (T, E) acc, from backward on their gradient, real */

@@ -1,11 +1,13 @@
 /* FasterMoE (He et al., 2022): shadows an expert, that is puts it on every rank so that sources
  * compute their own tokens of it, as long as that saves more compute on the slowest rank than
- * sending its weights costs; heaviest expert first. Slots left over keep what they hold. */
+ * sending its weights costs; heaviest expert first. All others stay at home alone: slots left over
+ * hold the rank's own experts again. The paper has as many experts per rank as at home; with fewer
+ * experts than ranks some have none, and keep what they hold. */
 #include "plan/packer.h"
 
 #include <string.h>
 
-enum { PRICE };
+enum { PRICE, DOUBLES };
 
 static double slowest(const neapi_packer *p)
 {
@@ -58,16 +60,22 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
     now = then;
     put_everywhere(p, e);
   }
+  if (in->parameter[DOUBLES] != 0)
+    neapi_packer_fill_own(p);
   neapi_packer_fill_held(p, in->previous);
   return NEAP_OK;
 }
 
 const neapi_planner_kind neapi_plan_fastermoe = {
     .name = "fastermoe",
-    .parameters = {{"price",
-                    "tokens, in the unit of the load, that could be computed while an "
-                    "expert's weights are sent",
-                    2400, 0, 1e12, 0}},
+    .parameters =
+        {
+            {"price",
+             "tokens, in the unit of the load, that could be computed while an expert's weights "
+             "are sent",
+             2400, 0, 1e12, 0},
+            {"doubles", "whether slots left over hold the rank's own experts again", 1, 0, 1, 1},
+        },
     .open = neapi_packer_open,
     .close = neapi_packer_close,
     .plan = plan};

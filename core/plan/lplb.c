@@ -7,13 +7,14 @@
  * minimax, which is exact where the source has an interior-point method.
  *
  * Ranks that are left over when groups do not divide them form a ring. If groups lie within nodes,
- * experts keep their node. A slot whose expert is missing or on the rank already keeps what it
- * holds. */
+ * experts keep their node. A slot whose expert is missing or on the rank already is left over, and
+ * holds one of the rank's own experts again: so tokens have no way but the edges, and the exact
+ * split's optimum is the linear programme's. */
 #include "plan/packer.h"
 
 #include <string.h>
 
-enum { GRAPH };
+enum { GRAPH, DOUBLES };
 enum { CUBE, HYPERCUBE, TORUS, RING };
 
 static const int32_t group_sizes[] = {8, 16, 0, 8}, degrees[] = {2, 2, 2, 1};
@@ -116,16 +117,21 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
   neapi_packer_begin(p, expert_of);
   order_experts(p, graph);
   copy_partners(p, graph);
+  if (in->parameter[DOUBLES] != 0)
+    neapi_packer_fill_own(p);
   neapi_packer_fill_held(p, in->previous);
   return NEAP_OK;
 }
 
 const neapi_planner_kind neapi_plan_lplb = {
     .name = "lplb",
-    .parameters = {{"graph",
-                    "0: cube of 8 ranks; 1: hypercube of 16; 2: torus of nodes and ranks; "
-                    "3: ring of 8",
-                    CUBE, CUBE, RING, 1}},
+    .parameters =
+        {
+            {"graph",
+             "0: cube of 8 ranks; 1: hypercube of 16; 2: torus of nodes and ranks; 3: ring of 8",
+             CUBE, CUBE, RING, 1},
+            {"doubles", "whether slots left over hold the rank's own experts again", 1, 0, 1, 1},
+        },
     .open = neapi_packer_open,
     .close = neapi_packer_close,
     .plan = plan};

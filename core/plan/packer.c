@@ -305,6 +305,23 @@ void neapi_packer_fill_held(neapi_packer *p, const neap_layout *previous)
   }
 }
 
+void neapi_packer_fill_own(neapi_packer *p)
+{
+  const neap_topology *t = p->topology;
+  count_placed(p);
+  for (int32_t r = 0; r < t->ranks; r++) {
+    const int32_t *own = p->expert_of + t->first_slot[r];
+    int32_t n = neapi_packer_home(t, r + 1) - neapi_packer_home(t, r);
+    while (n && p->free_slots[r]) {
+      int32_t best = own[0];
+      for (int32_t i = 1; i < n; i++)
+        best = p->count[own[i]] < p->count[best] ? own[i] : best;
+      p->count[best]++;
+      neapi_packer_put(p, r, best, 0);
+    }
+  }
+}
+
 int32_t neapi_packer_home(const neap_topology *t, int32_t rank)
 {
   return (int32_t)((int64_t)t->first_slot[rank] * t->experts / t->slots);

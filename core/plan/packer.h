@@ -75,6 +75,11 @@ void neapi_packer_fill(neapi_packer *packer);
  * rank, cyclically. */
 void neapi_packer_fill_held(neapi_packer *packer, const neap_layout *previous);
 
+/* Fills what is left, but for ranks without experts at home, with copies of a rank's own experts,
+ * which are in its first slots, as many as it has at home; those with the fewest replicas first. For
+ * planners that keep experts at home: tokens find no other rank through them. */
+void neapi_packer_fill_own(neapi_packer *packer);
+
 /* Experts at home, for planners that move load away from there: rank r's are those from home(r) up
  * to, not including, home(r + 1); at most its slots, every expert on one rank. */
 int32_t neapi_packer_home(const neap_topology *topology, int32_t rank);

@@ -11,7 +11,8 @@ local FasterMoe = policy.define {
 }
 
 function FasterMoe:plan(ctx)
-  return plan.fastermoe(ctx, { load = ctx.history:mean(self.window), price = self.price })
+  return plan.fastermoe(ctx, { load = ctx.history:mean(self.window), price = self.price,
+    doubles = self.doubles })
 end
 
 return FasterMoe

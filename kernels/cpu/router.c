@@ -50,6 +50,23 @@ int NAME(router)(int64_t t, int64_t e, int64_t k, int renormalise, const void *l
   return NEAPI_KERNEL_OK;
 }
 
+int NAME(balanced_choices)(int64_t t, int64_t e, int64_t k, int renormalise, int64_t first,
+                           const void *probs_, int32_t *ids, void *weights_, STREAM)
+{
+  for (int64_t i = 0; i < t; i++) {
+    const real *probs = (const real *)probs_ + i * e;
+    real *weights = (real *)weights_ + i * k;
+    for (int64_t c = 0; c < k; c++) {
+      ids[i * k + c] = (int32_t)((first + i * k + c) % e);
+      weights[c] = probs[ids[i * k + c]];
+    }
+    real selected = row_sum(k, weights);
+    for (int64_t c = 0; renormalise && selected > 0 && c < k; c++)
+      weights[c] /= selected;
+  }
+  return NEAPI_KERNEL_OK;
+}
+
 /* Adds to dprobs what comes from the weights: of w = p / s, s the sum of the selected p,
  * dp = (dw - sum of dw w) / s; else dp = dw. */
 static void add_selected(int64_t k, int renormalise, const real *probs, const int32_t *ids,

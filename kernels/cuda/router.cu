@@ -66,6 +66,23 @@ __global__ void router_kernel(int64_t t, int64_t e, int64_t k, bool renormalise,
   }
 }
 
+__global__ void balanced_choices_kernel(int64_t t, int64_t e, int64_t k, bool renormalise,
+                                        int64_t first, const float *probs, int32_t *ids,
+                                        float *weights)
+{
+  for (int64_t row = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; row < t;
+       row += (int64_t)gridDim.x * blockDim.x) {
+    float selected = 0;
+    for (int64_t c = 0; c < k; c++) {
+      int64_t id = (first + row * k + c) % e;
+      ids[row * k + c] = (int32_t)id;
+      selected += weights[row * k + c] = probs[row * e + id];
+    }
+    for (int64_t c = 0; renormalise && selected > 0 && c < k; c++)
+      weights[row * k + c] /= selected;
+  }
+}
+
 /* Of w = p / s, s the sum of the selected p: dp = (dw - sum of dw w) / s; else dp = dw. */
 template <class T>
 __global__ void router_backward_kernel(int64_t t, int64_t e, int64_t k, bool renormalise,
@@ -114,6 +131,15 @@ static int router(int64_t t, int64_t e, int64_t k, int renormalise, const void *
   return launched();
 }
 
+static int balanced_choices(int64_t t, int64_t e, int64_t k, int renormalise, int64_t first,
+                            const void *probs, int32_t *ids, void *weights, void *s)
+{
+  if (t)
+    balanced_choices_kernel<<<blocks_for(t, BLOCK), BLOCK, 0, stream_of(s)>>>(
+        t, e, k, renormalise, first, (const float *)probs, ids, (float *)weights);
+  return launched();
+}
+
 template <class T>
 static int router_backward(int64_t t, int64_t e, int64_t k, int renormalise, const void *probs,
                            const int32_t *ids, const void *weights, const void *dweights,
@@ -127,4 +153,5 @@ static int router_backward(int64_t t, int64_t e, int64_t k, int renormalise, con
 }
 
 LAUNCHER_OF_BOTH(router);
+LAUNCHER_OF_BOTH(balanced_choices);
 LAUNCHER(router_backward);

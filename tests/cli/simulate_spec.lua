@@ -31,6 +31,8 @@ describe('neap simulate', function()
     local even = json.decode(balanced).rows[1]
     assert.is_near(even.step_ms / both.step_ms, both.share_of_balanced, 1e-9)
     assert.is_true(both.share_of_balanced < 0.99)
+    local laer = json.decode(expect(0, SMALL .. '--policy laer --balanced --json')).rows[1]
+    assert.is_near(even.step_ms / laer.step_ms, laer.share_of_balanced, 1e-9)
   end)
 
   it('writes a timeline and tells where the time goes', function()

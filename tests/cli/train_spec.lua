@@ -56,6 +56,23 @@ describe('training', function()
     assert.are.equal(1, #require('neap.base.lib').sorted_keys(seen), json.encode(seen))
   end)
 
+  it('gives every expert as many tokens where that is forced, and tells the share', function()
+    local seen = {}
+    for _, arguments in ipairs { '-n 2', '-n 4 --balanced' } do
+      local list = rows(arguments .. ' --steps=2 --routing=balanced --policies=static,minimax')
+      for _, row in ipairs(list) do
+        seen[row.digest] = true
+        assert.is_true(row.imbalance.max < 1.02, row.policy .. ' ' .. row.imbalance.max)
+        assert.are.equal(arguments == '-n 2', row.share_of_balanced == nil)
+        assert.is_true((row.share_of_balanced or 1) > 0)
+      end
+    end
+    assert.are.equal(1, #require('neap.base.lib').sorted_keys(seen), json.encode(seen))
+    local status, _, err = program.run 'run tests/cli/recipes/probe.lua --balanced --no-store'
+    assert.are.equal(2, status)
+    assert.matches("recipe probe has no parameter 'routing'", err)
+  end)
+
   it('learns the same under every policy, whatever the seed', function()
     for seed = 1, SLOW and 1 or 3 do
       local list = rows(('-n 4 --steps=%d --text=english --policies=static,minimax --seed=%d')

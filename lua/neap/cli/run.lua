@@ -1,5 +1,6 @@
 --- neap run: loads the recipe, validates its parameters and starts the ranks.
 
+local balanced_twin = require 'neap.train.balanced_twin'
 local check = require 'neap.train.check'
 local comm = require 'neap.engine.comm'
 local check_cases = require 'neap.train.check_cases'
@@ -78,6 +79,8 @@ function run.options(command, words)
     :argname '<cluster>'
   command:option('--as', 'with --device=sim: the model whose layers are timed (default: that of '
     .. 'the recipe)'):argname '<model>'
+  command:flag('--balanced', 'tell the share of force-balanced: the time of the same training with '
+    .. '--routing=balanced under static layouts, which is done first, / its time')
   command:flag('--strict', 'stop with status 3 at the first fault of a policy')
   command:flag('--in-process', 'run policies inside the rank, for debuggers and profilers')
   session.trust_option(command)
@@ -123,6 +126,7 @@ local function describe(args, script, values, ranks)
   local all = settings.parameters
   all.ranks, all.node_size = ranks, args.node_size or script.node_size
   all.device, all.strict, all.in_process = args.device, args.strict, args.in_process
+  all.balanced = args.balanced
   if args.sim then all.device, all.cluster, all.as = 'sim', args.sim.cluster, args.sim.model end
   local key, context = provenance.keys(settings)
   return {
@@ -287,13 +291,15 @@ function run.run(given)
   end
   local ranks = size or args.ranks or script.ranks
   launch.watch(args.timeout)
+  if args.balanced then balanced_twin.check(script) end
   if args.check then return run_check(args, script, values) end
   if args.dry_run then return rank and rank > 0 and 0 or dry_run(args, script, values, ranks) end
   if (rank or 0) == 0 then check_before(args, script, values) end
   local order = json.encode({
     recipe = args.recipe, node_size = args.node_size, device = args.device, strict = args.strict,
     in_process = args.in_process, trusted = args.trust_policies, deadline = args.deadline,
-    json = args.json, sim = args.sim, timeline = args.timeline, timeline_step = args.timeline_step,
+    json = args.json, balanced = args.balanced, sim = args.sim, timeline = args.timeline,
+    timeline_step = args.timeline_step,
     checkpoint = checkpoint,
     params = setmetatable(texts, { __jsontype = 'object' }),
     store = record(args, script, values, rank, ranks),

@@ -48,8 +48,8 @@ function command.options(parser)
   parser:option('--routing', 'chosen by the trace or model, or balanced: every expert gets as '
     .. 'many tokens, what others call force-balanced (default: chosen)')
     :choices { 'chosen', 'balanced' }
-  parser:flag('--balanced', 'tell the share of force-balanced: the time of the same run with '
-    .. 'balanced routing / its time')
+  parser:flag('--balanced', 'tell the share of force-balanced: the time of the same steps with '
+    .. 'balanced routing under static layouts / their time')
   parser:option('--ranks', "ranks, other than the cluster's")
     :convert(arguments.whole('--ranks', 1))
   parser:option('--layers', "layers, other than the model's")
@@ -78,15 +78,16 @@ local function open_simulation(args, policy, routing)
     in_process = args.in_process or false, trusted = args.trust_policies or false }
 end
 
---- The time of a step of the same run with force-balanced routing.
-local function balanced_ms(args, policy)
-  local s = open_simulation(args, policy, 'balanced')
+--- The time of a step with force-balanced routing under static layouts: the same for all policies.
+local function balanced_ms(args)
+  local s = open_simulation(args, 'static', 'balanced')
   local row = s:run(args.steps)
   s:close()
   return row.step_ms
 end
 
-local function run_policy(args, policy, last, recorder)
+--- balanced: what balanced_ms gave, or nil.
+local function run_policy(args, policy, balanced, last, recorder)
   local s = open_simulation(args, policy, args.routing)
   local row, text = s:run(args.steps, recorder), nil
   row.policy, row.cluster, row.model, row.schedule = policy, args.cluster, args.model, args.schedule
@@ -96,9 +97,7 @@ local function run_policy(args, policy, last, recorder)
     text = spans.text(s.cluster)
   end
   s:close()
-  if args.balanced then
-    row.share_of_balanced = balanced_ms(args, policy) / row.step_ms
-  end
+  row.share_of_balanced = balanced and balanced / row.step_ms
   return row, text
 end
 
@@ -132,7 +131,7 @@ local DEFAULT_POLICIES = { 'static', 'laer', 'neap' }
 local function describe(args)
   local parameters = { policies = #args.policy > 0 and args.policy or DEFAULT_POLICIES }
   for _, name in ipairs { 'cluster', 'model', 'schedule', 'shard_group', 'steps',
-    'seed', 'ranks', 'layers', 'distinct', 'routing' } do
+    'seed', 'ranks', 'layers', 'distinct', 'routing', 'balanced' } do
     parameters[name] = args[name]
   end
   local files = { args.trace }
@@ -148,9 +147,9 @@ function command.key(args)
   return (describe(args)).key
 end
 
-local function record_policy(args, policy, last, begin)
+local function record_policy(args, policy, balanced, last, begin)
   local recorder = begin { policy = policy, seed = args.seed, trace = args.trace }
-  local row, text = run_policy(args, policy, last, recorder)
+  local row, text = run_policy(args, policy, balanced, last, recorder)
   if recorder then recorder:close(row) end
   return row, text
 end
@@ -161,10 +160,10 @@ function command.run(args)
   session.check(texts, args.in_process, args.trust_policies)
   outputs.check('--timeline', args.timeline)
   local columns, context = describe(args)
-  local rows, text = {}, nil
+  local rows, text, balanced = {}, nil, args.balanced and balanced_ms(args) or nil
   store.recorded(args, columns, context, function(begin)
     for i, policy in ipairs(texts) do
-      rows[i], text = record_policy(args, policy, i == #texts, begin)
+      rows[i], text = record_policy(args, policy, balanced, i == #texts, begin)
     end
   end)
   if not args.json then return print_table(args, rows, text) end

@@ -30,7 +30,7 @@ local SPEC = {
   top_k = { needed = true }, ffn = { type = 'table', needed = true },
   dtype = { default = 'f32', choices = tensor.reals }, renormalise = { default = true },
   exact = {}, aux_loss = { default = 0 }, chunks = { default = 1 }, hold_combine = {},
-  recompute = {},
+  recompute = {}, balanced = { default = false },
 }
 
 local out = ffi.new 'neap_moe *[1]'
@@ -45,7 +45,8 @@ end
 -- weight gradients do not depend on layout, split and ranks. aux_loss (0): coefficient of the
 -- load-balance loss. chunks (1): exchanges that tokens travel in. hold_combine: gradients of tokens
 -- travel back after those of weights are computed. recompute: the backward computes the experts'
--- hidden values again. comm: for tokens; stores need another one.
+-- hidden values again. balanced: choices are replaced, so that every expert gets as many tokens.
+-- comm: for tokens; stores need another one.
 function moe.open(given)
   local o = options.check(given, SPEC, 'moe')
   local experts = C.neap_topology_experts(o.topology.ptr)
@@ -57,6 +58,7 @@ function moe.open(given)
     hidden = o.hidden, top_k = o.top_k, chunks = o.chunks, dtype = tensor.codes[o.dtype],
     exact = flag(o.exact), renormalise = flag(o.renormalise), aux_loss = o.aux_loss,
     hold_combine = flag(o.hold_combine), recompute = flag(o.recompute),
+    balanced = flag(o.balanced),
   })
   check(C.neap_moe_open(o.comm.ptr, o.topology.ptr, settings,
     ffi.new('int64_t[?]', experts, o.ffn), out), 2)

@@ -17,6 +17,7 @@ local COMMANDS = {
   { 'calibrate', 'neap.cli.calibrate' },
   { 'report', 'neap.cli.report' },
   { 'bench', 'neap.cli.bench' },
+  { 'suite', 'neap.cli.suite' },
   { 'sweep', 'neap.cli.sweep' },
   { 'compare', 'neap.cli.compare' },
   { 'runs', 'neap.cli.runs' },

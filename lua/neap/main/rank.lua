@@ -15,6 +15,7 @@
 --   strict, in_process    whether a policy's fault stops the run; whether policies run in the rank
 --   trusted               whether policies may do what the user may (--trust-policies)
 --   timeline              records steps (profile/step_recorder.lua); nil: nobody asked for it
+--   balanced_ms           with --balanced: what a force-balanced step takes
 --   json                  results are wanted as JSON
 --   job:print(text)       writes a line to stdout, on rank 0 only
 --   job:say(text)         writes a line to stderr, on rank 0 only
@@ -29,6 +30,7 @@
 --                         store (recorder.lua); row: policy, seed, and perhaps trace; text: what
 --                         is trained on, or nil. On other ranks, and unrecorded: nil
 
+local balanced_twin = require 'neap.train.balanced_twin'
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
 local recipe_pricing = require 'neap.simulate.recipe_pricing'
@@ -188,10 +190,11 @@ local function run(channel, rank, ranks, order, runs)
       sha256 = provenance.source_hash(order.recipe) },
     sim = order.sim and { cluster = order.sim.cluster, model = order.sim.model,
       machine = recipe_pricing.machine(order.sim.cluster, ranks) },
-    timeline = order.timeline and step_recorder.open(order.timeline, order.timeline_step),
   }, Job)
-  job.checkpoints = order.checkpoint and checkpoints.open(job, order.checkpoint) or nil
   recipe.forbid_exit()
+  job.balanced_ms = order.balanced and balanced_twin.step_ms(script, job, order.params) or nil
+  job.timeline = order.timeline and step_recorder.open(order.timeline, order.timeline_step)
+  job.checkpoints = order.checkpoint and checkpoints.open(job, order.checkpoint) or nil
   script:run(job)
   if job.checkpoints then job.checkpoints:close() end
   if job.timeline then job.timeline:close(job) end

@@ -33,7 +33,7 @@ local SPEC = {
   eps = { default = 1e-5 }, renormalise = { default = true }, aux_loss = { default = 0 },
   dtype = { default = 'f32' }, exact = { default = false }, seed = { default = 0 },
   schedule = { default = 'laer', type = 'string table' },
-  group = { default = 'all', type = 'string number' },
+  group = { default = 'all', type = 'string number' }, balanced = { default = false },
 }
 
 --- F of every expert, from index 1.
@@ -55,7 +55,7 @@ end
 -- rotary frequencies), eps (of the normalisations). renormalise: the weights of a token's experts
 -- add up to 1. aux_loss: coefficient of the load-balance loss. dtype, exact, seed:
 -- as in Parameters. schedule: of transfers, a name or a table (nn/schedule.lua). group: of shards,
--- 'all', 'node' or a number of ranks.
+-- 'all', 'node' or a number of ranks. balanced: every expert gets as many tokens (engine/moe.lua).
 function Transformer.new(given)
   local o = options.check(given, SPEC, 'transformer')
   o.kv_heads, o.schedule = o.kv_heads or o.heads, schedules.resolve(o.schedule)
@@ -107,7 +107,8 @@ function Transformer:open_experts(o, ffn)
     self.experts[l] = moe.open { comm = self.comm.tokens, topology = o.topology, hidden = o.hidden,
       top_k = o.top_k, dtype = o.dtype, renormalise = o.renormalise, exact = o.exact,
       chunks = o.schedule.chunks, hold_combine = o.schedule.hold_combine,
-      recompute = o.schedule.recompute, aux_loss = o.aux_loss, ffn = ffn }
+      recompute = o.schedule.recompute, aux_loss = o.aux_loss, ffn = ffn,
+      balanced = o.balanced }
     self.stores[l] = shards.open { comm = self.comm.shards, reduces = self.comm.reduces,
       topology = o.topology, dtype = o.dtype, exact = o.exact, sizes = sizes, group = o.group }
     draw(self.stores[l], l, o, ffn)

@@ -84,7 +84,7 @@ function simulate.open(given)
     seed = o.seed, in_process = o.in_process, trusted = o.trusted, strict = o.strict, wait = true,
     known = true, deadline = 10 }
   self.counts = ffi.new('int64_t[?]', self.topology.ranks * self.topology.experts)
-  self.micro_batches, self.balance = 0, series.balance()
+  self.micro_batches, self.balance, self.late_bytes = 0, series.balance(), 0
   self.spent = { loads = 0, plan = 0, split = 0, price = 0, simulate = 0 }
   return self
 end
@@ -130,6 +130,9 @@ local function next_micro_batch(self, scored, share)
     micro.loads[layer], micro.weights[layer] = micro.loads[same], micro.weights[same]
     micro.base[layer] = micro.base[same]
   end
+  for layer = 0, scored and self.model.layers - 1 or -1 do
+    self.late_bytes = self.late_bytes + (micro.weights[layer].late_bytes or 0)
+  end
   self.micro_batches = step + 1
   return micro
 end
@@ -167,6 +170,7 @@ function Simulation:run(steps, recorder)
   local row = sums:row(self.balance)
   for name, value in pairs(self.session:report()) do row[name] = value end
   row.steps, row.ranks, row.seed = steps, self.topology.ranks, self.options.seed
+  row.bytes_per_step = row.late_experts and { late = self.late_bytes / steps } or nil
   row.spent, row.distinct = self.spent, self.options.distinct
   return metrics.complete(row)
 end

@@ -129,13 +129,29 @@ local function slots(self, layout, base)
   return { ports = ports, uplinks = uplinks }
 end
 
---- weights[layer] and base[layer] of step_program.build. base: the layout that the layer began the
--- step with, if the policy's plan on the counts has changed it.
+--- Bytes of the experts that ranks have and lacked in base.
+local function arriving_bytes(self, layout, base)
+  local t, now, before, sum = self.topology, layout:array(), base:array(), 0
+  for rank = 0, t.ranks - 1 do
+    local had = {}
+    for slot = t.first_slot[rank], t.first_slot[rank + 1] - 1 do had[before[slot]] = true end
+    for slot = t.first_slot[rank], t.first_slot[rank + 1] - 1 do
+      local expert = now[slot]
+      if not had[expert] then sum = sum + self.expert_bytes[expert] end
+      had[expert] = true
+    end
+  end
+  return sum
+end
+
+--- weights[layer] and base[layer] of step_program.build; weights' late_bytes: of all ranks. base:
+-- the layout that the layer began the step with, if the policy's plan on the counts has changed it.
 function StepCost:weights(layout, base)
   if self.o.resident then return copies(self) end
   local weights = slots(self, layout)
   if not base or layout:changed(base) == 0 then return weights end
   weights.changes = slots(self, layout, base)
+  weights.late_bytes = arriving_bytes(self, layout, base)
   return weights, slots(self, base)
 end
 

@@ -52,6 +52,8 @@ trainer.params = {
     doc = 'of transfers: none, laer, neap; with fields: laer:chunks=2,keep=3 (docs/schedules.md)' },
   shard_group = { default = 'all',
     doc = 'ranks that working parameters are cut over: all, node, or how many' },
+  routing = { default = 'chosen', choices = { 'chosen', 'balanced' },
+    doc = 'balanced: every expert gets as many tokens, whatever the router says (force-balanced)' },
   dtype = { default = 'f32', on_cuda = 'bf16', choices = { 'f32', 'bf16' },
     doc = 'of parameters and activations; masters, moments, gradients and sums are f32' },
   exact = { default = true, on_cuda = false,
@@ -79,6 +81,7 @@ local function open_model(self, p)
     vocabulary = rawget(p, 'vocabulary'), -- nil: bytes
     total_batch = p.batch, aux_loss = p.aux_loss, seed = p.seed, exact = p.exact, dtype = p.dtype,
     schedule = self.schedule, group = tonumber(p.shard_group) or p.shard_group,
+    balanced = rawget(p, 'routing') == 'balanced',
   }
 end
 
@@ -112,7 +115,7 @@ local function go_on(self, path, shape, old, lock)
 end
 
 local function open_trace(self, path, p)
-  if not path or self.job.rank ~= 0 then return nil end
+  if not path or path == '' or self.job.rank ~= 0 then return nil end
   local shape = {
     layers = p.layers, ranks = self.job.ranks, experts = p.experts,
     metadata = {
@@ -432,6 +435,7 @@ function Trainer:summary()
     late = sums.bytes_late > 0 and sums.bytes_late / steps or nil }
   row.device_bytes = select(2, device.held())
   fill(row, self.session:report())
+  row.share_of_balanced = self.job.balanced_ms and self.job.balanced_ms / row.step_ms or nil
   row.segments = self.saver and self.saver:segments()
   metrics.complete(row)
   if self.recorder then self.recorder:close(row) end

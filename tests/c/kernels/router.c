@@ -51,6 +51,37 @@ static void test_router(kernels *k)
   }
 }
 
+/* Every expert as often as any other, but for one; weights by the definition. */
+static void test_balanced(kernels *k)
+{
+  static const int64_t experts[] = {1, 3, 17, 64, 129}, tops[] = {1, 2, 4, 6, 8};
+  for (int s = 0; s < 10; s++) {
+    int64_t e = experts[s / 2], top = tops[s / 2] < e ? tops[s / 2] : e, first = 5 * s % e, bad;
+    void *logits = normals(k, T * e, 1), *probs = reals(k, T * e), *weights = reals(k, T * top);
+    int32_t *ids = poisoned(T * top * 4);
+    int64_t *count = poisoned(e * 8), fewest = T * top, most = 0;
+    memset(count, 0, e * 8);
+    k->router(T, e, top, s % 2, logits, probs, ids, weights, &bad, NULL);
+    k->balanced_choices(T, e, top, s % 2, first, probs, ids, weights, NULL);
+    for (int64_t t = 0; t < T; t++) {
+      double sum = 0, eps = k->size == 8 ? 1e-14 : 1e-6;
+      for (int64_t c = t * top; c < (t + 1) * top; c++) {
+        check(ids[c] == (first + c) % e, "%s: balanced choice %d is %d", k->name, (int)c, ids[c]);
+        sum += get(k, probs, t * e + ids[c]);
+        count[ids[c]]++;
+      }
+      for (int64_t c = t * top; c < (t + 1) * top; c++)
+        check_close(get(k, weights, c), get(k, probs, t * e + ids[c]) / (s % 2 ? sum : 1), eps,
+                    "balanced weight");
+    }
+    for (int64_t i = 0; i < e; i++) {
+      fewest = count[i] < fewest ? count[i] : fewest;
+      most = count[i] > most ? count[i] : most;
+    }
+    check(most - fewest <= 1, "%s: experts have %d to %d tokens", k->name, (int)fewest, (int)most);
+  }
+}
+
 static void test_router_bad(kernels *k)
 {
   enum { E = 5, TOP = 2 };
@@ -141,6 +172,7 @@ static void test_bf16(void)
 int main(void)
 {
   FOR_BOTH(test_router);
+  FOR_BOTH(test_balanced);
   FOR_BOTH(test_router_bad);
   test_router_gradient();
   FOR_BF16(test_bf16);

@@ -1,5 +1,5 @@
 /* Published balancers by their rules, restated here by plain scans over small vectors: laer, eplb,
- * llep, moonep, ultraep, lplb, maxtext, on random topologies, also with nodes, slots, costs and
+ * llep, moonep, ultraep, lplb, fastermoe, maxtext, on random topologies, also with nodes, slots, costs and
  * speeds that differ. What the sources are is in core/plan. */
 #include "problem.h"
 
@@ -274,6 +274,26 @@ static void fill_next(placing *p)
         put(p, r, e % c->experts, 0);
 }
 
+/* They hold the rank's own again, those with the fewest replicas first. own[rank]: as many as are at
+ * home. */
+static void fill_own(placing *p, const int32_t own[][EXPERTS])
+{
+  const problem *c = p->c;
+  int32_t count[EXPERTS] = {0};
+  for (int32_t r = 0; r < c->ranks; r++)
+    for (int32_t e = 0; e < c->experts; e++)
+      count[e] += p->on[r][e];
+  for (int32_t r = 0; r < c->ranks; r++)
+    while (is_free(p, r) && first_home(c, r) < first_home(c, r + 1)) {
+      int32_t best = own[r][0];
+      for (int32_t i = 0; i < first_home(c, r + 1) - first_home(c, r); i++)
+        best = count[own[r][i]] < count[best] ? own[r][i] : best;
+      count[best]++;
+      put(p, r, best, 0);
+    }
+  fill_next(p);
+}
+
 static void move(placing *p, int32_t expert, int32_t from, int32_t to, double work)
 {
   p->rank_work[from] -= work;
@@ -539,6 +559,21 @@ static void order(placing *p, int32_t first, int32_t last, int32_t own[][EXPERTS
   }
 }
 
+/* Where every rank has experts of its own, an expert is on two ranks at most: an edge. */
+static void check_edges(const placing *p)
+{
+  const problem *c = p->c;
+  bool all = true;
+  for (int32_t r = 0; r < c->ranks; r++)
+    all &= first_home(c, r) < first_home(c, r + 1);
+  for (int32_t e = 0; all && e < c->experts; e++) {
+    int32_t on = 0;
+    for (int32_t r = 0; r < c->ranks; r++)
+      on += p->on[r][e] > 0;
+    check(on == 1 || on == 2, "lplb: expert %d is on %d ranks", e, on);
+  }
+}
+
 /* graph: 0 cube, 1 hypercube, 2 torus of equal nodes. */
 static void test_lplb(const problem *c, int32_t graph)
 {
@@ -562,8 +597,9 @@ static void test_lplb(const problem *c, int32_t graph)
       if (i < before.used[partner] && !p.on[r][own[partner][i]])
         put(&p, r, own[partner][i], 0);
     }
-  fill_next(&p);
+  fill_own(&p, own);
   check_plan(&p, "lplb", "graph", graph);
+  check_edges(&p);
 }
 
 static void test_maxtext(const problem *c, double threshold)
@@ -592,6 +628,47 @@ static void test_maxtext(const problem *c, double threshold)
   }
   fill_next(&p);
   check_plan(&p, "maxtext", "threshold", threshold);
+}
+
+/* FasterMoE: the heaviest experts that ranks compute their own tokens of, while that saves more on
+ * the slowest rank than the price. */
+static void test_fastermoe(const problem *c, double price)
+{
+  placing p;
+  int32_t own[RANKS][EXPERTS];
+  bool done[EXPERTS] = {false};
+  begin_home(&p, c);
+  for (;;) {
+    placing then = p;
+    double before = 0, after = 0;
+    int32_t e = -1;
+    for (int32_t k = 0; k < c->experts; k++)
+      if (!done[k] && (e < 0 || p.work[k] > p.work[e]))
+        e = k;
+    if (e < 0)
+      break;
+    done[e] = true;
+    for (int32_t r = 0; r < c->ranks; r++) {
+      double own = c->load[r * c->experts + e] * c->topology->cost[e];
+      if (!is_free(&p, r))
+        continue;
+      then.rank_work[home_of(c, e)] -= own;
+      then.rank_work[r] += own;
+      if (!p.on[r][e])
+        put(&then, r, e, 0);
+    }
+    for (int32_t r = 0; r < c->ranks; r++) {
+      before = fmax(before, per_speed(&p, r));
+      after = fmax(after, per_speed(&then, r));
+    }
+    if (before - after <= price * c->topology->cost[e])
+      break;
+    p = then;
+  }
+  for (int32_t e = 0; e < c->experts; e++)
+    own[home_of(c, e)][e - first_home(c, home_of(c, e))] = e;
+  fill_own(&p, own);
+  check_plan(&p, "fastermoe", "price", price);
 }
 
 /* ---- examples ---- */
@@ -668,6 +745,7 @@ int main(void)
     test_moonep(c, i % 3 == 0);
     test_ultraep(c, i % 3 == 1);
     test_lplb(c, i % 4 % 3);
+    test_fastermoe(c, draw(&g, 1 << bits));
     test_maxtext(c, 1 + draw(&g, 100) * 0.01);
     test_moonep_homes(&g);
     neap_topology_close(c->topology);

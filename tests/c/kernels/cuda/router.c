@@ -22,6 +22,11 @@ static void test_router(kernels *k)
       check_acc(k, weights, choices, 1e-5, "router weights");
       check_same(to_host(on_device, choices * 4), ids, choices * 4, "%s: router ids", k->name);
       check(*(int64_t *)to_host(bad_on_device, 8) == -1, "a token is bad");
+      k->balanced_choices(t, e, top, renormalise, e / 2, probs.device, on_device, weights.device,
+                          NULL);
+      plain->balanced_choices(t, e, top, renormalise, e / 2, probs.host, ids, weights.host, NULL);
+      check_acc(k, weights, choices, 1e-5, "balanced weights");
+      check_same(to_host(on_device, choices * 4), ids, choices * 4, "%s: balanced ids", k->name);
       k->router_backward(t, e, top, renormalise, probs.device, on_device, weights.device,
                          dweights.device, renormalise ? dprobs.device : NULL, grads.device, NULL);
       plain->router_backward(t, e, top, renormalise, probs.host, ids, weights.host, dweights.host,

@@ -1,0 +1,101 @@
+--- Policies on sets (suite_sets.lua): balance, tokens that cross nodes, what travels late, time of
+-- plans, and simulated time of a step. The row of a policy on a set is the simulation's, with
+-- set, cluster and share_of_balanced: the time of the same steps under static layouts if every
+-- expert got as many tokens, over its own. That one is a row, too.
+--
+-- Rows are kept in a file, a line each, so that a suite which has been stopped goes on.
+
+local clusters = require 'neap.simulate.cluster'
+local json = require 'neap.base.json'
+local lib = require 'neap.base.lib'
+local plan = require 'neap.engine.plan'
+local provenance = require 'neap.runs.provenance'
+local simulate = require 'neap.simulate'
+
+local suite = {}
+
+suite.BALANCED = 'force-balanced'
+
+--- Every planner by the policy of its name, planning on history; the exact split under LAER's
+-- layouts; the balancers whose sources plan on the current counts as they do it there; and neap as
+-- if loads were known.
+function suite.policies()
+  local list = plan.names()
+  for _, text in ipairs { 'laer+minimax', 'llep:on=current', 'moonep:on=current,domain=node',
+    'ultraep:on=current,domain=node', 'maxtext:on=current', 'neap:on=known' } do
+    list[#list + 1] = text
+  end
+  return list
+end
+
+--- One policy, or BALANCED, on a set. o: seed, warm_up. Returns its row.
+function suite.measure(set, policy, o)
+  local t, balanced = set.open(), policy == suite.BALANCED
+  local s = simulate.open {
+    cluster = clusters.describe(set.cluster, { ranks = set.ranks, node_size = set.node_size }),
+    model = set.model, distinct = math.min(t.layers, set.model.layers), slots = set.slots,
+    policy = balanced and 'static' or policy, routing = balanced and 'balanced' or nil,
+    trace = t, seed = o.seed, warm_up = o.warm_up,
+  }
+  local row = s:run(balanced and 1 or set.steps - o.warm_up)
+  s:close()
+  row.set, row.cluster, row.policy = set.name, set.cluster, policy
+  row.spent, row.distinct, row.messages = nil, nil, nil
+  return row
+end
+
+--- What a row depends on, as text.
+local function key_of(set, policy, o)
+  local model = {}
+  for _, name in ipairs(lib.sorted_keys(set.model)) do
+    model[#model + 1] = name .. '=' .. tostring(set.model[name])
+  end
+  return provenance.sha256(table.concat({ set.name, set.cluster, set.ranks, set.node_size,
+    set.slots, set.steps, policy, o.seed, o.warm_up, table.concat(model, ','), lib.version },
+    ' ')):sub(1, 32)
+end
+
+--- Rows of an earlier call, by key. A last line that was being written is none.
+local function read_rows(path)
+  local rows, file = {}, io.open(path)
+  if not file then return rows end
+  for line in file:lines() do
+    local entry = json.decode(line)
+    if type(entry) == 'table' and entry.key then rows[entry.key] = entry.row end
+  end
+  file:close()
+  return rows
+end
+
+--- All rows of sets x policies, in order; every set begins with BALANCED. o: seed, warm_up, path
+-- (of the rows' file, or nil), on_row(done, total, row). Rows that the file has are not measured
+-- again.
+function suite.run(sets, policies, o)
+  local known, rows = o.path and read_rows(o.path) or {}, {}
+  local file = o.path and assert(io.open(o.path, 'a'))
+  local total = #sets * (1 + #policies)
+  local function add(set, policy, balanced_ms)
+    local key = key_of(set, policy, o)
+    local row = known[key]
+    if not row then
+      row = suite.measure(set, policy, o)
+      row.share_of_balanced = (balanced_ms or row.step_ms) / row.step_ms
+      if file then
+        file:write(json.encode({ key = key, row = row }), '\n')
+        file:flush()
+      end
+    end
+    rows[#rows + 1] = row
+    if o.on_row then o.on_row(#rows, total, row) end
+    return row
+  end
+  for _, set in ipairs(sets) do
+    local balanced_ms = add(set, suite.BALANCED).step_ms
+    for _, policy in ipairs(policies) do add(set, policy, balanced_ms) end
+    collectgarbage()
+  end
+  if file then file:close() end
+  return rows
+end
+
+return suite
