@@ -248,6 +248,14 @@ test_check() {
   report
 }
 
+# 500 steps with a new layout at each: what the processes hold does not grow.
+test_endurance() {
+  start '500 steps with new layouts' env NEAP_PROGRAM="$build/neap" timeout 240 tests/endurance.sh \
+    500 2 --device=cuda --hidden=64 --ffn=64 --sequence=32 --warm=0.5 --resident-mark=8192 \
+    --heap-mark=1024 --device-mark=1024
+  report
+}
+
 # ---- sanitize ----
 
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
@@ -326,6 +334,7 @@ if wanted test; then
   test_training
   test_timeline
   test_check
+  test_endurance
 fi
 if wanted sanitize; then sanitize_all; fi
 if wanted bench; then bench_all; fi

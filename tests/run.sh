@@ -275,6 +275,10 @@ if [[ -n "${NEAP_LONG:-}" ]]; then
   job 'fuzzed traces' 'tests/fuzz/run.sh 60'
   job 'failed allocations' 'tests/fuzz/allocations.sh'
   run_part 'fuzzers'
+  job '10,000 steps' 'tests/endurance.sh'
+  job 'ranks that die' 'tests/deaths.sh 200'
+  job '1,000 kills' 'tests/checkpoints.sh 1000 10000 20'
+  run_part 'what takes long'
 fi
 printf '%d jobs in %d s\n' "${#names[@]}" "$((SECONDS - began))"
 printf '%d passed, %d failed\n' "$passed" "$failed"

@@ -417,11 +417,13 @@ describe('a signal', function()
 end)
 
 
-describe('kills at random moments', function()
+describe('50 kills at random moments, 1,000 flips and 3 resumes', function()
   it('leave nothing damaged, and trainings that go on to the same digest', function()
-    local status, out, err = program.shell(("NEAP_PROGRAM='%s' tests/kills.sh %d 7"):format(
-      program.path, os.getenv 'NEAP_LONG' and 50 or 20))
+    local status, out, err = program.shell(("NEAP_PROGRAM='%s' tests/checkpoints.sh"):format(
+      program.path))
     assert.are.equal(0, status, out .. err)
+    assert.matches('%d+ runs went on', out)
+    assert.matches('1000 flips found, 0 not', out)
   end)
 end)
 

@@ -72,17 +72,20 @@ function check_cases.changed(case, changes)
   return case_of(values, case)
 end
 
---- For each policy and rank count, its first case once more under another schedule: two runs of
--- which the layouts and splits must be the same.
+--- For each policy and rank count, a case once more under another schedule: two runs of which the
+-- layouts and splits must be the same. The first of those with the policy's own split, if there is
+-- one, since another takes the place of a split hook.
 function check_cases.twins(cases)
-  local seen, list = {}, {}
+  local chosen, keys, list = {}, {}, {}
   for _, case in ipairs(cases) do
     local key = case.plain .. ' ' .. case.ranks
-    if not seen[key] then
-      seen[key] = true
-      list[#list + 1] = check_cases.changed(case, { in_process = not case.in_process,
-        schedule = case.schedule == 'none' and 'laer' or 'none' })
-    end
+    if not chosen[key] then keys[#keys + 1] = key end
+    if not chosen[key] or (chosen[key].split ~= '' and case.split == '') then chosen[key] = case end
+  end
+  for i, key in ipairs(keys) do
+    local case = chosen[key]
+    list[i] = check_cases.changed(case, { in_process = not case.in_process,
+      schedule = case.schedule == 'none' and 'laer' or 'none' })
   end
   return list
 end

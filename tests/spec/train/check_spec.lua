@@ -72,7 +72,8 @@ describe('a check', function()
 
   it('says that a policy is not deterministic, or its split', function()
     for _, what in ipairs { 'plan', 'split' } do
-      local result = run(file 'unsure' .. ':what=' .. what, { ranks = { 3, 4 } })
+      local result = run(file 'unsure' .. ':what=' .. what, { ranks = { 3, 4 },
+        splits = { 'even', '' } })
       assert.are.equal(0, result.differ, check.text(result))
       assert.are.equal(what == 'plan' and 'policy' or 'split', result.changing.what)
       assert.are.equal(3, check.status(result))
