@@ -272,7 +272,10 @@ if build_with build-tsan thread; then
   run_part 'ranks as threads, under ThreadSanitizer'
 fi
 if [[ -n "${NEAP_LONG:-}" ]]; then
-  job 'fuzzed traces' 'tests/fuzz/run.sh 60'
+  tests/fuzz/run.sh --build >"$logs/fuzz-build.log" 2>&1
+  for target in csv gzip safetensors checkpoint texts json manifest cluster sweep; do
+    job "fuzzed $target" "tests/fuzz/run.sh 60 $target"
+  done
   job 'failed allocations' 'tests/fuzz/allocations.sh'
   run_part 'fuzzers'
   job '10,000 steps' 'tests/endurance.sh'

@@ -96,7 +96,7 @@ static int read_checksums(neap_checkpoint_reader *r, const neap_checkpoint_file 
   if (about && info.st_size != about->bytes)
     return neapi_fail(NEAP_FORMAT, "%s: has %" PRId64 " bytes; it was written with %" PRId64,
                       r->path, (int64_t)info.st_size, about->bytes);
-  r->chunk = neapi_alloc(NEAPI_CHUNK, "chunk");
+  r->chunk = neapi_alloc(info.st_size < NEAPI_CHUNK ? info.st_size : NEAPI_CHUNK, "chunk");
   if (!r->chunk)
     return NEAP_MEMORY;
   if (!about) {

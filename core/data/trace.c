@@ -9,9 +9,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <zlib.h>
 
-enum { LENGTH_BYTES = 8, FIRST_CHUNK = 1 << 20 };
+enum { LENGTH_BYTES = 8, LEAST_CHUNK = 1 << 12, MOST_CHUNK = 1 << 20, GZIP_BUFFER = 1 << 17 };
 
 int64_t neapi_trace_count(const int64_t *shape, int first)
 {
@@ -41,9 +42,10 @@ uint32_t neapi_trace_crc(uint32_t data_crc, const int64_t *shape, const neapi_ke
 
 /* ---- the whole file, unpacked if it is gzipped ----------------------------------------------- */
 
-static int read_all(const char *path, gzFile file, char **text, int64_t *length)
+/* bytes: of the file; one that is not gzipped fits into as many and one more. */
+static int read_all(const char *path, gzFile file, int64_t bytes, char **text, int64_t *length)
 {
-  int64_t capacity = FIRST_CHUNK, used = 0;
+  int64_t capacity = bytes + 1 > LEAST_CHUNK ? bytes + 1 : LEAST_CHUNK, used = 0;
   char *memory = malloc((size_t)capacity);
   for (int got = 1; memory && got > 0; used += got) {
     if (used == capacity) {
@@ -53,7 +55,7 @@ static int read_all(const char *path, gzFile file, char **text, int64_t *length)
       if (!(memory = larger))
         break;
     }
-    int64_t want = capacity - used < FIRST_CHUNK ? capacity - used : FIRST_CHUNK;
+    int64_t want = capacity - used < MOST_CHUNK ? capacity - used : MOST_CHUNK;
     got = gzread(file, memory + used, (unsigned)want);
     if (got < 0)
       break;
@@ -84,8 +86,10 @@ static int read_file(const char *path, char **text, int64_t *length)
   if (!file)
     return neapi_fail(NEAP_SYSTEM, "%s: cannot be opened: %s", path,
                       errno ? strerror(errno) : "no memory");
-  gzbuffer(file, 1 << 17);
-  int status = read_all(path, file, text, length);
+  struct stat info;
+  int64_t bytes = stat(path, &info) ? 0 : info.st_size;
+  gzbuffer(file, bytes < GZIP_BUFFER ? LEAST_CHUNK : GZIP_BUFFER);
+  int status = read_all(path, file, bytes, text, length);
   gzclose(file);
   if (!status && *length == 0) {
     free(*text);
@@ -200,6 +204,12 @@ static bool is_safetensors(const char *text, int64_t length)
   return length > LENGTH_BYTES && text[LENGTH_BYTES] == '{';
 }
 
+int neapi_trace_parse(const char *path, const char *text, int64_t length, neap_trace *trace)
+{
+  return is_safetensors(text, length) ? parse_safetensors(path, text, length, trace)
+                                      : neapi_trace_parse_csv(path, text, length, trace);
+}
+
 int neap_trace_open(const char *path, neap_trace **out)
 {
   char *text = NULL;
@@ -208,9 +218,7 @@ int neap_trace_open(const char *path, neap_trace **out)
   if (status)
     return status;
   neap_trace *trace = neapi_alloc_zero(sizeof *trace, "trace");
-  status = !trace                         ? NEAP_MEMORY
-           : is_safetensors(text, length) ? parse_safetensors(path, text, length, trace)
-                                          : neapi_trace_parse_csv(path, text, length, trace);
+  status = trace ? neapi_trace_parse(path, text, length, trace) : NEAP_MEMORY;
   free(text);
   if (status)
     neap_trace_close(trace);

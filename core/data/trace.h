@@ -30,6 +30,9 @@ int64_t neapi_trace_count(const int64_t *shape, int first);
 uint32_t neapi_trace_crc(uint32_t data_crc, const int64_t *shape, const neapi_key_value *pairs,
                          int64_t count);
 
+/* Parses the bytes of a file, unpacked, whichever kind it is, into a zeroed trace, whose memory and
+ * header are the caller's also on failure. path names it in messages. Errors: FORMAT, MEMORY. */
+int neapi_trace_parse(const char *path, const char *text, int64_t length, neap_trace *trace);
 /* Parses CSV text of length bytes into trace->shape, load and memory. Errors: FORMAT, with line. */
 int neapi_trace_parse_csv(const char *path, const char *text, int64_t length, neap_trace *trace);
 

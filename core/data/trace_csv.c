@@ -93,7 +93,9 @@ static int parse_row(csv *c)
 {
   int64_t width = KEYS + c->experts;
   if (c->rows == c->capacity) {
-    c->capacity = c->capacity ? 2 * c->capacity : 1024;
+    int64_t capacity = c->capacity ? 2 * c->capacity : 1024;
+    int64_t left = (c->end - c->at) / (2 * width) + 1; /* a cell is a digit and what ends it */
+    c->capacity = capacity < c->rows + left ? capacity : c->rows + left;
     int32_t *larger = realloc(c->cells, (size_t)(c->capacity * width) * sizeof *larger);
     if (!larger)
       return neapi_fail(NEAP_MEMORY, "%s: no memory for %" PRId64 " rows", c->path, c->capacity);

@@ -3,7 +3,30 @@
 local dkjson = require 'dkjson'
 local lib = require 'neap.base.lib'
 
-local json = { decode = dkjson.decode, null = dkjson.null }
+local json = { null = dkjson.null }
+
+--- Whether all keys of objects are texts, which dkjson does not ask for.
+local function has_names(value)
+  if type(value) ~= 'table' then return true end
+  local object = getmetatable(value).__jsontype == 'object'
+  for key, item in pairs(value) do
+    if (object and type(key) ~= 'string') or not has_names(item) then return false end
+  end
+  return true
+end
+
+--- The value of a JSON text; nil, a position and a message for one that is none, has something
+-- after its value, or is nested more deeply than can be read. null is as if it were not there.
+function json.decode(text)
+  local ok, value, position, why = pcall(dkjson.decode, text)
+  if not ok then return nil, 1, 'nested too deeply' end
+  if why then return nil, position, why end
+  if not text:find('^%s*$', position) then
+    return nil, position, ('something after its end, at character %d'):format(position)
+  end
+  if not has_names(value) then return nil, 1, 'an object has a key that is no text' end
+  return value
+end
 
 local function collect(value, seen, keys)
   if type(value) ~= 'table' then return end
@@ -102,7 +125,7 @@ end
 
 --- The value of a packed text; nil and a message for one that is none.
 function json.unpack(text)
-  local value, _, why = dkjson.decode(text)
+  local value, _, why = json.decode(text)
   if why then return nil, why end
   return restore(value)
 end

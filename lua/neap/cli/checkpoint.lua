@@ -123,8 +123,8 @@ local function last_loss(manifest)
   return ok and text or 'cannot be read'
 end
 
---- Facts of a checkpoint, as pairs of words and text.
-local function facts(m)
+--- Facts of a checkpoint by its manifest, as pairs of words and text.
+function command.facts(m)
   local parts, parameters, sizes = {}, {}, {}
   for i, segment in ipairs(m.segments) do
     parts[i] = ('from step %d %s on %d rank%s (%s)'):format(segment.step, segment.policy,
@@ -174,7 +174,7 @@ function actions.info(args)
   end
   if not shown then return end
   print(('%s: step %d of %d'):format(shown.path, shown.manifest.step, shown.manifest.steps))
-  for _, fact in ipairs(facts(shown.manifest)) do
+  for _, fact in ipairs(command.facts(shown.manifest)) do
     print(('  %-10s  %s'):format(fact[1], fact[2]))
   end
 end

@@ -2,6 +2,7 @@
 
 local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
+local kept = require 'neap.runs.kept'
 local lib = require 'neap.base.lib'
 local arguments = require 'neap.base.arguments'
 local metrics = require 'neap.runs.metrics'
@@ -73,7 +74,9 @@ local IN_JSON = { 'parameters', 'machine', 'libraries', 'corpora' }
 
 --- Columns that hold JSON, as tables.
 local function unpack_json(row, names)
-  for _, name in ipairs(names) do row[name] = row[name] and json.decode(row[name]) end
+  for _, name in ipairs(names) do
+    row[name] = row[name] and kept.facts(row[name], ('run %d: %s'):format(row.id, name))
+  end
   return row
 end
 
@@ -109,7 +112,8 @@ local function find(runs, args)
   end
   run.results = runs:rows('SELECT * FROM results WHERE run = ? ORDER BY id', run.id)
   for _, result in ipairs(run.results) do
-    result.summary = result.summary and metrics.upgrade(json.decode(result.summary))
+    result.summary = result.summary and kept.summary(result.summary,
+      ('%s: result %d: summary'):format(runs.path, result.id))
     if args.steps then
       result.metrics = runs:rows('SELECT * FROM steps WHERE result = ? ORDER BY step', result.id)
     end

@@ -3,6 +3,7 @@
 local compare = require 'neap.runs.compare'
 local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
+local kept = require 'neap.runs.kept'
 local lib = require 'neap.base.lib'
 local entries = require 'neap.report.entries'
 local metrics = require 'neap.runs.metrics'
@@ -51,7 +52,7 @@ local function add_text(document, runs, name, hash)
 end
 
 local function add_result(document, runs, run, row)
-  local summary = json.decode(row.summary or '') or {}
+  local summary = kept.summary(row.summary, ('%s: result %d: summary'):format(runs.path, row.id))
   summary.policy, summary.seed = row.policy, row.seed
   local entry = entries.from_row(summary, run.kind)
   for name, curve in pairs(curves_of(runs, row.id)) do entry.curves[name] = curve end
@@ -61,8 +62,8 @@ local function add_result(document, runs, run, row)
   end
   add_text(document, runs, row.policy_file, row.policy_sha256)
   if row.trace and not document.recorded then
-    document.recorded = { path = row.trace, parameters = json.decode(run.parameters or '{}'),
-      kind = run.kind }
+    document.recorded = { path = row.trace, kind = run.kind,
+      parameters = kept.facts(run.parameters or '{}', ('run %d: parameters'):format(run.id)) }
   end
 end
 
@@ -72,7 +73,8 @@ local function add_facts(facts, run)
     .. (run.ended and (', took %.1f s'):format(run.ended - run.started) or '') }
   for _, name in ipairs(FACTS) do
     local value = run[name]
-    local inner = type(value) == 'string' and value:match '^{' and json.decode(value)
+    local inner = type(value) == 'string' and value:match '^{'
+      and kept.facts(value, ('%s: %s'):format(title, name))
     if inner then
       local parts = {}
       for i, key in ipairs(lib.sorted_keys(inner)) do

@@ -8,7 +8,7 @@
 -- called (statistics.lua has the interval).
 
 local errors = require 'neap.base.errors'
-local json = require 'neap.base.json'
+local kept = require 'neap.runs.kept'
 local lib = require 'neap.base.lib'
 local metrics = require 'neap.runs.metrics'
 local statistics = require 'neap.runs.statistics'
@@ -40,7 +40,9 @@ function compare.results(runs, choice)
   else
     list = runs:rows(QUERY .. ' ORDER BY s.id')
   end
-  for _, row in ipairs(list) do row.summary = metrics.upgrade(json.decode(row.summary)) end
+  for _, row in ipairs(list) do
+    row.summary = kept.summary(row.summary, ('%s: result %d: summary'):format(runs.path, row.id))
+  end
   return list
 end
 

@@ -68,7 +68,8 @@ end
 -- time they have in balance: the mean rank's work over the fullest one's.
 local function share_of_ideal(row)
   if row.step_ms and row.ideal_ms then return row.ideal_ms / row.step_ms end
-  return row.imbalance and 1 / row.imbalance.mean
+  local imbalance = row.imbalance and row.imbalance.mean
+  return imbalance and 1 / imbalance
 end
 
 --- ---- the list ---------------------------------------------------------------------------------

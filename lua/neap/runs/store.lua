@@ -13,6 +13,7 @@
 local lib = require 'neap.base.lib'
 local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
+local kept = require 'neap.runs.kept'
 local metrics = require 'neap.runs.metrics'
 local pending = require 'neap.runs.pending'
 local provenance = require 'neap.runs.provenance'
@@ -262,7 +263,7 @@ end
 --- Adds to a run's corpora what a text schedule reads: bytes and SHA-256.
 function Store:corpora(run, schedule)
   local row = self:rows('SELECT corpora FROM runs WHERE id = ?', run)[1]
-  local found = row.corpora and json.decode(row.corpora) or {}
+  local found = row.corpora and kept.facts(row.corpora, ('run %d: corpora'):format(run)) or {}
   for name, version in pairs(found) do
     local open_text = (schedule.texts or {})[name]
     if open_text and type(version) == 'string' then

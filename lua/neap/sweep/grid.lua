@@ -28,8 +28,8 @@ local function expand(word, item, values)
   if last < first or step < 1 then
     errors.usage("'%s': the range %s is empty; it must rise, as in 0..4 or 0..100:20", word, item)
   end
-  if (last - first) / step >= MOST_CELLS then
-    errors.usage("'%s': the range %s has more than %d values", word, item, MOST_CELLS)
+  if (last - first) / step >= MOST_CELLS - #values then
+    errors.usage("'%s': with the range %s there are more than %d values", word, item, MOST_CELLS)
   end
   for value = first, last, step do values[#values + 1] = value end
 end

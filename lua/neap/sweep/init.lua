@@ -48,9 +48,46 @@ local function check_definition(path, definition)
   if wrong then errors.usage('%s', wrong) end
 end
 
+local PLAIN = { number = true, string = true, boolean = true }
+
+--- Whether a value is a list of what is_item says.
+local function is_list(value, is_item)
+  if type(value) ~= 'table' then return false end
+  local count = 0
+  for _ in pairs(value) do count = count + 1 end
+  for i = 1, count do
+    if value[i] == nil or not is_item(value[i]) then return false end
+  end
+  return count > 0
+end
+
+local function is_plain(value)
+  return PLAIN[type(value)] and value == value
+end
+
+local function is_value(value)
+  return is_plain(value) or is_list(value, is_plain)
+end
+
+--- Raises USAGE unless all names are those of parameters, and their values what allowed says.
+local function check_values(path, field, values, allowed)
+  for _, name in ipairs(lib.sorted_keys(values)) do
+    if type(name) ~= 'string' or not name:match '^%a[%w_]*$' then
+      errors.usage("%s: %s has the name '%s'; names are those of parameters and options", path,
+        field, tostring(name))
+    end
+    if not allowed(values[name]) then
+      errors.usage('%s: %s.%s is no number, text, boolean or list of such', path, field, name)
+    end
+  end
+end
+
 --- Axes of a table: values are lists, or texts as on the command line, or single values.
-local function axes_of(values)
+local function axes_of(path, values)
   local axes = {}
+  check_values(path, 'grid', values, function(value)
+    return is_value(value) or is_list(value, is_value)
+  end)
   for _, name in ipairs(lib.sorted_keys(values)) do
     local value = values[name]
     if type(value) == 'string' then
@@ -80,11 +117,18 @@ local function from_file(path, commands)
   local ok, loaded = pcall(chunk)
   if not ok then errors.plain('%s: %s', path, errors.describe(loaded)) end
   if recipe.is(loaded) then return { kind = 'run', script = path, name = loaded.name } end
+  return sweep.define(path, loaded, commands)
+end
+
+--- The sweep that a file's table defines. path names the file. Raises USAGE.
+function sweep.define(path, loaded, commands)
   check_definition(path, loaded)
+  check_values(path, 'fixed', loaded.fixed or {}, is_value)
   return {
     kind = check_kind(loaded.kind or 'run', commands),
     script = loaded.script and find(loaded.script),
-    name = loaded.name, doc = loaded.doc, fixed = loaded.fixed, axes = axes_of(loaded.grid or {}),
+    name = loaded.name, doc = loaded.doc, fixed = loaded.fixed,
+    axes = axes_of(path, loaded.grid or {}),
   }
 end
 

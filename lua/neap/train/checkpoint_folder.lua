@@ -79,7 +79,9 @@ end
 local function list_of(check)
   return function(value)
     if type(value) ~= 'table' then return false end
-    for i = 1, #value do
+    local count = 0
+    for _ in pairs(value) do count = count + 1 end
+    for i = 1, count do
       if not check(value[i]) then return false end
     end
     return true
@@ -128,6 +130,19 @@ local check_document = record {
     device = text }),
 }
 
+--- The field that does not fit the others, or nil.
+local function misfit(document)
+  if #document.files ~= document.ranks or #document.node_of ~= document.ranks then
+    return 'ranks'
+  end
+  for rank, file in ipairs(document.files) do
+    if file.name ~= folder.rank_name(rank - 1) then return 'files' end
+  end
+  for _, array in ipairs(document.arrays) do
+    if array.name ~= 'dense' and #array.sizes ~= #document.experts.ffn then return 'arrays' end
+  end
+end
+
 --- A document, if it is a manifest. where: names it. Raises FORMAT.
 function folder.checked(document, where)
   if type(document) == 'table' and whole(document.neap_checkpoint, FORMAT + 1, 2 ^ 31) then
@@ -135,23 +150,23 @@ function folder.checked(document, where)
       document.neap_checkpoint, FORMAT))
   end
   local ok, field = check_document(document)
-  if ok and (#document.files ~= document.ranks or #document.node_of ~= document.ranks) then
-    ok, field = false, 'ranks'
-  end
-  for rank = 1, ok and document.ranks or 0 do
-    if document.files[rank].name ~= folder.rank_name(rank - 1) then ok, field = false, 'files' end
-  end
-  if not ok then
+  if ok then field = misfit(document) end
+  if not ok or field then
     lib.raise('FORMAT', ("%s: is no manifest of a checkpoint: field '%s'"):format(where,
       field or 'none'))
   end
   return document
 end
 
+--- The manifest that a text is. where: names it. Raises FORMAT.
+function folder.parse(document, where)
+  return folder.checked(json.decode(document), where)
+end
+
 --- Reads the manifest of the checkpoint at a path. Raises SYSTEM and FORMAT.
 function folder.manifest(path)
   local file = folder.manifest_path(path)
-  local document = folder.checked(json.decode(checkpoint.sealed(file)), file)
+  local document = folder.parse(checkpoint.sealed(file), file)
   document.path = path
   return document
 end
