@@ -97,15 +97,19 @@ typedef int neapi_kernel_experts_forward(const neapi_slots *slots,
                                          void *activation,         // (rows, F) by batch
                                          void *out, void *stream); // (rows, H)
 
-/* din: gradient of in. gate_up becomes its gradient; activation is computed anew. */
+/* din: gradient of in. gate_up becomes its gradient; activation is computed anew. dlog: of a row,
+ * the sum over F of the gradient of activation times activation. That is the gradient by the
+ * logarithm of what dout's row was multiplied by: of weight w, w times its gradient. */
 typedef int
 neapi_kernel_experts_backward(const neapi_slots *slots,
-                              const void *weights,      // (count, stride)
-                              const void *dout,         // (rows, H)
-                              void *gate_up,            // (rows, 2F) by batch
-                              void *activation,         // (rows, F) by batch
-                              void *dactivation,        // (rows, F) of the largest batch: workspace
-                              void *din, void *stream); // (rows, H)
+                              const void *weights, // (count, stride)
+                              const void *dout,    // (rows, H)
+                              void *gate_up,       // (rows, 2F) by batch
+                              void *activation,    // (rows, F) by batch
+                              void *dactivation,   // (rows, F) of the largest batch: workspace
+                              void *din,           // (rows, H)
+                              void *dlog,          // (rows) acc
+                              void *stream);
 
 /* Gradients of the parameters of slots with rows; those of other slots stay. */
 typedef int neapi_kernel_experts_gradients(const neapi_slots *slots,
@@ -122,8 +126,10 @@ typedef int neapi_kernel_gather(int64_t n, int64_t h, const int32_t *index, // (
                                 const void *x,                              // (any, H)
                                 void *out, void *stream);                   // (N, H)
 
-/* out[position[t,k]] = x[t]; no position twice; other rows of out stay. Dispatch. */
+/* out[position[t,k]] = weights[t,k] * x[t]; all weights 1 if NULL; no position twice; other rows of
+ * out stay. Without weights: dispatch. With: the backward of combine. */
 typedef int neapi_kernel_scatter(int64_t t, int64_t k, int64_t h, //
+                                 const void *weights,             // (T, K) acc, or NULL
                                  const int32_t *position,         // (T, K) row of out
                                  const void *x,                   // (T, H)
                                  void *out, void *stream);        // (any, H)
@@ -141,15 +147,10 @@ typedef int neapi_kernel_combine(int64_t t, int64_t k, int64_t h, //
                                  const void *x,                   // (any, H)
                                  void *y, void *stream);          // (T, H)
 
-/* Backward of combine with weights: dx[position[t,k]] = weights[t,k] * dy[t] and
- * dweights[t,k] = sum over h of dy[t] * x[position[t,k]]. No position twice. */
-typedef int neapi_kernel_combine_backward(int64_t t, int64_t k, int64_t h, //
-                                          const void *weights,             // (T, K) acc
-                                          const int32_t *position,         // (T, K)
-                                          const void *x,                   // (any, H)
-                                          const void *dy,                  // (T, H)
-                                          void *dx,                        // (any, H)
-                                          void *dweights, void *stream);   // (T, K) acc
+/* out[t] = sum over h of a[t,h] * b[t,h]. */
+typedef int neapi_kernel_row_dots(int64_t t, int64_t h, const void *a, // (T, H)
+                                  const void *b,                       // (T, H)
+                                  void *out, void *stream);            // (T) acc
 
 /* ---- normalisation, rotation, attention ------------------------------------------------------ */
 
@@ -257,12 +258,14 @@ typedef int neapi_kernel_balanced_choices(int64_t t, int64_t e, int64_t k, int r
                                           int32_t *ids,                 // (T, K)
                                           void *weights, void *stream); // (T, K) acc
 
-/* dprobs: gradient of probs from elsewhere, such as an auxiliary loss. */
+/* dlog[position[t,k]]: weights[t,k] times its gradient. dprobs: gradient of probs from elsewhere,
+ * such as an auxiliary loss. */
 typedef int neapi_kernel_router_backward(int64_t t, int64_t e, int64_t k, int renormalise, //
                                          const void *probs,            // (T, E) acc
                                          const int32_t *ids,           // (T, K)
                                          const void *weights,          // (T, K) acc
-                                         const void *dweights,         // (T, K) acc
+                                         const int32_t *position,      // (T, K) element of dlog
+                                         const void *dlog,             // (any) acc
                                          const void *dprobs,           // (T, E) acc, or NULL
                                          void *dlogits, void *stream); // (T, E)
 
@@ -345,7 +348,7 @@ typedef int neapi_kernel_exact_square_sum(int64_t n, const void *x, double max, 
 /* clang-format off */
 #define NEAPI_KERNELS(X, A)                                                                        \
   X(gemm) X(gemm_acc) X(gemm_tn) X(experts_forward) X(experts_backward) X(experts_gradients)       \
-  X(gather) X(scatter) X(scatter_add) X(combine) X(combine_backward)                               \
+  X(gather) X(scatter) X(scatter_add) X(combine) X(row_dots)                                       \
   X(rmsnorm) X(rmsnorm_backward) X(rmsnorm_gain_terms) A(rotary_table) X(rotary) X(attention)      \
   X(attention_backward)                                                                            \
   X(fill) X(add) X(sum) A(sum_double) X(swiglu) X(swiglu_backward) A(adamw)                        \

@@ -16,6 +16,7 @@ typedef struct {
   neapi_kernel_gemm_tn *gemm_tn;
   neapi_kernel_swiglu *swiglu;
   neapi_kernel_swiglu_backward *swiglu_backward;
+  neapi_kernel_row_dots *row_dots;
 } neapi_expert_ops;
 
 /* One slot's arrays. */
@@ -68,17 +69,20 @@ static inline int neapi_per_expert_forward(const neapi_expert_ops *k, const neap
 static inline int neapi_per_expert_backward(const neapi_expert_ops *k, const neapi_slots *slots,
                                             const void *weights, const void *dout, void *gate_up,
                                             void *activation, void *dactivation, void *din,
-                                            void *stream)
+                                            void *dlog, void *stream)
 {
   int status = NEAPI_KERNEL_OK;
   for (int64_t i = 0; !status && i < slots->count; i++) {
     neapi_slot s = neapi_slot_of(k->size, slots, i, weights, din, gate_up, activation, dout);
     int64_t h = s.h, f = s.f;
+    char *dlogs = (char *)dlog + slots->batches[i].first * k->acc_size;
     if (!s.rows)
       continue;
     status = k->gemm(s.rows, f, h, s.out, h, 0, s.w2, h, 1, dactivation, f, 0, stream);
     if (!status)
       status = k->swiglu(s.rows, f, s.gate_up, s.activation, stream);
+    if (!status)
+      status = k->row_dots(s.rows, f, dactivation, s.activation, dlogs, stream);
     if (!status)
       status = k->swiglu_backward(s.rows, f, s.gate_up, dactivation, s.gate_up, stream);
     if (!status)

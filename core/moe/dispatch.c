@@ -8,7 +8,7 @@
 static int allocate(neapi_dispatch *d)
 {
   const neap_topology *t = d->topology;
-  int64_t pairs = (int64_t)d->slots * t->ranks, messages = t->slots + pairs;
+  int64_t pairs = (int64_t)d->slots * t->ranks, messages = 2 * (t->slots + pairs);
   const struct {
     void *where;
     int64_t bytes;
@@ -32,7 +32,7 @@ static int allocate(neapi_dispatch *d)
 }
 
 int neapi_dispatch_open(neapi_dispatch *d, neap_comm *comm, neap_topology *topology,
-                        int64_t row_bytes, int32_t chunks)
+                        int64_t row_bytes, int64_t mark_bytes, int32_t chunks)
 {
   int32_t rank = neap_comm_rank(comm);
   *d = (neapi_dispatch){.comm = comm,
@@ -40,7 +40,8 @@ int neapi_dispatch_open(neapi_dispatch *d, neap_comm *comm, neap_topology *topol
                         .rank = rank,
                         .slots = topology->first_slot[rank + 1] - topology->first_slot[rank],
                         .chunks = chunks,
-                        .row_bytes = row_bytes};
+                        .row_bytes = row_bytes,
+                        .mark_bytes = mark_bytes};
   return allocate(d);
 }
 
@@ -128,18 +129,19 @@ int neapi_dispatch_plan(neapi_dispatch *d, const neap_split *split)
 
 /* ---- exchanges ------------------------------------------------------------------------------- */
 
-static int64_t list_messages(const neapi_dispatch *d, const neapi_dispatch_message *list,
-                             int64_t count, int32_t chunk, void *rows, neap_message *out)
+/* Returns how many there are; NULL: of no rows. */
+static int64_t list_messages(const neapi_dispatch_message *list, int64_t count, int32_t chunk,
+                             void *rows, int64_t bytes, neap_message *out)
 {
-  int64_t bytes = d->row_bytes, used = 0;
-  for (int64_t i = 0; i < count; i++)
+  int64_t used = 0;
+  for (int64_t i = 0; rows && i < count; i++)
     if (list[i].chunk == chunk)
       out[used++] =
           (neap_message){(char *)rows + list[i].row * bytes, list[i].rows * bytes, list[i].peer};
   return used;
 }
 
-int neapi_dispatch_start(neapi_dispatch *d, int32_t chunk, bool back, void *rows)
+int neapi_dispatch_start(neapi_dispatch *d, int32_t chunk, bool back, void *rows, void *marks)
 {
   if (neap_comm_size(d->comm) == 1) /* nobody to exchange with, and no reason to meet anybody */
     return NEAP_OK;
@@ -147,8 +149,10 @@ int neapi_dispatch_start(neapi_dispatch *d, int32_t chunk, bool back, void *rows
                                *in = back ? d->sends : d->receives;
   int64_t outs = back ? d->receive_count : d->send_count,
           ins = back ? d->send_count : d->receive_count;
-  int64_t sends = list_messages(d, out, outs, chunk, rows, d->send);
-  int64_t recvs = list_messages(d, in, ins, chunk, rows, d->recv);
+  int64_t sends = list_messages(out, outs, chunk, rows, d->row_bytes, d->send);
+  int64_t recvs = list_messages(in, ins, chunk, rows, d->row_bytes, d->recv);
+  sends += list_messages(out, outs, chunk, marks, d->mark_bytes, d->send + sends);
+  recvs += list_messages(in, ins, chunk, marks, d->mark_bytes, d->recv + recvs);
   for (int64_t i = 0; i < sends; i++)
     d->sent += d->send[i].bytes;
   return neap_comm_exchange_start(d->comm, d->send, sends, d->recv, recvs,

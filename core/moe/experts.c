@@ -19,8 +19,9 @@ static neapi_experts_workspace *share_workspace(void)
     *workspace = neapi_alloc_zero(sizeof **workspace, "experts");
   if (!*workspace)
     return NULL;
-  (*workspace)->activation.memory = (*workspace)->dactivation.memory = (*workspace)->dout.memory =
-      kind;
+  (*workspace)->activation.memory = (*workspace)->dactivation.memory = kind;
+  for (int i = 0; i < NEAPI_ROWS; i++)
+    (*workspace)->rows[i].memory = kind;
   (*workspace)->users++;
   return *workspace;
 }
@@ -33,7 +34,8 @@ static void leave_workspace(neapi_experts_workspace *workspace)
     workspaces[workspace->dactivation.memory] = NULL;
   neapi_buffer_free(&workspace->activation);
   neapi_buffer_free(&workspace->dactivation);
-  neapi_buffer_free(&workspace->dout);
+  for (int i = 0; i < NEAPI_ROWS; i++)
+    neapi_buffer_free(&workspace->rows[i]);
   free(workspace);
 }
 
@@ -41,7 +43,9 @@ int neapi_experts_open(neapi_experts *x, const neapi_kernels *kernels, int64_t h
                        int32_t count, const int64_t *ffn, int32_t slots)
 {
   *x = (neapi_experts){.kernels = kernels, .hidden = hidden, .experts = count, .slots = slots};
-  x->gate_up.memory = x->spare.memory = neapi_memory_of_reals();
+  x->gate_up.memory = neapi_memory_of_reals();
+  for (int i = 0; i < NEAPI_ROWS; i++)
+    x->spare[i].memory = neapi_memory_of_reals();
   x->left.memory = x->right.memory = neapi_memory_of_reals();
   x->ffn = neapi_alloc(count * 8ll, "experts");
   x->columns_at = neapi_alloc(count * 8ll + 8, "experts");
@@ -63,8 +67,10 @@ int neapi_experts_open(neapi_experts *x, const neapi_kernels *kernels, int64_t h
 
 void neapi_experts_close(neapi_experts *x)
 {
-  neapi_experts_release_dout(x);
-  neapi_buffer_free(&x->spare);
+  for (int i = 0; i < NEAPI_ROWS; i++) {
+    neapi_experts_release_rows(x, (neapi_rows)i);
+    neapi_buffer_free(&x->spare[i]);
+  }
   neapi_buffer_free(&x->gate_up);
   leave_workspace(x->workspace);
   neapi_buffer_free(&x->left);
@@ -84,21 +90,24 @@ void neapi_experts_release(neapi_experts *x)
   neapi_buffer_free(&x->gate_up);
 }
 
-void *neapi_experts_acquire_dout(neapi_experts *x, int64_t bytes)
+void *neapi_experts_acquire_rows(neapi_experts *x, neapi_rows which, int64_t bytes)
 {
-  neapi_buffer *buffer = x->workspace->taken ? &x->spare : &x->workspace->dout;
+  neapi_experts_release_rows(x, which);
+  neapi_buffer *shared = &x->workspace->rows[which], *buffer = &x->spare[which];
+  if (!x->workspace->taken[which])
+    buffer = shared;
   if (neapi_buffer_reserve(buffer, bytes, "experts"))
     return NULL;
-  x->workspace->taken = true;
-  x->dout = buffer;
+  x->workspace->taken[which] = true;
+  x->rows[which] = buffer;
   return buffer->data;
 }
 
-void neapi_experts_release_dout(neapi_experts *x)
+void neapi_experts_release_rows(neapi_experts *x, neapi_rows which)
 {
-  if (x->dout && x->dout != &x->spare)
-    x->workspace->taken = false;
-  x->dout = NULL;
+  if (x->rows[which] && x->rows[which] != &x->spare[which])
+    x->workspace->taken[which] = false;
+  x->rows[which] = NULL;
 }
 
 int neapi_experts_plan(neapi_experts *x, const int32_t *expert_of, const int64_t *rows)
@@ -209,14 +218,14 @@ int neapi_experts_recompute(neapi_experts *x, int32_t from, int32_t end, const v
 }
 
 int neapi_experts_backward(neapi_experts *x, int32_t from, int32_t end, const void *weights,
-                           const void *dout, void *din)
+                           const void *dout, void *din, void *dlog)
 {
   neapi_slots slots = take_slots(x, from, end);
   return neapi_kernel_status_of(
       "moe backward",
       x->kernels->experts_backward(&slots, weights_from(x, weights, from), dout, x->gate_up.data,
                                    x->workspace->activation.data, x->workspace->dactivation.data,
-                                   din, neapi_stream()));
+                                   din, dlog, neapi_stream()));
 }
 
 int neapi_experts_gradients(neapi_experts *x, const void *in, const void *dout, void *rows)

@@ -7,13 +7,17 @@
 #include <kernels.h>
 #include <stdbool.h>
 
+/* Rows, (all rows, H), that a layer has for a while: what goes into the experts, what comes out or
+ * the gradient of what goes in, and the gradient of what comes out. */
+typedef enum { NEAPI_ROWS_IN, NEAPI_ROWS_OUT, NEAPI_ROWS_DOUT, NEAPI_ROWS } neapi_rows;
+
 /* What a layer needs only while it computes: one for all layers of a thread. */
 typedef struct {
   int32_t users;
-  neapi_buffer activation;  /* per batch (rows, F) */
-  neapi_buffer dactivation; /* (rows, F) of one batch: gradient of activation */
-  neapi_buffer dout;        /* (all rows, H): gradient of outputs, of one layer at a time */
-  bool taken;               /* dout is some layer's */
+  neapi_buffer activation;       /* per batch (rows, F) */
+  neapi_buffer dactivation;      /* (rows, F) of one batch: gradient of activation */
+  neapi_buffer rows[NEAPI_ROWS]; /* of one layer at a time */
+  bool taken[NEAPI_ROWS];        /* rows are some layer's */
 } neapi_experts_workspace;
 
 /* Parameters of an expert: W1 (H, 2F), then W2 (F, H). Weights and gradients of slots: (slots,
@@ -29,8 +33,8 @@ typedef struct {
   int64_t hidden_values; /* of all batches: rows x F */
   neapi_buffer gate_up;  /* per batch (rows, 2F); after backward its gradient */
   neapi_experts_workspace *workspace;
-  neapi_buffer *dout;       /* acquired by this layer; NULL: none */
-  neapi_buffer spare;       /* its dout while another layer has the workspace's */
+  neapi_buffer *rows[NEAPI_ROWS]; /* acquired by this layer; NULL: none */
+  neapi_buffer spare[NEAPI_ROWS]; /* its rows while another layer has the workspace's */
   neapi_buffer left, right; /* (rows, columns) double: quantised factors of a weight gradient */
 } neapi_experts;
 
@@ -49,14 +53,13 @@ int neapi_experts_forward(neapi_experts *experts, int32_t from, int32_t end, con
 void neapi_experts_release(neapi_experts *experts);
 int neapi_experts_recompute(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
                             const void *in);
-/* Memory for so many bytes of gradients of outputs, until release_dout: that of all layers of
- * the thread, since they go back one after the other, or if one has it just then, another. NULL:
- * reported. */
-void *neapi_experts_acquire_dout(neapi_experts *experts, int64_t bytes);
-void neapi_experts_release_dout(neapi_experts *experts);
-/* din = gradient of in for dout. */
+/* Memory for so many bytes of rows until they are released: that of all layers of the thread, since
+ * they compute one after the other, or if one has it just then, another. NULL: reported. */
+void *neapi_experts_acquire_rows(neapi_experts *experts, neapi_rows which, int64_t bytes);
+void neapi_experts_release_rows(neapi_experts *experts, neapi_rows which);
+/* din = gradient of in for dout; dlog (all rows) acc: as in kernels.h. */
 int neapi_experts_backward(neapi_experts *experts, int32_t from, int32_t end, const void *weights,
-                           const void *dout, void *din);
+                           const void *dout, void *din, void *dlog);
 /* Gradients (slots, stride) acc of the weights of all slots with rows, right after backward; other
  * rows are left alone. */
 int neapi_experts_gradients(neapi_experts *experts, const void *in, const void *dout,

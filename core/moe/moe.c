@@ -73,7 +73,7 @@ int neap_moe_open(neap_comm *comm, neap_topology *topology, const neap_moe_optio
   m->topology = neapi_topology_share(topology);
   m->options = *options;
   m->kernels = kernels;
-  m->input.memory = m->output.memory = neapi_memory_of_reals();
+  m->received.memory = m->dlog.memory = neapi_memory_of_reals();
   m->maxima.memory = m->quanta.memory = neapi_memory_of_reals();
   m->rank = neap_comm_rank(comm);
   m->slots = topology->first_slot[m->rank + 1] - topology->first_slot[m->rank];
@@ -86,7 +86,7 @@ int neap_moe_open(neap_comm *comm, neap_topology *topology, const neap_moe_optio
                                 m->slots);
   if (!status)
     status = neapi_dispatch_open(&m->rows, comm, m->topology, options->hidden * m->kernels->size,
-                                 options->chunks);
+                                 m->kernels->acc_size, options->chunks);
   if (!status)
     status = allocate(m);
   if (status)
@@ -106,7 +106,7 @@ void neap_moe_close(neap_moe *m)
   free(m->load);
   free(m->gather_counts);
   free(m->probs_grad);
-  neapi_buffer *buffers[] = {&m->input, &m->output, &m->maxima, &m->quanta};
+  neapi_buffer *buffers[] = {&m->received, &m->dlog, &m->maxima, &m->quanta};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
     neapi_buffer_free(buffers[i]);
   neap_topology_close(m->topology);
@@ -195,7 +195,7 @@ int neap_moe_route(neap_moe *m, const neap_tensor *x, const neap_tensor *router)
     return status;
   double since = neapi_timeline_now();
   neapi_dispatch_drain(&m->rows); /* what a step without its backward has left */
-  neapi_experts_release_dout(&m->experts);
+  neapi_moe_release_rows(m);
   m->last = NEAPI_MOE_IDLE;
   status = neapi_route_choose(&m->route, neap_tensor_dim(x, 0), neap_tensor_data(x),
                               neap_tensor_data(router), &bad);
@@ -232,22 +232,6 @@ static int assign_rows(neap_moe *m, const neap_layout *layout, const neap_split 
   return status;
 }
 
-static int reserve_rows(neap_moe *m)
-{
-  int64_t bytes = m->rows.all_rows * m->rows.row_bytes;
-  int status = neapi_buffer_reserve(&m->input, bytes, "moe");
-  return status ? status : neapi_buffer_reserve(&m->output, bytes, "moe");
-}
-
-/* Copies this rank's tokens to the rows that their choices were given. */
-static int fill_input(neap_moe *m, const void *x)
-{
-  return neapi_kernel_status_of("moe dispatch",
-                                m->kernels->scatter(m->route.tokens, m->options.top_k,
-                                                    m->options.hidden, m->route.position.data, x,
-                                                    m->input.data, neapi_stream()));
-}
-
 int neap_moe_dispatch(neap_moe *m, const neap_tensor *x, const neap_layout *layout,
                       const neap_split *split)
 {
@@ -266,11 +250,9 @@ int neap_moe_dispatch(neap_moe *m, const neap_tensor *x, const neap_layout *layo
   double since = neapi_timeline_now();
   status = assign_rows(m, layout, split);
   if (!status)
-    status = reserve_rows(m);
+    status = neapi_moe_fill_in(m, "moe dispatch", neap_tensor_data(x));
   if (!status)
-    status = fill_input(m, neap_tensor_data(x));
-  if (!status)
-    status = neapi_moe_start_all(m, false, NEAP_SPAN_DISPATCH, m->input.data);
+    status = neapi_moe_start_all(m, false, NEAP_SPAN_DISPATCH, m->in, NULL);
   neapi_moe_end_span(&since, NEAP_SPAN_DISPATCH);
   if (!status)
     m->last = NEAPI_MOE_DISPATCHED;
@@ -279,17 +261,21 @@ int neap_moe_dispatch(neap_moe *m, const neap_tensor *x, const neap_layout *layo
 
 /* ---- forward --------------------------------------------------------------------------------- */
 
+static int forward(neap_moe *m, int32_t from, int32_t end, const void *weights)
+{
+  return neapi_experts_forward(&m->experts, from, end, weights, m->in, m->out);
+}
+
 static int compute_forward(neap_moe *m, const void *weights, neap_transfer *arriving)
 {
-  int status = NEAP_OK;
+  int status = neapi_moe_acquire_out(m);
   for (int32_t c = 0, from, end; !status && c < m->options.chunks; c++) {
     neapi_dispatch_slots(&m->rows, c, &from, &end);
     status = neapi_moe_wait_for(m, c, false);
     if (!status)
-      status = neapi_moe_compute(m, neapi_experts_forward, NEAP_SPAN_EXPERT, c, from, end, weights,
-                                 arriving, m->input.data, m->output.data);
+      status = neapi_moe_compute(m, forward, NEAP_SPAN_EXPERT, c, from, end, weights, arriving);
     if (!status)
-      status = neapi_moe_start_chunk(m, c, true, NEAP_SPAN_COMBINE, m->output.data);
+      status = neapi_moe_start_chunk(m, c, true, NEAP_SPAN_COMBINE, m->out, NULL);
   }
   return status;
 }
@@ -317,9 +303,10 @@ int neap_moe_forward(neap_moe *m, const neap_tensor *weights, neap_transfer *arr
   double since = neapi_timeline_now();
   status = neapi_kernel_status_of(
       "moe forward", m->kernels->combine(m->route.tokens, m->options.top_k, m->options.hidden,
-                                         m->route.weights.data, m->route.position.data,
-                                         m->output.data, neap_tensor_data(y), neapi_stream()));
+                                         m->route.weights.data, m->route.position.data, m->out,
+                                         neap_tensor_data(y), neapi_stream()));
   neapi_moe_end_span(&since, NEAP_SPAN_FINISH);
+  neapi_moe_release_rows(m);
   if (m->options.recompute)
     neapi_experts_release(&m->experts);
   if (!status)

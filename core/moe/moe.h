@@ -2,12 +2,15 @@
  * One Mixture-of-Experts layer over the ranks: its state, and what its phases share. moe.c has the
  * way forward, backward.c the way back.
  *
- * Three arrays of rows (dispatch.h says which row is which token) and what they hold after a phase:
+ * Three arrays of rows (dispatch.h says which row is which token), and what they hold when:
  *
- *                 input            output                 dout
- *   dispatch      rows of tokens
- *   forward       read             expert outputs
- *   backward      read             gradient of input      gradient of output
+ *                        in               out                  dout
+ *   dispatch, forward    rows of tokens   expert outputs
+ *   backward             rows of tokens   gradient of in       gradient of outputs
+ *
+ * Between forward and backward a layer keeps in, as it came from other ranks (one rank alone makes
+ * it again), and its experts' gate and up (experts.h); the rest is memory that layers share.
+ * What the router needs of the outputs comes from the experts' backward as dlog (kernels.h).
  */
 #ifndef NEAP_MOE_H
 #define NEAP_MOE_H
@@ -46,8 +49,9 @@ struct neap_moe {
   int64_t total;          /* tokens of all ranks */
   double aux_loss;
   double *probs_grad;          /* [experts] gradient of the auxiliary loss */
-  neapi_buffer input, output;  /* (all_rows, H) */
-  void *dout;                  /* the same, acquired from backward_dispatch to backward */
+  void *in, *out, *dout;       /* (all_rows, H); NULL: not now */
+  neapi_buffer received;       /* in, where it is kept */
+  neapi_buffer dlog;           /* (all_rows) acc */
   neapi_buffer maxima, quanta; /* double: see agree_on_quanta */
 };
 
@@ -62,19 +66,26 @@ int neapi_moe_require_tokens(const neap_moe *m, const char *name, const char *ar
 void neapi_moe_end_span(double *since, int id);
 void neapi_moe_end_experts(neap_moe *m, double *since, int id, int32_t chunk);
 
-/* Start to send rows, of a chunk or of all; id: of the spans. back: to where their tokens are. */
-int neapi_moe_start_chunk(neap_moe *m, int32_t chunk, bool back, int id, void *rows);
-int neapi_moe_start_all(neap_moe *m, bool back, int id, void *rows);
+/* Makes in: acquires its memory and copies this rank's tokens to the rows that their choices were
+ * given. */
+int neapi_moe_fill_in(neap_moe *m, const char *name, const void *x);
+/* Acquires memory for out. */
+int neapi_moe_acquire_out(neap_moe *m);
+/* Gives back what is shared with other layers, when nothing is on its way to or from it. */
+void neapi_moe_release_rows(neap_moe *m);
+
+/* Start to send rows, of a chunk or of all, and marks with them, unless NULL; id: of the spans. back:
+ * to where their tokens are. */
+int neapi_moe_start_chunk(neap_moe *m, int32_t chunk, bool back, int id, void *rows, void *marks);
+int neapi_moe_start_all(neap_moe *m, bool back, int id, void *rows, void *marks);
 /* Wait for a chunk's rows, or for those of all chunks to come back. */
 int neapi_moe_wait_for(neap_moe *m, int32_t chunk, bool back);
 int neapi_moe_wait_for_all_back(neap_moe *m);
 
-/* neapi_experts_forward or neapi_experts_backward. */
-typedef int neapi_moe_product(neapi_experts *experts, int32_t from, int32_t end,
-                              const void *weights, const void *in, void *out);
+/* What is computed for slots from to end - 1. */
+typedef int neapi_moe_product(neap_moe *m, int32_t from, int32_t end, const void *weights);
 /* Slots from to end - 1, each when its parameters have arrived. id, chunk: of the spans. */
 int neapi_moe_compute(neap_moe *m, neapi_moe_product *product, int id, int32_t chunk, int32_t from,
-                      int32_t end, const void *weights, neap_transfer *arriving, const void *in,
-                      void *out);
+                      int32_t end, const void *weights, neap_transfer *arriving);
 
 #endif

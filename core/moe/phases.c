@@ -34,19 +34,61 @@ void neapi_moe_end_experts(neap_moe *m, double *since, int id, int32_t chunk)
   *since = now;
 }
 
-/* ---- exchanges ------------------------------------------------------------------------------- */
+/* ---- rows ------------------------------------------------------------------------------------ */
 
-int neapi_moe_start_chunk(neap_moe *m, int32_t chunk, bool back, int id, void *rows)
+/* Of one rank no rows come from elsewhere: it makes them of its tokens when they are needed. */
+static bool makes_rows(const neap_moe *m)
 {
-  neapi_timeline_label(id, NEAP_TOKENS, m->options.chunks > 1 ? chunk : -1);
-  return neapi_dispatch_start(&m->rows, chunk, back, rows);
+  return m->topology->ranks == 1;
 }
 
-int neapi_moe_start_all(neap_moe *m, bool back, int id, void *rows)
+int neapi_moe_fill_in(neap_moe *m, const char *name, const void *x)
+{
+  int64_t bytes = m->rows.all_rows * m->rows.row_bytes;
+  if (makes_rows(m)) {
+    m->in = neapi_experts_acquire_rows(&m->experts, NEAPI_ROWS_IN, bytes);
+    if (!m->in)
+      return NEAP_MEMORY;
+  } else {
+    int status = neapi_buffer_reserve(&m->received, bytes, "moe");
+    if (status)
+      return status;
+    m->in = m->received.data;
+  }
+  return neapi_kernel_status_of(
+      name, m->kernels->scatter(m->route.tokens, m->options.top_k, m->options.hidden, NULL,
+                                m->route.position.data, x, m->in, neapi_stream()));
+}
+
+int neapi_moe_acquire_out(neap_moe *m)
+{
+  m->out =
+      neapi_experts_acquire_rows(&m->experts, NEAPI_ROWS_OUT, m->rows.all_rows * m->rows.row_bytes);
+  return m->out ? NEAP_OK : NEAP_MEMORY;
+}
+
+void neapi_moe_release_rows(neap_moe *m)
+{
+  for (int i = 0; i < NEAPI_ROWS; i++)
+    neapi_experts_release_rows(&m->experts, (neapi_rows)i);
+  m->out = m->dout = NULL;
+  if (makes_rows(m))
+    m->in = NULL;
+}
+
+/* ---- exchanges ------------------------------------------------------------------------------- */
+
+int neapi_moe_start_chunk(neap_moe *m, int32_t chunk, bool back, int id, void *rows, void *marks)
+{
+  neapi_timeline_label(id, NEAP_TOKENS, m->options.chunks > 1 ? chunk : -1);
+  return neapi_dispatch_start(&m->rows, chunk, back, rows, marks);
+}
+
+int neapi_moe_start_all(neap_moe *m, bool back, int id, void *rows, void *marks)
 {
   int status = NEAP_OK;
   for (int32_t c = 0; !status && c < m->options.chunks; c++)
-    status = neapi_moe_start_chunk(m, c, back, id, rows);
+    status = neapi_moe_start_chunk(m, c, back, id, rows, marks);
   return status;
 }
 
@@ -66,8 +108,7 @@ int neapi_moe_wait_for_all_back(neap_moe *m)
 /* ---- slots ----------------------------------------------------------------------------------- */
 
 int neapi_moe_compute(neap_moe *m, neapi_moe_product *product, int id, int32_t chunk, int32_t from,
-                      int32_t end, const void *weights, neap_transfer *arriving, const void *in,
-                      void *out)
+                      int32_t end, const void *weights, neap_transfer *arriving)
 {
   int status = NEAP_OK;
   while (!status && from < end) {
@@ -76,7 +117,7 @@ int neapi_moe_compute(neap_moe *m, neapi_moe_product *product, int id, int32_t c
       status = neapi_transfer_wait_slot(arriving, from, &ready);
     double since = neapi_timeline_now();
     if (!status)
-      status = product(&m->experts, from, ready, weights, in, out);
+      status = product(m, from, ready, weights);
     neapi_moe_end_experts(m, &since, id, chunk);
     from = ready;
   }

@@ -16,7 +16,7 @@ int neapi_route_open(neapi_route *r, int dtype, int64_t hidden, int32_t experts,
                      .experts = experts,
                      .top_k = top_k,
                      .renormalise = renormalise};
-  neapi_buffer *reals[] = {&r->logits,   &r->probs,   &r->weights, &r->dweights, &r->ids,
+  neapi_buffer *reals[] = {&r->logits,   &r->probs,   &r->weights, &r->ids,
                            &r->position, &r->quantum, &r->factors, &r->dprobs};
   for (size_t i = 0; i < sizeof reals / sizeof *reals; i++)
     reals[i]->memory = neapi_memory_of_reals();
@@ -27,9 +27,9 @@ int neapi_route_open(neapi_route *r, int dtype, int64_t hidden, int32_t experts,
 
 void neapi_route_close(neapi_route *r)
 {
-  neapi_buffer *buffers[] = {&r->logits,   &r->probs,    &r->dprobs,   &r->ids,
-                             &r->weights,  &r->dweights, &r->position, &r->segments,
-                             &r->host_ids, &r->quantum,  &r->shares,   &r->factors};
+  neapi_buffer *buffers[] = {&r->logits,  &r->probs,    &r->dprobs,   &r->ids,
+                             &r->weights, &r->position, &r->segments, &r->host_ids,
+                             &r->quantum, &r->shares,   &r->factors};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
     neapi_buffer_free(buffers[i]);
   neapi_memory_free(r->integers, r->counts);
@@ -42,8 +42,11 @@ static int reserve(neapi_route *r)
   const struct {
     neapi_buffer *buffer;
     int64_t bytes;
-  } needs[] = {{&r->logits, wide},    {&r->probs, wide},      {&r->ids, ids},
-               {&r->weights, narrow}, {&r->dweights, narrow}, {&r->position, ids}};
+  } needs[] = {{&r->logits, wide},
+               {&r->probs, wide},
+               {&r->ids, ids},
+               {&r->weights, narrow},
+               {&r->position, ids}};
   for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)
     if (neapi_buffer_reserve(needs[i].buffer, needs[i].bytes, "route"))
       return NEAP_MEMORY;
@@ -198,7 +201,7 @@ static int fill_dprobs(neapi_route *r, const double *probs_grad)
   return status;
 }
 
-int neapi_route_backward(neapi_route *r, const double *probs_grad)
+int neapi_route_backward(neapi_route *r, const void *dlog, const double *probs_grad)
 {
   int status = probs_grad ? fill_dprobs(r, probs_grad) : NEAP_OK;
   if (status)
@@ -206,7 +209,7 @@ int neapi_route_backward(neapi_route *r, const double *probs_grad)
   return neapi_kernel_status_of(
       "moe backward", r->kernels->router_backward(
                           r->tokens, r->experts, r->top_k, r->renormalise, r->probs.data,
-                          r->ids.data, r->weights.data, r->dweights.data,
+                          r->ids.data, r->weights.data, r->position.data, dlog,
                           probs_grad ? r->dprobs.data : NULL, r->logits.data, neapi_stream()));
 }
 

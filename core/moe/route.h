@@ -22,7 +22,6 @@ typedef struct {
   neapi_buffer dprobs;        /* (T, E) acc, of an auxiliary loss */
   neapi_buffer ids;           /* (T, K) int32_t, most probable first */
   neapi_buffer weights;       /* (T, K) acc */
-  neapi_buffer dweights;      /* (T, K) acc, filled by who computes it, before backward */
   neapi_buffer position;      /* (T, K) int32_t: row that assign gave the choice */
   neapi_buffer host_ids;      /* (T, K) int32_t: ids for the host, where they are not there */
   neapi_buffer segments;      /* of assign */
@@ -53,9 +52,9 @@ int neapi_route_assign(neapi_route *route, const neap_layout *layout, const int6
  * to total tokens are exact. */
 int neapi_route_probability(neapi_route *route, int64_t total, double *sums);
 
-/* Makes logits the gradient of logits, from dweights and, unless NULL, the gradient probs_grad[E]
- * of every token's probs. */
-int neapi_route_backward(neapi_route *route, const double *probs_grad);
+/* Makes logits the gradient of logits, from dlog (rows) acc, of a choice's row its weight times
+ * the gradient of that, and, unless NULL, the gradient probs_grad[E] of every token's probs. */
+int neapi_route_backward(neapi_route *route, const void *dlog, const double *probs_grad);
 
 /* After backward: drouter (H, E) acc += x^T times the gradient of logits. */
 int neapi_route_gradient(neapi_route *route, const void *x, void *drouter);

@@ -3,7 +3,8 @@
 #include "real.h"
 
 static const neapi_expert_ops ops = {sizeof(real),  sizeof(real), NAME(gemm),
-                                     NAME(gemm_tn), NAME(swiglu), NAME(swiglu_backward)};
+                                     NAME(gemm_tn), NAME(swiglu), NAME(swiglu_backward),
+                                     NAME(row_dots)};
 
 int NAME(experts_forward)(const neapi_slots *slots, const void *weights, const void *in,
                           void *gate_up, void *activation, void *out, STREAM)
@@ -12,10 +13,11 @@ int NAME(experts_forward)(const neapi_slots *slots, const void *weights, const v
 }
 
 int NAME(experts_backward)(const neapi_slots *slots, const void *weights, const void *dout,
-                           void *gate_up, void *activation, void *dactivation, void *din, STREAM)
+                           void *gate_up, void *activation, void *dactivation, void *din,
+                           void *dlog, STREAM)
 {
   return neapi_per_expert_backward(&ops, slots, weights, dout, gate_up, activation, dactivation,
-                                   din, NULL);
+                                   din, dlog, NULL);
 }
 
 int NAME(experts_gradients)(const neapi_slots *slots, const void *in, const void *dgate_up,

@@ -67,36 +67,37 @@ int NAME(balanced_choices)(int64_t t, int64_t e, int64_t k, int renormalise, int
   return NEAPI_KERNEL_OK;
 }
 
-/* Adds to dprobs what comes from the weights: of w = p / s, s the sum of the selected p,
- * dp = (dw - sum of dw w) / s; else dp = dw. */
-static void add_selected(int64_t k, int renormalise, const real *probs, const int32_t *ids,
-                         const real *weights, const real *dweights, real *dprobs)
+/* Adds to p dp of a token's experts what comes from the weights: of w = p / s, s the sum of the
+ * selected p, p dp = w dw - w (sum of w dw); else p dp = w dw. Returns the sum of what it added. */
+static real add_selected(int64_t k, int renormalise, const int32_t *ids, const real *weights,
+                         const int32_t *position, const real *dlog, real *p_dp)
 {
-  real sum = 1, along = 0;
-  if (renormalise) {
-    sum = 0;
-    for (int64_t c = 0; c < k; c++)
-      sum += probs[ids[c]];
-    along = row_dot(k, dweights, weights);
+  real all = 0, added = 0;
+  for (int64_t c = 0; renormalise && c < k; c++)
+    all += dlog[position[c]];
+  for (int64_t c = 0; c < k; c++) {
+    real own = dlog[position[c]] - weights[c] * all;
+    p_dp[ids[c]] += own;
+    added += own;
   }
-  for (int64_t c = 0; c < k; c++)
-    dprobs[ids[c]] += (dweights[c] - along) / sum;
+  return added;
 }
 
 int NAME(router_backward)(int64_t t, int64_t e, int64_t k, int renormalise, const void *probs_,
-                          const int32_t *ids, const void *weights, const void *dweights,
-                          const void *dprobs, void *dlogits, STREAM)
+                          const int32_t *ids, const void *weights, const int32_t *position,
+                          const void *dlog, const void *dprobs, void *dlogits, STREAM)
 {
   for (int64_t i = 0; i < t; i++) {
     const real *probs = (const real *)probs_ + i * e;
-    real *to = (real *)dlogits + i * e; /* at first dprobs of both origins */
+    const real *others = dprobs ? (const real *)dprobs + i * e : NULL;
+    real *to = (real *)dlogits + i * e; /* at first p dp */
     for (int64_t j = 0; j < e; j++)
-      to[j] = dprobs ? ((const real *)dprobs)[i * e + j] : 0;
-    add_selected(k, renormalise, probs, ids + i * k, (const real *)weights + i * k,
-                 (const real *)dweights + i * k, to);
-    real along = row_dot(e, probs, to);
+      to[j] = others ? probs[j] * others[j] : 0;
+    real sum = row_sum(e, to);
+    sum += add_selected(k, renormalise, ids + i * k, (const real *)weights + i * k,
+                        position + i * k, dlog, to);
     for (int64_t j = 0; j < e; j++)
-      to[j] = probs[j] * (to[j] - along);
+      to[j] -= probs[j] * sum;
   }
   return NEAPI_KERNEL_OK;
 }

@@ -8,11 +8,16 @@ int NAME(gather)(int64_t n, int64_t h, const int32_t *index, const void *x, void
   return NEAPI_KERNEL_OK;
 }
 
-int NAME(scatter)(int64_t t, int64_t k, int64_t h, const int32_t *position, const void *x,
-                  void *out, STREAM)
+int NAME(scatter)(int64_t t, int64_t k, int64_t h, const void *weights, const int32_t *position,
+                  const void *x, void *out, STREAM)
 {
-  for (int64_t i = 0; i < t * k; i++)
-    memcpy((real *)out + position[i] * h, (const real *)x + i / k * h, (size_t)h * sizeof(real));
+  const real *w = weights;
+  for (int64_t i = 0; i < t * k; i++) {
+    const real *from = (const real *)x + i / k * h;
+    real *to = (real *)out + position[i] * h;
+    for (int64_t j = 0; j < h; j++)
+      to[j] = w ? w[i] * from[j] : from[j];
+  }
   return NEAPI_KERNEL_OK;
 }
 
@@ -44,20 +49,9 @@ int NAME(combine)(int64_t t, int64_t k, int64_t h, const void *weights, const in
   return NEAPI_KERNEL_OK;
 }
 
-int NAME(combine_backward)(int64_t t, int64_t k, int64_t h, const void *weights,
-                           const int32_t *position, const void *x, const void *dy, void *dx,
-                           void *dweights, STREAM)
+int NAME(row_dots)(int64_t t, int64_t h, const void *a, const void *b, void *out, STREAM)
 {
-  const real *w = weights;
-  for (int64_t i = 0; i < t; i++) {
-    const real *grad = (const real *)dy + i * h;
-    for (int64_t c = 0; c < k; c++) {
-      int64_t row = position[i * k + c] * h;
-      real *to = (real *)dx + row;
-      for (int64_t j = 0; j < h; j++)
-        to[j] = w[i * k + c] * grad[j];
-      ((real *)dweights)[i * k + c] = row_dot(h, grad, (const real *)x + row);
-    }
-  }
+  for (int64_t i = 0; i < t; i++)
+    ((real *)out)[i] = row_dot(h, (const real *)a + i * h, (const real *)b + i * h);
   return NEAPI_KERNEL_OK;
 }

@@ -11,7 +11,8 @@ template <class T> static const neapi_expert_ops *ops(void)
                                        launchers<T>::gemm,
                                        launchers<T>::gemm_tn,
                                        launchers<T>::swiglu,
-                                       launchers<T>::swiglu_backward};
+                                       launchers<T>::swiglu_backward,
+                                       launchers<T>::row_dots};
   return &ops;
 }
 
@@ -36,12 +37,12 @@ static int experts_forward(const neapi_slots *s, const void *weights, const void
 template <class T>
 static int experts_backward(const neapi_slots *s, const void *weights, const void *dout,
                             void *gate_up, void *activation, void *dactivation, void *din,
-                            void *stream)
+                            void *dlog, void *stream)
 {
   if (all_at_once<T>(s))
-    return neapi_hopper_backward(s, weights, dout, gate_up, activation, din, stream);
+    return neapi_hopper_backward(s, weights, dout, gate_up, activation, din, dlog, stream);
   return neapi_per_expert_backward(ops<T>(), s, weights, dout, gate_up, activation, dactivation,
-                                   din, stream);
+                                   din, dlog, stream);
 }
 
 template <class T>

@@ -83,33 +83,30 @@ __global__ void balanced_choices_kernel(int64_t t, int64_t e, int64_t k, bool re
   }
 }
 
-/* Of w = p / s, s the sum of the selected p: dp = (dw - sum of dw w) / s; else dp = dw. */
+/* p dp of a selected expert: of w = p / s, s the sum of the selected p, p dp = w dw - w (sum of w
+ * dw); else p dp = w dw. dlog[position]: w dw. */
 template <class T>
 __global__ void router_backward_kernel(int64_t t, int64_t e, int64_t k, bool renormalise,
                                        const float *probs, const int32_t *ids, const float *weights,
-                                       const float *dweights, const float *dprobs, T *dlogits)
+                                       const int32_t *position, const float *dlog,
+                                       const float *dprobs, T *dlogits)
 {
   for (ROWS(row, t)) {
-    const float *p = probs + row * e, *w = weights + row * k, *dw = dweights + row * k;
-    const int32_t *id = ids + row * k;
-    float sum = 1, along = 0, inner = 0;
-    if (renormalise) {
-      sum = 0;
-      for (int64_t c = 0; c < k; c++) {
-        sum += p[id[c]];
-        along += dw[c] * w[c];
-      }
-    }
+    const float *p = probs + row * e, *w = weights + row * k;
+    const int32_t *id = ids + row * k, *at = position + row * k;
+    float all = 0, sum = 0;
+    for (int64_t c = 0; renormalise && c < k; c++)
+      all += dlog[at[c]];
     for (int64_t i = threadIdx.x; dprobs && i < e; i += WARP)
-      inner += p[i] * dprobs[row * e + i];
-    inner = warp_sum(inner);
+      sum += p[i] * dprobs[row * e + i];
+    sum = warp_sum(sum);
     for (int64_t c = 0; c < k; c++)
-      inner += p[id[c]] * ((dw[c] - along) / sum);
+      sum += dlog[at[c]] - w[c] * all;
     for (int64_t i = threadIdx.x; i < e; i += WARP) {
-      float grad = dprobs ? dprobs[row * e + i] : 0.0f;
+      float p_dp = dprobs ? p[i] * dprobs[row * e + i] : 0.0f;
       for (int64_t c = 0; c < k; c++)
-        grad += id[c] == i ? (dw[c] - along) / sum : 0.0f;
-      dlogits[row * e + i] = real_of<T>(p[i] * (grad - inner));
+        p_dp += id[c] == i ? dlog[at[c]] - w[c] * all : 0.0f;
+      dlogits[row * e + i] = real_of<T>(p_dp - p[i] * sum);
     }
   }
 }
@@ -142,13 +139,13 @@ static int balanced_choices(int64_t t, int64_t e, int64_t k, int renormalise, in
 
 template <class T>
 static int router_backward(int64_t t, int64_t e, int64_t k, int renormalise, const void *probs,
-                           const int32_t *ids, const void *weights, const void *dweights,
-                           const void *dprobs, void *dlogits, void *s)
+                           const int32_t *ids, const void *weights, const int32_t *position,
+                           const void *dlog, const void *dprobs, void *dlogits, void *s)
 {
   if (t && e)
     router_backward_kernel<T><<<blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s)>>>(
-        t, e, k, renormalise, (const float *)probs, ids, (const float *)weights,
-        (const float *)dweights, (const float *)dprobs, (T *)dlogits);
+        t, e, k, renormalise, (const float *)probs, ids, (const float *)weights, position,
+        (const float *)dlog, (const float *)dprobs, (T *)dlogits);
   return launched();
 }
 

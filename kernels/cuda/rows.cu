@@ -15,17 +15,27 @@ __global__ void gather_kernel(int64_t n, int64_t h, const int32_t *index, const 
     }
 }
 
-/* Reads a token once for all of its choices. */
+template <class T> __device__ static inline pack<T> scaled(const pack<T> &x, float weight)
+{
+  pack<T> y;
+#pragma unroll
+  for (int j = 0; j < pack<T>::SIZE; j++)
+    y.at[j] = real_of<T>(weight * to_float(x.at[j]));
+  return y;
+}
+
+/* Reads a token once for all of its choices. weights: or NULL. */
 template <class T>
-__global__ void scatter_kernel(int64_t t, int64_t k, int64_t h, const int32_t *position, const T *x,
-                               T *out, bool whole)
+__global__ void scatter_kernel(int64_t t, int64_t k, int64_t h, const float *weights,
+                               const int32_t *position, const T *x, T *out, bool whole)
 {
   for (ROWS(row, t))
     for (PACKS(T, i, h)) {
       pack<T> p;
       load(p, x + row * h, i, h, whole);
       for (int64_t c = 0; c < k; c++)
-        store(p, out + position[row * k + c] * h, i, h, whole);
+        store(weights ? scaled(p, weights[row * k + c]) : p, out + position[row * k + c] * h, i, h,
+              whole);
     }
 }
 
@@ -93,28 +103,22 @@ __global__ void combine_kernel(int64_t t, int64_t k, int64_t h, const float *wei
 }
 
 template <class T>
-__global__ void combine_backward_kernel(int64_t t, int64_t k, int64_t h, const float *weights,
-                                        const int32_t *position, const T *x, const T *dy, T *dx,
-                                        float *dweights, bool whole)
+__global__ void row_dots_kernel(int64_t t, int64_t h, const T *a, const T *b, float *out,
+                                bool whole)
 {
-  for (ROWS(choice, t * k)) {
-    const T *grad = dy + choice / k * h, *value = x + position[choice] * h;
-    T *out = dx + position[choice] * h;
-    float weight = weights[choice], along = 0;
+  for (ROWS(row, t)) {
+    float sum = 0;
     for (PACKS(T, i, h)) {
-      pack<T> d, v;
-      load(d, grad, i, h, whole);
-      load(v, value, i, h, whole);
+      pack<T> x, y;
+      load(x, a + row * h, i, h, whole);
+      load(y, b + row * h, i, h, whole);
 #pragma unroll
-      for (int j = 0; j < pack<T>::SIZE; j++) {
-        along += to_float(d.at[j]) * to_float(v.at[j]);
-        d.at[j] = real_of<T>(weight * to_float(d.at[j]));
-      }
-      store(d, out, i, h, whole);
+      for (int j = 0; j < pack<T>::SIZE; j++)
+        sum += to_float(x.at[j]) * to_float(y.at[j]);
     }
-    along = warp_sum(along);
+    sum = warp_sum(sum);
     if (threadIdx.x == 0)
-      dweights[choice] = along;
+      out[row] = sum;
   }
 }
 
@@ -130,12 +134,12 @@ static int gather(int64_t n, int64_t h, const int32_t *index, const void *x, voi
 }
 
 template <class T>
-static int scatter(int64_t t, int64_t k, int64_t h, const int32_t *position, const void *x,
-                   void *out, void *s)
+static int scatter(int64_t t, int64_t k, int64_t h, const void *weights, const int32_t *position,
+                   const void *x, void *out, void *s)
 {
   if (t && h)
     scatter_kernel<T><<<blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s)>>>(
-        t, k, h, position, (const T *)x, (T *)out, aligned<T>(h, x, out));
+        t, k, h, (const float *)weights, position, (const T *)x, (T *)out, aligned<T>(h, x, out));
   return launched();
 }
 
@@ -160,14 +164,11 @@ static int combine(int64_t t, int64_t k, int64_t h, const void *weights, const i
 }
 
 template <class T>
-static int combine_backward(int64_t t, int64_t k, int64_t h, const void *weights,
-                            const int32_t *position, const void *x, const void *dy, void *dx,
-                            void *dweights, void *s)
+static int row_dots(int64_t t, int64_t h, const void *a, const void *b, void *out, void *s)
 {
-  if (t && k)
-    combine_backward_kernel<T><<<blocks_for(t * k, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s)>>>(
-        t, k, h, (const float *)weights, position, (const T *)x, (const T *)dy, (T *)dx,
-        (float *)dweights, aligned<T>(h, x, dy, dx));
+  if (t)
+    row_dots_kernel<T><<<blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s)>>>(
+        t, h, (const T *)a, (const T *)b, (float *)out, aligned<T>(h, a, b));
   return launched();
 }
 
@@ -175,4 +176,4 @@ LAUNCHER(gather);
 LAUNCHER(scatter);
 LAUNCHER(scatter_add);
 LAUNCHER(combine);
-LAUNCHER(combine_backward);
+LAUNCHER(row_dots);

@@ -8,11 +8,16 @@ int BF16(gather)(int64_t n, int64_t h, const int32_t *index, const void *x, void
   return NEAPI_KERNEL_OK;
 }
 
-int BF16(scatter)(int64_t t, int64_t k, int64_t h, const int32_t *position, const void *x,
-                  void *out, STREAM)
+int BF16(scatter)(int64_t t, int64_t k, int64_t h, const void *weights, const int32_t *position,
+                  const void *x, void *out, STREAM)
 {
-  for (int64_t i = 0; i < t * k; i++)
-    memcpy((bf16 *)out + position[i] * h, (const bf16 *)x + i / k * h, (size_t)h * sizeof(bf16));
+  const float *w = weights;
+  for (int64_t i = 0; i < t * k; i++) {
+    const bf16 *from = (const bf16 *)x + i / k * h;
+    bf16 *to = (bf16 *)out + position[i] * h;
+    for (int64_t j = 0; j < h; j++)
+      to[j] = w ? narrow(w[i] * widen(from[j])) : from[j];
+  }
   return NEAPI_KERNEL_OK;
 }
 
@@ -36,22 +41,16 @@ int BF16(combine)(int64_t t, int64_t k, int64_t h, const void *weights, const in
   return NEAPI_KERNEL_OK;
 }
 
-/* Float's launcher sees one choice at a time, so that a row of x is all that is widened. */
-int BF16(combine_backward)(int64_t t, int64_t k, int64_t h, const void *weights,
-                           const int32_t *position, const void *x, const void *dy, void *dx,
-                           void *dweights, STREAM)
+/* Float's launcher sees one row at a time, so that no more is widened. */
+int BF16(row_dots)(int64_t t, int64_t h, const void *a, const void *b, void *out, STREAM)
 {
-  static const int32_t first = 0;
   int status = NEAPI_KERNEL_OK;
-  for (int64_t i = 0; !status && i < t * k; i++) {
-    float *row = widen_all(FIRST, h, (const bf16 *)x + position[i] * h);
-    float *grad = widen_all(SECOND, h, (const bf16 *)dy + i / k * h);
-    float *out = neapi_bf16_scratch(THIRD, h);
-    if (!row || !grad || !out)
+  for (int64_t i = 0; !status && i < t; i++) {
+    float *left = widen_all(FIRST, h, (const bf16 *)a + i * h);
+    float *right = widen_all(SECOND, h, (const bf16 *)b + i * h);
+    if (!left || !right)
       return NEAPI_KERNEL_MEMORY;
-    status = FLOAT(combine_backward)(1, 1, h, (const float *)weights + i, &first, row, grad, out,
-                                     (float *)dweights + i, NULL);
-    status = narrow_all(status, h, out, (bf16 *)dx + position[i] * h);
+    status = FLOAT(row_dots)(1, h, left, right, (float *)out + i, NULL);
   }
   return status;
 }

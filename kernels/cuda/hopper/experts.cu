@@ -45,6 +45,17 @@ __global__ void __launch_bounds__(THREADS, 1) experts_kernel(const __grid_consta
 #endif
 }
 
+/* out[i] = the sum of row i of parts, in order. */
+__global__ void add_parts(int64_t rows, int count, const float *parts, float *out)
+{
+  int64_t row = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+  float sum = 0;
+  for (int i = 0; row < rows && i < count; i++)
+    sum += parts[row * count + i];
+  if (row < rows)
+    out[row] = sum;
+}
+
 /* ---- launching ------------------------------------------------------------------------------- */
 
 typedef decltype(&cuTensorMapEncodeTiled) encoder;
@@ -155,11 +166,12 @@ static int64_t rows_end(const neapi_slots *s)
 /* out = rows times weights (N, K) or, with across, (K, N) of their slot. */
 template <bool B_ACROSS, epilogue EPILOGUE>
 static int rows_product(const neapi_slots *s, const void *rows, const bf16 *weights, int64_t n,
-                        int64_t k, void *out, void *activation, void *stream)
+                        int64_t k, void *out, void *activation, float *dots, void *stream)
 {
   job j;
   j.out = (bf16 *)out;
   j.activation = (bf16 *)activation;
+  j.dots = dots;
   j.ld = n;
   j.m = 0;
   j.n = (int32_t)n;
@@ -187,6 +199,7 @@ static int weights_product(const neapi_slots *s, const void *left, int64_t m, co
 {
   job j;
   j.out = j.activation = NULL;
+  j.dots = NULL;
   j.ld = 0;
   j.m = (int32_t)m;
   j.n = (int32_t)n;
@@ -219,19 +232,43 @@ int neapi_hopper_forward(const neapi_slots *s, const void *weights, const void *
                          void *activation, void *out, void *stream)
 {
   const bf16 *w1 = (const bf16 *)weights, *w2 = w1 + 2 * s->h * s->f;
-  int status = rows_product<true, GATE>(s, in, w1, 2 * s->f, s->h, gate_up, activation, stream);
+  int status =
+      rows_product<true, GATE>(s, in, w1, 2 * s->f, s->h, gate_up, activation, NULL, stream);
   return status || !out
              ? status
-             : rows_product<true, STORE>(s, activation, w2, s->h, s->f, out, NULL, stream);
+             : rows_product<true, STORE>(s, activation, w2, s->h, s->f, out, NULL, NULL, stream);
+}
+
+/* dots of rows and activations, by way of those of tiles. */
+static int gate_back(const neapi_slots *s, const bf16 *w2, const void *dout, void *gate_up,
+                     void *activation, float *dlog, void *stream)
+{
+  int parts = pieces(s->f, TILE_N);
+  int64_t first = s->count ? s->batches[0].first : 0, rows = rows_end(s) - first;
+  if (rows <= 0)
+    return NEAPI_KERNEL_OK;
+  float *dots = parts == 1 ? dlog + first : (float *)scratch_open(rows * parts * 4, stream);
+  if (!dots)
+    return NEAPI_KERNEL_MEMORY;
+  int status = rows_product<false, GATE_BACK>(s, dout, w2, s->f, s->h, gate_up, activation,
+                                              dots - first * parts, stream);
+  if (parts == 1)
+    return status;
+  if (!status)
+    add_parts<<<blocks_for(rows, BLOCK), BLOCK, 0, stream_of(stream)>>>(rows, parts, dots,
+                                                                        dlog + first);
+  scratch_close(dots, stream);
+  return status ? status : launched();
 }
 
 int neapi_hopper_backward(const neapi_slots *s, const void *weights, const void *dout,
-                          void *gate_up, void *activation, void *din, void *stream)
+                          void *gate_up, void *activation, void *din, void *dlog, void *stream)
 {
   const bf16 *w1 = (const bf16 *)weights, *w2 = w1 + 2 * s->h * s->f;
-  int status = rows_product<false, GATE_BACK>(s, dout, w2, s->f, s->h, gate_up, activation, stream);
-  return status ? status
-                : rows_product<false, STORE>(s, gate_up, w1, s->h, 2 * s->f, din, NULL, stream);
+  int status = gate_back(s, w2, dout, gate_up, activation, (float *)dlog, stream);
+  return status
+             ? status
+             : rows_product<false, STORE>(s, gate_up, w1, s->h, 2 * s->f, din, NULL, NULL, stream);
 }
 
 int neapi_hopper_gradients(const neapi_slots *s, const void *in, const void *dgate_up,

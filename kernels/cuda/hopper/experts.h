@@ -12,7 +12,7 @@ bool neapi_hopper_fits(const neapi_slots *slots);
 int neapi_hopper_forward(const neapi_slots *slots, const void *weights, const void *in,
                          void *gate_up, void *activation, void *out, void *stream);
 int neapi_hopper_backward(const neapi_slots *slots, const void *weights, const void *dout,
-                          void *gate_up, void *activation, void *din, void *stream);
+                          void *gate_up, void *activation, void *din, void *dlog, void *stream);
 int neapi_hopper_gradients(const neapi_slots *slots, const void *in, const void *dgate_up,
                            const void *activation, const void *dout, void *gradients, void *stream);
 

@@ -171,9 +171,10 @@ __device__ static inline pack<bf16> gated(const pack<bf16> &gate, const pack<bf1
   return h;
 }
 
-/* Turns gate and up into their gradients; returns activation. */
+/* Turns gate and up into their gradients; returns activation. dot: of grad and activation, both as
+ * rounded. */
 __device__ static inline pack<bf16> gated_back(pack<bf16> &gate, pack<bf16> &up,
-                                               const pack<bf16> &grad)
+                                               const pack<bf16> &grad, float &dot)
 {
   pack<bf16> h;
   float open[SIZE];
@@ -183,6 +184,7 @@ __device__ static inline pack<bf16> gated_back(pack<bf16> &gate, pack<bf16> &up,
     float u = to_float(up.at[i]), s = to_float(grad.at[i]);
     float silu = to_float(gate.at[i]) * open[i];
     h.at[i] = real_of<bf16>(silu * u);
+    dot += s * to_float(h.at[i]);
     gate.at[i] = real_of<bf16>(s * u * (open[i] + silu * (1.0f - open[i])));
     up.at[i] = real_of<bf16>(s * silu);
   }
@@ -235,15 +237,31 @@ __device__ static inline void read_first_rows(const job &j, const area &a, gate_
       x[i] = read_row(first, a, warp + i * of);
 }
 
+/* The sum over the lanes below `lanes`, which alone take part; lane 0 gets it. */
+__device__ static inline float sum_below(float x, int lanes)
+{
+  unsigned mask = 0xffffffffu >> (WARP - lanes);
+#pragma unroll
+  for (int step = WARP / 2; step; step /= 2) {
+    float other = __shfl_down_sync(mask, x, step);
+    x += (int)threadIdx.x % WARP + step < lanes ? other : 0.0f;
+  }
+  return x;
+}
+
 /* The tile holds gradients of activation: a row's results, of 8 columns from `column` on. */
 __device__ static inline void write_gated_back(const job &j, const area &a, int64_t row, int column,
-                                               const gate_up &x, const pack<bf16> &grad)
+                                               const gate_up &x, const pack<bf16> &grad, int lanes)
 {
-  pack<bf16> gate = pack_of(x.gate), up = pack_of(x.up), h = gated_back(gate, up, grad);
+  float dot = 0;
+  pack<bf16> gate = pack_of(x.gate), up = pack_of(x.up), h = gated_back(gate, up, grad, dot);
   bf16 *both = j.out + (a.row + row) * 2 * a.columns + column;
   write(both, gate);
   write(both + a.columns, up);
   write(j.activation + (a.row + row) * a.columns + column, h);
+  dot = sum_below(dot, lanes);
+  if (threadIdx.x % WARP == 0)
+    j.dots[(a.row + row) * j.tiles.columns + a.column / TILE_N] = dot;
 }
 
 /* x: the first rows' gates and ups. Its registers are read into again when a row is written: were
@@ -255,18 +273,20 @@ __device__ static inline void store_gated_back(const job &j, const area &a,
 {
   int lane = threadIdx.x % WARP, column = a.column + lane * SIZE, row = warp;
   const bf16 *first = j.out + a.row * 2 * a.columns + column;
+  int lanes = (a.columns - a.column + SIZE - 1) / SIZE;
   if (column >= a.columns)
     return;
+  lanes = lanes < WARP ? lanes : (int)WARP;
   while (row + (AHEAD - 1) * of < a.rows)
 #pragma unroll
     for (int i = 0; i < AHEAD; i++, row += of) {
-      write_gated_back(j, a, row, column, x[i], take(staging, row, lane));
+      write_gated_back(j, a, row, column, x[i], take(staging, row, lane), lanes);
       x[i] = read_row(first, a, row + AHEAD * of);
     }
 #pragma unroll
   for (int i = 0; i < AHEAD - 1; i++, row += of)
     if (row < a.rows)
-      write_gated_back(j, a, row, column, x[i], take(staging, row, lane));
+      write_gated_back(j, a, row, column, x[i], take(staging, row, lane), lanes);
 }
 
 /* One of the store warps, for all tiles of the block. */

@@ -32,7 +32,8 @@ typedef enum {
   STORE,    /* out = tile */
   FLOAT,    /* the same, not rounded: out is float */
   GATE,     /* tile: 128 columns of gate, then of up; out = both, activation = silu(gate) * up */
-  GATE_BACK /* tile: its gradient; out: gate and up, then their gradients; activation as above */
+  GATE_BACK /* tile: its gradient; out: gate and up, then their gradients; activation as above;
+               dots: of a row of the tile, with activation */
 } epilogue;
 
 /* A block's shared memory.
@@ -55,6 +56,7 @@ typedef struct {
   CUtensorMap a, b, c; /* c: weight gradients */
   neapi_tiles tiles;
   bf16 *out, *activation; /* other results */
+  float *dots;            /* (rows, tiles across) */
   int64_t ld;             /* elements of a row of out */
   int32_t m, n, k;        /* weight gradients: M, N, and K is a slot's rows; else M is its rows */
 } job;

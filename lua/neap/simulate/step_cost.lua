@@ -232,8 +232,7 @@ function StepCost:step(micro, tokens)
   d.finish, d.finish_back = cost:finish(tokens)
   local _, route_back = cost:route(tokens)
   local _, permute_back = cost:permute(tokens)
-  d.route, d.router_grad = cost:route(tokens), 2 * self.machine.launch
-  d.route_back = route_back + permute_back - d.router_grad
+  d.route, d.route_back = cost:route(tokens), route_back + permute_back
   if o.tensor > 1 then d.tensor_ports = tensor_ports(self, tokens) end
   return d
 end

@@ -192,7 +192,6 @@ end
 --- Gradients of the experts' inputs cost as much as a forward, and so do those of their weights.
 function Experts:backward(_, _, _, _, _, _, arriving)
   local p, last, hold = self.program, nil, self.program.schedule.hold_combine
-  p:compute('route', p.router_grad)
   compute_chunks(self, arriving, function(chunk)
     if not hold then last = send(self, 'combine', chunk) end
   end)

@@ -123,9 +123,8 @@ end
 --   token_group, shard_group, tensor, tensor_ports, gradient_scale (bytes of a gradient / of a
 --                           parameter), resident (experts stay where they are), accumulate
 --                           (gradients are sent in the last micro-batch only)
---   attention, attention_back, embed, embed_back, route, router_grad (of the router's
---   probabilities), route_back, permute, finish, finish_back, head, loss, head_back, optimizer,
---   host, sum (of gradients that have arrived): seconds
+--   attention, attention_back, embed, embed_back, route, route_back, permute, finish, finish_back,
+--   head, loss, head_back, optimizer, host, sum (of gradients that have arrived): seconds
 --   dense                   bytes of the dense parameters' exchanges, of a layer, outer and all
 --   copied                  exchanges are work of the ranks (simulate/machines.lua)
 --   refresh                 ports and uplinks: new parameters to the shard groups; or nil

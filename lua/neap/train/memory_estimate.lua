@@ -92,10 +92,11 @@ local function all_rows(s)
   return s.tokens * s.top_k * (2 - 1 / s.ranks)
 end
 
---- Of a layer's experts: inputs and outputs of all rows, and the hidden values.
+--- Of a layer's experts: inputs of all rows, which one rank alone makes again, gate and up, and a
+-- number per row.
 local function expert_rows(s)
-  local here = s.tokens * s.top_k
-  local bytes = MARGIN * (2 * all_rows(s) * s.hidden + 2 * here * s.ffn) * s.element
+  local here, inputs = s.tokens * s.top_k, s.ranks > 1 and all_rows(s) * s.hidden or 0
+  local bytes = MARGIN * ((inputs + 2 * here * s.ffn) * s.element + all_rows(s) * s.acc)
   if s.exact then
     local wide, narrow = math.max(2 * s.ffn, s.hidden), math.max(s.ffn, s.hidden)
     bytes = bytes + MARGIN * here / s.slots * (wide + narrow) * 8
@@ -104,10 +105,11 @@ local function expert_rows(s)
   return bytes
 end
 
---- Of all layers: what experts compute again for the backward, and gradients of outputs.
+--- Of all layers: what experts compute again for the backward, outputs and their gradients, and
+-- the inputs of one rank alone.
 local function expert_room(s)
-  local here = s.tokens * s.top_k
-  return MARGIN * ((here + here / s.slots) * s.ffn + all_rows(s) * s.hidden) * s.element
+  local here, arrays = s.tokens * s.top_k, s.ranks > 1 and 2 or 3
+  return MARGIN * ((here + here / s.slots) * s.ffn + arrays * all_rows(s) * s.hidden) * s.element
 end
 
 --- What all layers but the one under way do without if they compute it again (Block:release).
@@ -120,7 +122,7 @@ end
 
 local function activations(s)
   local layer = 12 * s.hidden * s.element + 2 * s.qkv * s.element + (s.heads + 2) * s.acc
-    + 2 * s.experts * s.acc + s.top_k * (2 * s.acc + 8)
+    + 2 * s.experts * s.acc + s.top_k * (s.acc + 8)
     + (s.exact and 2 * s.hidden * s.acc or 0)
   local ends = 4 * s.hidden * s.element + (s.exact and s.hidden * s.acc or 0)
   local table_bytes = s.sequence * s.hidden / s.heads * s.acc

@@ -10,7 +10,7 @@ typedef struct {
   neapi_batch batches[SLOTS];
   neapi_slots slots;
   int64_t rows, hidden; /* of all batches: rows, and rows times F */
-  void *weights, *in, *gate_up, *activation, *grad, *out, *dout, *din, *gradients;
+  void *weights, *in, *gate_up, *activation, *grad, *out, *dout, *din, *dlog, *gradients;
 } layer;
 
 static layer open_layer(kernels *k, bool one_f)
@@ -33,6 +33,7 @@ static layer open_layer(kernels *k, bool one_f)
   l.grad = reals(k, 33 * 16);
   l.out = reals(k, l.rows * H);
   l.din = reals(k, l.rows * H);
+  l.dlog = reals(k, l.rows);
   l.gradients = reals(k, size);
   return l;
 }
@@ -47,7 +48,7 @@ static int forward(layer *l)
 static int backward(layer *l)
 {
   int status = l->k->experts_backward(&l->slots, l->weights, l->dout, l->gate_up, l->activation,
-                                      l->grad, l->din, NULL);
+                                      l->grad, l->din, l->dlog, NULL);
   return status ? status
                 : l->k->experts_gradients(&l->slots, l->in, l->gate_up, l->activation, l->dout,
                                           l->gradients, NULL);
@@ -98,6 +99,20 @@ static double loss(void *of_layer)
   return weighted(l->rows * H, l->out, l->dout);
 }
 
+/* Of a row with weight 1: the loss, dout . out, itself. */
+static void check_dlog(const layer *l)
+{
+  double worst = 0;
+  for (int64_t r = 0; r < l->rows; r++) {
+    double sum = 0;
+    for (int64_t c = 0; c < H; c++)
+      sum += get(l->k, l->out, r * H + c) * get(l->k, l->dout, r * H + c);
+    double apart = fabs(get(l->k, l->dlog, r) - sum) / fmax(1, fabs(sum));
+    worst = apart <= worst ? worst : apart;
+  }
+  check(worst < (l->k->size == 8 ? 1e-12 : 1e-4), "%s: dlog is off by %g", l->k->name, worst);
+}
+
 static void test_backward(kernels *k)
 {
   layer l = open_layer(k, false);
@@ -106,6 +121,7 @@ static void test_backward(kernels *k)
   memset(l.activation, 0xff, (size_t)(l.hidden * k->size));
   check(!backward(&l), "%s: experts_backward", k->name);
   check_same(l.activation, activation, l.hidden * k->size, "%s: activation computed anew", k->name);
+  check_dlog(&l);
   for (int i = 0; i < SLOTS; i++)
     if (!l.batches[i].rows)
       check(isnan(get(k, l.gradients, i * l.slots.stride)), "%s: slot %d has no rows", k->name, i);

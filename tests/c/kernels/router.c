@@ -122,6 +122,16 @@ static double router_value(void *context)
   return weighted(T * c->k, c->weights, c->grad) + auxiliary;
 }
 
+/* dlog at random places, for gradients of weights. */
+static double *place(int64_t choices, const int32_t *position, const double *weights,
+                     const double *dweights)
+{
+  double *dlog = poisoned(choices * 8);
+  for (int64_t i = 0; i < choices; i++)
+    dlog[position[i]] = weights[i] * dweights[i];
+  return dlog;
+}
+
 static void test_router_gradient(void)
 {
   kernels *k = neapi_kernels_f64();
@@ -137,12 +147,15 @@ static void test_router_gradient(void)
                 normals(k, T * top, 2),
                 s % 4 < 2 ? NULL : normals(k, T * e, 3)};
     double *dlogits = reals(k, T * e), *alone = reals(k, e);
+    int32_t *position = random_order(T * top, (uint64_t)s);
     router_value(&c);
-    k->router_backward(T, e, top, s % 2, c.probs, c.ids, c.weights, c.grad, c.grad_probs, dlogits,
-                       NULL);
+    double *dlog = place(T * top, position, c.weights, c.grad);
+    k->router_backward(T, e, top, s % 2, c.probs, c.ids, c.weights, position, dlog, c.grad_probs,
+                       dlogits, NULL);
     for (int64_t t = 0; t < T; t++) {
       k->router_backward(1, e, top, s % 2, c.probs + t * e, c.ids + t * top, c.weights + t * top,
-                         c.grad + t * top, c.grad_probs ? c.grad_probs + t * e : NULL, alone, NULL);
+                         position + t * top, dlog, c.grad_probs ? c.grad_probs + t * e : NULL,
+                         alone, NULL);
       check_same(alone, dlogits + t * e, e * 8, "router dlogits: row alone");
     }
     check_gradient("router dlogits", router_value, &c, c.logits, T * e, dlogits, 60);
@@ -156,16 +169,17 @@ static void test_bf16(void)
   twin logits = acc_normals(T * E, 1), grads = twin_output(T * E);
   int32_t *ids = poisoned(T * K * 4), *same = poisoned(T * K * 4);
   twin probs = acc_output(T * E), weights = acc_output(T * K);
-  twin dweights = acc_normals(T * K, 3), dprobs = acc_normals(T * E, 4);
+  twin dlog = acc_normals(T * K, 3), dprobs = acc_normals(T * E, 4);
+  int32_t *position = random_order(T * K, 5);
   int64_t bad;
   narrow->router(T, E, K, 1, logits.narrow, probs.narrow, ids, weights.narrow, &bad, NULL);
   wide->router(T, E, K, 1, logits.wide, probs.wide, same, weights.wide, &bad, NULL);
   check_acc(probs, T * E, "router probs");
   check_same(ids, same, T * K * 4, "router ids");
-  narrow->router_backward(T, E, K, 1, probs.narrow, ids, weights.narrow, dweights.narrow,
+  narrow->router_backward(T, E, K, 1, probs.narrow, ids, weights.narrow, position, dlog.narrow,
                           dprobs.narrow, grads.narrow, NULL);
-  wide->router_backward(T, E, K, 1, probs.wide, same, weights.wide, dweights.wide, dprobs.wide,
-                        grads.wide, NULL);
+  wide->router_backward(T, E, K, 1, probs.wide, same, weights.wide, position, dlog.wide,
+                        dprobs.wide, grads.wide, NULL);
   check_real(grads, T * E, "router_backward");
 }
 

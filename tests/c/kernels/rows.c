@@ -13,11 +13,11 @@ static void test_moves(kernels *k)
     for (int64_t i = 0; i < n; i++)
       check_same(at(k, there, i * h), at(k, x, order[i] * h), h * k->size, "gather: row %d",
                  (int)i);
-    k->scatter(n, 1, h, order, there, back, NULL);
+    k->scatter(n, 1, h, NULL, order, there, back, NULL);
     check_same(back, x, n * h * k->size, "scatter does not undo gather");
     int32_t *position = random_order(n * K, 6);
     void *dealt = reals(k, n * K * h);
-    k->scatter(n, K, h, position, x, dealt, NULL);
+    k->scatter(n, K, h, NULL, position, x, dealt, NULL);
     for (int64_t i = 0; i < n * K; i++)
       check_same(at(k, dealt, position[i] * h), at(k, x, i / K * h), h * k->size,
                  "scatter: choice %d", (int)i);
@@ -90,10 +90,9 @@ static void test_combine_gradient(void)
                   normals(k, R, 2),
                   reals(k, R * h),
                   normals(k, R * h, 3)};
-    double *dx = reals(k, R * h), *dw = reals(k, R);
-    k->combine_backward(T, K, h, c.w, c.position, c.x, c.weight, dx, dw, NULL);
+    double *dx = reals(k, R * h);
+    k->scatter(T, K, h, c.w, c.position, c.weight, dx, NULL);
     check_gradient("combine dx", combine_value, &c, c.x, R * h, dx, 60);
-    check_gradient("combine dweights", combine_value, &c, c.w, R, dw, R);
   }
   release_all();
 }
@@ -113,34 +112,51 @@ static void test_dispatch_gradient(void)
   release_all();
 }
 
-/* f32 against f64, and rows of the backward pass alone. */
-static void test_combine_backward(kernels *k)
+/* Weighted rows: one product each, rounded once. */
+static void test_weighted_scatter(kernels *k)
 {
-  kernels *exact = neapi_kernels_f64();
   int64_t h = 129;
   int32_t *position = random_order(R, 9);
-  void *dx[2], *dw[2], *w = normals(k, R, 2), *x = normals(k, R * h, 1), *dy = normals(k, T * h, 3);
-  for (int i = 0; i < 2; i++) {
-    kernels *of = i ? exact : k;
-    dx[i] = reals(of, R * h), dw[i] = reals(of, R);
-    of->combine_backward(T, K, h, normals(of, R, 2), position, normals(of, R * h, 1),
-                         normals(of, T * h, 3), dx[i], dw[i], NULL);
+  void *w = normals(k, R, 2), *x = normals(k, T * h, 3), *out = reals(k, R * h);
+  k->scatter(T, K, h, w, position, x, out, NULL);
+  bool same = true;
+  for (int64_t i = 0; i < R; i++)
+    for (int64_t j = 0; j < h; j++) {
+      double product = get(k, w, i) * get(k, x, i / K * h + j),
+             got = get(k, out, position[i] * h + j);
+      same &= got == (k->size == 8 ? product : (double)(float)product);
+    }
+  check(same, "%s: scatter with weights", k->name);
+}
+
+static void test_row_dots(kernels *k)
+{
+  for (int s = 0; s < ODD_SIZES; s++) {
+    int64_t h = odd_sizes[s];
+    void *a = normals(k, T * h, 1), *b = normals(k, T * h, 2), *out = reals(k, T),
+         *one = reals(k, 1);
+    k->row_dots(T, h, a, b, out, NULL);
+    double worst = 0;
+    for (int64_t t = 0; t < T; t++) {
+      double sum = 0, size = 0;
+      for (int64_t j = 0; j < h; j++) {
+        double term = get(k, a, t * h + j) * get(k, b, t * h + j);
+        sum += term;
+        size += fabs(term);
+      }
+      worst = fmax(worst, fabs(sum - get(k, out, t)) / size);
+      k->row_dots(1, h, at(k, a, t * h), at(k, b, t * h), one, NULL);
+      check_same(one, at(k, out, t), k->size, "%s row_dots: row %d alone", k->name, (int)t);
+    }
+    check(worst < (k->size == 8 ? 1e-14 : 1e-6), "%s row_dots: off by %g", k->name, worst);
   }
-  check_near(k, dx[0], exact, dx[1], R * h, 1e-6, "combine dx");
-  check_near(k, dw[0], exact, dw[1], R, 1e-6, "combine dweights");
-  void *dx_alone = reals(k, R * h), *dw_alone = reals(k, R);
-  for (int64_t t = 0; t < T; t++)
-    k->combine_backward(1, K, h, at(k, w, t * K), position + t * K, x, at(k, dy, t * h), dx_alone,
-                        at(k, dw_alone, t * K), NULL);
-  check_same(dx_alone, dx[0], R * h * k->size, "%s combine dx: tokens alone", k->name);
-  check_same(dw_alone, dw[0], R * k->size, "%s combine dweights: tokens alone", k->name);
 }
 
 static void test_bf16(void)
 {
   enum { T = 13, H = 37, K = 3 };
   twin x = twin_normals(T * K * H, 1), y = twin_output(T * H), dy = twin_normals(T * H, 2);
-  twin weights = acc_normals(T * K, 3), dx = twin_output(T * K * H), dweights = acc_output(T * K);
+  twin weights = acc_normals(T * K, 3), dx = twin_output(T * K * H), dots = acc_output(T);
   twin moved = twin_output(T * K * H), sum = acc_normals(7 * H, 4);
   int32_t *position = random_order(T * K, 5), *ids = random_ids(T, 7, 6);
   for (int weighted = 0; weighted < 2; weighted++) {
@@ -148,18 +164,18 @@ static void test_bf16(void)
     wide->combine(T, K, H, weighted ? weights.wide : NULL, position, x.wide, y.wide, NULL);
     check_real(y, T * H, "combine");
   }
-  narrow->combine_backward(T, K, H, weights.narrow, position, x.narrow, dy.narrow, dx.narrow,
-                           dweights.narrow, NULL);
-  wide->combine_backward(T, K, H, weights.wide, position, x.wide, dy.wide, dx.wide, dweights.wide,
-                         NULL);
-  check_real(dx, T * K * H, "combine_backward dx");
-  check_acc(dweights, T * K, "combine_backward dweights");
+  narrow->scatter(T, K, H, weights.narrow, position, dy.narrow, dx.narrow, NULL);
+  wide->scatter(T, K, H, weights.wide, position, dy.wide, dx.wide, NULL);
+  check_real(dx, T * K * H, "scatter with weights");
+  narrow->row_dots(T, H, x.narrow, dy.narrow, dots.narrow, NULL);
+  wide->row_dots(T, H, x.wide, dy.wide, dots.wide, NULL);
+  check_acc(dots, T, "row_dots");
   narrow->gather(T * K, H, position, x.narrow, moved.narrow, NULL);
   for (int64_t i = 0; i < T * K; i++)
     check_same(at(narrow, moved.narrow, i * H), at(narrow, x.narrow, position[i] * H), H * 2,
                "gather: row %d", (int)i);
   void *dealt = reals(narrow, T * K * H);
-  narrow->scatter(T, K, H, position, dy.narrow, dealt, NULL);
+  narrow->scatter(T, K, H, NULL, position, dy.narrow, dealt, NULL);
   for (int64_t i = 0; i < T * K; i++)
     check_same(at(narrow, dealt, position[i] * H), at(narrow, dy.narrow, i / K * H), H * 2,
                "scatter: choice %d", (int)i);
@@ -172,7 +188,8 @@ int main(void)
 {
   FOR_BOTH(test_moves);
   FOR_BOTH(test_combine);
-  FOR_BOTH(test_combine_backward);
+  FOR_BOTH(test_weighted_scatter);
+  FOR_BOTH(test_row_dots);
   test_combine_gradient();
   test_dispatch_gradient();
   FOR_BF16(test_bf16);

@@ -12,7 +12,7 @@ typedef struct {
   neapi_batch batches[MOST_SLOTS];
   neapi_slots slots;
   int64_t rows, hidden, largest; /* rows, and rows times F, of all batches; of the largest batch */
-  twin weights, in, gate_up, activation, grad, out, dout, din, gradients;
+  twin weights, in, gate_up, activation, grad, out, dout, din, dlog, gradients;
 } layer;
 
 static twin scaled_normals(kernels *k, int64_t n, uint64_t seed, double scale)
@@ -45,6 +45,7 @@ static void open_layer(layer *l, kernels *k, int64_t slots, const int64_t *rows,
   l->grad = twin_output(k, l->largest);
   l->out = twin_output(k, l->rows * h);
   l->din = twin_output(k, l->rows * h);
+  l->dlog = twin_acc_output(l->rows);
   l->gradients = twin_acc_output(floats);
 }
 
@@ -55,7 +56,8 @@ static int run_device(layer *l)
                                   l->activation.device, l->out.device, NULL);
   if (!status)
     status = k->experts_backward(&l->slots, l->weights.device, l->dout.device, l->gate_up.device,
-                                 l->activation.device, l->grad.device, l->din.device, NULL);
+                                 l->activation.device, l->grad.device, l->din.device,
+                                 l->dlog.device, NULL);
   if (!status)
     status = k->experts_gradients(&l->slots, l->in.device, l->gate_up.device, l->activation.device,
                                   l->dout.device, l->gradients.device, NULL);
@@ -68,7 +70,7 @@ static void run_host(layer *l)
   k->experts_forward(&l->slots, l->weights.host, l->in.host, l->gate_up.host, l->activation.host,
                      l->out.host, NULL);
   k->experts_backward(&l->slots, l->weights.host, l->dout.host, l->gate_up.host, l->activation.host,
-                      l->grad.host, l->din.host, NULL);
+                      l->grad.host, l->din.host, l->dlog.host, NULL);
   k->experts_gradients(&l->slots, l->in.host, l->gate_up.host, l->activation.host, l->dout.host,
                        l->gradients.host, NULL);
 }
@@ -103,6 +105,7 @@ static void check_layer(kernels *k, int64_t slots, const int64_t *rows, int64_t 
   check_twin(k, l.activation, l.hidden, tolerance(k) * 2, "activation");
   check_twin(k, l.out, l.rows * h, tolerance(k) * 2, "out");
   check_twin(k, l.din, l.rows * h, tolerance(k) * 2, "din");
+  check_acc(k, l.dlog, l.rows, tolerance(k) * 2, "dlog");
   check_gradients(&l);
   release_everything();
 }
@@ -139,7 +142,7 @@ static void test_place(kernels *k)
   run_device(&l);
   void *out = device_poisoned(l.rows * h * k->size), *din = device_poisoned(l.rows * h * k->size);
   void *gate_up = device_poisoned(2 * l.hidden * k->size);
-  void *activation = device_poisoned(l.hidden * k->size);
+  void *activation = device_poisoned(l.hidden * k->size), *dlog = device_poisoned(l.rows * 4);
   for (int round = 0; round < rounds; round++) {
     neapi_batch b = l.batches[round % 4];
     int64_t skip = pick(5, (uint64_t)round, 0, b.rows - 1), row = (b.first + skip) * h;
@@ -149,9 +152,11 @@ static void test_place(kernels *k)
     const void *weights = at(k, l.weights.device, round % 4 * l.slots.stride);
     k->experts_forward(&one, weights, at(k, l.in.device, row), gate_up, activation, out, NULL);
     k->experts_backward(&one, weights, at(k, l.dout.device, row), gate_up, activation,
-                        l.grad.device, din, NULL);
+                        l.grad.device, din, dlog, NULL);
     check_equal(out, at(k, l.out.device, row), b.rows * h * k->size, "out of rows alone", k);
     check_equal(din, at(k, l.din.device, row), b.rows * h * k->size, "din of rows alone", k);
+    const float *dlogs = (const float *)l.dlog.device + row / h;
+    check_equal(dlog, dlogs, b.rows * 4, "dlog of rows alone", k);
   }
   release_everything();
 }

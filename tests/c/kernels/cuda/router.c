@@ -10,7 +10,9 @@ static void test_router(kernels *k)
     int64_t top = e < 3 ? 1 : 3, choices = t * top;
     twin logits = twin_acc(normals(plain, t * e, 1), t * e), probs = twin_acc_output(t * e);
     twin weights = twin_acc_output(choices), grads = twin_output(k, t * e);
-    twin dweights = twin_acc(normals(plain, choices, 2), choices);
+    twin dlog = twin_acc(normals(plain, choices, 2), choices);
+    int32_t *position = random_order(choices, 4),
+            *position_there = to_device(position, choices * 4);
     twin dprobs = twin_acc(normals(plain, t * e, 3), t * e);
     int32_t *ids = poisoned(choices * 4), *on_device = device_poisoned(choices * 4);
     int64_t bad, *bad_on_device = device_poisoned(8);
@@ -28,9 +30,10 @@ static void test_router(kernels *k)
       check_acc(k, weights, choices, 1e-5, "balanced weights");
       check_same(to_host(on_device, choices * 4), ids, choices * 4, "%s: balanced ids", k->name);
       k->router_backward(t, e, top, renormalise, probs.device, on_device, weights.device,
-                         dweights.device, renormalise ? dprobs.device : NULL, grads.device, NULL);
-      plain->router_backward(t, e, top, renormalise, probs.host, ids, weights.host, dweights.host,
-                             renormalise ? dprobs.host : NULL, grads.host, NULL);
+                         position_there, dlog.device, renormalise ? dprobs.device : NULL,
+                         grads.device, NULL);
+      plain->router_backward(t, e, top, renormalise, probs.host, ids, weights.host, position,
+                             dlog.host, renormalise ? dprobs.host : NULL, grads.host, NULL);
       check_twin(k, grads, t * e, tolerance(k), "router_backward");
     }
   }
