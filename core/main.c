@@ -12,10 +12,12 @@
  * launcher.catch_interrupts(ON): while on, SIGINT raises an error in the calling state rather than
  * ending the program; code that the compiler has compiled does not notice it until it returns.
  * launcher.first_failure() is true for the first caller of the process, so that one rank tells what
- * went wrong; launcher.leave(STATUS) ends the process at once, without the farewells of libraries
+ * went wrong; launcher.verdict(STATUS), of a rank that is a thread: run_ranks is to return at least
+ * that, although no rank has failed; launcher.leave(STATUS) ends the process at once, without the farewells of libraries
  * that would wait for other processes; launcher.sleep(SECONDS); list(FOLDER); terminal(FD) tells
  * whether FD is a terminal; process_rank and process_size are this process' rank and how many there
- * are under mpirun or srun, nil without.
+ * are under mpirun or srun, and process_launcher the launcher's name, nil without one;
+ * rank_variables are the variables that launchers tell ranks by.
  */
 #include "neap.h"
 
@@ -65,25 +67,30 @@ static const char *program_folder(char *path)
 /* What a launcher that started this process says of it: its rank, and of how many. */
 typedef struct {
   int rank, size; /* -1 and 0 without a launcher */
+  const char *by;
 } launched;
+
+/* What launchers say by which variables. Slurm's last: a batch script has a rank of its own, in a
+ * step of one task. PMIx tells no size but in the step of whoever speaks it. */
+static const struct {
+  const char *rank, *size;
+  int least;
+  const char *by;
+} launchers[] = {{"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", 1, "mpirun"},
+                 {"PMI_RANK", "PMI_SIZE", 1, "mpiexec"},
+                 {"PMIX_RANK", "SLURM_STEP_NUM_TASKS", 1, "srun"},
+                 {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS", 2, "srun"}};
+
+enum { LAUNCHERS = sizeof launchers / sizeof *launchers };
 
 static launched launched_as(void)
 {
-  /* Slurm's last: a batch script has a rank of its own, in a step of one task. PMIx tells no size
-   * but in the step of whoever speaks it. */
-  static const struct {
-    const char *rank, *size;
-    int least;
-  } launchers[] = {{"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", 1},
-                   {"PMI_RANK", "PMI_SIZE", 1},
-                   {"PMIX_RANK", "SLURM_STEP_NUM_TASKS", 1},
-                   {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS", 2}};
-  for (size_t i = 0; i < sizeof launchers / sizeof *launchers; i++) {
+  for (size_t i = 0; i < LAUNCHERS; i++) {
     const char *rank = getenv(launchers[i].rank), *size = getenv(launchers[i].size);
     if (rank && *rank && size && atoi(size) >= launchers[i].least)
-      return (launched){atoi(rank), atoi(size)};
+      return (launched){atoi(rank), atoi(size), launchers[i].by};
   }
-  return (launched){-1, 0};
+  return (launched){-1, 0, NULL};
 }
 
 /* Root of the Lua sources: NEAP_HOME of the environment, else the folder above the program's, else
@@ -110,6 +117,16 @@ static int first_failure(lua_State *L)
   static atomic_flag failed = ATOMIC_FLAG_INIT;
   lua_pushboolean(L, !atomic_flag_test_and_set(&failed));
   return 1;
+}
+
+static atomic_int verdict_of_run; /* the highest status that a rank has wished for */
+
+static int verdict(lua_State *L)
+{
+  int status = luaL_checkint(L, 1), before = atomic_load(&verdict_of_run);
+  while (status > before && !atomic_compare_exchange_weak(&verdict_of_run, &before, status))
+    continue;
+  return 0;
 }
 
 static int leave(lua_State *L)
@@ -218,12 +235,28 @@ static void on_crash(int number)
   raise(number);
 }
 
-/* A rank that calls exit ends the others, too: that is a failure, whatever status it gave. */
-static void on_exit_of_rank(void)
+/* Results that could not be written are no success. Tells so, once. */
+static bool results_lost(void)
+{
+  static bool told;
+  if (told || (fflush(stdout) == 0 && !ferror(stdout)))
+    return told;
+  told = true;
+  fprintf(stderr, "neap: the results could not be written to stdout: %s\n",
+          errno ? strerror(errno) : "an earlier write failed");
+  return true;
+}
+
+/* A rank that calls exit ends the others, too: that is a failure, whatever status it gave; and so
+ * is an exit (os.exit) after which results are missing. */
+static void on_exit_anywhere(void)
 {
   static const char text[] = "neap: a rank called exit; the run failed\n";
-  if (!atomic_load(&ranks_running))
+  if (!atomic_load(&ranks_running)) {
+    if (results_lost())
+      _exit(EXIT_FAILED);
     return;
+  }
   if (write(STDERR_FILENO, text, sizeof text - 1) < 0) {
     /* nobody reads it */
   }
@@ -235,7 +268,7 @@ static void catch_trouble(void)
 {
   signal(SIGUSR1, on_request);
   signal(SIGTERM, on_request);
-  atexit(on_exit_of_rank);
+  atexit(on_exit_anywhere);
   rank_here = launched_as().rank;
   static const int crashes[] = {SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGILL};
   for (size_t i = 0; !SANITIZED && i < sizeof crashes / sizeof *crashes; i++)
@@ -273,6 +306,7 @@ static int open_launcher(lua_State *L)
   static const luaL_Reg functions[] = {{"run_ranks", run_ranks},
                                        {"first_failure", first_failure},
                                        {"catch_interrupts", catch_interrupts},
+                                       {"verdict", verdict},
                                        {"leave", leave},
                                        {"sleep", sleep_seconds},
                                        {"terminal", terminal},
@@ -285,12 +319,20 @@ static int open_launcher(lua_State *L)
   lua_setfield(L, -2, "home");
   lua_pushstring(L, program_folder(folder));
   lua_setfield(L, -2, "folder");
+  lua_newtable(L);
+  for (int i = 0; i < LAUNCHERS; i++) {
+    lua_pushstring(L, launchers[i].rank);
+    lua_rawseti(L, -2, i + 1);
+  }
+  lua_setfield(L, -2, "rank_variables");
   launched as = launched_as();
   if (as.size) {
     lua_pushinteger(L, as.rank);
     lua_setfield(L, -2, "process_rank");
     lua_pushinteger(L, as.size);
     lua_setfield(L, -2, "process_size");
+    lua_pushstring(L, as.by);
+    lua_setfield(L, -2, "process_launcher");
   }
   return 1;
 }
@@ -356,8 +398,10 @@ static int run_file(lua_State *L, const char *file, int count)
     failed = lua_pcall(L, count, 1, handler);
   }
   if (failed) {
-    if (lua_isstring(L, -1)) /* error() without a message: whoever raised it has told why */
+    if (lua_isstring(L, -1))
       fprintf(stderr, "neap: %s\n", lua_tostring(L, -1));
+    else if (!lua_isnil(L, -1)) /* error() without a value: whoever raised it has told why */
+      fprintf(stderr, "neap: an error without a text (a %s value)\n", luaL_typename(L, -1));
     return EXIT_FAILED;
   }
   return lua_isnumber(L, -1) ? (int)lua_tointeger(L, -1) : 0;
@@ -431,11 +475,13 @@ static int run_ranks(lua_State *L)
   rank_thread *threads = lua_newuserdata(L, (size_t)ranks * sizeof *threads);
   for (int r = 0; r < ranks; r++)
     threads[r] = (rank_thread){r, ranks, argc, 0, file, argv, world};
+  atomic_store(&verdict_of_run, 0);
   atomic_fetch_add(&ranks_running, 1);
   int status = join_ranks(threads, ranks);
   atomic_fetch_sub(&ranks_running, 1);
   neap_world_close(world);
-  lua_pushinteger(L, status);
+  int wished = atomic_load(&verdict_of_run);
+  lua_pushinteger(L, wished > status ? wished : status);
   return 1;
 }
 
@@ -445,6 +491,7 @@ static int worker_main(const char **fds, bool trusted)
 {
   if (!trusted)
     neap_policy_server_confine();
+  setvbuf(stdout, NULL, _IOLBF, 0); /* it is a pipe, and the process may be killed at any time */
   char path[PATH_BYTES];
   lua_State *L = open_state();
   if (!L)
@@ -472,22 +519,12 @@ static void prepare_process(void)
   }
 }
 
-/* Results that could not be written are no success. */
-static int finish_output(int status)
-{
-  if (fflush(stdout) == 0 && !ferror(stdout))
-    return status;
-  fprintf(stderr, "neap: the results could not be written to stdout: %s\n",
-          errno ? strerror(errno) : "an earlier write failed");
-  return status ? status : EXIT_FAILED;
-}
-
 int main(int argc, char **argv)
 {
   if (argc >= 4 && !strcmp(argv[1], "--worker"))
     return worker_main((const char **)argv + 2, argc == 5 && !strcmp(argv[4], "trusted"));
   prepare_process();
-  if (launched_as().rank <= 0 && neap_spawner_open()) { /* only rank 0 plans */
+  if (neap_spawner_open()) {
     fprintf(stderr, "neap: %s\n", neap_error_message());
     return EXIT_FAILED;
   }
@@ -507,7 +544,9 @@ int main(int argc, char **argv)
   snprintf(path, sizeof path, "%s/lua/neap/main/cli.lua", home());
   int skip = plain ? 3 : 1;
   push_arguments(L, argc - skip, (const char **)argv + skip);
-  int status = finish_output(run_file(L, plain ? argv[2] : path, argc - skip));
+  int status = run_file(L, plain ? argv[2] : path, argc - skip);
+  if (results_lost() && !status)
+    status = EXIT_FAILED;
   lua_close(L);
   neap_spawner_close();
   return status;

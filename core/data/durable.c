@@ -116,16 +116,56 @@ void neapi_durable_abandon(neapi_durable *d)
   forget(d);
 }
 
-int neap_file_replace(const char *path, const void *data, int64_t bytes)
+static bool same_file(const struct stat *a, int file)
+{
+  struct stat b;
+  return !fstat(file, &b) && a->st_dev == b.st_dev && a->st_ino == b.st_ino;
+}
+
+/* Whether another file cannot take the place of what has the name: a device, a pipe, or a file that
+ * this process writes its results or messages to (/dev/stdout). */
+static bool written_in_place(const char *path)
+{
+  struct stat info;
+  return !stat(path, &info) && (!S_ISREG(info.st_mode) || same_file(&info, STDOUT_FILENO) ||
+                                same_file(&info, STDERR_FILENO));
+}
+
+static int write_in_place(const char *path, const void *data, int64_t bytes)
+{
+  neapi_durable d = {.path = (char *)path, .file = open(path, O_WRONLY | O_APPEND | O_CLOEXEC)};
+  if (d.file < 0)
+    return system_error(path, "cannot be opened");
+  int status = neapi_durable_write(&d, data, bytes);
+  if (close(d.file) && !status)
+    status = system_error(path, "cannot be closed");
+  return status;
+}
+
+static int replace(const char *path, const void *data, int64_t bytes)
 {
   neapi_durable file;
   int status = neapi_durable_begin(&file, path);
   if (status)
     return status;
-  status = neapi_durable_write(&file, data, bytes);
+  struct stat info;
+  if (!stat(path, &info) && fchmod(file.file, info.st_mode & 07777))
+    status = system_error(path, "its new content cannot get the rights of the old one");
+  if (!status)
+    status = neapi_durable_write(&file, data, bytes);
   if (!status)
     return neapi_durable_finish(&file);
   neapi_durable_abandon(&file);
+  return status;
+}
+
+int neap_file_replace(const char *path, const void *data, int64_t bytes)
+{
+  if (written_in_place(path))
+    return write_in_place(path, data, bytes);
+  char *target = realpath(path, NULL); /* a link stays one; NULL: there is no file yet */
+  int status = replace(target ? target : path, data, bytes);
+  free(target);
   return status;
 }
 

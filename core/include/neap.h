@@ -1008,8 +1008,9 @@ NEAP_API void neap_trace_writer_close(neap_trace_writer *writer);
 /* ---- checkpoints: state on disk that is whole or not there ----------------------------------- */
 
 /* Writes a file that has its old content or the new one, whatever happens: under another name
- * first (path.part), then renamed; on the disk when this returns. Errors: SYSTEM, MEMORY; the old
- * content then stays. */
+ * first (path.part), then renamed; on the disk when this returns. A link keeps its name, and what
+ * it leads to is replaced; devices, pipes and what stdout or stderr is are written to as they are.
+ * Errors: SYSTEM, MEMORY; the old content then stays. */
 NEAP_API int neap_file_replace(const char *path, const void *data, int64_t bytes);
 /* The same for the text of a JSON object that is not empty; the object gets one more field, last:
  * "crc32", of the text before it. Errors: ARGUMENT too. */

@@ -42,6 +42,21 @@ describe('neap compare', function()
     assert.matches('no winner: laer%+minimax and laer, the best two', out)
   end)
 
+  it('does not judge a policy that was not in force', function()
+    for _, name in ipairs { 'static', 'tests/policies/fails.lua' } do
+      program.run(("replay --trace '%s/1.csv' --slots 2 --node-size 2 --policy %s --seed 9%s")
+        :format(folder, name, store))
+    end
+    local out = neap(0, 'tests/policies/fails.lua --metric imbalance')
+    assert.matches('fails.lua %(never in force%) [^\n]* says nothing of it', out)
+    assert.matches('fails.lua: 8 faults; its own answers were in force for 0 %% of the splits, so '
+      .. 'it is not judged', out)
+    local document = json.decode((neap(0, 'tests/policies/fails.lua --metric imbalance --json')))
+    for _, row in ipairs(document.rows) do
+      assert.are.equal(row.policy:find 'fails' and 0 or nil, row.in_force)
+    end
+  end)
+
   it('exports JSON, CSV and Markdown', function()
     local document = json.decode((neap(0, 'five --json --metric imbalance')))
     assert.are.same({ 'imbalance', 3 }, { document.rows[1].metric, #document.rows })

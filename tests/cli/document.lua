@@ -154,17 +154,50 @@ local function run(folder, task)
   return status, command .. '\n' .. out .. err
 end
 
+--- The files of a folder that are no links, by name: when each was written, and its size. The run
+-- store is not among them: every command adds to it.
+local function files_in(folder)
+  local _, listing = program.shell(("find '%s' -maxdepth 1 -type f ! -name 'runs.db*' "
+    .. "-printf '%%f %%T@ %%s\\n'"):format(folder))
+  local files = {}
+  for name, state in listing:gmatch '(%S+) (%S+ %S+)\n' do files[name] = state end
+  return files
+end
+
+--- Whether one of the tasks after the i-th names a file without being what writes it.
+local function read_later(tasks, i, name)
+  for j = i + 1, #tasks do
+    local text = tasks[j].command or tasks[j].lua or ''
+    if text:find(name, 1, true) then return tasks[j] end
+  end
+end
+
+--- A later command must find what the reader has been told is there: none writes over a file that
+-- an earlier one has made and a later one names.
+local function check_spoiled(tasks, i, made, before, after)
+  for name, state in pairs(after) do
+    local later = made[name] and before[name] ~= state and not tasks[i].file
+      and read_later(tasks, i, name)
+    assert(not later, ('%s writes over %s, which an earlier command has made and %s reads'):format(
+      tasks[i].command or 'a block', name, later and (later.command or later.lua)))
+    if before[name] ~= state then made[name] = true end
+  end
+end
+
 --- Defines the tests of a document (inside describe): it and the others are busted's.
 function document.tests(path, it, setup, teardown)
   local folder
   setup(function() folder = make_folder() end)
   teardown(function() program.shell(("rm -r '%s'"):format(folder)) end)
-  for _, task in ipairs(document.tasks(program.home .. '/' .. path)) do
+  local tasks, made = document.tasks(program.home .. '/' .. path), {}
+  for i, task in ipairs(tasks) do
     local title = task.command or task.file and 'save ' .. task.file or 'a block of Lua'
     if not (task.command and left_out(task.command)) then
       it(title, function()
+        local before = files_in(folder)
         local status, said = run(folder, task)
         assert(status == 0, said)
+        check_spoiled(tasks, i, made, before, files_in(folder))
       end)
     end
   end

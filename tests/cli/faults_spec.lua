@@ -55,6 +55,13 @@ describe('before the first step', function()
     refused('sweep replay seed=0..5000000000', 'more than 100000 values')
   end)
 
+  it('needs no folder of the user', function()
+    local status, _, errors = program.shell(("env -u HOME -u XDG_DATA_HOME -u JUPYTER_DATA_DIR "
+      .. "'%s' kernel install"):format(program.path))
+    assert.are.equal(2, status)
+    assert.matches('HOME is not set.*%-%-prefix', errors)
+  end)
+
   it('a table that has values without names is named', function()
     local path = os.tmpname()
     for text, pattern in pairs {
@@ -129,6 +136,56 @@ describe('a process', function()
     assert.are.equal(1, status)
     assert.matches('results could not be written to stdout: No space left', errors)
     assert.are.equal(0, (program.shell(run .. '<&- 2>&-')))
+  end)
+
+  it('that cannot write its results says so, whatever the command', function()
+    for _, arguments in ipairs { '--help', '--version', 'policy list', 'completion bash', 'doctor',
+      'run --help', 'replay --no-store --policy static --trace ' .. TRACE, 'trace info ' .. TRACE,
+      'trace plot ' .. TRACE, 'lua /dev/stdin' } do
+      local status, _, errors = program.shell(("echo 'print(1) os.exit(0)' | '%s' %s >/dev/full")
+        :format(program.path, arguments))
+      assert.are.equal(1, status, arguments)
+      assert.matches('results could not be written to stdout: No space left', errors)
+    end
+  end)
+
+  it('that cannot write a file says so, and leaves what was there', function()
+    local folder = os.tmpname()
+    os.remove(folder)
+    os.execute('mkdir ' .. folder)
+    local svg, store = folder .. '/x.svg', (' --store %s/runs.db '):format(folder)
+    program.run('replay --policy static --trace ' .. TRACE .. store)
+    write(svg, 'old')
+    -- A limit on the size of files is a disk that is full after so much; in units of 512 bytes.
+    for arguments, limit in pairs {
+      ['trace export ' .. TRACE .. ' ' .. svg] = 1,
+      ['trace plot --out ' .. svg .. ' ' .. TRACE] = 1,
+      ['report -o ' .. svg .. ' --run 1 ' .. store] = 100,
+      ['simulate --no-store --layers 1 --steps 1 --policy static --timeline ' .. svg] = 100,
+    } do
+      local status, out, errors = program.shell(("ulimit -f %d; '%s' %s"):format(limit,
+        program.path, arguments))
+      assert.are.equal(1, status, arguments .. errors)
+      assert.matches(svg .. ': cannot be written: File too large', errors)
+      assert.is_nil(out:find(svg, 1, true))
+      assert.is_nil(errors:find(svg .. ': %d+ steps'))
+      assert.are.equal('old', (io.open(svg):read '*a'))
+      assert.is_nil(io.open(svg .. '.part'))
+    end
+    for _, arguments in ipairs { 'report --run 1 -o /dev/full' .. store,
+      'compare --out /dev/full' .. store, 'trace export ' .. TRACE .. ' /dev/full',
+      'trace plot --out /dev/full ' .. TRACE, 'try laer --picture /dev/full --trace ' .. TRACE } do
+      local status, _, errors = program.run(arguments)
+      assert.are.equal(1, status, arguments)
+      assert.matches('/dev/full: cannot be written: No space left', errors)
+      assert.are.equal(0, os.execute 'test -c /dev/full')
+    end
+    program.shell(('ln -s x.svg %s/link; chmod 640 %s'):format(folder, svg))
+    assert.are.equal(0, (program.run(('trace plot --out %s/link %s'):format(folder, TRACE))))
+    local _, listing = program.shell(('cd %s; readlink link; stat -c %%a x.svg; head -c 4 x.svg')
+      :format(folder))
+    assert.are.equal('x.svg\n640\n<svg', listing)
+    os.execute('rm -r ' .. folder)
   end)
 
   it('with few open files runs, or says what it lacks', function()

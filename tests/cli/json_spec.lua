@@ -16,7 +16,8 @@ os.remove(store)
 
 -- Commands, their name in the document, and how many rows there are (nil: some).
 local COMMANDS = {
-  { RUN .. '--policies=static,tests/policies/fails.lua', 'run', 2, rows_of = 'metrics' },
+  { RUN .. '--policies=static,tests/policies/fails.lua', 'run', 2, rows_of = 'metrics',
+    status = 3 }, -- the second was never in force
   { RUN .. '--policies=static --device=sim --cluster=laptop', 'run', 1, rows_of = 'metrics' },
   { RUN .. '--dry-run', 'run', 6 },
   { 'run experiments/paper/breakdown.lua --steps=1 --seeds=1 --methods=laer', 'run', 2 },
@@ -81,7 +82,7 @@ describe('--json', function()
     it('of neap ' .. arguments, function()
       local stored = not NO_STORE[name] and ' --store ' .. store or ''
       local status, out, err = program.run(arguments .. ' --json' .. stored)
-      assert.are.equal(0, status, err)
+      assert.are.equal(case.status or 0, status, err)
       assert.are.equal(1, select(2, out:gsub('\n', '')))
       local document = json.decode(out)
       assert.are.same({ lib.version, name }, { document.neap, document.command })

@@ -40,6 +40,10 @@ describe('the Jupyter kernel', function()
     'x = = 2',
     CRASH,
     'x',
+    'show(("é"):sub(1, 1))\nlocal rest = ("é"):sub(2)\nrest',
+    'error(setmetatable({}, { __tostring = function() return "\\200" end }))',
+    '1 + 1',
+    'error {}',
   }
 
   local function output(i, kind)
@@ -78,6 +82,14 @@ describe('the Jupyter kernel', function()
     assert.matches('<table>.*<td style="text%-align:right">1</td>',
       output(8, 'display_data').data['text/html'])
     assert.are.equal('<last>', output(8, 'execute_result').data['text/plain'])
+  end)
+
+  it('answers the cell that asked, also with text that is no UTF-8', function()
+    assert.are.equal('\239\191\189', output(13, 'display_data').data['text/plain'])
+    assert.are.equal('\239\191\189', output(13, 'execute_result').data['text/plain'])
+    assert.are.equal('\239\191\189', output(14, 'error').evalue)
+    assert.are.equal('2', output(15, 'execute_result').data['text/plain'])
+    assert.are.equal('an error without a text (a table value)', output(16, 'error').evalue)
   end)
 
   it('completes names', function()

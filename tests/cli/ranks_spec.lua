@@ -50,11 +50,31 @@ describe('rank and size', function()
     end)
   end
 
+  it('are no matter of commands that one process does', function()
+    local replay = ("'%s' replay --no-store --trace experiments/traces/e8k2.safetensors "
+      .. '--policy static 2>&1'):format(program.path)
+    local once = select(2, program.mpirun(3, replay:match "' (.-) 2>&1"))
+    assert.are.equal(1, select(2, once:gsub('\nstatic ', '')), once)
+    for _, environment in ipairs { 'SLURM_PROCID=2 SLURM_STEP_NUM_TASKS=4', 'PMI_RANK=3 PMI_SIZE=4',
+      'PMIX_RANK=5 SLURM_PROCID=5 SLURM_STEP_NUM_TASKS=8' } do
+      local status, out = program.shell(NONE .. environment .. ' ' .. replay)
+      assert.are.equal(0, status, out)
+      assert.matches('\nstatic ', out)
+      status, out = program.shell(NONE .. environment .. (" '%s' replay 2>&1"):format(program.path))
+      assert.are.equal(2, status)
+      assert.matches("missing option '%-%-trace'", out)
+    end
+    local status, out = program.shell(NONE .. 'SLURM_PROCID=2 SLURM_STEP_NUM_TASKS=4 '
+      .. ("'%s' try laer --trace experiments/traces/e8k2.safetensors 2>&1"):format(program.path))
+    assert.are.equal(0, status, out)
+    assert.matches('trainings, one digest', out)
+  end)
+
   it('are what MPI connects, or it is an error', function()
     local status, _, err = program.shell(NONE .. 'SLURM_PROCID=1 SLURM_STEP_NUM_TASKS=2 '
       .. "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 '" .. program.path
       .. "' run experiments/quickstart.lua --steps=1 --trace=")
     assert.are_not.equal(0, status)
-    assert.matches('the launcher started 2 processes, but MPI connects 1', err)
+    assert.matches('srun started 2 tasks, MPI sees 1: use %-%-mpi=pmix', err)
   end)
 end)

@@ -1,4 +1,5 @@
 local json = require 'neap.base.json'
+local metrics = require 'neap.runs.metrics'
 local program = require 'tests.cli.program'
 
 --- Runs neap replay and checks the status; the pattern must match stderr. Returns stdout, stderr.
@@ -93,9 +94,48 @@ describe('neap replay', function()
       end
       return Broken]])
     local out, err = expect(0, ("%s --slots 2 --json --policy '%s'"):format(base, path))
-    assert.are.equal(1, json.decode(out).rows[1].faults)
+    local row = json.decode(out).rows[1]
+    assert.are.equal(1, row.faults)
+    assert.is_near(6 / 7, row.in_force, 1e-9) -- of steps 1 to 7, 4 went by the plan for 3
     assert.matches('broken.lua:3: plan at step 4, layer 0: lost count', err)
+    assert.matches('\n[^\n]*broken.lua %(in force: 85.7 %%%)', (expect(0,
+      ("%s --slots 2 --policy '%s'"):format(base, path))))
     expect(3, ("%s --slots 2 --strict --policy '%s'"):format(base, path), 'lost count')
+  end)
+
+  it('says of a policy that was never in force whose row it is, with status 3', function()
+    local status, out, err = program.run(('replay %s --slots 2 --json --no-store --policy static '
+      .. '--policy tests/policies/fails.lua --policy tests/policies/splits.lua:kind=wrong')
+      :format(base))
+    assert.are.equal(3, status)
+    local rows = json.decode(out).rows
+    assert.are.same({ nil, 0, 0 }, { rows[1].in_force, rows[2].in_force, rows[3].in_force })
+    assert.are.same({ 8, 3 }, { rows[2].faults, rows[3].faults })
+    assert.matches('policy tests/policies/fails.lua was never in force', err)
+    assert.matches('kind=wrong was never in force', err)
+    assert.are.equal('policy', metrics.name_of { policy = 'policy' })
+    assert.are.equal('policy (never in force)', metrics.name_of { policy = 'policy', in_force = 0 })
+  end)
+
+  it('passes on what a policy prints, also where stderr is no terminal', function()
+    local _, err = expect(0, base .. '--slots 2 --no-store --policy tests/policies/prints.lua')
+    assert.are.equal(8, select(2, err:gsub('noise from a policy\n', '')))
+    local path = write('mutters.lua', [[
+      local P = require('neap.policy').define { name = 'mutters' }
+      function P.plan(_, ctx)
+        io.write('step ', ctx.step, ' ')
+        return ctx.previous
+      end
+      return P]])
+    _, err = expect(0, ("%s --slots 2 --no-store --policy '%s'"):format(base, path))
+    assert.matches('step 1 step 2 .*step 8 ', err)
+  end)
+
+  it('notes where layouts cannot differ', function()
+    expect(0, base .. '--slots 1,1,1,1 --no-store --policy static', '')
+    local three = write('three.csv', (make_csv(8):gsub('%d+,0,3,[^\n]*\n', '')))
+    expect(0, ("--trace '%s' --slots 1 --no-store --policy static"):format(three),
+      'note: there are as many slots as experts %(3%)')
   end)
 
   it('outlives a policy that never ends', function()

@@ -51,7 +51,7 @@ describe('neap sweep', function()
     end
     write('needs.lua', "local first = require 'least_of_policy'.first\n"
       .. "local P = require('neap.policy').define { name = 'needs' }\n"
-      .. 'function P:plan(ctx) return require("neap").plan.random(ctx, { seed = first }) end\n'
+      .. 'function P:plan(ctx) return require("neap").plan.laer(ctx, { window = first }) end\n'
       .. 'return P')
     local replays = ("sweep replay trace=experiments/traces/quickstart.safetensors slots=4 "
       .. "'policy=%s/needs.lua' --name needs"):format(folder)
@@ -90,6 +90,30 @@ describe('neap sweep', function()
     out = neap(0, ("sweep '%s/q.lua' %s policy=laer seed=5 steps=2 --dry-run --json"):format(folder,
       SIZES))
     assert.are.same({ 'todo' }, states(json.decode(out)))
+  end)
+
+  it('shares runs with another one that goes on at the same time', function()
+    local one = ("'%s' sweep replay trace=experiments/traces/e8k2.safetensors slots=2 node_size=8 "
+      .. "policy=static,laer,neap seed=0..3 --name both --store '%s' --json"):format(program.path,
+      runs)
+    local status, out, err = program.shell(("%s >%s/1 2>&1 & %s >%s/2 2>&1; s=$?; wait $!; "
+      .. 'echo $s $?; tail -n 1 %s/1; tail -n 1 %s/2'):format(one, folder, one, folder, folder,
+      folder))
+    assert.are.equal(0, status, err)
+    local statuses, first, second = out:match '^(%d %d)\n([^\n]*)\n([^\n]*)\n$'
+    assert.are.equal('0 0', statuses, out)
+    local list, done = json.decode((neap(0, 'runs --last 100 --json'))).rows, 0
+    assert.are.equal(12, #list)
+    for _, run in ipairs(list) do
+      assert.are.same({ 'done', 'both', 1 }, { run.state, run.sweep, #run.policies })
+    end
+    for _, text in ipairs { first, second } do
+      for _, state in ipairs(states(json.decode(text))) do
+        done = done + (state == 'done' and 1 or 0)
+        assert.is_true(state == 'done' or state == 'running', state)
+      end
+    end
+    assert.is_true(done >= 12)
   end)
 
   it('stops cleanly on Ctrl-C, with 130, and goes on', function()

@@ -57,8 +57,12 @@ describe('neap try', function()
     local out = try(3, 'tests/policies/fails.lua' .. small)
     assert.matches('FAULTS, deterministic\n  small: policy .*fails.lua:3: plan at step 1, layer 0',
       out)
+    assert.matches(': 18 FAULTS.*\n  and 15 more\n', out)
+    assert.matches('NOT ITS OWN: its answers were in force for 0 %% of the splits', out)
+    assert.is_nil(out:find 'better balanced')
     out = try(3, 'tests/policies/loops.lua --deadline 0.2' .. small)
     assert.matches('loops.lua:%d+: plan at step 1, layer 0 ran for more than 0.2 s', out)
+    assert.matches(': 1 FAULT, at which 1 of 1 replays were ended', out)
   end)
 
   it('finds what is not deterministic', function()

@@ -5,8 +5,9 @@ local lib = require 'neap.base.lib'
 local errors = {}
 
 errors.DAMAGED = 5 -- exit status where a file is not what it should be
+errors.FAULTY = 3  -- exit status where a policy failed
 
-local STATUS = { USAGE = 2, POLICY = 3, FORMAT = errors.DAMAGED, INTERRUPTED = 130 }
+local STATUS = { USAGE = 2, POLICY = errors.FAULTY, FORMAT = errors.DAMAGED, INTERRUPTED = 130 }
 
 errors.HUNG = 6 -- exit status of a run in which an operation did not end
 
@@ -72,6 +73,11 @@ end
 function errors.tell(err, prefix)
   io.stdout:flush()
   io.stderr:write(('neap: %s%s\n'):format(prefix or '', errors.text(err)))
+end
+
+--- Tells on stderr what a user should know besides the results; nothing if there is no text.
+function errors.note(text)
+  if text then io.stderr:write('neap: note: ', text, '\n') end
 end
 
 --- Tells a policy's faults on stderr: those that differ in step and layer alone as one.

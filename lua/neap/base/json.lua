@@ -2,6 +2,7 @@
 
 local dkjson = require 'dkjson'
 local lib = require 'neap.base.lib'
+local utf8 = require 'neap.base.utf8'
 
 local json = { null = dkjson.null }
 
@@ -41,7 +42,7 @@ end
 
 --- value as JSON on one line: keys in the given order, then the others sorted. An empty table is a
 -- list unless its metatable says __jsontype = 'object'. Numbers have 14 digits; numbers that JSON
--- lacks become null.
+-- lacks become null, bytes that are no UTF-8 U+FFFD.
 function json.encode(value, order)
   local seen, sorted, keys = {}, {}, {}
   for _, key in ipairs(order or {}) do
@@ -52,7 +53,7 @@ function json.encode(value, order)
   collect(value, seen, sorted)
   table.sort(sorted)
   for _, key in ipairs(sorted) do keys[#keys + 1] = key end
-  return dkjson.encode(value, { keyorder = keys })
+  return utf8.clean(dkjson.encode(value, { keyorder = keys }))
 end
 
 --- What a command prints with --json, the same shape for all (docs/json.md): { neap = version,

@@ -56,7 +56,7 @@ end
 local function open_training(job, p)
   local path = job.rank == 0 and os.tmpname() or ''
   return { path = path, times = series.open(), trainer = trainer.open { job = job,
-    params = p, policy = POLICY, text = text.schedule 'english', trace = path } }
+    params = p, policy = POLICY, text = text.schedule 'english', trace = path, remark = false } }
 end
 
 --- Trains all of a list of parameters for so many steps. Returns for each, on rank 0, seconds (the

@@ -3,17 +3,14 @@
 -- should take.
 
 local recipe = require 'neap.train.recipe'
-local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
+local outputs = require 'neap.base.outputs'
 local measure = require 'neap.calibrate.measure'
 local probes = require 'neap.calibrate.probes'
 
 local function write(path, text)
   if path == '' then return io.stdout:write(text) end
-  local file, why = io.open(path, 'w')
-  if not file then errors.plain('%s', why) end
-  file:write(text)
-  file:close()
+  outputs.write(path, text)
 end
 
 --- Sizes of the model whose steps are predicted: those of the trainer, with what was asked for.
@@ -28,7 +25,7 @@ end
 
 local params = {
   steps = { default = 12, min = 1, integer = true, doc = 'training steps to measure' },
-  out = { default = '', doc = "file to write; '' for stdout" },
+  out = { default = '', output = true, doc = "file to write; '' for stdout" },
   predict = { default = false, doc = 'predict the step of a training, and measure it' },
 }
 for _, name in ipairs(measure.sizes) do

@@ -8,7 +8,7 @@ local lib = require 'neap.base.lib'
 local errors = require 'neap.base.errors'
 local params = require 'neap.base.params'
 
-local bench = { doc = 'Measure one part of the engine.' }
+local bench = { doc = 'Measure one part of the engine.', has_ranks = true }
 
 bench.examples = [[
 Examples:

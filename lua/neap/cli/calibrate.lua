@@ -5,7 +5,9 @@ local launcher = require 'neap.launcher'
 local run = require 'neap.cli.run'
 local arguments = require 'neap.base.arguments'
 
-local command = { doc = 'Measure this machine as a cluster description, for --cluster.' }
+local command = {
+  doc = 'Measure this machine as a cluster description, for --cluster.', has_ranks = true,
+}
 
 command.examples = [[
 Examples:

@@ -5,6 +5,7 @@ local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local metrics = require 'neap.runs.metrics'
+local outputs = require 'neap.base.outputs'
 local store = require 'neap.runs.store'
 local text_table = require 'neap.base.text_table'
 
@@ -91,7 +92,7 @@ end
 
 local function cells_of(row, metric)
   return {
-    row.policy, metrics.show(metric, row.mean), row.pairs, signed(metric, row.difference),
+    metrics.name_of(row), metrics.show(metric, row.mean), row.pairs, signed(metric, row.difference),
     interval(metric, row), row.relative and ('%+.1f %%'):format(100 * row.relative),
     row.share_of_ideal and ('%.1f %%'):format(100 * row.share_of_ideal), row.verdict,
   }
@@ -157,7 +158,7 @@ local function as_markdown(document)
 end
 
 local COLUMNS = { 'policy', 'mean', 'values', 'pairs', 'difference', 'low', 'high', 'relative',
-  'share_of_ideal', 'verdict' }
+  'share_of_ideal', 'verdict', 'in_force' }
 
 local function csv_cell(value)
   if value == nil then return '' end
@@ -177,8 +178,8 @@ local function as_csv(document)
   return table.concat(lines, '\n')
 end
 
-local KEYS = { 'baseline', 'policies', 'rows', 'metric', 'better', 'ideal', 'policy', 'mean',
-  'values', 'pairs', 'difference', 'low', 'high', 'relative', 'share_of_ideal', 'verdict',
+local KEYS = { 'baseline', 'policies', 'rows', 'metric', 'better', 'ideal', 'policy', 'in_force',
+  'mean', 'values', 'pairs', 'difference', 'low', 'high', 'relative', 'share_of_ideal', 'verdict',
   'winners', 'over', 'reason', 'warnings' }
 
 --- A row is a policy in a metric; winners has one entry per metric.
@@ -198,13 +199,11 @@ end
 
 local function write(text, path)
   if not path then return print(text) end
-  local file, why = io.open(path, 'w')
-  if not file then errors.plain('%s', why) end
-  file:write(text, '\n')
-  file:close()
+  outputs.write(path, text .. '\n')
 end
 
 function command.run(args)
+  outputs.check('--out', args.out)
   local runs = store.existing(args)
   local choice, policies = sort_words(runs, args)
   local results = compare.results(runs, choice)

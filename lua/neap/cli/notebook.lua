@@ -5,6 +5,7 @@ local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
+local outputs = require 'neap.base.outputs'
 local programs = require 'neap.base.programs'
 local subprocess = require 'neap.engine.subprocess'
 
@@ -42,21 +43,19 @@ local function data_folder(prefix)
   local data = os.getenv 'JUPYTER_DATA_DIR'
   if data and data ~= '' then return data end
   local share = os.getenv 'XDG_DATA_HOME'
-  return (share and share ~= '' and share or os.getenv 'HOME' .. '/.local/share') .. '/jupyter'
-end
-
-local function write(path, text)
-  local file, why = io.open(path, 'w')
-  if not file then errors.plain('%s', why) end
-  file:write(text)
-  file:close()
+  if share and share ~= '' then return share .. '/jupyter' end
+  local home = os.getenv 'HOME'
+  if not home or home == '' then
+    errors.usage 'HOME is not set, so there is no folder for this user: give --prefix FOLDER'
+  end
+  return home .. '/.local/share/jupyter'
 end
 
 function command.run(args)
   local python = find_python(args.python)
   local folder = data_folder(args.prefix) .. '/kernels/neap'
   programs.run('mkdir -p ' .. programs.quote(folder), 'coreutils')
-  write(folder .. '/kernel.json', json.encode({
+  outputs.write(folder .. '/kernel.json', json.encode({
     argv = { python, lib.home .. '/lua/neap/notebook/kernel.py', '-f', '{connection_file}' },
     display_name = 'Lua (Neap)', language = 'lua', interrupt_mode = 'signal',
     env = { NEAP_PROGRAM = launcher.folder .. '/neap' },

@@ -132,6 +132,7 @@ function command.run(args)
   session.check(args.policy, args.in_process, args.trust_policies)
   local t = trace.read(args.trace)
   local topology = replay.open_topology(args, t)
+  errors.note(topology:remark())
   local document = {
     trace = { ranks = t.ranks, experts = t.experts, layers = t.layers, steps = t.steps },
     topology = tostring(topology), warm_up = args.window or WINDOW, seed = args.seed,
@@ -142,14 +143,16 @@ function command.run(args)
       document.warm_up)
   end
   local row, context = describe(args, t)
-  store.recorded(args, row, context, function(begin)
+  local status = store.recorded(args, row, context, function(begin)
     score_all(args, t, topology, document, begin)
+    return metrics.status(document.rows)
   end)
   if args.json then
     print(json.results('replay', document, { 'topology', 'warm_up', unpack(metrics.keys()) }))
   else
     print_table(document, t)
   end
+  return status
 end
 
 return command

@@ -1,7 +1,6 @@
 --- neap report: one HTML file that tells what runs and replays have shown.
 
 local outputs = require 'neap.base.outputs'
-local errors = require 'neap.base.errors'
 local replay = require 'neap.cli.replay'
 local report = require 'neap.report'
 
@@ -40,11 +39,7 @@ end
 
 function command.run(args)
   outputs.check('--output', args.output)
-  local text = report.render(report.collect(args), args.title)
-  local file, why = io.open(args.output, 'wb')
-  if not file then errors.plain('%s', why) end
-  file:write(text)
-  file:close()
+  outputs.write(args.output, report.render(report.collect(args), args.title))
   print(args.output)
 end
 

@@ -22,7 +22,9 @@ local recipe = require 'neap.train.recipe'
 local session = require 'neap.policy.session'
 local store = require 'neap.runs.store'
 
-local run = { doc = 'Run a recipe on ranks that are threads, or on the processes of mpirun.' }
+local run = {
+  doc = 'Run a recipe on ranks that are threads, or on the processes of mpirun.', has_ranks = true,
+}
 
 run.examples = [[
 Examples:

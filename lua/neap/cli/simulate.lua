@@ -1,6 +1,7 @@
 --- neap simulate: steps of a model on a described cluster under a policy: the policy file that
 -- replays and trains, unchanged, on machines that nobody here owns.
 
+local errors = require 'neap.base.errors'
 local outputs = require 'neap.base.outputs'
 local clusters = require 'neap.simulate.cluster'
 local json = require 'neap.base.json'
@@ -52,6 +53,8 @@ function command.options(parser)
     .. 'balanced routing under static layouts / their time')
   parser:option('--ranks', "ranks, other than the cluster's")
     :convert(arguments.whole('--ranks', 1))
+  parser:option('--slots', "expert slots of a rank, other than the model's")
+    :convert(arguments.whole('--slots', 1, 2 ^ 20))
   parser:option('--layers', "layers, other than the model's")
     :convert(arguments.whole('--layers', 1))
   parser:option('--distinct', 'layers with loads and plans of their own, which the others repeat '
@@ -72,7 +75,7 @@ end
 local function open_simulation(args, policy, routing)
   return simulate.open { cluster = clusters.describe(args.cluster, { ranks = args.ranks }),
     policy = policy, model = models.describe(args.model, { layers = args.layers }),
-    distinct = args.distinct, routing = routing,
+    slots = args.slots, distinct = args.distinct, routing = routing,
     schedule = args.schedule, shard_group = args.shard_group,
     seed = args.seed, trace = args.trace and trace.read(args.trace), strict = args.strict or false,
     in_process = args.in_process or false, trusted = args.trust_policies or false }
@@ -89,6 +92,8 @@ end
 --- balanced: what balanced_ms gave, or nil.
 local function run_policy(args, policy, balanced, last, recorder)
   local s = open_simulation(args, policy, args.routing)
+  if not args.noted then errors.note(s.topology:remark()) end
+  args.noted = true
   local row, text = s:run(args.steps, recorder), nil
   row.policy, row.cluster, row.model, row.schedule = policy, args.cluster, args.model, args.schedule
   if last and args.timeline then
@@ -131,7 +136,7 @@ local DEFAULT_POLICIES = { 'static', 'laer', 'neap' }
 local function describe(args)
   local parameters = { policies = #args.policy > 0 and args.policy or DEFAULT_POLICIES }
   for _, name in ipairs { 'cluster', 'model', 'schedule', 'shard_group', 'steps',
-    'seed', 'ranks', 'layers', 'distinct', 'routing', 'balanced' } do
+    'seed', 'ranks', 'slots', 'layers', 'distinct', 'routing', 'balanced' } do
     parameters[name] = args[name]
   end
   local files = { args.trace }
@@ -161,14 +166,20 @@ function command.run(args)
   outputs.check('--timeline', args.timeline)
   local columns, context = describe(args)
   local rows, text, balanced = {}, nil, args.balanced and balanced_ms(args) or nil
-  store.recorded(args, columns, context, function(begin)
+  local status = store.recorded(args, columns, context, function(begin)
     for i, policy in ipairs(texts) do
       rows[i], text = record_policy(args, policy, balanced, i == #texts, begin)
     end
+    return metrics.status(rows)
   end)
-  if not args.json then return print_table(args, rows, text) end
-  print(json.results('simulate', { steps = args.steps, seed = args.seed, cluster = args.cluster,
-    model = args.model, schedule = args.schedule, simulated = true, rows = rows }, metrics.keys()))
+  if args.json then
+    print(json.results('simulate', { steps = args.steps, seed = args.seed, cluster = args.cluster,
+      model = args.model, schedule = args.schedule, simulated = true, rows = rows },
+      metrics.keys()))
+  else
+    print_table(args, rows, text)
+  end
+  return status
 end
 
 return command

@@ -108,6 +108,11 @@ local function tell(definition, plan, args)
         entry.label, (entry.error or 'no message'):match '^[^\n]*'))
     end
   end
+  for _, entry in ipairs(plan) do
+    if entry.state == 'done' and entry.error then
+      print(('  no. %d (run %d), %s: %s'):format(entry.number, entry.run, entry.label, entry.error))
+    end
+  end
   if counts.failed > 0 then print '--retry-failed does the failed ones again' end
   if counts.done > 0 then
     print(('the results: neap compare --sweep %s'):format(definition.name))
@@ -144,7 +149,11 @@ function command.run(args)
     errors.tell 'interrupted; the same command goes on from here'
     return INTERRUPTED
   end
-  return count(plan).failed > 0 and 1 or 0
+  if count(plan).failed > 0 then return 1 end
+  for _, entry in ipairs(plan) do
+    if entry.error then return errors.FAULTY end
+  end
+  return 0
 end
 
 return command

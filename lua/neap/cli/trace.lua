@@ -4,6 +4,7 @@ local chart = require 'neap.draw.chart'
 local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
+local outputs = require 'neap.base.outputs'
 local whole = require('neap.base.arguments').whole
 local synth = require 'neap.engine.synth'
 local synth_trace = require 'neap.replay.synth_trace'
@@ -158,6 +159,7 @@ end
 local actions = { info = show_info }
 
 function actions.plot(args)
+  outputs.check('--out', args.out)
   local t = trace.read(args.file)
   if args.layer >= t.layers then
     errors.usage('--layer is %d; %s has layers 0 to %d', args.layer, t.path, t.layers - 1)
@@ -169,11 +171,9 @@ function actions.plot(args)
     print(tools.picture(t, shares, 100))
     return
   end
-  local file, why = io.open(args.out, 'w')
-  if not file then errors.plain('%s', why) end
-  file:write(tostring(chart.heat { title = title, rows = t.experts, columns = t.steps, x = 'step',
-    y = 'expert', unit = 'load / mean', at = function(e, step) return shares[e][step] end }), '\n')
-  file:close()
+  outputs.write(args.out, tostring(chart.heat { title = title, rows = t.experts, columns = t.steps,
+    x = 'step', y = 'expert', unit = 'load / mean',
+    at = function(e, step) return shares[e][step] end }) .. '\n')
 end
 
 function actions.cut(args)

@@ -63,6 +63,8 @@ local function open_trials(args)
   local trials = {}
   for i, path in ipairs(#args.trace > 0 and args.trace or shipped_traces()) do
     trials[i] = try_policy.open(path)
+    local remark = trials[i].topology:remark()
+    errors.note(remark and ('%s: %s'):format(trials[i].name, remark))
   end
   local bar = progress.open(#trials * #REFERENCES, 'references')
   for i, t in ipairs(trials) do
@@ -86,7 +88,7 @@ local function try_one(args, t)
   local ok, first = pcall(t.run, t, args.policy, options)
   if not ok and (type(first) ~= 'table' or first.code ~= 'POLICY') then error(first, 0) end
   if not ok and lib.C.neap_clock() - began >= args.deadline then
-    return { trace = t.name, faults = 1, deterministic = true }, { first.message }
+    return { trace = t.name, faults = 1, deterministic = true, ended = true }, { first.message }
   end
   options.strict = false
   first = ok and first or t:run(args.policy, options)
@@ -154,7 +156,14 @@ local function worst_of(document, trials)
 end
 
 local function verdict(document)
-  local better = {}
+  local better, least = {}, 1
+  for _, row in ipairs(document.rows) do
+    least = math.min(least, row.imbalance and row.in_force or 1)
+  end
+  if least < 1 then
+    return ('NOT ITS OWN: its answers were in force for %.3g %% of the splits at worst; the rest '
+      .. 'went by the static layout, an older one or the split minimax'):format(100 * least)
+  end
   for _, name in ipairs(REFERENCES) do
     local count = 0
     for _, row in ipairs(document.rows) do
@@ -167,12 +176,19 @@ local function verdict(document)
   return 'better balanced than ' .. table.concat(better, ', ')
 end
 
+local function faults_of(document)
+  if document.faults == 0 then return 'every answer is valid' end
+  local ended = 0
+  for _, row in ipairs(document.rows) do ended = ended + (row.ended and 1 or 0) end
+  return ('%d FAULT%s%s'):format(document.faults, document.faults == 1 and '' or 'S', ended > 0
+    and (', at which %d of %d replays were ended'):format(ended, #document.rows) or '')
+end
+
 local function show(document, trials)
-  print(('%s: %s, %s'):format(document.policy,
-    document.faults == 0 and 'every answer is valid' or document.faults .. ' FAULTS',
+  print(('%s: %s, %s'):format(document.policy, faults_of(document),
     document.deterministic and 'deterministic' or 'NOT DETERMINISTIC: two replays differ'))
   for i = 1, math.min(3, #document.messages) do print('  ' .. document.messages[i]) end
-  if #document.messages > 3 then print(('  and %d more'):format(#document.messages - 3)) end
+  if document.faults > 3 then print(('  and %d more'):format(document.faults - 3)) end
   print '\nimbalance, mean over steps and layers; 1 is ideal'
   print(table_of(document))
   print(verdict(document) .. '\n')
@@ -184,14 +200,11 @@ end
 local function draw(document, trials, path)
   local worst, where = worst_of(document, trials)
   if not worst then return end
-  local file, why = io.open(path, 'w')
-  if not file then errors.plain('%s', why) end
-  file:write(tostring(chart.bars {
+  outputs.write(path, tostring(chart.bars {
     title = ('%s, step %d, layer %d: work by rank'):format(where.name, worst.step, worst.layer),
     unit = 'tokens x cost', values = worst.work,
     node_of = function(rank) return where.topology:node_of(rank) end,
-  }), '\n')
-  file:close()
+  }) .. '\n')
 end
 
 local function once(args, trials)

@@ -7,6 +7,7 @@
 -- Colours can be told apart by the colour-blind (Okabe and Ito 2008) and in print.
 
 local lib = require 'neap.base.lib'
+local utf8 = require 'neap.base.utf8'
 
 local svg = {}
 
@@ -53,10 +54,13 @@ function svg.expert(expert)
   return ('#%02x%02x%02x'):format(unpack(parts)), light > 130 and '#111' or '#fff'
 end
 
---- Text for HTML and SVG.
+local ENTITIES = { ['&'] = '&amp;', ['<'] = '&lt;', ['>'] = '&gt;', ['"'] = '&quot;',
+  ["'"] = '&#39;' }
+
+--- Text for HTML and SVG: UTF-8 without the control characters that XML forbids.
 function svg.escape(text)
-  return (tostring(text):gsub('[&<>"\']',
-    { ['&'] = '&amp;', ['<'] = '&lt;', ['>'] = '&gt;', ['"'] = '&quot;', ["'"] = '&#39;' }))
+  text = utf8.clean(tostring(text)):gsub('[%z\1-\8\11\12\14-\31]', '\239\191\189')
+  return (text:gsub('[&<>"\']', ENTITIES))
 end
 
 --- A name of 40 bytes at most, as pictures show it: a long one loses its middle.

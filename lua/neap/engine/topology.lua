@@ -156,6 +156,15 @@ function Topology:__tostring()
     self.slots, self.experts)
 end
 
+--- Why layouts and splits hardly matter here, or nil: where there is a choice for them.
+function Topology:remark()
+  if self.ranks == 1 then return 'all experts are on one rank: no layout and no split differs' end
+  if self.slots > self.experts then return nil end
+  return ('there are as many slots as experts (%d): no expert can have a second replica, so '
+    .. 'policies differ only in which rank has which expert, and splits in nothing'):format(
+    self.experts)
+end
+
 function Topology:close()
   lib.close(self)
 end

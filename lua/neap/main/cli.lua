@@ -1,5 +1,6 @@
 --- The command line. A command is a module { doc=, options=function(command), run=function(args,
--- full_parser), examples= (the end of its help) }; run returns the exit status (nil: 0) and raises
+-- full_parser), examples= (the end of its help), has_ranks= (whether every process of mpirun has
+-- work) }; run returns the exit status (nil: 0) and raises
 -- errors as base/errors.lua describes.
 
 local argparse = require 'argparse'
@@ -32,7 +33,8 @@ local COMMANDS = {
 local EPILOG = [[
 neap lua FILE [ARG…] runs a Lua file with Neap's modules in reach; neap test runs the tests.
 Results go to stdout, progress to stderr. Exit status: 0 done, 1 failed, 2 wrong usage,
-3 a policy failed under --strict, 5 corrupt input, 6 a rank hung, 130 interrupted.]]
+3 a policy failed under --strict or was never in force, 5 corrupt input, 6 a rank hung,
+130 interrupted.]]
 
 local function build_parser()
   local parser = argparse('neap', 'Load-adaptive expert layouts for Mixture-of-Experts training.',
@@ -43,6 +45,20 @@ local function build_parser()
   end)
   parser:command_target 'command'
   return parser
+end
+
+--- For a command that is one process's work: returns whether this process is one too many, since
+-- Open MPI's mpirun has started several, so that results are printed once. Tasks of srun may have
+-- been given work of their own, each. From here on this process knows of no others.
+local function work_alone(name)
+  local several = launcher.process_launcher == 'mpirun' and launcher.process_size > 1
+  if several and launcher.process_rank == 0 then
+    errors.note(('%s is the work of one process: of the %d that mpirun started, rank 0 does it')
+      :format(name, launcher.process_size))
+  end
+  local others = several and launcher.process_rank > 0
+  launcher.process_rank, launcher.process_size = nil, nil
+  return others
 end
 
 --- Adds all commands to the parser; the named one with its options. Returns its module, the
@@ -76,6 +92,7 @@ local function main(words)
   if #words == 0 then words = { '--help' } end
   local root = build_parser()
   local chosen, rewritten, command = add_commands(root, words[1], words)
+  if chosen and not chosen.has_ranks and work_alone(words[1]) then return 0 end
   local message
   local ok, args = xpcall(function()
     return root:_parse(rewritten, function(_, text)

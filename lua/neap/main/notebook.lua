@@ -4,6 +4,8 @@
 --   { run = TEXT, number = N } -> any number of { display = { MIME = data }, result = bool }, then
 --                                 { done = true } or { error = { name, message, trace = lines } }
 --   { complete = TEXT }        -> { matches = names, replaces = length }
+-- A request has an id, and so have its answers: whoever has given one up does not take an answer of
+-- it for the next one's.
 
 local cell = require 'neap.notebook.cell'
 local display = require 'neap.notebook.display'
@@ -14,9 +16,12 @@ local requests_fd, answers_fd = ...
 local requests = assert(io.open('/dev/fd/' .. requests_fd, 'r'))
 local answers = assert(io.open('/dev/fd/' .. answers_fd, 'w'))
 
+local id = 0 -- of the request under way
+
 --- What a cell has printed comes first.
 local function answer(message)
   io.stdout:flush()
+  message.id = id
   answers:write(json.encode(message), '\n')
   answers:flush()
 end
@@ -46,6 +51,7 @@ launcher.catch_interrupts(false)
 answer { ready = true }
 for line in requests:lines() do
   local request = json.decode(line)
+  id = request.id
   if request.run then
     local failure = notebook:run(request.run, request.number)
     answer(failure and { error = failure } or { done = true })

@@ -21,6 +21,7 @@ local function answer(server, request, outcome, text, expert_of, slots)
   message.kind, message.id, message.seconds = outcome, request.id, request.seconds
   text = (text or ''):sub(1, ffi.sizeof(message.text) - 1)
   ffi.copy(message.text, text)
+  io.stdout:flush() -- what the hook has printed, if it ended no line
   lib.check(C.neap_policy_server_answer(server, message, expert_of, expert_of and slots * 4 or 0))
 end
 

@@ -19,6 +19,8 @@
 --   json                  results are wanted as JSON
 --   job:print(text)       writes a line to stdout, on rank 0 only
 --   job:say(text)         writes a line to stderr, on rank 0 only
+--   job:remark(text)      tells on stderr what is worth knowing besides the results, once
+--   job:judge(row)        of a training's row: what its policy was worth decides the exit status
 --   job:report(result)    prints result.text, or with --json result.json, { rows = list, … }, in
 --                         the shape of all commands (docs/json.md), on rank 0 only
 --   job:progress(n, name) progress line of n steps on stderr, on rank 0 only
@@ -77,6 +79,17 @@ end
 local function document_of(results)
   local fields = results.rows and results or { rows = results[1] and results or { results } }
   return json.results('run', fields, metrics.keys())
+end
+
+--- A note on stderr, told once in a run; nothing for nil.
+function Job:remark(text)
+  if text and self.rank == 0 and text ~= self.remarked then errors.note(text) end
+  self.remarked = text or self.remarked
+end
+
+--- Rank 0 tells of a policy that was never in force, which gives the run its exit status.
+function Job:judge(row)
+  if self.rank == 0 then self.status = math.max(self.status, metrics.status { row }) end
 end
 
 function Job:report(result)
@@ -180,7 +193,7 @@ local function run(channel, rank, ranks, order, runs)
   local script = recipe.load(order.recipe)
   local node_of = find_nodes(channel, ranks, order.node_size, script.node_size)
   local job = setmetatable({
-    comm = channel, rank = rank, ranks = ranks,
+    status = 0, comm = channel, rank = rank, ranks = ranks,
     node_of = node_of, node_size = largest_node(node_of, ranks),
     params = params.values(script.params, order.params, order.device),
     device = order.device, strict = order.strict, in_process = order.in_process, json = order.json,
@@ -198,6 +211,9 @@ local function run(channel, rank, ranks, order, runs)
   script:run(job)
   if job.checkpoints then job.checkpoints:close() end
   if job.timeline then job.timeline:close(job) end
+  local status = ffi.new('int32_t[1]', job.status)
+  channel:broadcast(status, 4)
+  return status[0]
 end
 
 --- An error about memory with what the estimate says of it, if the recipe is a training.
@@ -281,21 +297,23 @@ end
 
 local function main(rank, ranks, world, text)
   world = world and ffi.cast('neap_world *', world)
-  local order, channel, runs = json.decode(text), nil, nil
+  local order, channel, runs, ended = json.decode(text), nil, nil, nil
   local ok, err = xpcall(function()
     channel = launch.open(world, rank, order.device)
     if not world then order.store = share(channel, rank, order.store) end
     runs = rank == 0 and order.store and store.open(order.store.path)
-    run(channel, rank, ranks, order, runs)
+    ended = run(channel, rank, ranks, order, runs)
   end, errors.handler)
   if not ok then err = advise(err, ranks, order) end
   if runs then
-    if ok then runs:finish(order.store.run, 0) else runs:flush() end
+    if ok then runs:finish(order.store.run, ended, nil, true) else runs:flush() end
     runs:close()
   end
-  local status = ok and 0 or fail(rank, world, err, order.store)
+  local status = ok and ended or fail(rank, world, err, order.store)
   if channel then channel:close() end
-  return status
+  if not (ok and world) then return status end
+  launcher.verdict(status) -- others may still be at the last operation: this rank has not failed
+  return 0
 end
 
 return main(...)

@@ -4,7 +4,9 @@
 --   * The value of an expression in the last place is the cell's result.
 --   * '%%file PATH' in the first line writes the rest to a file instead of running it.
 
+local errors = require 'neap.base.errors'
 local launcher = require 'neap.launcher'
+local outputs = require 'neap.base.outputs'
 
 local cell = {}
 
@@ -90,20 +92,16 @@ local function trace_of(message, name)
 end
 
 local function describe(err, name)
-  local message = tostring(err)
-  local kind = type(err) == 'table' and err.code
-    or message:match 'interrupted$' and 'interrupted' or 'error'
+  local message = errors.describe(err)
+  local kind = errors.code(err) or message:match 'interrupted$' and 'interrupted' or 'error'
   return { name = kind, message = message, trace = trace_of(message, name) }
 end
 
 local function write_file(path, text)
-  local file, why = io.open(path, 'w')
-  if not file then return why end
-  file:write(text)
-  file:close()
-  if path:match '%.lua$' then why = select(2, loadfile(path)) end
+  local ok, err = pcall(outputs.write, path, text)
+  if not ok then return errors.describe(err) end
   print('written: ' .. path)
-  return why
+  if path:match '%.lua$' then return (select(2, loadfile(path))) end
 end
 
 --- Runs a cell; number: its place, for messages. Returns nil, or what went wrong:

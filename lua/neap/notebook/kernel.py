@@ -44,11 +44,13 @@ class Lua:
             os.set_blocking(fd, False)
             self.selector.register(fd, selectors.EVENT_READ)
         self.buffer = b""
+        self.id = 0  # of the last request
         decoder = codecs.getincrementaldecoder("utf-8")
         self.decoders = {fd: decoder(errors="replace") for fd in self.streams}
 
     def send(self, message):
-        data = json.dumps(message).encode() + b"\n"
+        self.id += 1
+        data = json.dumps({**message, "id": self.id}).encode() + b"\n"
         try:
             while data:
                 data = data[os.write(self.requests, data):]
@@ -69,12 +71,16 @@ class Lua:
                     on_output(name, text)
 
     def receive(self, on_output):
-        """The next message; what is printed before it goes to on_output(stream, text)."""
+        """The last request's next answer; what is printed before it goes to on_output(stream,
+        text)."""
         while True:
             if b"\n" in self.buffer:
                 self._drain(on_output)
                 line, self.buffer = self.buffer.split(b"\n", 1)
-                return json.loads(line)
+                message = json.loads(line.decode(errors="replace"))
+                if message["id"] == self.id:
+                    return message
+                continue
             self.selector.select(timeout=0.5)
             ended = self.process.poll() is not None
             self._drain(on_output)

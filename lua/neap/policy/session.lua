@@ -114,7 +114,8 @@ function session.open(given)
     topology = topology, layers = o.layers, strict = o.strict,
     always_wait = o.wait, listener = o.listener,
     comm = comm and comm:size() > 1 and comm:duplicate() or nil,
-    faults = 0, late = 0, messages = {}, split_faults = 0,
+    faults = 0, late = 0, messages = {}, split_faults = 0, decided = 0, own = 0, failing = {},
+    answered = {},
     plan_ms = series.open(), split_us = series.open(), split_of = {}, late_experts = series.open(),
   }, Session)
   self.root = not self.comm or self.comm:rank() == 0
@@ -193,14 +194,27 @@ function Session:record(step, layer, load)
   if self.listener.record then self.listener.record(step, layer, load) end
 end
 
+--- Notes whether a layer's last answer was one to go by. Until the next one its layout is, or is
+-- not, what the policy wants.
+local function note_answer(self, answer, good)
+  self.answered[answer.layer], self.failing[answer.layer] = true, not good
+  for layer = 0, answer.ended and self.layers - 1 or -1 do -- requests of others went with it
+    self.answered[layer], self.failing[layer] = true, true
+  end
+end
+
 --- What an answer says: a valid expert_of[slots], or nil. step: the first that it can serve.
 local function read(self, answer, step)
   if answer.step < step or answer.outcome == runtime.LATE then self.late = self.late + 1 end
+  if answer.outcome == runtime.LATE then return end
+  local planned, valid, why = answer.outcome == runtime.PLANNED, true, nil
+  if planned then
+    self.plan_ms:add(answer.seconds * 1e3)
+    valid, why = self.active:valid(answer.expert_of)
+  end
+  note_answer(self, answer, answer.outcome ~= runtime.FAULT and valid)
   if answer.outcome == runtime.FAULT then return fault(self, answer.message) end
-  if answer.outcome ~= runtime.PLANNED then return end
-  self.plan_ms:add(answer.seconds * 1e3)
-  local valid, why = self.active:valid(answer.expert_of)
-  if valid then return answer.expert_of end
+  if valid then return planned and answer.expert_of or nil end
   fault(self, invalid(self, 'plan', answer.step, answer.layer, why))
 end
 
@@ -286,10 +300,18 @@ local function custom(self, step, layer, load)
   if self.comm then self.comm:broadcast(tokens, self.token_words * 8) end
   if tokens[0] == USED then
     if not self.root then split:set(layout, load, tokens + 1) end
-    return
+    return true
   end
-  if tokens[0] == GIVEN_UP then self.rule = FALLBACK end
+  if tokens[0] == GIVEN_UP then self.rule, self.replaced = FALLBACK, true end
   split:compute(layout, load)
+end
+
+--- Counts a split by whether what the policy says was in force: its last plan, and its split.
+local function count_decision(self, layer, own_split)
+  local splits_itself = self.tokens ~= nil
+  if not (splits_itself or self.answered[layer]) then return end -- it has not been asked yet
+  self.decided = self.decided + 1
+  if own_split and not self.failing[layer] then self.own = self.own + 1 end
 end
 
 --- The split of a layer's exact counts, load = int64_t[ranks][experts]; valid until the layer's
@@ -297,12 +319,13 @@ end
 -- rank.
 function Session:split(step, layer, load)
   local start = C.neap_clock()
-  local split = self.split_of[layer]
+  local split, own = self.split_of[layer], not self.replaced
   if self.rule then
     split:compute(self.active[layer], load)
   else
-    custom(self, step, layer, load)
+    own = custom(self, step, layer, load)
   end
+  count_decision(self, layer, own)
   self.split_us:add((C.neap_clock() - start) * 1e6)
   if self.listener.split then self.listener.split(step, layer, split) end
   return split
@@ -379,8 +402,11 @@ function Session:restore(saved)
   recall(self, saved, planned)
 end
 
---- What happened so far. Faults, late plans and plan times are known to rank 0, which waits here
--- for plans that are under way, so that a policy that hangs is named. Raises POLICY (strict).
+--- What happened so far. in_force: the share of splits, from the policy's first answer on, whose
+-- layout and split were what it wanted; the others had to go by an older answer of it, the static
+-- layout or the split minimax, since it failed. Nil where that is all of them. Faults, late plans
+-- and plan times are known to rank 0, which waits here for plans that are under way, so that a
+-- policy that hangs is named. Raises POLICY (strict).
 function Session:report()
   if self.worker then collect(self, -math.huge, true) end
   local plans_now = self.plans_on == 'current' or self.plans_on == 'both'
@@ -388,6 +414,7 @@ function Session:report()
     plans_on = self.plans_on ~= 'history' and self.plans_on or nil,
     late_experts = plans_now and self.late_experts:mean() or nil,
     faults = self.faults, late = self.late, messages = self.messages,
+    in_force = self.own < self.decided and self.own / self.decided or nil,
     plan_ms = { mean = self.plan_ms:mean(), p95 = self.plan_ms:quantile(0.95) },
     split_us = { mean = self.split_us:mean(), p95 = self.split_us:quantile(0.95) },
   }

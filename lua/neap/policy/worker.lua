@@ -153,7 +153,7 @@ local function replace(self, message)
   local doing = messages.doing[tonumber(message.about)]
   local answer = {
     outcome = runtime.FAULT, step = tonumber(message.step), layer = message.layer, seconds = 0,
-    hook = doing,
+    hook = doing, ended = true,
   }
   self.ends, self.requests, self.restarting = self.ends + 1, {}, true
   local status = C.neap_worker_restart(self.ptr)

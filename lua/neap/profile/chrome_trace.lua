@@ -6,7 +6,7 @@
 --   chrome_trace.write('step.json', { { label = 'laer', ranks = ranks } })   -- ranks: of gather
 
 local json = require 'neap.base.json'
-local errors = require 'neap.base.errors'
+local outputs = require 'neap.base.outputs'
 local timeline = require 'neap.engine.timeline'
 
 local chrome_trace = {}
@@ -92,14 +92,8 @@ end
 
 --- Writes the file, or raises a plain error.
 function chrome_trace.write(path, runs)
-  local file, why = io.open(path, 'w')
-  if not file then errors.plain('timeline: %s', why) end
-  local written, problem = file:write('{"displayTimeUnit":"ms","traceEvents":[\n',
-    table.concat(chrome_trace.events(runs), ',\n'), '\n]}\n')
-  local closed, at_close = file:close()
-  if not (written and closed) then
-    errors.plain('timeline: %s: %s', path, problem or at_close)
-  end
+  outputs.write(path, table.concat { '{"displayTimeUnit":"ms","traceEvents":[\n',
+    table.concat(chrome_trace.events(runs), ',\n'), '\n]}\n' })
 end
 
 return chrome_trace

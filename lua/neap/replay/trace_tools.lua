@@ -5,6 +5,7 @@
 local programs = require 'neap.base.programs'
 local errors = require 'neap.base.errors'
 local lib = require 'neap.base.lib'
+local outputs = require 'neap.base.outputs'
 local trace = require 'neap.engine.trace'
 
 local ffi = lib.ffi
@@ -107,10 +108,10 @@ end
 
 --- ---- CSV ---------------------------------------------------------------------------------------
 
-local function write_csv(t, file)
-  local heading = { 'step,layer,rank' }
+local function csv_of(t)
+  local lines, heading = {}, { 'step,layer,rank' }
   for e = 0, t.experts - 1 do heading[e + 2] = 'e' .. e end
-  file:write(table.concat(heading, ','), '\n')
+  lines[1] = table.concat(heading, ',')
   local load, cells = ffi.new('int64_t[?]', t.ranks * t.experts), {}
   for step = 0, t.steps - 1 do
     for layer = 0, t.layers - 1 do
@@ -119,35 +120,31 @@ local function write_csv(t, file)
         for e = 0, t.experts - 1 do
           cells[e + 1] = ('%d'):format(tonumber(load[rank * t.experts + e]))
         end
-        file:write(('%d,%d,%d,'):format(step, layer, rank), table.concat(cells, ','), '\n')
+        lines[#lines + 1] = ('%d,%d,%d,'):format(step, layer, rank) .. table.concat(cells, ',')
       end
     end
   end
+  return table.concat(lines, '\n') .. '\n'
+end
+
+--- A text as gzip packs it, without its time.
+local function packed(text)
+  local path = os.tmpname()
+  local ok, err = pcall(programs.feed, 'gzip -n -c >' .. programs.quote(path), 'gzip', text)
+  local file = ok and io.open(path, 'rb')
+  local bytes = file and file:read '*a'
+  if file then file:close() end
+  os.remove(path)
+  if not ok then error(err, 0) end
+  return bytes
 end
 
 --- Writes a trace as CSV (step,layer,rank,e0,…), gzipped if the path ends with .gz. The file is
 -- there when it is whole.
 function tools.export(t, path)
   check_target(path, { t })
-  local part = path .. '.part'
-  local file, why = io.open(part, 'w')
-  if not file then errors.plain('%s', why) end
-  local ok, err = pcall(function()
-    write_csv(t, file)
-    local written, reason = file:close()
-    if not written then errors.plain('%s', reason) end
-    if not path:match '%.gz$' then
-      assert(os.rename(part, path))
-      return
-    end
-    local packed = path .. '.packed'
-    programs.run(('gzip -n -c <%s >%s'):format(programs.quote(part), programs.quote(packed)),
-      'gzip')
-    assert(os.rename(packed, path))
-  end)
-  os.remove(part)
-  os.remove(path .. '.packed')
-  if not ok then error(err, 0) end
+  local text = csv_of(t)
+  outputs.write(path, path:match '%.gz$' and packed(text) or text)
 end
 
 --- ---- pictures ----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 --- What a report compares: entries, one per policy, whatever they were measured by.
---   { policy =, kind = 'run', 'replay' or 'simulate', seeds = list, rows = list, values = { metric
---     = value }, curves = { metric = { values = list, first = step } } }
+--   { policy =, name = (as pages show it), in_force =, kind = 'run', 'replay' or 'simulate',
+--     seeds = list, rows = list, values = { metric = value }, curves = { metric = { values = list,
+--     first = step } } }
 -- Rows, metrics and their names: neap.runs.metrics.
 
 local metrics = require 'neap.runs.metrics'
@@ -13,7 +14,8 @@ function entries.from_row(row, kind)
   row.simulated = row.simulated or kind == 'simulate' or nil -- earlier versions did not say it
   if row.losses then curves.loss = { values = row.losses, first = 0 } end
   return { policy = row.policy, kind = kind, seeds = { row.seed }, rows = { row },
-    values = metrics.values(metrics.upgrade(row)), curves = curves, plans_on = row.plans_on }
+    values = metrics.values(metrics.upgrade(row)), curves = curves, plans_on = row.plans_on,
+    in_force = row.in_force }
 end
 
 --- Mean of curves over those that reach a step.
@@ -48,6 +50,15 @@ local function mean_number(list)
   return sum / #list
 end
 
+--- Mean share in which its answers were in force; nil where they always were.
+local function in_force(group)
+  local shares, own = {}, true
+  for i, entry in ipairs(group) do
+    shares[i], own = entry.in_force or 1, own and not entry.in_force
+  end
+  return not own and mean_number(shares) or nil
+end
+
 --- One entry per policy, in the order in which they first appear: means over its runs.
 function entries.group(list)
   local groups, order = {}, {}
@@ -62,8 +73,10 @@ function entries.group(list)
   for i, policy in ipairs(order) do
     local group, seeds, rows = groups[policy], {}, {}
     for j, entry in ipairs(group) do seeds[j], rows[j] = entry.seeds[1], entry.rows[1] end
-    out[i] = { policy = policy, name = entries.short(policy), kind = group[1].kind,
-      plans_on = group[1].plans_on, seeds = seeds, rows = rows, runs = #group,
+    local share, plans_on = in_force(group), group[1].plans_on
+    out[i] = { policy = policy, kind = group[1].kind, plans_on = plans_on, in_force = share,
+      name = metrics.name_of { policy = entries.short(policy), plans_on = plans_on,
+        in_force = share }, seeds = seeds, rows = rows, runs = #group,
       values = mean_of(group, 'values', mean_number),
       curves = mean_of(group, 'curves', mean_curve) }
   end
@@ -82,11 +95,14 @@ function entries.find(list, policy)
   end
 end
 
---- Entries, best first by a metric. Those to which loads are known before are left out.
+--- Entries, best first by a metric. Those to which loads are known before are left out, and those
+-- whose rows are not their doing.
 function entries.rank(list, metric)
   local ranked, name = {}, metric.name
   for _, entry in ipairs(list) do
-    if entry.plans_on ~= 'known' and entry.values[name] then ranked[#ranked + 1] = entry end
+    if entry.plans_on ~= 'known' and metrics.counts(entry) and entry.values[name] then
+      ranked[#ranked + 1] = entry
+    end
   end
   table.sort(ranked, function(a, b)
     local x, y = a.values[name], b.values[name]

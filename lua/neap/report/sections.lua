@@ -85,7 +85,8 @@ function sections.ranks(document)
   end
   for i, policy in ipairs(seen.policies) do
     figures[i] = page.figure(chart.bars {
-      title = svg.short(entries.short(policy.row.policy)), unit = 'work (tokens)',
+      title = svg.short(metrics.name_of { policy = entries.short(policy.row.policy),
+        in_force = policy.row.in_force }), unit = 'work (tokens)',
       values = policy.work, high = high,
       node_of = function(rank) return topology:node_of(rank) end })
   end

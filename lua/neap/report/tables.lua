@@ -134,7 +134,7 @@ end
 
 local function comparison_row(document, i, entry, columns)
   local row = cells(document, columns,
-    key_of(i) .. svg.escape(metrics.name_of { policy = entry.name, plans_on = entry.plans_on }),
+    key_of(i) .. svg.escape(entry.name),
     function(metric)
       local value = entry.values[metric.name]
       return value and show(metric, value) or '–'
@@ -186,7 +186,8 @@ end
 
 local function difference_row(metric, entry, row)
   local interval = row.low and ('%s to %s'):format(show(metric, row.low), show(metric, row.high))
-  return { svg.escape(entries.short(row.policy)), show_alone(metric, row.mean),
+  return { svg.escape(metrics.name_of { policy = entries.short(row.policy),
+    in_force = row.in_force }), show_alone(metric, row.mean),
     row.pairs and ('%d'):format(row.pairs), row.difference and show(metric, row.difference),
     interval, signed(row.relative), svg.escape(row.verdict),
     class = row.policy == (entry.winner and entry.winner.policy) and 'best' or nil }

@@ -103,6 +103,16 @@ local function pairs_of(metric, mine, theirs)
   return a, b, names, repeated
 end
 
+--- Mean share in which a policy's results are its own doing; nil where that is all of them.
+local function in_force(cells)
+  local shares, own = {}, true
+  for _, group in ipairs(lib.sorted_keys(cells)) do
+    local share = cells[group].summary.in_force
+    shares[#shares + 1], own = share or 1, own and not share
+  end
+  return not own and statistics.mean(shares) or nil
+end
+
 local function verdict_of(metric, s)
   if s.count < statistics.FEWEST then
     return ('too few pairs (%d of %d)'):format(s.count, statistics.FEWEST)
@@ -140,6 +150,7 @@ local function compare_one(metric, policy, cells, baseline, warnings)
     shares[#shares + 1] = cells[policy][group].summary.share_of_ideal
   end
   row.share_of_ideal = #shares > 0 and statistics.mean(shares) or nil
+  row.in_force = in_force(cells[policy])
   if policy == baseline then
     row.verdict = 'baseline'
     return row
@@ -156,7 +167,7 @@ local function compare_one(metric, policy, cells, baseline, warnings)
   row.difference, row.low, row.high = s.mean, s.low, s.high
   local base = statistics.mean(theirs)
   row.relative = base ~= 0 and s.mean / math.abs(base) or nil
-  row.verdict = verdict_of(metric, s)
+  row.verdict = metrics.counts(row) and verdict_of(metric, s) or 'says nothing of it'
   warn(warnings, policy, metric, s, names)
   return row
 end
@@ -166,7 +177,7 @@ local function find_winner(metric, rows, cells)
   local sorted = {}
   for _, row in ipairs(rows) do
     local _, any = next(cells[row.policy])
-    if any.summary.plans_on ~= 'known' then sorted[#sorted + 1] = row end
+    if any.summary.plans_on ~= 'known' and metrics.counts(row) then sorted[#sorted + 1] = row end
   end
   if #sorted < 2 then return nil, 'one policy alone wins nothing' end
   local sign = metric.better == 'lower' and 1 or -1
@@ -221,9 +232,13 @@ local function count_faults(cells, order, warnings)
     for _, group in ipairs(lib.sorted_keys(cells[policy])) do
       faults = faults + (tonumber(cells[policy][group].summary.faults) or 0)
     end
-    if faults > 0 then
-      warnings[#warnings + 1] = ('%s: %d faults; layouts that stayed in force are not its own')
-        :format(policy, faults)
+    local share = in_force(cells[policy])
+    if share then
+      local judged = metrics.counts { in_force = share }
+      warnings[#warnings + 1] = ('%s: %d faults; its own answers were in force for %.3g %% of the '
+        .. 'splits%s'):format(policy, faults, 100 * share, judged and '' or ', so it is not judged')
+    elseif faults > 0 then
+      warnings[#warnings + 1] = ('%s: %d faults'):format(policy, faults)
     end
   end
 end

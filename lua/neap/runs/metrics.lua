@@ -11,8 +11,9 @@
 --     bytes_per_step = { tokens, unshard, reduce }, plan_ms = { mean, p95 },
 --     split_us = { mean, p95 }, slots_changed =, faults =, late =, loss =, bits_per_byte = }
 -- and, where they are: simulated = true, cluster, model (of steps that took their time on a
--- described cluster), plans_on (what a policy plans on besides the history, or instead: 'current',
--- 'both' or 'known'), messages (of faults), losses (by step), digest.
+-- described cluster), in_force (of a policy that failed: the share of its splits for which its own
+-- answers were in force; session.lua), plans_on (what a policy plans on besides the history, or
+-- instead: 'current', 'both' or 'known'), messages (of faults), losses (by step), digest.
 -- A metric that was not measured is absent.
 --
 -- Fields of a record:
@@ -229,15 +230,40 @@ end
 
 local MARKS = { current = ' (current counts)', both = ' (late slots)', known = ' (known loads)' }
 
---- A row's policy, marked by what it plans on where that is not the history alone.
+--- A row's policy, marked by what it plans on where that is not the history alone, and by how much
+-- of the row is its doing where its answers failed.
 function metrics.name_of(row)
-  return row.policy .. (MARKS[row.plans_on] or '')
+  local share = row.in_force
+  return row.policy .. (MARKS[row.plans_on] or '') .. (not share and ''
+    or share == 0 and ' (never in force)' or (' (in force: %.3g %%)'):format(100 * share))
+end
+
+-- Share from which on a row counts as its policy's.
+local MOSTLY = 0.99
+
+--- Whether a row says something of its policy, rather than of what took its place.
+function metrics.counts(row)
+  return (row.in_force or 1) >= MOSTLY
+end
+
+--- Exit status of a command with these rows: 3, and a line on stderr, if a policy was never in
+-- force; else 0.
+function metrics.status(rows)
+  local status = 0
+  for _, row in ipairs(rows) do
+    if row.in_force == 0 then
+      io.stderr:write(('neap: policy %s was never in force: its row shows the static layout, or '
+        .. 'the split minimax\n'):format(row.policy))
+      status = errors.FAULTY
+    end
+  end
+  return status
 end
 
 --- Keys of rows in the order in which JSON has them.
 function metrics.keys()
   local keys = { 'trace', 'policy', 'seed', 'steps', 'ranks', 'simulated', 'cluster', 'model',
-    'plans_on' }
+    'plans_on', 'in_force' }
   for _, metric in ipairs(metrics.list) do
     for _, key in ipairs(metric.path or { metric.name }) do keys[#keys + 1] = key end
   end

@@ -51,6 +51,11 @@ function provenance.boot()
     first_line '/proc/sys/kernel/hostname' or ''
 end
 
+--- This process's number.
+function provenance.process()
+  return tonumber((first_line '/proc/self/stat' or ''):match '^%d+')
+end
+
 --- Start of a process in clock ticks since boot, or nil if there is none or it has ended.
 function provenance.process_start(pid)
   local stat = first_line(('/proc/%d/stat'):format(pid))
@@ -96,7 +101,7 @@ end
 -- started this process, if one did.
 function provenance.circumstances()
   local boot, host = provenance.boot()
-  local pid = tonumber((first_line '/proc/self/stat' or ''):match '^%d+')
+  local pid = provenance.process()
   local about, libraries = describe_machine()
   local commit = git('rev-parse', 'HEAD')
   return {

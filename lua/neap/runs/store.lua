@@ -170,9 +170,25 @@ end
 
 --- ---- runs --------------------------------------------------------------------------------------
 
+--- Fills in a row that a sweep has claimed for a run with this key; its id, or nil if there is no
+-- such claim.
+local function take_over(self, id, row)
+  local found = id and self:rows("SELECT sweep FROM runs WHERE id = ? AND key = ? "
+    .. "AND state = 'running'", id, row.key)[1]
+  if not found then return nil end
+  row.sweep = row.sweep or found.sweep
+  local names, marks, values = lib.sorted_keys(row), {}, {}
+  for i, name in ipairs(names) do marks[i], values[i] = name .. ' = ?', row[name] end
+  values[#names + 1] = id
+  self:write(('UPDATE runs SET %s WHERE id = ?'):format(table.concat(marks, ', ')),
+    unpack(values, 1, #names + 1))
+  return id
+end
+
 --- Begins a run: row has columns of the table (kind and command at least; script: a file whose text
 -- is kept, with the modules that it requires); what is known of machine, engine, process and sweep
--- is added. A sweep tells its children their key. Returns the id.
+-- is added. A sweep tells its children their key, and the row that it has claimed for them
+-- (sweep/claims.lua). Returns the id.
 function Store:begin(row)
   local full = provenance.circumstances()
   for name, value in pairs(row) do full[name] = value end
@@ -181,15 +197,15 @@ function Store:begin(row)
   if script then full.script_sha256 = self:text(script) end
   full.started = C.neap_time()
   full.heartbeat, full.state = full.started, 'running'
-  return self:insert('runs', full)
+  return take_over(self, tonumber(os.getenv 'NEAP_RUN'), full) or self:insert('runs', full)
 end
 
---- Ends a run; message: of its error.
-function Store:finish(run, status, message)
+--- Ends a run; message: of its error; done: it came to its end, whatever the status.
+function Store:finish(run, status, message, done)
   local now = C.neap_time()
+  local state = (done or status == 0) and 'done' or status == 130 and 'interrupted' or 'failed'
   self:later('UPDATE runs SET state = ?, exit_status = ?, error = ?, ended = ?, heartbeat = ? '
-    .. 'WHERE id = ?', status == 0 and 'done' or status == 130 and 'interrupted' or 'failed',
-    status, message, now, now, run)
+    .. 'WHERE id = ?', state, status, message, now, now, run)
   self:flush()
 end
 
@@ -240,10 +256,11 @@ end
 
 --- Calls f(begin) as a run that is recorded if the options args say so; begin(row) begins a
 -- result and returns its recorder, or nil where nothing is recorded. row, context: as for begin and
--- result. A mistake in how the command was called is no run. Returns what f returns.
+-- result. A mistake in how the command was called is no run. Returns the exit status, which f
+-- returns (nil: 0).
 function store.recorded(args, row, context, f)
   local runs = store.of(args)
-  if not runs then return f(function() end) end
+  if not runs then return f(function() end) or 0 end
   local id = runs:begin(row)
   local ok, result = xpcall(f, errors.handler, function(about)
     about.context = context
@@ -253,11 +270,12 @@ function store.recorded(args, row, context, f)
   local done, gone = false, false
   if mistake then done, gone = pcall(forget, runs, id) end
   if not (done and gone) then
-    runs:finish(id, ok and 0 or errors.status(result), not ok and errors.text(result) or nil)
+    runs:finish(id, ok and (result or 0) or errors.status(result),
+      not ok and errors.text(result) or nil, ok)
   end
   runs:close()
   if not ok then error(result, 0) end
-  return result
+  return result or 0
 end
 
 --- Adds to a run's corpora what a text schedule reads: bytes and SHA-256.

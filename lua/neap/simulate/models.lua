@@ -8,6 +8,7 @@
 
 local lib = require 'neap.base.lib'
 local errors = require 'neap.base.errors'
+local options = require 'neap.base.options'
 local synth = require 'neap.engine.synth'
 
 local models = {}
@@ -53,6 +54,12 @@ local WHOLE = { 'hidden', 'experts', 'top_k', 'slots', 'layers', 'heads', 'kv_he
 local FIELDS = { ffn = true, load = true, recompute = true }
 for _, name in ipairs(WHOLE) do FIELDS[name] = true end
 
+-- Of synthetic routing; ranges as in engine/synth.lua.
+local LOAD = {
+  sigma = { min = 0, max = 10, needed = true }, tau = { min = 0, max = 10, needed = true },
+  rho = { min = 0, max = 1, needed = true },
+}
+
 local function check_whole(where, name, value)
   if type(value) ~= 'number' or value % 1 ~= 0 or value < 1 or value > 2 ^ 31 then
     errors.usage('model %s: %s is %s; it must be a whole number from 1 to 2^31', where, name,
@@ -70,7 +77,18 @@ local function check(where, m)
   end
   for _, name in ipairs(WHOLE) do check_whole(where, name, m[name]) end
   local ffn = type(m.ffn) == 'table' and m.ffn or { m.ffn }
-  for _, size in ipairs(ffn) do check_whole(where, 'ffn', size) end
+  for _, place in ipairs(lib.sorted_keys(ffn)) do
+    if type(place) ~= 'number' or place % 1 ~= 0 or place < 1 or place > #ffn then
+      errors.usage('model %s: ffn is a list; it has a field %s', where, tostring(place))
+    end
+    check_whole(where, 'ffn', ffn[place])
+  end
+  if type(m.recompute) ~= 'boolean' then
+    errors.usage('model %s: recompute is a %s; it must be true or false', where, type(m.recompute))
+  end
+  local wrong = type(m.load) ~= 'table' and ('model %s: load is a %s; it must be a table'):format(
+    where, type(m.load)) or options.problem(m.load, LOAD, ('model %s: load'):format(where), 'field')
+  if wrong then errors.usage('%s', wrong) end
   if #ffn == 0 or #ffn > 1 and #ffn ~= m.experts then
     errors.usage('model %s: ffn has %d sizes; there are %d experts', where, #ffn, m.experts)
   end
@@ -91,7 +109,8 @@ function models.describe(what, changes)
         table.concat(names, ', '))
     end
   end
-  local m = { load = synth.presets.e16k4 }
+  local preset = synth.presets.e16k4
+  local m = { load = { sigma = preset.sigma, tau = preset.tau, rho = preset.rho } }
   for name, value in pairs(COMMON) do m[name] = value end
   for name, value in pairs(base) do m[name] = value end
   for name, value in pairs(changes or {}) do m[name] = value end

@@ -1,10 +1,11 @@
 --- Does the runs of a sweep, some at a time, as child processes.
 
+local claims = require 'neap.sweep.claims'
+local errors = require 'neap.base.errors'
 local subprocess = require 'neap.engine.subprocess'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 local progress = require 'neap.base.progress'
-local sweep = require 'neap.sweep'
 
 local executor = {}
 
@@ -24,18 +25,21 @@ local function start(self, entry)
     argv[#argv + 1] = word
   end
   argv[#argv + 1] = '--json'
-  entry.child = subprocess.open(argv, { NEAP_STORE = self.runs.path, NEAP_KEY = entry.key,
-    NEAP_SWEEP = self.name, NEAP_HOME = launcher.home })
+  local environment = { NEAP_STORE = self.runs.path, NEAP_KEY = entry.key,
+    NEAP_RUN = ('%d'):format(entry.run), NEAP_SWEEP = self.name, NEAP_HOME = launcher.home }
+  for _, name in ipairs(launcher.rank_variables) do
+    environment[name] = '' -- a run is no rank of what has started the sweep
+  end
+  entry.child = subprocess.open(argv, environment)
   entry.started = lib.C.neap_time()
   self.active[#self.active + 1] = entry
 end
 
---- Whether another sweep has done the run meanwhile, or is at it.
+--- Whether another sweep has done the run meanwhile, or is at it; else it is this one's.
 local function taken(self, entry)
-  local state, row = sweep.state(self.runs, entry.key)
-  if state ~= 'done' and state ~= 'running' then return false end
-  entry.state, entry.run = state, row.id
-  return true
+  local id, state, row = claims.take(self.runs, entry, self.name)
+  entry.run, entry.state = id or row.id, state or entry.state
+  return not id
 end
 
 --- The line of a text that tells most: the last one of Neap's, else the first that is neither a
@@ -52,34 +56,25 @@ end
 --- Why a run has failed that could not say it in the store; on further lines, the end of what it
 -- wrote to stderr.
 local function complaint(entry)
-  local _, errors = entry.child:output()
+  local _, told = entry.child:output()
   local status = entry.child.status
   local how = status > 128 and ('ended by signal %d'):format(status - 128)
     or ('exit status %d'):format(status)
-  local line = telling(errors)
-  return ('%s\n%s'):format(line and how .. ': ' .. line or how, errors:sub(-STDERR_BYTES))
+  local line = telling(told)
+  return ('%s\n%s'):format(line and how .. ': ' .. line or how, told:sub(-STDERR_BYTES))
 end
 
 --- Sees to it that the store says how the run ended.
 local function record_end(self, entry)
   local status = entry.child.status
-  local row = self.runs:runs('key = ?', entry.key)
-  row = row[#row]
-  if status == 0 and row and row.state == 'done' then
-    entry.state, entry.run = 'done', row.id
+  local row, told = claims.row(self.runs, entry)
+  entry.run = row and row.id
+  if (status == 0 or status == errors.FAULTY) and row and row.state == 'done' then
+    entry.state, entry.error = 'done', status ~= 0 and 'a policy was never in force' or nil
     return
   end
-  local recorded = row and row.started >= entry.started
-  entry.state, entry.error = 'failed', recorded and row.error or complaint(entry)
-  if not recorded then
-    entry.run = self.runs:begin { kind = entry.kind, key = entry.key,
-      command = 'neap ' .. entry.kind .. ' ' .. table.concat(entry.words, ' '),
-      sweep = self.name }
-    self.runs:finish(entry.run, status == 0 and 1 or status, entry.error)
-    return
-  end
-  entry.run = row.id
-  if row.state ~= 'failed' then
+  entry.state, entry.error = 'failed', told and row.error or complaint(entry)
+  if row and row.state ~= 'failed' then
     self.runs:finish(row.id, status == 0 and 1 or status, entry.error)
   end
 end
@@ -101,7 +96,10 @@ local function stop_all(self)
   for _, entry in ipairs(self.active) do entry.child:stop() end
   local began, killed = lib.C.neap_clock(), false
   while #self.active > 0 do
-    collect(self, function(entry) entry.state = 'todo' end)
+    collect(self, function(entry)
+      entry.state = 'todo'
+      claims.drop(self.runs, entry)
+    end)
     if not killed and lib.C.neap_clock() - began > PATIENCE then
       for _, entry in ipairs(self.active) do entry.child:stop(true) end
       killed = true

@@ -37,9 +37,9 @@ function launch.open(world, rank, name)
   if world then device.use(name, rank) end
   local all = comm['open_' .. comm.transport_of(not world, name)](world, rank)
   if not world and all:size() ~= launcher.process_size then
-    errors.usage('the launcher started %d processes, but MPI connects %d; start them with the '
-      .. 'launcher of the MPI that Neap was built with (srun --mpi=pmix, mpirun)',
-      launcher.process_size, all:size())
+    local by = launcher.process_launcher
+    errors.usage('%s started %d tasks, MPI sees %d: use %s', by, launcher.process_size, all:size(),
+      by == 'srun' and '--mpi=pmix' or 'the mpirun of the MPI that Neap was built with')
   end
   return all
 end

@@ -172,7 +172,8 @@ end
 -- and perhaps trace (path of the routing trace to write; self.trace is what rank 0 writes: while
 -- another run writes that one, a name beside it), label (of the progress line), schedule (a table
 -- instead of params.schedule), seconds (that run may take; it ends with the step that is under way
--- then) and wait (a step begins when all plans are there: layouts do not depend on time).
+-- then), remark (false: no note where policies hardly differ) and wait (a step begins when all
+-- plans are there: layouts do not depend on time).
 function trainer.open(options)
   local job, p = options.job, options.params
   if job.timeline then job.timeline:check_steps(p.steps) end
@@ -188,6 +189,7 @@ function trainer.open(options)
   device.forget_most() -- all ranks are here: earlier trainings have closed
   self.topology = topologies.open { node_of = job.node_of, ranks = job.ranks, slots = p.slots,
     experts = p.experts, cost = costs(p.ffn), speed = job.sim and job.sim.machine.speed }
+  if job.remark and options.remark ~= false then job:remark(self.topology:remark()) end
   self.session = sessions.open { comm = self.comm, topology = self.topology, layers = p.layers,
     policy = options.policy, seed = p.seed, strict = job.strict, in_process = job.in_process,
     trusted = job.trusted, deadline = job.deadline, wait = options.wait,
@@ -439,6 +441,7 @@ function Trainer:summary()
   row.segments = self.saver and self.saver:segments()
   metrics.complete(row)
   if self.recorder then self.recorder:close(row) end
+  if self.job.judge then self.job:judge(row) end
   return row
 end
 

@@ -80,6 +80,19 @@ describe('descriptions of clusters', function()
     assert.matches("unknown model 'mixtral'", message_of(models.describe, 'mixtral'))
     assert.matches('hidden is %-1; it must be a whole number', message_of(models.describe, MODEL,
       { hidden = -1 }))
+    for pattern, changes in pairs {
+      ["load: unknown field 'sgima' %(did you mean 'sigma'%?%)"] = { load = { sgima = 1, tau = 1,
+        rho = 1 } },
+      ['load: rho is missing'] = { load = { sigma = 1, tau = 1 } },
+      ['load: tau is 11; it must be a number from 0 to 10'] = { load = { sigma = 1, tau = 11,
+        rho = 1 } },
+      ['load is a number; it must be a table'] = { load = 3 },
+      ['recompute is a number; it must be true or false'] = { recompute = 1 },
+      ['ffn is a list; it has a field wide'] = { ffn = { 8, wide = 9 } },
+      ["unknown field 'hiden' %(did you mean 'hidden'%?%)"] = { hiden = 8 },
+    } do
+      assert.matches(pattern, message_of(models.describe, MODEL, changes))
+    end
     assert.matches('top_k is 9; there are 8 experts', message_of(models.describe, MODEL,
       { top_k = 9 }))
     assert.matches('1 slots on each of 4 ranks; there are 8 experts', message_of(run,
