@@ -24,7 +24,7 @@ function Late:plan(ctx)
   if not ctx.current then return plan.neap(ctx, { recall = self.window }) end
   local load = ctx.history:last()
   local before = ctx:cost(ctx.previous, load).max_work
-  local layout = plan.late(ctx, { load = load, flows = self.flows })
+  local layout = plan.late(ctx, { load = load, tries = self.tries })
   local saved = before - ctx:cost(layout, load).max_work
   return PASSES * saved > self.price and layout or ctx.previous
 end

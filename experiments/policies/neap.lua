@@ -4,16 +4,20 @@
 local plan = require('neap').plan
 local policy = require 'neap.policy'
 
+local params = plan.parameters('neap', 'effort locality')
+params.window.default = 8
+
 local Neap = policy.define {
   name = 'neap',
   doc = "Neap's planner and the exact split",
-  params = plan.parameters('neap', 'effort samples locality'),
+  params = params,
   split = 'minimax',
 }
 
 function Neap:plan(ctx)
   return plan.neap(ctx, {
-    recall = self.window, effort = self.effort, samples = self.samples, locality = self.locality,
+    recall = self.window, effort = self.effort, locality = self.locality,
+    spread = ctx.current and 0 or nil, -- counts of the very step have no error
   })
 end
 

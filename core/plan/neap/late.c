@@ -2,15 +2,14 @@
  * counts, for whoever accepts one expert's transfer per rank on the critical path. All other slots
  * keep their experts.
  *
- * It is neap's repair with the counts as the only sample: a flow finds the least max load of the
- * layout and the ranks that have too much; an expert that lives only there gets the late slot of
- * another rank. */
+ * It is neap's climb with the counts as the only sample: an expert that the fullest ranks have too
+ * much of gets the late slot of another rank. */
 #include "plan/neap/state.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { FLOWS };
+enum { TRIES };
 
 /* Orders every rank's slots by the replicas that their experts have, fewest first: the late slot is
  * then the one whose expert is missed least. With few spare slots any other one would often hold an
@@ -37,6 +36,7 @@ static int late_plan(const neapi_plan_input *input, int32_t *expert_of)
   exact.steps = 1;
   n->late = true;
   n->home = 0.45;
+  n->spread = 0;
   n->toll = 0.2 / n->topology->ranks;
   neapi_neap_forecast(n, &exact);
   if (input->previous && neapi_neap_has_no_doubles(n, input->previous->expert_of))
@@ -44,15 +44,15 @@ static int late_plan(const neapi_plan_input *input, int32_t *expert_of)
   else
     neapi_neap_greedy(n);
   order_slots(n);
-  neapi_neap_draw(n, 1);
-  neapi_neap_repair(n, input->parameter[FLOWS]);
+  neapi_neap_draw(n);
+  neapi_neap_climb(n, input->parameter[TRIES]);
   memcpy(expert_of, n->expert_of, sizeof *expert_of * n->topology->slots);
   return NEAP_OK;
 }
 
 const neapi_planner_kind neapi_plan_late = {
     "late",
-    {{"flows", "flows that may be looked for: about two per slot that changes", 100, 0, 1e6, 1}},
+    {{"tries", "changes that may be tried", 100, 0, 1e6, 1}},
     neapi_neap_open,
     neapi_neap_close,
     late_plan};

@@ -1,15 +1,18 @@
 /* Planner neap: layouts that keep tokens on their node and stay balanced when loads are not as
  * forecast, given that the split evens out what it can.
  *
- * A forecast, a greedy start, a search over the cells where nodes can hold every expert, and a
- * repair of what the split could not even out; see the parts. */
+ * A forecast and its errors; several starts, among them the layout in force and, where nodes can
+ * hold every expert, what a search over cells makes of the best one; all judged by the same samples;
+ * and a climb from the cheapest. See the parts. */
 #include "plan/neap/state.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { EFFORT, SAMPLES, SPREAD, LOCALITY }; /* parameters */
+enum { EFFORT, SPREAD, LOCALITY }; /* parameters */
 enum { SEARCHES = 3 };
+
+static const double WORTH = 5e-4; /* cost that a change of the layout in force must save */
 
 bool neapi_neap_has_no_doubles(neapi_neap *n, const int32_t *expert_of)
 {
@@ -27,91 +30,62 @@ bool neapi_neap_has_no_doubles(neapi_neap *n, const int32_t *expert_of)
   return true;
 }
 
-/* Starts from the previous layout where that is better than the greedy one. */
-static void choose_start(neapi_neap *n, const neap_layout *previous)
+/* Keeps the layout at hand if it is the cheapest so far. */
+static void compete(neapi_neap *n, double *cost)
 {
-  uint64_t bytes = sizeof *n->expert_of * n->topology->slots;
-  if (!previous || !neapi_neap_has_no_doubles(n, previous->expert_of))
-    return;
-  double greedy = neapi_neap_cost(n);
-  memcpy(n->expert_of, previous->expert_of, bytes);
-  if (neapi_neap_cost(n) >= greedy)
-    memcpy(n->expert_of, n->rival, bytes);
-}
-
-/* Keeps the layout at hand if it is the cheapest so far. Returns whether it is balanced. */
-static bool compare(neapi_neap *n, double *cost)
-{
-  bool balanced;
-  double now = neapi_neap_evaluate(n, *cost, &balanced);
+  double now = neapi_neap_judge(n);
   if (now < *cost) {
     *cost = now;
     memcpy(n->best, n->expert_of, sizeof *n->best * n->topology->slots);
   }
-  return balanced;
 }
 
-/* Searches with more and more weight on risk, as long as the outcome is not balanced. The greedy
- * layout competes, too. Returns whether the winner, in n->best, is balanced. */
-static bool compete(neapi_neap *n, const neapi_plan_input *input)
+/* The cell search from the best layout so far, with more and more weight on risk, as long as that
+ * makes it cheaper. */
+static void search(neapi_neap *n, const neapi_plan_input *input, double *cost)
 {
   uint64_t bytes = sizeof *n->expert_of * n->topology->slots;
-  double cost = INFINITY;
-  memcpy(n->rival, n->expert_of, bytes);
-  choose_start(n, input->previous);
-  memcpy(n->start, n->expert_of, bytes);
-  bool done = false;
-  for (int32_t i = 0; i < SEARCHES && !done; i++, n->caution *= 4) {
+  memcpy(n->start, n->best, bytes);
+  for (int32_t i = 0; i < SEARCHES; i++, n->caution *= 4) {
+    double before = *cost;
     memcpy(n->expert_of, n->start, bytes);
     neapi_neap_search(n, input->parameter[EFFORT]);
-    done = compare(n, &cost);
+    compete(n, cost);
+    if (i && *cost >= before)
+      break;
   }
-  memcpy(n->expert_of, n->rival, bytes);
-  return done || compare(n, &cost);
 }
 
-/* 0 to 1: how much depends on the samples. All where nodes have hardly more slots than experts;
- * else by how much loads changed of late. */
-static double restlessness(const neapi_neap *n)
+/* The layout in force, at its cost; INFINITY if there is none. */
+static double keep_previous(neapi_neap *n, const neap_layout *previous)
 {
-  const neap_topology *t = n->topology;
-  double sum = 0;
-  for (int32_t e = 0; e < t->experts; e++)
-    sum += n->total[e] * n->drift[e];
-  if (n->whole && t->slots < 1.5 * t->nodes * t->experts)
-    return 1;
-  return fmin(fmax(sum / t->ranks / 0.2 - 1, 0), 1);
+  double cost = INFINITY;
+  if (previous && neapi_neap_has_no_doubles(n, previous->expert_of)) {
+    memcpy(n->expert_of, previous->expert_of, sizeof *n->expert_of * n->topology->slots);
+    compete(n, &cost);
+  }
+  return cost;
 }
 
-/* The forecast and disturbed ones: as many as the parameter says, and that many times more, as far
- * as the number of slots allows. */
-static void draw(neapi_neap *n, const neapi_plan_input *input, double times)
-{
-  double samples = input->parameter[SAMPLES];
-  double more = fmin(times * samples, 4096.0 / n->topology->slots);
-  neapi_neap_draw(n, 1 + (int32_t)fmin(samples + more, NEAPI_SAMPLES - 1));
-}
-
-/* Where no layout is balanced for all samples, small differences decide: over more samples, and as
- * many flows as the number of slots allows. */
-static void repair(neapi_neap *n, const neapi_plan_input *input)
-{
-  double slots = n->topology->slots;
-  draw(n, input, fmax(2, 4 * restlessness(n)));
-  neapi_neap_repair(n, 8 + (int32_t)fmin(input->parameter[EFFORT] / 8, 32768 / slots));
-}
-
-/* A search, where nodes can hold all experts, and a repair of what is not balanced then. */
+/* The best of several starts, climbed from; the layout in force if that is hardly dearer. */
 static void improve(neapi_neap *n, const neapi_plan_input *input)
 {
-  bool done = false;
-  if (n->whole) {
-    draw(n, input, 4 * restlessness(n));
-    done = compete(n, input);
-    memcpy(n->expert_of, n->best, sizeof *n->expert_of * n->topology->slots);
+  uint64_t bytes = sizeof *n->expert_of * n->topology->slots;
+  double before = keep_previous(n, input->previous), cost = before;
+  if (before < neapi_neap_ideal() + WORTH)
+    return;
+  neapi_neap_greedy(n);
+  compete(n, &cost);
+  for (int32_t even = 0; even < 2; even++) {
+    neapi_neap_spread(n, even);
+    compete(n, &cost);
   }
-  if (!done)
-    repair(n, input);
+  if (n->whole)
+    search(n, input, &cost);
+  memcpy(n->expert_of, n->best, bytes);
+  neapi_neap_climb(n, (int32_t)fmin(input->parameter[EFFORT] / 2, 1e6));
+  if (neapi_neap_judge(n) > before - WORTH)
+    memcpy(n->expert_of, input->previous->expert_of, bytes);
 }
 
 static int neap_plan(const neapi_plan_input *input, int32_t *expert_of)
@@ -124,20 +98,22 @@ static int neap_plan(const neapi_plan_input *input, int32_t *expert_of)
   n->caution = 0.05 / (towards * towards);
   n->toll = 0.2 * towards / n->topology->ranks;
   neapi_neap_forecast(n, input);
-  neapi_neap_greedy(n);
-  if (input->parameter[EFFORT] > 0)
+  if (input->parameter[EFFORT] > 0) {
+    neapi_neap_draw(n);
     improve(n, input);
+  } else {
+    neapi_neap_greedy(n);
+  }
   memcpy(expert_of, n->expert_of, sizeof *expert_of * n->topology->slots);
   return NEAP_OK;
 }
 
 const neapi_planner_kind neapi_plan_neap = {
     "neap",
-    {{"effort",
-      "changes that the search looks at, a cell of up to 8 ranks; 0: no search, no repair", 500, 0,
-      1e9, 0},
-     {"samples", "disturbed loads that a layout must carry", 8, 0, 64, 1},
-     {"spread", "error of a node's predicted load of an expert, relative", 0.25, 0, 10, 0},
+    {{"effort", "changes that the search looks at, a cell of up to 8 ranks; 0: no search, no climb",
+      500, 0, 1e9, 0},
+     {"spread", "error of a predicted load, relative, where there is one step of history", 0.25, 0,
+      10, 0},
      {"locality", "from 0, balance whatever happens, to 1, tokens on their node", 0.5, 0, 1, 0}},
     neapi_neap_open,
     neapi_neap_close,

@@ -68,7 +68,7 @@ static void weigh(search *s)
     double away = n->away[e] - (s->node_cells[e] ? 0 : s->load[e]);
     double work = s->load[e] / (s->node_cells[e] + joins) + fmax(0, away) / (n->holders[e] + joins);
     work *= 1 + DIVERSITY * (neap_random_uniform(0, s->first, e) - 0.5);
-    double deviation = work * fmax(n->spread, 0.5 * n->drift[e]);
+    double deviation = work * fmax(fmax(n->spread, 0.02), n->deviation[e]);
     n->work[e] = work;
     n->variance[e] = deviation * deviation;
   }
@@ -275,17 +275,6 @@ static void climb(search *s)
 }
 
 /* ---- all cells ------------------------------------------------------------------------------- */
-
-double neapi_neap_cost(neapi_neap *n)
-{
-  double cost = 0;
-  index_layout(n);
-  for (int32_t c = 0; c < n->cells; c++)
-    cost += n->caution * enter(n, c).risk;
-  for (int32_t e = 0; e < n->topology->experts; e++)
-    cost += n->away[e];
-  return cost;
-}
 
 void neapi_neap_search(neapi_neap *n, double effort)
 {

@@ -27,7 +27,7 @@ static void describe(neapi_neap *n)
   for (int32_t r = 0; r < t->ranks; r++)
     sum += t->speed[r];
   for (int32_t r = 0; r < t->ranks; r++)
-    n->speed[r] = t->speed[r] * t->ranks / sum;
+    n->levels.speed[r] = n->speed[r] = t->speed[r] * t->ranks / sum;
   n->whole = true;
   for (int32_t g = 0; g < t->nodes; g++)
     n->whole &= neapi_neap_node_slots(t, g) >= t->experts;
@@ -52,12 +52,11 @@ static void lay_out(neapi_neap *n)
   n->load = take(n, 8 * pairs);
   n->total = take(n, 8ll * t->experts);
   n->drift = take(n, 8ll * t->experts);
-  for (int32_t i = 0; i < 2; i++) {
+  for (int32_t i = 0; i < 2; i++)
     n->recent[i] = take(n, 8 * pairs);
-    n->shares[i] = take(n, 8ll * t->experts);
-  }
+  n->shares = take(n, 8ll * NEAPI_PAST * t->experts);
+  n->logs = take(n, 8ll * NEAPI_PAST * t->experts);
   n->expert_of = take(n, 4ll * t->slots);
-  n->rival = take(n, 4ll * t->slots);
   n->start = take(n, 4ll * t->slots);
   n->best = take(n, 4ll * t->slots);
   n->count = take(n, 4ll * t->experts);
@@ -75,17 +74,22 @@ static void lay_out(neapi_neap *n)
   n->holders = take(n, 4ll * t->experts);
   n->work = take(n, 4ll * t->experts);
   n->variance = take(n, 4ll * t->experts);
-  n->sample = take(n, 8ll * NEAPI_SAMPLES * t->experts);
-  n->tight = take(n, (int64_t)NEAPI_SAMPLES * t->experts);
-  n->member = take(n, t->ranks);
-  n->indexed.expert_of = take(n, 4ll * t->slots);
-  n->indexed.first = take(n, 4ll * t->experts + 4);
-  n->indexed.by_expert = take(n, 4ll * t->slots);
-  n->indexed.index_of = take(n, 4ll * t->slots);
-  n->indexed.rank_at = take(n, 4ll * t->slots);
-  n->flow.near = take(n, 8ll * t->slots);
-  n->flow.far = take(n, 8ll * t->slots);
-  n->flow.weight = NULL; /* leavings do not count in samples */
+  n->critical = take(n, (int64_t)sizeof *n->critical * t->ranks);
+  n->stuck = take(n, (int64_t)sizeof *n->stuck * t->experts);
+  n->inside = take(n, (int64_t)sizeof *n->inside * t->experts);
+  n->kept_part = take(n, (int64_t)sizeof *n->kept_part * t->slots);
+  n->kept_load = take(n, (int64_t)sizeof *n->kept_load * t->ranks);
+  n->harm = take(n, 4ll * t->slots);
+  n->deviation = take(n, 8ll * t->experts);
+  n->levels.speed = take(n, 4ll * t->ranks);
+  n->levels.work = take(n, (int64_t)sizeof *n->levels.work * t->experts);
+  n->levels.part = take(n, (int64_t)sizeof *n->levels.part * t->slots);
+  n->levels.load = take(n, (int64_t)sizeof *n->levels.load * t->ranks);
+  n->levels.head = take(n, 4ll * t->experts);
+  n->levels.next = take(n, 4ll * t->slots);
+  n->levels.count = take(n, 4ll * t->experts);
+  n->levels.expert_of = n->expert_of;
+  n->levels.topology = t;
 }
 
 void neapi_neap_close(void *scratch)
@@ -93,7 +97,6 @@ void neapi_neap_close(void *scratch)
   neapi_neap *n = scratch;
   if (!n)
     return;
-  neapi_flow_close(&n->flow);
   free(n->memory);
   free(n);
 }
@@ -103,12 +106,10 @@ int neapi_neap_open(const neap_topology *topology, void **scratch)
   neapi_neap *n = neapi_alloc_zero(sizeof *n, WHO);
   if (!n)
     return NEAP_MEMORY;
-  int status = neapi_flow_open(topology, &n->flow);
   n->topology = topology;
-  n->indexed.topology = (neap_topology *)topology;
   lay_out(n);
   n->memory = neapi_alloc(n->bytes, WHO);
-  if (status || !n->memory) {
+  if (!n->memory) {
     neapi_neap_close(n);
     return NEAP_MEMORY;
   }

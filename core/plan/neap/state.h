@@ -7,27 +7,26 @@
  * Words of this planner:
  *   forecast   the next step's load, from the last steps' (forecast.c)
  *   drift      how far an expert's load went from step to step of late: the logarithm of the ratio
- *   spread     the error that the forecast of a node's load of an expert is taken to have, relative
+ *   deviation  of an expert's log load from the forecast: what the last steps' forecasts were off by
  *   sample     the forecast, or the forecast disturbed by such errors: what a layout must carry
+ *   level      a rank's work / its speed
+ *   critical   in a sample: a rank that is, or nearly is, the fullest; if not all are equally full
  *   home       a replica that an expert needs to have its work done, and the work meant for one
  *   away       work of nodes that have no replica of the expert: it leaves its node
- *   toll       what that costs, as a penalty on the least max load
+ *   toll       what that costs, as a penalty on the fullest level
  *   risk       of a cell: what the work that is bound to a set of ranks is expected to exceed their
  *              speed by, summed over all sets (cell.h)
  *   caution    weight of risk against work that leaves its node: a safety factor
- *   cut        the ranks and experts that decide a sample's least max load: too much work lives
- *              only there; the experts are tight
- *   rival      the greedy layout where another one is searched from: the cheaper of the two stays
- * and of the flow (split/flow_network.h): near, far, pool, excess. */
+ *   start      a layout that the climb may begin with; the cheapest one does */
 #ifndef NEAP_STATE_H
 #define NEAP_STATE_H
 
 #include "base/heap.h"
 #include "plan/neap/cell.h"
+#include "plan/neap/levels.h"
 #include "plan/planner.h"
-#include "split/flow_network.h"
 
-enum { NEAPI_SAMPLES = 65 };
+enum { NEAPI_PAST = 16 }; /* steps of history that are looked at */
 
 typedef struct {
   const neap_topology *topology;
@@ -39,7 +38,7 @@ typedef struct {
   bool whole;          /* every node has a slot for every expert */
 
   /* Chosen by parameters. */
-  double spread;  /* least error that a node's predicted load of an expert has, relative */
+  double spread;  /* error of a node's predicted load of an expert, relative, where it is unknown */
   double caution; /* weight of risk against tokens that leave their node */
   double home;    /* work that one replica is meant for, at the least */
 
@@ -47,8 +46,10 @@ typedef struct {
   double *load;      /* [nodes][experts] work of a node's tokens */
   double *total;     /* [experts] of all nodes */
   double *drift;     /* [experts] largest change of an expert's log load of late */
+  double *deviation; /* [experts] of the log load from the forecast */
   double *recent[2]; /* [nodes][experts] of two steps, as differences from the mean node */
-  double *shares[2]; /* [experts] of two steps, all nodes */
+  double *shares;    /* [NEAPI_PAST][experts] of the last steps, all nodes */
+  double *logs;      /* [NEAPI_PAST][experts] their logarithms, less the mean */
 
   /* The layout in the making. */
   int32_t *expert_of;  /* [slots] */
@@ -71,42 +72,43 @@ typedef struct {
   int32_t *node_cells;    /* [nodes][experts] cells of a node that hold it */
   int32_t *holders;       /* [experts] cells that hold it */
   float *work, *variance; /* [experts] of the cell at hand, were they in it */
-  int32_t samples;
+
+  /* Of the climb. */
   bool late;             /* only the last slot of each rank may change */
   int32_t *start, *best; /* [slots] */
-  int32_t *rival;        /* [slots] the greedy layout, when the previous one is a start, too */
-
-  /* Of the repair. */
-  neapi_flow_network flow;
-  double *sample;                     /* [samples][experts] */
-  uint8_t *tight;                     /* [samples][experts] of the last cut of a sample */
-  int32_t flows;                      /* that may still be looked for */
-  int32_t confined[4], confine_count; /* heaviest experts of a cut */
+  neapi_levels levels;
+  neapi_lanes most, gain; /* the fullest level; what a unit of work off critical ranks gains */
+  neapi_lanes *critical;  /* [ranks] 1 where a rank is among the fullest */
+  neapi_lanes *stuck;     /* [experts] work on critical ranks */
+  neapi_lanes *inside;    /* [experts] replicas on critical ranks */
+  neapi_lanes *kept_part, *kept_load; /* [slots], [ranks] before a change */
+  float *harm;                        /* [slots] what critical ranks get without the slot */
+  int32_t tries;                      /* changes that may still be tried */
   double leaving;                     /* work that has no replica on its node */
+  double excess;                      /* work that finds no room on its node */
   double toll;                        /* what it costs, / ranks */
-  neap_layout indexed;                /* the layout, by expert; its topology is the planner's */
-  uint8_t *member;                    /* [ranks] of a cut */
 } neapi_neap;
 
 int neapi_neap_open(const neap_topology *topology, void **scratch);
 void neapi_neap_close(void *scratch);
 
-/* load, total and drift. */
+/* load, total, drift and deviation. */
 void neapi_neap_forecast(neapi_neap *n, const neapi_plan_input *input);
 /* A layout from the forecast alone, in expert_of. */
 void neapi_neap_greedy(neapi_neap *n);
-/* What the layout in expert_of costs: work that leaves its node, and weighted risk. */
-double neapi_neap_cost(neapi_neap *n);
+/* Another one: replicas by load over all ranks, or, even, as many of each expert. */
+void neapi_neap_spread(neapi_neap *n, bool even);
 /* Improves the layout in expert_of, cell by cell; effort: changes looked at, a cell. */
 void neapi_neap_search(neapi_neap *n, double effort);
-/* Draws the samples that evaluate and repair look at: the forecast, and that disturbed. */
-void neapi_neap_draw(neapi_neap *n, int32_t samples);
-/* What the layout costs: least max loads of the samples, and work that leaves its node; INFINITY if
- * that is not below limit. Balanced: every sample can be split evenly. */
-double neapi_neap_evaluate(neapi_neap *n, double limit, bool *balanced);
-/* Changes the layout as long as that makes it cheaper; flows: how many may be looked for. */
-void neapi_neap_repair(neapi_neap *n, int32_t flows);
-
+/* The samples, side by side, for judge and climb. */
+void neapi_neap_draw(neapi_neap *n);
+/* What a layout costs that every sample can be split evenly over, and no work leaves. */
+double neapi_neap_ideal(void);
+/* What the layout in expert_of costs over the samples. */
+double neapi_neap_judge(neapi_neap *n);
+/* Changes the layout as long as that makes it cheaper; tries: how many changes may be tried.
+ * Returns what it costs. */
+double neapi_neap_climb(neapi_neap *n, int32_t tries);
 /* Whether a layout holds an expert on a rank twice only where the rank has every expert. */
 bool neapi_neap_has_no_doubles(neapi_neap *n, const int32_t *expert_of);
 

@@ -1,0 +1,379 @@
+/* Planner neap's judge, and its climb: single changes that make a layout cheaper over all samples.
+ *
+ * What a layout costs: the mean over samples of the fullest rank's level, a part of the worst one,
+ * and work that has to leave its node, for want of replicas or of room there (the latter is not
+ * looked at again while climbing). In a sample whose fullest rank is above the mean the ranks
+ * near it are critical. A change promises what it takes from critical ranks that others have room
+ * for, less what it brings them, and what it keeps on its node; the most promising are tried, and
+ * the first that makes the layout cheaper stays. */
+#include "plan/neap/state.h"
+
+#include <math.h>
+
+#include <string.h>
+
+static const double WORST = 0.2;       /* weight of the worst sample */
+static const float TOLERANCE = 1e-3f;  /* of a level */
+static const double LEAST_GAIN = 2e-5; /* of a change */
+static const float NEAR_MOST = 0.2f;   /* part of the excess that a critical rank may lack */
+enum { CANDIDATES = 4, PROMISING = 24, FILL_ROUNDS = 4 };
+
+typedef struct {
+  double score;
+  int32_t slot, expert; /* the slot gets that expert; */
+  int32_t other;        /* the slot's goes to that slot of the expert; -1: nowhere */
+} change;
+
+/* The most promising changes, best first, no two of one slot and expert. */
+typedef struct {
+  int32_t count;
+  change best[PROMISING];
+} shortlist;
+
+static void consider(shortlist *list, change c)
+{
+  int32_t i = list->count < PROMISING ? list->count++ : PROMISING;
+  for (; i > 0 && c.score > list->best[i - 1].score; i--)
+    if (i < PROMISING)
+      list->best[i] = list->best[i - 1];
+  if (i < PROMISING)
+    list->best[i] = c;
+}
+
+/* ---- cost ------------------------------------------------------------------------------------ */
+
+static double levels_cost(const neapi_neap *n, const neapi_lanes *most)
+{
+  double sum = 0, worst = 0;
+  for (int32_t i = 0; i < NEAPI_LANES; i++) {
+    double level = most->of[i] > 1 ? most->of[i] : 1;
+    sum += level;
+    worst = level > worst ? level : worst;
+  }
+  return sum / NEAPI_LANES + WORST * worst + (n->leaving + n->excess) * n->toll;
+}
+
+double neapi_neap_ideal(void)
+{
+  return 1 + WORST;
+}
+
+static double current_cost(neapi_neap *n)
+{
+  neapi_levels_most(&n->levels, &n->most);
+  return levels_cost(n, &n->most);
+}
+
+static int32_t node_of(const neapi_neap *n, int32_t slot)
+{
+  return n->topology->node_of[n->topology->rank_of[slot]];
+}
+
+static void count_nodes(neapi_neap *n)
+{
+  const neap_topology *t = n->topology;
+  memset(n->node_count, 0, sizeof *n->node_count * t->nodes * t->experts);
+  for (int32_t s = 0; s < t->slots; s++)
+    ++*neapi_neap_on_node(n, node_of(n, s), n->expert_of[s]);
+  n->leaving = 0;
+  for (int32_t g = 0; g < t->nodes; g++)
+    for (int32_t e = 0; e < t->experts; e++)
+      n->leaving += *neapi_neap_on_node(n, g, e) ? 0 : n->load[(int64_t)g * t->experts + e];
+}
+
+double neapi_neap_judge(neapi_neap *n)
+{
+  count_nodes(n);
+  n->excess = 0;
+  neapi_levels_fill(&n->levels, FILL_ROUNDS);
+  neapi_levels_most(&n->levels, &n->most);
+  for (int32_t i = 0; i < NEAPI_LANES; i++)
+    n->most.of[i] = n->most.of[i] > 1 ? n->most.of[i] : 1;
+  if (!n->late)
+    n->excess =
+        neapi_levels_excess(&n->levels, n->load, &n->most, FILL_ROUNDS, n->kept_part, n->kept_load);
+  return current_cost(n);
+}
+
+/* ---- changes --------------------------------------------------------------------------------- */
+
+static bool on_rank(const neapi_neap *n, int32_t rank, int32_t expert)
+{
+  const neap_topology *t = n->topology;
+  for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1]; s++)
+    if (n->expert_of[s] == expert)
+      return true;
+  return false;
+}
+
+static void put(neapi_neap *n, int32_t slot, int32_t expert)
+{
+  int32_t node = node_of(n, slot), old = n->expert_of[slot];
+  const double *load = n->load + (int64_t)node * n->topology->experts;
+  n->leaving += --*neapi_neap_on_node(n, node, old) ? 0 : load[old];
+  n->leaving -= (*neapi_neap_on_node(n, node, expert))++ ? 0 : load[expert];
+  neapi_levels_put(&n->levels, slot, expert);
+}
+
+/* What an expert on a slot's node would keep there, less what the slot's expert keeps there. */
+static double stays(const neapi_neap *n, int32_t slot, int32_t expert)
+{
+  int32_t node = node_of(n, slot), old = n->expert_of[slot];
+  const double *load = n->load + (int64_t)node * n->topology->experts;
+  return (*neapi_neap_on_node(n, node, expert) ? 0 : load[expert]) -
+         (*neapi_neap_on_node(n, node, old) > 1 ? 0 : load[old]);
+}
+
+static void keep_levels(neapi_neap *n, neapi_lanes *part, neapi_lanes *load,
+                        const neapi_lanes *from_part, const neapi_lanes *from_load)
+{
+  memcpy(part, from_part, sizeof *part * (size_t)n->topology->slots);
+  memcpy(load, from_load, sizeof *load * (size_t)n->topology->ranks);
+}
+
+/* Makes a change if that makes the layout cheaper. */
+static bool try(neapi_neap *n, change c, double *cost)
+{
+  int32_t old = n->expert_of[c.slot];
+  double leaving = n->leaving;
+  n->tries--;
+  keep_levels(n, n->kept_part, n->kept_load, n->levels.part, n->levels.load);
+  put(n, c.slot, c.expert);
+  if (c.other >= 0)
+    put(n, c.other, old);
+  neapi_levels_pour(&n->levels, old);
+  neapi_levels_pour(&n->levels, c.expert);
+  neapi_levels_settle(&n->levels);
+  double changed = current_cost(n);
+  if (changed < *cost - LEAST_GAIN) {
+    *cost = changed;
+    return true;
+  }
+  put(n, c.slot, old);
+  if (c.other >= 0)
+    put(n, c.other, c.expert);
+  n->leaving = leaving;
+  keep_levels(n, n->levels.part, n->levels.load, n->kept_part, n->kept_load);
+  return false;
+}
+
+/* ---- what promises something ----------------------------------------------------------------- */
+
+/* Per sample, what a unit of work off the critical ranks gains. */
+static void find_critical(neapi_neap *n)
+{
+  const neap_topology *t = n->topology;
+  neapi_lanes least, speed = {{0}};
+  neapi_levels_most(&n->levels, &n->most);
+  for (int32_t i = 0; i < NEAPI_LANES; i++) {
+    float excess = n->most.of[i] - 1;
+    least.of[i] = excess > TOLERANCE ? n->most.of[i] - NEAR_MOST * excess : 1e30f;
+  }
+  for (int32_t r = 0; r < t->ranks; r++)
+    for (int32_t i = 0; i < NEAPI_LANES; i++) {
+      float critical = n->levels.load[r].of[i] >= least.of[i] * n->levels.speed[r] ? 1.0f : 0.0f;
+      n->critical[r].of[i] = critical;
+      speed.of[i] += critical * n->levels.speed[r];
+    }
+  for (int32_t i = 0; i < NEAPI_LANES; i++)
+    n->gain.of[i] = speed.of[i] > 0 ? 1 / speed.of[i] / NEAPI_LANES : 0;
+}
+
+/* Per expert, its work on critical ranks, and how many of its replicas are there. */
+static void find_confined(neapi_neap *n)
+{
+  const neap_topology *t = n->topology;
+  memset(n->stuck, 0, sizeof *n->stuck * (size_t)t->experts);
+  memset(n->inside, 0, sizeof *n->inside * (size_t)t->experts);
+  for (int32_t s = 0; s < t->slots; s++) {
+    const neapi_lanes *critical = &n->critical[t->rank_of[s]], *part = &n->levels.part[s];
+    neapi_lanes *stuck = &n->stuck[n->expert_of[s]], *inside = &n->inside[n->expert_of[s]];
+    for (int32_t i = 0; i < NEAPI_LANES; i++) {
+      stuck->of[i] += critical->of[i] * part->of[i];
+      inside->of[i] += critical->of[i];
+    }
+  }
+}
+
+static float sum_lanes(const neapi_lanes *a)
+{
+  float sum = 0;
+  for (int32_t i = 0; i < NEAPI_LANES; i++)
+    sum += a->of[i];
+  return sum;
+}
+
+/* What one more replica on a rank takes from critical ranks, at most. */
+static float relief(const neapi_neap *n, int32_t rank, int32_t expert)
+{
+  const neapi_lanes *load = &n->levels.load[rank], *stuck = &n->stuck[expert];
+  neapi_lanes product;
+  for (int32_t i = 0; i < NEAPI_LANES; i++) {
+    float room = n->most.of[i] * n->levels.speed[rank] - load->of[i];
+    float work = stuck->of[i] < room ? stuck->of[i] : room;
+    product.of[i] = n->gain.of[i] * (1 - n->critical[rank].of[i]) * work;
+  }
+  return sum_lanes(&product);
+}
+
+/* What the other ranks of a slot's expert would bring critical ranks without the slot. */
+static float harm(const neapi_neap *n, int32_t slot)
+{
+  int32_t old = n->expert_of[slot], rank = n->topology->rank_of[slot];
+  float others = 1 / (float)(n->levels.count[old] - 1);
+  neapi_lanes product;
+  for (int32_t i = 0; i < NEAPI_LANES; i++) {
+    float critical = (n->inside[old].of[i] - n->critical[rank].of[i]) * others;
+    float away = critical - n->critical[rank].of[i];
+    product.of[i] = n->gain.of[i] * n->levels.part[slot].of[i] * away;
+  }
+  return sum_lanes(&product);
+}
+
+/* First slot of a rank that may change. */
+static int32_t first_slot(const neapi_neap *n, int32_t rank)
+{
+  const int32_t *first = n->topology->first_slot;
+  return n->late ? first[rank + 1] - 1 : first[rank];
+}
+
+static void add_replicas(neapi_neap *n, int32_t expert, int32_t first, int32_t last,
+                         shortlist *list)
+{
+  const neap_topology *t = n->topology;
+  for (int32_t r = first; r < last; r++) {
+    if (on_rank(n, r, expert))
+      continue;
+    float takes = relief(n, r, expert);
+    change best = {LEAST_GAIN, -1, expert, -1};
+    for (int32_t s = first_slot(n, r); s < t->first_slot[r + 1]; s++) {
+      if (n->levels.count[n->expert_of[s]] == 1)
+        continue;
+      double score = takes - n->harm[s] + n->toll * stays(n, s, expert);
+      if (score > best.score)
+        best = (change){score, s, expert, -1};
+    }
+    if (best.slot >= 0)
+      consider(list, best);
+  }
+}
+
+/* What the change of places of two slots takes from critical ranks. */
+static float exchange(const neapi_neap *n, int32_t slot, int32_t other)
+{
+  const neap_topology *t = n->topology;
+  int32_t rank = t->rank_of[slot], to = t->rank_of[other];
+  neapi_lanes product;
+  for (int32_t i = 0; i < NEAPI_LANES; i++) {
+    float moved = n->levels.part[slot].of[i] - n->levels.part[other].of[i];
+    float room = n->most.of[i] * n->levels.speed[to] - n->levels.load[to].of[i];
+    float eased = moved < room - moved ? moved : room - moved;
+    product.of[i] = n->gain.of[i] * n->critical[rank].of[i] * eased;
+  }
+  return sum_lanes(&product);
+}
+
+static void add_swaps(neapi_neap *n, int32_t slot, shortlist *list)
+{
+  const neap_topology *t = n->topology;
+  int32_t home = t->rank_of[slot], expert = n->expert_of[slot];
+  for (int32_t r = 0; r < t->ranks; r++) {
+    if (r == home || on_rank(n, r, expert))
+      continue;
+    change best = {LEAST_GAIN, -1, expert, slot};
+    for (int32_t s = t->first_slot[r]; s < t->first_slot[r + 1]; s++) {
+      int32_t old = n->expert_of[s];
+      double keeps =
+          t->node_of[r] == t->node_of[home] ? 0 : stays(n, s, expert) + stays(n, slot, old);
+      double score = exchange(n, slot, s) + n->toll * keeps;
+      if (score > best.score && !on_rank(n, home, old))
+        best = (change){score, s, expert, slot};
+    }
+    if (best.slot >= 0)
+      consider(list, best);
+  }
+}
+
+/* Experts with most work on critical ranks. */
+static int32_t find_experts(const neapi_neap *n, int32_t *experts)
+{
+  shortlist list = {0};
+  for (int32_t e = 0; e < n->topology->experts; e++) {
+    neapi_lanes product;
+    for (int32_t i = 0; i < NEAPI_LANES; i++)
+      product.of[i] = n->gain.of[i] * n->stuck[e].of[i];
+    double work = sum_lanes(&product);
+    if (work > 0)
+      consider(&list, (change){work, -1, e, -1});
+  }
+  int32_t count = list.count < CANDIDATES ? list.count : CANDIDATES;
+  for (int32_t i = 0; i < count; i++)
+    experts[i] = list.best[i].expert;
+  return count;
+}
+
+/* The rank that is critical in most samples. */
+static int32_t most_critical(const neapi_neap *n)
+{
+  int32_t best = -1;
+  float most = 0;
+  for (int32_t r = 0; r < n->topology->ranks; r++) {
+    neapi_lanes product;
+    for (int32_t i = 0; i < NEAPI_LANES; i++)
+      product.of[i] = n->gain.of[i] * n->critical[r].of[i];
+    float critical = sum_lanes(&product);
+    if (critical > most) {
+      most = critical;
+      best = r;
+    }
+  }
+  return best;
+}
+
+/* On every node, the expert without a replica there that has most work. */
+static void add_missing(neapi_neap *n, shortlist *list)
+{
+  const neap_topology *t = n->topology;
+  for (int32_t g = 0; g < t->nodes; g++) {
+    const double *load = n->load + (int64_t)g * t->experts;
+    int32_t best = -1;
+    for (int32_t e = 0; e < t->experts; e++)
+      if (!*neapi_neap_on_node(n, g, e) && load[e] > (best < 0 ? 0 : load[best]))
+        best = e;
+    if (best >= 0)
+      add_replicas(n, best, t->first_rank[g], t->first_rank[g + 1], list);
+  }
+}
+
+static void find_changes(neapi_neap *n, shortlist *list)
+{
+  const neap_topology *t = n->topology;
+  int32_t experts[CANDIDATES];
+  find_critical(n);
+  find_confined(n);
+  for (int32_t s = 0; s < t->slots; s++)
+    n->harm[s] = n->levels.count[n->expert_of[s]] > 1 ? harm(n, s) : 0;
+  int32_t count = find_experts(n, experts), rank = most_critical(n);
+  for (int32_t i = 0; i < count; i++)
+    add_replicas(n, experts[i], 0, t->ranks, list);
+  if (n->late)
+    return;
+  for (int32_t s = t->first_slot[rank < 0 ? 0 : rank]; rank >= 0 && s < t->first_slot[rank + 1];
+       s++)
+    add_swaps(n, s, list);
+  add_missing(n, list);
+}
+
+double neapi_neap_climb(neapi_neap *n, int32_t tries)
+{
+  double cost = neapi_neap_judge(n);
+  n->tries = tries;
+  for (bool better = true; better && n->tries > 0;) {
+    shortlist list = {0};
+    better = false;
+    find_changes(n, &list);
+    for (int32_t i = 0; i < list.count && !better && n->tries > 0; i++)
+      better = try(n, list.best[i], &cost);
+  }
+  return cost;
+}
