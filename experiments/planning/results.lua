@@ -7,7 +7,7 @@
 --
 -- Costs: some 10 seconds for traces of 32 ranks, about two minutes for 256.
 
-local metrics = require 'neap.runs.metrics'
+local names = require 'neap.runs.names'
 local neap = require 'neap'
 local sets = require 'planning.sets'
 
@@ -25,7 +25,7 @@ local function print_results(set)
   for _, policy in ipairs(POLICIES) do
     local r = neap.replay.score { trace = set.trace, topology = set.topology, policy = policy }
     print(('| %s | %.4f | %.4f | %.2f | %.2f | %.3f | %.1f |'):format(
-      metrics.name_of(r), r.imbalance.mean, r.imbalance.p95, r.std_percent,
+      names.of { r }[1], r.imbalance.mean, r.imbalance.p95, r.std_percent,
       100 * r.inter_node_share, r.plan_ms.mean, r.split_us.mean))
   end
 end

@@ -112,6 +112,73 @@ describe('neap run', function()
     end
   end)
 
+  it('takes an option once, and values that mean something', function()
+    local quick = 'run experiments/quickstart.lua --trace= '
+    for arguments, pattern in pairs {
+      ['run ' .. PROBE .. '--steps=2 --steps=3'] = "option '%-%-steps' is given twice",
+      ['run ' .. PROBE .. '-n 2 --ranks 3'] = "is given twice",
+      ['run ' .. PROBE .. '--sizes='] = '%-%-sizes is empty; it must have one value or more',
+      [quick .. '--policies='] = '%-%-policies is empty',
+      [quick .. '--policies=laer:window=3,window=4'] = 'window is given twice',
+      [quick .. '--schedule=laer:chunks=2,chunks=3'] = "chunks is given twice",
+      [quick .. '--schedule=laer:chunks=1e9'] = 'chunks is 1000000000; .* from 1 to 1024',
+      [quick .. '--top-k=17'] = '%-%-top%-k is 17; there are 16 experts',
+      [quick .. '--heads=3'] = '%-%-heads is 3 and %-%-hidden 128',
+      [quick .. '--kv-heads=3'] = '%-%-kv%-heads is 3; it must divide the 4 heads',
+      [quick .. '--ffn=8,16'] = '%-%-ffn has 2 sizes; .* the 16 experts',
+      [quick .. '--slots=1'] = '%-%-slots is 1: 1 slots on each of 8 ranks do not hold 16 experts',
+      [quick .. '--shard-group=9'] = "%-%-shard%-group is '9'; .* from 1 to 8",
+      [quick .. '--aux-loss=1e30'] = '%-%-aux%-loss is 1e%+30; allowed: 0 to 1000000',
+      ['compare --store /nowhere/x 9..1'] = 'no such run store',
+    } do
+      local _, err = expect(2, arguments, pattern)
+      assert.are.equal(1, lines(err), err)
+    end
+  end)
+
+  it('takes policies by one name or the other, and either spelling', function()
+    local trace = ' --no-store --trace experiments/traces/e8k2.safetensors --window 22 --json '
+    local function policies_of(arguments)
+      local list = {}
+      for i, row in ipairs(json.decode((expect(0, arguments))).rows) do list[i] = row.policy end
+      return table.concat(list, ' ')
+    end
+    assert.are.equal('static laer:window=3 hot',
+      policies_of('replay --policies static,laer:window=3 --policy hot' .. trace))
+    assert.are.equal('static laer', policies_of('simulate --policies=static,laer --cluster a100x8 '
+      .. '-n 8 --node_size 4 --layers 1 --steps 1 --no-store --json'))
+    local quick = 'run experiments/quickstart.lua --layers=1 --hidden=16 --heads=2 --kv-heads=2 '
+      .. '--ffn=16 --experts=4 --batch=4 --sequence=16 --text=english --trace= -n 2 --steps=1 '
+      .. '--json '
+    assert.are.equal('static laer:window=3 hot',
+      policies_of(quick .. '--policy=static --policies=laer:window=3,hot'))
+  end)
+
+  it('calls options the same in all commands', function()
+    for _, command in ipairs { 'run', 'calibrate', 'simulate', 'trace synth' } do
+      local out = expect(0, command .. ' --help')
+      assert.matches('%-n ', out, command)
+      assert.matches('%-%-node%-size', out, command)
+    end
+    for _, command in ipairs { 'run', 'replay', 'simulate', 'try', 'report' } do
+      assert.matches('%-%-deadline.-%(default:%s+10%)', (expect(0, command .. ' --help')), command)
+    end
+    for _, command in ipairs { 'replay', 'simulate', 'report', 'suite' } do
+      assert.matches('%-%-policies', (expect(0, command .. ' --help')), command)
+    end
+    for _, command in ipairs { 'sweep', 'compare', 'runs', 'report' } do
+      assert.matches('%-%-sweep', (expect(0, command .. ' --help')), command)
+      assert.matches('%-%-name', (expect(0, command .. ' --help')), command)
+    end
+    for _, command in ipairs { 'compare', 'report', 'calibrate', 'trace plot', 'try' } do
+      assert.matches('%-o', (expect(0, command .. ' --help')), command)
+    end
+    local path = os.tmpname()
+    expect(0, 'trace plot experiments/traces/e8k2.safetensors --out=' .. path,
+      'note: %-%-out is called %-%-output now')
+    os.remove(path)
+  end)
+
   it('refuses what is no recipe', function()
     expect(2, 'run nothing.lua', '^neap: nothing.lua: no such recipe')
     local path = os.tmpname()

@@ -1,5 +1,5 @@
 local json = require 'neap.base.json'
-local metrics = require 'neap.runs.metrics'
+local names = require 'neap.runs.names'
 local program = require 'tests.cli.program'
 
 --- Runs neap replay and checks the status; the pattern must match stderr. Returns stdout, stderr.
@@ -98,7 +98,7 @@ describe('neap replay', function()
     assert.are.equal(1, row.faults)
     assert.is_near(6 / 7, row.in_force, 1e-9) -- of steps 1 to 7, 4 went by the plan for 3
     assert.matches('broken.lua:3: plan at step 4, layer 0: lost count', err)
-    assert.matches('\n[^\n]*broken.lua %(in force: 85.7 %%%)', (expect(0,
+    assert.matches('\nbroken %(in force: 85.7 %%%)', (expect(0,
       ("%s --slots 2 --policy '%s'"):format(base, path))))
     expect(3, ("%s --slots 2 --strict --policy '%s'"):format(base, path), 'lost count')
   end)
@@ -113,8 +113,8 @@ describe('neap replay', function()
     assert.are.same({ 8, 3 }, { rows[2].faults, rows[3].faults })
     assert.matches('policy tests/policies/fails.lua was never in force', err)
     assert.matches('kind=wrong was never in force', err)
-    assert.are.equal('policy', metrics.name_of { policy = 'policy' })
-    assert.are.equal('policy (never in force)', metrics.name_of { policy = 'policy', in_force = 0 })
+    assert.are.same({ 'static', 'fails (never in force)', 'splits:kind=wrong (never in force)' },
+      names.of(rows))
   end)
 
   it('passes on what a policy prints, also where stderr is no terminal', function()

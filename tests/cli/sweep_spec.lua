@@ -63,6 +63,21 @@ describe('neap sweep', function()
     assert.matches('1 to do', (neap(0, replays .. ' --dry-run')))
   end)
 
+  it('does runs again when the engine has changed, not what only shows results', function()
+    local home = folder .. '/home'
+    program.shell(("mkdir '%s' && cp -r lua '%s' && ln -s \"$PWD/experiments\" '%s'"):format(home,
+      home, home))
+    local function key(file)
+      local _, out = program.shell(("[ -z '%s' ] || echo '-- x' >>'%s/lua/neap/%s'; NEAP_HOME='%s' "
+        .. "'%s' sweep replay trace=experiments/traces/e8k2.safetensors policy=static --dry-run "
+        .. "--json --store '%s'"):format(file, home, file, home, program.path, runs))
+      return json.decode(out).rows[1].key
+    end
+    local first = key ''
+    assert.are.equal(first, key 'report/page.lua')
+    assert.are_not.equal(first, key 'base/series.lua')
+  end)
+
   it('does every run once, goes on, and does failed ones only when asked', function()
     local out = sweep(0, 'policy=static,laer steps=2 --jobs 2 --json')
     assert.are.same({ 'done', 'done' }, states(json.decode(out)))

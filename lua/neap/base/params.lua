@@ -8,6 +8,7 @@
 -- file that is written, which is looked at before the run begins. Whole numbers without a max are
 -- below 2^31. On the command line: --steps=50 or --steps 50; --exact, --no-exact.
 
+local items_of = require('neap.base.arguments').items
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local errors = require 'neap.base.errors'
@@ -113,8 +114,12 @@ end
 function convert.table(name, spec, text)
   local item_type = type(spec.default[1] or '')
   local list = {}
-  for item in text:gmatch '[^,]+' do
+  for _, item in ipairs(items_of(text)) do
     list[#list + 1] = convert[item_type](name, spec, item)
+  end
+  if #list == 0 and #spec.default > 0 then
+    errors.usage('%s is empty; it must have one value or more, as in %s=%s', option_name(name),
+      option_name(name), params.show(spec.default))
   end
   return list
 end
@@ -158,11 +163,13 @@ local function description(spec)
   return ('%s (default: %s%s)'):format(text, params.show(spec.default), cuda)
 end
 
---- Action of an option that keeps its text, or a fixed one, in args.params.
-local function store(name, fixed)
+--- Action of an option that keeps its text, or a fixed one, in args.params; of a list that is given
+-- again, all of its values.
+local function store(name, fixed, is_list)
   return function(result, _, given)
     result.params = result.params or {}
-    result.params[name] = fixed or given
+    local before = is_list and result.params[name]
+    result.params[name] = fixed or (before and before .. ',' or '') .. given
   end
 end
 
@@ -177,20 +184,31 @@ function params.add(command, specs, title)
       option = command:flag(option_name(name)):action(store(name, 'true'))
       command:flag('--no-' .. option_name(name):sub(3)):action(store(name, 'false')):hidden(true)
     else
-      option = command:option(option_name(name)):action(store(name)):argname(('<%s>'):format(kind))
+      option = command:option(option_name(name)):action(store(name, nil, kind == 'list'))
+        :argname(('<%s>'):format(kind))
+      if kind == 'list' then option:count '*':init(nil) end
     end
     group[#group + 1] = option:description(description(spec))
   end
   if #group > 0 then command:group(title, unpack(group)) end
 end
 
+-- Parameters that are called by either name.
+local OTHER_NAME = { policy = 'policies', policies = 'policy' }
+
 --- Arguments with --flag=true and --flag=false written as --flag and --no-flag, and --some_name as
--- --some-name, for the options of specs; others as they are.
+-- --some-name, --policy as --policies where that is what there is, for the options of specs; others
+-- as they are.
 function params.normalize(arguments, specs)
   local out = {}
   for i, argument in ipairs(arguments) do
     local name, rest = argument:match '^%-%-([%w_-]+)(.*)$'
     local spec = name and specs[(name:gsub('-', '_'))]
+    local other = not spec and OTHER_NAME[name]
+    if other and specs[other] then
+      name, spec = other, specs[other]
+      argument = option_name(other) .. rest
+    end
     if spec and name:find '_' then
       argument = option_name(name) .. rest
     end

@@ -48,6 +48,9 @@ function bench.options(command, arguments)
       command:description(bench.chosen.doc)
       add_options(command, bench.chosen)
       local specs = type(bench.chosen.options) == 'table' and bench.chosen.options or {}
+      for i, word in ipairs(arguments) do
+        if word == '-n' and specs.ranks then arguments[i] = '--ranks' end
+      end
       return params.normalize(arguments, specs)
     end
   end

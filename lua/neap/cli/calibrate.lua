@@ -11,7 +11,7 @@ local command = {
 
 command.examples = [[
 Examples:
-  neap calibrate -n 4 --out here.lua
+  neap calibrate -n 4 -o here.lua
   neap simulate --cluster here.lua --model moe-1.2b --layers 2 --policy laer]]
 
 local function whole(name) return arguments.whole(name, 1, 4096) end
@@ -19,7 +19,7 @@ local function whole(name) return arguments.whole(name, 1, 4096) end
 function command.options(parser)
   parser:option('-n --ranks', 'ranks to measure with'):convert(whole '-n'):default '4'
   parser:option('--node-size', 'ranks per node (default: all)'):convert(whole '--node-size')
-  parser:option('-o --out', 'file to write (default: stdout)')
+  arguments.output(parser, 'file to write (default: stdout)')
   parser:option('--device', 'where ranks compute'):choices({ 'cpu', 'cuda' }):default 'cpu'
   parser:option('--steps', 'training steps to measure'):convert(whole '--steps'):default '12'
 end
@@ -28,7 +28,7 @@ end
 function command.run(args)
   return run.run { recipe = launcher.home .. '/lua/neap/calibrate/recipe.lua',
     ranks = args.ranks, node_size = args.node_size, device = args.device, no_store = true,
-    params = { out = args.out or '', steps = tostring(args.steps) } }
+    params = { out = args.output or '', steps = tostring(args.steps) } }
 end
 
 return command

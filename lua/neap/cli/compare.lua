@@ -1,10 +1,12 @@
 --- neap compare: what the run store says about policies, and how sure that is.
 
 local compare = require 'neap.runs.compare'
+local arguments = require 'neap.base.arguments'
 local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local metrics = require 'neap.runs.metrics'
+local policy_names = require 'neap.runs.names'
 local outputs = require 'neap.base.outputs'
 local store = require 'neap.runs.store'
 local text_table = require 'neap.base.text_table'
@@ -17,7 +19,7 @@ Examples:
   neap compare --sweep policies             one sweep
   neap compare 12..19                       some runs
   neap compare laer hot --baseline laer     some policies
-  neap compare --metric imbalance --markdown --out table.md
+  neap compare --metric imbalance --markdown -o table.md
 A difference is the mean over pairs: results that differ in nothing but the policy. The interval
 holds the true mean in 95 of 100 cases (smoothed bootstrap). A winner needs 5 pairs.
 
@@ -26,15 +28,15 @@ Metrics, with * those that are compared unless --metric names others:
 
 function command.options(parser)
   parser:argument('which', 'runs (12, 12..19), sweeps or policies'):args '*':argname '<which>'
-  parser:option('--sweep', 'only runs of this sweep'):argname '<name>'
+  arguments.sweep(parser, 'only runs of this sweep')
   parser:option('--baseline', 'what the others are compared with (default: static)')
     :argname '<policy>'
-  parser:option('--metric', 'metric to show; may be given more than once'):count '*'
+  arguments.several(parser, '--metric --metrics', 'metric to show, one or several')
   parser:option('--store', 'run store (default: NEAP_STORE, else runs.db)'):argname '<file>'
   parser:flag('--json', 'results as JSON')
   parser:flag('--csv', 'results as CSV')
   parser:flag('--markdown', 'results as Markdown')
-  parser:option('--out', 'write to this file instead of stdout'):argname '<file>'
+  arguments.output(parser, 'write to this file instead of stdout')
 end
 
 --- Sorts words into runs, a sweep and policies.
@@ -46,10 +48,12 @@ local function sort_words(runs, args)
     local first, last = word:match '^(%d+)$', nil
     if not first then first, last = word:match '^(%d+)%.%.(%d+)$' end
     if first then
-      choice.runs = choice.runs or {}
-      for id = tonumber(first), tonumber(last or first) do
-        choice.runs[#choice.runs + 1] = id
+      first, last = tonumber(first), tonumber(last or first)
+      if last < first then
+        errors.usage("'%s': the range is empty; it must rise, as in 12..19", word)
       end
+      choice.runs = choice.runs or {}
+      table.insert(choice.runs, { first, last })
     elseif known[word] and not choice.sweep then
       choice.sweep = word
     else
@@ -67,11 +71,12 @@ end
 local function check_policies(policies, results)
   local known = {}
   for _, row in ipairs(results) do known[row.policy] = true end
-  local names = lib.sorted_keys(known)
+  local there = lib.sorted_keys(known)
+  for _, row in ipairs(results) do known[row.text] = true end
   for _, policy in ipairs(policies or {}) do
     if not known[policy] then
-      errors.usage("no finished result of '%s'%s; there are: %s", policy, lib.hint(policy, names),
-        table.concat(names, ', '))
+      errors.usage("no finished result of '%s'%s; there are: %s", policy, lib.hint(policy, there),
+        table.concat(there, ', '))
     end
   end
 end
@@ -92,7 +97,8 @@ end
 
 local function cells_of(row, metric)
   return {
-    metrics.name_of(row), metrics.show(metric, row.mean), row.pairs, signed(metric, row.difference),
+    policy_names.mark(row.policy, row), metrics.show(metric, row.mean), row.pairs,
+    signed(metric, row.difference),
     interval(metric, row), row.relative and ('%+.1f %%'):format(100 * row.relative),
     row.share_of_ideal and ('%.1f %%'):format(100 * row.share_of_ideal), row.verdict,
   }
@@ -203,7 +209,7 @@ local function write(text, path)
 end
 
 function command.run(args)
-  outputs.check('--out', args.out)
+  outputs.check('--output', args.output)
   local runs = store.existing(args)
   local choice, policies = sort_words(runs, args)
   local results = compare.results(runs, choice)
@@ -215,7 +221,7 @@ function command.run(args)
     metrics = #args.metric > 0 and args.metric or nil })
   local format = args.json and as_json or args.csv and as_csv or args.markdown and as_markdown
     or as_text
-  write(format(document), args.out)
+  write(format(document), args.output)
 end
 
 return command

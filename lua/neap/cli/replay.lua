@@ -4,6 +4,7 @@ local json = require 'neap.base.json'
 local errors = require 'neap.base.errors'
 local launcher = require 'neap.launcher'
 local metrics = require 'neap.runs.metrics'
+local names = require 'neap.runs.names'
 local arguments = require 'neap.base.arguments'
 local policies = require 'neap.policy'
 local progress = require 'neap.base.progress'
@@ -49,13 +50,12 @@ function command.trace_options(parser, needed)
     :convert(number_list(arguments.positive '--cost'))
   parser:option('--speed', 'relative speed of each rank')
     :convert(number_list(arguments.positive '--speed'))
-  parser:option('--policy', 'NAME or file, with +SPLIT and :parameter=value,… (default: '
-    .. table.concat(POLICIES, ', ') .. ')'):count '*'
+  arguments.policies(parser, table.concat(POLICIES, ','))
   parser:option('--window', ('steps that warm up, and that policies plan on (default: %d)'):format(
     WINDOW)):convert(arguments.whole('--window', 1))
-  parser:option('--seed', 'of policies that draw'):convert(arguments.whole('--seed', 0)):default '0'
-  parser:option('--deadline', ('seconds that a hook may run (default: %d)'):format(replay.DEADLINE))
-    :convert(arguments.positive '--deadline')
+  parser:option('--seed', 'of policies that draw (default: 1)')
+    :convert(arguments.whole('--seed', 0)):default '1'
+  session.deadline_option(parser)
   parser:flag('--strict', 'stop with status 3 at the first fault of a policy')
   parser:flag('--in-process', 'run policies in this process, for debuggers and profilers')
   session.trust_option(parser)
@@ -145,7 +145,7 @@ function command.run(args)
   local row, context = describe(args, t)
   local status = store.recorded(args, row, context, function(begin)
     score_all(args, t, topology, document, begin)
-    return metrics.status(document.rows)
+    return names.status(document.rows)
   end)
   if args.json then
     print(json.results('replay', document, { 'topology', 'warm_up', unpack(metrics.keys()) }))

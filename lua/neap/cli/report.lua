@@ -1,5 +1,6 @@
 --- neap report: one HTML file that tells what runs and replays have shown.
 
+local arguments = require 'neap.base.arguments'
 local outputs = require 'neap.base.outputs'
 local replay = require 'neap.cli.replay'
 local report = require 'neap.report'
@@ -29,9 +30,9 @@ function command.options(parser)
   replay.trace_options(parser)
   parser:option('--run', 'run of the run store; may be given again'):count '*'
     :argname('<number>'):convert(number_of_run)
-  parser:option('--sweep', 'runs of this sweep'):argname '<name>'
+  arguments.sweep(parser, 'runs of this sweep')
   parser:option('--store', 'the run store (default: NEAP_STORE, else runs.db)'):argname '<file>'
-  parser:option('-o --output', 'file to write'):argname('<file>'):default 'report.html'
+  arguments.output(parser, 'file to write'):default 'report.html'
   parser:option('--timeline', 'what neap run or neap simulate --timeline has written')
     :argname '<file.json>'
   parser:option('--title', 'heading of the page'):argname '<text>'

@@ -19,6 +19,7 @@ local launch = require 'neap.train.launch'
 local progress = require 'neap.base.progress'
 local provenance = require 'neap.runs.provenance'
 local recipe = require 'neap.train.recipe'
+local sizes = require 'neap.train.sizes'
 local session = require 'neap.policy.session'
 local store = require 'neap.runs.store'
 
@@ -86,8 +87,7 @@ function run.options(command, words)
   command:flag('--strict', 'stop with status 3 at the first fault of a policy')
   command:flag('--in-process', 'run policies inside the rank, for debuggers and profilers')
   session.trust_option(command)
-  command:option('--deadline', 'seconds that a hook of a policy may run (default: 1)')
-    :argname('<seconds>'):convert(arguments.positive '--deadline')
+  session.deadline_option(command)
   command:option('--timeout', 'seconds that an operation between ranks may take before the run '
     .. 'ends with status 6 (default: 600; 0: no limit)')
     :argname('<seconds>'):convert(arguments.not_negative '--timeout')
@@ -292,6 +292,7 @@ function run.run(given)
     errors.usage('-n %d, but mpirun started %d processes; leave -n out', args.ranks, size)
   end
   local ranks = size or args.ranks or script.ranks
+  sizes.check(script.params, values, ranks)
   launch.watch(args.timeout)
   if args.balanced then balanced_twin.check(script) end
   if args.check then return run_check(args, script, values) end

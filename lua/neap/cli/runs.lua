@@ -31,7 +31,7 @@ function command.options(parser)
   end)
   parser:option('--store', 'the file (default: NEAP_STORE, else runs.db)'):argname '<file>'
   parser:option('--state', 'only runs in this state'):choices(STATES)
-  parser:option('--sweep', 'only runs of this sweep'):argname '<name>'
+  arguments.sweep(parser, 'only runs of this sweep')
   parser:option('--last', 'how many (default: 20)'):default '20'
     :convert(arguments.whole('--last', 1))
   parser:flag('--steps', 'with a run: the metrics of every step')

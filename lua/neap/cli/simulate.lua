@@ -7,6 +7,7 @@ local clusters = require 'neap.simulate.cluster'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local metrics = require 'neap.runs.metrics'
+local names = require 'neap.runs.names'
 local models = require 'neap.simulate.models'
 local arguments = require 'neap.base.arguments'
 local provenance = require 'neap.runs.provenance'
@@ -38,8 +39,7 @@ function command.options(parser)
     :default 'a100x32'
   parser:option('--model', 'model: ' .. table.concat(lib.sorted_keys(models.known), ', '))
     :default 'mixtral-8x7b-e16k4'
-  parser:option('--policy', 'NAME or file, with +SPLIT and :parameter=value,…; several: a row each')
-    :count '*'
+  arguments.policies(parser, 'static,laer,neap')
   parser:option('--schedule', 'of transfers, as neap run takes it: '
     .. table.concat(lib.sorted_keys(schedules.named), ', ') .. ', with fields: laer:chunks=2')
     :default 'laer'
@@ -51,8 +51,10 @@ function command.options(parser)
     :choices { 'chosen', 'balanced' }
   parser:flag('--balanced', 'tell the share of force-balanced: the time of the same steps with '
     .. 'balanced routing under static layouts / their time')
-  parser:option('--ranks', "ranks, other than the cluster's")
-    :convert(arguments.whole('--ranks', 1))
+  parser:option('-n --ranks', "ranks, other than the cluster's")
+    :convert(arguments.whole('-n', 1, 2 ^ 20))
+  parser:option('--node-size', "ranks per node, other than the cluster's")
+    :convert(arguments.whole('--node-size', 1, 2 ^ 20))
   parser:option('--slots', "expert slots of a rank, other than the model's")
     :convert(arguments.whole('--slots', 1, 2 ^ 20))
   parser:option('--layers', "layers, other than the model's")
@@ -68,17 +70,20 @@ function command.options(parser)
   parser:flag('--strict', 'stop with status 3 at the first fault of a policy')
   parser:flag('--in-process', 'run policies in this process, for debuggers and profilers')
   session.trust_option(parser)
+  session.deadline_option(parser)
   parser:flag('--json', 'results as JSON')
   store.options(parser)
 end
 
 local function open_simulation(args, policy, routing)
-  return simulate.open { cluster = clusters.describe(args.cluster, { ranks = args.ranks }),
+  return simulate.open { cluster = clusters.describe(args.cluster,
+    { ranks = args.ranks, node_size = args.node_size }),
     policy = policy, model = models.describe(args.model, { layers = args.layers }),
     slots = args.slots, distinct = args.distinct, routing = routing,
     schedule = args.schedule, shard_group = args.shard_group,
     seed = args.seed, trace = args.trace and trace.read(args.trace), strict = args.strict or false,
-    in_process = args.in_process or false, trusted = args.trust_policies or false }
+    deadline = args.deadline, in_process = args.in_process or false,
+    trusted = args.trust_policies or false }
 end
 
 --- The time of a step with force-balanced routing under static layouts: the same for all policies.
@@ -136,7 +141,7 @@ local DEFAULT_POLICIES = { 'static', 'laer', 'neap' }
 local function describe(args)
   local parameters = { policies = #args.policy > 0 and args.policy or DEFAULT_POLICIES }
   for _, name in ipairs { 'cluster', 'model', 'schedule', 'shard_group', 'steps',
-    'seed', 'ranks', 'slots', 'layers', 'distinct', 'routing', 'balanced' } do
+    'seed', 'ranks', 'node_size', 'slots', 'layers', 'distinct', 'routing', 'balanced' } do
     parameters[name] = args[name]
   end
   local files = { args.trace }
@@ -170,7 +175,7 @@ function command.run(args)
     for i, policy in ipairs(texts) do
       rows[i], text = record_policy(args, policy, balanced, i == #texts, begin)
     end
-    return metrics.status(rows)
+    return names.status(rows)
   end)
   if args.json then
     print(json.results('simulate', { steps = args.steps, seed = args.seed, cluster = args.cluster,

@@ -5,6 +5,7 @@ local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local metrics = require 'neap.runs.metrics'
+local policy_names = require 'neap.runs.names'
 local policies = require 'neap.policy'
 local progress = require 'neap.base.progress'
 local suite = require 'neap.replay.suite'
@@ -54,8 +55,7 @@ function command.options(parser)
   parser:option('--experts', 'of the workloads (default: 8,64,128,256)'):convert(numbers)
   parser:option('--clusters', 'names or Lua files; a trace is timed on their machines, in its own '
     .. 'number (default: a100x32,h100x256)'):convert(list)
-  parser:option('--policy', 'NAME or file, with +SPLIT and :parameter=value,… (default: all)')
-    :count '*'
+  arguments.policies(parser, 'all')
   parser:option('--slots', 'of the traces (default: as recorded)')
     :convert(arguments.whole('--slots', 1, 2 ^ 20))
   parser:option('--node-size', 'of the traces (default: as recorded, else 8)')
@@ -112,12 +112,12 @@ local function sets_of(args, size)
 end
 
 local function cells(rows)
-  local heading, lines = { 'policy' }, {}
+  local heading, lines, names = { 'policy' }, {}, policy_names.of(rows)
   for column, name in ipairs(COLUMNS) do
     local metric = metrics.find(name)
     heading[column + 1] = metric.title
     for i, row in ipairs(rows) do
-      lines[i] = lines[i] or { metrics.name_of(row) }
+      lines[i] = lines[i] or { names[i] }
       local value = metrics.value(metric, row)
       lines[i][column + 1] = value and metrics.show(metric, value) or false
     end

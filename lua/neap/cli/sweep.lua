@@ -35,7 +35,7 @@ function command.options(parser)
     :argname '<what>'
   parser:argument('axes', 'NAME=VALUES: parameters of the recipe, options of the command')
     :args '*':argname '<axis>'
-  parser:option('--name', 'of the sweep (default: the file\'s)')
+  arguments.sweep(parser, 'what the sweep is called (default: as its file)')
   parser:option('--jobs', 'runs at a time (default: 1, so that they do not disturb each other)')
     :default '1':convert(arguments.whole('--jobs', 1, 1024))
   parser:option('--launch', "what starts a run's ranks, for instance 'mpirun -n 4'")
@@ -129,7 +129,7 @@ end
 
 function command.run(args)
   local definition = sweep.load(args.what, args.axes, KINDS)
-  definition.name = args.name or definition.name
+  definition.name = args.sweep or definition.name
   local plan = sweep.plan(definition, args.launch)
   local runs = open_store(args)
   for _, entry in ipairs(plan) do entry.state = 'todo' end

@@ -5,7 +5,8 @@ local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local outputs = require 'neap.base.outputs'
-local whole = require('neap.base.arguments').whole
+local arguments = require 'neap.base.arguments'
+local whole = arguments.whole
 local synth = require 'neap.engine.synth'
 local synth_trace = require 'neap.replay.synth_trace'
 local text_table = require 'neap.base.text_table'
@@ -18,7 +19,7 @@ local command = { doc = 'Look into recorded loads, cut, merge, convert or make t
 command.examples = [[
 Examples:
   neap trace info run.safetensors
-  neap trace plot run.safetensors --layer 2               characters; --out load.svg: a picture
+  neap trace plot run.safetensors --layer 2               characters; -o load.svg: a picture
   neap trace cut run.safetensors part.safetensors --steps 40..79 --layers 0,2
   neap trace merge all.safetensors a.safetensors b.safetensors --along steps
   neap trace import loads.csv.gz loads.safetensors --slots 4 --node-size 8
@@ -61,7 +62,8 @@ local function add_synth(parser)
     :convert(whole('--tokens', 1))
   for _, option in ipairs { { 'ranks', 32, 'ranks' }, { 'steps', 24, 'steps' },
     { 'layers', 4, 'layers' }, { 'seed', 1, 'of all draws' } } do
-    made:option('--' .. option[1], ('%s (default: %d)'):format(option[3], option[2]))
+    made:option((option[1] == 'ranks' and '-n ' or '') .. '--' .. option[1],
+      ('%s (default: %d)'):format(option[3], option[2]))
       :convert(whole('--' .. option[1], option[1] == 'seed' and 0 or 1))
       :default(tostring(option[2]))
   end
@@ -84,7 +86,7 @@ function command.options(parser)
   local plot = parser:command('plot', 'Load of the experts over steps, as a heat map.')
   plot:argument('file', 'what to show')
   plot:option('--layer', 'layer (default: 0)'):convert(whole('--layer', 0)):default '0'
-  plot:option('--out', 'SVG file to write instead of characters'):argname '<file.svg>'
+  arguments.output(plot, 'SVG file to write instead of characters')
   local cut = parser:command('cut', 'Some steps and layers as a trace of their own.')
   cut:argument('file', 'what to read'):argname '<from>'
   cut:argument('to', 'file to write'):argname '<to.safetensors>'
@@ -159,20 +161,20 @@ end
 local actions = { info = show_info }
 
 function actions.plot(args)
-  outputs.check('--out', args.out)
+  outputs.check('--output', args.output)
   local t = trace.read(args.file)
   if args.layer >= t.layers then
     errors.usage('--layer is %d; %s has layers 0 to %d', args.layer, t.path, t.layers - 1)
   end
   local shares = tools.shares(t, args.layer)
   local title = ('%s, layer %d: load of the experts'):format(t.path:match '[^/]*$', args.layer)
-  if not args.out then
+  if not args.output then
     print(title .. ' (rows) over steps; @ is twice the mean expert and more')
     print(tools.picture(t, shares, 100))
     return
   end
-  outputs.write(args.out, tostring(chart.heat { title = title, rows = t.experts, columns = t.steps,
-    x = 'step', y = 'expert', unit = 'load / mean',
+  outputs.write(args.output, tostring(chart.heat { title = title, rows = t.experts,
+    columns = t.steps, x = 'step', y = 'expert', unit = 'load / mean',
     at = function(e, step) return shares[e][step] end }) .. '\n')
 end
 

@@ -22,7 +22,6 @@ local command = { doc = 'Try a policy on the traces that come with Neap; --watch
 local REFERENCES = { 'static', 'laer', 'neap' }
 local IMBALANCE = metrics.find 'imbalance'
 local LOOK = 0.2     -- seconds between looks at a watched file
-local DEADLINE = '1' -- seconds that a hook may run, as in training
 local INTERRUPTED = 130
 
 command.examples = [[
@@ -30,7 +29,7 @@ Examples:
   neap try experiments/policies/hot.lua
   neap try mine.lua --watch                   again whenever the file is saved
   neap try mine.lua:window=3 --trace my.safetensors
-  neap try mine.lua --picture worst.svg       the worst step as a picture
+  neap try mine.lua --output worst.svg        the worst step as a picture
 Says whether the policy's answers are valid, whether it is deterministic, its imbalance (largest
 work of a rank / mean) next to static, laer and neap, the time of its plans, its worst step, and
 whether small trainings under it have the losses and gradients of the static layout to the bit.
@@ -41,9 +40,9 @@ function command.options(parser)
   parser:option('--trace', 'a trace to try it on instead; may be given more than once')
     :count '*':argname '<file>'
   parser:option('--seed', 'of policies that draw'):convert(arguments.whole('--seed', 0)):default '1'
-  parser:option('--deadline', 'seconds that a hook may run')
-    :convert(arguments.positive '--deadline'):default(DEADLINE)
-  parser:option('--picture', 'SVG file for the worst step, work by rank'):argname '<file.svg>'
+  session.deadline_option(parser)
+  parser:option('-o --output --picture', 'SVG file for the worst step, work by rank')
+    :argname '<file.svg>'
   parser:flag('--watch', 'try again whenever the file is saved, until Ctrl-C')
   session.trust_option(parser)
   parser:flag('--json', 'results as JSON')
@@ -87,7 +86,7 @@ local function try_one(args, t)
   local began = lib.C.neap_clock()
   local ok, first = pcall(t.run, t, args.policy, options)
   if not ok and (type(first) ~= 'table' or first.code ~= 'POLICY') then error(first, 0) end
-  if not ok and lib.C.neap_clock() - began >= args.deadline then
+  if not ok and lib.C.neap_clock() - began >= (args.deadline or session.DEADLINE) then
     return { trace = t.name, faults = 1, deterministic = true, ended = true }, { first.message }
   end
   options.strict = false
@@ -215,7 +214,7 @@ local function once(args, trials)
   else
     show(document, trials)
   end
-  if args.picture then draw(document, trials, args.picture) end
+  if args.output then draw(document, trials, args.output) end
   io.stdout:flush()
   if document.faults > 0 or not document.deterministic then return 3 end
   return check.status(document.check)
@@ -247,7 +246,7 @@ local function watch(args, trials, file)
 end
 
 function command.run(args)
-  outputs.check('--picture', args.picture)
+  outputs.check('--output', args.output)
   local file = policies.resolve(args.policy).file
   local trials = open_trials(args)
   if #trials == 0 then errors.plain('%s/experiments/traces has no traces', lib.home) end

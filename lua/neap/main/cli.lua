@@ -71,6 +71,8 @@ local function add_commands(root, name, words)
     if entry[1] == name then
       chosen, parser = module, command
       words = module.options(command, words) or words
+      arguments.once(command)
+      words = arguments.normalize(words, arguments.names(command))
       if module.examples then command:epilog(module.examples) end
     end
   end

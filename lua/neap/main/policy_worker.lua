@@ -175,9 +175,9 @@ local function main(requests_fd, answers_fd)
     return 1
   end
   local loaded, lines = worker.runtime, worker.runtime.lines
-  answer(server, start, runtime.PLANNED, ('%s %d %d %d %d %d %d %s'):format(loaded.plans_on,
+  answer(server, start, runtime.PLANNED, ('%s %d %d %d %d %d %d %s %s'):format(loaded.plans_on,
     loaded.keep, lines.plan, lines.split, lines.when, lines.save, lines.restore,
-    loaded.rule or ''))
+    loaded.rule or '-', loaded.name))
   while true do worker:step() end
 end
 

@@ -40,6 +40,7 @@ local lib = require 'neap.base.lib'
 local memory_estimate = require 'neap.train.memory_estimate'
 local errors = require 'neap.base.errors'
 local metrics = require 'neap.runs.metrics'
+local names = require 'neap.runs.names'
 local checkpoints = require 'neap.train.checkpoints'
 local params = require 'neap.base.params'
 local provenance = require 'neap.runs.provenance'
@@ -89,7 +90,7 @@ end
 
 --- Rank 0 tells of a policy that was never in force, which gives the run its exit status.
 function Job:judge(row)
-  if self.rank == 0 then self.status = math.max(self.status, metrics.status { row }) end
+  if self.rank == 0 then self.status = math.max(self.status, names.status { row }) end
 end
 
 function Job:report(result)

@@ -59,14 +59,16 @@ local function check_choice(name, value, choices)
     lib.hint(tostring(value), choices), table.concat(choices, ', '))
 end
 
+local MOST = 1024 -- of chunks and layers
+
 local function check_value(name, value)
   local field = schedule.fields[name]
   if type(value) ~= type(field.default) then
     fail('%s is a %s; it must be a %s', name, type(value), type(field.default))
   elseif field.choices then
     check_choice(name, value, field.choices)
-  elseif field.min and (value < field.min or value % 1 ~= 0) then
-    fail('%s is %s; it must be a whole number, %d or more', name, value, field.min)
+  elseif field.min and (value < field.min or value > MOST or value % 1 ~= 0) then
+    fail('%s is %s; it must be a whole number from %d to %d', name, value, field.min, MOST)
   end
 end
 
@@ -96,6 +98,7 @@ local function parse(text)
   for item in rest:gmatch '[^,]+' do
     local field, value = item:match '^([^=]*)=(.*)$'
     if not field then fail("'%s' in '%s'; a field is name=value", item, text) end
+    if result[field] ~= nil then fail("%s is given twice in '%s'", field, text) end
     result[field] = typed(field, value)
   end
   return result

@@ -13,8 +13,8 @@ InProcess.__index = InProcess
 function in_process.open(options)
   local hooks = runtime.open(options)
   return setmetatable({
-    runtime = hooks, rule = hooks.rule, plans_on = hooks.plans_on, lines = hooks.lines,
-    keep = hooks.keep, answers = {}, first = 1,
+    runtime = hooks, name = hooks.name, rule = hooks.rule, plans_on = hooks.plans_on,
+    lines = hooks.lines, keep = hooks.keep, answers = {}, first = 1,
   }, InProcess)
 end
 

@@ -156,14 +156,27 @@ end
 --   known    those counts as if they had been known before: a replay or simulation can, no training
 policy.ON = { 'history', 'current', 'known' }
 
---- "laer", "mine.lua", "laer+minimax", "laer+minimax:window=3,on=current" -> a selection: { text=,
--- file=, split=, on= (nil: the policy's own), params = { name = text } }. Raises USAGE. Runs no
--- policy: that is done where it cannot harm.
-function policy.resolve(text)
+--- Name or file of a policy's text, and what follows it.
+local function split_text(text)
   local name, rest = text:match '^(.-%.lua)(.*)$'
   if not name or not (rest == '' or rest:match '^[+:]') then
     name, rest = text:match '^([^+:]*)(.*)$'
   end
+  return name, rest
+end
+
+--- How tables call the policy of a text: by the name that it has given itself, with the text's
+-- split and parameters.
+function policy.label(text, name)
+  local _, rest = split_text(text)
+  return name .. rest
+end
+
+--- "laer", "mine.lua", "laer+minimax", "laer+minimax:window=3,on=current" -> a selection: { text=,
+-- file=, split=, on= (nil: the policy's own), params = { name = text } }. Raises USAGE. Runs no
+-- policy: that is done where it cannot harm.
+function policy.resolve(text)
+  local name, rest = split_text(text)
   local split, given = rest:match '^%+?([^:]*):?(.*)$'
   local values = {}
   for item in given:gmatch '[^,]+' do
@@ -172,6 +185,7 @@ function policy.resolve(text)
       errors.usage("policy '%s': '%s' is no parameter; the form is NAME+SPLIT:key=value,key=value",
         text, item)
     end
+    if values[key] then errors.usage("policy '%s': %s is given twice", text, key) end
     values[key] = value
   end
   if split ~= '' then check_rule(split) end

@@ -99,7 +99,7 @@ function runtime.open(options)
   local class = policy.load(options.file)
   local tools = open_tools(options.topology, options.seed)
   local self = setmetatable({
-    file = options.file, class = class, watch = options.watch, tools = tools,
+    name = class.name, file = options.file, class = class, watch = options.watch, tools = tools,
     topology = options.topology, layers = {},
     exact = history.load(options.topology.ranks, options.topology.experts),
   }, Runtime)

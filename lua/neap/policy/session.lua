@@ -14,6 +14,7 @@
 --   end
 --   s:close()
 
+local arguments = require 'neap.base.arguments'
 local lib = require 'neap.base.lib'
 local errors = require 'neap.base.errors'
 local options = require 'neap.base.options'
@@ -29,7 +30,8 @@ local worker = require 'neap.policy.worker'
 
 local ffi, C = lib.ffi, lib.C
 
-local session = {}
+-- Seconds that a hook may run, unless a command is told otherwise.
+local session = { DEADLINE = 10 }
 
 local Session = {}
 Session.__index = Session
@@ -41,7 +43,7 @@ local TEXT_BYTES = 512      -- of a message that is broadcast
 
 local SPEC = {
   topology = { needed = true }, layers = { needed = true }, policy = { needed = true }, comm = {},
-  seed = { default = 0 }, deadline = { default = 1 }, strict = { default = false },
+  seed = { default = 0 }, deadline = { default = session.DEADLINE }, strict = { default = false },
   in_process = { default = false }, trusted = { default = false },
   known = { default = false }, wait = { default = false }, remember = { default = false },
   listener = { default = {} },
@@ -89,10 +91,16 @@ function session.trust_option(command)
   command:flag('--trust-policies', 'let policies write files, open sockets and start processes')
 end
 
+--- Adds --deadline to a command that runs policies; arrives as args.deadline.
+function session.deadline_option(command)
+  command:option('--deadline', ('seconds that a hook of a policy may run (default: %d)'):format(
+    session.DEADLINE)):argname('<seconds>'):convert(arguments.positive '--deadline')
+end
+
 --- Collective over comm. Options:
 --   topology, layers, policy  what is planned, and a text that policy.resolve takes
 --   comm                      nil: this process alone; its ranks need not be the topology's
---   seed (0), deadline (1)    of the random streams; seconds that a hook may run
+--   seed (0), deadline (10)   of the random streams; seconds that a hook may run
 --   strict, in_process        faults are raised; the policy runs in rank 0 itself
 --   trusted                   the policy may do what the user may: write files, start processes, …
 --   known                     loads are known before they are routed, as replay and simulation do
@@ -122,6 +130,7 @@ function session.open(given)
   self.worker = self.root and open_worker(self, o) or nil
   local hooks = self.worker
   local meta = share_text(self, hooks and hooks.plans_on .. ' ' .. (hooks.rule or ''))
+  self.name = hooks and policies.label(o.policy, hooks.name)
   self.plans_on, self.rule = meta:match '^(%S+) (%S*)$'
   self.rule = self.rule ~= '' and self.rule or nil
   self.active = active_layouts.open(topology, self.layers, self.comm)
@@ -402,15 +411,17 @@ function Session:restore(saved)
   recall(self, saved, planned)
 end
 
---- What happened so far. in_force: the share of splits, from the policy's first answer on, whose
--- layout and split were what it wanted; the others had to go by an older answer of it, the static
--- layout or the split minimax, since it failed. Nil where that is all of them. Faults, late plans
+--- What happened so far. name: the policy's, as tables show it. in_force: the share of splits, from
+-- the policy's first answer on, whose layout and split were what it wanted; the others had to go by
+-- an older answer of it, the static layout or the split minimax, since it failed. Nil where that is
+-- all of them. Faults, late plans
 -- and plan times are known to rank 0, which waits here for plans that are under way, so that a
 -- policy that hangs is named. Raises POLICY (strict).
 function Session:report()
   if self.worker then collect(self, -math.huge, true) end
   local plans_now = self.plans_on == 'current' or self.plans_on == 'both'
   return {
+    name = self.name,
     plans_on = self.plans_on ~= 'history' and self.plans_on or nil,
     late_experts = plans_now and self.late_experts:mean() or nil,
     faults = self.faults, late = self.late, messages = self.messages,

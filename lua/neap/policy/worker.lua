@@ -18,6 +18,7 @@ Worker.__index = Worker
 local START_SECONDS = 10 -- that a program may take to start and load a policy
 local MOST_IDS = 2 ^ 30  -- of requests; then they start anew
 local GIVE_UP = 10       -- workers in a row that ended without one good answer
+local MOST_NAME = 60     -- bytes of a policy's name
 local MOST_KEPT = 2 ^ 20 -- steps of history that a policy can ask for
 local MOST_STATE = 64 * 2 ^ 20 -- bytes that a layer's state may have in a checkpoint
 
@@ -67,13 +68,14 @@ end
 
 --- What the worker says of the policy that it has loaded; false if that makes no sense.
 local function take_description(self, text)
-  local plans_on, keep, plan, split_line, when, save, restore, rule = text:match(
-    '^(%l+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S*)$')
+  local plans_on, keep, plan, split_line, when, save, restore, rule, name = text:match(
+    '^(%l+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (.*)$')
   if not plans_on or not policy.PLANS_ON[plans_on] then return false end
-  if rule ~= '' and not known_rule(rule) then return false end
+  if rule ~= '-' and not known_rule(rule) then return false end
   keep = tonumber(keep)
   if keep < 1 or keep > MOST_KEPT then return false end
-  self.plans_on, self.keep, self.rule = plans_on, keep, rule ~= '' and rule or nil
+  self.plans_on, self.keep, self.rule = plans_on, keep, rule ~= '-' and rule or nil
+  self.name = name:sub(1, MOST_NAME)
   self.lines = { plan = plan, split = split_line, when = when, save = save, restore = restore }
   return true
 end

@@ -14,7 +14,6 @@ local ffi, C = lib.ffi, lib.C
 local replay = {
   WINDOW = 5,    -- steps that warm up
   NODE_SIZE = 8, -- ranks per node, where neither the trace nor the caller says
-  DEADLINE = 10, -- seconds that a hook may run: nobody waits for it but the user
 }
 
 local function mean_and_p95(values)
@@ -30,7 +29,7 @@ local function open_run(options)
     load = ffi.new('int64_t[?]', t.ranks * t.experts), row = ffi.new('int64_t[?]', topology.slots),
     session = session.open {
       topology = topology, layers = t.layers, policy = options.policy, seed = options.seed or 0,
-      deadline = options.deadline or replay.DEADLINE, strict = options.strict or false,
+      deadline = options.deadline, strict = options.strict or false,
       in_process = options.in_process or false, trusted = options.trusted or false,
       wait = true, known = true,
     },

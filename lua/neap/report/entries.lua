@@ -5,6 +5,7 @@
 -- Rows, metrics and their names: neap.runs.metrics.
 
 local metrics = require 'neap.runs.metrics'
+local names = require 'neap.runs.names'
 
 local entries = {}
 
@@ -73,19 +74,13 @@ function entries.group(list)
   for i, policy in ipairs(order) do
     local group, seeds, rows = groups[policy], {}, {}
     for j, entry in ipairs(group) do seeds[j], rows[j] = entry.seeds[1], entry.rows[1] end
-    local share, plans_on = in_force(group), group[1].plans_on
-    out[i] = { policy = policy, kind = group[1].kind, plans_on = plans_on, in_force = share,
-      name = metrics.name_of { policy = entries.short(policy), plans_on = plans_on,
-        in_force = share }, seeds = seeds, rows = rows, runs = #group,
-      values = mean_of(group, 'values', mean_number),
+    out[i] = { policy = policy, name = rows[#rows].name, kind = group[1].kind,
+      plans_on = group[1].plans_on, in_force = in_force(group), seeds = seeds, rows = rows,
+      runs = #group, values = mean_of(group, 'values', mean_number),
       curves = mean_of(group, 'curves', mean_curve) }
   end
+  for i, name in ipairs(names.of(out)) do out[i].name = name end
   return out
-end
-
---- A policy's text without the folders of its file.
-function entries.short(policy)
-  return (policy:gsub('^.*/([^/]*%.lua)', '%1'))
 end
 
 --- The entry of a policy by name, or nil.
@@ -100,7 +95,7 @@ end
 function entries.rank(list, metric)
   local ranked, name = {}, metric.name
   for _, entry in ipairs(list) do
-    if entry.plans_on ~= 'known' and metrics.counts(entry) and entry.values[name] then
+    if entry.plans_on ~= 'known' and names.counts(entry) and entry.values[name] then
       ranked[#ranked + 1] = entry
     end
   end

@@ -2,9 +2,9 @@
 -- those that are pictures, and where things come from; tables.lua has the tables.
 
 local chart = require 'neap.draw.chart'
-local entries = require 'neap.report.entries'
 local layout_map = require 'neap.draw.layout_map'
 local metrics = require 'neap.runs.metrics'
+local names = require 'neap.runs.names'
 local tables = require 'neap.report.tables'
 local page = require 'neap.report.page'
 local svg = require 'neap.draw.svg'
@@ -79,14 +79,15 @@ end
 function sections.ranks(document)
   local seen = document.observed
   if not seen then return nil end
-  local figures, high, topology = {}, 0, document.topology
+  local figures, high, topology, rows = {}, 0, document.topology, {}
+  for i, policy in ipairs(seen.policies) do rows[i] = policy.row end
+  local policy_names = names.of(rows)
   for _, policy in ipairs(seen.policies) do
     for _, work in ipairs(policy.work) do high = math.max(high, work) end
   end
   for i, policy in ipairs(seen.policies) do
     figures[i] = page.figure(chart.bars {
-      title = svg.short(metrics.name_of { policy = entries.short(policy.row.policy),
-        in_force = policy.row.in_force }), unit = 'work (tokens)',
+      title = svg.short(policy_names[i]), unit = 'work (tokens)',
       values = policy.work, high = high,
       node_of = function(rank) return topology:node_of(rank) end })
   end
@@ -145,10 +146,10 @@ local function same_change(topology, a, b)
   return true
 end
 
-local function show_change(topology, names, change)
+local function show_change(topology, whose, change)
   local nodes, note = nodes_to_draw(topology, change)
   return page.fill('<h3>%s</h3><p>Step %s, layer %s: %s of %s slots get another expert (framed).%s '
-    .. '</p>', names, change.step, change.layer, change.slots, topology.slots, note)
+    .. '</p>', whose, change.step, change.layer, change.slots, topology.slots, note)
     .. '<div class="pair"><figure><figcaption>before</figcaption>'
     .. layout_map.html(layout_map.draw(topology, change.before, nil, nodes))
     .. '</figure><figure><figcaption>after</figcaption>'
@@ -163,12 +164,12 @@ function sections.layouts(document)
   if not seen then return nil end
   local parts, shown = {}, nil
   for _, policy in ipairs(seen.policies) do
-    local name = policy.row.policy
-    local wanted = name == 'laer' or document.best and name == document.best.policy
+    local text, name = policy.row.policy, names.plain { policy.row }[1]
+    local wanted = text == 'laer' or document.best and text == document.best.policy
     if wanted and policy.change then
       if shown and same_change(document.topology, shown.change, policy.change) then
-        parts[#parts] = show_change(document.topology, shown.row.policy .. ' and ' .. name,
-          policy.change)
+        parts[#parts] = show_change(document.topology,
+          names.plain { shown.row }[1] .. ' and ' .. name, policy.change)
       else
         parts[#parts + 1] = show_change(document.topology, name, policy.change)
         shown = policy

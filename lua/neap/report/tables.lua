@@ -3,6 +3,7 @@
 
 local entries = require 'neap.report.entries'
 local metrics = require 'neap.runs.metrics'
+local names = require 'neap.runs.names'
 local page = require 'neap.report.page'
 local statistics = require 'neap.runs.statistics'
 local svg = require 'neap.draw.svg'
@@ -186,8 +187,7 @@ end
 
 local function difference_row(metric, entry, row)
   local interval = row.low and ('%s to %s'):format(show(metric, row.low), show(metric, row.high))
-  return { svg.escape(metrics.name_of { policy = entries.short(row.policy),
-    in_force = row.in_force }), show_alone(metric, row.mean),
+  return { svg.escape(names.mark(row.policy, row)), show_alone(metric, row.mean),
     row.pairs and ('%d'):format(row.pairs), row.difference and show(metric, row.difference),
     interval, signed(row.relative), svg.escape(row.verdict),
     class = row.policy == (entry.winner and entry.winner.policy) and 'best' or nil }

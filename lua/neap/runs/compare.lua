@@ -11,6 +11,7 @@ local errors = require 'neap.base.errors'
 local kept = require 'neap.runs.kept'
 local lib = require 'neap.base.lib'
 local metrics = require 'neap.runs.metrics'
+local policy_names = require 'neap.runs.names'
 local statistics = require 'neap.runs.statistics'
 
 local compare = {}
@@ -22,19 +23,38 @@ local QUERY = [[SELECT s.id, s.run, s.policy, s.policy_sha256, s.seed, s.trace, 
   WHERE s.summary IS NOT NULL AND r.state = 'done']]
 
 local CHOICES = {
-  sweep = ' AND r.key IN (SELECT key FROM sweeps WHERE name = ?)', run = ' AND r.id = ?',
+  sweep = ' AND r.key IN (SELECT key FROM sweeps WHERE name = ?)',
+  runs = ' AND r.id BETWEEN ? AND ?',
 }
 
---- Finished results. choice: { sweep = name }, or { runs = list of numbers }, or {} for all.
+--- Rows of results with policy as tables call it; what was given becomes text.
+local function call_by_name(list)
+  local of_text, texts, known = {}, {}, {}
+  for _, row in ipairs(list) do
+    if not of_text[row.policy] then texts[#texts + 1] = row.policy end
+    of_text[row.policy] = row.summary.name or of_text[row.policy] or false
+  end
+  for i, text in ipairs(texts) do known[i] = { policy = text, name = of_text[text] or nil } end
+  for i, name in ipairs(policy_names.plain(known)) do of_text[texts[i]] = name end
+  for _, row in ipairs(list) do row.text, row.policy = row.policy, of_text[row.policy] end
+  return list
+end
+
+--- Finished results, whose policy is what tables call it and whose text what was given. choice:
+-- { sweep = name }, or { runs = list of numbers and ranges { first, last } }, or {} for all.
 function compare.results(runs, choice)
   local list
   if choice.sweep then
     list = runs:rows(QUERY .. CHOICES.sweep .. ' ORDER BY s.id', choice.sweep)
   elseif choice.runs then
     list = {}
-    for _, id in ipairs(choice.runs) do
-      for _, row in ipairs(runs:rows(QUERY .. CHOICES.run .. ' ORDER BY s.id', id)) do
-        list[#list + 1] = row
+    local seen = {}
+    for _, range in ipairs(choice.runs) do
+      local first, last = range, range
+      if type(range) == 'table' then first, last = range[1], range[2] end
+      for _, row in ipairs(runs:rows(QUERY .. CHOICES.runs .. ' ORDER BY s.id', first, last)) do
+        if not seen[row.id] then list[#list + 1] = row end
+        seen[row.id] = true
       end
     end
   else
@@ -43,7 +63,7 @@ function compare.results(runs, choice)
   for _, row in ipairs(list) do
     row.summary = kept.summary(row.summary, ('%s: result %d: summary'):format(runs.path, row.id))
   end
-  return list
+  return call_by_name(list)
 end
 
 --- The newest result of each policy and circumstance, of the newest text of each policy.
@@ -167,7 +187,7 @@ local function compare_one(metric, policy, cells, baseline, warnings)
   row.difference, row.low, row.high = s.mean, s.low, s.high
   local base = statistics.mean(theirs)
   row.relative = base ~= 0 and s.mean / math.abs(base) or nil
-  row.verdict = metrics.counts(row) and verdict_of(metric, s) or 'says nothing of it'
+  row.verdict = policy_names.counts(row) and verdict_of(metric, s) or 'says nothing of it'
   warn(warnings, policy, metric, s, names)
   return row
 end
@@ -177,7 +197,9 @@ local function find_winner(metric, rows, cells)
   local sorted = {}
   for _, row in ipairs(rows) do
     local _, any = next(cells[row.policy])
-    if any.summary.plans_on ~= 'known' and metrics.counts(row) then sorted[#sorted + 1] = row end
+    if any.summary.plans_on ~= 'known' and policy_names.counts(row) then
+      sorted[#sorted + 1] = row
+    end
   end
   if #sorted < 2 then return nil, 'one policy alone wins nothing' end
   local sign = metric.better == 'lower' and 1 or -1
@@ -234,7 +256,7 @@ local function count_faults(cells, order, warnings)
     end
     local share = in_force(cells[policy])
     if share then
-      local judged = metrics.counts { in_force = share }
+      local judged = policy_names.counts { in_force = share }
       warnings[#warnings + 1] = ('%s: %d faults; its own answers were in force for %.3g %% of the '
         .. 'splits%s'):format(policy, faults, 100 * share, judged and '' or ', so it is not judged')
     elseif faults > 0 then
@@ -293,6 +315,14 @@ local function compare_metric(metric, order, cells, baseline, warnings)
   return entry
 end
 
+--- Names that policies are asked for by, as results call them.
+local function called(results, asked)
+  local list, of_text = {}, {}
+  for _, row in ipairs(results) do of_text[row.text or row.policy] = row.policy end
+  for i, name in ipairs(asked) do list[i] = of_text[name] or name end
+  return list
+end
+
 --- Compares results (compare.results) by policy. options: baseline (default 'static', else 'laer',
 -- else the first), metrics (names), policies (names: only these, and the references static and
 -- laer). Returns { baseline, policies, metrics, warnings }; metrics is a list of { metric, better,
@@ -300,14 +330,17 @@ end
 function compare.policies(results, options)
   local warnings = {}
   local cells, order = newest(results, warnings)
+  local asked = called(results, { options.baseline })[1]
   if options.policies then
     local only = {}
-    for _, name in ipairs { 'static', 'laer', unpack(options.policies) } do only[name] = true end
+    for _, name in ipairs(called(results, { 'static', 'laer', unpack(options.policies) })) do
+      only[name] = true
+    end
     for i = #order, 1, -1 do
-      if not only[order[i]] and order[i] ~= options.baseline then table.remove(order, i) end
+      if not only[order[i]] and order[i] ~= asked then table.remove(order, i) end
     end
   end
-  local baseline = choose_baseline(options.baseline, order, cells)
+  local baseline = choose_baseline(asked, order, cells)
   local document = { baseline = baseline, policies = order, metrics = {}, warnings = warnings }
   count_faults(cells, order, warnings)
   count_circumstances(cells, order, baseline, warnings)

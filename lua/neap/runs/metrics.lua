@@ -5,7 +5,8 @@
 --
 -- A row is the summary of one policy, in the same shape whatever it was measured by; the row of a
 -- step, which the recorder stores, has that shape too. Shares are of 1.
---   { policy =, seed =, steps =, ranks =, step_ms =, ideal_ms =, tokens_per_second =,
+--   { policy = (text, as it was given), name = (what it calls itself, with the text's split and
+--     parameters), seed =, steps =, ranks =, step_ms =, ideal_ms =, tokens_per_second =,
 --     ideal_tokens_per_second =, imbalance = { mean, p50, p95, max }, std_percent =,
 --     share_of_ideal =, utilization =, exposed =, inter_node_share =,
 --     bytes_per_step = { tokens, unshard, reduce }, plan_ms = { mean, p95 },
@@ -38,6 +39,7 @@
 
 local errors = require 'neap.base.errors'
 local lib = require 'neap.base.lib'
+local names_of = require('neap.runs.names').of
 local text_table = require 'neap.base.text_table'
 
 local metrics = {}
@@ -228,42 +230,10 @@ function metrics.upgrade(row)
   return metrics.complete(row)
 end
 
-local MARKS = { current = ' (current counts)', both = ' (late slots)', known = ' (known loads)' }
-
---- A row's policy, marked by what it plans on where that is not the history alone, and by how much
--- of the row is its doing where its answers failed.
-function metrics.name_of(row)
-  local share = row.in_force
-  return row.policy .. (MARKS[row.plans_on] or '') .. (not share and ''
-    or share == 0 and ' (never in force)' or (' (in force: %.3g %%)'):format(100 * share))
-end
-
--- Share from which on a row counts as its policy's.
-local MOSTLY = 0.99
-
---- Whether a row says something of its policy, rather than of what took its place.
-function metrics.counts(row)
-  return (row.in_force or 1) >= MOSTLY
-end
-
---- Exit status of a command with these rows: 3, and a line on stderr, if a policy was never in
--- force; else 0.
-function metrics.status(rows)
-  local status = 0
-  for _, row in ipairs(rows) do
-    if row.in_force == 0 then
-      io.stderr:write(('neap: policy %s was never in force: its row shows the static layout, or '
-        .. 'the split minimax\n'):format(row.policy))
-      status = errors.FAULTY
-    end
-  end
-  return status
-end
-
 --- Keys of rows in the order in which JSON has them.
 function metrics.keys()
-  local keys = { 'trace', 'policy', 'seed', 'steps', 'ranks', 'simulated', 'cluster', 'model',
-    'plans_on', 'in_force' }
+  local keys = { 'trace', 'policy', 'name', 'seed', 'steps', 'ranks', 'simulated', 'cluster',
+    'model', 'plans_on', 'in_force' }
   for _, metric in ipairs(metrics.list) do
     for _, key in ipairs(metric.path or { metric.name }) do keys[#keys + 1] = key end
   end
@@ -339,12 +309,12 @@ function metrics.ideal(metric, rows)
   return metric.ideal
 end
 
---- Heading and cells of a table of rows: the policy (or what name_of(row) says), its metrics, and
--- last the ideal.
-function metrics.cells(table_name, rows, name_of)
+--- Heading and cells of a table of rows: the policy, its metrics, and last the ideal.
+function metrics.cells(table_name, rows)
   local values, heading, lines, ideal = {}, { 'policy' }, {}, { 'ideal' }
+  local names = names_of(rows)
   for i, row in ipairs(rows) do
-    values[i], lines[i] = metrics.values(row), { (name_of or metrics.name_of)(row) }
+    values[i], lines[i] = metrics.values(row), { names[i] }
   end
   for column, metric in ipairs(metrics.shown(table_name, values)) do
     heading[column + 1] = metric.title

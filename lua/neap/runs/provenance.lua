@@ -164,6 +164,39 @@ local function hash(document)
   return provenance.sha256(json.encode(document)):sub(1, 32)
 end
 
+-- Folders of lua/neap whose code no result depends on: those that only show or time.
+local SHOWN_ONLY = { report = true, notebook = true, bench = true }
+
+--- Paths of the Lua files in a folder and below, sorted.
+local function lua_files(folder, list)
+  local names = launcher.list(folder)
+  table.sort(names)
+  for _, name in ipairs(names) do
+    local path = folder .. '/' .. name
+    if name:match '%.lua$' then
+      list[#list + 1] = path
+    elseif not name:find('.', 1, true) and not SHOWN_ONLY[name] then
+      lua_files(path, list)
+    end
+  end
+  return list
+end
+
+local engine
+
+--- SHA-256 of the engine's code: what has been compiled, and the Lua that results depend on. A
+-- version alone does not tell two builds apart.
+function provenance.engine_hash()
+  if engine then return engine end
+  local parts = { sources.read(launcher.folder .. '/libneap.so') or '' }
+  for _, path in ipairs(lua_files(launcher.home .. '/lua/neap', {})) do
+    parts[#parts + 1] = sources.read(path) or ''
+  end
+  for i, body in ipairs(parts) do parts[i] = provenance.sha256(body) end
+  engine = provenance.sha256(table.concat(parts, ' '))
+  return engine
+end
+
 --- What a run computes, as two hashes. settings: kind, files (paths that decide it: recipe, trace)
 -- and parameters (name = value, all of them). key: equal for runs that compute the same with the
 -- same engine; context: equal for results that may be compared as pairs, whatever their policy and
@@ -176,7 +209,7 @@ function provenance.keys(settings)
   for name, value in pairs(settings.parameters) do
     if name ~= 'seed' and not POLICY_PARAMETERS[name] then rest[name] = value end
   end
-  return hash { settings.kind, lib.version, files, settings.parameters,
+  return hash { settings.kind, lib.version, provenance.engine_hash(), files, settings.parameters,
     policy_hashes(settings.parameters) }, hash { settings.kind, files, rest }
 end
 

@@ -70,7 +70,7 @@ end
 -- the model's), distinct (layers that have loads, plans and splits of their own, the others repeat
 -- them; default: all, or as many as 2^22 numbers of tokens are enough for), routing ('chosen' by
 -- the model or trace, or 'balanced': every expert gets the same), seed, warm_up (micro-batches
--- before the first step that counts), in_process, trusted, strict. Raises USAGE.
+-- before the first step that counts), in_process, trusted, strict, deadline. Raises USAGE.
 function simulate.open(given)
   local o = options.take(given)
   local self = setmetatable({ options = o, machine = o.machine, model = o.model }, Simulation)
@@ -82,7 +82,7 @@ function simulate.open(given)
   self.source = open_source(o)
   self.session = sessions.open { topology = self.topology, layers = o.distinct, policy = o.policy,
     seed = o.seed, in_process = o.in_process, trusted = o.trusted, strict = o.strict, wait = true,
-    known = true, deadline = 10 }
+    known = true, deadline = o.deadline }
   self.counts = ffi.new('int64_t[?]', self.topology.ranks * self.topology.experts)
   self.micro_batches, self.balance, self.late_bytes = 0, series.balance(), 0
   self.spent = { loads = 0, plan = 0, split = 0, price = 0, simulate = 0 }

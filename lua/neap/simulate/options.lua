@@ -15,7 +15,7 @@ local SPEC = {
   parts = { default = 1 }, elementwise = { default = 1 }, gradient_bytes = { default = 2 },
   accumulate = { default = false }, resident = { default = false }, seed = { default = 1 },
   warm_up = { default = 5 }, in_process = { default = true }, trusted = { default = false },
-  strict = { default = false }, routing = { default = 'chosen' },
+  strict = { default = false }, deadline = {}, routing = { default = 'chosen' },
   cluster = {}, model = {}, trace = {}, slots = {}, distinct = {},
 }
 

@@ -6,6 +6,7 @@
 --   grid.cells { policies = …, seed = … }
 --     -> { { { 'seed', 0 }, { 'policies', 'static' } }, … }
 
+local arguments = require 'neap.base.arguments'
 local errors = require 'neap.base.errors'
 local lib = require 'neap.base.lib'
 
@@ -16,12 +17,20 @@ local MOST_CELLS = 100000
 -- Seeds vary slowest and policies fastest, so that pairs to compare are complete early.
 local RANK = { seed = 1, policy = 3, policies = 3 }
 
+--- A number, if that is what the item is and nothing of it is lost: 007 and 0x10 may be names, and
+-- of 9007199254740993 the last digit would go.
+local function number_or_text(item)
+  local number = tonumber(item)
+  local decimal = item:match '^%-?%d' and not item:match '^%-?0%d' and not item:match '[xX]'
+  return number and decimal and math.abs(number) < 2 ^ 53 and number or item
+end
+
 --- The values that one item of a word stands for: a number, a range, a text.
 local function expand(word, item, values)
   local first, last, step = item:match '^(-?%d+)%.%.(-?%d+)$'
   if not first then first, last, step = item:match '^(-?%d+)%.%.(-?%d+):(%d+)$' end
   if not first then
-    values[#values + 1] = tonumber(item) or item
+    values[#values + 1] = number_or_text(item)
     return
   end
   first, last, step = tonumber(first), tonumber(last), tonumber(step or 1)
@@ -36,12 +45,11 @@ end
 
 local function parse_list(text)
   local list = {}
-  for item in text:gmatch '[^,]+' do list[#list + 1] = tonumber(item) or item end
+  for item in text:gmatch '[^,]+' do list[#list + 1] = number_or_text(item) end
   return list
 end
 
---- Values of 'a,b,0..3,{1,2}'. A comma inside of a policy's parameters (laer:window=3,no_even=true)
--- belongs to them: what follows it is NAME=VALUE.
+--- Values of 'a,b,0..3,{1,2}'; items are those of arguments.items.
 local function parse_values(word, text)
   local values, position = {}, 1
   while position <= #text do
@@ -49,15 +57,10 @@ local function parse_values(word, text)
     if list then
       values[#values + 1], position = parse_list(list), after
     else
-      local item
-      item, after = text:match('^([^,]*),?()', position)
-      while item:find(':', 1, true) and text:match('^[%a_][%w_]*=', after) do
-        local more
-        more, after = text:match('^([^,]*),?()', after)
-        item = item .. ',' .. more
-      end
-      expand(word, item, values)
-      position = after
+      local brace = text:find('{', position, true)
+      local part = text:sub(position, (brace or #text + 1) - 1)
+      for _, item in ipairs(arguments.items(part)) do expand(word, item, values) end
+      position = position + #part
     end
   end
   if #values == 0 then values[1] = '' end

@@ -20,7 +20,6 @@ check_cases.SHARD_GROUPS = { 'all', 'node', '2', '3' }
 
 local FACTORS = { 'policy', 'split', 'schedule', 'shard_group', 'ranks', 'node_size', 'unequal',
   'spare', 'in_process' }
-local DEADLINE = 10 -- seconds that a hook may run: nobody waits for it but the user
 
 --- ---- cases -------------------------------------------------------------------------------------
 
@@ -35,7 +34,7 @@ local function with_split(policy, split)
 end
 
 local function case_of(values, options)
-  local case = { device = options.device or 'cpu', deadline = options.deadline or DEADLINE }
+  local case = { device = options.device or 'cpu', deadline = options.deadline }
   for f, name in ipairs(FACTORS) do case[name] = values[f] end
   if (tonumber(case.shard_group) or 0) > case.ranks then case.shard_group = 'all' end
   case.plain, case.policy = case.policy, with_split(case.policy, case.split)

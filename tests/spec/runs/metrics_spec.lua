@@ -78,10 +78,10 @@ describe('the registry of metrics', function()
     local heading, lines = metrics.cells('simulate', {
       { policy = 'a', step_ms = 10, ideal_ms = 5, exposed = 0.25, faults = 0 },
       { policy = 'b', step_ms = 7.5, ideal_ms = 4, exposed = 0.5, imbalance = { mean = 1.5 } },
-    }, function(row) return row.policy:upper() end)
+    })
     assert.are.same({ 'policy', 'step ms', 'imbalance', 'exposed %', 'faults' }, heading)
-    assert.are.same({ { 'A', '10.00', false, '25.0', '0' },
-      { 'B', '7.50', '1.5000', '50.0', false },
+    assert.are.same({ { 'a', '10.00', false, '25.0', '0' },
+      { 'b', '7.50', '1.5000', '50.0', false },
       { 'ideal', '4.00', '1.0000', '0.0', false } }, lines)
   end)
 

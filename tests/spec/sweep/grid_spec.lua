@@ -13,9 +13,9 @@ describe('grid', function()
       seed = { 0, 1, 2, 3 }, rate = { 0.001, 5 }, text = { 'english', 'go@3' }, ffn = { { 64, 32 },
         { 128 } }, steps = { 10, 30, 50 }, trace = { '' }, exact = { 'true' },
       policies = { 'laer:window=3,no_even=true', 'static', 'laer+minimax' },
-      mixed = { 1, 3, 4, 'x' },
+      mixed = { 1, 3, 4, 'x', '007', '0x10', '9007199254740993' },
     }, grid.words { 'seed=0..3', 'rate=1e-3,5', 'text=english,go@3', 'ffn={64,32},{128}',
-      'steps=10..50:20', 'trace=', 'exact=true', '--mixed=1,3..4,x',
+      'steps=10..50:20', 'trace=', 'exact=true', '--mixed=1,3..4,x,007,0x10,9007199254740993',
       'policies=laer:window=3,no_even=true,static,laer+minimax' })
   end)
 
