@@ -282,16 +282,18 @@ int neap_checkpoint_reader_read(neap_checkpoint_reader *r, const char *name, int
 }
 
 int neap_checkpoint_reader_ranges(neap_checkpoint_reader *r, const char *name, int dtype,
-                                  const neap_ranges *ranges, void *to)
+                                  int64_t arrays, const int64_t *held, const int64_t *wanted,
+                                  void *to)
 {
   int64_t size = neap_dtype_size(dtype), from_at = 0, to_at = 0;
-  if (ranges->granule < 1 || ranges->from_ranks < 1 || ranges->to_ranks < 1)
-    return neapi_fail(NEAP_ARGUMENT, "%s: ranges of %d ranks for %d ranks", r->path,
-                      ranges->from_ranks, ranges->to_ranks);
-  for (int64_t i = 0; i < ranges->arrays; i++) {
-    int64_t n = ranges->sizes[i], g = ranges->granule, begin, end, want, until;
-    neap_cut(n, g, ranges->from_ranks, ranges->from_rank, &begin, &end);
-    neap_cut(n, g, ranges->to_ranks, ranges->to_rank, &want, &until);
+  for (int64_t i = 0; i < arrays; i++) {
+    int64_t begin = held[2 * i], end = held[2 * i + 1];
+    int64_t want = wanted[2 * i], until = wanted[2 * i + 1];
+    if (begin < 0 || end < begin || want < 0 || until < want)
+      return neapi_fail(NEAP_ARGUMENT,
+                        "%s: elements %" PRId64 " to %" PRId64 " for %" PRId64 " to %" PRId64
+                        " of array %" PRId64 " of '%s'",
+                        r->path, begin, end, want, until, i, name);
     int64_t low = begin > want ? begin : want, high = end < until ? end : until;
     if (low < high) {
       int status = neap_checkpoint_reader_read(r, name, dtype, from_at + low - begin, high - low,

@@ -343,6 +343,17 @@ NEAP_API int neap_topology_open(int32_t ranks, int32_t experts, const int32_t *n
                                 const int32_t *slots_of, const double *cost, const double *speed,
                                 neap_topology **out);
 NEAP_API void neap_topology_close(neap_topology *topology);
+/* From now on experts have homes, for systems that keep them there (plain expert parallelism):
+ * every expert one in each run of group ranks, contiguous ranges of experts, by slots. Planner
+ * static then keeps every expert at home, and planners that move load away from homes plan each run
+ * by itself. To be called before anything else uses the topology. Errors: ARGUMENT (group does not
+ * divide the ranks, or a run has fewer slots than there are experts). */
+NEAP_API int neap_topology_set_homes(neap_topology *topology, int32_t group);
+/* Ranks of such a run; 0: experts have no homes. */
+NEAP_API int32_t neap_topology_homes(const neap_topology *topology);
+/* Experts *first to *end - 1 are at home on a rank; without homes, what they would be in one run. */
+NEAP_API void neap_topology_home(const neap_topology *topology, int32_t rank, int32_t *first,
+                                 int32_t *end);
 NEAP_API int32_t neap_topology_ranks(const neap_topology *topology);
 NEAP_API int32_t neap_topology_nodes(const neap_topology *topology);
 NEAP_API int32_t neap_topology_experts(const neap_topology *topology);
@@ -624,8 +635,12 @@ typedef struct neap_transfer neap_transfer;
 NEAP_API void neap_cut(int64_t size, int64_t granule, int32_t parts, int32_t index, int64_t *begin,
                        int64_t *end);
 
-/* Shard groups besides "so many consecutive ranks, the last group perhaps fewer". */
-enum { NEAP_GROUP_ALL = 0, NEAP_GROUP_NODE = -1 };
+/* Shard groups besides "so many consecutive ranks, the last group perhaps fewer". RESIDENT: experts
+ * are not cut, but whole at their homes (neap_topology_set_homes). A slot with an expert that
+ * is at home on its rank needs nothing; others fetch it from the home in their run of ranks. Where
+ * there are several runs, masters, moments and gradients of an expert are cut over its homes, one in
+ * each run: an all-reduce of gradients with the optimizer in its middle (ZeRO, arXiv 1910.02054). */
+enum { NEAP_GROUP_ALL = 0, NEAP_GROUP_NODE = -1, NEAP_GROUP_RESIDENT = -2 };
 typedef enum {
   NEAP_SHARD_PARAMETER,
   NEAP_SHARD_MOMENT1,
@@ -648,7 +663,8 @@ typedef struct {
  * dtype too, but F32 where it is BF16: then unshard moves half the bytes of reduce, since a
  * gradient travels as it was summed and is rounded by no one but its owner's sum. exact: gradients
  * to reduce are F64, added in double and rounded once. sizes[experts]: elements of each expert,
- * >= 1. group: 1 to so many ranks per shard group as there are, or see above. Errors: ARGUMENT. */
+ * >= 1. group: 1 to so many ranks per shard group as there are, or see above. Errors: ARGUMENT,
+ * also for RESIDENT in a topology whose experts have no homes. */
 NEAP_API int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int exact,
                               const int64_t *sizes, int32_t group, neap_shards **out);
 /* Gradients come back over this communicator from now on, so that they do not wait for unshards nor
@@ -677,10 +693,10 @@ NEAP_API int64_t neap_shards_owned(const neap_shards *shards);
 NEAP_API int neap_shards_put(neap_shards *shards, int part, const void *values, int64_t count);
 
 /* Brings the experts of the layout to their slots. buffer: (slots of this rank, slot size) of
- * dtype; row i becomes the parameters of slot i's expert, elements past its size stay. Of an
- * expert that a rank holds twice one copy travels. chunks: exchanges that each rank's slots travel
- * in, in their order, so that the first experts can begin while the last are under way.
- * Collective. */
+ * dtype; row i becomes the parameters of slot i's expert, elements past its size stay, and so do
+ * rows of slots whose expert is resident on the rank (neap_moe_set_shards). Of an expert that a rank
+ * holds twice one copy travels. chunks: exchanges that each rank's slots travel in, in their order,
+ * so that the first experts can begin while the last are under way. Collective. */
 NEAP_API int neap_shards_unshard_start(neap_shards *shards, const neap_layout *layout,
                                        neap_tensor *buffer, int32_t chunks, neap_transfer **out);
 /* The same where buffer has the experts of another layout, base, whose transfer has been waited
@@ -755,6 +771,11 @@ NEAP_API int neap_moe_open(neap_comm *comm, neap_topology *topology,
                            const neap_moe_options *options, const int64_t *ffn, neap_moe **out);
 /* Local; waits for an exchange under way. */
 NEAP_API void neap_moe_close(neap_moe *moe);
+
+/* Slots whose expert is resident on this rank (NEAP_GROUP_RESIDENT) are computed with the store's own
+ * parameters from now on, whatever weights has for them. shards: of the layer's experts; closed
+ * after the layer. NULL: none. Local. Errors: ARGUMENT. */
+NEAP_API int neap_moe_set_shards(neap_moe *moe, const neap_shards *shards);
 
 /* Chooses experts: softmax of x (T, H) times router (H, E), the K most probable, of equal ones the
  * lower id; balanced: choice c of the ranks' token i is expert i K + c modulo E, tokens counted in
@@ -1107,15 +1128,12 @@ NEAP_API const char *neap_checkpoint_reader_tensor(const neap_checkpoint_reader 
 NEAP_API int neap_checkpoint_reader_read(neap_checkpoint_reader *reader, const char *name,
                                          int dtype, int64_t first, int64_t count, void *to);
 
-/* Whose ranges (neap_cut) of arrays a tensor holds, one after the other, and whose are wanted. */
-typedef struct {
-  const int64_t *sizes; /* [arrays] */
-  int64_t arrays, granule;
-  int32_t from_rank, from_ranks, to_rank, to_ranks;
-} neap_ranges;
-/* What the tensor has of the wanted ranges, to their places: to holds the wanted rank's ranges. */
+/* A tensor holds a range of elements of each of some arrays, one after the other: what it has of
+ * wanted ranges, to their places in to, which holds all of those. held, wanted: [2 * arrays] the
+ * first element of each array's range and the one after its last. Errors: as read, and ARGUMENT. */
 NEAP_API int neap_checkpoint_reader_ranges(neap_checkpoint_reader *reader, const char *name,
-                                           int dtype, const neap_ranges *ranges, void *to);
+                                           int dtype, int64_t arrays, const int64_t *held,
+                                           const int64_t *wanted, void *to);
 /* Compares all checksums. */
 NEAP_API int neap_checkpoint_reader_check(neap_checkpoint_reader *reader);
 

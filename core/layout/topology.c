@@ -4,7 +4,6 @@
 #include "base/memory.h"
 
 #include <math.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -135,6 +134,67 @@ int neap_topology_open(int32_t ranks, int32_t experts, const int32_t *node_of,
   fill(t, node_of, slots_of, cost, speed);
   *out = t;
   return NEAP_OK;
+}
+
+/* ---- homes ----------------------------------------------------------------------------------- */
+
+int neap_topology_set_homes(neap_topology *t, int32_t group)
+{
+  if (group < 1 || group > t->ranks || t->ranks % group)
+    return neapi_fail(NEAP_ARGUMENT,
+                      "topology: homes in runs of %d ranks; allowed are the divisors of %d, the "
+                      "number of ranks",
+                      group, t->ranks);
+  for (int32_t first = 0; first < t->ranks; first += group) {
+    int32_t slots = t->first_slot[first + group] - t->first_slot[first];
+    if (slots < t->experts)
+      return neapi_fail(NEAP_ARGUMENT,
+                        "topology: homes of %d experts in runs of %d ranks; ranks %d to %d have %d "
+                        "slots: give each rank more, or take longer runs",
+                        t->experts, group, first, first + group - 1, slots);
+  }
+  t->homes = group;
+  return NEAP_OK;
+}
+
+int32_t neap_topology_homes(const neap_topology *t)
+{
+  return t->homes;
+}
+
+/* The first expert at home on the ranks of a run from rank on. */
+static int32_t first_home(const neap_topology *t, int32_t first, int32_t run, int32_t rank)
+{
+  int64_t before = t->first_slot[rank] - t->first_slot[first];
+  return (int32_t)(before * t->experts / (t->first_slot[first + run] - t->first_slot[first]));
+}
+
+void neap_topology_home(const neap_topology *t, int32_t rank, int32_t *first, int32_t *end)
+{
+  int32_t run = t->homes ? t->homes : t->ranks, begin = rank / run * run;
+  *first = first_home(t, begin, run, rank);
+  *end = first_home(t, begin, run, rank + 1);
+}
+
+bool neapi_topology_at_home(const neap_topology *t, int32_t expert, int32_t rank)
+{
+  int32_t first, end;
+  neap_topology_home(t, rank, &first, &end);
+  return expert >= first && expert < end;
+}
+
+int32_t neapi_topology_home_of(const neap_topology *t, int32_t expert, int32_t rank)
+{
+  int32_t run = t->homes ? t->homes : t->ranks, begin = rank / run * run;
+  int32_t low = begin, high = begin + run - 1;
+  while (low < high) { /* the last rank whose experts start at or before this one */
+    int32_t middle = (low + high + 1) / 2;
+    if (first_home(t, begin, run, middle) <= expert)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return low;
 }
 
 neap_topology *neapi_topology_share(const neap_topology *topology)

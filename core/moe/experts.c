@@ -189,19 +189,14 @@ static neapi_slots take_slots(const neapi_experts *x, int32_t from, int32_t end)
   return (neapi_slots){end - from, x->hidden, x->stride, x->one_ffn, x->batches + from};
 }
 
-static const void *weights_from(const neapi_experts *x, const void *weights, int32_t from)
-{
-  return (const char *)weights + from * x->stride * x->kernels->size;
-}
-
 int neapi_experts_forward(neapi_experts *x, int32_t from, int32_t end, const void *weights,
                           const void *in, void *out)
 {
   neapi_slots slots = take_slots(x, from, end);
-  return neapi_kernel_status_of(
-      "moe forward",
-      x->kernels->experts_forward(&slots, weights_from(x, weights, from), in, x->gate_up.data,
-                                  x->workspace->activation.data, out, neapi_stream()));
+  return neapi_kernel_status_of("moe forward",
+                                x->kernels->experts_forward(&slots, weights, in, x->gate_up.data,
+                                                            x->workspace->activation.data, out,
+                                                            neapi_stream()));
 }
 
 int neapi_experts_recompute(neapi_experts *x, int32_t from, int32_t end, const void *weights,
@@ -211,10 +206,10 @@ int neapi_experts_recompute(neapi_experts *x, int32_t from, int32_t end, const v
   if (status)
     return status;
   neapi_slots slots = take_slots(x, from, end);
-  return neapi_kernel_status_of(
-      "moe backward",
-      x->kernels->experts_forward(&slots, weights_from(x, weights, from), in, x->gate_up.data,
-                                  x->workspace->activation.data, NULL, neapi_stream()));
+  return neapi_kernel_status_of("moe backward",
+                                x->kernels->experts_forward(&slots, weights, in, x->gate_up.data,
+                                                            x->workspace->activation.data, NULL,
+                                                            neapi_stream()));
 }
 
 int neapi_experts_backward(neapi_experts *x, int32_t from, int32_t end, const void *weights,
@@ -222,10 +217,9 @@ int neapi_experts_backward(neapi_experts *x, int32_t from, int32_t end, const vo
 {
   neapi_slots slots = take_slots(x, from, end);
   return neapi_kernel_status_of(
-      "moe backward",
-      x->kernels->experts_backward(&slots, weights_from(x, weights, from), dout, x->gate_up.data,
-                                   x->workspace->activation.data, x->workspace->dactivation.data,
-                                   din, dlog, neapi_stream()));
+      "moe backward", x->kernels->experts_backward(
+                          &slots, weights, dout, x->gate_up.data, x->workspace->activation.data,
+                          x->workspace->dactivation.data, din, dlog, neapi_stream()));
 }
 
 int neapi_experts_gradients(neapi_experts *x, const void *in, const void *dout, void *rows)

@@ -183,6 +183,18 @@ static int balance_loss(neap_moe *m)
   return status;
 }
 
+int neap_moe_set_shards(neap_moe *m, const neap_shards *shards)
+{
+  if (shards && (shards->topology != m->topology || shards->dtype != m->options.dtype ||
+                 shards->slot_size != m->experts.stride))
+    return neapi_fail(NEAP_ARGUMENT,
+                      "moe: the store has %d experts of up to %lld parameters in "
+                      "another topology, type or size than the layer's",
+                      shards->experts, (long long)shards->slot_size);
+  m->shards = shards;
+  return NEAP_OK;
+}
+
 int neap_moe_route(neap_moe *m, const neap_tensor *x, const neap_tensor *router)
 {
   NEAPI_NVTX("moe route");

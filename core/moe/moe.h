@@ -34,6 +34,7 @@ typedef enum {
 
 struct neap_moe {
   neap_comm *comm;
+  const neap_shards *shards; /* NULL, or where experts may be resident */
   neap_topology *topology;
   neap_moe_options options;
   const neapi_kernels *kernels;
@@ -82,7 +83,7 @@ int neapi_moe_start_all(neap_moe *m, bool back, int id, void *rows, void *marks)
 int neapi_moe_wait_for(neap_moe *m, int32_t chunk, bool back);
 int neapi_moe_wait_for_all_back(neap_moe *m);
 
-/* What is computed for slots from to end - 1. */
+/* What is computed for slots from to end - 1; weights: the first one's parameters. */
 typedef int neapi_moe_product(neap_moe *m, int32_t from, int32_t end, const void *weights);
 /* Slots from to end - 1, each when its parameters have arrived. id, chunk: of the spans. */
 int neapi_moe_compute(neap_moe *m, neapi_moe_product *product, int id, int32_t chunk, int32_t from,

@@ -107,17 +107,37 @@ int neapi_moe_wait_for_all_back(neap_moe *m)
 
 /* ---- slots ----------------------------------------------------------------------------------- */
 
+/* The parameters of a slot's expert: where they are resident, or the slot's row of a buffer. */
+static const char *parameters_of(const neap_moe *m, const void *weights, int32_t slot)
+{
+  const void *own = m->shards ? neapi_shards_own(m->shards, m->experts.batches[slot].expert) : NULL;
+  return own ? own : (const char *)weights + slot * m->experts.stride * m->kernels->size;
+}
+
+/* Slots from to end - 1, or as many of them as have their parameters one after the other. */
+static int32_t end_of_run(const neap_moe *m, const void *weights, int32_t from, int32_t end)
+{
+  const char *next = parameters_of(m, weights, from);
+  int64_t bytes = m->experts.stride * m->kernels->size;
+  for (int32_t slot = from + 1; slot < end; slot++) {
+    next += bytes;
+    if (parameters_of(m, weights, slot) != next)
+      return slot;
+  }
+  return end;
+}
+
 int neapi_moe_compute(neap_moe *m, neapi_moe_product *product, int id, int32_t chunk, int32_t from,
                       int32_t end, const void *weights, neap_transfer *arriving)
 {
   int status = NEAP_OK;
   while (!status && from < end) {
-    int32_t ready = end;
+    int32_t ready = end_of_run(m, weights, from, end);
     if (arriving)
       status = neapi_transfer_wait_slot(arriving, from, &ready);
     double since = neapi_timeline_now();
     if (!status)
-      status = product(m, from, ready, weights);
+      status = product(m, from, ready, parameters_of(m, weights, from));
     neapi_moe_end_experts(m, &since, id, chunk);
     from = ready;
   }

@@ -18,12 +18,36 @@ static neapi_shard_range range_of(int64_t size, int32_t count, int32_t index)
   return range;
 }
 
+bool neapi_shards_resident(const neap_shards *s, int32_t expert, int32_t rank)
+{
+  return s->resident && neapi_topology_at_home(s->topology, expert, rank);
+}
+
+const void *neapi_shards_own(const neap_shards *s, int32_t expert)
+{
+  if (!neapi_shards_resident(s, expert, s->rank))
+    return NULL;
+  return s->working + s->working_at[expert] * s->element;
+}
+
+/* Of an expert that is resident: cut over its homes, one in each run of ranks. */
+static neapi_shard_range home_range(const neap_shards *s, int32_t expert, int32_t rank, bool whole)
+{
+  int32_t run = s->topology->homes;
+  if (!neapi_topology_at_home(s->topology, expert, rank))
+    return (neapi_shard_range){0, 0};
+  return whole ? (neapi_shard_range){0, s->sizes[expert]}
+               : range_of(s->sizes[expert], s->ranks / run, rank / run);
+}
+
 neapi_shard_range neapi_shards_master(const neap_shards *s, int32_t expert, int32_t rank)
 {
-  return range_of(s->sizes[expert], s->ranks, rank);
+  return s->resident ? home_range(s, expert, rank, false)
+                     : range_of(s->sizes[expert], s->ranks, rank);
 }
 
 neapi_shard_range neapi_shards_working(const neap_shards *s, int32_t expert, int32_t rank)
 {
-  return range_of(s->sizes[expert], s->group_size[rank], rank - s->group_first[rank]);
+  return s->resident ? home_range(s, expert, rank, true)
+                     : range_of(s->sizes[expert], s->group_size[rank], rank - s->group_first[rank]);
 }

@@ -21,7 +21,12 @@ static int check(const neap_comm *comm, const neap_topology *topology, int dtype
   if (dtype != NEAP_F32 && dtype != NEAP_F64 && dtype != NEAP_BF16)
     return neapi_fail(NEAP_ARGUMENT, "shards: dtype is %s; allowed are f32, f64 and bf16",
                       neapi_dtype_name(dtype));
-  int status = neapi_group_check(topology, group, "shards");
+  if (group == NEAP_GROUP_RESIDENT && !topology->homes)
+    return neapi_fail(NEAP_ARGUMENT,
+                      "shards: resident experts need homes, which the topology does not have; give "
+                      "it some before the store is opened");
+  int status =
+      group == NEAP_GROUP_RESIDENT ? NEAP_OK : neapi_group_check(topology, group, "shards");
   if (status)
     return status;
   for (int32_t e = 0; e < topology->experts; e++)
@@ -33,6 +38,8 @@ static int check(const neap_comm *comm, const neap_topology *topology, int dtype
 
 static void set_groups(neap_shards *s, int32_t group)
 {
+  if (s->resident)
+    group = s->topology->homes;
   for (int32_t r = 0, last; r < s->ranks; r++) {
     neapi_group_ranks(s->topology, group, neapi_group_of(s->topology, group, r), &s->group_first[r],
                       &last);
@@ -52,7 +59,10 @@ static void set_ranges(neap_shards *s, const int64_t *sizes)
     s->working_at[e + 1] = s->working_at[e] + working.end - working.begin;
   }
   s->owned = s->master_at[s->experts];
-  s->largest_range = (s->slot_size + s->ranks - 1) / s->ranks;
+  for (int32_t e = 0; e < s->experts; e++) {
+    int64_t own = s->master_at[e + 1] - s->master_at[e];
+    s->largest_range = own > s->largest_range ? own : s->largest_range;
+  }
 }
 
 static int allocate_lists(neap_shards *s)
@@ -107,6 +117,7 @@ int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int ex
   s->dtype = dtype;
   s->acc = neapi_acc_of(dtype);
   s->exact = exact;
+  s->resident = group == NEAP_GROUP_RESIDENT;
   s->element = s->kernels->size;
   s->rank = neap_comm_rank(comm);
   s->ranks = topology->ranks;

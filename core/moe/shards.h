@@ -21,6 +21,7 @@ struct neap_shards {
   const neapi_kernels *acc_kernels; /* of acc: what the optimiser and sums of gradients use */
   int dtype, acc; /* of working parameters; of the master's arrays and gradients */
   bool exact;
+  bool resident;                       /* experts are whole at their homes */
   int64_t element;                     /* bytes of a working parameter */
   int32_t rank, ranks, experts, slots; /* slots: of this rank */
   int32_t *group_first;                /* [ranks] first rank of a rank's shard group */
@@ -43,6 +44,11 @@ struct neap_shards {
 /* Which elements of an expert a rank owns, and which it sends to its shard group. */
 neapi_shard_range neapi_shards_master(const neap_shards *shards, int32_t expert, int32_t rank);
 neapi_shard_range neapi_shards_working(const neap_shards *shards, int32_t expert, int32_t rank);
+
+/* Whether a slot's expert is resident on its rank, so that the slot needs no row of a buffer. */
+bool neapi_shards_resident(const neap_shards *shards, int32_t expert, int32_t rank);
+/* The working parameters of an expert that is resident on this rank; NULL: it is not. */
+const void *neapi_shards_own(const neap_shards *shards, int32_t expert);
 
 /* Waits until a slot of this rank (from 0) has its expert's parameters; *end: then the slots before
  * it, from this one, have theirs too, if *end is not fewer. Slots are asked for in order. */

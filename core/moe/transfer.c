@@ -193,22 +193,35 @@ static int started(neap_transfer *t, int status, neap_transfer **out)
 
 /* ---- unshard --------------------------------------------------------------------------------- */
 
-/* Whether a slot has its expert already. base: what the slots have, or NULL: nothing. */
-static bool is_kept(const int32_t *expert_of, const int32_t *base, int32_t slot)
+/* Whether a slot has its expert already. base: what the slots have, or NULL: nothing but what is
+ * resident. */
+static bool is_kept(const neap_shards *s, const int32_t *expert_of, const int32_t *base,
+                    int32_t slot)
 {
-  return base && base[slot] == expert_of[slot];
+  return (base && base[slot] == expert_of[slot]) ||
+         neapi_shards_resident(s, expert_of[slot], s->topology->rank_of[slot]);
+}
+
+/* Whether any slot of any rank lacks its expert: all ranks find the same. */
+static bool any_lacks(const neap_shards *s, const int32_t *expert_of, const int32_t *base)
+{
+  for (int32_t slot = 0; slot < s->topology->slots; slot++)
+    if (!is_kept(s, expert_of, base, slot))
+      return true;
+  return false;
 }
 
 /* Where a slot that is not kept gets its expert from: a kept slot of the same rank with the same
  * expert, else the first of those that are not; if that is the slot itself, from other ranks. */
-static int32_t source_of(const neap_topology *t, const int32_t *expert_of, const int32_t *base,
+static int32_t source_of(const neap_shards *shards, const int32_t *expert_of, const int32_t *base,
                          int32_t slot)
 {
+  const neap_topology *t = shards->topology;
   int32_t rank = t->rank_of[slot], first = -1;
   for (int32_t s = t->first_slot[rank]; s < t->first_slot[rank + 1]; s++) {
     if (expert_of[s] != expert_of[slot])
       continue;
-    if (is_kept(expert_of, base, s))
+    if (is_kept(shards, expert_of, base, s))
       return s;
     first = first < 0 ? s : first;
   }
@@ -226,7 +239,7 @@ static void list_outgoing(neap_transfer *t, const int32_t *expert_of, const int3
     int32_t e = expert_of[slot], peer = topology->rank_of[slot];
     int64_t bytes = (s->working_at[e + 1] - s->working_at[e]) * s->element;
     if (peer != s->rank && neapi_topology_chunk(topology, slot, chunks) == chunk &&
-        !is_kept(expert_of, base, slot) && source_of(topology, expert_of, base, slot) == slot)
+        !is_kept(s, expert_of, base, slot) && source_of(s, expert_of, base, slot) == slot)
       add(&t->send, s->working + s->working_at[e] * s->element, bytes, peer);
   }
 }
@@ -254,9 +267,9 @@ static void list_incoming(neap_transfer *t, const int32_t *expert_of, const int3
   int32_t first = s->topology->first_slot[s->rank];
   int32_t from = neapi_slots_before(s->slots, chunks, chunk);
   for (int32_t i = from; i < neapi_slots_before(s->slots, chunks, chunk + 1); i++) {
-    if (is_kept(expert_of, base, first + i))
+    if (is_kept(s, expert_of, base, first + i))
       continue;
-    int32_t source = source_of(s->topology, expert_of, base, first + i) - first;
+    int32_t source = source_of(s, expert_of, base, first + i) - first;
     if (source == i)
       list_slot(t, expert_of[first + i], t->rows + i * s->slot_size * s->element);
     else
@@ -264,10 +277,22 @@ static void list_incoming(neap_transfer *t, const int32_t *expert_of, const int3
   }
 }
 
+/* Slots before the first that lacks its expert are ready at once. */
+static void set_ready(neap_transfer *t, const int32_t *expert_of, const int32_t *base)
+{
+  const neap_shards *s = t->shards;
+  int32_t first = s->topology->first_slot[s->rank];
+  while (t->ready < s->slots && is_kept(s, expert_of, base, first + t->ready))
+    t->ready++;
+}
+
 static int start_unshard(neap_transfer *t, const int32_t *expert_of, int32_t chunks)
 {
   neap_shards *s = t->shards;
   int status = NEAP_OK;
+  set_ready(t, expert_of, NULL);
+  if (!any_lacks(s, expert_of, NULL))
+    return NEAP_OK;
   for (int32_t chunk = 0; !status && chunk < chunks; chunk++) {
     double begin = neap_timeline_begin(NEAP_SPAN_UNSHARD);
     t->send.count = t->recv.count = 0;
@@ -315,14 +340,14 @@ int neap_shards_unshard_start(neap_shards *s, const neap_layout *layout, neap_te
 static int start_changes(neap_transfer *t, const int32_t *expert_of, const int32_t *base)
 {
   neap_shards *s = t->shards;
-  int32_t first = s->topology->first_slot[s->rank];
+  t->stream = NEAP_LATE;
+  set_ready(t, expert_of, base);
+  if (!any_lacks(s, expert_of, base))
+    return NEAP_OK;
   double begin = neap_timeline_begin(NEAP_SPAN_LATE);
   list_outgoing(t, expert_of, base, 0, 1);
   list_incoming(t, expert_of, base, 0, 1);
-  while (t->ready < s->slots && is_kept(expert_of, base, first + t->ready))
-    t->ready++;
   neap_timeline_end(NEAP_SPAN_LATE, begin);
-  t->stream = NEAP_LATE;
   return start_exchange(t, NEAP_SPAN_LATE, -1, &s->traffic.late, &s->traffic.late_inter);
 }
 
@@ -369,6 +394,8 @@ static void copy_rows(neap_transfer *t, int32_t end)
 /* Slots, from the first on, that have their experts. */
 static int32_t slots_ready(const neap_transfer *t)
 {
+  if (!t->exchanges)
+    return t->shards->slots;
   int32_t arrived = neapi_slots_before(t->shards->slots, t->exchanges, t->arrived);
   return arrived > t->ready ? arrived : t->ready;
 }
@@ -439,6 +466,19 @@ static void list_terms(neap_transfer *t, const neap_layout *layout, const int64_
   }
 }
 
+/* Whether a gradient of any rank has to travel: all ranks find the same. Of what is resident none
+ * does, where each expert has one home. */
+static bool any_travels(const neap_shards *s, const int32_t *expert_of, const int64_t *slot_tokens)
+{
+  const neap_topology *t = s->topology;
+  if (!s->resident || t->homes < t->ranks)
+    return true;
+  for (int32_t slot = 0; slot < t->slots; slot++)
+    if (slot_tokens[slot] && !neapi_shards_resident(s, expert_of[slot], t->rank_of[slot]))
+      return true;
+  return false;
+}
+
 /* Bytes that other ranks send to this one. */
 static int64_t staging_bytes(const neap_shards *s, const int32_t *expert_of,
                              const int64_t *slot_tokens, int64_t element)
@@ -479,7 +519,8 @@ int neap_shards_reduce_start(neap_shards *s, const neap_layout *layout,
   t->accumulates = accumulate;
   list_gradients(t, layout->expert_of, slot_tokens, rows, element);
   list_terms(t, layout, slot_tokens, rows, element);
-  status = start_exchange(t, NEAP_SPAN_REDUCE, -1, &s->traffic.reduce, &s->traffic.reduce_inter);
+  if (any_travels(s, layout->expert_of, slot_tokens))
+    status = start_exchange(t, NEAP_SPAN_REDUCE, -1, &s->traffic.reduce, &s->traffic.reduce_inter);
   return started(t, status, out);
 }
 
@@ -499,7 +540,9 @@ static int sum_terms(const neap_shards *s, int64_t n, int64_t count, const void 
 static int finish_reduce(neap_transfer *t)
 {
   neap_shards *s = t->shards;
-  int status = neapi_buffer_reserve(&s->scratch, s->largest_range * 16, "reduce");
+  int64_t sums = s->exact ? s->largest_range * 8 : 0; /* then a range that is added */
+  int status = neapi_buffer_reserve(&s->scratch, sums + (t->accumulates ? s->largest_range * 8 : 0),
+                                    "reduce");
   if (status)
     return status;
   double *sum = s->scratch.data;
@@ -508,7 +551,7 @@ static int finish_reduce(neap_transfer *t)
     int64_t n = s->master_at[e + 1] - s->master_at[e];
     const void *const *terms = (const void *const *)t->terms.data + from;
     char *gradient = s->part[NEAP_SHARD_GRADIENT] + s->master_at[e] * s->acc_kernels->size;
-    void *target = t->accumulates ? (void *)(sum + n) : gradient;
+    void *target = t->accumulates ? (char *)s->scratch.data + sums : gradient;
     status = sum_terms(s, n, t->term_first[e + 1] - from, terms, sum, target);
     if (!status && t->accumulates)
       status = s->acc_kernels->add(n, gradient, target, gradient, neapi_stream());

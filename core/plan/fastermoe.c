@@ -23,7 +23,7 @@ static double slowest(const neapi_packer *p)
 static void move_to_sources(neapi_packer *p, const double *load, int32_t expert, double sign)
 {
   const neap_topology *t = p->topology;
-  int32_t home = neapi_packer_home_of(t, expert);
+  int32_t home = neapi_topology_home_of(t, expert, 0);
   for (int32_t r = 0; r < t->ranks; r++) {
     double work = sign * load[(int64_t)r * t->experts + expert] * t->cost[expert];
     if (!p->free_slots[r])
@@ -78,4 +78,5 @@ const neapi_planner_kind neapi_plan_fastermoe = {
         },
     .open = neapi_packer_open,
     .close = neapi_packer_close,
-    .plan = plan};
+    .plan = plan,
+    .at_home = true};

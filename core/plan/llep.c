@@ -75,7 +75,7 @@ static void spill_all(neapi_packer *p, const neapi_plan_input *in, double ideal)
   memset(p->count, 0, 4ul * t->experts); /* sorted by all of their work */
   neapi_packer_sort(p, NULL, t->experts);
   for (int32_t i = 0; i < t->experts; i++) {
-    int32_t e = p->order[i], home = neapi_packer_home_of(t, e);
+    int32_t e = p->order[i], home = neapi_topology_home_of(t, e, 0);
     spilling s = {e, home, ideal * in->parameter[ALPHA], in->parameter[CHUNK] * t->cost[e],
                   1e-9 * ideal};
     double excess = -neapi_packer_slack(p, home, s.most);
@@ -107,4 +107,5 @@ const neapi_planner_kind neapi_plan_llep = {
         },
     .open = neapi_packer_open,
     .close = neapi_packer_close,
-    .plan = plan};
+    .plan = plan,
+    .at_home = true};

@@ -134,4 +134,5 @@ const neapi_planner_kind neapi_plan_lplb = {
         },
     .open = neapi_packer_open,
     .close = neapi_packer_close,
-    .plan = plan};
+    .plan = plan,
+    .at_home = true};

@@ -71,4 +71,5 @@ const neapi_planner_kind neapi_plan_maxtext = {
                     0}},
     .open = neapi_packer_open,
     .close = neapi_packer_close,
-    .plan = plan};
+    .plan = plan,
+    .at_home = true};

@@ -170,4 +170,5 @@ const neapi_planner_kind neapi_plan_moonep = {
                     0, 1, 1}},
     .open = open_scratch,
     .close = close_scratch,
-    .plan = plan};
+    .plan = plan,
+    .at_home = true};

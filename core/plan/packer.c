@@ -288,12 +288,23 @@ static void keep_held(neapi_packer *p, int32_t rank, const int32_t *before)
       neapi_packer_put(p, rank, before[s], 0);
 }
 
+/* Fills a rank's free slots with the experts at home there, which are there already. */
+static void repeat_own(neapi_packer *p, int32_t rank)
+{
+  int32_t first, end;
+  neap_topology_home(p->topology, rank, &first, &end);
+  for (int32_t e = first; first < end && p->free_slots[rank]; e = e + 1 < end ? e + 1 : first)
+    neapi_packer_put(p, rank, e, 0);
+}
+
 void neapi_packer_fill_held(neapi_packer *p, const neap_layout *previous)
 {
   const neap_topology *t = p->topology;
   for (int32_t r = 0; r < t->ranks; r++) {
     if (previous)
       keep_held(p, r, previous->expert_of);
+    if (t->homes)
+      repeat_own(p, r);
     int32_t e = neapi_packer_home(t, r + 1), held = t->first_slot[r + 1] - t->first_slot[r];
     for (held -= p->free_slots[r]; p->free_slots[r]; e++) {
       int32_t expert = e % t->experts;
@@ -324,20 +335,10 @@ void neapi_packer_fill_own(neapi_packer *p)
 
 int32_t neapi_packer_home(const neap_topology *t, int32_t rank)
 {
-  return (int32_t)((int64_t)t->first_slot[rank] * t->experts / t->slots);
-}
-
-int32_t neapi_packer_home_of(const neap_topology *t, int32_t expert)
-{
-  int32_t low = 0, high = t->ranks - 1;
-  while (low < high) { /* the last rank whose experts start at or before this one */
-    int32_t middle = (low + high + 1) / 2;
-    if (neapi_packer_home(t, middle) <= expert)
-      low = middle;
-    else
-      high = middle - 1;
-  }
-  return low;
+  int32_t first = t->experts, end;
+  if (rank < t->ranks)
+    neap_topology_home(t, rank, &first, &end);
+  return first;
 }
 
 void neapi_packer_begin_home(neapi_packer *p, int32_t *expert_of)

@@ -71,8 +71,8 @@ void neapi_packer_put(neapi_packer *packer, int32_t rank, int32_t expert, double
 void neapi_packer_fill(neapi_packer *packer);
 
 /* Fills what is left, for planners without a use for the slots: with what the rank had in previous
- * (may be NULL), so that nothing travels for it, then with the experts that follow those of the
- * rank, cyclically. */
+ * (may be NULL), so that nothing travels for it, then, where experts have homes, with those of the
+ * rank once more, else with the experts that follow those of the rank, cyclically. */
 void neapi_packer_fill_held(neapi_packer *packer, const neap_layout *previous);
 
 /* Fills what is left, but for ranks without experts at home, with copies of a rank's own experts,
@@ -83,9 +83,6 @@ void neapi_packer_fill_own(neapi_packer *packer);
 /* Experts at home, for planners that move load away from there: rank r's are those from home(r) up
  * to, not including, home(r + 1); at most its slots, every expert on one rank. */
 int32_t neapi_packer_home(const neap_topology *topology, int32_t rank);
-
-/* The rank that an expert is at home on. */
-int32_t neapi_packer_home_of(const neap_topology *topology, int32_t expert);
 
 /* Starts a placement with every expert at home, with all of its work. */
 void neapi_packer_begin_home(neapi_packer *packer, int32_t *expert_of);

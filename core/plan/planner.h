@@ -5,6 +5,8 @@
 
 #include "layout/layout.h"
 
+#include <stdbool.h>
+
 enum { NEAPI_PARAMETERS = 8 };
 
 /* What a plan function gets. */
@@ -27,6 +29,7 @@ typedef struct {
   void (*close)(void *scratch);
   /* Writes expert_of[slots]. */
   int (*plan)(const neapi_plan_input *input, int32_t *expert_of);
+  bool at_home; /* begins with experts at home: each run of homes is a topology of its own */
 } neapi_planner_kind;
 
 /* All planners, in the order in which they are listed. */

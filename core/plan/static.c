@@ -1,6 +1,7 @@
 /* Static expert parallelism: device d holds experts i * (E/C) + d mod (E/C), i < C, whatever the
  * load. For slots that differ from rank to rank, or C that does not divide E: ranks form groups
- * that hold every expert; within a group, experts are dealt one slot after the other. */
+ * that hold every expert; within a group, experts are dealt one slot after the other. Where experts
+ * have homes, they are there and nowhere else. */
 #include "plan/packer.h"
 
 static int32_t slots_of(const neap_topology *t, int32_t rank)
@@ -50,6 +51,12 @@ static void deal_group(neapi_packer *p, int32_t first, int32_t size)
 static int plan(const neapi_plan_input *in, int32_t *expert_of)
 {
   neapi_packer *p = in->scratch;
+  if (in->topology->homes) {
+    neapi_packer_weigh(p, in->load);
+    neapi_packer_begin_home(p, expert_of);
+    neapi_packer_fill_held(p, NULL);
+    return NEAP_OK;
+  }
   neapi_packer_begin(p, expert_of);
   for (int32_t first = 0, size = 0; first < in->topology->ranks; first += size) {
     size = group_size(in->topology, first, size);
@@ -58,5 +65,8 @@ static int plan(const neapi_plan_input *in, int32_t *expert_of)
   return NEAP_OK;
 }
 
-const neapi_planner_kind neapi_plan_static = {
-    .name = "static", .open = neapi_packer_open, .close = neapi_packer_close, .plan = plan};
+const neapi_planner_kind neapi_plan_static = {.name = "static",
+                                              .open = neapi_packer_open,
+                                              .close = neapi_packer_close,
+                                              .plan = plan,
+                                              .at_home = true};

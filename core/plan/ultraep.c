@@ -224,4 +224,5 @@ const neapi_planner_kind neapi_plan_ultraep = {
         },
     .open = open_scratch,
     .close = close_scratch,
-    .plan = plan};
+    .plan = plan,
+    .at_home = true};

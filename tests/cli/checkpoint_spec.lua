@@ -5,6 +5,7 @@ local checkpoint = require 'neap.engine.checkpoint'
 local folders = require 'neap.train.checkpoint_folder'
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
+local lib = require 'neap.base.lib'
 local program = require 'tests.cli.program'
 local store = require 'neap.runs.store'
 
@@ -71,6 +72,36 @@ describe('a training that was killed', function()
       assert.is_truthy(err:find('goes on after step 6', 1, true), err)
       if i == 1 then assert.is_truthy(err:find('step 6; die 0 instead of 8\n', 1, true), err) end
     end
+  end)
+
+  it('from sharded experts to resident ones and back', function()
+    local runs, exported = { '', '--shard-group=resident',
+      '-n 4 --shard-group=resident --ep=2 --slots=5 --policies=static' }, {}
+    local ways = { { '-n 6 --shard-group=resident --ep=3', '--shard-group=resident' },
+      { '--shard-group=all', '-n 4 --shard-group=resident --ep=2 --slots=5' },
+      { '--shard-group=node --ep=0', '-n 2 --ep=0 --policies=ultraep:on=current' } }
+    for i, arguments in ipairs(runs) do
+      local from = killed(8, arguments)
+      for _, how in ipairs(ways[i]) do
+        local copy = new_folder()
+        os.execute(("cp -r '%s' '%s'"):format(from, copy))
+        assert.are.equal(whole.digest, resume(copy, how)[1].digest, i .. ' ' .. how)
+      end
+      exported[i] = new_folder()
+      local status, _, err = program.run(('checkpoint export %s %s --optimizer'):format(from,
+        exported[i]))
+      assert.are.equal(0, status, err)
+      local file = assert(io.open(exported[i], 'rb'))
+      exported[i] = file:read '*a'
+      file:close()
+    end
+    local function data(text)
+      local length = lib.ffi.cast('const uint64_t *', text)[0]
+      return text:sub(tonumber(length) + 9)
+    end
+    assert.is_true(#data(exported[1]) > 1e4)
+    assert.are.equal(data(exported[1]), data(exported[2]))
+    assert.are.equal(data(exported[1]), data(exported[3]))
   end)
 
   it('on processes of mpirun too, from threads and to threads', function()

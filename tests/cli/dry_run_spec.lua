@@ -13,6 +13,9 @@ local CASES = {
     .. '--shard-group=node --schedule=none',
   '--steps=4 --no-exact --dtype=bf16 -n 4 --layers=2 --hidden=192 --batch=8 --shard-group=node',
   '--steps=4 --no-exact -n 4 --dtype=bf16 --shard-group=node --node-size=2',
+  '--steps=4 --no-exact -n 4 --shard-group=resident --hidden=192 --batch=8 --slots=6',
+  '--steps=4 --no-exact -n 4 --shard-group=resident --ep=2 --hidden=192 --batch=8 --slots=8',
+  '--steps=4 --no-exact -n 4 --dtype=bf16 --shard-group=resident --ep=2 --batch=4 --slots=9',
   '--steps=4 --no-exact -n 4 --batch=32 --layers=4 --schedule=laer:recompute=true',
   '--steps=4 -n 1 --slots=16 --batch=2 --heads=8 --kv-heads=2 --sequence=200',
 }

@@ -33,8 +33,9 @@ describe('training', function()
 
   it('depends on no policy, layout, split, shard group, number of ranks', function()
     local seen = {}
-    local ranks = { '-n 1 --slots=6', '-n 4 --shard-group=node --node-size=2', '-n 2',
-      '-n 4 --node-size=3', '-n 8 --shard-group=3 --schedule=none' }
+    local ranks = { '-n 1 --slots=6', '-n 4 --shard-group=resident --ep=2', '-n 2',
+      '-n 4 --shard-group=node --node-size=2', '-n 4 --node-size=3',
+      '-n 8 --shard-group=3 --schedule=none', '-n 6 --shard-group=resident' }
     for i = 1, SLOW and 2 or #ranks do
       local arguments = ranks[i]
       for _, row in ipairs(rows(arguments .. ' --steps=6 --policies=static,laer,minimax,'

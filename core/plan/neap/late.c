@@ -51,8 +51,6 @@ static int late_plan(const neapi_plan_input *input, int32_t *expert_of)
 }
 
 const neapi_planner_kind neapi_plan_late = {
-    "late",
-    {{"tries", "changes that may be tried", 100, 0, 1e6, 1}},
-    neapi_neap_open,
-    neapi_neap_close,
-    late_plan};
+    "late",          {{"tries", "changes that may be tried", 100, 0, 1e6, 1}},
+    neapi_neap_open, neapi_neap_close,
+    late_plan,       false};

@@ -117,4 +117,5 @@ const neapi_planner_kind neapi_plan_neap = {
      {"locality", "from 0, balance whatever happens, to 1, tokens on their node", 0.5, 0, 1, 0}},
     neapi_neap_open,
     neapi_neap_close,
-    neap_plan};
+    neap_plan,
+    false};

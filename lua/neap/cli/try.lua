@@ -100,8 +100,8 @@ end
 --- Trains a small model under the policy in some ways.
 local function train(args)
   return check.run { policies = { args.policy }, ranks = { 2, 3, 4 }, splits = { '' },
-    schedules = { 'laer', 'neap:recompute=true,chunks=2' }, shard_groups = { 'all', 'node' },
-    deadline = args.deadline }
+    schedules = { 'laer', 'neap:recompute=true,chunks=2' },
+    shard_groups = { 'all', 'node', 'resident' }, deadline = args.deadline }
 end
 
 --- One round over all traces. Returns the document.

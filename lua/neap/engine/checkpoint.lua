@@ -140,15 +140,11 @@ function Reader:read_range(name, dtype, first, count, pointer)
   check(C.neap_checkpoint_reader_read(self.ptr, name, CODES[dtype], first, count, pointer), 2)
 end
 
---- What a tensor has of a rank's ranges, to pointer, which holds all of them. cut: sizes (a list of
--- the arrays' elements), granule, from and to, each { rank, ranks }.
-function Reader:ranges(name, dtype, cut, pointer)
-  local ranges = ffi.new 'neap_ranges'
-  local sizes = ffi.new('int64_t[?]', #cut.sizes, cut.sizes)
-  ranges.sizes, ranges.arrays, ranges.granule = sizes, #cut.sizes, cut.granule
-  ranges.from_rank, ranges.from_ranks = cut.from[1], cut.from[2]
-  ranges.to_rank, ranges.to_ranks = cut.to[1], cut.to[2]
-  check(C.neap_checkpoint_reader_ranges(self.ptr, name, CODES[dtype], ranges, pointer), 2)
+--- What a tensor has of wanted ranges of arrays, to pointer, which holds all of those. held and
+-- wanted: int64_t[2 * arrays], the first element of each array's range and the one after its last.
+function Reader:ranges(name, dtype, arrays, held, wanted, pointer)
+  check(C.neap_checkpoint_reader_ranges(self.ptr, name, CODES[dtype], arrays, held, wanted,
+    pointer), 2)
 end
 
 --- Value of a key of the metadata, or nil.
@@ -164,16 +160,6 @@ end
 
 function Reader:close()
   lib.close(self)
-end
-
---- Elements of a rank's ranges of arrays, all together.
-function checkpoint.owned(sizes, granule, rank, ranks)
-  local begin, ends, sum = ffi.new 'int64_t[1]', ffi.new 'int64_t[1]', 0
-  for _, size in ipairs(sizes) do
-    C.neap_cut(size, granule, ranks, rank, begin, ends)
-    sum = sum + tonumber(ends[0] - begin[0])
-  end
-  return sum
 end
 
 -- ---- plain tensors ------------------------------------------------------------------------------

@@ -65,6 +65,13 @@ function moe.open(given)
   return lib.handle(Moe, out[0], C.neap_moe_close)
 end
 
+--- Slots whose expert is resident on this rank are computed with the parameters of the store of the
+-- layer's experts, which is closed after the layer.
+function Moe:set_shards(store)
+  check(C.neap_moe_set_shards(self.ptr, store.ptr), 2)
+  self.shards = store
+end
+
 --- Waits for an exchange under way, then closes. Local.
 function Moe:close()
   lib.close(self)

@@ -25,7 +25,8 @@ local PARTS = {
   parameter = C.NEAP_SHARD_PARAMETER, moment1 = C.NEAP_SHARD_MOMENT1,
   moment2 = C.NEAP_SHARD_MOMENT2, gradient = C.NEAP_SHARD_GRADIENT,
 }
-local GROUPS = { all = C.NEAP_GROUP_ALL, node = C.NEAP_GROUP_NODE }
+local GROUPS = { all = C.NEAP_GROUP_ALL, node = C.NEAP_GROUP_NODE,
+  resident = C.NEAP_GROUP_RESIDENT }
 local SPEC = {
   comm = { needed = true }, reduces = {}, topology = { needed = true },
   dtype = { default = 'f32', choices = tensor.reals }, exact = {},
@@ -57,7 +58,8 @@ end
 -- may share one). reduces: another one, for gradients, which then need not wait for unshards.
 -- sizes: parameters of each expert, a list. dtype: of what unshard brings, 'f32' (default), 'f64'
 -- or 'bf16'; beside bf16, master parameters, moments and gradients are f32. exact: gradients to
--- reduce are F64. group: 'all' (default), 'node' or ranks a shard group.
+-- reduce are F64. group: 'all' (default), 'node', ranks per shard group, or 'resident': experts
+-- stay whole at home (topology.homes); moe:set_shards lets a layer compute with them there.
 function shards.open(given)
   local o = options.check(given, SPEC, 'shards')
   local experts, group = C.neap_topology_experts(o.topology.ptr), o.group

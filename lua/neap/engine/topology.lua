@@ -4,6 +4,7 @@
 --   topology.open { nodes = { 4, 3, 1 }, slots = { 2, 2, 2, 2, 3, 3, 3, 4 }, experts = 8,
 --                   cost = { … }, speed = { … } }
 --   t.ranks, t.nodes, t.experts, t.slots                 how many; slots: of all ranks together
+--   t.homes                                              ranks of a run of homes, or nil
 --   t:node_of(rank) t:slots_of(rank) t:speed(rank) t:cost(expert) t:ranks_of(node) -> first, last
 
 local lib = require 'neap.base.lib'
@@ -20,7 +21,7 @@ local SPEC = {
   ranks = { type = 'number' }, experts = { type = 'number', needed = true },
   slots = { type = 'number table', needed = true }, node_size = { type = 'number' },
   nodes = { type = 'table' }, node_of = { type = 'cdata' }, cost = { type = 'table' },
-  speed = { type = 'table' },
+  speed = { type = 'table' }, homes = { type = 'number' },
 }
 
 local function bad(message, ...)
@@ -97,12 +98,15 @@ local function wrap(ptr)
     C.neap_topology_first_rank(ptr)
   self.rank_node, self.rank_speed = C.neap_topology_node_of(ptr), C.neap_topology_speed(ptr)
   self.expert_cost = C.neap_topology_cost(ptr)
+  local homes = C.neap_topology_homes(ptr)
+  self.homes = homes > 0 and homes or nil
   return self
 end
 
 --- Fields: experts; slots (per rank, or a list); ranks with node_size (default: one node) or
 -- node_of (int32_t[ranks]), or nodes (list of the nodes' ranks); cost (list, work of a token by
--- expert, default 1) and speed (list, by rank, default 1). Raises ARGUMENT.
+-- expert, default 1) and speed (list, by rank, default 1); homes (ranks of a run in which every
+-- expert has a home, a divisor of ranks; default: experts have none). Raises ARGUMENT.
 function topology.open(description)
   local wrong = options.problem(description, SPEC, 'topology', 'field')
   if wrong then lib.raise('ARGUMENT', wrong, 2) end
@@ -113,7 +117,13 @@ function topology.open(description)
   local cost = find_numbers('cost', description.cost, experts)
   local speed = find_numbers('speed', description.speed, ranks)
   lib.check(C.neap_topology_open(ranks, experts, node_of, slots_of, cost, speed, out), 2)
-  return wrap(out[0])
+  local ptr = out[0]
+  if description.homes then
+    local status = C.neap_topology_set_homes(ptr, check_whole('homes', description.homes))
+    if status ~= 0 then C.neap_topology_close(ptr) end
+    lib.check(status, 2)
+  end
+  return wrap(ptr)
 end
 
 local function check(what, id, count)
@@ -143,6 +153,14 @@ end
 function Topology:cost(expert)
   check('expert', expert, self.experts)
   return self.expert_cost[expert]
+end
+
+--- Experts at home on a rank: the first, and the one after the last.
+function Topology:home(rank)
+  check('rank', rank, self.ranks)
+  local bounds = ffi.new 'int32_t[2]'
+  C.neap_topology_home(self.ptr, rank, bounds, bounds + 1)
+  return bounds[0], bounds[1]
 end
 
 --- First and last rank of a node.

@@ -30,6 +30,7 @@ local function open_topology(setup)
   return topologies.open {
     node_of = ffi.new('int32_t[?]', ranks, setup.node_of), ranks = ranks, experts = #setup.cost,
     slots = setup.slots_of, cost = setup.cost, speed = setup.speed,
+    homes = setup.homes,
   }
 end
 

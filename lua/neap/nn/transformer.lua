@@ -55,7 +55,8 @@ end
 -- rotary frequencies), eps (of the normalisations). renormalise: the weights of a token's experts
 -- add up to 1. aux_loss: coefficient of the load-balance loss. dtype, exact, seed:
 -- as in Parameters. schedule: of transfers, a name or a table (nn/schedule.lua). group: of shards,
--- 'all', 'node' or a number of ranks. balanced: every expert gets as many tokens (engine/moe.lua).
+-- 'all', 'node', a number of ranks, or 'resident', for which the topology has homes. balanced:
+-- every expert gets as many tokens (engine/moe.lua).
 function Transformer.new(given)
   local o = options.check(given, SPEC, 'transformer')
   o.kv_heads, o.schedule = o.kv_heads or o.heads, schedules.resolve(o.schedule)
@@ -111,6 +112,7 @@ function Transformer:open_experts(o, ffn)
       balanced = o.balanced }
     self.stores[l] = shards.open { comm = self.comm.shards, reduces = self.comm.reduces,
       topology = o.topology, dtype = o.dtype, exact = o.exact, sizes = sizes, group = o.group }
+    self.experts[l]:set_shards(self.stores[l])
     draw(self.stores[l], l, o, ffn)
   end
   self.pipeline = Pipeline.new { stores = self.stores, schedule = o.schedule, dtype = o.dtype,

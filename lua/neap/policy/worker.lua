@@ -47,7 +47,7 @@ local function setup_text(options)
   for rank = 0, topology.ranks - 1 do slots_of[rank + 1] = topology:slots_of(rank) end
   return 'return ' .. literal {
     file = options.file, params = options.params, split = options.split, on = options.on,
-    layers = options.layers,
+    layers = options.layers, homes = topology.homes,
     seed = options.seed, slots_of = slots_of, node_of = list(topology.rank_node, topology.ranks),
     speed = list(topology.rank_speed, topology.ranks),
     cost = list(topology.expert_cost, topology.experts),

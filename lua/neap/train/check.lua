@@ -37,10 +37,10 @@ local function blame(case, same)
 end
 
 --- Groups of results whose layouts and splits must be the same, since the counts are: all choices
--- but schedule, shard group and in_process are equal.
+-- but schedule, shard group and in_process are equal, and experts have the same homes, if any.
 local function decisions_of(case)
   return table.concat({ case.policy, case.ranks, case.node_size, tostring(case.unequal),
-    case.spare }, ' ')
+    case.spare, case.shard_group:match '^resident.*$' or '' }, ' ')
 end
 
 --- Compares a case's result with the reference and with those of the same decisions.

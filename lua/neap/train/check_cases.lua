@@ -16,7 +16,7 @@ check_cases.SCHEDULES = {
   'none', 'laer', 'neap', 'laer:chunks=3,unshard_parts=2', 'neap:recompute=true',
   'laer:keep=3,unshard_ahead=2', 'eager:chunks=2,hold_combine=true,gradients=1',
 }
-check_cases.SHARD_GROUPS = { 'all', 'node', '2', '3' }
+check_cases.SHARD_GROUPS = { 'all', 'node', '2', '3', 'resident', 'resident:2' }
 
 local FACTORS = { 'policy', 'split', 'schedule', 'shard_group', 'ranks', 'node_size', 'unequal',
   'spare', 'in_process' }
@@ -37,6 +37,8 @@ local function case_of(values, options)
   local case = { device = options.device or 'cpu', deadline = options.deadline }
   for f, name in ipairs(FACTORS) do case[name] = values[f] end
   if (tonumber(case.shard_group) or 0) > case.ranks then case.shard_group = 'all' end
+  local ep = tonumber(case.shard_group:match '^resident:(%d+)$')
+  if ep and case.ranks % ep ~= 0 then case.shard_group = 'resident' end
   case.plain, case.policy = case.policy, with_split(case.policy, case.split)
   return case
 end

@@ -120,7 +120,8 @@ local check_document = record {
   parameters = function(value) return type(value) == 'table' end,
   files = list_of(record { name = text, bytes = count(0, 2 ^ 53), seal = count(0, 2 ^ 32 - 1) }),
   arrays = list_of(record { name = text, sizes = element_counts,
-    granule = count(1, MOST_ELEMENTS) }),
+    granule = count(1, MOST_ELEMENTS), residence = optional(record { run = count(1, MOST_RANKS),
+      first = list_of(count(0, 2 ^ 31)), past = list_of(count(0, 2 ^ 31)) }) }),
   dense = list_of(record { name = text, dims = element_counts,
     offset = count(0, MOST_ELEMENTS) }),
   experts = record { layers = count(1, 2 ^ 20), hidden = count(1, MOST_ELEMENTS),
@@ -129,6 +130,17 @@ local check_document = record {
   segments = list_of(record { step = count(0, 2 ^ 53), ranks = count(1, MOST_RANKS), policy = text,
     device = text }),
 }
+
+--- Whether an array's homes, if it has any, are those of so many ranks.
+local function fits(array, ranks)
+  local homes = array.residence
+  if not homes then return true end
+  if ranks % homes.run ~= 0 or #homes.first ~= ranks or #homes.past ~= ranks then return false end
+  for rank = 1, ranks do
+    if homes.past[rank] > #array.sizes then return false end
+  end
+  return true
+end
 
 --- The field that does not fit the others, or nil.
 local function misfit(document)
@@ -139,7 +151,8 @@ local function misfit(document)
     if file.name ~= folder.rank_name(rank - 1) then return 'files' end
   end
   for _, array in ipairs(document.arrays) do
-    if array.name ~= 'dense' and #array.sizes ~= #document.experts.ffn then return 'arrays' end
+    local experts = array.name == 'dense' or #array.sizes == #document.experts.ffn
+    if not experts or not fits(array, document.ranks) then return 'arrays' end
   end
 end
 

@@ -38,17 +38,20 @@ end
 
 local text = setmetatable({ name = 'random' }, { __index = Text })
 
---- case: ranks, policy, schedule, shard_group, unequal (experts), spare (slots per rank more than
--- are needed), device.
+--- case: ranks, policy, schedule, shard_group (resident:2 is that with ep 2), unequal (experts),
+-- spare (slots per rank more than are needed), device.
 local function params_of(case)
   local sizes, ffn = SIZES[case.device], {}
+  local group, ep = case.shard_group:match '^(%w+):?(%d*)$'
+  ep = tonumber(ep) or 0
   for e = 1, EXPERTS do ffn[e] = sizes.ffn * (case.unequal and UNEQUAL[e] or 1) end
   return {
     steps = STEPS, batch = 5, layers = LAYERS, experts = EXPERTS, top_k = 2, ffn = ffn,
     hidden = sizes.hidden, heads = sizes.heads, kv_heads = sizes.kv_heads,
     sequence = sizes.sequence, vocabulary = VOCABULARY,
-    slots = math.ceil(EXPERTS / case.ranks) + case.spare, rate = 0.02, warmup = 1, decay = 0.1,
-    clip = 1, aux_loss = 0.01, seed = 7, schedule = case.schedule, shard_group = case.shard_group,
+    slots = math.ceil(EXPERTS / (ep > 0 and ep or case.ranks)) + case.spare, rate = 0.02,
+    warmup = 1, decay = 0.1, clip = 1, aux_loss = 0.01, seed = 7, schedule = case.schedule,
+    shard_group = group, ep = ep,
     dtype = case.device == 'cuda' and 'bf16' or 'f32', exact = true,
   }
 end

@@ -11,6 +11,7 @@
 local device = require 'neap.engine.device'
 local json = require 'neap.base.json'
 local schedules = require 'neap.nn.schedule'
+local shard_group = require 'neap.nn.shard_group'
 local text_table = require 'neap.base.text_table'
 
 local memory_estimate = {}
@@ -46,20 +47,24 @@ local function sizes_of(p, job)
   local sum, most = 0, 0
   for _, f in ipairs(p.ffn) do sum, most = sum + f / #p.ffn, math.max(most, f) end
   s.ffn, s.expert, s.slot = sum, 3 * p.hidden * sum, 3 * p.hidden * most
-  local group = { all = job.ranks, node = job.node_size }
-  s.group = math.min(group[p.shard_group] or tonumber(p.shard_group) or job.ranks, job.ranks)
+  local group, homes = shard_group.resolve(p.shard_group, rawget(p, 'ep'), job.ranks)
+  s.group = homes or math.min(({ all = job.ranks, node = job.node_size })[group] or group,
+    job.ranks)
+  s.working = homes and math.ceil(p.experts / homes) or p.experts / s.group
+  s.owned = homes and s.working * homes / job.ranks or p.experts / job.ranks
+  s.resident = homes and s.owned or 0
   s.schedule = schedules.resolve(p.schedule)
   s.dense = 2 * s.vocabulary * s.hidden + s.hidden + s.layers
     * (2 * s.hidden + s.hidden * (s.qkv + s.hidden + s.experts))
   return s
 end
 
---- Values that all ranks have, and shards of experts in the type of computation.
+--- Values that all ranks have, and shards of experts, or resident ones, in the type of computation.
 local function parameters(s)
-  local shards = s.layers * s.experts * s.expert
+  local expert = s.layers * s.expert * s.element
   local bytes = s.dense * s.element
-  if s.acc ~= s.element then bytes = bytes + shards / s.ranks * s.element end
-  if s.group < s.ranks then bytes = bytes + shards / s.group * s.element end
+  if s.acc ~= s.element then bytes = bytes + s.owned * expert end
+  if s.group < s.ranks then bytes = bytes + s.working * expert end
   return bytes
 end
 
@@ -67,7 +72,7 @@ end
 -- computes with.
 local function optimizer(s)
   local range = s.dense / s.ranks
-  local bytes = 3 * range * s.acc + 3 * s.layers * s.experts * s.expert / s.ranks * s.acc
+  local bytes = 3 * range * s.acc + 3 * s.layers * s.owned * s.expert * s.acc
   return bytes + (s.acc ~= s.element and range * s.element or 0)
 end
 
@@ -80,8 +85,9 @@ end
 local function gradients(s)
   local kept = math.min(s.schedule.gradients, s.layers)
   local incoming = s.slots * s.expert * (s.ranks - 1) / s.ranks * s.grad
+    + (s.exact and s.resident > 0 and s.slot * 8 or 0)
   local scratch = s.ranks > 1 and s.dense * s.grad or 0
-  local ranges = (s.dense + s.layers * s.experts * s.expert) / s.ranks * s.acc
+  local ranges = (s.dense / s.ranks + s.layers * s.owned * s.expert) * s.acc
   return s.dense * s.grad + kept * s.slots * s.slot * s.grad
     + (s.gpu and kept or s.layers) * incoming + scratch + ranges
     + (s.exact and s.dense / s.ranks * 8 or 0)

@@ -2,13 +2,10 @@
 -- tensor of all dense parameters, and "layer0", "layer1", …, the experts of a layer. Each rank's
 -- file has its ranges, as NAME.parameter, NAME.moment1 and NAME.moment2.
 
-local lib = require 'neap.base.lib'
-local checkpoint = require 'neap.engine.checkpoint'
+local cut = require 'neap.train.cut'
 local errors = require 'neap.base.errors'
 local folder = require 'neap.train.checkpoint_folder'
 local tensor = require 'neap.engine.tensor'
-
-local ffi = lib.ffi
 
 local model_state = {}
 
@@ -30,10 +27,10 @@ local function dense_array(optimizer)
   }
 end
 
-local function expert_array(layer, store)
+local function expert_array(layer, store, residence)
   local name = ('layer%d'):format(layer)
   return {
-    name = name, sizes = store.sizes, granule = 1,
+    name = name, sizes = store.sizes, granule = 1, residence = residence,
     add = function(writer, part)
       writer:add_shards(('%s.%s'):format(name, part), store, part)
     end,
@@ -43,35 +40,12 @@ local function expert_array(layer, store)
   }
 end
 
---- All arrays of a trainer: a list of { name, sizes, granule, add(writer, part), put(part, values)
--- }.
+--- All arrays of a trainer: a list of what cut.lua calls an array, with name, add(writer, part) and
+-- put(part, values).
 local function arrays_of(trainer)
-  local list = { dense_array(trainer.optimizer) }
+  local list, residence = { dense_array(trainer.optimizer) }, cut.residence(trainer.topology)
   for layer = 0, trainer.params.layers - 1 do
-    list[#list + 1] = expert_array(layer, trainer.model.stores[layer])
-  end
-  return list
-end
-
---- Ranks of a checkpoint that hold anything of what a rank wants of arrays, ascending.
-local function holders(sizes, granule, from_ranks, to_rank, to_ranks)
-  local begin, ends = ffi.new 'int64_t[1]', ffi.new 'int64_t[1]'
-  local found, list = {}, {}
-  local function cut(size, rank, ranks)
-    lib.C.neap_cut(size, granule, ranks, rank, begin, ends)
-    return tonumber(begin[0]), tonumber(ends[0])
-  end
-  local seen = {}
-  for _, size in ipairs(sizes) do
-    local want, until_ = cut(size, to_rank, to_ranks)
-    if not seen[size] and want < until_ then
-      local _, each = cut(size, 0, from_ranks)
-      for rank = math.floor(want / each), math.floor((until_ - 1) / each) do found[rank] = true end
-    end
-    seen[size] = true
-  end
-  for rank = 0, from_ranks - 1 do
-    if found[rank] then list[#list + 1] = rank end
+    list[#list + 1] = expert_array(layer, trainer.model.stores[layer], residence)
   end
   return list
 end
@@ -88,17 +62,18 @@ function model_state.files(manifest)
   end
 end
 
---- What a rank of so many has of a part ('parameter', 'moment1', 'moment2') of an array of a
--- checkpoint: a tensor in host memory, its ranges one after the other. array: { name, sizes,
--- granule }; file_of: what files gave; values: a tensor to fill, if there is one. Raises FORMAT and
--- SYSTEM.
-function model_state.read(manifest, file_of, array, part, rank, ranks, values)
-  values = values or tensor.new_host(manifest.masters,
-    checkpoint.owned(array.sizes, array.granule, rank, ranks))
-  for _, holder in ipairs(holders(array.sizes, array.granule, manifest.ranks, rank, ranks)) do
-    file_of(holder):ranges(('%s.%s'):format(array.name, part), manifest.masters, {
-      sizes = array.sizes, granule = array.granule, from = { holder, manifest.ranks },
-      to = { rank, ranks } }, values:data())
+--- What a checkpoint has of ranges of an array, in a part ('parameter', 'moment1', 'moment2'): a
+-- tensor in host memory, one range after the other. array: the checkpoint's; wanted, count: what
+-- cut.of gives; file_of: what files gave; values: a tensor to fill, if there is one. Raises FORMAT
+-- and SYSTEM.
+function model_state.read(manifest, file_of, array, part, wanted, count, values)
+  values = values or tensor.new_host(manifest.masters, count)
+  for holder = 0, count > 0 and manifest.ranks - 1 or -1 do
+    local held = cut.of(array, holder, manifest.ranks)
+    if cut.meets(held, wanted, #array.sizes) then
+      file_of(holder):ranges(('%s.%s'):format(array.name, part), manifest.masters, #array.sizes,
+        held, wanted, values:data())
+    end
   end
   return values
 end
@@ -112,7 +87,8 @@ function model_state.describe(trainer)
     dense[i] = { name = parameter.name, dims = parameter.dims, offset = parameter.offset }
   end
   for i, array in ipairs(arrays_of(trainer)) do
-    arrays[i] = { name = array.name, sizes = array.sizes, granule = array.granule }
+    arrays[i] = { name = array.name, sizes = array.sizes, granule = array.granule,
+      residence = array.residence }
   end
   return { dense = dense, arrays = arrays, experts = { layers = trainer.params.layers,
     hidden = trainer.params.hidden, ffn = trainer.model.ffn } }
@@ -196,10 +172,10 @@ end
 function model_state.load(manifest, trainer)
   check_model(manifest, trainer)
   local file_of, job = model_state.files(manifest), trainer.job
-  for _, array in ipairs(arrays_of(trainer)) do
-    local values
+  for i, array in ipairs(arrays_of(trainer)) do
+    local wanted, count, values = cut.of(array, job.rank, job.ranks)
     for _, part in ipairs(model_state.PARTS) do
-      values = model_state.read(manifest, file_of, array, part, job.rank, job.ranks, values)
+      values = model_state.read(manifest, file_of, manifest.arrays[i], part, wanted, count, values)
       array.put(part, values)
     end
     values:close()

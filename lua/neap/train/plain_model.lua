@@ -9,6 +9,7 @@
 
 local lib = require 'neap.base.lib'
 local checkpoint = require 'neap.engine.checkpoint'
+local cut = require 'neap.train.cut'
 local errors = require 'neap.base.errors'
 local folder = require 'neap.train.checkpoint_folder'
 local json = require 'neap.base.json'
@@ -109,7 +110,7 @@ function plain_model.export(path, to, optimizer)
   local file_of, size = model_state.files(manifest), SIZE[manifest.masters]
   for index, array in ipairs(manifest.arrays) do
     for _, part in ipairs(parts) do
-      local values = model_state.read(manifest, file_of, array, part, 0, 1)
+      local values = model_state.read(manifest, file_of, array, part, cut.whole(array))
       for _, entry in ipairs(tensors_of(manifest, index)) do
         writer:append(ffi.cast('const char *', values:data()) + entry.first * size,
           entry.count * size)
@@ -186,7 +187,10 @@ local function fresh(manifest, path)
   for name, value in pairs(manifest) do copy[name] = value end
   copy.path, copy.crc32, copy.columns = path, nil, nil
   copy.training, copy.step, copy.ranks, copy.node_of = 1, 0, 1, { 0 }
-  copy.numbers, copy.series, copy.segments = {}, {}, {}
+  copy.numbers, copy.series, copy.segments, copy.arrays = {}, {}, {}, {}
+  for i, array in ipairs(manifest.arrays) do
+    copy.arrays[i] = { name = array.name, sizes = array.sizes, granule = array.granule }
+  end
   copy.policy.kept, copy.time = 'none', math.floor(lib.C.neap_time())
   setmetatable(copy.parameters, { __jsontype = 'object' })
   return copy

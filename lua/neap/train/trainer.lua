@@ -22,6 +22,7 @@ local timeline = require 'neap.engine.timeline'
 local topologies = require 'neap.engine.topology'
 local trace = require 'neap.engine.trace'
 local schedules = require 'neap.nn.schedule'
+local shard_group = require 'neap.nn.shard_group'
 local Transformer = require 'neap.nn.transformer'
 
 local ffi, C = lib.ffi, lib.C
@@ -50,8 +51,8 @@ trainer.params = {
   seed = { default = 1, min = 0, integer = true, doc = 'of parameters, batches and policies' },
   schedule = { default = 'laer',
     doc = 'of transfers: none, laer, neap; with fields: laer:chunks=2,keep=3 (docs/schedules.md)' },
-  shard_group = { default = 'all',
-    doc = 'ranks that working parameters are cut over: all, node, or how many' },
+  shard_group = shard_group.params.shard_group,
+  ep = shard_group.params.ep,
   routing = { default = 'chosen', choices = { 'chosen', 'balanced' },
     doc = 'balanced: every expert gets as many tokens, whatever the router says (force-balanced)' },
   dtype = { default = 'f32', on_cuda = 'bf16', choices = { 'f32', 'bf16' },
@@ -80,7 +81,7 @@ local function open_model(self, p)
     ffn = #p.ffn > 1 and p.ffn or p.ffn[1], sequence = p.sequence, batch = self.last - self.first,
     vocabulary = rawget(p, 'vocabulary'), -- nil: bytes
     total_batch = p.batch, aux_loss = p.aux_loss, seed = p.seed, exact = p.exact, dtype = p.dtype,
-    schedule = self.schedule, group = tonumber(p.shard_group) or p.shard_group,
+    schedule = self.schedule, group = self.group,
     balanced = rawget(p, 'routing') == 'balanced',
   }
 end
@@ -145,7 +146,7 @@ local function open_pricing(self)
   local p, sim = self.params, self.job.sim
   return recipe_pricing.open { machine = sim.machine, model = recipe_pricing.model(sim.model, p,
     self.job.ranks), topology = self.topology, layers = p.layers, schedule = self.schedule,
-    shard_group = tonumber(p.shard_group) or p.shard_group }
+    shard_group = self.group }
 end
 
 --- What the session tells the trainer: balance of every split, loads for the trace.
@@ -187,8 +188,11 @@ function trainer.open(options)
     schedule = schedules.resolve(options.schedule or p.schedule),
   }, Trainer)
   device.forget_most() -- all ranks are here: earlier trainings have closed
+  local group, homes = shard_group.resolve(p.shard_group, rawget(p, 'ep'), job.ranks)
+  self.group = group
   self.topology = topologies.open { node_of = job.node_of, ranks = job.ranks, slots = p.slots,
-    experts = p.experts, cost = costs(p.ffn), speed = job.sim and job.sim.machine.speed }
+    experts = p.experts, cost = costs(p.ffn), speed = job.sim and job.sim.machine.speed,
+    homes = homes }
   if job.remark and options.remark ~= false then job:remark(self.topology:remark()) end
   self.session = sessions.open { comm = self.comm, topology = self.topology, layers = p.layers,
     policy = options.policy, seed = p.seed, strict = job.strict, in_process = job.in_process,

@@ -119,8 +119,10 @@ local function add_planning(writer, trainer)
   return saved.kept
 end
 
---- Whether the checkpoint's ranks, nodes and slots are the trainer's.
+--- Whether the checkpoint's ranks, nodes, slots and homes of experts are the trainer's.
 local function same_topology(manifest, trainer)
+  local residence = manifest.arrays[2].residence -- of the experts of layer 0
+  if (residence and residence.run) ~= trainer.topology.homes then return false end
   if manifest.ranks ~= trainer.job.ranks or manifest.slots ~= trainer.topology.slots then
     return false
   end

@@ -311,12 +311,17 @@ static void test_cuts(void)
                 !neap_checkpoint_writer_start(w) && !neap_checkpoint_writer_wait(w, &about) &&
                 !neap_checkpoint_reader_open(path, &about, &r),
             "%s", neap_error_message());
-      neap_ranges ranges = {sizes, arrays, granule, from, from_ranks, to_rank, to_ranks};
-      check(!neap_checkpoint_reader_ranges(r, "part", NEAP_I32, &ranges, got), "%s",
+      int64_t held[2 * MOST_ARRAYS], want[2 * MOST_ARRAYS];
+      for (int64_t i = 0; i < arrays; i++) {
+        neap_cut(sizes[i], granule, from_ranks, from, &held[2 * i], &held[2 * i + 1]);
+        neap_cut(sizes[i], granule, to_ranks, to_rank, &want[2 * i], &want[2 * i + 1]);
+      }
+      check(!neap_checkpoint_reader_ranges(r, "part", NEAP_I32, arrays, held, want, got), "%s",
             neap_error_message());
-      ranges.to_ranks = 0;
-      check(neap_checkpoint_reader_ranges(r, "part", NEAP_I32, &ranges, got) == NEAP_ARGUMENT,
-            "no ranks");
+      want[1] = want[0] - 1;
+      check(neap_checkpoint_reader_ranges(r, "part", NEAP_I32, arrays, held, want, got) ==
+                NEAP_ARGUMENT,
+            "a range that ends before it begins");
       neap_checkpoint_reader_close(r);
     }
     check_same(got, expected, wanted * 4, "%d ranks to rank %d of %d", from_ranks, to_rank,

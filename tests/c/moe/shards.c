@@ -107,14 +107,64 @@ static void check_get(const problem *p, neap_shards *shards, int part,
   }
 }
 
-static void check_unshard(const problem *p, int32_t rank, const neap_layout *layout,
-                          const neap_tensor *buffer, int64_t width)
+/* Whether an expert is at home on a rank: what homes are, in other words. */
+static bool at_home(const problem *p, int32_t e, int32_t rank)
 {
   const int32_t *first = neap_topology_first_slot(p->topology);
-  int64_t wrong = 0;
+  int32_t run = neap_topology_homes(p->topology), begin = rank - rank % run;
+  double share = (double)p->experts / (first[begin + run] - first[begin]);
+  return e >= (int32_t)((first[rank] - first[begin]) * share + 1e-9) &&
+         e < (int32_t)((first[rank + 1] - first[begin]) * share + 1e-9);
+}
+
+static bool is_resident(const problem *p, int32_t e, int32_t rank)
+{
+  return p->group == NEAP_GROUP_RESIDENT && at_home(p, e, rank);
+}
+
+/* Every expert has one home in each run, and no rank more of them than slots. */
+static void check_homes(const problem *p)
+{
+  const int32_t *first = neap_topology_first_slot(p->topology);
+  int32_t run = neap_topology_homes(p->topology);
+  for (int32_t e = 0; run && e < p->experts; e++)
+    for (int32_t begin = 0, homes = 0; begin < p->ranks; begin += run, homes = 0) {
+      for (int32_t r = begin; r < begin + run; r++)
+        homes += at_home(p, e, r);
+      check(homes == 1, "seed %d: expert %d has %d homes", (int)p->seed, e, homes);
+    }
+  for (int32_t r = 0; run && r < p->ranks; r++) {
+    int32_t from, end;
+    neap_topology_home(p->topology, r, &from, &end);
+    check(end - from <= first[r + 1] - first[r], "seed %d: rank %d has homes for %d experts",
+          (int)p->seed, r, end - from);
+  }
+}
+
+/* What the store has of a resident expert. */
+static int64_t wrong_at_home(const problem *p, const neap_shards *shards, int32_t e)
+{
+  int64_t dims[] = {1, p->sizes[e]}, wrong = 0;
+  neap_tensor *copy = NULL;
+  check_ok(neap_tensor_open(p->dtype, 2, dims, &copy));
+  memcpy(neap_tensor_data(copy), shards->working + shards->working_at[e] * shards->element,
+         (size_t)(p->sizes[e] * shards->element));
+  for (int64_t i = 0; i < p->sizes[e]; i++)
+    wrong += element(copy, i) != working(p, parameter(p, e, i));
+  neap_tensor_close(copy);
+  return wrong;
+}
+
+static void check_unshard(const problem *p, int32_t rank, const neap_shards *shards,
+                          const neap_layout *layout, const neap_tensor *buffer)
+{
+  const int32_t *first = neap_topology_first_slot(p->topology);
+  int64_t wrong = 0, width = neap_shards_slot_size(shards);
   for (int32_t s = first[rank]; s < first[rank + 1]; s++) {
     int32_t e = neap_layout_experts(layout)[s];
-    for (int64_t i = 0; i < p->sizes[e]; i++)
+    bool resident = is_resident(p, e, rank);
+    wrong += resident ? wrong_at_home(p, shards, e) : 0;
+    for (int64_t i = 0; !resident && i < p->sizes[e]; i++)
       wrong += element(buffer, (s - first[rank]) * width + i) != working(p, parameter(p, e, i));
   }
   check(!wrong, "seed %d rank %d: %d unsharded elements are wrong", (int)p->seed, rank, (int)wrong);
@@ -172,7 +222,7 @@ static int64_t late_bytes(const problem *p, int32_t rank, neap_shards *shards,
   for (int32_t r = shards->group_first[rank];
        r < shards->group_first[rank] + shards->group_size[rank]; r++)
     for (int32_t e = 0; e < p->experts; e++) {
-      bool kept = false, wanted = false;
+      bool kept = is_resident(p, e, r), wanted = false;
       for (int32_t s = first[r]; s < first[r + 1]; s++) {
         kept |= before[s] == e && after[s] == e;
         wanted |= after[s] == e;
@@ -197,7 +247,7 @@ static void check_changes(const problem *p, int32_t rank, neap_shards *shards,
         "seed %d: %d late bytes; expected %d", (int)p->seed, (int)(after.late - before.late),
         (int)late_bytes(p, rank, shards, layout));
   check_ok(neap_transfer_wait(changes));
-  check_unshard(p, rank, other_layout, buffer, neap_shards_slot_size(shards));
+  check_unshard(p, rank, shards, other_layout, buffer);
   if (neap_layout_hash(layout) != neap_layout_hash(other_layout))
     check(neap_shards_unshard_changes_start(shards, layout, other_layout, buffer, &changes) ==
               NEAP_LAYOUT,
@@ -221,7 +271,7 @@ static void test_transfers(const problem *p, int32_t rank, neap_shards *shards,
   check_ok(neap_shards_unshard_start(shards, layout, buffer, parts, &unshard));
   check_ok(neap_shards_reduce_start(shards, layout, gradients, tokens, 0, &reduce));
   check_ok(neap_transfer_wait(unshard));
-  check_unshard(p, rank, layout, buffer, width);
+  check_unshard(p, rank, shards, layout, buffer);
   check_changes(p, rank, shards, layout, buffer);
   check_ok(neap_transfer_wait(reduce));
   check_get(p, shards, NEAP_SHARD_GRADIENT, reduced);
@@ -289,6 +339,8 @@ static void check_traffic(const problem *p, neap_shards *shards)
     check(!traffic.unshard_inter, "%d unshard bytes left the node", (int)traffic.unshard_inter);
   if (p->group == NEAP_GROUP_ALL)
     check(!traffic.refresh, "%d refresh bytes", (int)traffic.refresh);
+  if (p->group == NEAP_GROUP_RESIDENT && neap_topology_homes(p->topology) == p->ranks)
+    check(!traffic.refresh, "%d refresh bytes of experts with one home", (int)traffic.refresh);
   if (p->group == 1)
     check(!traffic.unshard, "%d unshard bytes in groups of one rank", (int)traffic.unshard);
 }
@@ -313,6 +365,29 @@ static void run_problem(neap_comm *comm, neap_world *world, int which)
   check_adamw(p, shards);
   check_traffic(p, shards);
   neap_shards_close(shards);
+}
+
+/* Homes in runs of some ranks, as few as have slots for all experts, or more. */
+static void give_homes(dice *d, problem *p)
+{
+  int32_t run = (int32_t)roll(d, 1, p->ranks);
+  while (p->ranks % run || neap_topology_set_homes(p->topology, run))
+    run++;
+}
+
+/* Slots with an expert that is at home there, as far as the experts go round. */
+static void send_home(dice *d, const problem *p, neap_layout *layout)
+{
+  const int32_t *first = neap_topology_first_slot(p->topology);
+  int32_t expert_of[MAX_SLOTS];
+  for (int32_t r = 0; r < p->ranks; r++) {
+    int32_t from, end;
+    neap_topology_home(p->topology, r, &from, &end);
+    for (int32_t s = first[r]; s < first[r + 1]; s++)
+      expert_of[s] =
+          s - first[r] < end - from ? from + s - first[r] : (int32_t)roll(d, 0, p->experts - 1);
+  }
+  check_ok(neap_layout_set(layout, expert_of));
 }
 
 /* A layout with some slots of another expert; half of the time another one altogether, aligned. */
@@ -341,21 +416,26 @@ static neap_layout *change_some(dice *d, const neap_layout *layout)
 
 static void test_random(void)
 {
-  const int32_t sizes[] = {1, 2, 3, 4, 8};
+  const int32_t sizes[] = {1, 2, 3, 4, 6, 8};
   const int dtypes[] = {NEAP_F32, NEAP_F64, NEAP_BF16};
-  for (uint64_t seed = 0; seed < 150; seed++) {
+  for (uint64_t seed = 0; seed < 180; seed++) {
     dice d = {seed, 0};
-    problem p = {.seed = seed, .ranks = sizes[seed % 5]};
+    problem p = {.seed = seed, .ranks = sizes[seed % 6]};
     p.experts = (int32_t)roll(&d, 1, MAX_EXPERTS);
-    p.group = (int32_t)roll(&d, NEAP_GROUP_NODE, p.ranks < 4 ? p.ranks : 4);
+    p.group = (int32_t)roll(&d, NEAP_GROUP_RESIDENT, p.ranks < 4 ? p.ranks : 4);
     p.dtype = dtypes[roll(&d, 0, 2)];
     p.exact = (int)roll(&d, 0, 1);
     for (int32_t e = 0; e < p.experts; e++)
       p.sizes[e] = roll(&d, 1, MAX_SIZE);
     p.topology = random_topology(&d, p.ranks, p.experts);
+    if (p.group == NEAP_GROUP_RESIDENT)
+      give_homes(&d, &p);
+    check_homes(&p);
     neap_layout *layout;
     check_ok(neap_layout_open(p.topology, &layout));
     random_layout(&d, layout);
+    if (p.group == NEAP_GROUP_RESIDENT && roll(&d, 0, 1))
+      send_home(&d, &p, layout);
     reduced_layout = layout;
     neap_layout *other = change_some(&d, layout);
     other_layout = other;
@@ -385,8 +465,13 @@ static void run_errors(neap_comm *comm, neap_world *world, int which)
         "integer parameters");
   check(neap_shards_open(comm, one, NEAP_F32, 0, sizes + 1, 0, &shards) == NEAP_ARGUMENT,
         "an expert without parameters");
-  check(neap_shards_open(comm, one, NEAP_F32, 0, sizes, -2, &shards) == NEAP_ARGUMENT,
-        "shard group -2");
+  check(neap_shards_open(comm, one, NEAP_F32, 0, sizes, -3, &shards) == NEAP_ARGUMENT,
+        "shard group -3");
+  check(neap_shards_open(comm, one, NEAP_F32, 0, sizes, NEAP_GROUP_RESIDENT, &shards) ==
+            NEAP_ARGUMENT,
+        "resident experts without homes");
+  check(neap_topology_set_homes(two, 1) == NEAP_ARGUMENT, "homes of 2 experts in 1 slot");
+  check(neap_topology_set_homes(two, 3) == NEAP_ARGUMENT, "homes in a run of 3 of 2 ranks");
   check(neap_shards_open(comm, one, NEAP_F32, 0, sizes, 2, &shards) == NEAP_ARGUMENT,
         "a shard group of more ranks than there are");
   check_ok(neap_shards_open(comm, one, NEAP_F32, 0, sizes, 0, &shards));

@@ -64,6 +64,17 @@ describe('transformer', function()
     assert.are.equal(alone, run(6, 'exact=1', 'rule=even', 'layouts=9', 'slots=1'))
   end)
 
+  it('does so where experts are resident', function()
+    for _, dtype in ipairs { 'f32', 'bf16' } do
+      local alone = run(1, 'exact=1', 'dtype=' .. dtype)
+      for ranks, homes in pairs { [1] = 1, [2] = 1, [3] = 3, [4] = 2, [6] = 3 } do
+        assert.are.equal(alone, run(ranks, 'exact=1', 'dtype=' .. dtype, 'homes=' .. homes,
+          'layouts=' .. ranks, 'schedule=' .. (ranks % 2 == 0 and 'neap:recompute=true' or 'laer')))
+      end
+      assert.are.equal(alone, train(mpi, 4, 'exact=1', 'dtype=' .. dtype, 'homes=2', 'slots=4'))
+    end
+  end)
+
   it('does so under mpirun too', function()
     assert.are.equal(run(3, 'exact=1'), train(mpi, 3, 'exact=1'))
     assert.are.equal(run(2), train(mpi, 2))
@@ -104,6 +115,11 @@ describe('transformer', function()
       assert.is_true(math.abs(loss - losses(other)[i]) < 1e-5 * loss)
     end
     assert.are.equal(other, run(4, 'layouts=3'))
+    local resident = run(4, 'layouts=3', 'homes=2')
+    for i, loss in ipairs(losses(alone)) do
+      assert.is_true(math.abs(loss - losses(resident)[i]) < 1e-5 * loss)
+    end
+    assert.are.equal(resident, run(4, 'layouts=3', 'homes=2', 'schedule=none:chunks=2'))
     for _, schedule in ipairs { 'none', 'neap', 'laer:unshard_ahead=2,unshard_at=attention',
       'none:chunks=3,keep=3,unshard_parts=2', 'laer:unshard_parts=5',
       'laer:hold_reduce=false,gradients=1,chunks=2', 'eager:hold_combine=true,chunks=2',

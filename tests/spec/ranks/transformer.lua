@@ -2,8 +2,9 @@
 -- FILE, 'name=value' …) on threads, (FILE, …) under mpirun. Whatever the number of ranks, layouts
 -- and splits, the global batches are the same; rank 0 writes losses, gradient norms and final
 -- parameters to FILE as hexadecimal floats, a line per step and then a line per parameter. Values:
--- exact, dtype, schedule, rule (of the split), layouts (a seed), slots, gradients (1: no training,
--- but a check by differences).
+-- exact, dtype, schedule, rule (of the split), layouts (a seed), slots, homes (experts are
+-- resident, one home in every so many ranks), gradients (1: no training, but a check by
+-- differences).
 
 local lib = require 'neap.base.lib'
 local comm = require 'neap.engine.comm'
@@ -76,13 +77,14 @@ local function rows(step, shift)
   return ids
 end
 
-local slots = math.max(tonumber(given.slots), math.ceil(EXPERTS / ranks))
+local homes = tonumber(given.homes)
+local slots = math.max(tonumber(given.slots), math.ceil(EXPERTS / (homes or ranks)))
 local session = open_session(topology.open { ranks = ranks, node_size = 2, slots = slots,
-  experts = EXPERTS })
+  experts = EXPERTS, homes = homes })
 local model = nn.Transformer.new { comm = group, topology = session.topology, session = session,
   vocabulary = VOCABULARY, layers = LAYERS, hidden = 8, heads = 2, kv_heads = 1, top_k = 2,
   ffn = FFN, sequence = SEQUENCE, batch = SEQUENCES / ranks, seed = 5, aux_loss = 0.01,
-  exact = given.exact == '1', schedule = given.schedule,
+  exact = given.exact == '1', schedule = given.schedule, group = homes and 'resident' or 'all',
   dtype = given.gradients and 'f64' or given.dtype }
 
 --- Finite differences of loss + auxiliary loss, over all dense parameters and some of experts.

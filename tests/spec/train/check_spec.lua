@@ -22,7 +22,7 @@ describe('training', function()
 
   it('is so for policies that plan on the counts, by any schedule', function()
     local result = check.run { policies = { file 'both', file 'current' }, ranks = { 4, 8 },
-      splits = { '' }, shard_groups = { 'all' } }
+      splits = { '' }, shard_groups = { 'all', 'resident' } }
     assert.is_true(result.ok, check.text(result))
   end)
 
