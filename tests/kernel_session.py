@@ -1,6 +1,7 @@
 """Runs cells in the Jupyter kernel 'neap' and prints what each gave, as a JSON list: for
 tests/cli/kernel_spec.lua. Cells are read from stdin, a JSON list of texts; 'interrupt:TEXT' is
-interrupted a second after it has begun; 'complete:TEXT' asks for completions."""
+interrupted a second after it has begun; 'complete:TEXT' asks for completions,
+'inspect:TEXT' for what is known of its last word, 'is_complete:TEXT' whether more is to come."""
 
 import json
 import sys
@@ -11,8 +12,13 @@ from jupyter_client.manager import start_new_kernel
 
 def run(manager, client, text):
     interrupt = text.startswith("interrupt:")
-    if text.startswith("complete:"):
-        return client.complete(text[9:], reply=True, timeout=60)["content"]
+    for kind in ("complete", "inspect", "is_complete"):
+        if text.startswith(kind + ":"):
+            request = getattr(client, kind)(text[len(kind) + 1:])
+            while True:
+                reply = client.get_shell_msg(timeout=60)
+                if reply["parent_header"].get("msg_id") == request:
+                    return reply["content"]
     request = client.execute(text[10:] if interrupt else text)
     if interrupt:
         time.sleep(1)

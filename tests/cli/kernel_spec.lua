@@ -26,6 +26,14 @@ local ffi = require 'ffi'
 ffi.cdef 'int raise(int);'
 ffi.C.raise(11)]]
 
+local PRINTS = [[
+local topology = neap.topology.open { ranks = 2, slots = 2, experts = 2 }
+local session = neap.session.open { topology = topology, layers = 1, wait = true,
+  policy = 'tests/policies/prints.lua' }
+session:record(0, 0, neap.lib.ffi.new('int64_t[4]', 1, 2, 3, 4))
+session:advance(1)
+session:close()]]
+
 describe('the Jupyter kernel', function()
   local results = run {
     'local x = 20\nfunction double(n) return 2 * n end\nprint "hello"',
@@ -44,6 +52,15 @@ describe('the Jupyter kernel', function()
     'error(setmetatable({}, { __tostring = function() return "\\200" end }))',
     '1 + 1',
     'error {}',
+    'complete:function Mine:plan(ctx)\n  for e in ctx:re',
+    'complete:ctx.history:s', 'complete:load:by_', 'complete:ctx.',
+    'inspect:ctx:replicas', 'inspect:neap.replay.score', 'inspect:neap.replay.score {',
+    'inspect:neap.replay', 'inspect:nothing.at.all',
+    'is_complete:for i = 1, 3 do', 'is_complete:1 + 1', 'is_complete:x = = 2',
+    'is_complete:local y = {',
+    PRINTS,
+    'neap.chart.heat { title = "Heat", rows = 1, columns = 1, x = "x", y = "y", unit = "u", '
+      .. 'at = function() return 1 end }',
   }
 
   local function output(i, kind)
@@ -95,6 +112,42 @@ describe('the Jupyter kernel', function()
   it('completes names', function()
     assert.are.same({ 'table' }, results[9].matches)
     assert.are.equal(2, results[9].cursor_end - results[9].cursor_start)
+  end)
+
+  it('completes what hooks are handed, which is no value here', function()
+    assert.are.same({ 'replicas' }, results[17].matches)
+    assert.are.same({ 'sum' }, results[18].matches)
+    assert.are.same({ 'by_expert', 'by_rank' }, results[19].matches)
+    local members = ' ' .. table.concat(results[20].matches, ' ') .. ' '
+    for _, name in ipairs { 'cost', 'history', 'layout', 'previous', 'replicas', 'step' } do
+      assert.is_truthy(members:find(' ' .. name .. ' ', 1, true), name .. members)
+    end
+  end)
+
+  it('shows what the reference says', function()
+    assert.matches('^Context:replicas%(by_expert%)\n\nby_expert%[experts%]: tokens',
+      results[21].data['text/plain'])
+    for i = 22, 23 do
+      assert.matches('^replay.score%(options%)\n\nReplays a trace under one policy.',
+        results[i].data['text/plain'])
+    end
+    assert.matches('^Recorded loads under a policy', results[24].data['text/plain'])
+    assert.are.equal(false, results[25].found)
+  end)
+
+  it('knows whether more lines are to come', function()
+    local list = {}
+    for i = 26, 29 do list[#list + 1] = results[i].status end
+    assert.are.same({ 'incomplete', 'complete', 'invalid', 'incomplete' }, list)
+  end)
+
+  it('shows what policies print, with the cell that ran them', function()
+    assert.matches('noise from a policy', output(30, 'stream').text)
+  end)
+
+  it('says in words what a picture shows', function()
+    local shown = output(31, 'execute_result')
+    assert.are.same({ ['image/svg+xml'] = { alt = 'Heat' } }, shown.metadata)
   end)
 
   it('starts a new process after a crash, and says so', function()

@@ -15,7 +15,7 @@ describe('neap completion', function()
     local _, out, err = program.shell(("bash -c 'source <(\"%s\" completion bash); "
       .. "COMP_WORDS=(neap replay --pol); COMP_CWORD=2; _neap; echo ${COMPREPLY[@]}'"):format(
       program.path))
-    assert.are.equal('--policy\n', out, err)
+    assert.are.equal('--policy --policies\n', out, err)
   end)
 end)
 

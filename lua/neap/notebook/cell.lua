@@ -4,9 +4,11 @@
 --   * The value of an expression in the last place is the cell's result.
 --   * '%%file PATH' in the first line writes the rest to a file instead of running it.
 
+local display = require 'neap.notebook.display'
 local errors = require 'neap.base.errors'
 local launcher = require 'neap.launcher'
 local outputs = require 'neap.base.outputs'
+local reference = require 'neap.notebook.reference'
 
 local cell = {}
 
@@ -144,21 +146,53 @@ local function add_names(list, seen, value, prefix)
   end
 end
 
+--- The value of a path of names (neap.replay), or nil.
+local function value_of(self, path)
+  local value = self.values
+  for part in path:gmatch '[^%.:]+' do
+    local ok, inner = pcall(function() return value[part] end)
+    value = ok and inner or nil
+  end
+  return value
+end
+
 --- Names that can stand for the last word of a text, sorted, and the length of what they replace.
+-- What hooks are handed (ctx:) is known by its name.
 function Notebook:complete(text)
   local path, prefix = text:match '([%a_][%w_%.:]*)[%.:]([%w_]*)$'
-  local value, list = self.values, {}
+  local list, value = {}, self.values
   if path then
-    for part in path:gmatch '[^%.:]+' do
-      local ok, inner = pcall(function() return value[part] end)
-      value = ok and inner or nil
-    end
+    value = value_of(self, path)
   else
     prefix = text:match '[%a_][%w_]*$' or ''
   end
   add_names(list, {}, value, prefix)
+  local none = type(value) ~= 'table' and type(value) ~= 'cdata'
+  for _, name in ipairs(path and none and reference.members(path) or {}) do
+    if name:sub(1, #prefix) == prefix then list[#list + 1] = name end
+  end
   table.sort(list)
   return list, #prefix
+end
+
+--- What the reference says of the name that a text ends with, or of the function that is being
+-- called there; else the value as text; nil if it is nothing.
+function Notebook:inspect(text)
+  local name = text:match '([%a_][%w_%.:]*)$' or text:match '([%a_][%w_%.:]*)%s*[%({][^%(%){}]*$'
+  if not name then return nil end
+  local value = value_of(self, name)
+  local path, member = name:match '^(.*)[%.:]([%w_]+)$'
+  return reference.of(value) or value == nil and path and reference.method(path, member)
+    or value ~= nil and display.text(value) or nil
+end
+
+--- 'complete', 'incomplete' (more lines are to come) or 'invalid'.
+function Notebook.is_complete(_, text)
+  if text:match '^%%%%file[ \t]' then return 'complete' end
+  if loadstring('return ' .. text) then return 'complete' end
+  local chunk, why = loadstring(text)
+  if chunk then return 'complete' end
+  return why:match "near '<eof>'$" and 'incomplete' or 'invalid'
 end
 
 return cell

@@ -17,6 +17,7 @@ from ipykernel.kernelbase import Kernel
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PROGRAM = os.environ.get("NEAP_PROGRAM", os.path.join(HERE, "..", "..", "build", "neap"))
+LINGER = 0.05  # seconds after a cell in which its policies' output still arrives
 PATIENCE = 3.0  # seconds that a cell has to notice an interrupt
 
 
@@ -90,6 +91,15 @@ class Lua:
                 status = self.process.returncode
                 raise Ended(f"signal {-status}" if status < 0 else f"status {status}")
 
+    def linger(self, on_output):
+        """Waits a moment for what policies have printed: it comes from processes of their own."""
+        end = time.monotonic() + LINGER
+        while (left := end - time.monotonic()) > 0:
+            self.selector.select(timeout=left)
+            self._drain(on_output)
+            if self.process.poll() is not None:
+                break
+
     def interrupt(self):
         self.process.send_signal(signal.SIGINT)
 
@@ -134,7 +144,7 @@ class NeapKernel(Kernel):
     def _show(self, message, silent):
         if silent:
             return
-        content = {"data": message["display"], "metadata": {}}
+        content = {"data": message["display"], "metadata": message["metadata"]}
         if message["result"]:
             content["execution_count"] = self.execution_count
             self.send_response(self.iopub_socket, "execute_result", content)
@@ -157,6 +167,7 @@ class NeapKernel(Kernel):
         while True:
             message = self.lua.receive(output)
             if "display" not in message:
+                self.lua.linger(output)
                 return message
             self._show(message, silent)
 
@@ -188,13 +199,28 @@ class NeapKernel(Kernel):
         return {"status": "ok", "execution_count": self.execution_count, "payload": [],
                 "user_expressions": {}}
 
-    def do_complete(self, code, cursor_pos):
+    def _ask(self, request, otherwise):
         try:
-            self.lua.send({"complete": code[:cursor_pos]})
-            message = self.lua.receive(self._stream)
+            self.lua.send(request)
+            return self.lua.receive(self._stream)
         except Ended:
             self._start()
-            message = {"matches": [], "replaces": 0}
+            return otherwise
+
+    def do_inspect(self, code, cursor_pos, detail_level=0, omit_sections=()):
+        end = cursor_pos
+        while end < len(code) and (code[end].isalnum() or code[end] == "_"):
+            end += 1
+        text = self._ask({"inspect": code[:end]}, {}).get("text")
+        return {"status": "ok", "found": text is not None, "metadata": {},
+                "data": {} if text is None else {"text/plain": text}}
+
+    def do_is_complete(self, code):
+        status = self._ask({"is_complete": code}, {"status": "unknown"})["status"]
+        return {"status": status, "indent": "  "} if status == "incomplete" else {"status": status}
+
+    def do_complete(self, code, cursor_pos):
+        message = self._ask({"complete": code[:cursor_pos]}, {"matches": [], "replaces": 0})
         return {"status": "ok", "matches": message["matches"], "metadata": {},
                 "cursor_start": cursor_pos - message["replaces"], "cursor_end": cursor_pos}
 
