@@ -5,8 +5,8 @@
  *
  * The thresholds just above the mean come first, with a floor that grows: no replica is made for
  * less than an even share of what is needed by the slots that could take it. If none of them works,
- * the least threshold that does is searched for, with the fixed floor. Thresholds are in whole
- * tokens. Slots left over keep what they hold. */
+ * the least threshold that does is searched for, with the fixed floor. The home of an expert keeps a
+ * token of it. Thresholds are in whole tokens. Slots left over keep what they hold. */
 #include "plan/packer.h"
 
 #include "base/memory.h"
@@ -86,7 +86,8 @@ static void push_if_open(neapi_packer *p, int32_t rank, double threshold, int32_
 static double export_expert(neapi_packer *p, int32_t expert, int32_t home, double need,
                             const attempt *a, int32_t *open)
 {
-  double left = p->work[expert], cost = p->topology->cost[expert], trifle = 1e-9 * a->threshold;
+  double cost = p->topology->cost[expert], trifle = 1e-9 * a->threshold;
+  double left = p->work[expert] - cost; /* its home keeps a token */
   int32_t aside = 0;
   while (need > trifle && left > trifle && *open) {
     double floor = a->min_tokens * cost, some = -p->rank_heap[0].key;
@@ -215,7 +216,7 @@ const neapi_planner_kind neapi_plan_ultraep = {
     .parameters =
         {
             {"min_tokens",
-             "tokens that a replica must be worth where the growing floor finds nothing", 1, 0,
+             "tokens that a replica must be worth where the growing floor finds nothing", 1024, 0,
              1e12, 0},
             {"margin", "how far above the mean the first threshold is, as a share of it", 0.01, 0,
              100, 0},

@@ -27,7 +27,7 @@ describe('neap simulate', function()
 
   it('tells the share of force-balanced routing', function()
     local both = json.decode(expect(0, SMALL .. '--policy static --balanced --json')).rows[1]
-    local balanced = expect(0, SMALL .. '--policy static --routing balanced --json')
+    local balanced = expect(0, SMALL .. '--policy static+minimax --routing balanced --json')
     local even = json.decode(balanced).rows[1]
     assert.is_near(even.step_ms / both.step_ms, both.share_of_balanced, 1e-9)
     assert.is_true(both.share_of_balanced < 0.99)

@@ -62,6 +62,7 @@ describe('neap suite', function()
       .. ' experiments/traces/e8k2.safetensors')
     assert.matches('e8k2.safetensors: 32 ranks in nodes of 8, 64 slots for 8 experts, 2 steps, '
       .. 'on machines of a100x32', out)
+    assert.matches('\nforce%-balanced +1.0000 ', out)
     assert.matches('on machines of h100x256\npolicy +imbalance +max +inter%-node %% +', out)
   end)
 

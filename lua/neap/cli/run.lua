@@ -83,7 +83,7 @@ function run.options(command, words)
   command:option('--as', 'with --device=sim: the model whose layers are timed (default: that of '
     .. 'the recipe)'):argname '<model>'
   command:flag('--balanced', 'tell the share of force-balanced: the time of the same training with '
-    .. '--routing=balanced under static layouts, which is done first, / its time')
+    .. '--routing=balanced under static layouts without slots to spare, done first, / its time')
   command:flag('--strict', 'stop with status 3 at the first fault of a policy')
   command:flag('--in-process', 'run policies inside the rank, for debuggers and profilers')
   session.trust_option(command)

@@ -4,6 +4,7 @@
 local errors = require 'neap.base.errors'
 local outputs = require 'neap.base.outputs'
 local clusters = require 'neap.simulate.cluster'
+local force_balanced = require 'neap.simulate.force_balanced'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local metrics = require 'neap.runs.metrics'
@@ -50,7 +51,7 @@ function command.options(parser)
     .. 'many tokens, what others call force-balanced (default: chosen)')
     :choices { 'chosen', 'balanced' }
   parser:flag('--balanced', 'tell the share of force-balanced: the time of the same steps with '
-    .. 'balanced routing under static layouts / their time')
+    .. 'balanced routing under static layouts without slots to spare / their time')
   parser:option('-n --ranks', "ranks, other than the cluster's")
     :convert(arguments.whole('-n', 1, 2 ^ 20))
   parser:option('--node-size', "ranks per node, other than the cluster's")
@@ -75,20 +76,23 @@ function command.options(parser)
   store.options(parser)
 end
 
-local function open_simulation(args, policy, routing)
+local function open_simulation(args, policy, routing, slots)
   return simulate.open { cluster = clusters.describe(args.cluster,
     { ranks = args.ranks, node_size = args.node_size }),
     policy = policy, model = models.describe(args.model, { layers = args.layers }),
-    slots = args.slots, distinct = args.distinct, routing = routing,
+    slots = slots or args.slots, distinct = args.distinct, routing = routing,
     schedule = args.schedule, shard_group = args.shard_group,
     seed = args.seed, trace = args.trace and trace.read(args.trace), strict = args.strict or false,
     deadline = args.deadline, in_process = args.in_process or false,
     trusted = args.trust_policies or false }
 end
 
---- The time of a step with force-balanced routing under static layouts: the same for all policies.
+--- The time of a step with force-balanced routing: the same for all policies.
 local function balanced_ms(args)
-  local s = open_simulation(args, 'static', 'balanced')
+  local m = models.describe(args.model)
+  local ranks = clusters.describe(args.cluster, { ranks = args.ranks }).ranks
+  local s = open_simulation(args, force_balanced.POLICY, 'balanced',
+    force_balanced.slots(args.slots or m.slots, ranks, m.experts))
   local row = s:run(args.steps)
   s:close()
   return row.step_ms

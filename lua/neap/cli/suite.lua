@@ -21,8 +21,9 @@ Examples:
   neap suite                                              hours; the same command goes on
   neap suite loads.csv.gz --slots 4 --node-size 8 --workloads none --policy laer --policy mine.lua
   neap suite --experts 64 --workloads W1,W6 --clusters a100x32 --json
-A set's rows begin with force-balanced: static layouts, every expert with as many tokens. Shares of
-balanced are its time over a policy's. Rows are kept in FOLDER/rows.jsonl.]]
+A set's rows begin with force-balanced: static layouts without slots to spare, every expert with as
+many tokens. Shares of balanced are its time over a policy's: above 100 % are policies under which
+fewer tokens cross nodes than there. Rows are kept in FOLDER/rows.jsonl.]]
 
 -- The metrics of a table, in this order.
 local COLUMNS = { 'imbalance', 'imbalance_max', 'inter_node_share', 'bytes_late', 'plan_ms',

@@ -1,11 +1,12 @@
 --- Policies on sets (suite_sets.lua): balance, tokens that cross nodes, what travels late, time of
 -- plans, and simulated time of a step. The row of a policy on a set is the simulation's, with
--- set, cluster and share_of_balanced: the time of the same steps under static layouts if every
--- expert got as many tokens, over its own. That one is a row, too.
+-- set, cluster and share_of_balanced: the time of the same steps with force-balanced routing
+-- (simulate/force_balanced.lua) over its own. That one is a row, too.
 --
 -- Rows are kept in a file, a line each, so that a suite which has been stopped goes on.
 
 local clusters = require 'neap.simulate.cluster'
+local force_balanced = require 'neap.simulate.force_balanced'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local plan = require 'neap.engine.plan'
@@ -16,13 +17,14 @@ local suite = {}
 
 suite.BALANCED = 'force-balanced'
 
---- Every planner by the policy of its name, planning on history; the exact split under LAER's
--- layouts; the balancers whose sources plan on the current counts as they do it there; and neap as
--- if loads were known.
+--- Every planner by the policy of its name, planning on history, and the exact split under LAER's
+-- layouts; on the current counts the balancers whose sources plan on those, in their domain, and
+-- two of the others; and neap as if loads were known.
 function suite.policies()
   local list = plan.names()
   for _, text in ipairs { 'laer+minimax', 'llep:on=current', 'moonep:on=current,domain=node',
-    'ultraep:on=current,domain=node', 'maxtext:on=current', 'neap:on=known' } do
+    'ultraep:on=current,domain=node', 'fastermoe:on=current', 'maxtext:on=current',
+    'laer+minimax:on=current', 'neap:on=current', 'neap:on=known' } do
     list[#list + 1] = text
   end
   return list
@@ -33,13 +35,15 @@ function suite.measure(set, policy, o)
   local t, balanced = set.open(), policy == suite.BALANCED
   local s = simulate.open {
     cluster = clusters.describe(set.cluster, { ranks = set.ranks, node_size = set.node_size }),
-    model = set.model, distinct = math.min(t.layers, set.model.layers), slots = set.slots,
-    policy = balanced and 'static' or policy, routing = balanced and 'balanced' or nil,
+    model = set.model, distinct = math.min(t.layers, set.model.layers),
+    slots = balanced and force_balanced.slots(set.slots, set.ranks, set.experts) or set.slots,
+    policy = balanced and force_balanced.POLICY or policy, routing = balanced and 'balanced' or nil,
     trace = t, seed = o.seed, warm_up = o.warm_up,
   }
   local row = s:run(balanced and 1 or set.steps - o.warm_up)
   s:close()
   row.set, row.cluster, row.policy = set.name, set.cluster, policy
+  row.name = balanced and policy or row.name
   row.spent, row.distinct, row.messages = nil, nil, nil
   return row
 end

@@ -38,12 +38,13 @@ local function shape_of(experts)
   return best.shape
 end
 
---- The model that loads of so many experts are timed with.
-local function model_of(experts, slots, tokens)
+--- The model that loads of so many experts are timed with; layers: that have loads of their own.
+local function model_of(experts, slots, tokens, layers)
   local shape = shape_of(experts)
   return { hidden = shape.hidden, ffn = shape.ffn, heads = shape.heads, kv_heads = shape.kv_heads,
-    top_k = math.min(shape.top_k, experts), experts = experts, slots = slots, layers = LAYERS,
-    tokens = tokens, sequence = math.min(SEQUENCE, tokens), vocabulary = 32000, micro_batches = 1 }
+    top_k = math.min(shape.top_k, experts), experts = experts, slots = slots,
+    layers = math.max(LAYERS, layers), tokens = tokens, sequence = math.min(SEQUENCE, tokens),
+    vocabulary = 32000, micro_batches = 1 }
 end
 
 local function exists(path)
@@ -67,7 +68,7 @@ local function workload_set(name, experts, cluster, ranks, o)
   return {
     name = label, cluster = cluster, ranks = ranks, node_size = math.min(8, ranks), slots = slots,
     doc = workloads.DOCS[name], steps = o.steps, experts = experts,
-    model = model_of(experts, slots, o.tokens),
+    model = model_of(experts, slots, o.tokens, 1),
     open = function()
       if not exists(path) then
         local part = path .. '.part'
@@ -113,7 +114,7 @@ function suite_sets.trace(path, clusters, o)
     list[i] = {
       name = path:match '([^/]*)$', cluster = cluster, ranks = t.ranks, node_size = node_size,
       slots = slots, steps = math.min(t.steps, o.steps), experts = t.experts,
-      model = model_of(t.experts, slots, TOKENS), open = function() return t end,
+      model = model_of(t.experts, slots, TOKENS, t.layers), open = function() return t end,
     }
   end
   return list

@@ -110,8 +110,9 @@ metrics.list = {
     compared = true, tile = 'of the ideal', doc = 'time with perfect balance and nothing exposed '
     .. '/ time; of replays, the share that balance allows' },
   { name = 'share_of_balanced', title = '% of balanced', format = '%.1f', scale = 100,
-    better = 'higher', tables = 'run simulate report', doc = 'time of the same steps under static '
-    .. 'layouts if every expert got as many tokens (force-balanced) / time' },
+    better = 'higher', tables = 'run simulate report', doc = 'time of the same steps if every '
+    .. 'expert got as many tokens (force-balanced), under static layouts without slots to spare, '
+    .. '/ time' },
   { name = 'utilization', title = 'utilization %', format = '%.1f', scale = 100,
     better = 'higher', ideal = 1, tables = 'simulate report', stored = true,
     doc = 'share of a step in which ranks compute' },

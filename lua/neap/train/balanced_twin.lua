@@ -1,8 +1,10 @@
---- What a step would take if every expert got as many tokens: the recipe's training once more, with
--- force-balanced routing under static layouts, which nothing can be gained on. Its time is what the
--- metric share_of_balanced of a run is told by.
+--- What a step would take if every expert got as many tokens: the recipe's training once more,
+-- with force-balanced routing (simulate/force_balanced.lua), so that all ranks have as much to do.
+-- Its time is what the metric share_of_balanced of a run is told by. A policy may take less, if
+-- fewer of its tokens cross nodes than there.
 
 local errors = require 'neap.base.errors'
+local force_balanced = require 'neap.simulate.force_balanced'
 local params = require 'neap.base.params'
 
 local balanced_twin = {}
@@ -16,14 +18,19 @@ function balanced_twin.check(script)
 end
 
 --- Texts of the twin's parameters, from those of the run. It writes no files.
-local function texts_of(script, given)
+local function texts_of(script, job, given)
   local texts = {}
   for name, text in pairs(given) do texts[name] = text end
   for name, spec in pairs(script.params) do
     if spec.output then texts[name] = '' end
   end
   texts.routing = 'balanced'
-  texts[script.params.policies and 'policies' or 'policy'] = 'static'
+  texts[script.params.policies and 'policies' or 'policy'] = force_balanced.POLICY
+  local p = job.params
+  local slots, experts = rawget(p, 'slots'), rawget(p, 'experts')
+  if slots and experts then
+    texts.slots = tostring(force_balanced.slots(slots, job.ranks, experts))
+  end
   return texts
 end
 
@@ -32,8 +39,8 @@ end
 -- of its step, measured or simulated. Collective.
 function balanced_twin.step_ms(script, job, given)
   local rows
-  local twin = setmetatable({ recorded = false,
-    params = params.values(script.params, texts_of(script, given), job.device) }, { __index = job })
+  local values = params.values(script.params, texts_of(script, job, given), job.device)
+  local twin = setmetatable({ recorded = false, params = values }, { __index = job })
   function twin.print() end
   function twin.say() end
   function twin.record() return nil end

@@ -438,8 +438,9 @@ static double export_rank(placing *p, int32_t home, int32_t first, int32_t last,
     if (need <= trifle || e < 0)
       return need;
     done[e] = true;
-    for (double left = p->work[e]; need > trifle && left > trifle;) {
-      double most = trifle, floor = 1;
+    double left = p->work[e] - c->topology->cost[e]; /* the home keeps a token */
+    while (need > trifle && left > trifle) {
+      double most = trifle, floor = 1024;
       int32_t to = -1, open = 0;
       for (int32_t r = first; r < last; r++) {
         double slack = threshold * c->topology->speed[r] - p->rank_work[r];
