@@ -142,13 +142,13 @@ function command.run(args)
   for _, text in ipairs(texts) do policies.resolve(text) end
   lib.check(lib.C.neap_folder_make(args.folder))
   local sets = sets_of(args, size)
-  local bar = progress.open(#sets * (1 + #texts), 'suite')
+  local bar = progress.open(#sets * (2 + #texts), 'suite')
   local rows = suite.run(sets, texts, { seed = args.seed, warm_up = size.warm_up,
     path = args.folder .. '/rows.jsonl', on_row = function(done, _, row)
       bar:update(done, ('%s on %s, %s'):format(row.set, row.cluster, row.policy))
     end })
   bar:close()
-  if not args.json then return print_tables(sets, rows, 1 + #texts) end
+  if not args.json then return print_tables(sets, rows, 2 + #texts) end
   print(json.results('suite', { rows = rows, seed = args.seed, warm_up = size.warm_up },
     { 'seed', 'warm_up', 'rows', 'set', unpack(metrics.keys()) }))
 end

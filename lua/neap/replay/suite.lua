@@ -1,7 +1,9 @@
 --- Policies on sets (suite_sets.lua): balance, tokens that cross nodes, what travels late, time of
 -- plans, and simulated time of a step. The row of a policy on a set is the simulation's, with
 -- set, cluster and share_of_balanced: the time of the same steps with force-balanced routing
--- (simulate/force_balanced.lua) over its own. That one is a row, too.
+-- (simulate/force_balanced.lua) over its own. That one is a row, too, and so are the steps of plain
+-- expert parallelism: experts stay whole on their ranks, none has a second copy but where there are
+-- fewer experts than ranks, nothing is restored.
 --
 -- Rows are kept in a file, a line each, so that a suite which has been stopped goes on.
 
@@ -15,7 +17,13 @@ local simulate = require 'neap.simulate'
 
 local suite = {}
 
-suite.BALANCED = 'force-balanced'
+suite.BALANCED, suite.PLAIN = 'force-balanced', 'plain EP'
+
+-- Rows that are no policy's alone: their options, and whether they have the fewest slots.
+local BASELINES = {
+  [suite.BALANCED] = { policy = force_balanced.POLICY, routing = 'balanced' },
+  [suite.PLAIN] = { policy = 'static', resident = true, fewest = true },
+}
 
 --- Every planner by the policy of its name, planning on history, and the exact split under LAER's
 -- layouts; on the current counts the balancers whose sources plan on those, in their domain, and
@@ -30,20 +38,21 @@ function suite.policies()
   return list
 end
 
---- One policy, or BALANCED, on a set. o: seed, warm_up. Returns its row.
+--- One policy, or a baseline, on a set. o: seed, warm_up. Returns its row.
 function suite.measure(set, policy, o)
-  local t, balanced = set.open(), policy == suite.BALANCED
+  local t, baseline = set.open(), BASELINES[policy]
   local s = simulate.open {
     cluster = clusters.describe(set.cluster, { ranks = set.ranks, node_size = set.node_size }),
     model = set.model, distinct = math.min(t.layers, set.model.layers),
-    slots = balanced and force_balanced.slots(set.slots, set.ranks, set.experts) or set.slots,
-    policy = balanced and force_balanced.POLICY or policy, routing = balanced and 'balanced' or nil,
-    trace = t, seed = o.seed, warm_up = o.warm_up,
+    slots = baseline and force_balanced.slots(set.slots, set.ranks, set.experts, baseline.fewest)
+      or set.slots,
+    policy = baseline and baseline.policy or policy, routing = baseline and baseline.routing,
+    resident = baseline and baseline.resident, trace = t, seed = o.seed, warm_up = o.warm_up,
   }
-  local row = s:run(balanced and 1 or set.steps - o.warm_up)
+  local row = s:run(policy == suite.BALANCED and 1 or set.steps - o.warm_up)
   s:close()
   row.set, row.cluster, row.policy = set.name, set.cluster, policy
-  row.name = balanced and policy or row.name
+  row.name = baseline and policy or row.name
   row.spent, row.distinct, row.messages = nil, nil, nil
   return row
 end
@@ -71,13 +80,13 @@ local function read_rows(path)
   return rows
 end
 
---- All rows of sets x policies, in order; every set begins with BALANCED. o: seed, warm_up, path
--- (of the rows' file, or nil), on_row(done, total, row). Rows that the file has are not measured
--- again.
+--- All rows of sets x policies, in order; every set begins with BALANCED and PLAIN. o: seed,
+-- warm_up, path (of the rows' file, or nil), on_row(done, total, row). Rows that the file has are
+-- not measured again.
 function suite.run(sets, policies, o)
   local known, rows = o.path and read_rows(o.path) or {}, {}
   local file = o.path and assert(io.open(o.path, 'a'))
-  local total = #sets * (1 + #policies)
+  local total = #sets * (2 + #policies)
   local function add(set, policy, balanced_ms)
     local key = key_of(set, policy, o)
     local row = known[key]
@@ -95,6 +104,7 @@ function suite.run(sets, policies, o)
   end
   for _, set in ipairs(sets) do
     local balanced_ms = add(set, suite.BALANCED).step_ms
+    add(set, suite.PLAIN, balanced_ms)
     for _, policy in ipairs(policies) do add(set, policy, balanced_ms) end
     collectgarbage()
   end

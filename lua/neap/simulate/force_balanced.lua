@@ -4,13 +4,17 @@
 
 local force_balanced = { POLICY = 'static+minimax' }
 
---- The most slots per rank, up to those that there are, of which every expert gets as many; all if
--- there are none such.
-function force_balanced.slots(slots, ranks, experts)
+--- The most slots per rank, up to those that there are, of which every expert gets as many, or the
+-- fewest; all if there are none such.
+function force_balanced.slots(slots, ranks, experts, fewest)
+  local found = slots
   for few = slots, 1, -1 do
-    if few * ranks % experts == 0 then return few end
+    if few * ranks % experts == 0 then
+      found = few
+      if not fewest then return few end
+    end
   end
-  return slots
+  return found
 end
 
 return force_balanced
