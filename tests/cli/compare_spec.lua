@@ -57,6 +57,25 @@ describe('neap compare', function()
     end
   end)
 
+  it('compares within each value of a parameter', function()
+    for slots = 2, 3 do
+      program.run(("replay --trace '%s/1.csv' --node-size 2 --policy static,laer --seed 5 "
+        .. '--slots %d%s'):format(folder, slots, store))
+    end
+    local runs = json.decode((select(2, program.run('runs --json' .. store)))).rows
+    local last = ('%d..%d'):format(runs[#runs - 1].id, runs[#runs].id)
+    local out = neap(0, last .. ' --by slots --metric imbalance')
+    assert.matches('^==== slots = 2 ====\n.*\n==== slots = 3 ====\n', out)
+    local document = json.decode((neap(0, last .. ' --by slots --metric imbalance --json')))
+    assert.are.same({ 'slots', 4, '2', '3' }, { document.by, #document.rows,
+      document.rows[1].group, document.rows[3].group })
+    assert.are_not.equal(document.rows[2].mean, document.rows[4].mean)
+    assert.matches('^slots,metric,.*\n2,imbalance,.*\n3,imbalance,',
+      (neap(0, last .. ' --by slots --metric imbalance --csv')))
+    assert.matches("%-%-by is 'slot' %(did you mean 'slots'%?%); these runs have: ",
+      select(2, neap(2, last .. ' --by slot')))
+  end)
+
   it('exports JSON, CSV and Markdown', function()
     local document = json.decode((neap(0, 'five --json --metric imbalance')))
     assert.are.same({ 'imbalance', 3 }, { document.rows[1].metric, #document.rows })

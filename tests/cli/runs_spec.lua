@@ -139,6 +139,32 @@ describe('neap runs', function()
     os.remove(csv)
   end)
 
+  it('tags, notes, finds and removes', function()
+    local replay = 'replay --trace experiments/traces/e8k2.safetensors --window 22 --policy '
+    for _, policy in ipairs { 'static', 'laer', 'hot' } do run(replay .. policy) end
+    assert.are.equal(0, (run "runs 2..3 --set-tag good,new --set-note 'it'\\''s faster'"))
+    local list = show '--tag good'
+    assert.are.same({ 2, 2, { 'good', 'new' }, "it's faster" },
+      { #list, list[1].id, list[1].tags, list[2].note })
+    assert.are.same({ 'new' }, show '2 --remove-tag good'[1].tags)
+    assert.are.equal(1, #show '--tag good')
+    assert.are.equal(3, show '--with-policy hot'[1].id)
+    assert.are.equal(0, #show '--kind run')
+    local out = select(2, run 'runs')
+    assert.matches("\n  2  done +replay  %d%d%d%d%-%d%d%-%d%d %d%d:%d%d:%d%d +[%d.]+ s +1 +laer%S* "
+      .. "+%- +new +it's faster", out)
+    assert.matches('\ntags +new\n', select(2, run 'runs 2'))
+    local status, _, err = run 'runs --tag god'
+    assert.are.equal(2, status)
+    assert.matches("no run has the tag 'god' .*; there are: good, new", err)
+    assert.matches('which runs?', select(3, run 'runs --remove'))
+    assert.are.equal(0, (run 'runs --tag good --remove'))
+    list = show ''
+    assert.are.same({ 2, 1, 2 }, { #list, list[1].id, list[2].id })
+    assert.are.equal(0, (run 'runs 1..2 --remove'))
+    assert.are.equal(0, #show '')
+  end)
+
   it('says what is wrong', function()
     local status, _, err = run 'runs'
     assert.are.same({ 2, 'neap: ' .. path .. ': no such run store; neap run and neap replay make '

@@ -2,6 +2,7 @@
 
 local lib = require 'neap.base.lib'
 local launcher = require 'neap.launcher'
+local text_table = require 'neap.base.text_table'
 
 local Progress = {}
 Progress.__index = Progress
@@ -21,8 +22,7 @@ function progress.open(total, label, quiet)
 end
 
 local function duration(seconds)
-  if seconds < 60 then return ('%.0f s'):format(seconds) end
-  return ('%d min %02d s'):format(math.floor(seconds / 60), math.floor(seconds % 60))
+  return seconds < 59.5 and ('%.0f s'):format(seconds) or text_table.duration(seconds)
 end
 
 function Progress:write(line)

@@ -61,6 +61,22 @@ function text_table.thousands(number)
   return sign .. digits
 end
 
+--- Seconds as '0.4 s', '12.3 s', '2 min 05 s', '3 h 20 min', '2 d 04 h'.
+function text_table.duration(seconds)
+  if seconds < 59.95 then return ('%.1f s'):format(seconds) end
+  local whole = math.floor(seconds + 0.5)
+  if whole < 3600 then return ('%d min %02d s'):format(math.floor(whole / 60), whole % 60) end
+  local minutes = math.floor(whole / 60 + 0.5)
+  if minutes < 1440 then return ('%d h %02d min'):format(math.floor(minutes / 60), minutes % 60) end
+  local hours = math.floor(minutes / 60 + 0.5)
+  return ('%d d %02d h'):format(math.floor(hours / 24), hours % 24)
+end
+
+--- A time, seconds since 1970, as '2026-11-30 22:41:00' here.
+function text_table.date(seconds)
+  return os.date('%Y-%m-%d %H:%M:%S', math.floor(seconds))
+end
+
 --- Bytes as '1.5 MB' (powers of 1000).
 function text_table.bytes(number)
   local units = { 'B', 'kB', 'MB', 'GB', 'TB' }

@@ -3,6 +3,7 @@
 local compare = require 'neap.runs.compare'
 local arguments = require 'neap.base.arguments'
 local errors = require 'neap.base.errors'
+local groups = require 'neap.runs.groups'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local metrics = require 'neap.runs.metrics'
@@ -18,6 +19,7 @@ Examples:
   neap compare                              everything that has finished
   neap compare --sweep policies             one sweep
   neap compare 12..19                       some runs
+  neap compare --by hidden                  a table for each value of a parameter
   neap compare laer hot --baseline laer     some policies
   neap compare --metric imbalance --markdown -o table.md
 A difference is the mean over pairs: results that differ in nothing but the policy. The interval
@@ -29,6 +31,9 @@ Metrics, with * those that are compared unless --metric names others:
 function command.options(parser)
   parser:argument('which', 'runs (12, 12..19), sweeps or policies'):args '*':argname '<which>'
   arguments.sweep(parser, 'only runs of this sweep')
+  parser:option('--tag', 'only runs with this tag'):argname '<tag>'
+  parser:option('--by', 'one comparison for each value of this parameter (hidden, ranks, …)')
+    :argname '<parameter>'
   parser:option('--baseline', 'what the others are compared with (default: static)')
     :argname '<policy>'
   arguments.several(parser, '--metric --metrics', 'metric to show, one or several')
@@ -41,7 +46,7 @@ end
 
 --- Sorts words into runs, a sweep and policies.
 local function sort_words(runs, args)
-  local choice, policies = { sweep = args.sweep }, {}
+  local choice, policies = { sweep = args.sweep, tag = args.tag }, {}
   local known = {}
   for _, row in ipairs(runs:rows 'SELECT DISTINCT name FROM sweeps') do known[row.name] = true end
   for _, word in ipairs(args.which) do
@@ -126,15 +131,23 @@ local function title(document, entry, metric)
     metric.scale == 100 and ' in %' or '', entry.better, document.baseline)
 end
 
-local function as_text(document)
+--- What a grouped document is of: 'hidden = 64'.
+local function group_of(document)
+  return document.by and ('%s = %s'):format(document.by, document.group)
+end
+
+local function as_text(documents)
   local lines = {}
-  for _, entry in ipairs(document.metrics) do
-    local metric = metrics.find(entry.metric)
-    lines[#lines + 1] = title(document, entry, metric)
-    lines[#lines + 1] = text_table.format(HEADING, rows_of(entry, metric))
-    lines[#lines + 1] = verdict_line(entry, metric) .. '\n'
+  for _, document in ipairs(documents) do
+    if document.by then lines[#lines + 1] = ('==== %s ====\n'):format(group_of(document)) end
+    for _, entry in ipairs(document.metrics) do
+      local metric = metrics.find(entry.metric)
+      lines[#lines + 1] = title(document, entry, metric)
+      lines[#lines + 1] = text_table.format(HEADING, rows_of(entry, metric))
+      lines[#lines + 1] = verdict_line(entry, metric) .. '\n'
+    end
+    for _, warning in ipairs(document.warnings) do lines[#lines + 1] = 'warning: ' .. warning end
   end
-  for _, warning in ipairs(document.warnings) do lines[#lines + 1] = 'warning: ' .. warning end
   return table.concat(lines, '\n')
 end
 
@@ -147,19 +160,22 @@ local function markdown_row(cells, count)
   return '| ' .. table.concat(texts, ' | ') .. ' |'
 end
 
-local function as_markdown(document)
+local function as_markdown(documents)
   local lines = {}
-  for _, entry in ipairs(document.metrics) do
-    local metric = metrics.find(entry.metric)
-    lines[#lines + 1] = '### ' .. title(document, entry, metric) .. '\n'
-    lines[#lines + 1] = markdown_row(HEADING, #HEADING)
-    lines[#lines + 1] = '|' .. ('---|'):rep(#HEADING)
-    for _, cells in ipairs(rows_of(entry, metric)) do
-      lines[#lines + 1] = markdown_row(cells, #HEADING)
+  for _, document in ipairs(documents) do
+    if document.by then lines[#lines + 1] = '## ' .. group_of(document) .. '\n' end
+    for _, entry in ipairs(document.metrics) do
+      local metric = metrics.find(entry.metric)
+      lines[#lines + 1] = '### ' .. title(document, entry, metric) .. '\n'
+      lines[#lines + 1] = markdown_row(HEADING, #HEADING)
+      lines[#lines + 1] = '|' .. ('---|'):rep(#HEADING)
+      for _, cells in ipairs(rows_of(entry, metric)) do
+        lines[#lines + 1] = markdown_row(cells, #HEADING)
+      end
+      lines[#lines + 1] = '\n' .. verdict_line(entry, metric) .. '\n'
     end
-    lines[#lines + 1] = '\n' .. verdict_line(entry, metric) .. '\n'
+    for _, warning in ipairs(document.warnings) do lines[#lines + 1] = '* warning: ' .. warning end
   end
-  for _, warning in ipairs(document.warnings) do lines[#lines + 1] = '* warning: ' .. warning end
   return table.concat(lines, '\n')
 end
 
@@ -172,35 +188,49 @@ local function csv_cell(value)
   return text:find '[,"\n]' and '"' .. text:gsub('"', '""') .. '"' or text
 end
 
-local function as_csv(document)
-  local lines = { 'metric,better,baseline,' .. table.concat(COLUMNS, ',') }
-  for _, entry in ipairs(document.metrics) do
-    for _, row in ipairs(entry.rows) do
-      local cells = { entry.metric, entry.better, csv_cell(document.baseline) }
-      for _, column in ipairs(COLUMNS) do cells[#cells + 1] = csv_cell(row[column]) end
-      lines[#lines + 1] = table.concat(cells, ',')
+local function as_csv(documents)
+  local by = documents[1].by
+  local lines = { (by and csv_cell(by) .. ',' or '') .. 'metric,better,baseline,'
+    .. table.concat(COLUMNS, ',') }
+  for _, document in ipairs(documents) do
+    for _, entry in ipairs(document.metrics) do
+      for _, row in ipairs(entry.rows) do
+        local cells = { entry.metric, entry.better, csv_cell(document.baseline) }
+        for _, column in ipairs(COLUMNS) do cells[#cells + 1] = csv_cell(row[column]) end
+        lines[#lines + 1] = (by and csv_cell(document.group) .. ',' or '')
+          .. table.concat(cells, ',')
+      end
     end
   end
   return table.concat(lines, '\n')
 end
 
-local KEYS = { 'baseline', 'policies', 'rows', 'metric', 'better', 'ideal', 'policy', 'in_force',
-  'mean', 'values', 'pairs', 'difference', 'low', 'high', 'relative', 'share_of_ideal', 'verdict',
-  'winners', 'over', 'reason', 'warnings' }
+local KEYS = { 'by', 'group', 'baseline', 'policies', 'rows', 'metric', 'better', 'ideal', 'policy',
+  'in_force', 'mean', 'values', 'pairs', 'difference', 'low', 'high', 'relative', 'share_of_ideal',
+  'verdict', 'winners', 'over', 'reason', 'warnings' }
 
---- A row is a policy in a metric; winners has one entry per metric.
-local function as_json(document)
-  local rows, winners = {}, {}
-  for i, entry in ipairs(document.metrics) do
-    for _, row in ipairs(entry.rows) do
-      rows[#rows + 1] = { metric = entry.metric, better = entry.better, ideal = entry.ideal }
-      for name, value in pairs(row) do rows[#rows][name] = value end
+--- A row is a policy in a metric (and a group); winners has one entry per metric (and group).
+local function as_json(documents)
+  local rows, winners, warnings, policies, seen = {}, {}, {}, {}, {}
+  for _, document in ipairs(documents) do
+    for _, entry in ipairs(document.metrics) do
+      for _, row in ipairs(entry.rows) do
+        rows[#rows + 1] = { group = document.group, metric = entry.metric, better = entry.better,
+          ideal = entry.ideal }
+        for name, value in pairs(row) do rows[#rows][name] = value end
+      end
+      winners[#winners + 1] = { group = document.group, metric = entry.metric,
+        reason = entry.reason }
+      for name, value in pairs(entry.winner or {}) do winners[#winners][name] = value end
     end
-    winners[i] = { metric = entry.metric, reason = entry.reason }
-    for name, value in pairs(entry.winner or {}) do winners[i][name] = value end
+    for _, warning in ipairs(document.warnings) do warnings[#warnings + 1] = warning end
+    for _, policy in ipairs(document.policies) do
+      if not seen[policy] then policies[#policies + 1] = policy end
+      seen[policy] = true
+    end
   end
-  return json.results('compare', { baseline = document.baseline, policies = document.policies,
-    rows = rows, winners = winners, warnings = document.warnings }, KEYS)
+  return json.results('compare', { by = documents[1].by, baseline = documents[1].baseline,
+    policies = policies, rows = rows, winners = winners, warnings = warnings }, KEYS)
 end
 
 local function write(text, path)
@@ -217,11 +247,13 @@ function command.run(args)
     errors.usage('%s: no finished results there; neap runs lists what there is', runs.path)
   end
   check_policies(policies, results)
-  local document = compare.policies(results, { baseline = args.baseline, policies = policies,
-    metrics = #args.metric > 0 and args.metric or nil })
+  local options = { baseline = args.baseline, policies = policies,
+    metrics = #args.metric > 0 and args.metric or nil }
+  local documents = args.by and groups.compare(runs, results, args.by, options)
+    or { compare.policies(results, options) }
   local format = args.json and as_json or args.csv and as_csv or args.markdown and as_markdown
     or as_text
-  write(format(document), args.output)
+  write(format(documents), args.output)
 end
 
 return command

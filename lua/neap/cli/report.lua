@@ -31,6 +31,9 @@ function command.options(parser)
   parser:option('--run', 'run of the run store; may be given again'):count '*'
     :argname('<number>'):convert(number_of_run)
   arguments.sweep(parser, 'runs of this sweep')
+  parser:option('--tag', 'runs with this tag'):argname '<tag>'
+  parser:option('--by', 'tell runs apart by this parameter, too (hidden, ranks, …)')
+    :argname '<parameter>'
   parser:option('--store', 'the run store (default: NEAP_STORE, else runs.db)'):argname '<file>'
   arguments.output(parser, 'file to write'):default 'report.html'
   parser:option('--timeline', 'what neap run or neap simulate --timeline has written')

@@ -52,11 +52,6 @@ local function count(plan)
   return counts
 end
 
-local function duration(seconds)
-  if seconds < 90 then return ('%.1f s'):format(seconds) end
-  return seconds < 5400 and ('%.0f min'):format(seconds / 60) or ('%.1f h'):format(seconds / 3600)
-end
-
 local function chosen(plan, retry)
   local list = {}
   for _, entry in ipairs(plan) do
@@ -73,7 +68,7 @@ local function estimate(runs, definition, todo, jobs)
     if not seconds then return 'no estimate: no run of this script is in the store yet' end
     total = total + seconds
   end
-  return ('about %s'):format(duration(total / math.min(jobs, math.max(1, #todo))))
+  return ('about %s'):format(text_table.duration(total / math.min(jobs, math.max(1, #todo))))
 end
 
 local function show_plan(runs, definition, plan, todo, args)

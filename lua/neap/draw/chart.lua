@@ -165,6 +165,8 @@ end
 
 --- ---- bars -------------------------------------------------------------------------------------
 
+local EQUAL = 0.005 -- more than the mean by this share: a bar that stands out
+
 --- Options: title, unit, values (by rank from 0, as a list), node_of (function of the rank), high
 -- (end of y, to compare charts), x ('rank').
 function chart.bars(options)
@@ -178,6 +180,7 @@ function chart.bars(options)
     high = math.max(options.high or 0, most, 1e-9) * 1.08 }
   local x, y, box = axes(d, options, range)
   local width = (box.right - box.left) / #values
+  if most <= (1 + EQUAL) * sum / math.max(1, #values) then at = nil end
   local gap = width > 4 and math.min(3, width * 0.18) or 0
   for i, value in ipairs(values) do
     d:rect(x(i - 1) + gap / 2, y(value), width - gap, box.bottom - y(value),

@@ -63,10 +63,13 @@ function svg.escape(text)
   return (text:gsub('[&<>"\']', ENTITIES))
 end
 
---- A name of 40 bytes at most, as pictures show it: a long one loses its middle.
-function svg.short(name)
-  if #name <= 40 then return name end
-  return name:sub(1, 18):gsub('[\128-\255]*$', '') .. '…' .. name:sub(-18):gsub('^[\128-\191]*', '')
+--- A name of most (40) bytes, as pictures show it: a long one loses its middle.
+function svg.short(name, most)
+  most = most or 40
+  if #name <= most then return name end
+  local half = math.floor(most / 2) - 2
+  return name:sub(1, half):gsub('[\128-\255]*$', '') .. '…'
+    .. name:sub(-half):gsub('^[\128-\191]*', '')
 end
 
 local function number(value)

@@ -60,26 +60,30 @@ local function in_force(group)
   return not own and mean_number(shares) or nil
 end
 
---- One entry per policy, in the order in which they first appear: means over its runs.
+--- One entry per policy (and group), in the order in which they first appear: means over its runs.
 function entries.group(list)
   local groups, order = {}, {}
   for _, entry in ipairs(list) do
-    if not groups[entry.policy] then
-      groups[entry.policy] = {}
-      order[#order + 1] = entry.policy
+    local key = entry.policy .. '\n' .. (entry.group or '')
+    if not groups[key] then
+      groups[key] = {}
+      order[#order + 1] = key
     end
-    table.insert(groups[entry.policy], entry)
+    table.insert(groups[key], entry)
   end
   local out = {}
-  for i, policy in ipairs(order) do
-    local group, seeds, rows = groups[policy], {}, {}
+  for i, key in ipairs(order) do
+    local group, seeds, rows = groups[key], {}, {}
     for j, entry in ipairs(group) do seeds[j], rows[j] = entry.seeds[1], entry.rows[1] end
-    out[i] = { policy = policy, name = rows[#rows].name, kind = group[1].kind,
+    out[i] = { policy = group[1].policy, name = rows[#rows].name, kind = group[1].kind,
       plans_on = group[1].plans_on, in_force = in_force(group), seeds = seeds, rows = rows,
       runs = #group, values = mean_of(group, 'values', mean_number),
       curves = mean_of(group, 'curves', mean_curve) }
   end
-  for i, name in ipairs(names.of(out)) do out[i].name = name end
+  for i, name in ipairs(names.of(out)) do
+    local group = groups[order[i]][1].group
+    out[i].name = group and ('%s, %s'):format(name, group) or name
+  end
   return out
 end
 

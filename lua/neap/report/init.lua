@@ -164,14 +164,14 @@ end
 --- What policies are ranked by: a metric in which pairs of runs have a winner, if there is one;
 -- else time that was simulated, which has no noise; else the balance.
 local function ranked_by(document)
-  local ranking = {}
+  local ranking, comparison = {}, document.comparisons and document.comparisons[1]
   for _, metric in ipairs(metrics.list) do
     if metric.ranking and #entries.rank(document.entries, metric) > 0 then
       ranking[#ranking + 1] = metric
     end
   end
   for _, metric in ipairs(ranking) do
-    for _, entry in ipairs(document.comparison and document.comparison.metrics or {}) do
+    for _, entry in ipairs(comparison and comparison.metrics or {}) do
       if entry.metric == metric.name and entry.winner then return metric end
     end
   end
@@ -182,9 +182,12 @@ end
 --- The page of a document as text; see sections.lua for what a document has.
 function report.render(document, title)
   document.entries = entries.group(document.entries)
-  document.references = find_references(document.entries)
-  document.by = ranked_by(document)
-  document.best = document.by and entries.rank(document.entries, document.by)[1]
+  document.references = {}
+  if not document.by_parameter then -- with one, entries are no rivals
+    document.references = find_references(document.entries)
+    document.by = ranked_by(document)
+    document.best = document.by and entries.rank(document.entries, document.by)[1]
+  end
   local names = {}
   for i, entry in ipairs(document.entries) do names[i] = entry.name end
   return page.render(title or ('Neap: %s'):format(document.subject or 'report'),
@@ -196,7 +199,7 @@ end
 function report.collect(args)
   local document = { entries = {}, messages = {}, facts = {}, texts = {} }
   for _, path in ipairs(args.results) do add_results(document, path) end
-  local from_store = #args.run > 0 or args.sweep or not (args.trace or args.results[1])
+  local from_store = #args.run > 0 or args.sweep or args.tag or not (args.trace or args.results[1])
   if from_store then add_stored(document, args) end
   if args.trace then add_replay(document, args) end
   document.timeline = args.timeline and timeline.read(args.timeline)

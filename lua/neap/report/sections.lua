@@ -93,8 +93,8 @@ function sections.ranks(document)
   end
   return { title = ('Work of the ranks, step %d, layer %d'):format(seen.moment.step,
     seen.moment.layer), body = page.grid(figures)
-    .. '<p class="note">The fullest rank, for which all others wait, stands out; dotted lines part '
-    .. 'the nodes. All charts have the same scale.</p>' }
+    .. '<p class="note">The fullest rank, for which all others wait, stands out if there is one; '
+    .. 'dotted lines part the nodes. All charts have the same scale.</p>' }
 end
 
 --- ---- layouts ----------------------------------------------------------------------------------

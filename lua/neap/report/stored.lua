@@ -6,7 +6,10 @@ local json = require 'neap.base.json'
 local kept = require 'neap.runs.kept'
 local lib = require 'neap.base.lib'
 local entries = require 'neap.report.entries'
+local groups = require 'neap.runs.groups'
+local marks = require 'neap.runs.marks'
 local metrics = require 'neap.runs.metrics'
+local text_table = require 'neap.base.text_table'
 
 local stored = {}
 
@@ -14,8 +17,13 @@ local stored = {}
 local FACTS = { 'command', 'state', 'seed', 'ranks', 'node_size', 'transport', 'device', 'engine',
   'git_commit', 'host', 'machine', 'libraries', 'corpora', 'parameters', 'error' }
 
---- Runs that options ask for: by number, by sweep, else the last one that has results.
+--- Runs that options ask for: by tag, by sweep, by number, else the last one that has results.
 local function choose(runs, args)
+  if args.tag then
+    local tagged, list = marks.tagged(runs, args.tag), {}
+    for i, id in ipairs(lib.sorted_keys(tagged)) do list[i] = runs:runs('id = ?', id)[1] end
+    return list
+  end
   if args.sweep then
     local list = runs:runs("state = 'done' AND key IN (SELECT key FROM sweeps WHERE name = ?)",
       args.sweep)
@@ -51,11 +59,12 @@ local function add_text(document, runs, name, hash)
   end
 end
 
-local function add_result(document, runs, run, row)
+local function add_result(document, runs, run, row, group)
   local summary = kept.summary(row.summary, ('%s: result %d: summary'):format(runs.path, row.id))
   summary.policy, summary.seed = row.policy, row.seed
   local entry = entries.from_row(summary, run.kind)
   for name, curve in pairs(curves_of(runs, row.id)) do entry.curves[name] = curve end
+  entry.group = group
   document.entries[#document.entries + 1] = entry
   for _, message in ipairs(summary.messages or {}) do
     document.messages[#document.messages + 1] = message
@@ -69,8 +78,10 @@ end
 
 local function add_facts(facts, run)
   local title = ('run %d'):format(run.id)
-  facts[#facts + 1] = { title, os.date('%Y-%m-%d %H:%M:%S', math.floor(run.started))
-    .. (run.ended and (', took %.1f s'):format(run.ended - run.started) or '') }
+  facts[#facts + 1] = { title, text_table.date(run.started) .. (run.ended and ', took '
+    .. text_table.duration(run.ended - run.started) or '') }
+  if run.tags then facts[#facts + 1] = { title .. ': tags', table.concat(run.tags, ', ') } end
+  if run.note then facts[#facts + 1] = { title .. ': note', run.note } end
   for _, name in ipairs(FACTS) do
     local value = run[name]
     local inner = type(value) == 'string' and value:match '^{'
@@ -94,22 +105,32 @@ end
 
 local MOST_FACTS = 8 -- runs whose circumstances are told; a sweep has many of the same
 
---- What compare.lua says about the runs, if they hold several policies.
-local function compare_all(runs, list)
-  local ids = {}
+--- What compare.lua says about the runs, if they hold several policies: a list of documents, one
+-- for each value of args.by.
+local function compare_all(runs, list, args)
+  local ids, found = {}, {}
   for i, run in ipairs(list) do ids[i] = run.id end
-  local document = compare.policies(compare.results(runs, { runs = ids }), {})
-  return #document.policies > 1 and document or nil
+  local results = compare.results(runs, { runs = ids })
+  local documents = args.by and groups.compare(runs, results, args.by, {})
+    or { compare.policies(results, {}) }
+  for _, document in ipairs(documents) do
+    if #document.policies > 1 then found[#found + 1] = document end
+  end
+  return found
 end
 
 --- Adds the runs that the options ask for to a document; recorded: the first trace that one of them
 -- replayed or wrote, as { path =, parameters =, kind = }.
 function stored.add(document, runs, args)
   local list, shown = choose(runs, args), 0
+  local values = args.by and groups.values(list, args.by)
+  marks.add(runs, list)
   for i, run in ipairs(list) do
     local results = runs:rows('SELECT * FROM results WHERE run = ? AND summary IS NOT NULL '
       .. 'ORDER BY id', run.id)
-    for _, row in ipairs(results) do add_result(document, runs, run, row) end
+    for _, row in ipairs(results) do
+      add_result(document, runs, run, row, values and ('%s = %s'):format(args.by, values[run.id]))
+    end
     if i <= MOST_FACTS then
       add_facts(document.facts, run)
       add_text(document, runs, run.script, run.script_sha256)
@@ -120,8 +141,8 @@ function stored.add(document, runs, args)
     document.facts[#document.facts + 1] = { 'more runs', ('%d, in %s'):format(#list - shown,
       runs.path) }
   end
-  document.comparison = compare_all(runs, list)
-  document.subject = args.sweep and 'sweep ' .. args.sweep
+  document.comparisons, document.by_parameter = compare_all(runs, list, args), args.by
+  document.subject = args.tag and 'tag ' .. args.tag or args.sweep and 'sweep ' .. args.sweep
     or #list == 1 and ('run %d'):format(list[1].id) or ('%d runs'):format(#list)
 end
 

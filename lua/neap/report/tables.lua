@@ -2,6 +2,7 @@
 -- sections.lua has the others.
 
 local entries = require 'neap.report.entries'
+local intervals = require 'neap.draw.intervals'
 local metrics = require 'neap.runs.metrics'
 local names = require 'neap.runs.names'
 local page = require 'neap.report.page'
@@ -104,7 +105,8 @@ function tables.summary(document)
   local others = #document.references > 0 and document.references
     or entries.rank(document.entries, by)
   local lines, won = {}, false
-  for i, entry in ipairs(document.comparison and document.comparison.metrics or {}) do
+  local comparison = document.comparisons and document.comparisons[1]
+  for i, entry in ipairs(comparison and comparison.metrics or {}) do
     lines[i] = page.fill('<p>%s</p>', verdict_on(entry))
     won = won or entry.winner ~= nil
   end
@@ -193,23 +195,59 @@ local function difference_row(metric, entry, row)
     class = row.policy == (entry.winner and entry.winner.policy) and 'best' or nil }
 end
 
---- Differences on the same seed and data, with how sure they are.
-function tables.differences(document)
-  local comparison = document.comparison
-  if not comparison then return nil end
+--- Differences with their intervals as charts, a metric each; '' where there are none.
+local function charts_of(comparison)
+  local figures = {}
+  for _, entry in ipairs(comparison.metrics) do
+    local rows, metric = {}, metrics.find(entry.metric)
+    local scale = metric.scale or 1
+    for _, row in ipairs(entry.rows) do
+      if row.low and names.counts(row) then
+        rows[#rows + 1] = { name = row.policy, mean = scale * row.difference,
+          low = scale * row.low, high = scale * row.high }
+      end
+    end
+    if #rows > 0 then
+      figures[#figures + 1] = page.figure(intervals.draw { rows = rows, better = entry.better,
+        title = ('%s, difference from %s'):format(entry.metric:gsub('_', ' '),
+          comparison.baseline),
+        unit = ('%s is better; lines are 95 %% intervals'):format(entry.better),
+        show = function(value) return show_alone(metric, value / scale) end })
+    end
+  end
+  return #figures > 0 and page.grid(figures) or ''
+end
+
+--- Differences of one comparison as HTML.
+local function differences_of(comparison)
   local parts = {}
-  for i, entry in ipairs(comparison.metrics) do
+  if comparison.by then
+    parts[1] = page.fill('<h3>%s = %s, compared with %s</h3>', comparison.by, comparison.group,
+      comparison.baseline)
+  end
+  parts[#parts + 1] = charts_of(comparison)
+  for _, entry in ipairs(comparison.metrics) do
     local rows, metric = {}, metrics.find(entry.metric)
     for j, row in ipairs(entry.rows) do rows[j] = difference_row(metric, entry, row) end
-    parts[i] = page.fill('<h3>%s (%s is better)</h3>', entry.metric:gsub('_', ' '), entry.better)
-      .. page.table({ 'policy', 'mean', 'pairs', 'difference', '95 % interval', 'relative',
-        'verdict' }, rows)
+    parts[#parts + 1] = page.fill('<h3>%s (%s is better)</h3>', entry.metric:gsub('_', ' '),
+      entry.better) .. page.table({ 'policy', 'mean', 'pairs', 'difference', '95 % interval',
+      'relative', 'verdict' }, rows)
   end
   for _, warning in ipairs(comparison.warnings) do
     parts[#parts + 1] = page.fill('<p class="note">Warning: %s.</p>', warning)
   end
-  return { title = 'Differences from ' .. comparison.baseline, body = '<p class="note">Pairs are '
-    .. 'runs that differ in nothing but the policy.</p>' .. table.concat(parts) }
+  return table.concat(parts)
+end
+
+--- Differences on the same seed and data, with how sure they are.
+function tables.differences(document)
+  local comparisons = document.comparisons or {}
+  if #comparisons == 0 then return nil end
+  local parts = {}
+  for i, comparison in ipairs(comparisons) do parts[i] = differences_of(comparison) end
+  return { title = comparisons[1].by and 'Differences by ' .. comparisons[1].by
+    or 'Differences from ' .. comparisons[1].baseline, body = '<p class="note">Pairs are runs that '
+    .. 'differ in nothing but the policy.</p>' .. table.concat(parts) }
 end
 
 return tables

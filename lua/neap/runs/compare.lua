@@ -10,6 +10,7 @@
 local errors = require 'neap.base.errors'
 local kept = require 'neap.runs.kept'
 local lib = require 'neap.base.lib'
+local marks = require 'neap.runs.marks'
 local metrics = require 'neap.runs.metrics'
 local policy_names = require 'neap.runs.names'
 local statistics = require 'neap.runs.statistics'
@@ -40,8 +41,18 @@ local function call_by_name(list)
   return list
 end
 
+--- Those of a list of results whose run has a tag.
+local function only_tagged(runs, list, tag)
+  local tagged, kept_ones = marks.tagged(runs, tag), {}
+  for _, row in ipairs(list) do
+    if tagged[row.run] then kept_ones[#kept_ones + 1] = row end
+  end
+  return kept_ones
+end
+
 --- Finished results, whose policy is what tables call it and whose text what was given. choice:
--- { sweep = name }, or { runs = list of numbers and ranges { first, last } }, or {} for all.
+-- { sweep = name }, or { runs = list of numbers and ranges { first, last } }, or {} for all; and
+-- tag: only those of runs with it.
 function compare.results(runs, choice)
   local list
   if choice.sweep then
@@ -60,6 +71,7 @@ function compare.results(runs, choice)
   else
     list = runs:rows(QUERY .. ' ORDER BY s.id')
   end
+  if choice.tag then list = only_tagged(runs, list, choice.tag) end
   for _, row in ipairs(list) do
     row.summary = kept.summary(row.summary, ('%s: result %d: summary'):format(runs.path, row.id))
   end

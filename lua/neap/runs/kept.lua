@@ -28,7 +28,8 @@ end
 -- Fields of a summary that are no metrics.
 local FIELDS = { ideal_ms = is 'number', ideal_tokens_per_second = is 'number', seed = is 'number',
   steps = is 'number', ranks = is 'number', step_seconds = is 'number', policy = is 'string',
-  cluster = is 'string', model = is 'string', plans_on = is 'string', trace = is 'string',
+  name = is 'string', in_force = is 'number', cluster = is 'string', model = is 'string',
+  plans_on = is 'string', trace = is 'string',
   digest = is 'string', losses = list_of 'number', messages = list_of 'string' }
 
 --- Whether a value, if it is there, is a table that has a number, or nothing, under a key; earlier

@@ -1,5 +1,15 @@
 local text_table = require 'neap.base.text_table'
 
+describe('durations', function()
+  it('are told in units that fit', function()
+    for seconds, text in pairs { [0.44] = '0.4 s', [12.34] = '12.3 s', [59.96] = '1 min 00 s',
+      [125] = '2 min 05 s', [3599.6] = '1 h 00 min', [3600 * 3 + 1200] = '3 h 20 min',
+      [86400 * 2 + 3600 * 4] = '2 d 04 h' } do
+      assert.are.equal(text, text_table.duration(seconds))
+    end
+  end)
+end)
+
 describe('table', function()
   it('sets numbers to the right and text to the left', function()
     assert.are.equal(table.concat({
