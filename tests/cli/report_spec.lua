@@ -54,7 +54,7 @@ local function expect(status, arguments, pattern)
   return out, err
 end
 
--- Shows a page in frames of three widths; tells what sticks out of them, or of a picture.
+-- Shows a page in frames of some widths; tells what sticks out of them, or of a picture.
 local HARNESS = [[
 <!DOCTYPE html><meta charset="utf-8"><body>%s<pre id="found"></pre><script>
 function look(frame) {
@@ -70,6 +70,9 @@ function look(frame) {
     if (!box.closest('.scroll,pre') && box.scrollWidth > box.clientWidth + 1)
       bad.push('sticks out: ' + box.textContent.slice(0, 60));
   }
+  for (const box of page.querySelectorAll('.scroll'))
+    if (box.scrollWidth > box.clientWidth + 1) bad.push('is cut: ' + box.scrollWidth + ' in ' +
+      box.clientWidth + ': ' + box.textContent.slice(0, 40));
   return frame.width + ': ' + (bad.length ? bad.join('; ') : 'fits') + ', ' +
     page.querySelectorAll('svg').length + ' pictures';
 }
@@ -79,7 +82,7 @@ window.onload = () => { document.getElementById('found').textContent =
 
 local function frames(html)
   local list = {}
-  for i, width in ipairs { 360, 768, 1280 } do
+  for i, width in ipairs { 360, 390, 768, 1300 } do
     list[i] = ('<iframe width="%d" height="900" srcdoc="%s"></iframe>'):format(width,
       svg.escape(html))
   end
@@ -136,7 +139,8 @@ describe('neap report', function()
     assert.is_truthy(html:find('lost &amp; &lt;found&gt;', 1, true))
     assert.is_nil(html:find('<odd>', 1, true))
     local found, console = look_at(html)
-    assert.matches('^360: fits, %d+ pictures\n768: fits, %d+ pictures\n1280: fits, %d+ pictures$',
+    assert.matches('^360: fits, %d+ pictures\n390: fits, %d+ pictures\n768: fits, %d+ pictures\n'
+      .. '1300: fits, %d+ pictures$',
       found)
     assert.are.equal('', console)
   end)

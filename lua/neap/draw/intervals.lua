@@ -2,8 +2,8 @@
 -- the interval, and a dashed one where there is no difference. Only what differs beyond doubt has a
 -- colour.
 --
---   intervals.draw { title = 'imbalance', unit = 'difference', better = 'lower', show = tostring,
---     rows = { { name = 'laer', mean = -0.2, low = -0.3, high = -0.1 }, … } }
+--   intervals.draw { title = 'imbalance', unit = 'difference', show = tostring, rows = { {
+--     name = 'laer', mean = -0.2, low = -0.3, high = -0.1, verdict = 'better' }, … } }
 
 local chart = require 'neap.draw.chart'
 local svg = require 'neap.draw.svg'
@@ -13,7 +13,6 @@ local intervals = {}
 local WIDTH, ROW, TOP, BOTTOM, RIGHT = 360, 26, 40, 40, 14
 local NAMES = 118 -- width of the column of names
 local SMALL, GREY = '#5b626b', '#8a9099'
-local BETTER, WORSE = svg.colours[1], svg.colours[2]
 
 --- Ends of the axis: all intervals and 0, with room on both sides.
 local function ends_of(rows)
@@ -23,13 +22,10 @@ local function ends_of(rows)
   return low - 0.06 * span, high + 0.06 * span
 end
 
-local function colour_of(row, better)
-  if row.low <= 0 and row.high >= 0 then return GREY end
-  return (row.high < 0) == (better == 'lower') and BETTER or WORSE
-end
+local COLOURS = { better = svg.colours[1], worse = svg.colours[2] }
 
 local function draw_row(d, x, y, row, options)
-  local colour = colour_of(row, options.better)
+  local colour = COLOURS[row.verdict] or GREY
   d:text(NAMES - 8, y + 4, svg.short(row.name, 18), { anchor = 'end' })
   d:line(x(row.low), y, x(row.high), y, { stroke = colour, width = 2.4 })
   for _, at in ipairs { row.low, row.high } do
@@ -40,8 +36,8 @@ local function draw_row(d, x, y, row, options)
       options.show(row.low), options.show(row.high)))
 end
 
---- Options: title, unit (of the axis), better ('lower' or 'higher'), show (a value as text), rows
--- (of name, mean, low, high; at least one).
+--- Options: title, unit (of the axis), show (a value as text), rows (of name, mean, low, high,
+-- verdict: 'better', 'worse' or anything else; at least one).
 function intervals.draw(options)
   local rows, height = options.rows, TOP + ROW * #options.rows + BOTTOM
   local d = svg.open { width = WIDTH, height = height, title = options.title }

@@ -11,9 +11,9 @@ local STYLE = [[
 body{margin:0;background:#f3f5f7;color:#1b1f24;
  font:16px/1.5 system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif;
  -webkit-text-size-adjust:100%;overflow-wrap:anywhere}
-main{max-width:1120px;margin:0 auto;padding:0 16px 48px}
+main{max-width:1280px;margin:0 auto;padding:0 16px 48px}
 header{background:#12324a;color:#fff;padding:28px 0 24px;margin-bottom:20px}
-header div{max-width:1120px;margin:0 auto;padding:0 16px}
+header div{max-width:1280px;margin:0 auto;padding:0 16px}
 h1{font-size:1.65rem;line-height:1.2;margin:0 0 6px}
 header p{margin:0;color:#c9dbe8}
 h2{font-size:1.2rem;margin:34px 0 6px}
@@ -34,12 +34,14 @@ figure{margin:0;background:#fff;border:1px solid #dfe3e8;border-radius:10px;padd
 svg{display:block;max-width:100%;height:auto;margin:0 auto}
 figcaption{color:#57606a;font-size:.85rem;padding:2px 8px 4px}
 .narrow{display:none}
-.fixed svg{max-width:none;min-width:1000px;width:100%}
 .scroll{overflow-x:auto;background:#fff;border:1px solid #dfe3e8;border-radius:10px}
-table{border-collapse:collapse;width:100%;font-size:.86rem;font-variant-numeric:tabular-nums}
-th,td{padding:7px 9px;text-align:right;white-space:nowrap;border-bottom:1px solid #e8ebef}
-th{font-weight:600;color:#3b434c;vertical-align:bottom;background:#f8f9fb}
-th:first-child,td:first-child{text-align:left}
+table{border-collapse:collapse;width:100%;font-size:.84rem;font-variant-numeric:tabular-nums}
+th,td{padding:7px 6px;text-align:right;white-space:nowrap;border-bottom:1px solid #e8ebef}
+th{font-weight:600;color:#3b434c;vertical-align:bottom;background:#f8f9fb;white-space:normal;
+ overflow-wrap:normal}
+th:first-child,td:first-child{text-align:left;white-space:normal;padding-left:10px}
+td:first-child{min-width:6.5rem}
+th:last-child,td:last-child{padding-right:10px}
 tr:last-child td{border-bottom:0}
 tr.best td{background:#e9f3fa;font-weight:600}
 tr.reference td{color:#57606a}
@@ -58,6 +60,13 @@ footer{color:#57606a;font-size:.85rem;margin-top:36px}
 @media (max-width:700px){.wide{display:none}.narrow{display:block}
  body{font-size:15px}h1{font-size:1.35rem}main{padding:0 10px 32px}th,td{padding:6px 8px}
  .facts td:first-child{width:7.5rem}}
+@media screen and (max-width:900px){.cards thead{display:none}
+ .cards,.cards tbody,.cards tr,.cards td{display:block}
+ .cards tr{padding:8px 0;border-bottom:1px solid #dfe3e8}.cards tr:last-child{border-bottom:0}
+ .cards td{display:flex;justify-content:space-between;gap:14px;padding:2px 12px;border:0;
+  white-space:normal}
+ .cards td::before{content:attr(data-label);color:#57606a;text-align:left;font-weight:400}
+ .cards td:first-child{display:block;font-weight:600}.cards td:first-child::before{content:none}}
 @media print{body{background:#fff;font-size:10.5pt}header{background:#fff;color:#000;padding:0}
  header p{color:#333}figure,.card,.tile,tr{break-inside:avoid}h2,h3{break-after:avoid}
  .scroll{overflow:visible}table{font-size:8pt}th,td{white-space:normal;padding:3px 5px}
@@ -71,15 +80,20 @@ function page.fill(template, ...)
   return (template:format(unpack(values)))
 end
 
---- heading: titles; rows: lists of cells, with class = of the row; cells are HTML.
+--- heading: titles; rows: lists of cells, with class = of the row; cells are HTML. On narrow
+-- screens a row is a card, and its cells stand below each other with their titles.
 function page.table(heading, rows)
-  local lines = {}
-  for i, title in ipairs(heading) do lines[i] = '<th>' .. title .. '</th>' end
-  local out = { '<div class="scroll"><table><thead><tr>', table.concat(lines),
+  local lines, labels = {}, {}
+  for i, title in ipairs(heading) do
+    lines[i], labels[i] = '<th>' .. title .. '</th>', title:gsub('<[^>]*>', ' ')
+  end
+  local out = { '<div class="scroll"><table class="cards"><thead><tr>', table.concat(lines),
     '</tr></thead><tbody>' }
   for _, row in ipairs(rows) do
     out[#out + 1] = row.class and ('<tr class="%s">'):format(row.class) or '<tr>'
-    for i = 1, #heading do out[#out + 1] = ('<td>%s</td>'):format(row[i] or '–') end
+    for i = 1, #heading do
+      out[#out + 1] = ('<td data-label="%s">%s</td>'):format(labels[i], row[i] or '–')
+    end
     out[#out + 1] = '</tr>'
   end
   out[#out + 1] = '</tbody></table></div>'

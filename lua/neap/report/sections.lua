@@ -188,7 +188,7 @@ function sections.timeline(document)
   if not document.timeline then return nil end
   local parts = {}
   for i, run in ipairs(document.timeline) do
-    parts[i] = ('<div class="scroll fixed">%s</div>'):format(tostring(spans.draw(run)))
+    parts[i] = page.wide_or_narrow(spans.draw(run), spans.draw(run, 350))
   end
   return { title = 'Timeline of a step', body = table.concat(parts, '<p></p>')
     .. '<p class="note">For each rank, from above: compute, tokens, unshard, reduce. The first '

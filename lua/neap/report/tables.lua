@@ -204,11 +204,11 @@ local function charts_of(comparison)
     for _, row in ipairs(entry.rows) do
       if row.low and names.counts(row) then
         rows[#rows + 1] = { name = row.policy, mean = scale * row.difference,
-          low = scale * row.low, high = scale * row.high }
+          low = scale * row.low, high = scale * row.high, verdict = row.verdict }
       end
     end
     if #rows > 0 then
-      figures[#figures + 1] = page.figure(intervals.draw { rows = rows, better = entry.better,
+      figures[#figures + 1] = page.figure(intervals.draw { rows = rows,
         title = ('%s, difference from %s'):format(entry.metric:gsub('_', ' '),
           comparison.baseline),
         unit = ('%s is better; lines are 95 %% intervals'):format(entry.better),

@@ -8,7 +8,7 @@ local svg = require 'neap.draw.svg'
 local spans = {}
 
 local MOST_RANKS = 8
-local WIDTH, LEFT, TOP, LEGEND = 1000, 76, 30, 46
+local WIDTH, LEFT, TOP, LEGEND, LEGEND_ROW = 1000, 76, 30, 46, 16
 local TALL, THIN, GAP = 14, 5, 7   -- compute; the exchanges below it; between ranks
 local STREAMS = { 'compute', 'tokens', 'unshard', 'reduce', 'late' }
 
@@ -85,28 +85,41 @@ local function draw_rank(d, rank, y, first, scale)
   end
 end
 
+--- Where kinds stand in the legend, and how many rows that takes.
+local function legend_places(width)
+  local places, x, row = {}, LEFT, 0
+  for i, kind in ipairs(KINDS) do
+    local needed = 34 + 7 * #kind[1]
+    if x > LEFT and x + needed > width then x, row = LEFT, row + 1 end
+    places[i] = { x, row }
+    x = x + needed
+  end
+  return places, row + 1
+end
+
 local function draw_legend(d, y)
-  local x = LEFT
-  for _, kind in ipairs(KINDS) do
-    d:rect(x, y, 12, 10, { fill = kind[2] })
-    d:text(x + 16, y + 9, kind[1], { size = 10.5 })
-    x = x + 34 + 7 * #kind[1]
+  for i, place in ipairs((legend_places(d.width))) do
+    local kind, top = KINDS[i], y + place[2] * LEGEND_ROW
+    d:rect(place[1], top, 12, 10, { fill = kind[2] })
+    d:text(place[1] + 16, top + 9, kind[1], { size = 10.5 })
   end
 end
 
---- A run of read as a drawing.
-function spans.draw(run)
+--- A run of read as a drawing; width: of the drawing (default 1000).
+function spans.draw(run, width)
+  width = width or WIDTH
   local count = math.min(#run.ranks, MOST_RANKS)
   local row = TALL + 3 * (THIN + 1) + GAP
   local first, last = bounds(run)
-  local scale = (WIDTH - LEFT - 12) / (last - first)
-  local d = svg.open { width = WIDTH, height = TOP + count * row + LEGEND,
-    title = ('Timeline of a step under %s'):format(run.label) }
-  d:text(8, 17, ('%s: one step, %.4g ms'):format(run.label, (last - first) / 1e3),
+  local scale = (width - LEFT - 12) / (last - first)
+  local _, rows = legend_places(width)
+  local d = svg.open { width = width, height = TOP + count * row + LEGEND
+    + (rows - 1) * LEGEND_ROW, title = ('Timeline of a step under %s'):format(run.label) }
+  d:text(8, 17, ('%s: one step, %.4g ms'):format(svg.short(run.label), (last - first) / 1e3),
     { weight = '600', size = 12.5 })
   for i = 1, count do draw_rank(d, run.ranks[i], TOP + (i - 1) * row, first, scale) end
   for i = 0, 4 do
-    local x = LEFT + (WIDTH - LEFT - 12) * i / 4
+    local x = LEFT + (width - LEFT - 12) * i / 4
     d:text(x, TOP + count * row + 10, ('%.4g%s'):format((last - first) / 1e3 * i / 4,
       i == 4 and ' ms' or ''), { anchor = i == 4 and 'end' or 'middle', size = 10,
       fill = '#5b626b' })
