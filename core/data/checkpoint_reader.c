@@ -257,7 +257,7 @@ static const neapi_tensor_entry *find(const neap_checkpoint_reader *r, const cha
     const neapi_tensor_entry *tensor = &r->header.tensors[i];
     if (strcmp(tensor->name, name))
       continue;
-    if (neapi_dtype_of_safetensors(tensor->dtype) == dtype)
+    if (neap_dtype_size(dtype) > 0 && neapi_dtype_of_safetensors(tensor->dtype) == dtype)
       return tensor;
     neapi_fail(NEAP_SHAPE, "%s: tensor '%s' is of type %s; expected is %s", r->path, name,
                tensor->dtype, neapi_dtype_name(dtype));

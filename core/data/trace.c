@@ -176,12 +176,12 @@ static int parse_safetensors(const char *path, const char *text, int64_t length,
   uint64_t announced = 0;
   for (int i = LENGTH_BYTES - 1; i >= 0; i--)
     announced = announced << 8 | (unsigned char)text[i];
-  int64_t data = LENGTH_BYTES + (int64_t)announced;
-  if (announced > NEAPI_TRACE_HEADER || data > length)
+  if (announced > NEAPI_TRACE_HEADER || announced > (uint64_t)(length - LENGTH_BYTES))
     return neapi_fail(NEAP_FORMAT,
                       "%s: byte 0: header of %" PRIu64 " bytes announced; the file has %" PRId64
                       " in all",
                       path, announced, length);
+  int64_t data = LENGTH_BYTES + (int64_t)announced;
   int status = neapi_header_parse(path, LENGTH_BYTES, text + LENGTH_BYTES, data - LENGTH_BYTES,
                                   &trace->header);
   if (status)

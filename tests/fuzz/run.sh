@@ -29,7 +29,7 @@ export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=0:quarantine_size_m
 # What the targets in C read with; core/data/text.c with files that are in memory.
 sources=(core/data/safetensors.c core/data/trace.c core/data/trace_csv.c core/data/durable.c
   core/data/checkpoint_reader.c core/data/tensors_writer.c core/base/status.c core/base/memory.c
-  core/base/dtype.c core/base/random.c core/moe/shard_range.c)
+  core/base/dtype.c core/base/random.c core/layout/topology.c core/moe/shard_range.c)
 in_memory=(-Dfopen=fuzz_fopen -Dlstat=fuzz_lstat -Dgzopen=fuzz_gzopen)
 
 compile() { # source, object, more flags: makes it if it is older than what it is made of

@@ -126,12 +126,23 @@ function checkpoint.reader(path, file)
   return self
 end
 
+--- LuaJIT keeps what a value is in the bits of NaNs, and reads doubles as they are: of a file's,
+-- only the one NaN that it makes itself may reach Lua.
+local function tame(values, count)
+  local words = ffi.cast('const uint32_t *', values)
+  for i = 0, count - 1 do
+    local high = bit.band(words[2 * i + 1], 0x7fffffff)
+    if high > 0x7ff00000 or high == 0x7ff00000 and words[2 * i] ~= 0 then values[i] = 0 / 0 end
+  end
+end
+
 --- A whole tensor as an array in C memory, and its dims; nil if the file has none of the name.
 function Reader:read(name, dtype)
   local entry = self.tensors[name]
   if not entry then return nil end
   local values = ffi.new(ARRAYS[dtype], math.max(1, entry.count))
   check(C.neap_checkpoint_reader_read(self.ptr, name, CODES[dtype], 0, entry.count, values), 2)
+  if dtype == 'f64' then tame(values, entry.count) end
   return values, entry.dims
 end
 

@@ -31,11 +31,13 @@ end
 local SPECIAL = { math.huge, -math.huge, 0 / 0, -0.0, 2 ^ 31, 2 ^ 32, 2 ^ 53, 1e308, 5e-324, 0.5,
   -1, 1e18 }
 
+--- Any double but NaNs, whose bits LuaJIT would take for other values; SPECIAL has one.
 function Reader:double()
   local number = ffi.new 'double[1]'
   ffi.copy(number, (self.text:sub(self.at, self.at + 7) .. ('\0'):rep(8)):sub(1, 8), 8)
   self.at = self.at + 8
-  return number[0]
+  local high = bit.band(ffi.cast('uint32_t *', number)[1], 0x7ff00000)
+  return high == 0x7ff00000 and 0 or number[0]
 end
 
 --- names: keys that tables have more often than by chance.
