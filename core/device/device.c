@@ -68,6 +68,26 @@ int32_t neap_device_count(void)
   return neapi_cuda_count(&count) ? 0 : count;
 }
 
+enum { LEAST_CAPABILITY = 80 }; /* bf16 products and asynchronous copies */
+
+/* Kernels are compiled for this and later. */
+static int check_capability(int32_t ordinal)
+{
+  char name[256];
+  int32_t capability, driver, runtime;
+  int error = neapi_cuda_describe(ordinal, name, sizeof name, &capability, &driver, &runtime);
+  if (error)
+    return check(error, "cannot describe the GPU");
+  if (capability >= LEAST_CAPABILITY)
+    return NEAP_OK;
+  return neapi_fail(
+      NEAP_ABSENT,
+      "cuda: GPU %d, %s, has compute capability %d.%d; Neap needs %d.%d or later: run "
+      "with --device=cpu",
+      ordinal, name, capability / 10, capability % 10, LEAST_CAPABILITY / 10,
+      LEAST_CAPABILITY % 10);
+}
+
 int neap_device_use(int32_t ordinal)
 {
   if (ordinal == -1) {
@@ -82,7 +102,9 @@ int neap_device_use(int32_t ordinal)
   if (ordinal < 0 || ordinal >= count)
     return neapi_fail(NEAP_ABSENT, "cuda: GPU %d; this machine has %d, numbered from 0", ordinal,
                       count);
-  int status = check(neapi_cuda_use(ordinal), "cannot use the GPU");
+  int status = check_capability(ordinal);
+  if (!status)
+    status = check(neapi_cuda_use(ordinal), "cannot use the GPU");
   if (!status)
     current = ordinal;
   return status;

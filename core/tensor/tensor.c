@@ -4,6 +4,7 @@
 #include "base/dtype.h"
 #include "base/memory.h"
 
+#include <refusal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -280,7 +281,11 @@ int neapi_kernel_status_of(const char *operation, int result)
     return NEAP_OK;
   if (result == NEAPI_KERNEL_MEMORY)
     return neapi_fail(NEAP_MEMORY, "%s: no memory for the kernel's scratch", operation);
+#ifdef NEAP_CUDA
+  return neapi_fail(NEAP_SYSTEM, "%s: %s", operation, neapi_kernels_cuda_refusal());
+#else
   return neapi_fail(NEAP_SYSTEM, "%s: the device refused", operation);
+#endif
 }
 
 /* ---- content --------------------------------------------------------------------------------- */

@@ -199,6 +199,8 @@ bool neapi_cublas_gemm(int64_t m, int64_t n, int64_t k, const void *a, int64_t l
                          d.left, a, d.right, doubles ? (void *)&double_beta : &beta, c, d.out, c,
                          d.out, &chosen->algorithm, NULL, 0, stream_of(stream));
   forget(&d);
-  *status = good ? launched() : NEAPI_KERNEL_DEVICE;
+  *status = good ? launched()
+                 : neapi_refused("cuBLAS's product of %lld x %lld x %lld", (long long)m,
+                                 (long long)n, (long long)k);
   return true;
 }

@@ -92,9 +92,9 @@ static void count_before(int64_t n, int64_t e, const int32_t *ids, int32_t *tall
 {
   cudaMemsetAsync(tally, 0, (size_t)(chunks_of(n) * e) * sizeof *tally, s);
   if (n)
-    count_chunks<<<blocks_for(n, BLOCK), BLOCK, 0, s>>>(n, e, ids, tally);
+    LAUNCH(blocks_for(n, BLOCK), BLOCK, 0, s, count_chunks)(n, e, ids, tally);
   if (e)
-    scan_chunks<<<warps_for(e), BLOCK, 0, s>>>(chunks_of(n), e, tally, counts);
+    LAUNCH(warps_for(e), BLOCK, 0, s, scan_chunks)(chunks_of(n), e, tally, counts);
 }
 
 static int count_choices(int64_t n, int64_t e, const int32_t *ids, int64_t *counts, void *stream)
@@ -122,8 +122,8 @@ static int assign_choices(int64_t n, int64_t e, const int32_t *ids, const int32_
   cudaMemcpyAsync(near_segments, segments, sizes, cudaMemcpyHostToDevice, s);
   count_before(n, e, ids, tally, NULL, s);
   if (n)
-    assign_chunks<<<warps_for(chunks_of(n)), BLOCK, 0, s>>>(n, e, ids, near_first, near_segments,
-                                                            tally, position);
+    LAUNCH(warps_for(chunks_of(n)), BLOCK, 0, s, assign_chunks)
+  (n, e, ids, near_first, near_segments, tally, position);
   scratch_close(tally, stream);
   return launched();
 }

@@ -8,6 +8,7 @@
 
 extern "C" {
 #include "kernels.h"
+#include "refusal.h"
 }
 
 #include <cuda_bf16.h>
@@ -26,14 +27,22 @@ static inline cudaStream_t stream_of(void *stream)
   return (cudaStream_t)stream;
 }
 
+/* The kernel that is launched next on this thread, for the message if it is refused. */
+void neapi_launching(const char *kernel, dim3 grid, dim3 block, size_t shared);
+
+/* A launch: LAUNCH(grid, block, shared, stream, kernel<…>)(arguments). */
+#define LAUNCH(grid, block, shared, stream, ...)                                                   \
+  neapi_launching(#__VA_ARGS__, grid, block, shared), __VA_ARGS__<<<grid, block, shared, stream>>>
+
 /* The outcome of the launches since the last call. */
+int neapi_launched(void);
 static inline int launched(void)
 {
-  cudaError_t error = cudaGetLastError();
-  if (error == cudaSuccess)
-    return NEAPI_KERNEL_OK;
-  return error == cudaErrorMemoryAllocation ? NEAPI_KERNEL_MEMORY : NEAPI_KERNEL_DEVICE;
+  return cudaPeekAtLastError() == cudaSuccess ? NEAPI_KERNEL_OK : neapi_launched();
 }
+
+/* NEAPI_KERNEL_DEVICE, for what is no launch. */
+int neapi_refused(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 static inline unsigned blocks_for(int64_t items, int64_t per_block)
 {

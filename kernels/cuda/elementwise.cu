@@ -15,8 +15,8 @@ template <class T, class F> __global__ void map_kernel(int64_t n, F f, bool whol
 template <class T, class F> static int map(int64_t n, F f, bool whole, void *stream)
 {
   if (n)
-    map_kernel<T>
-        <<<blocks_for(n, BLOCK * pack<T>::SIZE), BLOCK, 0, stream_of(stream)>>>(n, f, whole);
+    LAUNCH(blocks_for(n, BLOCK * pack<T>::SIZE), BLOCK, 0, stream_of(stream), map_kernel<T>)
+  (n, f, whole);
   return launched();
 }
 

@@ -145,15 +145,16 @@ static int exact_column_max(int64_t t, int64_t h, const void *x, int64_t ldx, in
   if (!accumulate && h)
     cudaMemsetAsync(max, 0, (size_t)h * sizeof *max, stream_of(s));
   if (t && h)
-    exact_column_max_kernel<T>
-        <<<column_blocks(t, h), BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, ldx, max);
+    LAUNCH(column_blocks(t, h), BLOCK, 0, stream_of(s), exact_column_max_kernel<T>)
+  (t, h, (const T *)x, ldx, max);
   return launched();
 }
 
 static int exact_quantum(int64_t n, int bits, const double *max, double *quantum, void *s)
 {
   if (n)
-    exact_quantum_kernel<<<blocks_for(n, BLOCK), BLOCK, 0, stream_of(s)>>>(n, bits, max, quantum);
+    LAUNCH(blocks_for(n, BLOCK), BLOCK, 0, stream_of(s), exact_quantum_kernel)
+  (n, bits, max, quantum);
   return launched();
 }
 
@@ -162,8 +163,8 @@ static int exact_quantise(int64_t t, int64_t h, const void *x, int64_t ldx, cons
                           double *q, void *s)
 {
   if (t && h)
-    exact_quantise_kernel<T>
-        <<<blocks_for(t * h, BLOCK), BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, ldx, quantum, q);
+    LAUNCH(blocks_for(t * h, BLOCK), BLOCK, 0, stream_of(s), exact_quantise_kernel<T>)
+  (t, h, (const T *)x, ldx, quantum, q);
   return launched();
 }
 
@@ -177,8 +178,8 @@ static bool cublas_product(int64_t t, int64_t k, int64_t n, const double *a,
     return false;
   bool done = neapi_cublas_gemm(k, n, t, a, k, 1, b, n, 0, part, n, NEAPI_DOUBLES, 0, s, status);
   if (done && !*status) {
-    exact_gemm_tn_add<<<blocks_for(k * n, BLOCK), BLOCK, 0, stream_of(s)>>>(k, n, part, quantum_a,
-                                                                            quantum_b, sum);
+    LAUNCH(blocks_for(k * n, BLOCK), BLOCK, 0, stream_of(s), exact_gemm_tn_add)
+    (k, n, part, quantum_a, quantum_b, sum);
     *status = launched();
   }
   scratch_close(part, s);
@@ -193,8 +194,8 @@ static int exact_gemm_tn(int64_t t, int64_t k, int64_t n, const double *a, const
     return status;
   dim3 tiles(blocks_for(n, TILE), (unsigned)((k + TILE - 1) / TILE));
   if (t && k && n)
-    exact_gemm_tn_kernel<<<tiles, dim3(TILE, TILE_ROWS), 0, stream_of(s)>>>(t, k, n, a, quantum_a,
-                                                                            b, quantum_b, sum);
+    LAUNCH(tiles, dim3(TILE, TILE_ROWS), 0, stream_of(s), exact_gemm_tn_kernel)
+  (t, k, n, a, quantum_a, b, quantum_b, sum);
   return launched();
 }
 
@@ -203,8 +204,8 @@ static int exact_column_sum(int64_t t, int64_t h, const void *x, int64_t ldx, co
                             double *sum, void *s)
 {
   if (t && h)
-    exact_column_sum_kernel<T>
-        <<<column_blocks(t, h), BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, ldx, quantum, sum);
+    LAUNCH(column_blocks(t, h), BLOCK, 0, stream_of(s), exact_column_sum_kernel<T>)
+  (t, h, (const T *)x, ldx, quantum, sum);
   return launched();
 }
 
@@ -213,8 +214,8 @@ static int exact_scatter_add(int64_t n, int64_t h, const int32_t *index, const v
                              const double *quantum, double *sum, void *s)
 {
   if (n && h)
-    exact_scatter_add_kernel<T><<<blocks_for(n * h, BLOCK), BLOCK, 0, stream_of(s)>>>(
-        n, h, index, (const T *)x, quantum, sum);
+    LAUNCH(blocks_for(n * h, BLOCK), BLOCK, 0, stream_of(s), exact_scatter_add_kernel<T>)
+  (n, h, index, (const T *)x, quantum, sum);
   return launched();
 }
 
@@ -224,8 +225,8 @@ static int exact_square_sum(int64_t n, const void *x, double max, int64_t total,
 {
   neapi_square_quanta quanta = neapi_square_quanta_of(max, total);
   if (quanta.high != 0)
-    exact_square_sum_kernel<T>
-        <<<blocks_for(n + 1, 16 * BLOCK), BLOCK, 0, stream_of(s)>>>(n, (const T *)x, quanta, sum);
+    LAUNCH(blocks_for(n + 1, 16 * BLOCK), BLOCK, 0, stream_of(s), exact_square_sum_kernel<T>)
+  (n, (const T *)x, quanta, sum);
   return launched();
 }
 

@@ -144,8 +144,8 @@ static void launch(dim3 grid, int64_t m, int64_t n, int64_t k, const float *a, i
                    const float *b, int64_t ldb, float *c, int64_t ldc, bool accumulate,
                    cudaStream_t s)
 {
-  gemm_float_kernel<TRANS_A, TRANS_B>
-      <<<grid, LANES * LANES, 0, s>>>(m, n, k, a, lda, b, ldb, c, ldc, accumulate);
+  LAUNCH(grid, LANES * LANES, 0, s, gemm_float_kernel<TRANS_A, TRANS_B>)
+  (m, n, k, a, lda, b, ldb, c, ldc, accumulate);
 }
 
 template <bool TRANS_A, bool TRANS_B, class OUT>
@@ -154,8 +154,8 @@ static void launch(dim3 grid, int64_t m, int64_t n, int64_t k, const bf16 *a, in
 {
   enum { SIZE = pack<bf16>::SIZE };
   bool whole = ((uintptr_t)a | (uintptr_t)b) % 16 == 0 && lda % SIZE == 0 && ldb % SIZE == 0;
-  gemm_bf16_kernel<TRANS_A, TRANS_B, OUT>
-      <<<grid, THREADS, 0, s>>>(m, n, k, a, lda, b, ldb, c, ldc, accumulate, whole);
+  LAUNCH(grid, THREADS, 0, s, gemm_bf16_kernel<TRANS_A, TRANS_B, OUT>)
+  (m, n, k, a, lda, b, ldb, c, ldc, accumulate, whole);
 }
 
 template <class T, class OUT>

@@ -363,9 +363,9 @@ static int flat(const matrix &a, const matrix &b, OUT *c, int64_t ldc, bool accu
 {
   int bytes = STAGES * sizeof(flat_stage<WIDTH>);
   if (allow(gemm_flat_kernel<WIDTH, OUT>, bytes))
-    return NEAPI_KERNEL_DEVICE;
+    return neapi_refused("%d bytes of shared memory for gemm_flat_kernel<WIDTH, OUT>", bytes);
   unsigned blocks = (unsigned)((a.rows + FLAT_ROWS - 1) / FLAT_ROWS);
-  gemm_flat_kernel<WIDTH, OUT><<<blocks, THREADS, bytes, s>>>(a, b, c, ldc, accumulate);
+  LAUNCH(blocks, THREADS, bytes, s, gemm_flat_kernel<WIDTH, OUT>)(a, b, c, ldc, accumulate);
   return launched();
 }
 
@@ -376,11 +376,11 @@ static int shallow(const matrix &a, const matrix &b, OUT *c, int64_t ldc, bool a
   const int64_t COLUMNS = 16 * pack<OUT>::SIZE;
   int bytes = sizeof(shallow_memory<DEPTH, 16 * pack<OUT>::SIZE>);
   if (allow(gemm_shallow_kernel<DEPTH, OUT>, bytes))
-    return NEAPI_KERNEL_DEVICE;
+    return neapi_refused("%d bytes of shared memory for gemm_shallow_kernel<DEPTH, OUT>", bytes);
   int64_t tiles = (b.rows + COLUMNS - 1) / COLUMNS;
   unsigned blocks = (unsigned)((a.rows + SHALLOW_ROWS - 1) / SHALLOW_ROWS * tiles);
-  gemm_shallow_kernel<DEPTH, OUT>
-      <<<blocks, THREADS, bytes, s>>>(a, b, c, ldc, accumulate, aligned<OUT>(ldc | b.rows, c));
+  LAUNCH(blocks, THREADS, bytes, s, gemm_shallow_kernel<DEPTH, OUT>)
+  (a, b, c, ldc, accumulate, aligned<OUT>(ldc | b.rows, c));
   return launched();
 }
 
@@ -397,14 +397,14 @@ static int gradient(const matrix &a, const matrix &b, float *c, int64_t ldc, boo
   int64_t height = tiles * GRADIENT_ROWS;
   int bytes = STAGES * sizeof(gradient_stage<WIDTH>);
   if (allow(gemm_gradient_parts<WIDTH>, bytes))
-    return NEAPI_KERNEL_DEVICE;
+    return neapi_refused("%d bytes of shared memory for gemm_gradient_parts<WIDTH>", bytes);
   float *sum = (float *)scratch_open(parts * height * WIDTH * (int64_t)sizeof(float), stream);
   if (!sum)
     return NEAPI_KERNEL_MEMORY;
-  gemm_gradient_parts<WIDTH>
-      <<<(unsigned)(tiles * parts), THREADS, bytes, stream_of(stream)>>>(a, b, length, tiles, sum);
-  gemm_gradient_sum<<<blocks_for(a.columns * WIDTH, BLOCK), BLOCK, 0, stream_of(stream)>>>(
-      a.columns, b.columns, (int)parts, height, WIDTH, sum, c, ldc, accumulate);
+  LAUNCH((unsigned)(tiles * parts), THREADS, bytes, stream_of(stream), gemm_gradient_parts<WIDTH>)
+  (a, b, length, tiles, sum);
+  LAUNCH(blocks_for(a.columns * WIDTH, BLOCK), BLOCK, 0, stream_of(stream), gemm_gradient_sum)
+  (a.columns, b.columns, (int)parts, height, WIDTH, sum, c, ldc, accumulate);
   scratch_close(sum, stream);
   return launched();
 }

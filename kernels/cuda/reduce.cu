@@ -58,8 +58,8 @@ template <class T> static int square_sum(int64_t n, const void *x, double *out, 
   double *parts = (double *)scratch_open(SUM_BLOCKS * (int64_t)sizeof *parts, s);
   if (!parts)
     return NEAPI_KERNEL_MEMORY;
-  square_sum_parts<T><<<SUM_BLOCKS, BLOCK, 0, stream_of(s)>>>(n, (const T *)x, parts);
-  square_sum_kernel<<<1, BLOCK, 0, stream_of(s)>>>(parts, out);
+  LAUNCH(SUM_BLOCKS, BLOCK, 0, stream_of(s), square_sum_parts<T>)(n, (const T *)x, parts);
+  LAUNCH(1, BLOCK, 0, stream_of(s), square_sum_kernel)(parts, out);
   scratch_close(parts, s);
   return launched();
 }
@@ -69,8 +69,8 @@ template <class T> static int max_abs(int64_t n, const void *x, double *out, voi
   float *parts = (float *)scratch_open(SUM_BLOCKS * (int64_t)sizeof *parts, s);
   if (!parts)
     return NEAPI_KERNEL_MEMORY;
-  max_abs_parts<T><<<SUM_BLOCKS, BLOCK, 0, stream_of(s)>>>(n, (const T *)x, parts);
-  max_abs_kernel<<<1, BLOCK, 0, stream_of(s)>>>(parts, out);
+  LAUNCH(SUM_BLOCKS, BLOCK, 0, stream_of(s), max_abs_parts<T>)(n, (const T *)x, parts);
+  LAUNCH(1, BLOCK, 0, stream_of(s), max_abs_kernel)(parts, out);
   scratch_close(parts, s);
   return launched();
 }

@@ -104,9 +104,9 @@ static int rmsnorm(int64_t t, int64_t h, const void *x, const void *gain, double
                    void *rstd, void *s)
 {
   if (t)
-    rmsnorm_kernel<T><<<blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s)>>>(
-        t, h, (const T *)x, (const T *)gain, (float)eps, (T *)y, (float *)rstd,
-        aligned<T>(h, x, gain, y));
+    LAUNCH(blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s), rmsnorm_kernel<T>)
+  (t, h, (const T *)x, (const T *)gain, (float)eps, (T *)y, (float *)rstd,
+   aligned<T>(h, x, gain, y));
   return launched();
 }
 
@@ -119,10 +119,10 @@ static int gain_gradient(int64_t t, int64_t h, const void *x, const void *rstd, 
   if (!parts)
     return NEAPI_KERNEL_MEMORY;
   dim3 grid((unsigned)blocks, blocks_for(h, BLOCK));
-  gain_gradient_parts<T><<<grid, BLOCK, 0, stream_of(s)>>>(t, h, (const T *)x, (const float *)rstd,
-                                                           (const T *)dy, parts);
-  gain_gradient_sum<<<blocks_for(h, BLOCK), BLOCK, 0, stream_of(s)>>>(blocks, h, parts,
-                                                                      (float *)dgain);
+  LAUNCH(grid, BLOCK, 0, stream_of(s), gain_gradient_parts<T>)
+  (t, h, (const T *)x, (const float *)rstd, (const T *)dy, parts);
+  LAUNCH(blocks_for(h, BLOCK), BLOCK, 0, stream_of(s), gain_gradient_sum)
+  (blocks, h, parts, (float *)dgain);
   scratch_close(parts, s);
   return launched();
 }
@@ -133,9 +133,9 @@ static int rmsnorm_backward(int64_t t, int64_t h, const void *x, const void *gai
 {
   if (!t || !h)
     return NEAPI_KERNEL_OK;
-  rmsnorm_backward_kernel<T><<<blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s)>>>(
-      t, h, (const T *)x, (const T *)gain, (const float *)rstd, (const T *)dy, (T *)dx,
-      aligned<T>(h, x, gain, dy, dx));
+  LAUNCH(blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s), rmsnorm_backward_kernel<T>)
+  (t, h, (const T *)x, (const T *)gain, (const float *)rstd, (const T *)dy, (T *)dx,
+   aligned<T>(h, x, gain, dy, dx));
   int status = launched();
   return status || !dgain ? status : gain_gradient<T>(t, h, x, rstd, dy, dgain, s);
 }
@@ -145,8 +145,8 @@ static int rmsnorm_gain_terms(int64_t t, int64_t h, const void *x, const void *r
                               void *terms, void *s)
 {
   if (t && h)
-    rmsnorm_gain_terms_kernel<T><<<blocks_for(t * h, BLOCK), BLOCK, 0, stream_of(s)>>>(
-        t, h, (const T *)x, (const float *)rstd, (const T *)dy, (float *)terms);
+    LAUNCH(blocks_for(t * h, BLOCK), BLOCK, 0, stream_of(s), rmsnorm_gain_terms_kernel<T>)
+  (t, h, (const T *)x, (const float *)rstd, (const T *)dy, (float *)terms);
   return launched();
 }
 

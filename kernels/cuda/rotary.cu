@@ -36,8 +36,8 @@ __global__ void rotary_kernel(int64_t t, int64_t s, int64_t heads, int64_t d, fl
 static int rotary_table(int64_t s, int64_t d, double base, void *table, void *stream)
 {
   if (s && d)
-    rotary_table_kernel<<<blocks_for(s * d / 2, BLOCK), BLOCK, 0, stream_of(stream)>>>(
-        s, d, base, (float *)table);
+    LAUNCH(blocks_for(s * d / 2, BLOCK), BLOCK, 0, stream_of(stream), rotary_table_kernel)
+  (s, d, base, (float *)table);
   return launched();
 }
 
@@ -46,8 +46,8 @@ static int rotary(int64_t t, int64_t s, int64_t heads, int64_t d, int inverse, c
                   void *x, int64_t ldx, void *stream)
 {
   if (t && heads)
-    rotary_kernel<T><<<blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(stream)>>>(
-        t, s, heads, d, inverse ? -1.0f : 1.0f, (const float *)table, (T *)x, ldx);
+    LAUNCH(blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(stream), rotary_kernel<T>)
+  (t, s, heads, d, inverse ? -1.0f : 1.0f, (const float *)table, (T *)x, ldx);
   return launched();
 }
 

@@ -121,8 +121,8 @@ static int router(int64_t t, int64_t e, int64_t k, int renormalise, const void *
     return NEAPI_KERNEL_MEMORY;
   cudaMemsetAsync(first, 0xff, sizeof *first, stream_of(s)); /* -1: none */
   if (t)
-    router_kernel<<<blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s)>>>(
-        t, e, k, renormalise, (const float *)logits, (float *)probs, ids, (float *)weights, first);
+    LAUNCH(blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s), router_kernel)
+  (t, e, k, renormalise, (const float *)logits, (float *)probs, ids, (float *)weights, first);
   cudaMemcpyAsync(bad, first, sizeof *bad, cudaMemcpyDefault, stream_of(s));
   scratch_close(first, s);
   return launched();
@@ -132,8 +132,8 @@ static int balanced_choices(int64_t t, int64_t e, int64_t k, int renormalise, in
                             const void *probs, int32_t *ids, void *weights, void *s)
 {
   if (t)
-    balanced_choices_kernel<<<blocks_for(t, BLOCK), BLOCK, 0, stream_of(s)>>>(
-        t, e, k, renormalise, first, (const float *)probs, ids, (float *)weights);
+    LAUNCH(blocks_for(t, BLOCK), BLOCK, 0, stream_of(s), balanced_choices_kernel)
+  (t, e, k, renormalise, first, (const float *)probs, ids, (float *)weights);
   return launched();
 }
 
@@ -143,9 +143,9 @@ static int router_backward(int64_t t, int64_t e, int64_t k, int renormalise, con
                            const void *dlog, const void *dprobs, void *dlogits, void *s)
 {
   if (t && e)
-    router_backward_kernel<T><<<blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s)>>>(
-        t, e, k, renormalise, (const float *)probs, ids, (const float *)weights, position,
-        (const float *)dlog, (const float *)dprobs, (T *)dlogits);
+    LAUNCH(blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s), router_backward_kernel<T>)
+  (t, e, k, renormalise, (const float *)probs, ids, (const float *)weights, position,
+   (const float *)dlog, (const float *)dprobs, (T *)dlogits);
   return launched();
 }
 

@@ -128,8 +128,8 @@ template <class T>
 static int gather(int64_t n, int64_t h, const int32_t *index, const void *x, void *out, void *s)
 {
   if (n && h)
-    gather_kernel<T><<<blocks_for(n, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s)>>>(
-        n, h, index, (const T *)x, (T *)out, aligned<T>(h, x, out));
+    LAUNCH(blocks_for(n, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s), gather_kernel<T>)
+  (n, h, index, (const T *)x, (T *)out, aligned<T>(h, x, out));
   return launched();
 }
 
@@ -138,8 +138,8 @@ static int scatter(int64_t t, int64_t k, int64_t h, const void *weights, const i
                    const void *x, void *out, void *s)
 {
   if (t && h)
-    scatter_kernel<T><<<blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s)>>>(
-        t, k, h, (const float *)weights, position, (const T *)x, (T *)out, aligned<T>(h, x, out));
+    LAUNCH(blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s), scatter_kernel<T>)
+  (t, k, h, (const float *)weights, position, (const T *)x, (T *)out, aligned<T>(h, x, out));
   return launched();
 }
 
@@ -148,8 +148,8 @@ static int scatter_add(int64_t n, int64_t h, const int32_t *index, const void *x
                        void *s)
 {
   if (n && h)
-    scatter_add_kernel<T><<<(unsigned)n, BLOCK, BLOCK * sizeof(int32_t), stream_of(s)>>>(
-        n, h, index, (const T *)x, (float *)out);
+    LAUNCH((unsigned)n, BLOCK, BLOCK * sizeof(int32_t), stream_of(s), scatter_add_kernel<T>)
+  (n, h, index, (const T *)x, (float *)out);
   return launched();
 }
 
@@ -158,8 +158,8 @@ static int combine(int64_t t, int64_t k, int64_t h, const void *weights, const i
                    const void *x, void *y, void *s)
 {
   if (t && h)
-    combine_kernel<T><<<blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s)>>>(
-        t, k, h, (const float *)weights, position, (const T *)x, (T *)y, aligned<T>(h, x, y));
+    LAUNCH(blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s), combine_kernel<T>)
+  (t, k, h, (const float *)weights, position, (const T *)x, (T *)y, aligned<T>(h, x, y));
   return launched();
 }
 
@@ -167,8 +167,8 @@ template <class T>
 static int row_dots(int64_t t, int64_t h, const void *a, const void *b, void *out, void *s)
 {
   if (t)
-    row_dots_kernel<T><<<blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s)>>>(
-        t, h, (const T *)a, (const T *)b, (float *)out, aligned<T>(h, a, b));
+    LAUNCH(blocks_for(t, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(s), row_dots_kernel<T>)
+  (t, h, (const T *)a, (const T *)b, (float *)out, aligned<T>(h, a, b));
   return launched();
 }
 

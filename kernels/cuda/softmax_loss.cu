@@ -34,8 +34,8 @@ static int cross_entropy(int64_t t, int64_t v, double factor, const void *logits
                          const int32_t *target, void *loss, void *dlogits, void *s)
 {
   if (t)
-    cross_entropy_kernel<T><<<(unsigned)t, BLOCK, 0, stream_of(s)>>>(
-        v, (float)factor, (const float *)logits, target, (float *)loss, (T *)dlogits);
+    LAUNCH((unsigned)t, BLOCK, 0, stream_of(s), cross_entropy_kernel<T>)
+  (v, (float)factor, (const float *)logits, target, (float *)loss, (T *)dlogits);
   return launched();
 }
 

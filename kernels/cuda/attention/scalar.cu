@@ -290,7 +290,7 @@ static int run_forward(int64_t sequences, const sizes &z, const T *qkv, T *out, 
   dim3 grid((unsigned)((z.s + TILE - 1) / TILE), (unsigned)z.heads, (unsigned)sequences);
   cudaFuncSetAttribute(attention_kernel<T, COLUMNS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                        bytes);
-  attention_kernel<T, COLUMNS><<<grid, THREADS, bytes, s>>>(z, qkv, out, lse);
+  LAUNCH(grid, THREADS, bytes, s, attention_kernel<T, COLUMNS>)(z, qkv, out, lse);
   return launched();
 }
 
@@ -317,12 +317,12 @@ static int run_backward(int64_t sequences, const sizes &z, const T *qkv, const f
                        cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   cudaFuncSetAttribute(attention_key_kernel<T, COLUMNS>,
                        cudaFuncAttributeMaxDynamicSharedMemorySize, key_bytes);
-  attention_query_kernel<T, COLUMNS>
-      <<<dim3(tiles, (unsigned)z.heads, (unsigned)sequences), THREADS, bytes, s>>>(
-          z, qkv, lse, along, dout, dqkv);
-  attention_key_kernel<T, COLUMNS>
-      <<<dim3(tiles, (unsigned)z.kv_heads, (unsigned)sequences), THREADS, key_bytes, s>>>(
-          z, qkv, lse, along, dout, dqkv);
+  LAUNCH(dim3(tiles, (unsigned)z.heads, (unsigned)sequences), THREADS, bytes, s,
+         attention_query_kernel<T, COLUMNS>)
+  (z, qkv, lse, along, dout, dqkv);
+  LAUNCH(dim3(tiles, (unsigned)z.kv_heads, (unsigned)sequences), THREADS, key_bytes, s,
+         attention_key_kernel<T, COLUMNS>)
+  (z, qkv, lse, along, dout, dqkv);
   return launched();
 }
 
@@ -336,8 +336,9 @@ int scalar_attention<T>::backward(int64_t sequences, int64_t s, int64_t heads, i
   float *along = d > MOST_D ? NULL : (float *)scratch_open(rows * (int64_t)sizeof *along, stream);
   if (!along)
     return NEAPI_KERNEL_MEMORY;
-  attention_dots_kernel<T><<<blocks_for(rows, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(stream)>>>(
-      rows, d, (const T *)out, (const T *)dout, along);
+  LAUNCH(blocks_for(rows, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(stream),
+         attention_dots_kernel<T>)
+  (rows, d, (const T *)out, (const T *)dout, along);
   int status =
       (d <= 64    ? run_backward<T, 64 / LANES>
        : d <= 128 ? run_backward<T, 128 / LANES>

@@ -123,8 +123,8 @@ static void run_forward(int64_t sequences, const dimensions &z, const bf16 *qkv,
   int own = WARPS * M * STRIP, bytes = memory_of<D, N>(1, own);
   dim3 grid = blocks_of(sequences, z.heads, z.s, own);
   allow(tensor_attention_kernel<D, N, M, WARPS, RESIDENT>, bytes);
-  tensor_attention_kernel<D, N, M, WARPS, RESIDENT>
-      <<<grid, WARPS * WARP, bytes, stream>>>(z, qkv, out, lse);
+  LAUNCH(grid, WARPS * WARP, bytes, stream, tensor_attention_kernel<D, N, M, WARPS, RESIDENT>)
+  (z, qkv, out, lse);
 }
 
 /* Whether the kernels in this program were compiled for instructions of sm_80, which those for an

@@ -196,8 +196,8 @@ static void run_queries(int64_t sequences, const dimensions &z, const bf16 *qkv,
   int own = WARPS * M * STRIP, bytes = memory_of<D, N>(2, own);
   dim3 grid = blocks_of(sequences, z.heads, z.s, own);
   allow(tensor_attention_query_kernel<D, N, M, WARPS, RESIDENT>, bytes);
-  tensor_attention_query_kernel<D, N, M, WARPS, RESIDENT>
-      <<<grid, WARPS * WARP, bytes, stream>>>(z, qkv, dout, of, dqkv);
+  LAUNCH(grid, WARPS * WARP, bytes, stream, tensor_attention_query_kernel<D, N, M, WARPS, RESIDENT>)
+  (z, qkv, dout, of, dqkv);
 }
 
 template <int D, int N, int M, int WARPS, int RESIDENT>
@@ -208,8 +208,8 @@ static void run_keys(int64_t sequences, const dimensions &z, const bf16 *qkv, co
   int bytes = memory_of<D, N>(2, own) + norms;
   dim3 grid = blocks_of(sequences, z.kv_heads, z.s, own);
   allow(tensor_attention_key_kernel<D, N, M, WARPS, RESIDENT>, bytes);
-  tensor_attention_key_kernel<D, N, M, WARPS, RESIDENT>
-      <<<grid, WARPS * WARP, bytes, stream>>>(z, qkv, dout, of, dqkv);
+  LAUNCH(grid, WARPS * WARP, bytes, stream, tensor_attention_key_kernel<D, N, M, WARPS, RESIDENT>)
+  (z, qkv, dout, of, dqkv);
 }
 
 int neapi_tensor_attention_backward(int64_t sequences, int64_t s, int64_t heads, int64_t kv_heads,
@@ -222,9 +222,9 @@ int neapi_tensor_attention_backward(int64_t sequences, int64_t s, int64_t heads,
   if (!of)
     return NEAPI_KERNEL_MEMORY;
   z.whole = aligned<bf16>(d, qkv, dout, dqkv);
-  tensor_attention_dots_kernel<<<blocks_for(rows, ROWS_PER_BLOCK), warp_rows(), 0,
-                                 stream_of(stream)>>>(rows, d, (const bf16 *)out,
-                                                      (const bf16 *)dout, (const float *)lse, of);
+  LAUNCH(blocks_for(rows, ROWS_PER_BLOCK), warp_rows(), 0, stream_of(stream),
+         tensor_attention_dots_kernel)
+  (rows, d, (const bf16 *)out, (const bf16 *)dout, (const float *)lse, of);
   (d <= 32   ? run_queries<32, 64, 1, 4, 3>
    : d <= 64 ? run_queries<64, 32, 2, 4, 3>
              : run_queries<128, 32, 1, 4, 3>)(sequences, z, (const bf16 *)qkv, (const bf16 *)dout,

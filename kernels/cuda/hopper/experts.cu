@@ -133,6 +133,7 @@ static int launch(const job &j, void *stream)
   config.stream = stream_of(stream);
   config.attrs = &cluster;
   config.numAttrs = 1;
+  neapi_launching("experts_kernel", config.gridDim, config.blockDim, config.dynamicSmemBytes);
   cudaLaunchKernelEx(&config, experts_kernel<A_ACROSS, B_ACROSS, EPILOGUE>, j);
   return launched();
 }
@@ -182,7 +183,7 @@ static int rows_product(const neapi_slots *s, const void *rows, const bf16 *weig
   if (end > INT32_MAX || !map_factor(&j.a, rows, k, end, 1, end * k, 64) ||
       !map_factor(&j.b, weights, B_ACROSS ? n : k, B_ACROSS ? k : n, s->count, s->stride,
                   B_ACROSS ? TILE_K : TILE_N / PAIR))
-    return NEAPI_KERNEL_DEVICE;
+    return unmapped(end);
   int status = NEAPI_KERNEL_OK;
   for (int64_t from = 0; !status && from < s->count;) {
     from = fill_tiles(&j.tiles, from, s->count, s->batches);
@@ -211,7 +212,7 @@ static int weights_product(const neapi_slots *s, const void *left, int64_t m, co
       !map_factor(&j.b, right, n, end, 1, end * n, TILE_K) ||
       !map_array(&j.c, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, out, n, m, s->count, s->stride,
                  ROWS_PER_WARP))
-    return NEAPI_KERNEL_DEVICE;
+    return unmapped(end);
   int status = NEAPI_KERNEL_OK;
   for (int64_t from = 0; !status && from < s->count;) {
     from = fill_tiles(&j.tiles, from, s->count, s->batches);
@@ -255,8 +256,8 @@ static int gate_back(const neapi_slots *s, const bf16 *w2, const void *dout, voi
   if (parts == 1)
     return status;
   if (!status)
-    add_parts<<<blocks_for(rows, BLOCK), BLOCK, 0, stream_of(stream)>>>(rows, parts, dots,
-                                                                        dlog + first);
+    LAUNCH(blocks_for(rows, BLOCK), BLOCK, 0, stream_of(stream), add_parts)
+  (rows, parts, dots, dlog + first);
   scratch_close(dots, stream);
   return status ? status : launched();
 }

@@ -1,6 +1,8 @@
 /* Elementwise operations, sums of arrays and conversions on the GPU against plain C. */
 #include "gpu_test.h"
 
+#include <refusal.h>
+
 static kernels *plain;
 
 static void test_elementwise(kernels *k)
@@ -71,6 +73,24 @@ static void test_adamw(kernels *k)
   check_acc(k, v, N, 1e-6, "adamw v");
 }
 
+/* A launch that no GPU can make is told with kernel, GPU, grid and CUDA's words; the next one is made.
+ */
+static void test_refusal(kernels *k)
+{
+  twin x = twin_output(k, 8);
+  int64_t bad = -(1 << 20);
+  check(k->fill(bad, 0.5, x.device, NULL) == NEAPI_KERNEL_DEVICE, "%s: fill of %d", k->name,
+        (int)bad);
+  const char *text = neapi_kernels_cuda_refusal();
+  check(strstr(text, "GPU 0 (") && strstr(text, "kernel map_kernel<") &&
+            strstr(text, " x 1 x 1 of 256") && strstr(text, "cudaErrorInvalidConfiguration"),
+        "%s: said is '%s'", k->name, text);
+  check(!k->fill(8, 0.5, x.device, NULL), "%s: fill after a refusal", k->name);
+  for (int i = 0; i < 8; i++)
+    x.host[i] = 0.5f;
+  check_twin(k, x, 8, 0, "fill after a refusal");
+}
+
 int main(void)
 {
   if (gpu_absent())
@@ -78,6 +98,7 @@ int main(void)
   plain = neapi_kernels_f32();
   FOR_TABLES(test_elementwise);
   FOR_TABLES(test_sums);
+  FOR_TABLES(test_refusal);
   FOR_TABLES(test_adamw);
   return check_done();
 }
