@@ -179,18 +179,25 @@ static void find_critical(neapi_neap *n)
     n->gain.of[i] = speed.of[i] > 0 ? 1 / speed.of[i] / NEAPI_LANES : 0;
 }
 
-/* Per expert, its work on critical ranks, and how many of its replicas are there. */
+/* What a rank can still take without being the fullest. */
+static inline float room_at(const neapi_neap *n, int32_t rank, int32_t lane)
+{
+  return n->most.of[lane] * n->levels.speed[rank] - n->levels.load[rank].of[lane];
+}
+
+/* Per expert, its work on critical ranks, and what its ranks can still take. */
 static void find_confined(neapi_neap *n)
 {
   const neap_topology *t = n->topology;
   memset(n->stuck, 0, sizeof *n->stuck * (size_t)t->experts);
-  memset(n->inside, 0, sizeof *n->inside * (size_t)t->experts);
+  memset(n->room, 0, sizeof *n->room * (size_t)t->experts);
   for (int32_t s = 0; s < t->slots; s++) {
-    const neapi_lanes *critical = &n->critical[t->rank_of[s]], *part = &n->levels.part[s];
-    neapi_lanes *stuck = &n->stuck[n->expert_of[s]], *inside = &n->inside[n->expert_of[s]];
+    int32_t rank = t->rank_of[s];
+    const neapi_lanes *critical = &n->critical[rank], *part = &n->levels.part[s];
+    neapi_lanes *stuck = &n->stuck[n->expert_of[s]], *room = &n->room[n->expert_of[s]];
     for (int32_t i = 0; i < NEAPI_LANES; i++) {
       stuck->of[i] += critical->of[i] * part->of[i];
-      inside->of[i] += critical->of[i];
+      room->of[i] += room_at(n, rank, i);
     }
   }
 }
@@ -203,29 +210,31 @@ static float sum_lanes(const neapi_lanes *a)
   return sum;
 }
 
-/* What one more replica on a rank takes from critical ranks, at most. */
-static float relief(const neapi_neap *n, int32_t rank, int32_t expert)
+/* What a replica of an expert takes from critical ranks in the place of a slot's, at most. */
+static float relief(const neapi_neap *n, int32_t slot, int32_t expert)
 {
-  const neapi_lanes *load = &n->levels.load[rank], *stuck = &n->stuck[expert];
+  int32_t rank = n->topology->rank_of[slot];
+  const neapi_lanes *part = &n->levels.part[slot], *stuck = &n->stuck[expert];
   neapi_lanes product;
   for (int32_t i = 0; i < NEAPI_LANES; i++) {
-    float room = n->most.of[i] * n->levels.speed[rank] - load->of[i];
+    float room = room_at(n, rank, i) + part->of[i];
     float work = stuck->of[i] < room ? stuck->of[i] : room;
-    product.of[i] = n->gain.of[i] * (1 - n->critical[rank].of[i]) * work;
+    float gain = n->gain.of[i] * (1 - n->critical[rank].of[i]) * work;
+    float most = (n->most.of[i] - 1) / NEAPI_LANES;
+    product.of[i] = gain < most ? gain : most;
   }
   return sum_lanes(&product);
 }
 
-/* What the other ranks of a slot's expert would bring critical ranks without the slot. */
+/* What the other ranks of a slot's expert would have too much of without the slot. */
 static float harm(const neapi_neap *n, int32_t slot)
 {
   int32_t old = n->expert_of[slot], rank = n->topology->rank_of[slot];
-  float others = 1 / (float)(n->levels.count[old] - 1);
+  float each = 1 / (float)(n->levels.count[old] - 1) / NEAPI_LANES;
   neapi_lanes product;
   for (int32_t i = 0; i < NEAPI_LANES; i++) {
-    float critical = (n->inside[old].of[i] - n->critical[rank].of[i]) * others;
-    float away = critical - n->critical[rank].of[i];
-    product.of[i] = n->gain.of[i] * n->levels.part[slot].of[i] * away;
+    float over = n->levels.part[slot].of[i] - (n->room[old].of[i] - room_at(n, rank, i));
+    product.of[i] = over > 0 ? over * each : 0;
   }
   return sum_lanes(&product);
 }
@@ -244,12 +253,11 @@ static void add_replicas(neapi_neap *n, int32_t expert, int32_t first, int32_t l
   for (int32_t r = first; r < last; r++) {
     if (on_rank(n, r, expert))
       continue;
-    float takes = relief(n, r, expert);
     change best = {LEAST_GAIN, -1, expert, -1};
     for (int32_t s = first_slot(n, r); s < t->first_slot[r + 1]; s++) {
       if (n->levels.count[n->expert_of[s]] == 1)
         continue;
-      double score = takes - n->harm[s] + n->toll * stays(n, s, expert);
+      double score = relief(n, s, expert) - n->harm[s] + n->toll * stays(n, s, expert);
       if (score > best.score)
         best = (change){score, s, expert, -1};
     }

@@ -92,7 +92,8 @@ static void look_back(neapi_neap *n, const neapi_plan_input *input, int32_t step
       watch(n, share - t->experts, share);
     }
   }
-  double persist = square > 0 && together > 0 ? fmin(together / square, 1) : 0;
+  double chance = 2 / sqrt((double)pairs * (steps - 1)); /* what unrelated steps may show */
+  double persist = square > 0 ? fmin(fmax(together / square - chance, 0), 1) : 0;
   double belief = persist * steps / (1 + (steps - 1) * persist);
   for (int64_t k = 0; k < pairs; k++)
     n->load[k] *= belief;

@@ -76,7 +76,7 @@ static void lay_out(neapi_neap *n)
   n->variance = take(n, 4ll * t->experts);
   n->critical = take(n, (int64_t)sizeof *n->critical * t->ranks);
   n->stuck = take(n, (int64_t)sizeof *n->stuck * t->experts);
-  n->inside = take(n, (int64_t)sizeof *n->inside * t->experts);
+  n->room = take(n, (int64_t)sizeof *n->room * t->experts);
   n->kept_part = take(n, (int64_t)sizeof *n->kept_part * t->slots);
   n->kept_load = take(n, (int64_t)sizeof *n->kept_load * t->ranks);
   n->harm = take(n, 4ll * t->slots);

@@ -80,7 +80,7 @@ typedef struct {
   neapi_lanes most, gain; /* the fullest level; what a unit of work off critical ranks gains */
   neapi_lanes *critical;  /* [ranks] 1 where a rank is among the fullest */
   neapi_lanes *stuck;     /* [experts] work on critical ranks */
-  neapi_lanes *inside;    /* [experts] replicas on critical ranks */
+  neapi_lanes *room;      /* [experts] what its ranks can still take */
   neapi_lanes *kept_part, *kept_load; /* [slots], [ranks] before a change */
   float *harm;                        /* [slots] what critical ranks get without the slot */
   int32_t tries;                      /* changes that may still be tried */
