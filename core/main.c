@@ -374,13 +374,27 @@ static lua_State *open_state(void)
   return L;
 }
 
+/* What require and the binding say where a file cannot be read or memory ends: on one line. */
+static bool of_loading(lua_State *L, const char *text)
+{
+  if (strstr(text, "error loading module '"))
+    luaL_gsub(L, text, ":\n\t", ": ");
+  else if (strstr(text, "module 'neap.") && strstr(text, "' not found:\n"))
+    lua_pushlstring(L, text, strcspn(text, ":\n"));
+  else if (strstr(text, "; build the engine first"))
+    lua_pushstring(L, text);
+  else
+    return false;
+  return true;
+}
+
 /* Turns an error value into text with a traceback, unless it is a table: those are Neap's own
  * errors, which main/rank.lua and main/cli.lua know how to show. */
 static int on_error(lua_State *L)
 {
   if (lua_istable(L, 1) && luaL_callmeta(L, 1, "__tostring"))
     return 1;
-  if (lua_isstring(L, 1))
+  if (lua_isstring(L, 1) && !of_loading(L, lua_tostring(L, 1)))
     luaL_traceback(L, L, lua_tostring(L, 1), 1);
   return 1;
 }
@@ -465,8 +479,11 @@ static int run_ranks(lua_State *L)
   int argc = (int)lua_objlen(L, 3);
   luaL_checkstack(L, argc, "arguments");
   neap_world *world = NULL;
-  if (neap_world_open(ranks, &world))
-    return luaL_error(L, "%s", neap_error_message());
+  if (neap_world_open(ranks, &world)) {
+    fprintf(stderr, "neap: %s\n", neap_error_message());
+    lua_pushinteger(L, EXIT_FAILED);
+    return 1;
+  }
   const char **argv = lua_newuserdata(L, (size_t)(argc + 1) * sizeof *argv);
   for (int i = 0; i < argc; i++) {
     lua_rawgeti(L, 3, i + 1);

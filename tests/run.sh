@@ -74,7 +74,7 @@ for test in "${specs[@]}"; do
   esac
 done
 c_tests=() cuda_tests=()
-for test in tests/c/**/*.c tests/fake/fake_comm.c; do
+for test in tests/c/**/*.c tests/fake/fake_*.c; do
   case "$test" in */cuda/*) cuda_tests+=("$test") ;; *) c_tests+=("$test") ;; esac
 done
 
@@ -262,6 +262,7 @@ suite build "${specs[@]}"
 on_gpu
 under_mpirun
 by_fake_nccl
+job 'calls that fail, every 311th' 'tests/faults.sh 311 7'
 run_part 'release build'
 if build_with build-asan address,undefined; then
   suite build-asan "${specs_of_code[@]}"
@@ -276,8 +277,11 @@ if [[ -n "${NEAP_LONG:-}" ]]; then
   for target in csv gzip safetensors checkpoint texts json manifest cluster sweep; do
     job "fuzzed $target" "tests/fuzz/run.sh 60 $target"
   done
-  job 'failed allocations' 'tests/fuzz/allocations.sh'
-  run_part 'fuzzers'
+  for name in train checkpoint resume replay store; do
+    job "failed allocations, $name" "tests/faults.sh 1 1 $name/memory"
+    job "failed files, $name" "tests/faults.sh 1 1 $name/files"
+  done
+  run_part 'fuzzers, and every call that can fail'
   job '10,000 steps' 'tests/endurance.sh'
   job 'ranks that die' 'tests/deaths.sh 200'
   job '1,000 kills' 'tests/checkpoints.sh 1000 10000 20'

@@ -163,7 +163,8 @@ static int check_header(const neap_checkpoint_reader *r)
   int64_t end = 0;
   for (int64_t i = 0; i < header->tensor_count; i++) {
     const neapi_tensor_entry *tensor = &header->tensors[i];
-    if (tensor->begin != end || tensor_bytes(tensor) != tensor->end - tensor->begin)
+    if (tensor->begin != end || neapi_dtype_of_safetensors(tensor->dtype) < 0 ||
+        tensor_bytes(tensor) != tensor->end - tensor->begin)
       return neapi_fail(NEAP_FORMAT, "%s: tensor '%s' does not lie where it should", r->path,
                         tensor->name);
     end = tensor->end;

@@ -42,6 +42,25 @@ static struct {
 } memories[MEMORIES];
 static _Thread_local stream *own, *current;
 
+int64_t fake_gpu_free = 1 << 30;
+static int64_t calls_left; /* until one fails; 0 or less: none does */
+
+void fake_gpu_fail(int64_t k)
+{
+  __atomic_store_n(&calls_left, k, __ATOMIC_SEQ_CST);
+}
+
+bool fake_gpu_failed(void)
+{
+  return __atomic_exchange_n(&calls_left, 0, __ATOMIC_SEQ_CST) <= 0;
+}
+
+static bool fails(void)
+{
+  return __atomic_load_n(&calls_left, __ATOMIC_SEQ_CST) > 0 &&
+         __atomic_sub_fetch(&calls_left, 1, __ATOMIC_SEQ_CST) == 0;
+}
+
 static void must(bool true_here)
 {
   if (!true_here)
@@ -118,7 +137,7 @@ int neapi_cuda_wait(void)
   while (s->head || s->busy)
     pthread_cond_wait(&changed, &lock);
   pthread_mutex_unlock(&lock);
-  return 0;
+  return fails();
 }
 
 void *neapi_cuda_stream(void)
@@ -128,6 +147,8 @@ void *neapi_cuda_stream(void)
 
 int neapi_cuda_stream_open(void **out)
 {
+  if (fails())
+    return 1;
   *out = stream_open();
   return 0;
 }
@@ -186,6 +207,8 @@ static void await(void *argument)
 
 int neapi_cuda_event_record(void **mark)
 {
+  if (fails())
+    return 1;
   if (!*mark) {
     event *e = calloc(1, sizeof *e);
     e->references = 1;
@@ -202,6 +225,8 @@ int neapi_cuda_event_record(void **mark)
 
 int neapi_cuda_event_follow(void *mark)
 {
+  if (fails())
+    return 1;
   pthread_mutex_lock(&lock);
   ticket *t = ticket_of(mark);
   pthread_mutex_unlock(&lock);
@@ -268,6 +293,8 @@ int neapi_cuda_timestamp_seconds(void *from, void *to, double *out)
 
 int neapi_cuda_alloc(bool pinned, int64_t bytes, void **out)
 {
+  if (fails())
+    return 1;
   char *memory = malloc((size_t)bytes + 1);
   *out = memory;
   pthread_mutex_lock(&lock);
@@ -332,6 +359,8 @@ static void do_copies(void *argument)
 
 int neapi_cuda_copy_all(const neapi_copy_segment *pieces, int64_t count)
 {
+  if (fails())
+    return 1;
   copies *c = malloc(sizeof *c);
   size_t bytes = (size_t)count * sizeof *pieces;
   *c = (copies){malloc(bytes + 1), count};
@@ -344,7 +373,8 @@ int neapi_cuda_copy_all(const neapi_copy_segment *pieces, int64_t count)
 int neapi_cuda_copy(void *to, const void *from, int64_t bytes)
 {
   neapi_copy_segment piece = {to, from, bytes};
-  neapi_cuda_copy_all(&piece, 1);
+  if (neapi_cuda_copy_all(&piece, 1))
+    return 1;
   bool on_gpu = neapi_cuda_gpu_of(to) >= 0 && neapi_cuda_gpu_of(from) >= 0;
   return on_gpu ? 0 : neapi_cuda_wait();
 }
@@ -401,6 +431,8 @@ int neapi_cuda_count(int32_t *count)
 
 int neapi_cuda_use(int32_t ordinal)
 {
+  if (fails())
+    return 1;
   return ordinal ? 1 : 0;
 }
 
@@ -426,7 +458,10 @@ int neapi_cuda_id(int32_t ordinal, unsigned char id[NEAPI_GPU_ID])
 
 int neapi_cuda_memory(int64_t *free_bytes, int64_t *total_bytes)
 {
-  *free_bytes = *total_bytes = 1 << 30;
+  if (fails())
+    return 1;
+  *free_bytes = fake_gpu_free;
+  *total_bytes = 1 << 30;
   return 0;
 }
 

@@ -3,8 +3,19 @@
 #ifndef NEAP_FAKE_DEVICE_H
 #define NEAP_FAKE_DEVICE_H
 
+#include <stdbool.h>
+#include <stdint.h>
+
 /* Runs on the stream when what came before is done. */
 __attribute__((visibility("default"))) void fake_enqueue(void *stream, void (*run)(void *argument),
                                                          void *argument);
+
+/* Bytes of memory that the GPU says are free, of 2^30. */
+__attribute__((visibility("default"))) extern int64_t fake_gpu_free;
+
+/* The k-th call from now on that can fail does so, once; 0: none. */
+__attribute__((visibility("default"))) void fake_gpu_fail(int64_t k);
+/* Ends it; whether a call has failed. */
+__attribute__((visibility("default"))) bool fake_gpu_failed(void);
 
 #endif

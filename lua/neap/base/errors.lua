@@ -51,11 +51,35 @@ function errors.status(err)
   return STATUS[errors.code(err)] or 1
 end
 
+--- 'FILE:LINE: ' of the Lua code that has called the C function that an error comes from, or ''.
+local function caller()
+  for level = 4, 12 do
+    local info = debug.getinfo(level, 'Sl')
+    if info and info.currentline > 0 then
+      return ('%s:%d: '):format(info.short_src, info.currentline)
+    end
+  end
+  return ''
+end
+
+--- On one line what require says of a file that cannot be read, or LuaJIT where memory ends; nil
+-- for any other text. How it came to that tells nobody more.
+local function outside(text)
+  local name, why = text:match "error loading module '([^']*)' from file '[^']*':\n\t([^\n]*)"
+  if name then return ("%smodule '%s' cannot be loaded: %s"):format(caller(), name, why) end
+  name = text:match "module '([^'\n]*)' not found:\n"
+  if name then
+    return ("%smodule '%s' is not there, or cannot be opened"):format(caller(), name)
+  end
+  return text:find 'not enough memory' and text:match '^[^\n]*' or nil
+end
+
 --- Handler for xpcall: an error with a code is expected and stays as it is, any other is a bug in
 -- a script or in Neap, and shows where it happened.
 function errors.handler(err)
   if errors.code(err) then return err end
-  return debug.traceback(errors.describe(err), 2)
+  local text = errors.describe(err)
+  return outside(text) or debug.traceback(text, 2)
 end
 
 -- Errors that lie outside of any script, so that a place in one would only distract.

@@ -9,7 +9,7 @@ local lib = { ffi = ffi, home = launcher.home }
 local function read(path)
   local file, why = io.open(path, 'r')
   if not file then
-    error(('neap: %s; build the engine first: ./neap --help does it'):format(why), 0)
+    error(('%s; build the engine first: ./neap --help does it'):format(why), 0)
   end
   local text = file:read '*a'
   file:close()

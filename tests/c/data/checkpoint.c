@@ -134,6 +134,7 @@ static void read_back(neap_checkpoint_reader *r, const array *arrays, int count)
   }
   check(!neap_checkpoint_reader_tensor(r, count, &dtype, &ndim, &dims), "more tensors");
   check(neap_checkpoint_reader_read(r, "none", NEAP_F32, 0, 0, NULL) == NEAP_SHAPE, "no tensor");
+  check(neap_checkpoint_reader_read(r, "none", -1, 0, 0, NULL) == NEAP_SHAPE, "no type");
 }
 
 /* The seal and the checksums, against the form that checkpoint.h describes. */
@@ -246,7 +247,10 @@ static void test_crafted(void)
       "{\"__metadata__\":{\"format\":\"neap.checkpoint\",\"version\":\"1\"},"
       "\"checksums\":{\"dtype\":\"I32\",\"shape\":[2],\"data_offsets\":[0,8]}}",
       "{\"__metadata__\":{\"format\":\"neap.checkpoint\",\"version\":\"1\"},"
-      "\"a\":{\"dtype\":\"I32\",\"shape\":[1],\"data_offsets\":[0,4]}}"};
+      "\"a\":{\"dtype\":\"I32\",\"shape\":[1],\"data_offsets\":[0,4]}}",
+      "{\"__metadata__\":{\"format\":\"neap.checkpoint\",\"version\":\"1\"},"
+      "\"a\":{\"dtype\":\"F8\",\"shape\":[0],\"data_offsets\":[0,0]},"
+      "\"checksums\":{\"dtype\":\"I32\",\"shape\":[1],\"data_offsets\":[0,4]}}"};
   for (size_t i = 0; i < sizeof headers / sizeof *headers; i++) {
     unsigned char data[512] = {0};
     uint64_t length = strlen(headers[i]);
