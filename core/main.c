@@ -12,10 +12,11 @@
  * launcher.catch_interrupts(ON): while on, SIGINT raises an error in the calling state rather than
  * ending the program; code that the compiler has compiled does not notice it until it returns.
  * launcher.first_failure() is true for the first caller of the process, so that one rank tells what
- * went wrong; launcher.verdict(STATUS), of a rank that is a thread: run_ranks is to return at least
- * that, although no rank has failed; launcher.leave(STATUS) ends the process at once, without the farewells of libraries
- * that would wait for other processes; launcher.sleep(SECONDS); list(FOLDER); terminal(FD) tells
- * whether FD is a terminal; process_rank and process_size are this process' rank and how many there
+ * went wrong; launcher.tell_memory() tells that this rank has no memory left, and takes none for it;
+ * launcher.verdict(STATUS), of a rank that is a thread: run_ranks is to return at least that,
+ * although no rank has failed; launcher.leave(STATUS) ends the process at once, without the farewells
+ * of libraries that would wait for other processes; launcher.sleep(SECONDS); list(FOLDER);
+ * terminal(FD) tells whether FD is a terminal; process_rank and process_size are this process' rank and how many there
  * are under mpirun or srun, and process_launcher the launcher's name, nil without one;
  * rank_variables are the variables that launchers tell ranks by.
  */
@@ -112,10 +113,11 @@ static const char *home(void)
   return above;
 }
 
+static atomic_flag failure_told = ATOMIC_FLAG_INIT;
+
 static int first_failure(lua_State *L)
 {
-  static atomic_flag failed = ATOMIC_FLAG_INIT;
-  lua_pushboolean(L, !atomic_flag_test_and_set(&failed));
+  lua_pushboolean(L, !atomic_flag_test_and_set(&failure_told));
   return 1;
 }
 
@@ -213,13 +215,32 @@ enum { SANITIZED = 1 };
 enum { SANITIZED = 0 };
 #endif
 
+/* Begins a line about this rank, or the program. */
+static void append_who(char *text, size_t size)
+{
+  append(text, size, rank_here >= 0 ? "neap: rank " : "neap: the program");
+  if (rank_here >= 0)
+    append_number(text, size, rank_here);
+}
+
+/* Where Lua has no memory left, its own words would need some. */
+static int tell_memory(lua_State *L)
+{
+  (void)L;
+  char text[80] = "";
+  append_who(text, sizeof text);
+  append(text, sizeof text, ": not enough memory\n");
+  if (write(STDERR_FILENO, text, strlen(text)) < 0) {
+    /* nobody reads it */
+  }
+  return 0;
+}
+
 /* Names the rank, and lets the signal end the process as it would have. */
 static void on_crash(int number)
 {
-  char text[160] = "neap: ";
-  append(text, sizeof text, rank_here >= 0 ? "rank " : "the program");
-  if (rank_here >= 0)
-    append_number(text, sizeof text, rank_here);
+  char text[160] = "";
+  append_who(text, sizeof text);
   append(text, sizeof text, " crashed: signal ");
   append_number(text, sizeof text, number);
   append(text, sizeof text,
@@ -308,6 +329,7 @@ static int open_launcher(lua_State *L)
                                        {"catch_interrupts", catch_interrupts},
                                        {"verdict", verdict},
                                        {"leave", leave},
+                                       {"tell_memory", tell_memory},
                                        {"sleep", sleep_seconds},
                                        {"terminal", terminal},
                                        {"list", list_folder},
@@ -410,6 +432,11 @@ static int run_file(lua_State *L, const char *file, int count)
   if (!failed) {
     lua_insert(L, handler + 1);
     failed = lua_pcall(L, count, 1, handler);
+  }
+  if (failed == LUA_ERRMEM) {
+    if (!atomic_flag_test_and_set(&failure_told))
+      tell_memory(L);
+    return EXIT_FAILED;
   }
   if (failed) {
     if (lua_isstring(L, -1))
@@ -564,6 +591,10 @@ int main(int argc, char **argv)
   int status = run_file(L, plain ? argv[2] : path, argc - skip);
   if (results_lost() && !status)
     status = EXIT_FAILED;
+  if (status && launched_as().size) { /* others may not come to what a farewell waits for */
+    fflush(NULL);
+    _exit(status);
+  }
   lua_close(L);
   neap_spawner_close();
   return status;

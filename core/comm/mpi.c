@@ -374,7 +374,7 @@ static void find_rank_info(MPI_Comm comm, neapi_rank_info *info)
   MPI_Comm_free(&host);
 }
 
-int neapi_mpi_endpoint_open(neapi_endpoint **out, neapi_rank_info *info)
+static int connect_processes(neapi_endpoint **out, neapi_rank_info *info)
 {
   int status = start();
   if (status)
@@ -390,6 +390,14 @@ int neapi_mpi_endpoint_open(neapi_endpoint **out, neapi_rank_info *info)
   }
   find_rank_info(comm, info);
   return endpoint_open(comm, out);
+}
+
+int neapi_mpi_endpoint_open(neapi_endpoint **out, neapi_rank_info *info)
+{
+  neapi_watchdog_connecting(true);
+  int status = connect_processes(out, info);
+  neapi_watchdog_connecting(false);
+  return status;
 }
 
 /* ---- watchdogs ------------------------------------------------------------------------------- */
@@ -429,12 +437,14 @@ void neapi_mpi_watch(void)
   pthread_mutex_lock(&lock);
   bool first = !state.watching;
   pthread_mutex_unlock(&lock);
+  neapi_watchdog_connecting(true);
   if (first && MPI_Comm_dup(MPI_COMM_WORLD, &watch_comm) == MPI_SUCCESS) {
     MPI_Comm_set_errhandler(watch_comm, MPI_ERRORS_RETURN);
     pthread_mutex_lock(&lock);
     state.watching = true;
     pthread_mutex_unlock(&lock);
   }
+  neapi_watchdog_connecting(false);
   neapi_watchdog_start(&by_mpi);
 }
 

@@ -17,6 +17,7 @@ enum { TEXT = 1400, PATH_BYTES = 1024 };
 static const double LOOK_SECONDS = 0.05, ANSWER_SECONDS = 2, LEAVE_SECONDS = 2;
 static const double PEERS_SECONDS = 1; /* between looks for peers' questions, at most */
 static const double DEFAULT_LIMIT = 600;
+static const double CONNECT_SECONDS = 30; /* that it may take at least: programs start meanwhile */
 
 /* What travels: answers to a question, which is one itself. */
 typedef struct {
@@ -33,6 +34,7 @@ static char verdict[TEXT];
 static const char *published; /* verdict, when it is whole; atomic */
 static neapi_watch_peers peers;
 static bool have_peers;
+static double connecting;               /* since when; 0: no. Under lock */
 static neapi_flight_entry late;         /* of a GPU */
 static volatile sig_atomic_t requested; /* a signal's number */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -388,6 +390,23 @@ static void heed_signal(void)
   }
 }
 
+/* Before processes are connected nobody can be asked who is missing. */
+static void look_at_start(void)
+{
+  pthread_mutex_lock(&lock);
+  double since = connecting;
+  pthread_mutex_unlock(&lock);
+  double allowed = limit > CONNECT_SECONDS ? limit : CONNECT_SECONDS;
+  if (!since || !exit_status || limit <= 0 || neap_clock() - since <= allowed)
+    return;
+  fprintf(stderr,
+          "neap: time-out after %g s: MPI does not connect the processes: one of them has not come "
+          "up, or is not part of this job\n",
+          allowed);
+  fflush(NULL);
+  _exit(exit_status);
+}
+
 /* Peers seldom ask, and looking for questions takes a turn of MPI's locks. */
 static void look_for_peers(double *next)
 {
@@ -405,6 +424,7 @@ static void *watch(void *argument)
     nap(LOOK_SECONDS);
     heed_signal();
     look_for_peers(&next);
+    look_at_start();
     pthread_mutex_lock(&lock);
     bool is_late = late.begun > 0;
     pthread_mutex_unlock(&lock);
@@ -412,6 +432,15 @@ static void *watch(void *argument)
       hang();
   }
   return argument;
+}
+
+void neapi_watchdog_connecting(bool begins)
+{
+  if (begins)
+    neapi_watchdog_start(NULL);
+  pthread_mutex_lock(&lock);
+  connecting = begins ? neap_clock() : 0;
+  pthread_mutex_unlock(&lock);
 }
 
 void neapi_watchdog_start(const neapi_watch_peers *others)

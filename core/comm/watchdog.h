@@ -16,6 +16,9 @@ typedef struct {
 
 /* Starts it, if it does not run. peers: NULL where all ranks are threads of this process. */
 void neapi_watchdog_start(const neapi_watch_peers *peers);
+/* Processes are being connected, or that has ended: it may take as long as an operation, but at
+ * least half a minute. */
+void neapi_watchdog_connecting(bool begins);
 /* Seconds that an operation may take; 0: any. */
 double neapi_watchdog_limit(void);
 /* An operation on a GPU has taken too long. */

@@ -7,6 +7,8 @@ local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 local program = require 'tests.cli.program'
+local provenance = require 'neap.runs.provenance'
+local sources = require 'neap.base.sources'
 local store = require 'neap.runs.store'
 
 local RECIPE = 'tests/cli/recipes/saved.lua'
@@ -359,7 +361,10 @@ describe('the options of checkpoints', function()
     for _, entry in ipairs(steps) do assert.is_true(entry.whole) end
     local manifest = folders.manifest(steps[1].path)
     assert.are.equal('saved', manifest.recipe.name)
-    assert.are.equal(64, #manifest.policy.sha256)
+    assert.are.equal(provenance.source_hash(launcher.home .. '/experiments/policies/laer.lua'),
+      manifest.policy.sha256)
+    assert.are.equal(provenance.source_hash(RECIPE), manifest.recipe.sha256)
+    assert.are_not.equal(provenance.sha256(sources.read(RECIPE)), manifest.recipe.sha256)
     assert.are.equal('0.02', manifest.parameters.rate)
   end)
 
@@ -368,6 +373,10 @@ describe('the options of checkpoints', function()
     rows(('--checkpoint=%s --checkpoint-every=1s --pause=0.3 --checkpoint-keep=9'):format(folder))
     local steps = folders.steps(folder, 1)
     assert.is_true(#steps >= 2 and #steps <= 5, #steps .. ' checkpoints')
+    local long = os.getenv 'NEAP_LONG' and 7 or 0.2 -- 12 steps: more than a minute, or less
+    folder = new_folder()
+    rows(('--checkpoint=%s --checkpoint-every=1min --pause=%g'):format(folder, long))
+    assert.are.equal(long > 5 and 2 or 1, #folders.steps(folder, 1))
   end)
 
   it('say that a recipe has nothing to save', function()

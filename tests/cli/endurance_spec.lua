@@ -1,5 +1,5 @@
---- tests/endurance.sh's training, in a short form: that it measures, and fails above a mark. it
--- finds in 10,000 steps is a part of ./neap test --long.
+--- tests/endurance.sh's training, in a short form: that it measures, and fails above a mark. What
+-- 10,000 steps show is a part of ./neap test --long.
 
 local json = require 'neap.base.json'
 local program = require 'tests.cli.program'

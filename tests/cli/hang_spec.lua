@@ -44,6 +44,15 @@ describe('a rank that hangs', function()
     return out
   end
 
+  local long = os.getenv 'NEAP_LONG' and it or pending -- half a minute
+  long('by never coming up is told by those that have', function()
+    local status, _, err = program.shell(('OMPI_ALLOW_RUN_AS_ROOT=1 '
+      .. "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe -n 1 '%s' run "
+      .. 'tests/cli/recipes/dies.lua %s : -n 1 sleep 50'):format(program.path, SMALL))
+    assert.are.equal(6, status, err)
+    assert.matches('neap: time%-out after 30 s: MPI does not connect the processes', err)
+  end)
+
   for _, processes in ipairs { false, true } do
     local where = processes and 'under mpirun' or 'on threads'
 

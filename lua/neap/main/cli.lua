@@ -115,6 +115,8 @@ if ok then
   io.stdout:flush()
   return status
 end
--- Under mpirun every process sees the same mistake; only rank 0 tells it.
-if (launcher.process_rank or 0) == 0 and launcher.first_failure() then errors.tell(status) end
+-- Under mpirun every process sees the same mistake; only rank 0 tells it. What is none has happened
+-- in this process.
+local mistake = errors.code(status) and (launcher.process_rank or 0) ~= 0
+if not mistake and launcher.first_failure() then errors.tell(status) end
 return errors.status(status)

@@ -296,6 +296,18 @@ local function fail(rank, world, err, noted)
   return status
 end
 
+-- The text of an error that says that Lua has no memory left; then nothing may be made any more.
+local OUT_OF_MEMORY = 'not enough memory'
+
+--- Ends a rank that has no memory left, and lets the store know if that can be.
+local function fail_memory(world, noted)
+  if launcher.first_failure() then launcher.tell_memory() end
+  if noted then pcall(note_failure, noted, 1, OUT_OF_MEMORY) end
+  if not world then launcher.leave(1) end
+  lib.C.neap_world_abort(world, OUT_OF_MEMORY)
+  return 1
+end
+
 local function main(rank, ranks, world, text)
   world = world and ffi.cast('neap_world *', world)
   local order, channel, runs, ended = json.decode(text), nil, nil, nil
@@ -305,6 +317,7 @@ local function main(rank, ranks, world, text)
     runs = rank == 0 and order.store and store.open(order.store.path)
     ended = run(channel, rank, ranks, order, runs)
   end, errors.handler)
+  if err == OUT_OF_MEMORY then return fail_memory(world, order.store) end
   if not ok then err = advise(err, ranks, order) end
   if runs then
     if ok then runs:finish(order.store.run, ended, nil, true) else runs:flush() end

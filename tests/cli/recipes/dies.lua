@@ -6,8 +6,8 @@ local ffi = neap.lib.ffi
 pcall(ffi.cdef, 'int kill(int, int); int getpid(void); int raise(int); void exit(int);')
 
 local params = neap.params.extend(neap.trainer.params, {
-  kind = { default = 'none', doc = 'how: kill, segv, exit, os_exit, memory, table, error, skip, '
-    .. 'loop, stop, none' },
+  kind = { default = 'none', doc = 'how: kill, segv, exit, os_exit, memory, table, full, error, '
+    .. 'skip, loop, stop, none' },
   victim = { default = 1, doc = 'the rank' },
   at = { default = 1, doc = 'the step' },
   mark = { default = '', doc = 'a file' },
@@ -32,6 +32,15 @@ local die = {
       list[#list + 1] = ffi.new('char[?]', 2 ^ 27)
       mark(path)
     end
+  end,
+  full = function(path) -- the last bytes, too
+    local list, last = {}, 0
+    mark(path)
+    for _, size in ipairs { 2 ^ 27, 2 ^ 22, 2 ^ 17, 2 ^ 12, 2 ^ 5 } do
+      while pcall(function() list = { list, ffi.new('char[?]', size) } end) do last = size end
+      pcall(mark, path)
+    end
+    error(('out of memory for %d bytes'):format(last))
   end,
   error = function() error 'on purpose' end,
   skip = function() return true end,
