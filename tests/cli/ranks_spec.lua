@@ -73,7 +73,7 @@ describe('rank and size', function()
   it('are what MPI connects, or it is an error', function()
     local status, _, err = program.shell(NONE .. 'SLURM_PROCID=1 SLURM_STEP_NUM_TASKS=2 '
       .. "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 '" .. program.path
-      .. "' run experiments/quickstart.lua --steps=1 --trace=")
+      .. "' run experiments/quickstart.lua --steps=1 --slots=8 --trace=")
     assert.are_not.equal(0, status)
     assert.matches('srun started 2 tasks, MPI sees 1: use %-%-mpi=pmix', err)
   end)
