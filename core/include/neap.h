@@ -893,10 +893,20 @@ NEAP_API int neap_cluster_critical(const neap_cluster *cluster, int32_t *ops, in
 /* Bytes on the links when a layout is unsharded, or its gradients are reduced, the working
  * parameters being cut over the ranks of every group: ports[ranks] and uplinks[nodes] as an
  * exchange takes them. bytes[experts]. base: NULL, or the layout that ranks have already: only
- * experts that are new to a rank travel then. */
+ * experts that are new to a rank travel then. group: as of shards; RESIDENT: what is not at home on
+ * a rank comes from the home in its run of ranks. */
 NEAP_API int neap_layout_traffic(const neap_layout *layout, const neap_layout *base,
                                  const double *bytes, int32_t group, double *ports,
                                  double *uplinks);
+/* The same of gradients, where experts are resident: those of the slots with tokens go to the homes
+ * of their expert, a part to each, or with accumulate whole to the one in their run of ranks; and of
+ * parameters that the homes of each expert have updated a part of, for each other.
+ * slot_tokens[S]; bytes[experts]. Errors: ARGUMENT, if experts have no homes; MEMORY. */
+NEAP_API int neap_layout_return_traffic(const neap_layout *layout, const int64_t *slot_tokens,
+                                        const double *bytes, int accumulate, double *ports,
+                                        double *uplinks);
+NEAP_API int neap_topology_gather_traffic(const neap_topology *topology, const double *bytes,
+                                          double *ports, double *uplinks);
 
 /* ---- workers: policies in a process of their own --------------------------------------------- */
 

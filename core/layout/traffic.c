@@ -1,6 +1,7 @@
 /* Bytes on the links when a layout is unsharded, or its gradients are reduced. */
 #include "base/memory.h"
 #include "layout/groups.h"
+#include "layout/home_traffic.h"
 #include "layout/layout.h"
 
 #include <math.h>
@@ -63,10 +64,13 @@ int neap_layout_traffic(const neap_layout *l, const neap_layout *base, const dou
   int status = neapi_layout_require(l, t, "layout traffic");
   if (!status && base)
     status = neapi_layout_require(base, t, "layout traffic");
-  if (!status)
+  bool resident = group == NEAP_GROUP_RESIDENT && t->homes;
+  if (!status && !resident)
     status = neapi_group_check(t, group, "layout traffic");
   if (!status)
     status = check_bytes(bytes, t->experts);
+  if (!status && resident)
+    return neapi_home_traffic(l, base, bytes, port, uplink);
   double *out = status ? NULL : neapi_alloc_zero(8ll * t->nodes, "layout traffic");
   if (!out)
     return status ? status : NEAP_MEMORY;

@@ -8,7 +8,7 @@ local program = require 'tests.cli.program'
 
 local SMALL = 'run experiments/quickstart.lua --layers=3 --hidden=32 --heads=2 --kv-heads=1 '
   .. '--ffn=48 --experts=6 --slots=3 --batch=8 --sequence=32 --text=english --steps=3 '
-  .. "--trace='' --shard-group=node --node-size=2 "
+  .. "--trace='' --node-size=2 "
 
 local STREAMS = { 'compute', 'tokens', 'unshard', 'reduce' }
 
@@ -16,6 +16,7 @@ local STREAMS = { 'compute', 'tokens', 'unshard', 'reduce' }
 local function record(ranks, processes, arguments)
   local path = os.tmpname()
   local run = processes and function(text) return program.mpirun(ranks, text) end or program.run
+  if not arguments:find '%-%-shard%-group' then arguments = arguments .. ' --shard-group=node' end
   local status, out, err = run(SMALL .. arguments .. ' --timeline=' .. path
     .. (processes and '' or ' -n ' .. ranks))
   assert.are.equal(0, status, err)
@@ -105,10 +106,11 @@ local function sequence(spans, stream)
 end
 
 --- The same model as SMALL describes, simulated: all spans of a step, in order.
-local function simulated(schedule)
+local function simulated(schedule, ep)
   local s = simulate.open { cluster = clusters.describe('laptop',
       { ranks = 4, node_size = 2, host = 0 }),
-    policy = 'static', schedule = schedule, shard_group = 'node', warm_up = 0,
+    policy = 'static', schedule = schedule, shard_group = ep and 'resident' or 'node', ep = ep,
+    warm_up = 0,
     model = models.describe { hidden = 32, heads = 2, kv_heads = 1, ffn = 48, experts = 6,
       top_k = 2, slots = 3, layers = 3, sequence = 32, tokens = 64, micro_batches = 1,
       recompute = false, bytes = 4, vocabulary = 256 } }
@@ -143,6 +145,19 @@ describe('a simulated timeline', function()
       end
     end)
   end
+
+  it('has them where experts are resident', function()
+    for ep, schedule in pairs { [2] = 'laer', [4] = 'neap:recompute=true,chunks=2' } do
+      local model = simulated(schedule, ep)
+      local real = measured(record(4, false, ('--policies=static --schedule=%s --ep=%d '
+        .. '--shard-group=resident'):format(schedule, ep)), 2)
+      for _, stream in ipairs(STREAMS) do
+        assert.are.same(sequence(model, stream), sequence(real, stream), stream .. ' ' .. ep)
+      end
+      assert.are.same(ep == 2 and { 'refresh  ' } or {}, sequence(real, 'unshard'))
+      assert.are.equal(ep == 2 and 3 or 0, #sequence(real, 'reduce'))
+    end
+  end)
 end)
 
 describe('neap run --timeline', function()

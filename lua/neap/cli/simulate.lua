@@ -31,7 +31,7 @@ Examples:
   neap simulate --cluster h100x256 --ranks 4096 --model moe-671b --policy neap --steps 1]]
 
 local function group(text)
-  if text == 'all' or text == 'node' then return text end
+  if text == 'all' or text == 'node' or text == 'resident' then return text end
   return arguments.whole('--shard-group', 1)(text)
 end
 
@@ -44,8 +44,13 @@ function command.options(parser)
   parser:option('--schedule', 'of transfers, as neap run takes it: '
     .. table.concat(lib.sorted_keys(schedules.named), ', ') .. ', with fields: laer:chunks=2')
     :default 'laer'
-  parser:option('--shard-group', 'ranks that parameters are cut over: all, node, or how many')
-    :convert(group):default 'all'
+  parser:option('--shard-group', 'ranks that parameters are cut over: all, node, or how many; '
+    .. 'resident: see --experts (default: all)'):convert(group)
+  parser:option('--experts', 'sharded (FSEP), or resident: whole, each at home on a rank '
+    .. '(plain EP), other slots fetch from there (default: sharded)')
+    :choices { 'sharded', 'resident' }
+  parser:option('--ep', 'of resident experts: ranks that have a home of every one (default: all)')
+    :convert(arguments.whole('--ep', 1, 2 ^ 20))
   parser:option('--trace', 'recorded routing (default: synthetic)')
   parser:option('--routing', 'chosen by the trace or model, or balanced: every expert gets as '
     .. 'many tokens, what others call force-balanced (default: chosen)')
@@ -76,12 +81,21 @@ function command.options(parser)
   store.options(parser)
 end
 
+--- Where experts are kept: --experts=resident is --shard-group=resident.
+local function shard_group_of(args)
+  local given, resident = args.shard_group, args.experts == 'resident'
+  if given and (args.experts and resident ~= (given == 'resident')) then
+    errors.usage('--experts=%s and --shard-group=%s: give one of them', args.experts, given)
+  end
+  return given or resident and 'resident' or 'all'
+end
+
 local function open_simulation(args, policy, routing, slots)
   return simulate.open { cluster = clusters.describe(args.cluster,
     { ranks = args.ranks, node_size = args.node_size }),
     policy = policy, model = models.describe(args.model, { layers = args.layers }),
     slots = slots or args.slots, distinct = args.distinct, routing = routing,
-    schedule = args.schedule, shard_group = args.shard_group,
+    schedule = args.schedule, shard_group = shard_group_of(args), ep = args.ep,
     seed = args.seed, trace = args.trace and trace.read(args.trace), strict = args.strict or false,
     deadline = args.deadline, in_process = args.in_process or false,
     trusted = args.trust_policies or false }
@@ -91,8 +105,14 @@ end
 local function balanced_ms(args)
   local m = models.describe(args.model)
   local ranks = clusters.describe(args.cluster, { ranks = args.ranks }).ranks
-  local s = open_simulation(args, force_balanced.POLICY, 'balanced',
-    force_balanced.slots(args.slots or m.slots, ranks, m.experts))
+  local slots, homes = force_balanced.slots(args.slots or m.slots, ranks, m.experts),
+    shard_group_of(args) == 'resident' and (args.ep or ranks)
+  if homes and m.experts % homes == 0 then
+    slots = m.experts / homes
+  elseif homes then -- no rank may have more experts than another: sharded ones can be copied
+    args = setmetatable({ shard_group = 'all', experts = 'sharded', ep = 0 }, { __index = args })
+  end
+  local s = open_simulation(args, force_balanced.POLICY, 'balanced', slots)
   local row = s:run(args.steps)
   s:close()
   return row.step_ms
@@ -144,8 +164,9 @@ local DEFAULT_POLICIES = { 'static', 'laer', 'neap' }
 --- Columns of the run store for a simulation, and what its results can be compared by.
 local function describe(args)
   local parameters = { policies = #args.policy > 0 and args.policy or DEFAULT_POLICIES }
-  for _, name in ipairs { 'cluster', 'model', 'schedule', 'shard_group', 'steps',
-    'seed', 'ranks', 'node_size', 'slots', 'layers', 'distinct', 'routing', 'balanced' } do
+  parameters.shard_group = shard_group_of(args)
+  for _, name in ipairs { 'cluster', 'model', 'schedule', 'ep', 'steps', 'seed',
+    'ranks', 'node_size', 'slots', 'layers', 'distinct', 'routing', 'balanced' } do
     parameters[name] = args[name]
   end
   local files = { args.trace }

@@ -21,12 +21,13 @@ function shard_group.resolve(text, ep, ranks)
   ep = ep or 0
   if text ~= 'resident' then
     if ep ~= 0 then
-      errors.usage('ep is %s, which is for resident experts; the shard group is %s', ep, text)
+      errors.usage('--ep is %s, which is for resident experts (--shard-group=resident); the shard '
+        .. 'group is %s', ep, text)
     end
     return tonumber(text) or text
   end
   if ep % 1 ~= 0 or ep < 0 or ep > ranks or ep > 0 and ranks % ep ~= 0 then
-    errors.usage('ep is %s; it must be a divisor of %d, the number of ranks, or 0 for all', ep,
+    errors.usage('--ep is %s; it must be a divisor of %d, the number of ranks, or 0 for all', ep,
       ranks)
   end
   return 'resident', ep > 0 and ep or ranks

@@ -5,6 +5,7 @@ local errors = require 'neap.base.errors'
 local clusters = require 'neap.simulate.cluster'
 local models = require 'neap.simulate.models'
 local schedules = require 'neap.nn.schedule'
+local shard_group = require 'neap.nn.shard_group'
 
 local options = {}
 
@@ -16,7 +17,7 @@ local SPEC = {
   accumulate = { default = false }, resident = { default = false }, seed = { default = 1 },
   warm_up = { default = 5 }, in_process = { default = true }, trusted = { default = false },
   strict = { default = false }, deadline = {}, routing = { default = 'chosen' },
-  cluster = {}, model = {}, trace = {}, slots = {}, distinct = {},
+  ep = { default = 0 }, cluster = {}, model = {}, trace = {}, slots = {}, distinct = {},
 }
 
 local CELLS = 2 ^ 22 -- ranks x experts x layers: seconds of synthetic loads and plans
@@ -68,7 +69,8 @@ local function check(o)
   check_whole('warm_up', o.warm_up, 0, 1e6)
   check_whole('distinct', o.distinct, 1, o.model.layers)
   check_group('token_group', o.token_group, ranks)
-  check_group('shard_group', o.shard_group, ranks)
+  o.shard_group, o.homes = shard_group.resolve(o.shard_group, o.ep, ranks)
+  if not o.homes then check_group('shard_group', o.shard_group, ranks) end
   check_above_zero('elementwise', o.elementwise)
   check_above_zero('gradient_bytes', o.gradient_bytes)
   if o.routing ~= 'chosen' and o.routing ~= 'balanced' then

@@ -20,7 +20,8 @@ StepCost.__index = StepCost
 -- Hidden values need two of a forward's three products.
 local RECALL = 2 / 3
 
-local GROUPS = { all = C.NEAP_GROUP_ALL, node = C.NEAP_GROUP_NODE }
+local GROUPS = { all = C.NEAP_GROUP_ALL, node = C.NEAP_GROUP_NODE,
+  resident = C.NEAP_GROUP_RESIDENT }
 
 --- o: machine, model, topology (whose slots are those of layouts), schedule (all fields), and as
 -- simulate.open has them tensor, elementwise, token_group, shard_group, gradient_bytes, accumulate
@@ -36,6 +37,11 @@ function step_cost.open(o)
   self.expert_bytes = ffi.new('double[?]', t.experts)
   for e = 0, t.experts - 1 do
     self.expert_bytes[e] = self.op_cost:expert_parameters(e) * o.model.bytes
+  end
+  if o.shard_group == 'resident' then
+    self.home_first, self.home_past = ffi.new('int32_t[?]', t.ranks),
+      ffi.new('int32_t[?]', t.ranks)
+    for rank = 0, t.ranks - 1 do self.home_first[rank], self.home_past[rank] = t:home(rank) end
   end
   return self
 end
@@ -58,16 +64,17 @@ function StepCost:scale(counted)
   return counted > 0 and m.tokens * m.top_k * self.topology.ranks / counted or 0
 end
 
---- Seconds of a segment's experts that need not wait for the slots that a plan on the counts has
--- changed: on every rank those before the first such slot.
+--- Seconds of a segment's experts that need not wait for parameters: on every rank those before the
+-- first slot whose expert is neither resident nor that of base (nil: none is).
 local function kept_seconds(self, layout, base, share, segment)
-  local t, expert_of, before = self.topology, layout:array(), base:array()
+  local t, expert_of, before = self.topology, layout:array(), base and base:array()
   local tokens = self.kept_tokens or ffi.new('int64_t[?]', t.slots)
   self.kept_tokens = tokens
   for rank = 0, t.ranks - 1 do
     local kept = true
     for slot = t.first_slot[rank], t.first_slot[rank + 1] - 1 do
-      kept = kept and expert_of[slot] == before[slot]
+      kept = kept and (before and expert_of[slot] == before[slot]
+        or self:is_resident(expert_of[slot], rank))
       tokens[slot] = kept and self.slot_tokens[slot] or 0
     end
   end
@@ -75,13 +82,19 @@ local function kept_seconds(self, layout, base, share, segment)
     segment.upto)
 end
 
---- Splits the seconds of a segment into those that wait for late parameters and the others.
-local function split_segment(self, layout, base, share, segment)
-  segment.kept = kept_seconds(self, layout, base, share, segment)
-  segment.late = ffi.new('double[?]', self.topology.ranks)
+--- The seconds of a segment, cut into kept, which need not wait for parameters, and the rest.
+local function cut_segment(self, layout, base, share, segment)
+  local kept, rest = kept_seconds(self, layout, base, share, segment),
+    ffi.new('double[?]', self.topology.ranks)
   for rank = 0, self.topology.ranks - 1 do
-    segment.late[rank] = math.max(segment.seconds[rank] - segment.kept[rank], 0)
+    rest[rank] = math.max(segment.seconds[rank] - kept[rank], 0)
   end
+  return { kept = kept, rest = rest }
+end
+
+--- Whether an expert stays whole on a rank.
+function StepCost:is_resident(expert, rank)
+  return self.home_first and expert >= self.home_first[rank] and expert < self.home_past[rank]
 end
 
 --- loads[layer] of step_program.build. share: of the tokens that were counted. base: the layout
@@ -99,7 +112,8 @@ function StepCost:tokens(layout, split, share, base)
   for _, segment in ipairs(load.segments) do
     segment.seconds = self.op_cost:experts(layout, self.slot_tokens, share,
       ffi.new('double[?]', t.ranks), segment.from, segment.upto)
-    if base then split_segment(self, layout, base, share, segment) end
+    if base then segment.late = cut_segment(self, layout, base, share, segment) end
+    if self.home_first then segment.ahead = cut_segment(self, layout, nil, share, segment) end
     if s.recompute then segment.recompute = step_ops.scaled(segment.seconds, t.ranks, RECALL) end
   end
   load.seconds = #load.segments == 1 and load.segments[1].seconds
@@ -117,7 +131,23 @@ local function copies(self)
   for n = 0, t.nodes - 1 do
     uplinks[n] = t.nodes > 1 and bytes * (t.first_rank[n + 1] - t.first_rank[n]) or 0
   end
-  return { ports = ports, uplinks = uplinks }
+  return { ports = ports, uplinks = uplinks, moves = true, group = self.o.shard_group }
+end
+
+local function any(array, count)
+  for i = 0, count - 1 do
+    if array[i] > 0 then return true end
+  end
+  return false
+end
+
+--- What an exchange of resident experts is: moves (nothing at all: there is none), and group, the
+-- ranks that it is among: a node's, where nothing leaves one.
+local function of_homes(self, ports, uplinks, across)
+  local t = self.topology
+  local leaves = any(uplinks, t.nodes)
+  return { ports = ports, uplinks = uplinks, moves = any(ports, t.ranks),
+    group = leaves and (across or t.homes) or 'node' }
 end
 
 --- Bytes of the slots of a layout, or of those that are new to ranks with another one.
@@ -126,10 +156,20 @@ local function slots(self, layout, base)
   local group = self.o.shard_group
   lib.check(C.neap_layout_traffic(layout.ptr, base and base.ptr, self.expert_bytes,
     GROUPS[group] or group, ports, uplinks))
-  return { ports = ports, uplinks = uplinks }
+  if self.home_first then return of_homes(self, ports, uplinks) end
+  return { ports = ports, uplinks = uplinks, moves = true, group = group }
 end
 
---- Bytes of the experts that ranks have and lacked in base.
+--- The gradients of the layout that tokens were priced for last, on their way to all homes, or with
+-- accumulate to that in their run of ranks.
+local function gradients(self, layout, accumulate)
+  local ports, uplinks = arrays(self.topology)
+  lib.check(C.neap_layout_return_traffic(layout.ptr, self.slot_tokens, self.expert_bytes,
+    accumulate and 1 or 0, ports, uplinks))
+  return of_homes(self, ports, uplinks, not accumulate and 'all' or nil)
+end
+
+--- Bytes of the experts that ranks have, do not keep whole, and lacked in base.
 local function arriving_bytes(self, layout, base)
   local t, now, before, sum = self.topology, layout:array(), base:array(), 0
   for rank = 0, t.ranks - 1 do
@@ -137,18 +177,27 @@ local function arriving_bytes(self, layout, base)
     for slot = t.first_slot[rank], t.first_slot[rank + 1] - 1 do had[before[slot]] = true end
     for slot = t.first_slot[rank], t.first_slot[rank + 1] - 1 do
       local expert = now[slot]
-      if not had[expert] then sum = sum + self.expert_bytes[expert] end
+      if not had[expert] and not self:is_resident(expert, rank) then
+        sum = sum + self.expert_bytes[expert]
+      end
       had[expert] = true
     end
   end
   return sum
 end
 
---- weights[layer] and base[layer] of step_program.build; weights' late_bytes: of all ranks. base:
--- the layout that the layer began the step with, if the policy's plan on the counts has changed it.
+--- weights[layer] and base[layer] of step_program.build; weights' late_bytes: of all ranks. To be
+-- called after tokens. base: the layout that the layer began the step with, if the policy's plan on
+-- the counts has changed it.
 function StepCost:weights(layout, base)
-  if self.o.resident then return copies(self) end
-  local weights = slots(self, layout)
+  local weights = self.o.resident and copies(self) or slots(self, layout)
+  weights.back = weights
+  if self.home_first then
+    weights.back = gradients(self, layout, false)
+    weights.accumulate = self.topology.homes < self.topology.ranks
+      and gradients(self, layout, true) or nil
+  end
+  if self.o.resident then return weights end
   if not base or layout:changed(base) == 0 then return weights end
   weights.changes = slots(self, layout, base)
   weights.late_bytes = arriving_bytes(self, layout, base)
@@ -191,9 +240,20 @@ local function dense(self)
   return out
 end
 
+--- New parameters between the homes of every expert, of all layers; nil where it has one.
+local function gather(self)
+  local t, layers = self.topology, self.model.layers
+  if t.homes == t.ranks then return nil end
+  local ports, uplinks = arrays(t)
+  lib.check(C.neap_topology_gather_traffic(t.ptr, self.expert_bytes, ports, uplinks))
+  return { ports = step_ops.scaled(ports, t.ranks, layers),
+    uplinks = step_ops.scaled(uplinks, t.nodes, layers) }
+end
+
 --- New parameters to the shard groups: a rank holds 1 / group of all experts, and owns less.
 local function refresh(self)
   local t, group, bytes = self.topology, self.o.shard_group, 0
+  if self.home_first then return gather(self) end
   if self.o.resident or group == 'all' or group == t.ranks then return nil end
   local size = group == 'node' and t.ranks / t.nodes or group
   for e = 0, t.experts - 1 do bytes = bytes + self.expert_bytes[e] * self.model.layers end
@@ -219,7 +279,7 @@ function StepCost:step(micro, tokens)
   local o, m, cost, t = self.o, self.model, self.op_cost, self.topology
   local d = {
     schedule = o.schedule, micro = micro, layers = m.layers,
-    recompute = m.recompute, token_group = o.token_group, shard_group = o.shard_group,
+    recompute = m.recompute, token_group = o.token_group,
     tensor = o.tensor, resident = o.resident, accumulate = o.accumulate,
     gradient_scale = o.gradient_bytes / m.bytes, dense = dense(self), refresh = refresh(self),
     optimizer = cost:optimizer(t.ranks), host = self.machine.host, copied = self.machine.copied,

@@ -16,7 +16,7 @@ Transfer.__index = Transfer
 
 --- Computation to come needs it.
 function Transfer:wait()
-  self.program:wait(self.ops[#self.ops])
+  if #self.ops > 0 then self.program:wait(self.ops[#self.ops]) end
   if self.after then self.after() end
 end
 
@@ -36,28 +36,30 @@ end
 
 function Store:unshard_start(weights, _, parts)
   local p, ops = self.program, {}
-  if p.resident then return nil end
+  if p.resident or not weights.moves then return nil end
   for i = 1, parts do
     ops[i] = p:exchange('unshard', 'unshard', { layer = self.layer, part = parts > 1 and i - 1,
-      group = p.shard_group, ports = weights.ports, uplinks = weights.uplinks, share = 1 / parts })
+      group = weights.group, ports = weights.ports, uplinks = weights.uplinks, share = 1 / parts })
   end
-  return setmetatable({ program = p, ops = ops }, Transfer)
+  return setmetatable({ program = p, ops = ops, kind = 'ahead' }, Transfer)
 end
 
 function Store:unshard_changes_start(_, weights)
   local changes = weights.changes
-  return setmetatable({ program = self.program, late = true, ops = { self.program:exchange('late',
-    'late', { layer = self.layer, group = self.program.shard_group, ports = changes.ports,
-      uplinks = changes.uplinks }) } }, Transfer)
+  if not changes.moves then return nil end
+  return setmetatable({ program = self.program, late = true, kind = 'late',
+    ops = { self.program:exchange('late', 'late', { layer = self.layer, group = changes.group,
+      ports = changes.ports, uplinks = changes.uplinks }) } }, Transfer)
 end
 
 function Store:reduce_start(weights)
   local p = self.program
   if p.accumulate and p.micro < p.last_micro then return nil end
   local layer = self.layer
-  local op = p:exchange('reduce', 'reduce', { layer = layer, group = p.shard_group,
-    ports = weights.ports, uplinks = weights.uplinks, share = p.gradient_scale })
-  return setmetatable({ program = p, ops = { op },
+  local back = p.micro < p.last_micro and weights.accumulate or weights.back
+  local ops = back.moves and { p:exchange('reduce', 'reduce', { layer = layer, group = back.group,
+    ports = back.ports, uplinks = back.uplinks, share = p.gradient_scale }) } or {}
+  return setmetatable({ program = p, ops = ops,
     after = function() p:compute('reduce', p.sum, nil, { phase = false, layer = layer }) end,
   }, Transfer)
 end
@@ -146,17 +148,17 @@ function Experts:dispatch()
   self.sent = send_all(self, 'dispatch')
 end
 
---- A chunk's experts, each when its parameters are there. key: of their seconds; phase: default
--- the program's.
+--- A chunk's experts, each when its parameters are there; before that, those of the first slots
+-- that need not wait. key: of their seconds; phase: default the program's.
 local function compute_chunk(self, arriving, chunk, key, phase)
   local p, load = self.program, self.program.loads[self.layer]
   for _, segment in ipairs(load.segments) do
     if segment.chunk == chunk then
-      local o, late = { chunk = #load.ports > 1 and chunk - 1, phase = phase },
-        arriving and arriving.late
-      if late then p:compute('expert', 0, segment.kept, o) end
+      local o = { chunk = #load.ports > 1 and chunk - 1, phase = phase }
+      local cut = arriving and key == 'seconds' and segment[arriving.kind]
+      if cut then p:compute('expert', 0, cut.kept, o) end
       if arriving then arriving:wait_part(segment.part) end
-      p:compute('expert', 0, late and segment.late or segment[key], o)
+      p:compute('expert', 0, cut and cut.rest or segment[key], o)
     end
   end
 end

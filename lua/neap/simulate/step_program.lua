@@ -120,7 +120,7 @@ end
 --   schedule                what schedule.resolve gives
 --   layers, recompute       of the model: layers are computed again before their backward, with all
 --                           that travels, unless the schedule recomputes
---   token_group, shard_group, tensor, tensor_ports, gradient_scale (bytes of a gradient / of a
+--   token_group, tensor, tensor_ports, gradient_scale (bytes of a gradient / of a
 --                           parameter), resident (experts stay where they are), accumulate
 --                           (gradients are sent in the last micro-batch only)
 --   attention, attention_back, embed, embed_back, route, route_back, permute, finish, finish_back,
@@ -129,10 +129,12 @@ end
 --   copied                  exchanges are work of the ranks (simulate/machines.lua)
 --   refresh                 ports and uplinks: new parameters to the shard groups; or nil
 --   micro                   for every micro-batch loads[layer] = { ports, uplinks (of every chunk),
---                           segments, seconds }, weights[layer] = { ports, uplinks } and, where
---                           a plan on the counts changes the layout, base[layer] = { ports,
---                           uplinks } of what it was, and weights[layer].changes = { ports,
---                           uplinks } of what travels then
+--                           segments, seconds }, weights[layer] = { ports, uplinks, group, moves
+--                           (false: there is no such exchange), back = the same of gradients,
+--                           accumulate = the same in other than the last micro-batch, or nil }
+--                           and, where a plan on the counts changes the layout, base[layer] =
+--                           the same of what it was, and weights[layer].changes = the same of
+--                           what travels then
 function step_program.build(cluster, o)
   cluster:clear()
   local self = setmetatable({ cluster = cluster, waits = {}, blocks = {}, experts = {},

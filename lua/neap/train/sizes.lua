@@ -4,6 +4,7 @@
 local errors = require 'neap.base.errors'
 local memory_estimate = require 'neap.train.memory_estimate'
 local schedules = require 'neap.nn.schedule'
+local shard_group = require 'neap.nn.shard_group'
 
 local sizes = {}
 
@@ -32,12 +33,21 @@ local function check_experts(p, ranks)
   end
 end
 
+local function check_resident(p, ranks)
+  local _, homes = shard_group.resolve(p.shard_group, rawget(p, 'ep'), ranks)
+  if homes and p.slots * homes < p.experts then
+    errors.usage('--slots is %d: %d slots on each of %d ranks that are to have homes of all %d '
+      .. 'experts; it must be %d or more, or --ep higher', p.slots, p.slots, homes, p.experts,
+      math.ceil(p.experts / homes))
+  end
+end
+
 local function check_group(text, ranks)
   local group = tonumber(text)
-  if text == 'all' or text == 'node' then return end
+  if text == 'all' or text == 'node' or text == 'resident' then return end
   if not group or group % 1 ~= 0 or group < 1 or group > ranks then
     errors.usage("--shard-group is '%s'; it must be all, node or a whole number of ranks from 1 to "
-      .. '%d', text, ranks)
+      .. '%d, or resident', text, ranks)
   end
 end
 
@@ -48,6 +58,7 @@ function sizes.check(specs, p, ranks)
   check_heads(p)
   check_experts(p, ranks)
   check_group(p.shard_group, ranks)
+  check_resident(p, ranks)
   schedules.resolve(p.schedule)
 end
 
