@@ -112,6 +112,11 @@ static bool map_factor(CUtensorMap *map, const void *x, int64_t columns, int64_t
   return map_array(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, x, columns, rows, pages, page, box_rows);
 }
 
+static int unmapped(int64_t rows)
+{
+  return neapi_refused("to map the arrays of %lld rows of experts", (long long)rows);
+}
+
 template <bool A_ACROSS, bool B_ACROSS, epilogue EPILOGUE>
 static int launch(const job &j, void *stream)
 {
