@@ -2,17 +2,16 @@
 #include "data/trace.h"
 
 #include "base/memory.h"
+#include "data/unpack.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <zlib.h>
 
-enum { LENGTH_BYTES = 8, LEAST_CHUNK = 1 << 12, MOST_CHUNK = 1 << 20, GZIP_BUFFER = 1 << 17 };
+enum { LENGTH_BYTES = 8 };
 
 int64_t neapi_trace_count(const int64_t *shape, int first)
 {
@@ -38,64 +37,6 @@ uint32_t neapi_trace_crc(uint32_t data_crc, const int64_t *shape, const neapi_ke
       crc = crc32_z(crc, (const Bytef *)pairs[i].value, strlen(pairs[i].value) + 1);
     }
   return (uint32_t)crc;
-}
-
-/* ---- the whole file, unpacked if it is gzipped ----------------------------------------------- */
-
-/* bytes: of the file; one that is not gzipped fits into as many and one more. */
-static int read_all(const char *path, gzFile file, int64_t bytes, char **text, int64_t *length)
-{
-  int64_t capacity = bytes + 1 > LEAST_CHUNK ? bytes + 1 : LEAST_CHUNK, used = 0;
-  char *memory = malloc((size_t)capacity);
-  for (int got = 1; memory && got > 0; used += got) {
-    if (used == capacity) {
-      char *larger = realloc(memory, (size_t)(capacity *= 2));
-      if (!larger)
-        free(memory);
-      if (!(memory = larger))
-        break;
-    }
-    int64_t want = capacity - used < MOST_CHUNK ? capacity - used : MOST_CHUNK;
-    got = gzread(file, memory + used, (unsigned)want);
-    if (got < 0)
-      break;
-  }
-  if (!memory)
-    return neapi_fail(NEAP_MEMORY, "%s: no memory for %" PRId64 " bytes", path, capacity);
-  int code;
-  const char *why = gzerror(file, &code);
-  if (code == Z_ERRNO) {
-    free(memory);
-    return neapi_fail(NEAP_SYSTEM, "%s: cannot be read: %s", path, strerror(errno));
-  }
-  if (code != Z_OK && code != Z_STREAM_END) {
-    free(memory);
-    const char *text_of = strrchr(why, ':');
-    return neapi_fail(NEAP_FORMAT, "%s: byte %" PRId64 ": truncated or damaged gzip data:%s", path,
-                      (int64_t)gzoffset(file), text_of ? text_of + 1 : why);
-  }
-  *text = memory;
-  *length = used;
-  return NEAP_OK;
-}
-
-static int read_file(const char *path, char **text, int64_t *length)
-{
-  errno = 0;
-  gzFile file = gzopen(path, "rb");
-  if (!file)
-    return neapi_fail(NEAP_SYSTEM, "%s: cannot be opened: %s", path,
-                      errno ? strerror(errno) : "no memory");
-  struct stat info;
-  int64_t bytes = stat(path, &info) ? 0 : info.st_size;
-  gzbuffer(file, bytes < GZIP_BUFFER ? LEAST_CHUNK : GZIP_BUFFER);
-  int status = read_all(path, file, bytes, text, length);
-  gzclose(file);
-  if (!status && *length == 0) {
-    free(*text);
-    return neapi_fail(NEAP_FORMAT, "%s: byte 0: the file is empty", path);
-  }
-  return status;
 }
 
 /* ---- safetensors ----------------------------------------------------------------------------- */
@@ -179,8 +120,8 @@ static int parse_safetensors(const char *path, const char *text, int64_t length,
   if (announced > NEAPI_TRACE_HEADER || announced > (uint64_t)(length - LENGTH_BYTES))
     return neapi_fail(NEAP_FORMAT,
                       "%s: byte 0: header of %" PRIu64 " bytes announced; the file has %" PRId64
-                      " in all",
-                      path, announced, length);
+                      " in all, and a trace's header may have %d",
+                      path, announced, length, NEAPI_TRACE_HEADER);
   int64_t data = LENGTH_BYTES + (int64_t)announced;
   int status = neapi_header_parse(path, LENGTH_BYTES, text + LENGTH_BYTES, data - LENGTH_BYTES,
                                   &trace->header);
@@ -214,7 +155,7 @@ int neap_trace_open(const char *path, neap_trace **out)
 {
   char *text = NULL;
   int64_t length = 0;
-  int status = read_file(path, &text, &length);
+  int status = neapi_unpack(path, &text, &length);
   if (status)
     return status;
   neap_trace *trace = neapi_alloc_zero(sizeof *trace, "trace");

@@ -409,5 +409,12 @@ describe('trace from CSV', function()
     end
     write(path, packed:sub(1, half) .. ('\170'):rep(20) .. packed:sub(half + 21))
     check_damaged(path, '')
+    write(path, packed .. ('\0'):rep(700))
+    assert.are.equal(1, trace.open(path).steps)
+    for _, rest in ipairs { 'x', ('\0'):rep(512) .. 'x', packed:sub(2), '\31', packed:sub(1, 20),
+      '\31\138\8' .. ('\0'):rep(7) } do
+      write(path, packed .. rest)
+      check_damaged(path, 'truncated or damaged gzip data')
+    end
   end)
 end)
