@@ -43,7 +43,7 @@ local function open_worker(server, setup)
   C.neap_policy_server_begin(server, messages.LOADING, 0, 0)
   self.runtime = runtime.open {
     file = setup.file, params = setup.params, split = setup.split, on = setup.on,
-    topology = topology,
+    topology = topology, fetch_work = setup.fetch_work,
     layers = setup.layers, seed = setup.seed,
     watch = function(hook, step, layer)
       C.neap_policy_server_begin(server, messages.of_hook[hook], step, layer)

@@ -3,6 +3,8 @@
 --   ctx.topology             ranks, nodes, slots, costs (engine/topology.lua)
 --   ctx.history              loads of this layer (history.lua): :last(i) :mean(w) :sum(w) :len()
 --   ctx.current              whether history's newest load is that of the very step (plans_on)
+--   ctx.fetch_work           work (tokens x cost) that a rank computes forward while it fetches an
+--                            expert late, on the cluster that is described; nil where none is
 --   ctx.previous             the active layout, as a layout builder
 --   ctx.random               :uniform() :integer(n) :normal() :shuffle(list); depends on seed, step
 --                            and layer alone
@@ -68,7 +70,7 @@ Context.__index = Context
 function context.open(tools, layer, keep)
   local topology = tools.topology
   return setmetatable({
-    tools = tools, topology = topology, layer = layer, step = 0,
+    tools = tools, topology = topology, layer = layer, step = 0, fetch_work = tools.fetch_work,
     history = history.open(topology.ranks, topology.experts, keep),
     random = setmetatable({ seed = tools.seed, stream = layer, index = 0 }, Random),
   }, Context)

@@ -25,9 +25,9 @@ runtime.PLANNED, runtime.SKIPPED, runtime.FAULT, runtime.LATE = 1, 2, 3, 4
 local Tools = {}
 Tools.__index = Tools
 
-local function open_tools(topology, seed)
+local function open_tools(topology, seed, fetch_work)
   return setmetatable({
-    topology = topology, seed = seed, planners = {}, splits = {},
+    topology = topology, seed = seed, fetch_work = fetch_work, planners = {}, splits = {},
     slots = ffi.new('int32_t[?]', topology.slots), scratch = layouts.open(topology),
     before = layouts.open(topology),
   }, Tools)
@@ -94,10 +94,11 @@ end
 
 --- options: file, params (texts), split (a rule instead of the policy's split, or nil), on (instead
 -- of its plans_on, or nil; history is then the counts of the step alone), topology, layers, seed,
--- watch (called with hook, step and layer before every hook, or nil). Raises POLICY or USAGE.
+-- watch (called with hook, step and layer before every hook, or nil), fetch_work (of the context,
+-- or nil). Raises POLICY or USAGE.
 function runtime.open(options)
   local class = policy.load(options.file)
-  local tools = open_tools(options.topology, options.seed)
+  local tools = open_tools(options.topology, options.seed, options.fetch_work)
   local self = setmetatable({
     name = class.name, file = options.file, class = class, watch = options.watch, tools = tools,
     topology = options.topology, layers = {},

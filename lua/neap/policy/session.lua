@@ -46,7 +46,7 @@ local SPEC = {
   seed = { default = 0 }, deadline = { default = session.DEADLINE }, strict = { default = false },
   in_process = { default = false }, trusted = { default = false },
   known = { default = false }, wait = { default = false }, remember = { default = false },
-  listener = { default = {} },
+  listener = { default = {} }, fetch_work = { type = 'number' },
 }
 
 local function open_worker(self, o)
@@ -56,7 +56,7 @@ local function open_worker(self, o)
   local ok, opened = xpcall(open, errors.handler, {
     file = selection.file, params = selection.params, split = selection.split,
     on = selection.on, topology = self.topology, layers = self.layers, seed = o.seed,
-    deadline = o.deadline, trusted = o.trusted,
+    deadline = o.deadline, trusted = o.trusted, fetch_work = o.fetch_work,
   })
   if ok then return opened end
   if not o.strict and opened.code == 'POLICY' then opened.code = 'FAILED' end
@@ -106,6 +106,7 @@ end
 --   known                     loads are known before they are routed, as replay and simulation do
 --   wait                      advance waits for all plans (up to the deadline), as replay wants
 --   remember                  keeps what save needs: as many loads as the policy's history has
+--   fetch_work                ctx.fetch_work of the policy, if it is known
 --   listener                  functions, each optional: fault(message), on rank 0, for faults that
 --                             are not raised; split(step, layer, split) after a split, and
 --                             record(step, layer, load) after a record, on all ranks

@@ -61,6 +61,15 @@ local function expert_costs(model)
   return model.ffn
 end
 
+--- Tokens that all ranks send in a load, of the first step where a trace may vary.
+local function counted_tokens(self)
+  local t, m, sum = self.topology, self.model, 0
+  if not self.options.trace then return m.tokens * m.top_k * t.ranks end
+  self.source(0, 0, self.counts)
+  for i = 0, t.ranks * t.experts - 1 do sum = sum + tonumber(self.counts[i]) end
+  return math.max(1, sum)
+end
+
 --- Options: cluster and model (what their describe takes), policy, schedule (what schedule.resolve
 -- takes), token_group and shard_group ('all', 'node', a number, or 'resident' for experts that stay
 -- whole at home, with ep, the ranks that have a home of every one, 0: all), resident (experts stay
@@ -82,10 +91,11 @@ function simulate.open(given)
   self.cluster = clusters.open(o.machine, self.topology)
   self.step_cost = step_cost.open(setmetatable({ topology = self.topology }, { __index = o }))
   self.source = open_source(o)
+  self.counts = ffi.new('int64_t[?]', self.topology.ranks * self.topology.experts)
   self.session = sessions.open { topology = self.topology, layers = o.distinct, policy = o.policy,
     seed = o.seed, in_process = o.in_process, trusted = o.trusted, strict = o.strict, wait = true,
-    known = true, deadline = o.deadline }
-  self.counts = ffi.new('int64_t[?]', self.topology.ranks * self.topology.experts)
+    known = true, deadline = o.deadline,
+    fetch_work = self.step_cost:fetch_work(counted_tokens(self)) }
   self.micro_batches, self.balance, self.late_bytes = 0, series.balance(), 0
   self.spent = { loads = 0, plan = 0, split = 0, price = 0, simulate = 0 }
   return self

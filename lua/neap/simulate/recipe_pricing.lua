@@ -59,6 +59,11 @@ function RecipePricing:layer(layer, layout, split, counted, base)
   self.weights[layer], self.base[layer] = self.step_cost:weights(layout, base)
 end
 
+--- What a late fetch of an expert costs, in work of loads of so many tokens (step_cost.lua).
+function RecipePricing:fetch_work(counted)
+  return self.step_cost:fetch_work(counted)
+end
+
 function RecipePricing:step()
   local one, micro = { loads = {}, weights = {}, base = {} }, {}
   for layer = 0, self.model.layers - 1 do

@@ -204,6 +204,31 @@ function StepCost:weights(layout, base)
   return weights, slots(self, base)
 end
 
+--- ---- a fetch -----------------------------------------------------------------------------------
+
+--- Seconds until a rank that fetches one expert late has it, nobody else fetching any.
+local function fetch_seconds(self, bytes)
+  local t, m, group = self.topology, self.machine, self.o.shard_group
+  local node = t.ranks / t.nodes
+  local sources = ({ all = t.ranks, node = node, resident = t.homes })[group] or group
+  local far = math.max(0, 1 - node / sources)
+  return (far > 0 and m.far_latency or m.latency)
+    + math.max(bytes / m.port, bytes * far / m.uplink)
+end
+
+--- Work (tokens x cost) that a rank computes forward in the time that it takes to fetch an expert
+-- late: the largest one. counted: tokens of all ranks in a load, by which those of the loads differ
+-- from the model's.
+function StepCost:fetch_work(counted)
+  local t, largest = self.topology, 0
+  for e = 1, t.experts - 1 do
+    if self.expert_bytes[e] > self.expert_bytes[largest] then largest = e end
+  end
+  local _, each = self.op_cost:expert_line(largest)
+  local tokens = fetch_seconds(self, self.expert_bytes[largest]) / each
+  return tokens * t:cost(largest) / self:scale(counted)
+end
+
 --- ---- a step ------------------------------------------------------------------------------------
 
 --- Bytes on the links when gradients of dense parameters are summed and cut over all ranks, and

@@ -194,11 +194,12 @@ function trainer.open(options)
     experts = p.experts, cost = costs(p.ffn), speed = job.sim and job.sim.machine.speed,
     homes = homes }
   if job.remark and options.remark ~= false then job:remark(self.topology:remark()) end
+  self.pricing = job.sim and job.rank == 0 and open_pricing(self) or nil
   self.session = sessions.open { comm = self.comm, topology = self.topology, layers = p.layers,
     policy = options.policy, seed = p.seed, strict = job.strict, in_process = job.in_process,
     trusted = job.trusted, deadline = job.deadline, wait = options.wait,
-    remember = job.checkpoints ~= nil, listener = listener(self) }
-  self.pricing = job.sim and job.rank == 0 and open_pricing(self) or nil
+    remember = job.checkpoints ~= nil, listener = listener(self),
+    fetch_work = self.pricing and self.pricing:fetch_work(p.batch * p.sequence * p.top_k) }
   self.first, self.last = share(p.batch, job.rank, job.ranks)
   self.ids = tensor.new('i32', (self.last - self.first) * p.sequence)
   self.targets = tensor.new('i32', (self.last - self.first) * p.sequence)

@@ -217,6 +217,35 @@ describe('a plan on the counts', function()
     s:close()
   end)
 
+  it('has a price that follows links, work and tokens', function()
+    local function price(changes, options)
+      local all = { cluster = machine(changes), model = MODEL, policy = 'static' }
+      for name, value in pairs(options or {}) do all[name] = value end
+      local s = simulate.open(all)
+      local work = s.step_cost:fetch_work(2048 * 2 * 8)
+      local half = s.step_cost:fetch_work(2048 * 8)
+      assert.is_near(work, 2 * half, 1e-9 * work)
+      local _, each = s.step_cost.op_cost:expert_line(0)
+      s:close()
+      return work * each
+    end
+    local bytes = 3 * 512 * 1024 * 2
+    local fast = { port = 1e9, uplink = 1e12, latency = 0, far_latency = 0 }
+    assert.is_near(bytes / 1e9, price(fast), 1e-9)
+    fast.uplink, fast.far_latency = 1e8, 0.5 -- half of an expert comes from the other node
+    assert.is_near(bytes / 2 / 1e8 + 0.5, price(fast), 1e-9)
+    assert.is_near(bytes / 1e9, price(fast, { shard_group = 'node' }), 1e-9)
+    assert.is_near(bytes / 1e9, price(fast, { shard_group = 'resident', ep = 4 }), 1e-9)
+  end)
+
+  it('is not made by policy late where its price exceeds what it saves', function()
+    local function late(changes)
+      return run { policy = 'late', cluster = machine(changes) }.late_experts
+    end
+    assert.are.equal(0, late { uplink = 1e5 })
+    assert.is_true(late { latency = 0, far_latency = 0, port = 1e15, uplink = 1e15 } > 0)
+  end)
+
   it('costs the time of what changes: nothing if loads are known, all slots at most', function()
     local function row_of(policy)
       return run { policy = policy, schedule = 'eager', cluster = machine { uplink = 5e9 } }
