@@ -2,8 +2,18 @@
 
 local program = require 'tests.cli.program'
 
-local SMALL = ' --policies=static --layers=1 --hidden=16 --heads=1 --kv-heads=1 --experts=4 '
+local SIZES = ' --policies=static --layers=1 --hidden=16 --heads=1 --kv-heads=1 --experts=4 '
   .. '--ffn=16 --slots=2 --batch=4 --sequence=16 --steps=4 -n 2 --no-store --trace= '
+
+--- Options of a small training, with those that are given in the place of its own.
+local function small(given)
+  local text = SIZES
+  for name in given:gmatch '%-%-[%w-]+' do
+    text = text:gsub(name:gsub('%-', '%%-') .. '=?%S* ', '')
+  end
+  return text .. given
+end
+
 local TRACE = 'experiments/traces/quickstart.safetensors'
 
 local function write(path, text)
@@ -20,36 +30,39 @@ describe('before the first step', function()
     assert.is_nil(errors:find 'traceback', errors)
     assert.is_nil(errors:find '1/4', errors) -- no step's progress
   end
-  local run = 'run experiments/quickstart.lua' .. SMALL
+  local function run(given)
+    return 'run experiments/quickstart.lua' .. small(given)
+  end
+
 
   it('every policy of a list is loaded', function()
     local path = os.tmpname() .. '.lua'
-    refused(run .. '--policies=static,nosuch', "unknown policy 'nosuch'")
-    refused(run .. '--policies=static,laer:windw=3', "unknown parameter 'windw'")
+    refused(run('--policies=static,nosuch'), "unknown policy 'nosuch'")
+    refused(run('--policies=static,laer:windw=3'), "unknown parameter 'windw'")
     write(path, 'return 1')
-    refused(run .. '--policies=static,' .. path, 'must return what policy.define')
+    refused(run('--policies=static,' .. path), 'must return what policy.define')
     refused(('replay --trace %s --slots 4 --policy static --policy %s'):format(TRACE, path),
       'must return what policy.define')
     write(path, 'error "broken"')
-    local status, _, errors = program.run(run .. '--policies=static,' .. path)
+    local status, _, errors = program.run(run('--policies=static,' .. path))
     assert.are.equal(1, status)
     assert.matches('broken', errors)
     os.remove(path)
   end)
 
   it('files that will be written are tried', function()
-    refused(run .. '--trace=/nowhere/x.safetensors', '%-%-trace: /nowhere/x.safetensors: No such')
-    refused(run .. '--timeline=/nowhere/x.json', '%-%-timeline: /nowhere/x.json: No such')
+    refused(run('--trace=/nowhere/x.safetensors'), '%-%-trace: /nowhere/x.safetensors: No such')
+    refused(run('--timeline=/nowhere/x.json'), '%-%-timeline: /nowhere/x.json: No such')
     refused(('report --trace %s --slots 4 -o /nowhere/x.html'):format(TRACE), '%-%-output: /now')
     refused('simulate --timeline /nowhere/x.json', '%-%-timeline: /nowhere/x.json: No such')
   end)
 
   it('numbers that the engine cannot count to are refused', function()
     for _, option in ipairs { '--steps', '--batch', '--ffn', '--experts', '--seed' } do
-      refused(run .. option .. '=4294967297', option:gsub('%-', '%%-') .. ' is 4294967297; it can')
+      refused(run(option .. '=4294967297'), option:gsub('%-', '%%-') .. ' is 4294967297; it can')
     end
     for _, option in ipairs { '--slots', '--node-size', '--window', '--seed' } do
-      refused(('replay --trace %s --slots 4 %s 4294967297'):format(TRACE, option),
+      refused(('replay --trace %s %s 4294967297'):format(TRACE, option),
         option:gsub('%-', '%%-') .. " is '4294967297'")
     end
     refused('sweep replay seed=0..5000000000', 'more than 100000 values')
@@ -98,7 +111,7 @@ describe('a program that is missing', function()
     local path = os.tmpname()
     os.remove(path)
     for _, command in ipairs { ('replay --trace %s --slots 4 --policy static'):format(TRACE),
-      'run experiments/quickstart.lua' .. SMALL:gsub('%-%-no%-store', '') } do
+      'run experiments/quickstart.lua' .. SIZES:gsub('%-%-no%-store', '') } do
       local status, _, errors = program.shell(('PATH=/nowhere %s %s --store %s'):format(
         program.path, command, path))
       assert.are.equal(0, status, errors)
@@ -125,7 +138,8 @@ describe('a program that is missing', function()
 end)
 
 describe('a process', function()
-  local run = program.path .. ' run experiments/quickstart.lua' .. SMALL
+  local command = program.path .. ' run experiments/quickstart.lua'
+  local run = command .. SIZES
 
   it('without stdin, stdout or stderr runs, and tells that results went nowhere', function()
     local status, _, errors = program.shell(run .. '<&- >&-')
@@ -198,8 +212,8 @@ describe('a process', function()
   it('whose file reaches its limit says so', function()
     local path = os.tmpname()
     os.remove(path)
-    local status, _, errors = program.shell(('ulimit -f 24; %s --trace=%s --steps=60 --experts=64 '
-      .. '--slots=32'):format(run, path))
+    local status, _, errors = program.shell(('ulimit -f 24; %s %s'):format(command,
+      small(('--trace=%s --steps=60 --experts=64 --slots=32'):format(path))))
     assert.are.equal(1, status)
     assert.matches('cannot be written: File too large', errors)
     local read, out = program.run('trace info ' .. path)
