@@ -1,4 +1,5 @@
---- The folders of core: each uses only those before it, and no files call each other in a circle.
+--- The folders of core: each uses only those before it, and no files call or include each other in
+-- a circle, those of kernels neither.
 -- Includes are read from the sources, calls from the symbols of the objects of this build.
 
 -- A folder uses only those before it.
@@ -18,6 +19,12 @@ end
 local function folder_of(path)
   if path:match '^kernels/' then return 'kernels' end
   return path:match '^core/([%w_]+)/' or path:match '^core/([%w_]+)%.'
+end
+
+-- 'core/base/../comm/a.h' as 'core/comm/a.h'.
+local function plain(path)
+  local shorter, changed = path:gsub('[^/]+/%.%./', '', 1)
+  return changed > 0 and plain(shorter) or path
 end
 
 -- files[path] = { includes = { path, … }, defines = { symbol = true }, needs = { symbol, … } }.
@@ -60,7 +67,7 @@ local function upward(uses, order)
   return faults
 end
 
--- Circles of calls, each as 'a -> b -> a', from a walk in depth.
+-- Circles, each as 'a -> b -> a', from a walk in depth.
 local function circles(uses)
   local state, stack, found, paths = {}, {}, {}, {}
   local function walk(path)
@@ -93,7 +100,7 @@ local function includes_of(path)
       local file = name and io.open(root .. name)
       if file then
         file:close()
-        list[#list + 1] = root .. name
+        list[#list + 1] = plain(root .. name)
         break
       end
     end
@@ -140,15 +147,14 @@ describe('core', function()
   local files = read_files()
   local uses = uses_of(files)
 
-  -- Calls between files of core.
-  local function calls()
-    local compiled = {}
+  -- What files use by calls alone, or by includes alone.
+  local function only(kind)
+    local part = {}
     for path, file in pairs(files) do
-      if path:match '^core/' then
-        compiled[path] = { includes = {}, defines = file.defines, needs = file.needs }
-      end
+      part[path] = { includes = kind == 'includes' and file.includes or {},
+        defines = file.defines, needs = kind == 'calls' and file.needs or {} }
     end
-    return uses_of(compiled)
+    return uses_of(part)
   end
 
   it('has an object for every source', function()
@@ -166,7 +172,11 @@ describe('core', function()
   end)
 
   it('has no files that call each other in a circle', function()
-    assert.are.same({}, circles(calls()))
+    assert.are.same({}, circles(only 'calls'))
+  end)
+
+  it('has no files that include each other in a circle', function()
+    assert.are.same({}, circles(only 'includes'))
   end)
 
   it('would be told: of an include and a call of a later folder, and of a circle', function()
@@ -184,5 +194,6 @@ describe('core', function()
     }, upward(uses_of(invented), ORDER))
     assert.are.same({ 'core/comm/c.c -> core/data/d.c -> core/comm/c.c' },
       circles(uses_of(invented)))
+    assert.are.equal('core/comm/b.h', plain 'core/base/x/../../comm/b.h')
   end)
 end)

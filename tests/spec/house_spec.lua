@@ -29,10 +29,10 @@ local function faults(files)
     uses[name] = {}
     for line in text:gmatch '[^\n]+' do
       local code = not line:match '^%s*%-%-' and line or ''
-      for other in code:gmatch "'neap%.([%w_.]+)'" do
+      for other in code:gmatch [=[['"[]neap%.([%w_.]+)['"%]]]=] do
         if files[other] and other ~= name then uses[name][other] = true end
       end
-      if code:match "require *%(?'neap'" then uses[name][''] = true end
+      if code:match [=[require *%(?['"[]+neap['"%]]]=] then uses[name][''] = true end
     end
     if not level[folder] then found[#found + 1] = folder .. ' is no folder of the list' end
     for other in pairs(uses[name]) do
@@ -67,6 +67,10 @@ describe('lua/neap', function()
   it('would be found out', function()
     assert.are.same({ 'engine.comm uses policy.session' }, faults {
       ['engine.comm'] = "local s = require 'neap.policy.session'", ['policy.session'] = '' })
+    assert.are.same({ 'engine.comm uses policy.session' }, faults {
+      ['engine.comm'] = 'return require "neap.policy.session"', ['policy.session'] = '' })
+    assert.are.same({ 'engine.comm uses policy.session' }, faults {
+      ['engine.comm'] = 'return require [[neap.policy.session]]', ['policy.session'] = '' })
     assert.are.same({ 'base.lib uses ' }, faults { ['base.lib'] = "require('neap')", [''] = '' })
     assert.matches('closes a circle', faults { ['nn.a'] = "return require('neap.nn.b')",
       ['nn.b'] = "local a = require 'neap.nn.a'" }[1])
