@@ -363,7 +363,7 @@ typedef int neapi_kernel_exact_square_sum(int64_t n, const void *x, double max, 
 typedef struct neapi_kernels {
   const char *name; /* "f32", "f64", "bf16", "f32 on cuda", "bf16 on cuda" */
   int64_t size;     /* bytes of a real */
-  int64_t acc_size; /* bytes of a acc */
+  int64_t acc_size; /* bytes of an acc */
   NEAPI_KERNELS(NEAPI_ENTRY, NEAPI_ENTRY)
 } neapi_kernels;
 #undef NEAPI_ENTRY

@@ -19,11 +19,11 @@ typedef struct {
   int32_t *quota;      /* [nodes] groups that it may still get */
   double *node_work;   /* [nodes] */
   double *group_work;  /* [experts] */
-} scratch;
+} eplb_scratch;
 
 static void close_scratch(void *memory)
 {
-  scratch *s = memory;
+  eplb_scratch *s = memory;
   if (!s)
     return;
   neapi_packer_close(s->packer);
@@ -38,7 +38,7 @@ static void close_scratch(void *memory)
 
 static int open_scratch(const neap_topology *t, void **out)
 {
-  scratch *s = neapi_alloc_zero(sizeof *s, "planner eplb");
+  eplb_scratch *s = neapi_alloc_zero(sizeof *s, "planner eplb");
   if (!s)
     return NEAP_MEMORY;
   s->node_of = neapi_alloc(t->experts * 4ll, "planner eplb");
@@ -79,7 +79,8 @@ static int32_t group_start(const neap_topology *t, int32_t group, int32_t groups
 
 /* The node with the least work per slot that has slots for size experts and may still get a group;
  * -1 if there is none. */
-static int32_t lightest_node(const scratch *s, const neap_topology *t, int32_t size, bool whole)
+static int32_t lightest_node(const eplb_scratch *s, const neap_topology *t, int32_t size,
+                             bool whole)
 {
   int32_t best = -1;
   double least = 0;
@@ -94,7 +95,8 @@ static int32_t lightest_node(const scratch *s, const neap_topology *t, int32_t s
   return best;
 }
 
-static void assign(scratch *s, const neapi_packer *p, int32_t first, int32_t last, int32_t node)
+static void assign(eplb_scratch *s, const neapi_packer *p, int32_t first, int32_t last,
+                   int32_t node)
 {
   for (int32_t e = first; e < last; e++) {
     s->node_of[e] = node;
@@ -104,7 +106,7 @@ static void assign(scratch *s, const neapi_packer *p, int32_t first, int32_t las
 }
 
 /* Packs groups to nodes, heaviest first; one that no node has slots for is taken apart. */
-static void pack_groups(scratch *s, neapi_packer *p, int32_t groups)
+static void pack_groups(eplb_scratch *s, neapi_packer *p, int32_t groups)
 {
   const neap_topology *t = p->topology;
   int32_t left = groups;
@@ -133,7 +135,7 @@ static void pack_groups(scratch *s, neapi_packer *p, int32_t groups)
   }
 }
 
-static void pack_nodes(scratch *s, neapi_packer *p, bool doubles)
+static void pack_nodes(eplb_scratch *s, neapi_packer *p, bool doubles)
 {
   const neap_topology *t = p->topology;
   for (int32_t n = 0; n < t->nodes; n++) {
@@ -149,7 +151,7 @@ static void pack_nodes(scratch *s, neapi_packer *p, bool doubles)
 static int plan(const neapi_plan_input *in, int32_t *expert_of)
 {
   const neap_topology *t = in->topology;
-  scratch *s = in->scratch;
+  eplb_scratch *s = in->scratch;
   int32_t groups = (int32_t)in->parameter[GROUPS], all[2] = {0, t->ranks};
   bool doubles = in->parameter[DOUBLES] != 0;
   neapi_packer_weigh_all(s->packer, in->load);

@@ -26,11 +26,11 @@ typedef struct {
   int32_t *first, *own; /* [ranks + 1], [2 x ranks] fillings by home */
   double *left;         /* [experts] work still at home */
   double trifle;        /* work that is rounding, in the domain at hand */
-} scratch;
+} moonep_scratch;
 
 static void close_scratch(void *memory)
 {
-  scratch *s = memory;
+  moonep_scratch *s = memory;
   if (!s)
     return;
   neapi_packer_close(s->packer);
@@ -43,7 +43,7 @@ static void close_scratch(void *memory)
 
 static int open_scratch(const neap_topology *t, void **out)
 {
-  scratch *s = neapi_alloc_zero(sizeof *s, "planner moonep");
+  moonep_scratch *s = neapi_alloc_zero(sizeof *s, "planner moonep");
   if (!s)
     return NEAP_MEMORY;
   s->fillings = neapi_alloc(2 * t->ranks * (int64_t)sizeof(filling), "planner moonep");
@@ -63,7 +63,7 @@ static int open_scratch(const neap_topology *t, void **out)
 /* Chooses who fills whom among the ranks from first up to last. Homes with too much work are in
  * area_heap, ranks with slack and a free slot in rank_heap. Returns the number of fillings: each
  * fills a rank or uses a home up. */
-static int32_t choose(scratch *s, int32_t first, int32_t last)
+static int32_t choose(moonep_scratch *s, int32_t first, int32_t last)
 {
   neapi_packer *p = s->packer;
   double ideal = neapi_packer_ideal(p, first, last), trifle = s->trifle = 1e-9 * ideal;
@@ -93,7 +93,7 @@ static int32_t choose(scratch *s, int32_t first, int32_t last)
   return n;
 }
 
-static void sort_by_home(scratch *s, int32_t n)
+static void sort_by_home(moonep_scratch *s, int32_t n)
 {
   int32_t ranks = ((neapi_packer *)s->packer)->topology->ranks;
   for (int32_t r = 0; r <= ranks; r++)
@@ -120,7 +120,7 @@ static int32_t largest_own(const neap_topology *t, const double *left, int32_t h
 }
 
 /* Sends what a home has been chosen to send, the largest filling first. */
-static void send(scratch *s, int32_t home)
+static void send(moonep_scratch *s, int32_t home)
 {
   neapi_packer *p = s->packer;
   int32_t size = 0;
@@ -146,7 +146,7 @@ static void send(scratch *s, int32_t home)
 static int plan(const neapi_plan_input *in, int32_t *expert_of)
 {
   const neap_topology *t = in->topology;
-  scratch *s = in->scratch;
+  moonep_scratch *s = in->scratch;
   neapi_packer *p = s->packer;
   bool nodes = in->parameter[NODES] != 0;
   neapi_packer_weigh(p, in->load);

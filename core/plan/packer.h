@@ -42,9 +42,9 @@ void neapi_packer_weigh_all(neapi_packer *packer, const double *load);
  * first. */
 void neapi_packer_sort(neapi_packer *packer, const int32_t *set, int32_t n);
 
-/* Sets count of the experts in set[n] (NULL: all): start each, then the one with the most work a
- * replica gains 1 (or step, once it has step) until all slots are used or every expert has cap. One
- * that cannot get a whole step keeps what it has, and slots may be left. */
+/* Sets count of the experts in set[n] (NULL: all): start each, then the one with the most work
+ * per replica gains 1 (or step, once it has step) until all slots are used or every expert has cap.
+ * One that cannot get a whole step keeps what it has, and slots may be left. */
 void neapi_packer_replicate(neapi_packer *packer, const int32_t *set, int32_t n, int32_t slots,
                             int32_t start, int32_t step, int32_t cap);
 

@@ -22,7 +22,7 @@ typedef struct {
   void *packer;
   int32_t *sources;  /* [ranks] by their work at home, largest first */
   double *home_work; /* [ranks] */
-} scratch;
+} ultraep_scratch;
 
 /* What is planned: the ranks of a domain, up to a threshold per unit of speed. */
 typedef struct {
@@ -33,7 +33,7 @@ typedef struct {
 
 static void close_scratch(void *memory)
 {
-  scratch *s = memory;
+  ultraep_scratch *s = memory;
   if (!s)
     return;
   neapi_packer_close(s->packer);
@@ -44,7 +44,7 @@ static void close_scratch(void *memory)
 
 static int open_scratch(const neap_topology *t, void **out)
 {
-  scratch *s = neapi_alloc_zero(sizeof *s, "planner ultraep");
+  ultraep_scratch *s = neapi_alloc_zero(sizeof *s, "planner ultraep");
   if (!s)
     return NEAP_MEMORY;
   s->sources = neapi_alloc(t->ranks * 4ll, "planner ultraep");
@@ -59,7 +59,7 @@ static int open_scratch(const neap_topology *t, void **out)
 }
 
 /* Puts the domain back: every expert at home. Slots that exports took are free again. */
-static void take_back(scratch *s, const attempt *a)
+static void take_back(ultraep_scratch *s, const attempt *a)
 {
   neapi_packer *p = s->packer;
   const neap_topology *t = p->topology;
@@ -122,7 +122,7 @@ static bool export_rank(neapi_packer *p, int32_t rank, const attempt *a, int32_t
   return need <= trifle;
 }
 
-static bool plan_below(scratch *s, const attempt *a)
+static bool plan_below(ultraep_scratch *s, const attempt *a)
 {
   neapi_packer *p = s->packer;
   int32_t open = 0;
@@ -136,7 +136,7 @@ static bool plan_below(scratch *s, const attempt *a)
 }
 
 /* The least threshold from low on that works, by PROBES at a time; high is known to work. */
-static double search(scratch *s, attempt *a, double low, double high)
+static double search(ultraep_scratch *s, attempt *a, double low, double high)
 {
   while (low < high) {
     double range = high - low, probe[PROBES];
@@ -158,7 +158,7 @@ static double search(scratch *s, attempt *a, double low, double high)
   return high;
 }
 
-static void plan_domain(scratch *s, attempt *a, double margin)
+static void plan_domain(ultraep_scratch *s, attempt *a, double margin)
 {
   neapi_packer *p = s->packer;
   double mean = neapi_packer_ideal(p, a->first, a->last), low = ceil(mean - 1e-9 * mean),
@@ -181,7 +181,7 @@ static void plan_domain(scratch *s, attempt *a, double margin)
 }
 
 /* sources: within each domain by their work, largest first. */
-static void sort_sources(scratch *s, int32_t first, int32_t last)
+static void sort_sources(ultraep_scratch *s, int32_t first, int32_t last)
 {
   neapi_packer *p = s->packer;
   int32_t size = 0;
@@ -194,7 +194,7 @@ static void sort_sources(scratch *s, int32_t first, int32_t last)
 static int plan(const neapi_plan_input *in, int32_t *expert_of)
 {
   const neap_topology *t = in->topology;
-  scratch *s = in->scratch;
+  ultraep_scratch *s = in->scratch;
   neapi_packer *p = s->packer;
   bool nodes = in->parameter[NODES] != 0;
   neapi_packer_weigh(p, in->load);

@@ -26,6 +26,18 @@ local DERIVED = { file = 'runs/metrics.lua', after = 'metrics.list = {\n', text 
     doc = 'tokens that their rank computes / all' },
 ]] }
 
+-- One that the session counts.
+local COUNTED = {
+  { file = 'runs/metrics.lua', after = 'metrics.list = {\n', text = [[
+  { name = 'splits', title = 'splits', format = '%d', better = 'lower', tables = '',
+    stored = true, doc = 'layers whose tokens were split' },
+]] },
+  { file = 'policy/session.lua', after = 'counted = { faults = 0', text = ', splits = 0' },
+  { file = 'policy/session.lua',
+    after = 'self.measured.split_us:add((C.neap_clock() - start) * 1e6)\n',
+    text = '  self.counted.splits = self.counted.splits + 1\n' },
+}
+
 local SMALL = 'run experiments/quickstart.lua --layers=2 --hidden=32 --heads=2 --kv-heads=1 '
   .. '--ffn=48 --experts=6 --slots=3 --batch=8 --sequence=32 --text=english --trace= -n 4 '
   .. '--node-size=2 --policies=static,laer --steps=4 '
@@ -60,6 +72,7 @@ describe('a metric that was added', function()
     assert.are.equal(0, (program.run(('%s --store %s'):format(SIMULATE, store))))
     edit(root, EDITS)
     edit(root, { DERIVED })
+    edit(root, COUNTED)
   end)
   teardown(function() program.shell(("rm -r '%s'"):format(root)) end)
 
@@ -95,6 +108,7 @@ describe('a metric that was added', function()
         assert.are.equal(steps_of[kind], #result.metrics, kind)
         for _, step in ipairs(result.metrics) do
           assert.is_true(step.remote_share > 0)
+          if kind == 'run' then assert.are.equal(2, step.splits) end -- layers
           assert.is_true(math.abs(step.own_share + step.remote_share - 1) < 1e-9, kind)
         end
       end

@@ -98,7 +98,7 @@ void neapi_neap_forecast(neapi_neap *n, const neapi_plan_input *input);
 void neapi_neap_greedy(neapi_neap *n);
 /* Another one: replicas by load over all ranks, or, even, as many of each expert. */
 void neapi_neap_spread(neapi_neap *n, bool even);
-/* Improves the layout in expert_of, cell by cell; effort: changes looked at, a cell. */
+/* Improves the layout in expert_of, cell by cell; effort: changes looked at, per cell. */
 void neapi_neap_search(neapi_neap *n, double effort);
 /* The samples, side by side, for judge and climb. */
 void neapi_neap_draw(neapi_neap *n);

@@ -123,9 +123,12 @@ function session.open(given)
     topology = topology, layers = o.layers, strict = o.strict,
     always_wait = o.wait, listener = o.listener,
     comm = comm and comm:size() > 1 and comm:duplicate() or nil,
-    faults = 0, late = 0, messages = {}, split_faults = 0, decided = 0, own = 0, failing = {},
-    answered = {},
-    plan_ms = series.open(), split_us = series.open(), split_of = {}, late_experts = series.open(),
+    messages = {}, split_faults = 0, decided = 0, own = 0, failing = {}, answered = {},
+    split_of = {},
+    -- Metrics by name. A step in the store has the mean of what a series has got in it, and how
+    -- much a count has grown; a checkpoint keeps both.
+    measured = { plan_ms = series.open(), split_us = series.open(), late_experts = series.open() },
+    counted = { faults = 0, late = 0 },
   }, Session)
   self.root = not self.comm or self.comm:rank() == 0
   self.worker = self.root and open_worker(self, o) or nil
@@ -165,12 +168,12 @@ end
 
 --- Counts a fault; strict: raises it.
 local function fault(self, message)
-  self.faults = self.faults + 1
+  self.counted.faults = self.counted.faults + 1
   if self.strict then
     error(setmetatable({ code = 'POLICY', message = message, where = '' }, lib.Error), 0)
   end
-  if self.faults <= MESSAGES then tell(self, message) end
-  if self.faults == MESSAGES then
+  if self.counted.faults <= MESSAGES then tell(self, message) end
+  if self.counted.faults == MESSAGES then
     tell(self, ('policy %s: further faults are only counted'):format(self.file))
   end
 end
@@ -191,7 +194,7 @@ local function request(self, known, plan_step, layer, load)
   if self.past and not known then self.past:add(layer, load) end
   local taken = self.worker:request(known, plan_step, layer, load,
     self.active[layer]:array())
-  if not taken then self.late = self.late + 1 end
+  if not taken then self.counted.late = self.counted.late + 1 end
 end
 
 --- Hands load, int64_t[ranks][experts], the counts of a step, to the planner. Never waits: what
@@ -215,11 +218,13 @@ end
 
 --- What an answer says: a valid expert_of[slots], or nil. step: the first that it can serve.
 local function read(self, answer, step)
-  if answer.step < step or answer.outcome == runtime.LATE then self.late = self.late + 1 end
+  if answer.step < step or answer.outcome == runtime.LATE then
+    self.counted.late = self.counted.late + 1
+  end
   if answer.outcome == runtime.LATE then return end
   local planned, valid, why = answer.outcome == runtime.PLANNED, true, nil
   if planned then
-    self.plan_ms:add(answer.seconds * 1e3)
+    self.measured.plan_ms:add(answer.seconds * 1e3)
     valid, why = self.active:valid(answer.expert_of)
   end
   note_answer(self, answer, answer.outcome ~= runtime.FAULT and valid)
@@ -274,7 +279,7 @@ function Session:plan_now(step, layer, load)
   end
   self.active:replace(step, layer, expert_of)
   if self.plans_on ~= 'known' then
-    self.late_experts:add((self.active[layer]:arrivals(self.active:base(layer))))
+    self.measured.late_experts:add((self.active[layer]:arrivals(self.active:base(layer))))
   end
 end
 
@@ -336,7 +341,7 @@ function Session:split(step, layer, load)
     own = custom(self, step, layer, load)
   end
   count_decision(self, layer, own)
-  self.split_us:add((C.neap_clock() - start) * 1e6)
+  self.measured.split_us:add((C.neap_clock() - start) * 1e6)
   if self.listener.split then self.listener.split(step, layer, split) end
   return split
 end
@@ -420,15 +425,16 @@ end
 -- policy that hangs is named. Raises POLICY (strict).
 function Session:report()
   if self.worker then collect(self, -math.huge, true) end
+  local measured, counted = self.measured, self.counted
   local plans_now = self.plans_on == 'current' or self.plans_on == 'both'
   return {
     name = self.name,
     plans_on = self.plans_on ~= 'history' and self.plans_on or nil,
-    late_experts = plans_now and self.late_experts:mean() or nil,
-    faults = self.faults, late = self.late, messages = self.messages,
+    late_experts = plans_now and measured.late_experts:mean() or nil,
+    faults = counted.faults, late = counted.late, messages = self.messages,
     in_force = self.own < self.decided and self.own / self.decided or nil,
-    plan_ms = { mean = self.plan_ms:mean(), p95 = self.plan_ms:quantile(0.95) },
-    split_us = { mean = self.split_us:mean(), p95 = self.split_us:quantile(0.95) },
+    plan_ms = { mean = measured.plan_ms:mean(), p95 = measured.plan_ms:quantile(0.95) },
+    split_us = { mean = measured.split_us:mean(), p95 = measured.split_us:quantile(0.95) },
   }
 end
 

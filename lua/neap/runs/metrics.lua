@@ -182,7 +182,8 @@ function metrics.values(row)
   return values
 end
 
-local function put(metric, row, value)
+--- Gives a row the value of a metric.
+function metrics.put(metric, row, value)
   local path = metric.path or { metric.name }
   if #path == 2 then
     row[path[1]] = row[path[1]] or {}
@@ -196,7 +197,7 @@ function metrics.nest(values)
   local row, seen = {}, {}
   for _, metric in ipairs(metrics.list) do
     seen[metric.name] = true
-    if values[metric.name] then put(metric, row, values[metric.name]) end
+    if values[metric.name] then metrics.put(metric, row, values[metric.name]) end
   end
   for name, value in pairs(values) do
     if not seen[name] then row[name] = value end
@@ -211,7 +212,7 @@ function metrics.complete(row)
   for _, metric in ipairs(metrics.list) do
     if metric.derive and metrics.value(metric, row) == nil then
       local value = metric.derive(row)
-      if value then put(metric, row, value) end
+      if value then metrics.put(metric, row, value) end
       found = found or metrics.value(metric, row) ~= nil
     end
   end

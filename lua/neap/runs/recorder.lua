@@ -30,7 +30,7 @@ end
 function recorder.open(store, id)
   return setmetatable({
     store = store, id = id, values = ffi.new('double[?]', #stored), before = {},
-    seen = { plan_ms = 0, split_us = 0, late_experts = 0, faults = 0, late = 0 },
+    seen = {}, -- of a session: see()
     of_step = series.balance(),
   }, Recorder)
 end
@@ -46,18 +46,24 @@ local function take_balance(self, row)
   self.of_step = series.balance()
 end
 
---- Mean of what a series has got since the last step; nothing if that is nothing.
-local function mean_since(self, measured, name)
-  local first, sum = self.seen[name], 0
-  for i = first + 1, measured.count do sum = sum + measured[i] end
-  self.seen[name] = measured.count
-  return measured.count > first and { mean = sum / (measured.count - first) } or nil
+--- Remembers how much a session has measured and counted so far.
+local function see(self, session)
+  for name, measured in pairs(session.measured) do self.seen[name] = measured.count end
+  for name, count in pairs(session.counted) do self.seen[name] = count end
 end
 
-local function increase(self, session, name)
-  local before = self.seen[name]
-  self.seen[name] = session[name]
-  return session[name] - before
+--- Puts into a row what a session has measured (the mean, if there is any) and counted since.
+local function take_session(self, row, session)
+  for _, metric in ipairs(stored) do
+    local name, before = metric.name, self.seen[metric.name] or 0
+    local measured, count = session.measured[name], session.counted[name]
+    if measured and measured.count > before then
+      metrics.put(metric, row, measured:recent(measured.count - before))
+    elseif count then
+      metrics.put(metric, row, count - before)
+    end
+  end
+  see(self, session)
 end
 
 --- Hash of all active layouts, and slots that changed since the last step.
@@ -93,10 +99,7 @@ function Recorder:step(step, row, session)
   local hash
   row.seconds = row.step_ms and row.step_ms / 1e3
   take_balance(self, row)
-  row.plan_ms = mean_since(self, session.plan_ms, 'plan_ms')
-  row.split_us = mean_since(self, session.split_us, 'split_us')
-  row.late_experts = (mean_since(self, session.late_experts, 'late_experts') or {}).mean
-  row.faults, row.late = increase(self, session, 'faults'), increase(self, session, 'late')
+  take_session(self, row, session)
   hash, row.slots_changed = take_layouts(self, session)
   metrics.complete(row)
   for i, metric in ipairs(stored) do
@@ -139,8 +142,7 @@ function Recorder:restore(names, values, hashes, count, session)
     end
     put(self, step, hashes[step])
   end
-  self.seen = { plan_ms = session.plan_ms.count, split_us = session.split_us.count,
-    late_experts = session.late_experts.count, faults = session.faults, late = session.late }
+  see(self, session)
   take_layouts(self, session)
 end
 

@@ -3,8 +3,7 @@
 --
 --   record    series (losses, times, balance), numbers (sums), the rows that the store has got
 --   planning  active layouts, plans that are to become active, the loads of the last steps, and
--- what
---             the policy has saved
+--             what the policy has saved
 
 local lib = require 'neap.base.lib'
 local folder = require 'neap.train.checkpoint_folder'
@@ -20,17 +19,17 @@ local state = {}
 
 --- Series of measurements that go on where they ended, by name.
 local function series_of(trainer)
-  local session = trainer.session
-  return { losses = trainer.losses, seconds = trainer.seconds,
-    imbalance = trainer.balance.imbalance, std = trainer.balance.std,
-    plan_ms = session.plan_ms, split_us = session.split_us, late_experts = session.late_experts }
+  local all = { losses = trainer.losses, seconds = trainer.seconds,
+    imbalance = trainer.balance.imbalance, std = trainer.balance.std }
+  for name, measured in pairs(trainer.session.measured) do all[name] = measured end
+  return all
 end
 
 --- Objects whose numbers go on where they ended, by name: { object, fields (nil: all) }.
 local function tallies_of(trainer)
   return {
     balance = { trainer.balance, { 'tokens', 'inter_node', 'remote' } },
-    session = { trainer.session, { 'faults', 'late' } },
+    session = { trainer.session.counted },
     spent = { trainer.earlier },
     priced = trainer.pricing and { trainer.pricing.sums },
   }
