@@ -51,7 +51,8 @@ int neapi_cuda_forget_most(int32_t ordinal)
 const char *neapi_cuda_text(int error)
 {
   (void)error;
-  return "this build has no GPU code: no CUDA toolkit (nvcc) was found when it was made";
+  return "this build has no GPU code: it was made with NEAP_CUDA=off, or where no CUDA "
+         "toolkit (nvcc) was found";
 }
 
 void *neapi_cuda_stream(void)
