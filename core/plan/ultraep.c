@@ -216,8 +216,10 @@ const neapi_planner_kind neapi_plan_ultraep = {
     .parameters =
         {
             {"min_tokens",
-             "tokens that a replica must be worth where the growing floor finds nothing", 1024, 0,
-             1e12, 0},
+             "tokens that a replica must be worth where the growing floor finds nothing; the "
+             "source's "
+             "own configuration has 1024",
+             1, 0, 1e12, 0},
             {"margin", "how far above the mean the first threshold is, as a share of it", 0.01, 0,
              100, 0},
             {"nodes", "whether each node evens out its own ranks, instead of all ranks together", 0,

@@ -4,18 +4,20 @@
 local plan = require('neap').plan
 local policy = require 'neap.policy'
 
+local params = plan.parameters('ultraep', 'min_tokens')
+params.domain = { default = 'all', choices = { 'all', 'node' },
+  doc = 'ranks that exchange experts' }
+
 local UltraEp = policy.define {
   name = 'ultraep',
   doc = "UltraEP's exports and the exact split",
-  params = {
-    window = { default = 5, min = 1, integer = true, doc = 'steps of history to plan on' },
-    domain = { default = 'all', choices = { 'all', 'node' }, doc = 'ranks that exchange experts' },
-  },
+  params = params,
 }
 
 function UltraEp:plan(ctx)
   return plan.ultraep(ctx, {
     load = ctx.history:mean(self.window), nodes = self.domain == 'node',
+    min_tokens = self.min_tokens,
   })
 end
 

@@ -440,7 +440,7 @@ static double export_rank(placing *p, int32_t home, int32_t first, int32_t last,
     done[e] = true;
     double left = p->work[e] - c->topology->cost[e]; /* the home keeps a token */
     while (need > trifle && left > trifle) {
-      double most = trifle, floor = 1024;
+      double most = trifle, floor = 1;
       int32_t to = -1, open = 0;
       for (int32_t r = first; r < last; r++) {
         double slack = threshold * c->topology->speed[r] - p->rank_work[r];
