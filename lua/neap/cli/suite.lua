@@ -23,7 +23,8 @@ Examples:
   neap suite --experts 64 --workloads W1,W6 --clusters a100x32 --json
 A set's rows begin with force-balanced: static layouts without slots to spare, every expert with as
 many tokens. Shares of balanced are its time over a policy's: above 100 % are policies under which
-fewer tokens cross nodes than there. Rows are kept in FOLDER/rows.jsonl.]]
+fewer tokens cross nodes than there. Then plain EP, with experts that stay whole at home, as they do
+for 'POLICY, resident'. Rows are kept in FOLDER/rows.jsonl.]]
 
 -- The metrics of a table, in this order.
 local COLUMNS = { 'imbalance', 'imbalance_max', 'inter_node_share', 'bytes_late', 'plan_ms',
@@ -139,7 +140,7 @@ end
 function command.run(args)
   local size, texts = args.quick and QUICK or FULL, #args.policy > 0 and args.policy or nil
   texts = texts or suite.policies()
-  for _, text in ipairs(texts) do policies.resolve(text) end
+  for _, text in ipairs(texts) do policies.resolve(suite.policy_of(text)) end
   lib.check(lib.C.neap_folder_make(args.folder))
   local sets = sets_of(args, size)
   local bar = progress.open(#sets * (2 + #texts), 'suite')

@@ -3,7 +3,8 @@
 -- set, cluster and share_of_balanced: the time of the same steps with force-balanced routing
 -- (simulate/force_balanced.lua) over its own. That one is a row, too, and so are the steps of plain
 -- expert parallelism: experts stay whole on their ranks, none has a second copy but where there are
--- fewer experts than ranks, nothing is restored.
+-- fewer experts than ranks, nothing is restored. 'POLICY, resident' is a policy on such experts,
+-- whose other slots are fetched from their homes.
 --
 -- Rows are kept in a file, a line each, so that a suite which has been stopped goes on.
 
@@ -19,40 +20,62 @@ local suite = {}
 
 suite.BALANCED, suite.PLAIN = 'force-balanced', 'plain EP'
 
--- Rows that are no policy's alone: their options, and whether they have the fewest slots.
-local BASELINES = {
-  [suite.BALANCED] = { policy = force_balanced.POLICY, routing = 'balanced' },
-  [suite.PLAIN] = { policy = 'static', resident = true, fewest = true },
-}
+--- The degree of expert parallelism: the most ranks that have as many experts each, if there are
+-- slots for so many; else all ranks, some of which have more than others.
+local function degree_of(set)
+  local a, b = set.ranks, set.experts
+  while b > 0 do a, b = b, a % b end
+  return set.experts / a <= set.slots and a or set.ranks
+end
+
+--- What a row is of: the policy's text, and where it is no policy's alone, other options.
+local function parse(text, set)
+  if text == suite.BALANCED then
+    return force_balanced.POLICY, { routing = 'balanced', steps = 1,
+      slots = force_balanced.slots(set.slots, set.ranks, set.experts) }
+  end
+  local policy = text == suite.PLAIN and 'static' or text:match '^(.*), resident$'
+  if not policy then return text, {} end
+  local degree = degree_of(set)
+  return policy, { shard_group = 'resident', ep = degree,
+    slots = text == suite.PLAIN and math.ceil(set.experts / degree) or nil }
+end
 
 --- Every planner by the policy of its name, planning on history, and the exact split under LAER's
--- layouts; on the current counts the balancers whose sources plan on those, in their domain, and
--- two of the others; and neap as if loads were known.
+-- layouts; on the current counts the balancers whose sources plan on those, in their domain, of
+-- sharded and of resident experts, and two of the others; and neap as if loads were known.
 function suite.policies()
   local list = plan.names()
   for _, text in ipairs { 'laer+minimax', 'llep:on=current', 'moonep:on=current,domain=node',
     'ultraep:on=current,domain=node', 'fastermoe:on=current', 'maxtext:on=current',
-    'laer+minimax:on=current', 'neap:on=current', 'neap:on=known' } do
+    'llep:on=current, resident', 'moonep:on=current,domain=node, resident',
+    'ultraep:on=current,domain=node, resident', 'fastermoe:on=current, resident',
+    'maxtext:on=current, resident', 'laer+minimax:on=current', 'neap:on=current',
+    'neap:on=known' } do
     list[#list + 1] = text
   end
   return list
 end
 
+--- The policy's text of a row's.
+function suite.policy_of(text)
+  return text:match '^(.*), resident$' or text
+end
+
 --- One policy, or a baseline, on a set. o: seed, warm_up. Returns its row.
-function suite.measure(set, policy, o)
-  local t, baseline = set.open(), BASELINES[policy]
+function suite.measure(set, text, o)
+  local t, policy, more = set.open(), parse(text, set)
   local s = simulate.open {
     cluster = clusters.describe(set.cluster, { ranks = set.ranks, node_size = set.node_size }),
     model = set.model, distinct = math.min(t.layers, set.model.layers),
-    slots = baseline and force_balanced.slots(set.slots, set.ranks, set.experts, baseline.fewest)
-      or set.slots,
-    policy = baseline and baseline.policy or policy, routing = baseline and baseline.routing,
-    resident = baseline and baseline.resident, trace = t, seed = o.seed, warm_up = o.warm_up,
+    slots = more.slots or set.slots, policy = policy, routing = more.routing,
+    shard_group = more.shard_group, ep = more.ep, trace = t, seed = o.seed, warm_up = o.warm_up,
   }
-  local row = s:run(policy == suite.BALANCED and 1 or set.steps - o.warm_up)
+  local row = s:run(more.steps or set.steps - o.warm_up)
   s:close()
-  row.set, row.cluster, row.policy = set.name, set.cluster, policy
-  row.name = baseline and policy or row.name
+  row.set, row.cluster, row.policy = set.name, set.cluster, text
+  if text == suite.BALANCED or text == suite.PLAIN then row.name = text end
+  if text ~= policy and row.name ~= text then row.name = row.name .. ', resident' end
   row.spent, row.distinct, row.messages = nil, nil, nil
   return row
 end
