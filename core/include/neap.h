@@ -409,6 +409,13 @@ typedef struct neap_split neap_split;
  * All are deterministic and conserve every token. */
 NEAP_API int neap_split_open(neap_topology *topology, const char *rule, neap_split **out);
 NEAP_API void neap_split_close(neap_split *split);
+/* What work across nodes costs, for the rule minimax: the next splits make
+ *   max_work + price x (work computed on another node than its source's) / ranks
+ * least, within 0.0005 of that and the rounding to whole tokens (work: tokens x cost). 0, as at
+ * first: the least max_work, whatever crosses; INFINITY: as local. A price of 1: a token that
+ * crosses costs the mean rank as much as one more token of cost 1 to compute. Errors: ARGUMENT
+ * (negative, or another rule). */
+NEAP_API int neap_split_set_price(neap_split *split, double price);
 NEAP_API int32_t neap_split_rule_count(void);
 NEAP_API const char *neap_split_rule_name(int32_t index);
 /* load[ranks][experts]: exact tokens. Computes what is common to all ranks. */

@@ -3,6 +3,7 @@
 
 #include "base/memory.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -301,6 +302,30 @@ int64_t neapi_flow_spread(neapi_flow_network *f, bool cheap)
     stuck = pool_left(f, &sources);
   }
   return stuck;
+}
+
+int64_t neapi_flow_left(const neapi_flow_network *f)
+{
+  int64_t sum = 0;
+  for (int32_t k = 0; k < f->groups; k++)
+    sum += f->left[k];
+  return sum;
+}
+
+/* A rank's length is what the next unit of its work would cost, and so what room for one more
+ * saves. */
+double neapi_flow_relief(neapi_flow_network *f, const double *speed)
+{
+  double sum = 0;
+  f->pooled = f->cheap = true;
+  clear_all(f);
+  neapi_flow_measure(f, 0, f->topology->ranks, INT32_MAX);
+  for (int32_t r = 0; r < f->topology->ranks; r++) {
+    if (f->length[r] >= NEAPI_FAR_AWAY)
+      return INFINITY;
+    sum += speed[r] * (f->length[r] / NEAPI_LEAVING);
+  }
+  return sum;
 }
 
 /* ---- where stuck work is confined to --------------------------------------------------------- */

@@ -56,6 +56,13 @@ void neapi_flow_pool(neapi_flow_network *flow);
  * work crosses nodes, if it did before. Returns what is stuck. */
 int64_t neapi_flow_spread(neapi_flow_network *flow, bool cheap);
 
+/* Groups' work that is not near: in slots of other nodes, once nothing is stuck. */
+int64_t neapi_flow_left(const neapi_flow_network *flow);
+/* After a cheap spread with nothing stuck: how much less work would leave its node, per unit, if
+ * every rank took a little more work, in proportion to its speed; INFINITY if some ranks' work has
+ * nowhere else to go. */
+double neapi_flow_relief(neapi_flow_network *flow, const double *speed);
+
 /* After a fill or spread that left work: marks the full ranks that the stuck work is confined to.
  * member[ranks] is set; returns the work that they must share: what they have and what is stuck. */
 int64_t neapi_flow_cut_node(neapi_flow_network *flow, int32_t node, uint8_t *member);

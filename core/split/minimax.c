@@ -9,7 +9,12 @@
  * result is the least max load of whole tokens. Otherwise a unit is a small fraction of a token's
  * work, at least 2^-50 of all work, and the optimal work of slots is rounded to whole tokens
  * afterwards: no rank then has more than one token per slot, of that slot's cost, above the optimum
- * of fractional tokens. */
+ * of fractional tokens.
+ *
+ * With a price on far work, max work + price x far work is made least over bounds from the least one
+ * up to the one at which no work leaves a node that could stay. The least far work under a bound is
+ * a convex function of it (the value of a linear programme), whose slope is what shortest paths
+ * from the full ranks would save: the bound is found between tangents (Kelley 1960). */
 #include "split/flow_network.h"
 
 #include "base/memory.h"
@@ -24,10 +29,12 @@ typedef struct {
   bool equal;          /* experts cost the same: a unit is a token */
   int64_t *unit;       /* [experts] units of a token */
   int64_t *total;      /* [experts] tokens */
-  int32_t *weight;     /* [experts] price of leaving a node, relative */
+  int32_t *weight;     /* [experts] price of leaving a node, relative: by tokens */
+  int32_t *by_work;    /* [experts] the same, by work */
   int32_t *next_group; /* [experts] */
   int64_t *cap;        /* [ranks] units that the bound allows */
   double *speed;       /* [ranks] relative to the fastest */
+  double fastest;      /* speed of that rank */
   uint8_t *member;     /* [ranks] of a cut */
   int64_t most;        /* units of all work together */
   int64_t *rest;       /* [slots] by index */
@@ -42,6 +49,7 @@ static void minimax_close(void *scratch)
   free(m->unit);
   free(m->total);
   free(m->weight);
+  free(m->by_work);
   free(m->next_group);
   free(m->cap);
   free(m->speed);
@@ -58,13 +66,15 @@ static bool equal_costs(const neap_topology *t)
   return true;
 }
 
-static void relative_speeds(const neap_topology *t, double *speed)
+/* Returns the fastest one. */
+static double relative_speeds(const neap_topology *t, double *speed)
 {
   double fastest = 0;
   for (int32_t r = 0; r < t->ranks; r++)
     fastest = fmax(fastest, t->speed[r]);
   for (int32_t r = 0; r < t->ranks; r++)
     speed[r] = t->speed[r] / fastest;
+  return fastest;
 }
 
 /* Weight of a unit of work: the tokens that it is, 8 for the cheapest expert. */
@@ -87,20 +97,22 @@ static int minimax_open(const neap_topology *t, void **scratch)
   m->unit = neapi_alloc(t->experts * 8ll, "split");
   m->total = neapi_alloc(t->experts * 8ll, "split");
   m->weight = neapi_alloc(t->experts * 4ll, "split");
+  m->by_work = neapi_alloc(t->experts * 4ll, "split");
   m->next_group = neapi_alloc(t->experts * 4ll, "split");
   m->cap = neapi_alloc(t->ranks * 8ll, "split");
   m->speed = neapi_alloc(t->ranks * 8ll, "split");
   m->member = neapi_alloc(t->ranks, "split");
   m->rest = neapi_alloc(t->slots * 8ll, "split");
-  if (status || !m->unit || !m->total || !m->weight || !m->next_group || !m->cap || !m->speed ||
-      !m->member || !m->rest) {
+  if (status || !m->unit || !m->total || !m->weight || !m->by_work || !m->next_group || !m->cap ||
+      !m->speed || !m->member || !m->rest) {
     minimax_close(m);
     return NEAP_MEMORY;
   }
   m->equal = equal_costs(t);
   weigh_tokens(t, m->weight);
-  m->flow.weight = m->weight;
-  relative_speeds(t, m->speed);
+  for (int32_t e = 0; e < t->experts; e++)
+    m->by_work[e] = 1;
+  m->fastest = relative_speeds(t, m->speed);
   *scratch = m;
   return NEAP_OK;
 }
@@ -235,11 +247,11 @@ static void fill_nodes(minimax *m)
   neapi_flow_pool(&m->flow);
 }
 
-/* Least bound first; if that turned out to be above the mean, once more for the fewest leavings. */
-static void solve_minimax(minimax *m)
+/* The least bound from this one on; if that turned out to be above it, once more for the fewest
+ * leavings. */
+static double solve_from(minimax *m, double bound)
 {
   const neap_topology *t = m->flow.topology;
-  double mean = mean_bound(m), bound = mean;
   for (bool again = true; again;) {
     clear_capacity(m);
     raise_capacity(m, bound, 0, t->ranks);
@@ -249,10 +261,11 @@ static void solve_minimax(minimax *m)
     again = least > bound;
     bound = least;
   }
+  return bound;
 }
 
 /* Every node's own work under its own least bound; then what nodes lack, where it fits best. */
-static void solve_local(minimax *m)
+static double solve_local(minimax *m)
 {
   neapi_flow_network *f = &m->flow;
   const neap_topology *t = f->topology;
@@ -271,7 +284,74 @@ static void solve_local(minimax *m)
   }
   neapi_flow_pool(f);
   raise_capacity(m, bound, 0, t->ranks);
-  spread_under(m, bound, false);
+  return spread_under(m, bound, false);
+}
+
+/* ---- a price --------------------------------------------------------------------------------- */
+
+static const double NEARLY = 5e-4; /* of the cost: near enough to the least one */
+enum { BOUNDS = 16 };              /* that are tried at most */
+
+/* A bound, what the split under it costs, and how that grows with the bound. */
+typedef struct {
+  double bound, cost, slope;
+} priced;
+
+static priced solve_priced_under(minimax *m, double bound, double price)
+{
+  priced p = {solve_from(m, bound), 0, 0};
+  p.cost = p.bound + price * (double)neapi_flow_left(&m->flow);
+  p.slope = 1 - price * neapi_flow_relief(&m->flow, m->speed);
+  return p;
+}
+
+/* The bound at which the tangents of two bounds meet, and their cost there: what no bound between
+ * them can be below. Without a slope at the lower one: a bound near it. */
+static priced meet(priced low, priced high)
+{
+  double apart = high.bound - low.bound;
+  if (isinf(low.slope))
+    return (priced){low.bound + apart / 8, high.cost - high.slope * apart, 0};
+  double at = (low.cost - high.cost + high.slope * apart) / (high.slope - low.slope);
+  return (priced){low.bound + fmin(fmax(at, 0.02 * apart), 0.98 * apart), low.cost + low.slope * at,
+                  0};
+}
+
+/* The bound of least cost between one with a slope below 0 and the one from which on nothing leaves
+ * that need not. Returns the best one; the split is that of the last one tried: *last. */
+static priced search_bound(minimax *m, priced low, priced best, double price, double *last)
+{
+  priced high = {0, 0, 1};
+  m->flow.leaving = false;
+  *last = high.cost = high.bound = solve_local(m);
+  m->flow.leaving = true;
+  for (int32_t i = 0; i < BOUNDS; i++) {
+    best = high.cost < best.cost ? high : best;
+    best = low.cost < best.cost ? low : best;
+    priced next = meet(low, high);
+    if (best.cost <= next.cost + NEARLY * best.cost)
+      break;
+    next = solve_priced_under(m, next.bound, price);
+    *last = next.bound;
+    *(next.slope < 0 ? &low : &high) = next;
+  }
+  return best;
+}
+
+/* Most often the least bound is the best one: that shows a little above it. */
+static void solve_priced(minimax *m, double price)
+{
+  priced least = {solve_from(m, mean_bound(m)), 0, 0};
+  least.cost = least.bound + price * (double)neapi_flow_left(&m->flow);
+  if (least.cost <= least.bound * (1 + NEARLY))
+    return;
+  priced next = solve_priced_under(m, least.bound * (1 + NEARLY), price);
+  priced best = next.cost < least.cost ? next : least;
+  double last = next.bound;
+  if (next.slope < 0)
+    best = search_bound(m, next, best, price, &last);
+  if (best.bound != last)
+    solve_from(m, best.bound);
 }
 
 /* ---- whole tokens ---------------------------------------------------------------------------- */
@@ -363,17 +443,6 @@ static minimax *prepare(neap_split *split)
   return m;
 }
 
-static int minimax_compute(neap_split *split)
-{
-  minimax *m = prepare(split);
-  m->flow.leaving = true;
-  m->flow.weighted = !m->equal;
-  solve_minimax(m);
-  if (!m->equal)
-    round_minimax(m);
-  return NEAP_OK;
-}
-
 static int local_compute(neap_split *split)
 {
   minimax *m = prepare(split);
@@ -384,7 +453,24 @@ static int local_compute(neap_split *split)
   return NEAP_OK;
 }
 
-const neapi_split_rule neapi_split_minimax = {"minimax", minimax_open, minimax_close,
+static int minimax_compute(neap_split *split)
+{
+  if (isinf(split->price))
+    return local_compute(split);
+  minimax *m = prepare(split);
+  m->flow.leaving = true;
+  m->flow.weighted = !m->equal && !split->price;
+  m->flow.weight = split->price ? m->by_work : m->weight;
+  if (split->price)
+    solve_priced(m, split->price * m->fastest / split->topology->ranks);
+  else
+    solve_from(m, mean_bound(m));
+  if (!m->equal)
+    round_minimax(m);
+  return NEAP_OK;
+}
+
+const neapi_split_rule neapi_split_minimax = {"minimax",       true, minimax_open, minimax_close,
                                               minimax_compute, NULL};
-const neapi_split_rule neapi_split_local = {"local", minimax_open, minimax_close, local_compute,
-                                            NULL};
+const neapi_split_rule neapi_split_local = {"local",       false,         minimax_open,
+                                            minimax_close, local_compute, NULL};

@@ -90,6 +90,17 @@ int neap_split_open(neap_topology *topology, const char *name, neap_split **out)
   return NEAP_OK;
 }
 
+int neap_split_set_price(neap_split *s, double price)
+{
+  if (!(price >= 0))
+    return neapi_fail(NEAP_ARGUMENT, "split: a price of %g; allowed are 0 and more", price);
+  if (price > 0 && !s->rule->prices)
+    return neapi_fail(NEAP_ARGUMENT, "split: the rule %s knows no price; minimax does",
+                      s->rule->name);
+  s->price = price;
+  return NEAP_OK;
+}
+
 void neap_split_close(neap_split *s)
 {
   if (!s)

@@ -28,6 +28,7 @@ typedef struct neapi_split_rule neapi_split_rule;
 struct neap_split {
   neap_topology *topology;
   const neapi_split_rule *rule;
+  double price;        /* of far work; 0: the least max load comes first */
   neap_layout *layout; /* the split's own copy */
   int64_t *load;       /* [ranks][experts] own copy of the counts */
   int64_t *next_load;  /* [ranks][experts] where the next ones are copied to */
@@ -55,6 +56,7 @@ struct neap_split {
 
 struct neapi_split_rule {
   const char *name;
+  bool prices; /* knows the price of far work */
   int (*open)(const neap_topology *topology, void **scratch);
   void (*close)(void *scratch);
   /* Pooled: fills near and far from layout and load. Rule form: NULL. */

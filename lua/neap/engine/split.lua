@@ -1,6 +1,7 @@
 --- Splits: how many tokens of every source rank go to every slot.
 --
 --   local s = split.open(topology, 'minimax')
+--   s:set_price(0.5)                  -- of work across nodes (minimax); neap.h says what it means
 --   s:compute(layout, load)           -- load: exact tokens [ranks][experts]
 --   s:row(source)                     -- int64_t[slots]: tokens of a source to every slot
 --   s:column(rank)                    -- int64_t[ranks][slots of rank]: what a rank's slots get
@@ -30,6 +31,12 @@ function split.open(topology, rule)
   lib.check(C.neap_split_open(topology.ptr, rule, out), 2)
   local self = lib.handle(Split, out[0], C.neap_split_close)
   self.topology, self.rule, self.result = topology, rule, ffi.new 'neap_balance'
+  return self
+end
+
+--- price: 0 (least max work first) to math.huge (as local). Raises ARGUMENT.
+function Split:set_price(price)
+  lib.check(C.neap_split_set_price(self.ptr, price), 2)
   return self
 end
 

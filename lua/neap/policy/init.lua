@@ -156,6 +156,15 @@ end
 --   known    those counts as if they had been known before: a replay or simulation can, no training
 policy.ON = { 'history', 'current', 'known' }
 
+--- The price of work that crosses nodes, which the split minimax knows of every policy: 0 to inf.
+local function read_price(text, given)
+  local price = given and tonumber(given)
+  if given and not (price and price >= 0) then
+    errors.usage("policy '%s': far_price is '%s'; allowed are 0 to inf", text, given)
+  end
+  return price
+end
+
 --- Name or file of a policy's text, and what follows it.
 local function split_text(text)
   local name, rest = text:match '^(.-%.lua)(.*)$'
@@ -173,8 +182,8 @@ function policy.label(text, name)
 end
 
 --- "laer", "mine.lua", "laer+minimax", "laer+minimax:window=3,on=current" -> a selection: { text=,
--- file=, split=, on= (nil: the policy's own), params = { name = text } }. Raises USAGE. Runs no
--- policy: that is done where it cannot harm.
+-- file=, split=, on= (nil: the policy's own), far_price= (of the split minimax, or nil), params = {
+-- name = text } }. Raises USAGE. Runs no policy: that is done where it cannot harm.
 function policy.resolve(text)
   local name, rest = split_text(text)
   local split, given = rest:match '^%+?([^:]*):?(.*)$'
@@ -195,8 +204,11 @@ function policy.resolve(text)
     errors.usage("policy '%s': on is '%s'%s; allowed are %s", text, on, lib.hint(on, policy.ON),
       table.concat(policy.ON, ', '))
   end
+  local far_price = read_price(text, values.far_price)
+  values.far_price = nil
   return {
-    text = text, file = find(name), split = split ~= '' and split or nil, on = on, params = values,
+    text = text, file = find(name), split = split ~= '' and split or nil, on = on,
+    far_price = far_price, params = values,
   }
 end
 

@@ -49,6 +49,15 @@ local SPEC = {
   listener = { default = {} }, fetch_work = { type = 'number' },
 }
 
+--- Tells a layer's split what work across nodes costs. Raises USAGE where its rule knows no price.
+local function set_price(self, layer, selection)
+  if self.rule ~= 'minimax' then
+    errors.usage("policy '%s': far_price is of the split minimax; the policy's is %s",
+      selection.text, self.rule or 'its own')
+  end
+  self.split_of[layer]:set_price(selection.far_price)
+end
+
 local function open_worker(self, o)
   local selection = policies.resolve(o.policy)
   self.file = selection.file
@@ -114,7 +123,8 @@ end
 -- while it is loaded.
 function session.open(given)
   local o = options.check(given, SPEC, 'session')
-  if policies.resolve(o.policy).on == 'known' and not o.known then
+  local selection = policies.resolve(o.policy)
+  if selection.on == 'known' and not o.known then
     errors.usage("policy '%s': training does not know loads before they are routed; on=known is "
       .. 'for replay and simulate', o.policy)
   end
@@ -140,6 +150,7 @@ function session.open(given)
   self.active = active_layouts.open(topology, self.layers, self.comm)
   for layer = 0, self.layers - 1 do
     self.split_of[layer] = splits.open(topology, self.rule or FALLBACK)
+    if selection.far_price then set_price(self, layer, selection) end
   end
   self.past = o.remember and self.root
     and past_loads.open(topology.ranks, topology.experts, self.layers, self.worker.keep) or nil

@@ -5,7 +5,7 @@ local layout = require 'neap.engine.layout'
 local split = require 'neap.engine.split'
 local topology = require 'neap.engine.topology'
 
-local CASES, BATCH = 200, 25
+local CASES, BATCH, PRICED = 200, 25, 30
 
 --- Plays the part of a seeded random stream: whole numbers in [0, bound).
 local function stream(seed)
@@ -171,6 +171,98 @@ local function compare(first, last, uneven, check)
   local least, fewest = least_max(cases), fewest_across(cases, bounds)
   for i, c in ipairs(cases) do check(c, balances[i], least[i], fewest[i]) end
 end
+
+--- ---- with a price ----------------------------------------------------------------------------
+
+local function cost_of(c, slot)
+  return c.cost and c.cost[c.held[slot] + 1] or 1
+end
+
+--- Max work and price x far work / ranks, of every case together, as a programme has them least.
+local function least_priced(cases, price)
+  local rows, objective = {}, {}
+  for i, c in ipairs(cases) do
+    objective[#objective + 1] = 'T' .. i
+    rows_of(c, i, 'T' .. i, rows)
+    for g in ipairs(c.node_load) do
+      for s in ipairs(c.held) do
+        if g ~= c.node[s] then
+          objective[#objective + 1] = ('%.17g x%d_%d_%d'):format(price * cost_of(c, s) / c.t.ranks,
+            i, g, s)
+        end
+      end
+    end
+  end
+  local values, out = solve(table.concat(objective, '\n + '), rows), {}
+  for i in ipairs(cases) do out[i] = values['T' .. i] or 0 end
+  for name, value in pairs(values) do
+    local i, g, s = name:match '^x(%d+)_(%d+)_(%d+)$'
+    local c = cases[tonumber(i)]
+    if c and tonumber(g) ~= c.node[tonumber(s)] then
+      out[tonumber(i)] = out[tonumber(i)] + price * cost_of(c, tonumber(s)) / c.t.ranks * value
+    end
+  end
+  return out
+end
+
+--- The same of a split, and what rounding to whole tokens may add to it.
+local function priced(c, price)
+  local made = split.open(c.t, 'minimax'):set_price(price):compute(c.layout, c.load)
+  local far, dearest = 0, 0
+  for source = 0, c.t.ranks - 1 do
+    local row = made:row(source)
+    for s in ipairs(c.held) do
+      local crosses = c.t:node_of(source) + 1 ~= c.node[s]
+      far = far + (crosses and tonumber(row[s - 1]) * cost_of(c, s) or 0)
+      dearest = math.max(dearest, cost_of(c, s) / (c.speed and c.speed[c.rank[s]] or 1))
+    end
+  end
+  local tokens = c.cost and c.t.slots or 1
+  return made:balance().max_work + price * far / c.t.ranks,
+    dearest * (1 + price * tokens / c.t.ranks)
+end
+
+local function compare_priced(first, last, uneven, price)
+  local cases = {}
+  for seed = first, last do cases[#cases + 1] = draw_case(seed, uneven) end
+  local least = least_priced(cases, price)
+  for i, c in ipairs(cases) do
+    local cost, rounding = priced(c, price)
+    local where = ('case %d, price %g: %.3f, the least is %.3f'):format(first + i - 1, price, cost,
+      least[i])
+    assert.is_true(cost >= least[i] * (1 - 1e-6) - 1e-6, where)
+    assert.is_true(cost <= least[i] * (1 + 6e-4) + rounding, where)
+  end
+end
+
+describe('minimax with a price', function()
+  for _, price in ipairs { 0.05, 0.5, 3 } do
+    it(('of %g is what linear programmes say'):format(price), function()
+      compare_priced(1, PRICED, false, price)
+      compare_priced(PRICED + 1, 2 * PRICED, true, price)
+    end)
+  end
+
+  it('is minimax at 0, and local without bound', function()
+    for seed = 1, CASES do
+      local c = draw_case(seed, seed % 2 == 0)
+      for price, rule in pairs { [0] = 'minimax', [math.huge] = 'local' } do
+        local given = split.open(c.t, 'minimax'):set_price(price):compute(c.layout, c.load)
+        local plain = split.open(c.t, rule):compute(c.layout, c.load)
+        assert.are.same(plain:balance(), given:balance())
+      end
+    end
+  end)
+
+  it('is refused below 0, and for other rules', function()
+    local t = topology.open { ranks = 2, slots = 1, experts = 2 }
+    for rule, wrong in pairs { minimax = -1, even = 1 } do
+      local ok, err = pcall(split.open(t, rule).set_price, split.open(t, rule), wrong)
+      assert.is_false(ok)
+      assert.are.equal('ARGUMENT', err.code)
+    end
+  end)
+end)
 
 describe('minimax', function()
   it('is what linear programmes say, for whole tokens', function()

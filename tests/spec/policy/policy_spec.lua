@@ -46,6 +46,11 @@ describe('policy.resolve', function()
     assert.are.same({ window = '3', no_pq = 'true' }, selection.params)
     assert.are.same({ window = '3' }, policy.resolve('tests/policies/slow.lua:window=3').params)
     assert.are.equal('lite', policy.resolve('tests/policies/slow.lua+lite').split)
+    local priced = policy.resolve 'laer+minimax:far_price=0.5,window=3'
+    assert.are.equal(0.5, priced.far_price)
+    assert.are.same({ window = '3' }, priced.params)
+    assert.are.equal(math.huge, policy.resolve('neap:far_price=inf').far_price)
+    fails("far_price is 'dear'; allowed are 0 to inf", policy.resolve, 'neap:far_price=dear')
   end)
 
   it('hints at misspelt names', function()
