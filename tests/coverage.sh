@@ -20,9 +20,12 @@ tests=("$@")
 if ((${#tests[@]} == 0)); then
   find "$folder" -name '*.gcda' -delete
   mapfile -t tests < <(ls "$folder"/tests/test_*; find tests/spec tests/cli -name '*_spec.lua' | sort)
+  for mode in mpi fail slow hang; do tests+=("mpirun --oversubscribe -n 2 $folder/tests/test_fake_comm $mode"); done
+  tests+=("mpirun --oversubscribe -n 2 $folder/tests/test_comm_operations mpi")
 fi
 for test in "${tests[@]}"; do
   case $test in
+    mpirun*) $test >"$folder/log" 2>&1 || echo "failed: $test" ;;
     none) ;; # what earlier ones have run
     *.lua) "$folder/neap" lua tests/busted.lua "$test" >"$folder/log" 2>&1 || echo "failed: $test" ;;
     *) "$test" >"$folder/log" 2>&1 || echo "failed: $test" ;;
@@ -31,10 +34,10 @@ done
 
 # "file line times" of every line of core that has code, of every object that has been run.
 lines() {
-  find "$folder/CMakeFiles" -path '*/core/*' -name '*.gcda' -print0 |
-    xargs -0 -n 40 gcov -t 2>/dev/null |
-    awk -F: -v root="$PWD/" '{ gsub(/ /, "", $1) }
-      $2 + 0 == 0 && $3 == "Source" { file = $4; sub(root, "", file) }
+  (cd "$folder" && find CMakeFiles -path '*/core/*' -name '*.gcda' -print0 |
+    xargs -0 -n 40 gcov -t 2>/dev/null) |
+    awk -F: '{ gsub(/ /, "", $1) }
+      $2 + 0 == 0 && $3 == "Source" { file = $4; sub(/^(.*\/)?core\//, "core/", file) }
       $2 + 0 > 0 && $1 != "-" && file ~ /^core\/.*[.]c$/ {
         print file, $2 + 0, $1 ~ /^[#=]/ ? 0 : 1 }'
 }

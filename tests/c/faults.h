@@ -81,6 +81,7 @@ int asprintf(char **out, const char *format, ...)
 #endif
 
 FAULTS_OF(ssize_t, write, -1, (int file, const void *from, size_t bytes), file, from, bytes)
+FAULTS_OF(int, fchmod, -1, (int file, mode_t mode), file, mode)
 FAULTS_OF(int, fsync, -1, (int file), file)
 FAULTS_OF(int, rename, -1, (const char *from, const char *to), from, to)
 FAULTS_OF(int, mkdir, -1, (const char *path, mode_t mode), path, mode)

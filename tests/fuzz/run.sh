@@ -27,7 +27,7 @@ flags=(-g -O1 -std=gnu11 -fsanitize=fuzzer-no-link,address,undefined -fno-saniti
 export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=0:quarantine_size_mb=16:malloc_context_size=4 UBSAN_OPTIONS=print_stacktrace=1
 
 # What the targets in C read with; core/data/text.c with files that are in memory.
-sources=(core/data/safetensors.c core/data/trace.c core/data/trace_csv.c core/data/durable.c
+sources=(core/data/safetensors.c core/data/unpack.c core/data/trace.c core/data/trace_csv.c core/data/durable.c
   core/data/checkpoint_reader.c core/data/tensors_writer.c core/base/status.c core/base/memory.c
   core/base/dtype.c core/base/random.c core/layout/topology.c core/moe/shard_range.c)
 in_memory=(-Dfopen=fuzz_fopen -Dlstat=fuzz_lstat -Dgzopen=fuzz_gzopen)
@@ -41,8 +41,9 @@ newest=$(find core kernels tests/fuzz -name '*.h' -printf '%T@ %p\n' | sort -n |
 
 build() { # target, unless it is newer than what it is made of
   [[ -z $(find core kernels tests/fuzz -name '*.[ch]' -newer "$folder/fuzz_$1" 2>&1) ]] && return
-  local source objects=() linked=(-fsanitize=fuzzer,address,undefined) about=() name
-  for source in "${sources[@]}" tests/fuzz/fuzz.c; do
+  local source objects=() linked=(-fsanitize=fuzzer,address,undefined) about=() name used=()
+  [[ " ${in_lua[*]} " == *" $1 "* ]] || used=("${sources[@]}")
+  for source in "${used[@]}" tests/fuzz/fuzz.c; do
     name=$(basename "$source" .c)
     objects+=("$folder/objects/$name.o")
     compile "$source" "${objects[-1]}"

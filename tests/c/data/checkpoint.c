@@ -322,6 +322,10 @@ static void test_cuts(void)
       }
       check(!neap_checkpoint_reader_ranges(r, "part", NEAP_I32, arrays, held, want, got), "%s",
             neap_error_message());
+      if (held[0] < held[1]) {
+        check(neap_checkpoint_reader_ranges(r, "none", NEAP_I32, 1, held, held, got) == NEAP_SHAPE,
+              "ranges of no tensor");
+      }
       want[1] = want[0] - 1;
       check(neap_checkpoint_reader_ranges(r, "part", NEAP_I32, arrays, held, want, got) ==
                 NEAP_ARGUMENT,

@@ -124,6 +124,26 @@ static outcome commit_and_remove(void)
   return (outcome){status, right && (status || access(deep, F_OK))};
 }
 
+/* A file that exists, with rights of its own; and one that is no regular file. */
+static outcome replace_file(void)
+{
+  char got[sizeof "content"] = "";
+  struct stat info = {0};
+  int file = creat(path, 0600);
+  if (file < 0)
+    return failed(NEAP_SYSTEM);
+  close(file);
+  int status = neap_file_replace(path, "content", sizeof got);
+  if (status)
+    return failed(status);
+  FILE *stream = fopen(path, "r");
+  bool right = stream && fread(got, 1, sizeof got, stream) == sizeof got && !stat(path, &info) &&
+               (info.st_mode & 0777) == 0600 && !strcmp(got, "content");
+  if (stream)
+    fclose(stream);
+  return (outcome){neap_file_replace("/dev/null", "content", sizeof got), right};
+}
+
 static outcome hold_lock(void)
 {
   int file = -1, other = -1;
@@ -173,7 +193,7 @@ static void check_left(const char *what, int64_t k)
   if (!access(entry, F_OK))
     check(!neap_sealed_read(entry, &sealed), "%s, call %d: %s", what, (int)k, neap_error_message());
   neap_sealed_close(sealed);
-  if (!access(path, F_OK) && strcmp(what, "a lock")) {
+  if (!access(path, F_OK) && strcmp(what, "a lock") && strcmp(what, "a file")) {
     check(!neap_checkpoint_reader_open(path, NULL, &r), "%s, call %d: %s", what, (int)k,
           neap_error_message());
     neap_checkpoint_reader_close(r);
@@ -221,16 +241,41 @@ static void test_refused(void)
   check(neap_folder_remove(path) == NEAP_OK, "%s", neap_error_message());
 }
 
+/* Plain files whose tensors do not lie where they should, and metadata. */
+static void test_plain(void)
+{
+  static const char *const tensors[] = {"[9],\"data_offsets\":[0,36]", "[1],\"data_offsets\":[0,8]",
+                                        "[2],\"data_offsets\":[0,8]"};
+  for (int i = 0; i < 3; i++) {
+    neap_checkpoint_reader *r = NULL;
+    char text[256];
+    int length = snprintf(text + 8, sizeof text - 8,
+                          "{\"__metadata__\":{\"k\":\"v\"},\"a\":{\"dtype\":\"F32\",\"shape\":%s}}",
+                          tensors[i]);
+    memset(text, 0, 8);
+    text[0] = (char)length;
+    check(!neap_file_replace(path, text, 8 + length + 8), "%s", neap_error_message());
+    int status = neap_checkpoint_reader_open(path, NULL, &r);
+    check(status == (i < 2 ? NEAP_FORMAT : NEAP_OK), "tensor %d: %s", i, neap_error_message());
+    check(status || (!strcmp(neap_checkpoint_reader_note(r, "k"), "v") &&
+                     !neap_checkpoint_reader_note(r, "x")),
+          "metadata");
+    neap_checkpoint_reader_close(r);
+  }
+}
+
 static void test_layouts(void)
 {
   int32_t slots[] = {3, 3}, fewer[] = {2, 3};
   int32_t beyond[] = {0, 1, 2, 3, 1, 0}, below[] = {0, 1, 2, -1, 1, 0},
           lacks[] = {0, 0, 0, 1, 1, 1};
-  neap_topology *t, *u;
-  neap_layout *l, *m;
+  int32_t pairs[] = {2, 2, 2};
+  neap_topology *t, *u, *v;
+  neap_layout *l, *m, *n;
   check(!neap_topology_open(2, 3, NULL, slots, NULL, NULL, &t) &&
             !neap_topology_open(2, 3, NULL, fewer, NULL, NULL, &u) && !neap_layout_open(t, &l) &&
-            !neap_layout_open(u, &m),
+            !neap_topology_open(3, 3, NULL, pairs, NULL, NULL, &v) && !neap_layout_open(u, &m) &&
+            !neap_layout_open(v, &n),
         "%s", neap_error_message());
   check(neap_layout_copy(l, l) == NEAP_ARGUMENT, "copy of one that was never set");
   check(neap_layout_align(l, l) == NEAP_ARGUMENT, "align of one that was never set");
@@ -238,13 +283,18 @@ static void test_layouts(void)
   check(neap_layout_set(l, below) == NEAP_LAYOUT, "expert -1");
   check(neap_layout_set(l, lacks) == NEAP_LAYOUT, "no expert 2");
   uint64_t unset = neap_layout_hash(l);
-  check(!neap_layout_set(l, experts) && !neap_layout_set(m, experts), "%s", neap_error_message());
+  check(!neap_layout_set(l, experts) && !neap_layout_set(m, experts) &&
+            !neap_layout_set(n, experts),
+        "%s", neap_error_message());
   check(neap_layout_hash(l) != unset && neap_layout_topology(l) == t, "hash or topology");
   check(neap_layout_copy(l, m) == NEAP_ARGUMENT, "copy from another topology");
   check(neap_layout_align(l, m) == NEAP_ARGUMENT, "align to another topology");
+  check(neap_layout_copy(l, n) == NEAP_ARGUMENT, "copy from as many slots of more ranks");
   neap_layout_close(l);
   neap_layout_close(m);
+  neap_layout_close(n);
   neap_layout_close(NULL);
+  neap_topology_close(v);
   neap_topology_close(t);
   neap_topology_close(u);
 }
@@ -263,9 +313,11 @@ int main(void)
   fail_each("any tensors", write_plainly);
   fail_each("a manifest", commit_and_remove);
   fail_each("a lock", hold_lock);
+  fail_each("a file", replace_file);
 #ifndef FAULTS_NO_MEMORY
   fail_each("layouts", set_and_align); /* which open no file */
 #endif
+  test_plain();
   test_refused();
   test_layouts();
   snprintf(deep, sizeof deep, "%s/below", folder);
