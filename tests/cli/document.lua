@@ -16,7 +16,7 @@ local SMALLER = {
   { 'sweep experiments/quickstart.lua', 'batch=8 sequence=16 layers=1 hidden=32 ffn=32' },
   { 'run race.lua', '--batch=8 --sequence=16 --layers=1 --hidden=32 --ffn=32' },
   { 'bench policy', '--repeats=100' },
-  { 'planning/results.lua', 'experiments/traces/e8k2.safetensors' },
+  { 'planning/results.lua', 'experiments/traces/wide.safetensors' },
   { 'experiments/paper/report.lua', 'paper breakdown seed_table' },
   { 'bench moe', '--tokens=64 --hidden=32 --ffn=32 --experts=4 --repeats=1' },
 }
@@ -26,6 +26,7 @@ local LEFT_OUT = {
   { '^%./neap test$', 'it is what runs this' },
   { '^%./neap test %-%-long$', 'takes an hour' },
   { '%-%-device=cuda', 'needs a GPU' },
+  { '^%./neap suite$', 'takes hours' },
   { '…', 'an abbreviation' },
   { 'COMMAND', 'stands for any command' },
 }
