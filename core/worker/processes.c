@@ -75,6 +75,69 @@ int neapi_processes_kill(const pid_t *keep, int count)
   return visit_all(kill_child, &list);
 }
 
+/* ---- descendants ----------------------------------------------------------------------------- */
+
+typedef struct {
+  process *items;
+  int count, capacity;
+} process_list;
+
+static int add_to_list(const process *p, const void *argument)
+{
+  process_list *list = *(process_list *const *)argument;
+  if (list->count == list->capacity) {
+    int capacity = list->capacity ? 2 * list->capacity : 256;
+    process *items = realloc(list->items, (size_t)capacity * sizeof *items);
+    if (!items)
+      return 0;
+    list->items = items;
+    list->capacity = capacity;
+  }
+  list->items[list->count++] = *p;
+  return 1;
+}
+
+/* Whether one of the first count processes, which are below this one, is the parent. */
+static bool is_parent(const process_list *list, int count, pid_t parent)
+{
+  bool found = parent == getpid();
+  for (int i = 0; i < count && !found; i++)
+    found = list->items[i].pid == parent;
+  return found;
+}
+
+/* Moves those that are below this process to the front; returns how many. */
+static int gather_below(process_list *list)
+{
+  int below = 0;
+  for (int before = -1; before != below;) {
+    before = below;
+    for (int i = below; i < list->count; i++)
+      if (is_parent(list, below, list->items[i].parent)) {
+        process found = list->items[i];
+        list->items[i] = list->items[below];
+        list->items[below++] = found;
+      }
+  }
+  return below;
+}
+
+int neapi_processes_below(bool end)
+{
+  process_list list = {0}, *out = &list;
+  visit_all(add_to_list, &out);
+  int below = gather_below(&list), alive = 0;
+  for (int i = 0; i < below; i++) {
+    alive += list.items[i].state != 'Z';
+    if (end)
+      kill(list.items[i].pid, SIGKILL);
+  }
+  free(list.items);
+  return alive;
+}
+
+/* ---- the user's ------------------------------------------------------------------------------ */
+
 static int count_own(const process *p, const void *argument)
 {
   return p->user == *(const uid_t *)argument ? p->threads : 0;

@@ -30,6 +30,7 @@ enum {
   FDS = 3,
   SPARE_PROCESSES = 64, /* that trusted workers may start, with what else the user starts */
   SEARCHES = 2000,      /* for processes that are left behind, a millisecond apart */
+  LOOK = 100,           /* milliseconds between looks at how many processes there are */
 };
 
 /* ---- in the parent --------------------------------------------------------------------------- */
@@ -236,6 +237,25 @@ static void end_orphans(void)
   }
 }
 
+/* A limit of the kernel's is the user's, and root has none: whatever comes from workers is counted,
+ * and too many of them are ended with all workers. */
+static void end_swarm(void)
+{
+  static const char text[] = "neap: a policy has started more than 64 processes; they are ended\n";
+  static double next;
+  double now = neap_clock();
+  if (!forking || now < next)
+    return;
+  next = now + LOOK * 1e-3;
+  if (neapi_processes_below(false) <= workers() + SPARE_PROCESSES)
+    return;
+  for (int i = 0; i < SEARCHES && neapi_processes_below(true); i++)
+    nanosleep(&PAUSE, NULL);
+  if (write(STDERR_FILENO, text, sizeof text - 1) < 0) {
+    /* nobody reads it */
+  }
+}
+
 /* One order of the parent; false when it has gone. */
 static bool serve_parent(int socket)
 {
@@ -307,10 +327,11 @@ static void serve(int socket, int signals)
     struct pollfd polls[2 * WORKERS + 2];
     child *of[2 * WORKERS + 2];
     nfds_t count = list_polls(polls, of, socket, signals);
-    if (poll(polls, count, -1) < 0) {
+    if (poll(polls, count, forking && workers() ? LOOK : -1) < 0) {
       parent = errno == EINTR || errno == EAGAIN;
       continue;
     }
+    end_swarm();
     struct signalfd_siginfo info;
     serve_polls(polls, of, count);
     if (polls[1].revents && read(signals, &info, sizeof info) > 0) {

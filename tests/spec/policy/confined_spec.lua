@@ -124,6 +124,16 @@ describe('a policy', function()
     assert.are.equal('', left)
   end)
 
+  it('that is trusted and starts processes without end is ended with them', function()
+    local errors = apart(USES:format('tests/policies/swarms.lua', 8):gsub('wait = true',
+      'wait = true, trusted = true'))
+    assert.matches('1 faults', errors)
+    if not errors:find 'a policy has started more than 64 processes' then
+      assert.matches('Resource temporarily unavailable', errors) -- the user's limit came first
+    end
+    assert.are.equal('', shell 'pgrep -f "sleep 98765[2]"')
+  end)
+
   it('that prints without end fills nothing', function()
     local errors = apart(USES:format('tests/policies/floods.lua', 1.2))
     assert.is_true(#errors < 300e3, #errors .. ' bytes')
