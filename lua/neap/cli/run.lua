@@ -292,10 +292,10 @@ function run.run(given)
     errors.usage('-n %d, but mpirun started %d processes; leave -n out', args.ranks, size)
   end
   local ranks = size or args.ranks or script.ranks
-  sizes.check(script.params, values, ranks)
   launch.watch(args.timeout)
+  if args.check then return run_check(args, script, values) end -- its model is not the recipe's
+  sizes.check(script.params, values, ranks)
   if args.balanced then balanced_twin.check(script) end
-  if args.check then return run_check(args, script, values) end
   if args.dry_run then return rank and rank > 0 and 0 or dry_run(args, script, values, ranks) end
   if (rank or 0) == 0 then check_before(args, script, values) end
   local order = json.encode({
