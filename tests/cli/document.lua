@@ -9,7 +9,7 @@ local program = require 'tests.cli.program'
 
 local document = {}
 
---- What is appended to a command that contains the text, so that it ends in seconds.
+--- Options of a command that contains the text, so that it ends in seconds.
 local SMALLER = {
   { 'run experiments/quickstart.lua',
     '--steps=7 --batch=8 --sequence=16 --layers=1 --hidden=32 --ffn=32' },
@@ -97,11 +97,25 @@ function document.tasks(path)
   return tasks
 end
 
+--- The command with options, name=value, instead of its own of the same name, or after the others.
+local function with(command, options)
+  for option in options:gmatch '%S+' do
+    local name = option:match '^([^=]*=)'
+    local from, to = (name and command or ''):find(' ' .. (name or ''), 1, true)
+    if from then
+      command = command:sub(1, from) .. option .. command:sub(to + 1):gsub('^%S*', '', 1)
+    else
+      command = command .. ' ' .. option
+    end
+  end
+  return command
+end
+
 --- The command as this build runs it: its program for ./neap, busted for ./neap test SPEC. What
 -- would start on other hosts, or under Slurm, starts on this one.
 local function adapt(command)
   for _, entry in ipairs(SMALLER) do
-    if command:find(entry[1], 1, true) then command = command .. ' ' .. entry[2] end
+    if command:find(entry[1], 1, true) then command = with(command, entry[2]) end
   end
   if command:find ' sweep ' then
     command = command:gsub(' steps=%d+', ' steps=3'):gsub('seed=0%.%.%d+', 'seed=0..1')
