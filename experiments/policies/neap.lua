@@ -4,7 +4,7 @@
 local plan = require('neap').plan
 local policy = require 'neap.policy'
 
-local params = plan.parameters('neap', 'effort locality')
+local params = plan.parameters('neap', 'effort locality change_price')
 params.window.default = 8
 
 local Neap = policy.define {
@@ -17,6 +17,7 @@ local Neap = policy.define {
 function Neap:plan(ctx)
   return plan.neap(ctx, {
     recall = self.window, effort = self.effort, locality = self.locality,
+    change_price = self.change_price,
     spread = ctx.current and 0 or nil, -- counts of the very step have no error
   })
 end

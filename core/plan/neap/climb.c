@@ -1,15 +1,14 @@
 /* Planner neap's judge, and its climb: single changes that make a layout cheaper over all samples.
  *
  * What a layout costs: the mean over samples of the fullest rank's level, a part of the worst one,
- * and work that has to leave its node, for want of replicas or of room there (the latter is not
- * looked at again while climbing). In a sample whose fullest rank is above the mean the ranks
+ * work that has to leave its node, for want of replicas or of room there (the latter is not
+ * looked at again while climbing), and slots that change, if these have a price. In a sample whose fullest rank is above the mean the ranks
  * near it are critical. A change promises what it takes from critical ranks that others have room
  * for, less what it brings them, and what it keeps on its node; the most promising are tried, and
  * the first that makes the layout cheaper stays. */
 #include "plan/neap/state.h"
 
 #include <math.h>
-
 #include <string.h>
 
 static const double WORST = 0.2;       /* weight of the worst sample */
@@ -50,7 +49,8 @@ static double levels_cost(const neapi_neap *n, const neapi_lanes *most)
     sum += level;
     worst = level > worst ? level : worst;
   }
-  return sum / NEAPI_LANES + WORST * worst + (n->leaving + n->excess) * n->toll;
+  return sum / NEAPI_LANES + WORST * worst + (n->leaving + n->excess) * n->toll +
+         n->change_price * n->changed / n->topology->ranks;
 }
 
 double neapi_neap_ideal(void)
@@ -81,8 +81,28 @@ static void count_nodes(neapi_neap *n)
       n->leaving += *neapi_neap_on_node(n, g, e) ? 0 : n->load[(int64_t)g * t->experts + e];
 }
 
+/* Gives what a rank held before its slot of before, and counts the slots that change. */
+static void match_previous(neapi_neap *n)
+{
+  const neap_topology *t = n->topology;
+  const int32_t *before = n->previous;
+  n->changed = 0;
+  for (int32_t r = 0; before && r < t->ranks; r++) {
+    int32_t first = t->first_slot[r], last = t->first_slot[r + 1];
+    for (int32_t s = first; s < last; s++)
+      for (int32_t other = first; n->expert_of[s] != before[s] && other < last; other++)
+        if (n->expert_of[other] == before[s] && before[other] != before[s]) {
+          n->expert_of[other] = n->expert_of[s];
+          n->expert_of[s] = before[s];
+        }
+    for (int32_t s = first; s < last; s++)
+      n->changed += n->expert_of[s] != before[s];
+  }
+}
+
 double neapi_neap_judge(neapi_neap *n)
 {
+  match_previous(n);
   count_nodes(n);
   n->excess = 0;
   neapi_levels_fill(&n->levels, FILL_ROUNDS);
@@ -112,6 +132,8 @@ static void put(neapi_neap *n, int32_t slot, int32_t expert)
   const double *load = n->load + (int64_t)node * n->topology->experts;
   n->leaving += --*neapi_neap_on_node(n, node, old) ? 0 : load[old];
   n->leaving -= (*neapi_neap_on_node(n, node, expert))++ ? 0 : load[expert];
+  if (n->previous)
+    n->changed += (expert != n->previous[slot]) - (old != n->previous[slot]);
   neapi_levels_put(&n->levels, slot, expert);
 }
 

@@ -11,10 +11,10 @@
 #include "plan/neap/state.h"
 
 #include <math.h>
-
 #include <string.h>
 
 static const double NEWEST = 0.75;     /* weight of the newest step, of what is left, and so on */
+static const double LUCK = 1.3;        /* what is off next time, to what was: the past chose it */
 static const double FIT_BETTER = 0.95; /* square errors that fitted weights must stay below */
 
 /* Adds a load by nodes to sum[nodes][experts], as work, and to share[experts], all work being as
@@ -195,8 +195,9 @@ static double miss_fit(neapi_neap *n, int32_t steps, const double *weight, doubl
   return sum;
 }
 
-/* deviation: of every expert's log load, as far as so few steps tell, and as all experts'. */
-static void set_deviation(neapi_neap *n, const double *squares, int32_t count)
+/* deviation: of every expert's log load, as far as so few steps tell, and as all experts'; more:
+ * times what they tell. */
+static void set_deviation(neapi_neap *n, const double *squares, int32_t count, double more)
 {
   const double others = 12; /* steps that all experts' mean counts as */
   int32_t experts = n->topology->experts;
@@ -204,7 +205,7 @@ static void set_deviation(neapi_neap *n, const double *squares, int32_t count)
   for (int32_t e = 0; e < experts; e++)
     mean += squares[e] / count / experts;
   for (int32_t e = 0; e < experts; e++)
-    n->deviation[e] = sqrt((squares[e] + others * mean) / (count + others));
+    n->deviation[e] = more * sqrt((squares[e] + others * mean) / (count + others));
 }
 
 static void predict_fit(neapi_neap *n, int32_t steps, const double *weight)
@@ -236,13 +237,13 @@ static void predict(neapi_neap *n, int32_t steps)
     double fitted = miss_fit(n, steps, weight, squares);
     int32_t equations = (steps - LAGS) * experts;
     if (fitted * (1 + 6.0 / equations) < FIT_BETTER * usual) {
-      set_deviation(n, squares, steps - LAGS);
+      set_deviation(n, squares, steps - LAGS, LUCK);
       predict_fit(n, steps, weight);
       return;
     }
   }
   miss_smooth(n, 1, steps, squares);
-  set_deviation(n, squares, steps - 1);
+  set_deviation(n, squares, steps - 1, n->topology->slots < 1.5 * experts ? 1 : LUCK);
   smooth(n, steps, n->total);
 }
 

@@ -35,6 +35,8 @@ static int late_plan(const neapi_plan_input *input, int32_t *expert_of)
   neapi_plan_input exact = *input;
   exact.steps = 1;
   n->late = true;
+  n->previous = NULL;
+  n->change_price = 0;
   n->home = 0.45;
   n->spread = 0;
   n->toll = 0.2 / n->topology->ranks;

@@ -9,7 +9,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { EFFORT, SPREAD, LOCALITY }; /* parameters */
+enum { EFFORT, SPREAD, LOCALITY, CHANGE_PRICE }; /* parameters */
 enum { SEARCHES = 3 };
 
 static const double WORTH = 5e-4; /* cost that a change of the layout in force must save */
@@ -60,7 +60,9 @@ static void search(neapi_neap *n, const neapi_plan_input *input, double *cost)
 static double keep_previous(neapi_neap *n, const neap_layout *previous)
 {
   double cost = INFINITY;
+  n->previous = NULL;
   if (previous && neapi_neap_has_no_doubles(n, previous->expert_of)) {
+    n->previous = previous->expert_of;
     memcpy(n->expert_of, previous->expert_of, sizeof *n->expert_of * n->topology->slots);
     compete(n, &cost);
   }
@@ -93,6 +95,7 @@ static int neap_plan(const neapi_plan_input *input, int32_t *expert_of)
   neapi_neap *n = input->scratch;
   double towards = exp2(2 * input->parameter[LOCALITY] - 1); /* 1/2 to 2 */
   n->late = false;
+  n->change_price = input->parameter[CHANGE_PRICE];
   n->spread = input->parameter[SPREAD];
   n->home = 0.45 * towards;
   n->caution = 0.05 / (towards * towards);
@@ -114,7 +117,9 @@ const neapi_planner_kind neapi_plan_neap = {
       500, 0, 1e9, 0},
      {"spread", "error of a predicted load, relative, where there is one step of history", 0.25, 0,
       10, 0},
-     {"locality", "from 0, balance whatever happens, to 1, tokens on their node", 0.5, 0, 1, 0}},
+     {"locality", "from 0, balance whatever happens, to 1, tokens on their node", 0.5, 0, 1, 0},
+     {"change_price", "imbalance that a changed slot on every rank must save; 0: changes are free",
+      0, 0, 1e6, 0}},
     neapi_neap_open,
     neapi_neap_close,
     neap_plan,

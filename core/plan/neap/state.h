@@ -87,6 +87,9 @@ typedef struct {
   double leaving;                     /* work that has no replica on its node */
   double excess;                      /* work that finds no room on its node */
   double toll;                        /* what it costs, / ranks */
+  const int32_t *previous;            /* [slots] the layout in force; NULL: none that counts */
+  int32_t changed;                    /* slots that differ from it */
+  double change_price;                /* of one changed slot of every rank */
 } neapi_neap;
 
 int neapi_neap_open(const neap_topology *topology, void **scratch);

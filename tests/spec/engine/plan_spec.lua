@@ -51,6 +51,25 @@ describe('plan', function()
     assert.matches('at least 1', message(neap.plan_history, neap, {}))
   end)
 
+  it('changes fewer slots where these have a price', function()
+    local wide = topology.open { ranks = 8, node_size = 4, slots = 3, experts = 8 }
+    local function load(hot)
+      local rows = {}
+      for r = 1, 8 do
+        rows[r] = {}
+        for e = 1, 8 do rows[r][e] = e == hot and 40 + r or 5 + (e * r) % 4 end
+      end
+      return rows
+    end
+    local before, changed = plan.open('neap', wide):plan(load(1)), {}
+    for i, price in ipairs { 0, 0.3, 1000 } do
+      changed[i] = before:changed(plan.open('neap', wide, { change_price = price })
+        :plan(load(5), before))
+    end
+    assert.is_true(changed[1] > changed[2] and changed[2] > 0, table.concat(changed, ' '))
+    assert.are.equal(0, changed[3])
+  end)
+
   it('plans from lists and from C arrays alike, for every planner', function()
     local array = lib.ffi.new('double[16]')
     for i = 0, 15 do array[i] = LOAD[1][i % 4 + 1] end
