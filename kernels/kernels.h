@@ -53,7 +53,8 @@ typedef struct {
 typedef struct {
   int32_t expert;
   int64_t first, rows, ffn; /* ffn: F of the expert */
-  int64_t hidden_at; /* element of activation where its (rows, F) starts; of gate_up at twice it */
+  int64_t hidden_at; /* element of activation where its (rows, F) starts; of gate_up at twice it;
+                        slots of one F have theirs one after the other, from a multiple of 8 on */
 } neapi_batch;
 
 /* Rows for choices of an expert in one of its slots: so many, from a row on. */

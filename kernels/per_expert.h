@@ -47,6 +47,26 @@ static inline neapi_slot neapi_slot_of(int64_t size, const neapi_slots *s, int64
   return slot;
 }
 
+/* Sets hidden_at as kernels.h asks for; returns how many elements the hidden values take. */
+static inline int64_t neapi_place_hidden(int64_t count, neapi_batch *batches)
+{
+  const int64_t FIRST = 8; /* what the first of an F is a multiple of */
+  int64_t at = 0;
+  for (int64_t i = 0; i < count; i++)
+    batches[i].hidden_at = -1;
+  for (int64_t i = 0; i < count; i++) {
+    if (batches[i].hidden_at >= 0)
+      continue;
+    at = (at + FIRST - 1) / FIRST * FIRST;
+    for (int64_t j = i; j < count; j++)
+      if (batches[j].ffn == batches[i].ffn) {
+        batches[j].hidden_at = at;
+        at += batches[j].rows * batches[j].ffn;
+      }
+  }
+  return at;
+}
+
 static inline int neapi_per_expert_forward(const neapi_expert_ops *k, const neapi_slots *slots,
                                            const void *weights, const void *in, void *gate_up,
                                            void *activation, void *out, void *stream)

@@ -16,10 +16,11 @@
 
 /* BAND: pairs down that share what they read of the right factor. GROUPS: as many as fit in the
  * 4 KB of a kernel's parameters. */
-enum { NEAPI_TILE_M = 128, NEAPI_BAND = 8, NEAPI_GROUPS = 224 };
+enum { NEAPI_TILE_M = 128, NEAPI_BAND = 8, NEAPI_GROUPS = 176 };
 
 typedef struct {
   int32_t slot, first, rows; /* rows first to first + rows - 1 */
+  int32_t hidden;            /* the same of arrays (rows, F), where it may be another one */
   int32_t before;            /* pairs of the groups before */
 } neapi_tile_group;
 
@@ -70,14 +71,15 @@ NEAPI_BOTH_SIDES static inline neapi_tile_pair neapi_tiles_find(const neapi_tile
 }
 
 /* Adds a slot; 0 where there are GROUPS, which is what one launch takes. */
-static inline int neapi_tiles_add(neapi_tiles *t, int64_t slot, int64_t first, int64_t rows)
+static inline int neapi_tiles_add(neapi_tiles *t, int64_t slot, int64_t first, int64_t hidden,
+                                  int64_t rows)
 {
   if (t->count == NEAPI_GROUPS)
     return 0;
   int32_t at = t->count++;
   for (; at && t->group[at - 1].rows < rows; at--)
     t->group[at] = t->group[at - 1];
-  neapi_tile_group group = {(int32_t)slot, (int32_t)first, (int32_t)rows, 0};
+  neapi_tile_group group = {(int32_t)slot, (int32_t)first, (int32_t)rows, (int32_t)hidden, 0};
   t->group[at] = group;
   return 1;
 }

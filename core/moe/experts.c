@@ -112,14 +112,14 @@ void neapi_experts_release_rows(neapi_experts *x, neapi_rows which)
 
 int neapi_experts_plan(neapi_experts *x, const int32_t *expert_of, const int64_t *rows)
 {
-  int64_t row = 0, at = 0, largest = 0;
+  int64_t row = 0, largest = 0;
   for (int32_t i = 0; i < x->slots; i++) {
     int64_t ffn = x->ffn[expert_of[i]], size = rows[i] * ffn;
-    x->batches[i] = (neapi_batch){expert_of[i], row, rows[i], ffn, at};
+    x->batches[i] = (neapi_batch){expert_of[i], row, rows[i], ffn, 0};
     row += rows[i];
-    at += size;
     largest = size > largest ? size : largest;
   }
+  int64_t at = neapi_place_hidden(x->slots, x->batches);
   int64_t element = x->kernels->size;
   x->hidden_values = at;
   int status = reserve_gate_up(x);

@@ -30,7 +30,7 @@ typedef struct {
   int64_t *ffn;          /* [experts] */
   int64_t *columns_at;   /* [experts + 1] where an expert's columns start in maxima */
   neapi_batch *batches;  /* [slots] */
-  int64_t hidden_values; /* of all batches: rows x F */
+  int64_t hidden_values; /* of all batches: rows x F, and gaps between those of one F and another */
   neapi_buffer gate_up;  /* per batch (rows, 2F); after backward its gradient */
   neapi_experts_workspace *workspace;
   neapi_buffer *rows[NEAPI_ROWS]; /* acquired by this layer; NULL: none */

@@ -45,15 +45,18 @@ __global__ void __launch_bounds__(THREADS, 1) experts_kernel(const __grid_consta
 #endif
 }
 
-/* out[i] = the sum of row i of parts, in order. */
-__global__ void add_parts(int64_t rows, int count, const float *parts, float *out)
+/* out of each row of the groups = the sum of its count parts, in order. */
+__global__ void add_parts(const __grid_constant__ neapi_tiles t, int count, const float *parts,
+                          float *out)
 {
-  int64_t row = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
-  float sum = 0;
-  for (int i = 0; row < rows && i < count; i++)
-    sum += parts[row * count + i];
-  if (row < rows)
+  const neapi_tile_group &g = t.group[blockIdx.x];
+  for (int i = threadIdx.x; i < g.rows; i += blockDim.x) {
+    int64_t row = (int64_t)g.first + i;
+    float sum = 0;
+    for (int p = 0; p < count; p++)
+      sum += parts[row * count + p];
     out[row] = sum;
+  }
 }
 
 /* ---- launching ------------------------------------------------------------------------------- */
@@ -143,13 +146,49 @@ static int launch(const job &j, void *stream)
   return launched();
 }
 
+/* The slots whose experts have the same F, and their hidden rows. */
+typedef struct {
+  const neapi_slots *s;
+  int64_t f;
+  int64_t begin, end; /* of their rows */
+  int64_t at, hidden; /* element of activation where the hidden rows start, and how many they are */
+  const bf16 *w1, *w2; /* of the first slot; NULL: none */
+} same_f;
+
+static bool belongs(const same_f *x, const neapi_batch *b)
+{
+  return b->ffn == x->f && b->rows;
+}
+
+/* weights: or NULL. */
+static same_f find_same(const neapi_slots *s, int64_t f, const void *weights)
+{
+  const bf16 *w1 = (const bf16 *)weights;
+  same_f x = {s, f, INT64_MAX, 0, INT64_MAX, 0, w1, w1 ? w1 + 2 * s->h * f : NULL};
+  int64_t hidden_end = 0;
+  for (int64_t i = 0; i < s->count; i++) {
+    const neapi_batch *b = &s->batches[i];
+    if (!belongs(&x, b))
+      continue;
+    x.begin = b->first < x.begin ? b->first : x.begin;
+    x.end = b->first + b->rows > x.end ? b->first + b->rows : x.end;
+    x.at = b->hidden_at < x.at ? b->hidden_at : x.at;
+    hidden_end = b->hidden_at + b->rows * f > hidden_end ? b->hidden_at + b->rows * f : hidden_end;
+  }
+  x.hidden = x.end ? (hidden_end - x.at) / f : 0;
+  return x;
+}
+
 /* The slots `from` on, as many as fit in a launch, with rows; returns the first that is left. */
-static int64_t fill_tiles(neapi_tiles *t, int64_t from, int64_t slots, const neapi_batch *batches)
+static int64_t fill_tiles(neapi_tiles *t, int64_t from, const same_f *x)
 {
   t->count = 0;
-  for (; from < slots; from++)
-    if (batches[from].rows && !neapi_tiles_add(t, from, batches[from].first, batches[from].rows))
+  for (; from < x->s->count; from++) {
+    const neapi_batch *b = &x->s->batches[from];
+    if (belongs(x, b) &&
+        !neapi_tiles_add(t, from, b->first, (b->hidden_at - x->at) / x->f, b->rows))
       break;
+  }
   return from;
 }
 
@@ -158,40 +197,31 @@ static int32_t pieces(int64_t size, int64_t piece)
   return (int32_t)((size + piece - 1) / piece);
 }
 
-/* The end of the slots' rows. */
-static int64_t rows_end(const neapi_slots *s)
-{
-  int64_t end = 0;
-  for (int64_t i = 0; i < s->count; i++) {
-    int64_t at = s->batches[i].first + s->batches[i].rows;
-    end = at > end ? at : end;
-  }
-  return end;
-}
-
-/* out = rows times weights (N, K) or, with across, (K, N) of their slot. */
+/* out = rows times weights (N, K) or, with across, (K, N) of their slot. hidden: rows are the hidden
+ * ones, else out's are. */
 template <bool B_ACROSS, epilogue EPILOGUE>
-static int rows_product(const neapi_slots *s, const void *rows, const bf16 *weights, int64_t n,
-                        int64_t k, void *out, void *activation, float *dots, void *stream)
+static int rows_product(const same_f *x, bool hidden, const void *rows, const bf16 *weights,
+                        int64_t n, int64_t k, void *out, void *activation, float *dots,
+                        void *stream)
 {
   job j;
   j.out = (bf16 *)out;
   j.activation = (bf16 *)activation;
+  j.left_hidden = hidden;
+  j.right_hidden = false;
   j.dots = dots;
   j.ld = n;
   j.m = 0;
   j.n = (int32_t)n;
   j.k = (int32_t)k;
-  int64_t end = rows_end(s);
-  if (!end)
-    return NEAPI_KERNEL_OK;
+  int64_t end = hidden ? x->hidden : x->end;
   if (end > INT32_MAX || !map_factor(&j.a, rows, k, end, 1, end * k, 64) ||
-      !map_factor(&j.b, weights, B_ACROSS ? n : k, B_ACROSS ? k : n, s->count, s->stride,
+      !map_factor(&j.b, weights, B_ACROSS ? n : k, B_ACROSS ? k : n, x->s->count, x->s->stride,
                   B_ACROSS ? TILE_K : TILE_N / PAIR))
     return unmapped(end);
   int status = NEAPI_KERNEL_OK;
-  for (int64_t from = 0; !status && from < s->count;) {
-    from = fill_tiles(&j.tiles, from, s->count, s->batches);
+  for (int64_t from = 0; !status && from < x->s->count;) {
+    from = fill_tiles(&j.tiles, from, x);
     neapi_tiles_number(&j.tiles, 0,
                        EPILOGUE == GATE ? pieces(n / 2, TILE_N / 2) : pieces(n, TILE_N));
     status = launch<false, B_ACROSS, EPILOGUE>(j, stream);
@@ -199,28 +229,29 @@ static int rows_product(const neapi_slots *s, const void *rows, const bf16 *weig
   return status;
 }
 
-/* out of each slot (M, N) float = left^T right over its rows. */
-static int weights_product(const neapi_slots *s, const void *left, int64_t m, const void *right,
-                           int64_t n, void *out, void *stream)
+/* out of each slot (M, N) float = left^T right over its rows. left_hidden: those of left are the
+ * hidden ones, else those of right. */
+static int weights_product(const same_f *x, bool left_hidden, const void *left, int64_t m,
+                           const void *right, int64_t n, void *out, void *stream)
 {
   job j;
   j.out = j.activation = NULL;
+  j.left_hidden = left_hidden;
+  j.right_hidden = !left_hidden;
   j.dots = NULL;
   j.ld = 0;
   j.m = (int32_t)m;
   j.n = (int32_t)n;
   j.k = 0;
-  int64_t end = rows_end(s);
-  if (!end)
-    return NEAPI_KERNEL_OK;
-  if (end > INT32_MAX || !map_factor(&j.a, left, m, end, 1, end * m, TILE_K) ||
-      !map_factor(&j.b, right, n, end, 1, end * n, TILE_K) ||
-      !map_array(&j.c, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, out, n, m, s->count, s->stride,
+  int64_t lefts = left_hidden ? x->hidden : x->end, rights = left_hidden ? x->end : x->hidden;
+  if (x->end > INT32_MAX || !map_factor(&j.a, left, m, lefts, 1, lefts * m, TILE_K) ||
+      !map_factor(&j.b, right, n, rights, 1, rights * n, TILE_K) ||
+      !map_array(&j.c, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, out, n, m, x->s->count, x->s->stride,
                  ROWS_PER_WARP))
-    return unmapped(end);
+    return unmapped(x->end);
   int status = NEAPI_KERNEL_OK;
-  for (int64_t from = 0; !status && from < s->count;) {
-    from = fill_tiles(&j.tiles, from, s->count, s->batches);
+  for (int64_t from = 0; !status && from < x->s->count;) {
+    from = fill_tiles(&j.tiles, from, x);
     neapi_tiles_number(&j.tiles, (int32_t)m, pieces(n, TILE_N));
     status = launch<true, true, FLOAT>(j, stream);
   }
@@ -229,58 +260,77 @@ static int weights_product(const neapi_slots *s, const void *left, int64_t m, co
 
 /* ---- the operations -------------------------------------------------------------------------- */
 
-bool neapi_hopper_fits(const neapi_slots *s)
+bool neapi_hopper_fits(const neapi_slots *s, int64_t f)
 {
-  return s->f > 0 && s->h % SIZE == 0 && s->f % SIZE == 0 && s->stride % SIZE == 0 && blocks() > 0;
+  return s->h % SIZE == 0 && f % SIZE == 0 && s->stride % SIZE == 0 && blocks() > 0;
 }
 
-int neapi_hopper_forward(const neapi_slots *s, const void *weights, const void *in, void *gate_up,
-                         void *activation, void *out, void *stream)
+int neapi_hopper_forward(const neapi_slots *s, int64_t f, const void *weights, const void *in,
+                         void *gate_up, void *activation, void *out, void *stream)
 {
-  const bf16 *w1 = (const bf16 *)weights, *w2 = w1 + 2 * s->h * s->f;
+  same_f x = find_same(s, f, weights);
+  if (!x.end)
+    return NEAPI_KERNEL_OK;
+  bf16 *both = (bf16 *)gate_up + 2 * x.at, *hidden = (bf16 *)activation + x.at;
   int status =
-      rows_product<true, GATE>(s, in, w1, 2 * s->f, s->h, gate_up, activation, NULL, stream);
+      rows_product<true, GATE>(&x, false, in, x.w1, 2 * f, s->h, both, hidden, NULL, stream);
   return status || !out
              ? status
-             : rows_product<true, STORE>(s, activation, w2, s->h, s->f, out, NULL, NULL, stream);
+             : rows_product<true, STORE>(&x, true, hidden, x.w2, s->h, f, out, NULL, NULL, stream);
 }
 
-/* dots of rows and activations, by way of those of tiles. */
-static int gate_back(const neapi_slots *s, const bf16 *w2, const void *dout, void *gate_up,
-                     void *activation, float *dlog, void *stream)
+/* dlog of each row: the dots of its tiles, added up. */
+static int add_dots(const same_f *x, int parts, const float *dots, float *dlog, void *stream)
 {
-  int parts = pieces(s->f, TILE_N);
-  int64_t first = s->count ? s->batches[0].first : 0, rows = rows_end(s) - first;
-  if (rows <= 0)
-    return NEAPI_KERNEL_OK;
-  float *dots = parts == 1 ? dlog + first : (float *)scratch_open(rows * parts * 4, stream);
+  neapi_tiles t;
+  for (int64_t from = 0; from < x->s->count;) {
+    from = fill_tiles(&t, from, x);
+    if (t.count)
+      LAUNCH((unsigned)t.count, BLOCK, 0, stream_of(stream), add_parts)(t, parts, dots, dlog);
+  }
+  return launched();
+}
+
+static int gate_back(const same_f *x, const void *dout, bf16 *both, bf16 *hidden, float *dlog,
+                     void *stream)
+{
+  int parts = pieces(x->f, TILE_N);
+  if (parts == 1)
+    return rows_product<false, GATE_BACK>(x, false, dout, x->w2, x->f, x->s->h, both, hidden, dlog,
+                                          stream);
+  float *dots = (float *)scratch_open((x->end - x->begin) * parts * 4, stream);
   if (!dots)
     return NEAPI_KERNEL_MEMORY;
-  int status = rows_product<false, GATE_BACK>(s, dout, w2, s->f, s->h, gate_up, activation,
-                                              dots - first * parts, stream);
-  if (parts == 1)
-    return status;
+  float *of_row_0 = dots - x->begin * parts;
+  int status = rows_product<false, GATE_BACK>(x, false, dout, x->w2, x->f, x->s->h, both, hidden,
+                                              of_row_0, stream);
   if (!status)
-    LAUNCH(blocks_for(rows, BLOCK), BLOCK, 0, stream_of(stream), add_parts)
-  (rows, parts, dots, dlog + first);
+    status = add_dots(x, parts, of_row_0, dlog, stream);
   scratch_close(dots, stream);
-  return status ? status : launched();
+  return status;
 }
 
-int neapi_hopper_backward(const neapi_slots *s, const void *weights, const void *dout,
+int neapi_hopper_backward(const neapi_slots *s, int64_t f, const void *weights, const void *dout,
                           void *gate_up, void *activation, void *din, void *dlog, void *stream)
 {
-  const bf16 *w1 = (const bf16 *)weights, *w2 = w1 + 2 * s->h * s->f;
-  int status = gate_back(s, w2, dout, gate_up, activation, (float *)dlog, stream);
-  return status
-             ? status
-             : rows_product<false, STORE>(s, gate_up, w1, s->h, 2 * s->f, din, NULL, NULL, stream);
+  same_f x = find_same(s, f, weights);
+  if (!x.end)
+    return NEAPI_KERNEL_OK;
+  bf16 *both = (bf16 *)gate_up + 2 * x.at, *hidden = (bf16 *)activation + x.at;
+  int status = gate_back(&x, dout, both, hidden, (float *)dlog, stream);
+  return status ? status
+                : rows_product<false, STORE>(&x, true, both, x.w1, s->h, 2 * f, din, NULL, NULL,
+                                             stream);
 }
 
-int neapi_hopper_gradients(const neapi_slots *s, const void *in, const void *dgate_up,
+int neapi_hopper_gradients(const neapi_slots *s, int64_t f, const void *in, const void *dgate_up,
                            const void *activation, const void *dout, void *gradients, void *stream)
 {
-  float *dw1 = (float *)gradients, *dw2 = dw1 + 2 * s->h * s->f;
-  int status = weights_product(s, in, s->h, dgate_up, 2 * s->f, dw1, stream);
-  return status ? status : weights_product(s, activation, s->f, dout, s->h, dw2, stream);
+  same_f x = find_same(s, f, NULL);
+  if (!x.end)
+    return NEAPI_KERNEL_OK;
+  float *dw1 = (float *)gradients, *dw2 = dw1 + 2 * s->h * f;
+  const bf16 *both = (const bf16 *)dgate_up + 2 * x.at, *hidden = (const bf16 *)activation + x.at;
+  int status = weights_product(&x, false, in, s->h, both, 2 * f, dw1, stream);
+  return status ? status : weights_product(&x, true, hidden, f, dout, s->h, dw2, stream);
 }

@@ -98,6 +98,7 @@ __device__ static inline void store_floats(const job &j, const neapi_tile_group 
 /* Where a tile lies in out. */
 typedef struct {
   int64_t row;
+  int64_t in_row;          /* the same of arrays (rows, H) */
   int32_t rows;            /* that are the group's, 128 at most */
   int32_t column, columns; /* first, and the end of all */
 } area;
@@ -107,7 +108,8 @@ __device__ static inline area area_of(const job &j, const neapi_tile_group &g, c
 {
   area a;
   int32_t row = t.m * TILE_M, rows = g.rows - row;
-  a.row = (int64_t)g.first + row;
+  a.in_row = (int64_t)g.first + row;
+  a.row = EPILOGUE == STORE ? a.in_row : (int64_t)g.hidden + row;
   a.rows = rows < TILE_M ? rows : (int32_t)TILE_M;
   a.column = t.n * (EPILOGUE == GATE ? TILE_N / 2 : TILE_N);
   a.columns = EPILOGUE == GATE ? j.n / 2 : j.n;
@@ -261,7 +263,7 @@ __device__ static inline void write_gated_back(const job &j, const area &a, int6
   write(j.activation + (a.row + row) * a.columns + column, h);
   dot = sum_below(dot, lanes);
   if (threadIdx.x % WARP == 0)
-    j.dots[(a.row + row) * j.tiles.columns + a.column / TILE_N] = dot;
+    j.dots[(a.in_row + row) * j.tiles.columns + a.column / TILE_N] = dot;
 }
 
 /* x: the first rows' gates and ups. Its registers are read into again when a row is written: were

@@ -19,12 +19,12 @@ template <bool A_ACROSS>
 __device__ static inline void load_left(const job &j, const neapi_tile_group &g, const tile &t,
                                         int k, int part, uint32_t to, uint32_t full)
 {
-  int row = t.m * TILE_M + part * 64;
+  int row = t.m * TILE_M + part * 64, first = j.left_hidden ? g.hidden : g.first;
   uint32_t at = to + part * PART;
   if (A_ACROSS)
-    load_box(at, &j.a, full, row, g.first + k, 0, t.beside);
+    load_box(at, &j.a, full, row, first + k, 0, t.beside);
   else
-    load_box(at, &j.a, full, k, g.first + row, 0, t.beside);
+    load_box(at, &j.a, full, k, first + row, 0, t.beside);
 }
 
 /* part: 64 columns, or where lines lie along K 128. */
@@ -38,7 +38,7 @@ __device__ static inline void load_right(const job &j, const neapi_tile_group &g
   if (EPILOGUE == GATE)
     column = part / 2 * (j.n / 2) + t.n * (TILE_N / 2) + part % 2 * 64;
   if (A_ACROSS)
-    load_box(at, &j.b, full, column, g.first + k, 0, !t.beside);
+    load_box(at, &j.b, full, column, (j.right_hidden ? g.hidden : g.first) + k, 0, !t.beside);
   else if (B_ACROSS)
     load_box(at, &j.b, full, column, k, g.slot, !t.beside);
   else

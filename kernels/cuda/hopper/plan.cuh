@@ -56,9 +56,11 @@ typedef struct {
   CUtensorMap a, b, c; /* c: weight gradients */
   neapi_tiles tiles;
   bf16 *out, *activation; /* other results */
-  float *dots;            /* (rows, tiles across) */
-  int64_t ld;             /* elements of a row of out */
-  int32_t m, n, k;        /* weight gradients: M, N, and K is a slot's rows; else M is its rows */
+  bool left_hidden;  /* rows of the left factor are those of arrays (rows, F); else of (rows, H) */
+  bool right_hidden; /* weight gradients: the same of the right factor */
+  float *dots;       /* (rows, tiles across) */
+  int64_t ld;        /* elements of a row of out */
+  int32_t m, n, k;   /* weight gradients: M, N, and K is a slot's rows; else M is its rows */
 } job;
 
 /* ---- tiles ----------------------------------------------------------------------------------- */

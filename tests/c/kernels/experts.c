@@ -2,6 +2,8 @@
  * differences. */
 #include "kernel_test.h"
 
+#include <per_expert.h>
+
 enum { SLOTS = 5, H = 24 };
 
 /* A layer of experts of different sizes, and everything that its operations read and write. */
@@ -137,8 +139,33 @@ static void test_backward(kernels *k)
   release_all();
 }
 
+/* Hidden values lie apart, and those of one F as one array whose start suits 16-byte access. */
+static void check_places(uint64_t seed)
+{
+  enum { COUNT = 14 };
+  neapi_batch b[COUNT];
+  int64_t wrong = 0;
+  for (int i = 0; i < COUNT; i++)
+    b[i] = (neapi_batch){i, 0, pick(seed, (uint64_t)i, 0, 9),
+                         pick(seed, 100 + (uint64_t)i, 1, 4) * (seed % 2 ? 8 : 3), 0};
+  int64_t all = neapi_place_hidden(COUNT, b);
+  for (int i = 0; i < COUNT; i++) {
+    int first = 0;
+    while (b[first].ffn != b[i].ffn)
+      first++;
+    wrong += b[first].hidden_at % 8 || (b[i].hidden_at - b[first].hidden_at) % b[i].ffn;
+    wrong += b[i].hidden_at < 0 || b[i].hidden_at + b[i].rows * b[i].ffn > all;
+    for (int j = 0; j < i; j++)
+      wrong += b[i].hidden_at + b[i].rows * b[i].ffn > b[j].hidden_at &&
+               b[j].hidden_at + b[j].rows * b[j].ffn > b[i].hidden_at;
+  }
+  check(!wrong, "seed %d: %d hidden places are wrong", (int)seed, (int)wrong);
+}
+
 int main(void)
 {
+  for (uint64_t seed = 0; seed < 200; seed++)
+    check_places(seed);
   FOR_BOTH(test_forward);
   FOR_BOTH(test_backward);
   return check_done();

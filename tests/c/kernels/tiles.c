@@ -20,7 +20,7 @@ static void fill(neapi_tiles *t, uint64_t seed)
   t->count = 0;
   for (int64_t g = 0; g < groups; g++) {
     int64_t rows = pick(seed, (uint64_t)(100 + g), 1, g % 5 ? 300 : MOST_LINES * NEAPI_TILE_M);
-    neapi_tiles_add(t, g, first, rows);
+    neapi_tiles_add(t, g, first, first, rows);
     first += rows;
   }
   int32_t m = seed % 3 ? 0 : (int32_t)pick(seed, 3, 1, MOST_LINES * NEAPI_TILE_M);
@@ -76,8 +76,8 @@ static void check_full(void)
 {
   static neapi_tiles t;
   for (int g = 0; g < NEAPI_GROUPS; g++)
-    check(neapi_tiles_add(&t, g, 0, 1), "tiles: room for group %d", g);
-  check(!neapi_tiles_add(&t, NEAPI_GROUPS, 0, 1), "tiles: no room for one more");
+    check(neapi_tiles_add(&t, g, 0, 0, 1), "tiles: room for group %d", g);
+  check(!neapi_tiles_add(&t, NEAPI_GROUPS, 0, 0, 1), "tiles: no room for one more");
   for (int g = 0; g < NEAPI_GROUPS; g++)
     check(t.group[g].slot == g, "tiles: equal groups keep their order");
 }
