@@ -1,7 +1,7 @@
 --- Do a better layout of hot experts, and a better split of their tokens, balance the ranks, and
 -- leave what is learned untouched?
 --
--- Trains one MoE language model on real text under three policies, from the same seed and on the
+-- Trains one MoE language model on real text under four policies, from the same seed and on the
 -- same batches. The text switches from English to Go to French and Russian, so the experts that are
 -- hot change on the way.
 --
@@ -12,16 +12,23 @@
 local neap = require 'neap'
 
 local params = neap.params.extend(neap.trainer.params, {
-  policies = { default = { 'static', 'laer', 'minimax' }, doc = 'policies to compare' },
+  policies = { default = { 'static', 'laer', 'minimax', 'neap' }, doc = 'policies to compare' },
   text = { default = 'english,go@50,french+russian@100,english@150',
     doc = 'what to train on, and from which step' },
+  priced_on = { default = 'a100x32',
+    doc = "where each training's steps are priced besides, on as many ranks; '' for nowhere" },
   trace = { default = 'quickstart.safetensors', output = true,
     doc = "file for the last policy's routing; '' for none" },
 })
 
+local MODEL, EXPERTS = 'mixtral-8x7b-e16k4', 16 -- whose layers are priced, with as many experts
+
 local function train(job, policy, text, trace)
-  local trainer = neap.trainer.open { job = job, params = job.params, policy = policy, text = text,
-    trace = trace }
+  local p = job.params
+  local price = p.priced_on ~= '' and { cluster = p.priced_on,
+    model = p.experts == EXPERTS and MODEL or nil } or nil
+  local trainer = neap.trainer.open { job = job, params = p, policy = policy, text = text,
+    trace = trace, price = price }
   local row = trainer:run()
   trainer:close()
   return row, trainer.trace
@@ -29,7 +36,7 @@ end
 
 return neap.recipe.define {
   name = 'quickstart',
-  doc = 'Static, LAER and exact-split layouts on the same training run.',
+  doc = "Static, LAER, exact-split and Neap's own layouts on the same training run.",
   ranks = 8, node_size = 4,
   params = params,
 

@@ -115,7 +115,7 @@ describe('neap run', function()
   it('takes an option once, and values that mean something', function()
     local quick = 'run experiments/quickstart.lua --trace= '
     for arguments, pattern in pairs {
-      ['run ' .. PROBE .. '--steps=2 --steps=3'] = "option '%-%-steps' is given twice",
+      ['run ' .. PROBE .. '--steps=2 --steps 3'] = "option '%-%-steps' is given twice",
       ['run ' .. PROBE .. '-n 2 --ranks 3'] = "is given twice",
       ['run ' .. PROBE .. '--sizes='] = '%-%-sizes is empty; it must have one value or more',
       [quick .. '--policies='] = '%-%-policies is empty',
@@ -151,7 +151,7 @@ describe('neap run', function()
       .. '--ffn=16 --experts=4 --batch=4 --sequence=16 --text=english --trace= -n 2 --steps=1 '
       .. '--json '
     assert.are.equal('static laer:window=3 hot',
-      policies_of(quick .. '--policy=static --policies=laer:window=3,hot'))
+      policies_of(quick .. '--policy static --policies=laer:window=3,hot'))
   end)
 
   it('calls options the same in all commands', function()

@@ -42,6 +42,20 @@ describe('neap run --device=sim', function()
     assert.is_true(large[1].step_ms > 100 * small[1].step_ms)
   end)
 
+  it('is what a training is priced at besides', function()
+    local function row(arguments)
+      local one = SMALL:gsub('%-%-steps=3', '--steps=1') .. '--policies=laer --node-size=8 '
+      local status, out, err = program.run(one .. arguments .. ' --json')
+      assert.are.equal(0, status, err)
+      return json.decode(out).rows[1]
+    end
+    local besides = row '-n 8 --priced-on=a100x8'
+    local timed = row '--device=sim --cluster=a100x8 --as=mixtral-8x7b-e16k4'
+    assert.is_near(timed.step_ms, besides.cluster_step_ms, 1e-9 * timed.step_ms)
+    assert.is_true(besides.step_ms ~= besides.cluster_step_ms)
+    assert.is_nil(row('-n 8 --priced-on=').cluster_step_ms)
+  end)
+
   it('takes other numbers of ranks', function()
     local list = rows '--device=sim --cluster=a100x8 -n 2 --slots=8 --policies=laer'
     assert.are.equal(2, list[1].ranks)

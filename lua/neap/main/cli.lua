@@ -36,6 +36,10 @@ Results go to stdout, progress to stderr. Exit status: 0 done, 1 failed, 2 wrong
 3 a policy failed under --strict or was never in force, 5 corrupt input, 6 a rank hung,
 130 interrupted.]]
 
+-- Seconds that other ranks than 0 give it to tell what all of them found wrong, before they end the
+-- job.
+local COURTESY = 0.5
+
 local function build_parser()
   local parser = argparse('neap', 'Load-adaptive expert layouts for Mixture-of-Experts training.',
     EPILOG)
@@ -119,4 +123,5 @@ end
 -- in this process.
 local mistake = errors.code(status) and (launcher.process_rank or 0) ~= 0
 if not mistake and launcher.first_failure() then errors.tell(status) end
+if mistake then launcher.sleep(COURTESY) end
 return errors.status(status)

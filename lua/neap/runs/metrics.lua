@@ -88,6 +88,9 @@ metrics.list = {
     compared = true, doc = 'time of a step, measured or predicted',
     ranking = { best = '%s is fastest: %s ms per step%s.', 'less time per step',
       'more time per step' } },
+  { name = 'cluster_step_ms', title = 'simulated step ms', format = '%.1f', better = 'lower',
+    tables = 'run report', doc = 'predicted time of a step on a described cluster, with the '
+    .. "routing, layouts and splits of this training, of every tenth step" },
   { name = 'seconds', title = 's', format = '%.4g', better = 'lower', tables = '', stored = true,
     doc = "time of one step: by rank 0's clock, or simulated" },
   { name = 'imbalance', path = { 'imbalance', 'mean' }, title = 'imbalance', format = '%.4f',

@@ -141,12 +141,30 @@ local function open_trace(self, path, p)
   return writer
 end
 
---- What the steps would take on the cluster that the job names.
-local function open_pricing(self)
-  local p, sim = self.params, self.job.sim
-  return recipe_pricing.open { machine = sim.machine, model = recipe_pricing.model(sim.model, p,
+--- What the steps would take on a cluster, machine, if their layers were those of model (a name;
+-- nil: the trained one).
+local function open_pricing(self, machine, model)
+  local p = self.params
+  return recipe_pricing.open { machine = machine, model = recipe_pricing.model(model, p,
     self.job.ranks), topology = self.topology, layers = p.layers, schedule = self.schedule,
     shard_group = self.group }
+end
+
+--- On rank 0: of all steps, with --device=sim, or of a few besides; price: trainer.open's.
+local function open_pricings(self, price)
+  local sim = self.job.sim
+  if self.job.rank ~= 0 then return end
+  self.pricing = sim and open_pricing(self, sim.machine, sim.model) or nil
+  self.beside = price and not sim and open_pricing(self,
+    recipe_pricing.machine(price.cluster, self.job.ranks), price.model) or nil
+end
+
+local PRICED = 10 -- of so many steps one is priced besides being trained
+
+--- What prices the step under way, or nil: all steps are with --device=sim, else a few.
+local function pricing_now(self)
+  local due = self.done % PRICED == PRICED - 1 or self.done == self.params.steps - 1
+  return self.pricing or due and self.beside or nil
 end
 
 --- What the session tells the trainer: balance of every split, loads for the trace.
@@ -157,8 +175,8 @@ local function listener(self)
       local balance = split:balance()
       self.balance:add(balance)
       if self.recorder then self.recorder:balance(balance) end
-      if self.pricing then
-        self.pricing:layer(layer, self.session:layout(layer), split, balance.tokens,
+      if self.prices then
+        self.prices:layer(layer, self.session:layout(layer), split, balance.tokens,
           self.session:late_base(layer))
       end
       self.step_imbalance = math.max(self.step_imbalance, balance.imbalance)
@@ -173,8 +191,10 @@ end
 -- and perhaps trace (path of the routing trace to write; self.trace is what rank 0 writes: while
 -- another run writes that one, a name beside it), label (of the progress line), schedule (a table
 -- instead of params.schedule), seconds (that run may take; it ends with the step that is under way
--- then), remark (false: no note where policies hardly differ) and wait (a step begins when all
--- plans are there: layouts do not depend on time).
+-- then), price ({ cluster = name, model = name or nil }: tells the time that every tenth step would
+-- take there, with this training's routing, layouts and splits), remark (false: no note where
+-- policies hardly differ) and wait (a step begins when all plans are there: layouts do not depend
+-- on time).
 function trainer.open(options)
   local job, p = options.job, options.params
   if job.timeline then job.timeline:check_steps(p.steps) end
@@ -194,12 +214,12 @@ function trainer.open(options)
     experts = p.experts, cost = costs(p.ffn), speed = job.sim and job.sim.machine.speed,
     homes = homes }
   if job.remark and options.remark ~= false then job:remark(self.topology:remark()) end
-  self.pricing = job.sim and job.rank == 0 and open_pricing(self) or nil
+  open_pricings(self, options.price)
   self.session = sessions.open { comm = self.comm, topology = self.topology, layers = p.layers,
     policy = options.policy, seed = p.seed, strict = job.strict, in_process = job.in_process,
     trusted = job.trusted, deadline = job.deadline, wait = options.wait,
     remember = job.checkpoints ~= nil, listener = listener(self),
-    fetch_work = self.pricing and self.pricing:fetch_work(p.batch * p.sequence * p.top_k) }
+    fetch_work = self.pricing and self.pricing:fetch_work(p.batch * p.sequence * p.top_k) or nil }
   self.first, self.last = share(p.batch, job.rank, job.ranks)
   self.ids = tensor.new('i32', (self.last - self.first) * p.sequence)
   self.targets = tensor.new('i32', (self.last - self.first) * p.sequence)
@@ -347,13 +367,14 @@ function Trainer:step()
   local began, busy = C.neap_clock(), C.neap_thread_seconds()
   local wanted, recorder = start_recorder(self)
   record_last(self)
-  self.step_imbalance = 0
+  self.step_imbalance, self.prices = 0, pricing_now(self)
   C.neap_comm_step(self.done)
   local loss = work(self)
   recorder:stop()
   local measured = take_measures(self, began, busy, recorder)
   if wanted then self.job.timeline:keep(self.comm, self.label) end
-  self.simulated = self.pricing and self.pricing:step()
+  local priced = self.prices and self.prices:step()
+  self.simulated = self.pricing and priced
   self.done = self.done + 1
   self.losses:add(loss)
   if self.job.recorded then self.measured = measured end
@@ -432,6 +453,7 @@ function Trainer:summary()
   local p, steps, sums = self.params, self.done, self:spent()
   local row, host = self.balance:summary(), measured(self, sums)
   fill(row, self.job.sim and simulated(self, host) or host)
+  row.cluster_step_ms = self.beside and self.beside:row().step_ms or nil
   row.policy, row.steps, row.seed, row.ranks = self.policy, steps, p.seed, self.job.ranks
   row.dtype, row.digest = p.dtype, digest(self.losses)
   row.losses = {}
@@ -458,6 +480,7 @@ function Trainer:close()
   if self.writer then self.writer:close() end
   self.meter:close()
   if self.pricing then self.pricing:close() end
+  if self.beside then self.beside:close() end
   self.session:close()
   self.model:close()
   self.comm:close()
