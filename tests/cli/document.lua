@@ -17,6 +17,7 @@ local SMALLER = {
   { 'run race.lua', '--batch=8 --sequence=16 --layers=1 --hidden=32 --ffn=32' },
   { 'bench policy', '--repeats=100' },
   { 'planning/results.lua', 'experiments/traces/wide.safetensors' },
+  { 'planning/kinds_table.lua', 's26' },
   { 'experiments/paper/report.lua', 'paper breakdown seed_table' },
   { 'bench moe', '--tokens=64 --hidden=32 --ffn=32 --experts=4 --repeats=1' },
 }
