@@ -66,14 +66,14 @@ failed_call() { tail -c +25 "$1" | head -c 64 | tr -d '\0'; }
 # What is wrong with how a job ended, or nothing.
 judge() { # job, folder, status
   local told
-  told=$(grep -c '^neap: ' "$2/err")
+  told=$(grep -ac '^neap: ' "$2/err")
   if (($3 == 124)); then
     echo 'does not end'
   elif (($3 > 5)); then
     echo "status $3: $(tail -n 1 "$2/err")"
-  elif grep -qE 'traceback|Traceback|crashed' "$2/err"; then
-    echo "a traceback: $(grep -m 1 -B 1 traceback "$2/err" | head -n 1)"
-  elif (($3 != 0 && told == 0)) && [[ $(wc -l <"$2/err") != 1 ]]; then # one: of a library, before main
+  elif grep -qaE 'traceback|Traceback|crashed' "$2/err"; then
+    echo "a traceback: $(grep -am 1 -B 1 traceback "$2/err" | head -n 1)"
+  elif (($3 != 0 && told == 0)) && [[ ! -s $2/err || $(wc -l <"$2/err") -gt 1 ]]; then # one: of a library, before main
     echo "status $3 and no message: $(tail -n 1 "$2/err")"
   elif (($3 != 0 && told > 3)); then
     echo "$told messages: $(grep -m 1 '^neap: ' "$2/err")"

@@ -446,7 +446,8 @@ int neapi_cuda_describe(int32_t ordinal, char *name, int64_t size, int32_t *capa
 {
   (void)ordinal;
   *name = 0;
-  *capability = *driver = *runtime = 0;
+  *capability = 90;
+  *driver = *runtime = 0;
   return size > 0 ? 0 : 1;
 }
 

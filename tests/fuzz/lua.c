@@ -2,6 +2,7 @@
  * and an error that it raises is a find. libFuzzer sees which lines follow which. */
 #include "fuzz.h"
 
+#include <dlfcn.h>
 #include <lauxlib.h>
 #include <luajit.h>
 #include <lualib.h>
@@ -50,6 +51,8 @@ static int open_launcher(lua_State *state)
 
 static void open_state(void)
 {
+  if (!dlopen(FUZZ_HOME "/build/libneap.so", RTLD_NOW | RTLD_GLOBAL))
+    fuzz_fail("%s", dlerror());
   L = lua_newstate(reallocate, NULL);
   if (!L)
     fuzz_fail("no memory for a Lua state");

@@ -71,6 +71,7 @@ local function outside(text)
   if name then
     return ("%smodule '%s' is not there, or cannot be opened"):format(caller(), name)
   end
+  if text:find('; build the engine first', 1, true) then return text end
   return text:find 'not enough memory' and text:match '^[^\n]*' or nil
 end
 

@@ -1,5 +1,5 @@
 --- The engine as Lua sees it: declarations, the library, errors and handles.
--- No other file calls ffi.cdef or ffi.load.
+-- No other file calls ffi.cdef. Nothing calls ffi.load, which crashes where memory ends.
 
 local ffi = require 'ffi'
 local launcher = require 'neap.launcher'
@@ -11,13 +11,16 @@ local function read(path)
   if not file then
     error(('%s; build the engine first: ./neap --help does it'):format(why), 0)
   end
-  local text = file:read '*a'
+  local text, reason = file:read '*a'
   file:close()
+  if not text then
+    error(('%s: %s; build the engine first: ./neap --help does it'):format(path, reason), 0)
+  end
   return text
 end
 
 ffi.cdef(read(launcher.folder .. '/neap.cdef'))
-lib.C = ffi.load(launcher.folder .. '/libneap.so')
+lib.C = ffi.C -- the program is linked with the library
 lib.version = ffi.string(lib.C.neap_version())
 
 --- Error values of the engine: code ('LAYOUT'), message, where ('file:line: ' of the caller).
