@@ -18,6 +18,7 @@ local NODE = 8           -- ranks per node
 local DRIFT = 0.05       -- change of log loads from plan to plan
 local LOADS = 16         -- loads that plans take in turn
 local TOKENS = 1000      -- of a source rank for an expert, median
+local LAYERS = 60       -- of a model: one thread's plans of a step are late if it is shorter
 local MOST = 200         -- repetitions of one measurement
 
 -- Ranks, experts, slots per rank, and the milliseconds that the published LAER planner needs.
@@ -166,11 +167,13 @@ local function print_table(results)
     local time, unit = r.plan_ms or r.split_us, r.plan_ms and 'ms' or 'us'
     rows[i] = {
       r.planner or 'split ' .. r.rule, r.ranks, r.experts, r.slots, ('%.4g'):format(time.p50),
-      ('%.4g'):format(time.p95), unit, r.published_ms and ('%.4g'):format(r.published_ms) or '',
+      ('%.4g'):format(time.p95), unit, r.plan_ms and ('%.0f'):format(1e3 / time.mean) or '',
+      r.plan_ms and ('%.4g'):format(LAYERS * time.mean) or '',
+      r.published_ms and ('%.4g'):format(r.published_ms) or '',
     }
   end
-  print(text_table.format({ 'what', 'ranks', 'experts', 'slots', 'p50', 'p95', '', 'published ms' },
-    rows))
+  print(text_table.format({ 'what', 'ranks', 'experts', 'slots', 'p50', 'p95', '', 'plans/s',
+    LAYERS .. ' layers ms', 'published ms' }, rows))
 end
 
 function bench.run(args)
