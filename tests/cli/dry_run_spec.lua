@@ -53,7 +53,7 @@ describe('neap run --dry-run', function()
   end)
 
   it('is what a run without memory is told', function()
-    local status, _, err = program.run 'run tests/cli/recipes/hungry.lua'
+    local status, _, err = program.run 'run tests/cli/recipes/hungry.lua --slots=8'
     assert.are.equal(1, status)
     assert.matches('rank 1: .*4 are free; the run is estimated to need [%d.]+ GB on this device '
       .. 'for its 2 ranks %(%-%-dry%-run%), most of it, %d+ %%, for activations: lower batch or '
