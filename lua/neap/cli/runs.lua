@@ -22,9 +22,9 @@ Examples:
   neap runs --state failed          those that failed, with what they said
   neap runs 12                      all that is known of run 12, and its results
   neap runs 12 --steps --json       the metrics of its steps too
-  neap runs 12..19 --set-tag paper  a tag; --remove-tag takes it off, --tag lists those with it
+  neap runs 12..19 --set-tag paper   a tag; --remove-tag takes it off, --tag lists those with it
   neap runs 12 --set-note 'learning rate was too high'
-  neap runs --state failed --remove takes runs out of the store, with their results
+  neap runs --state failed --remove   takes runs out of the store, with their results
 The store is one SQLite file, runs.db unless --store or NEAP_STORE says otherwise.]]
 
 local function range(text)
