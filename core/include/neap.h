@@ -481,6 +481,20 @@ NEAP_API int neap_planner_plan(neap_planner *planner, const double *load,
 NEAP_API int neap_planner_plan_history(neap_planner *planner, const double *const *loads,
                                        int32_t steps, const neap_layout *previous, uint64_t seed,
                                        neap_layout *out);
+/* One plan of a batch: arguments of neap_planner_plan_history. */
+typedef struct {
+  const double *const *loads;
+  int32_t steps;
+  const neap_layout *previous;
+  uint64_t seed;
+  neap_layout *out; /* of this plan alone */
+} neap_plan_task;
+/* Plans tasks[count], such as the layers of a model, on threads of their own, one per planner:
+ * planners[threads], 1 to 64, are different ones of the same topology, kind and parameters. Blocks.
+ * Plans do not depend on the number of threads. Errors: those of the first task that fails, with its
+ * number; plans of others may be there. */
+NEAP_API int neap_planner_plan_batch(neap_planner *const *planners, int32_t threads,
+                                     const neap_plan_task *tasks, int32_t count);
 
 /* ---- tensors --------------------------------------------------------------------------------- */
 

@@ -178,6 +178,12 @@ void neap_planner_close(neap_planner *p)
   free(p);
 }
 
+bool neapi_planner_alike(const neap_planner *a, const neap_planner *b)
+{
+  return a->topology == b->topology && a->kind == b->kind &&
+         !memcmp(a->value, b->value, sizeof a->value);
+}
+
 const neap_parameter *neap_planner_parameter(const neap_planner *p, int32_t index)
 {
   if (index < 0 || index >= NEAPI_PARAMETERS || !p->kind->parameters[index].name)

@@ -32,6 +32,9 @@ typedef struct {
   bool at_home; /* begins with experts at home: each run of homes is a topology of its own */
 } neapi_planner_kind;
 
+/* Whether two planners are of one topology and kind, with the same parameters. */
+bool neapi_planner_alike(const neap_planner *a, const neap_planner *b);
+
 /* All planners, in the order in which they are listed. */
 /* clang-format off */
 #define NEAPI_PLANNERS(X) \

@@ -2,6 +2,7 @@
 --
 --   local planner = plan.open('laer', topology, { no_even = true })
 --   local layout = planner:plan(load, previous, seed)
+--   local layers = plan.batch({ planner, another }, { { loads = { load } }, … })
 --   plan.names()              { 'static', 'random', … }
 --   plan.parameters 'laer'    { no_even = { default = false, doc = '…' }, … }
 -- In a policy, plan.NAME(ctx, options) gives its layout (ctx:plan does the work).
@@ -118,6 +119,30 @@ function Planner:plan_history(loads, previous, seed, out)
   lib.check(C.neap_planner_plan_history(self.ptr, pointers, #loads, previous and previous.ptr,
     seed or 0, out.ptr), 2)
   return out, kept -- kept: alive until here
+end
+
+--- Plans many layers at once, on a thread per planner. planners: list, alike (same topology, name
+-- and parameters). tasks: list of { loads = as for plan_history, previous =, seed =, out = }.
+-- Returns the layouts, as plan_history would give each. Raises ARGUMENT.
+function plan.batch(planners, tasks)
+  local handles = ffi.new('neap_planner *[?]', math.max(#planners, 1))
+  local list = ffi.new('neap_plan_task[?]', math.max(#tasks, 1))
+  local kept, layers = {}, {} -- kept: alive until the end
+  for i, planner in ipairs(planners) do handles[i - 1] = planner.ptr end
+  for i, task in ipairs(tasks) do
+    local t = planners[1].topology
+    local pointers = ffi.new('const double *[?]', #task.loads)
+    for k, load in ipairs(task.loads) do
+      local read = matrix.matrix(load, t.ranks, t.experts, 'double', 'plan ' .. planners[1].name)
+      pointers[k - 1], kept[#kept + 1] = read, read
+    end
+    layers[i], kept[#kept + 1] = task.out or layouts.open(t), pointers
+    local given = list[i - 1]
+    given.loads, given.steps, given.out = pointers, #task.loads, layers[i].ptr
+    given.previous, given.seed = task.previous and task.previous.ptr, task.seed or 0
+  end
+  lib.check(C.neap_planner_plan_batch(handles, #planners, list, #tasks), 2)
+  return layers, kept
 end
 
 function Planner:close()

@@ -51,6 +51,21 @@ describe('plan', function()
     assert.matches('at least 1', message(neap.plan_history, neap, {}))
   end)
 
+  it('plans many layers on several threads', function()
+    local planners, tasks = { plan.open('neap', t), plan.open('neap', t) }, {}
+    for i = 1, 5 do
+      local load = {}
+      for r = 1, 4 do load[r] = { 1 + i, 9 - i, i % 3, 2 } end
+      tasks[i] = { loads = { LOAD, load }, seed = i }
+    end
+    for i, l in ipairs(plan.batch(planners, tasks)) do
+      assert.are.equal(0, l:changed(planners[1]:plan_history(tasks[i].loads, nil, i)))
+    end
+    tasks[4].loads = {}
+    assert.matches('plan 3 of 5: .*at least 1', message(plan.batch, planners, tasks))
+    assert.matches('threads 0 and 1', message(plan.batch, { planners[1], planners[1] }, tasks))
+  end)
+
   it('changes fewer slots where these have a price', function()
     local wide = topology.open { ranks = 8, node_size = 4, slots = 3, experts = 8 }
     local function load(hot)
