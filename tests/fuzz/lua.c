@@ -13,10 +13,9 @@ static lua_State *L;
 
 static void on_line(lua_State *state, lua_Debug *where)
 {
-  lua_getinfo(state, "f", where);
-  uint32_t function = (uint32_t)((uintptr_t)lua_topointer(state, -1) >> 3);
-  lua_pop(state, 1);
-  fuzz_visit(function * 31 + (uint32_t)where->currentline * 7919);
+  lua_getinfo(state, "S", where); /* a function that is made anew is the same place */
+  uint32_t source = (uint32_t)((uintptr_t)where->source >> 3);
+  fuzz_visit(source * 31 + (uint32_t)where->currentline * 7919);
 }
 
 extern void *__libc_realloc(void *memory, size_t bytes);
