@@ -403,7 +403,7 @@ static bool of_loading(lua_State *L, const char *text)
     luaL_gsub(L, text, ":\n\t", ": ");
   else if (strstr(text, "module 'neap.") && strstr(text, "' not found:\n"))
     lua_pushlstring(L, text, strcspn(text, ":\n"));
-  else if (strstr(text, "; build the engine first"))
+  else if (strstr(text, "; build the engine first") || strstr(text, "not enough memory"))
     lua_pushstring(L, text);
   else
     return false;
@@ -483,8 +483,11 @@ static int join_ranks(rank_thread *threads, int ranks)
 {
   pthread_t *ids = calloc((size_t)ranks, sizeof *ids);
   int started = 0, status = 0;
+  if (!ids)
+    fprintf(stderr, "neap: no memory for %d threads\n", ranks);
   for (; ids && started < ranks; started++)
     if (pthread_create(&ids[started], NULL, rank_main, &threads[started])) {
+      fprintf(stderr, "neap: no thread could be started for rank %d\n", started);
       neap_world_abort(threads[0].world, "no thread could be started");
       break;
     }

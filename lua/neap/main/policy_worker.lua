@@ -168,7 +168,7 @@ local function main(requests_fd, answers_fd)
   local out = ffi.new 'neap_policy_server *[1]'
   lib.check(C.neap_policy_server_open(tonumber(requests_fd), tonumber(answers_fd), out))
   local server, start = out[0], { id = 0, seconds = 0 }
-  local setup = loadstring(ffi.string(C.neap_policy_server_setup(server)))()
+  local setup = assert(loadstring(ffi.string(C.neap_policy_server_setup(server))))()
   local ok, worker = pcall(open_worker, server, setup)
   if not ok then
     answer(server, start, runtime.FAULT, ('%s %s'):format(errors.code(worker) or 'POLICY',
