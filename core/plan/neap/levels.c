@@ -119,8 +119,11 @@ void neapi_levels_fill(neapi_levels *l, int32_t rounds)
   memset(l->count, 0, sizeof *l->count * (size_t)t->experts);
   for (int32_t e = 0; e < t->experts; e++)
     l->head[e] = NONE;
-  for (int32_t s = t->slots - 1; s >= 0; s--)
-    link(l, s, l->expert_of[s]);
+  for (int32_t s = t->slots - 1; s >= 0; s--) {
+    int32_t after = l->head[l->expert_of[s]]; /* on the same rank: it stands for both */
+    if (after == NONE || t->rank_of[after] != t->rank_of[s])
+      link(l, s, l->expert_of[s]);
+  }
   for (int32_t e = 0; e < t->experts; e++)
     if (l->count[e] == 1)
       neapi_levels_pour(l, e);

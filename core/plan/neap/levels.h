@@ -30,7 +30,8 @@ typedef struct {
   int32_t *count;    /* [experts] replicas */
 } neapi_levels;
 
-/* Takes the layout in expert_of and pours all work, for so many rounds. */
+/* Takes the layout in expert_of and pours all work, for so many rounds. Of several slots of an
+ * expert on a rank one takes all; the others may not be put. */
 void neapi_levels_fill(neapi_levels *levels, int32_t rounds);
 /* Pours all experts' work once more. */
 void neapi_levels_settle(neapi_levels *levels);
