@@ -56,6 +56,8 @@ local function parse_values(word, text)
     local list, after = text:match('^{([^}]*)},?()', position)
     if list then
       values[#values + 1], position = parse_list(list), after
+    elseif text:find('^{', position) then
+      errors.usage("'%s': a list begins with { and does not end; lists are {1,2}", word)
     else
       local brace = text:find('{', position, true)
       local part = text:sub(position, (brace or #text + 1) - 1)

@@ -35,6 +35,8 @@ describe('grid', function()
   it('refuses what makes no grid', function()
     refused('seed', 'is no axis')
     refused('seed=4..0', 'empty')
+    refused('ffn={64', 'does not end')
+    refused('ffn={64},{1,2', 'does not end')
     local ok, err = pcall(grid.words, { 'a=1', 'a=2' })
     assert.is_true(not ok and err.message:match 'twice' ~= nil)
     local big = {}
