@@ -27,6 +27,16 @@ describe('neap --help', function()
   it('lists commands', function() assert.is_true(#names >= 15, #names) end)
 end)
 
+describe('defaults', function()
+  for _, name in ipairs { 'replay', 'simulate', 'sweep', 'suite', 'trace synth', 'trace plot' } do
+    it('of ' .. name .. ' are told once', function()
+      local status, out = program.run(name .. ' --help')
+      assert.are.equal(0, status)
+      assert.is_nil(out:match '%(default: [^)\n]*%) %(default:[^\n]*')
+    end)
+  end
+end)
+
 for _, name in ipairs(names) do
   describe('neap ' .. name .. ' --help', function()
     local list = examples(name)

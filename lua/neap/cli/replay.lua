@@ -53,7 +53,7 @@ function command.trace_options(parser, needed)
   arguments.policies(parser, table.concat(POLICIES, ','))
   parser:option('--window', ('steps that warm up, and that policies plan on (default: %d)'):format(
     WINDOW)):convert(arguments.whole('--window', 1))
-  parser:option('--seed', 'of policies that draw (default: 1)')
+  parser:option('--seed', 'of policies that draw')
     :convert(arguments.whole('--seed', 0)):default '1'
   session.deadline_option(parser)
   parser:flag('--strict', 'stop with status 3 at the first fault of a policy')

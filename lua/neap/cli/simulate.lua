@@ -71,7 +71,7 @@ function command.options(parser)
   parser:option('--seed', 'of routing and policies')
     :convert(arguments.whole('--seed', 0)):default '1'
   parser:option('--timeline', 'file for the last step: JSON for Perfetto; its text is printed')
-  parser:option('--timeline-ranks', 'ranks that the file shows (default: 32)')
+  parser:option('--timeline-ranks', 'ranks that the file shows')
     :convert(arguments.whole('--timeline-ranks', 1)):default '32'
   parser:flag('--strict', 'stop with status 3 at the first fault of a policy')
   parser:flag('--in-process', 'run policies in this process, for debuggers and profilers')

@@ -36,7 +36,7 @@ function command.options(parser)
   parser:argument('axes', 'NAME=VALUES: parameters of the recipe, options of the command')
     :args '*':argname '<axis>'
   arguments.sweep(parser, 'what the sweep is called (default: as its file)')
-  parser:option('--jobs', 'runs at a time (default: 1, so that they do not disturb each other)')
+  parser:option('--jobs', 'runs at a time (one at a time does not disturb another)')
     :default '1':convert(arguments.whole('--jobs', 1, 1024))
   parser:option('--launch', "what starts a run's ranks, for instance 'mpirun -n 4'")
   parser:flag('--dry-run', 'only show the plan and an estimate')

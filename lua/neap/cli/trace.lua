@@ -63,7 +63,7 @@ local function add_synth(parser)
   for _, option in ipairs { { 'ranks', 32, 'ranks' }, { 'steps', 24, 'steps' },
     { 'layers', 4, 'layers' }, { 'seed', 1, 'of all draws' } } do
     made:option((option[1] == 'ranks' and '-n ' or '') .. '--' .. option[1],
-      ('%s (default: %d)'):format(option[3], option[2]))
+      option[3])
       :convert(whole('--' .. option[1], option[1] == 'seed' and 0 or 1))
       :default(tostring(option[2]))
   end
@@ -85,7 +85,7 @@ function command.options(parser)
   info:flag('--json', 'results as JSON')
   local plot = parser:command('plot', 'Load of the experts over steps, as a heat map.')
   plot:argument('file', 'what to show')
-  plot:option('--layer', 'layer (default: 0)'):convert(whole('--layer', 0)):default '0'
+  plot:option('--layer', 'layer'):convert(whole('--layer', 0)):default '0'
   arguments.output(plot, 'SVG file to write instead of characters')
   local cut = parser:command('cut', 'Some steps and layers as a trace of their own.')
   cut:argument('file', 'what to read'):argname '<from>'

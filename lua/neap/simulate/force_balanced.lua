@@ -1,6 +1,6 @@
 --- What the share of force-balanced is told by: the steps of plain expert parallelism if every
 -- expert got as many tokens. Static layouts without slots to spare, so that every rank has as much
--- to do, and the exact split.
+-- to do, and the exact split. Where no number of slots is shared out evenly, ranks stay uneven.
 
 local force_balanced = { POLICY = 'static+minimax' }
 

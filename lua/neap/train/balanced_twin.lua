@@ -1,7 +1,7 @@
 --- What a step would take if every expert got as many tokens: the recipe's training once more,
 -- with force-balanced routing (simulate/force_balanced.lua), so that all ranks have as much to do.
 -- Its time is what the metric share_of_balanced of a run is told by. A policy may take less, if
--- fewer of its tokens cross nodes than there.
+-- it sends fewer tokens to other ranks and nodes, or restores less.
 
 local errors = require 'neap.base.errors'
 local force_balanced = require 'neap.simulate.force_balanced'
