@@ -12,6 +12,7 @@ local PASSES = 3
 local PRICE = 2400
 
 local params = plan.parameters 'late'
+params.window.default = 8 -- as neap's
 params.price = { default = -1, min = -1, doc = "tokens that could be computed forward while an "
   .. "expert's weights are fetched; -1: what the described cluster and model say, else 2400" }
 
