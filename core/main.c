@@ -566,8 +566,27 @@ static void prepare_process(void)
   }
 }
 
+static bool limited(int resource)
+{
+  struct rlimit limit;
+  return !getrlimit(resource, &limit) && limit.rlim_cur != RLIM_INFINITY;
+}
+
+/* OpenBLAS starts a thread per processor before main, each of which asks for 128 MB until it gets
+ * them: with too little address space (ulimit -v) a fork would wait for those threads for ever. The
+ * engine uses none of them, so the program begins once more without. */
+static void leave_blas_threads(char **argv)
+{
+  const char *threads = getenv("OPENBLAS_NUM_THREADS");
+  bool alone = threads && !strcmp(threads, "1");
+  if (!alone && (limited(RLIMIT_AS) || limited(RLIMIT_DATA)) &&
+      !setenv("OPENBLAS_NUM_THREADS", "1", 1))
+    execv("/proc/self/exe", argv); /* where that cannot be, it goes on as it is */
+}
+
 int main(int argc, char **argv)
 {
+  leave_blas_threads(argv);
   if (argc >= 4 && !strcmp(argv[1], "--worker"))
     return worker_main((const char **)argv + 2, argc == 5 && !strcmp(argv[4], "trusted"));
   prepare_process();

@@ -244,10 +244,11 @@ describe('what a policy keeps', function()
 
   it('is a fault where a hook fails', function()
     local folder = killed(8, '--policies=tests/policies/counts.lua:fault=save')
-    local row = resume(folder, '--policies=tests/policies/counts.lua:fault=')[1]
-    assert.is_true(row.faults > 0)
+    local row, err = resume(folder, '--policies=tests/policies/counts.lua:fault=')
+    assert.is_true(row[1].faults > 0)
+    assert.are.equal('began anew', row[1].segments[2].policy_state)
+    assert.is_truthy(err:find('hook save of policy counts.lua failed', 1, true), err)
     folder = killed(8, '--policies=tests/policies/counts.lua:fault=restore')
-    local err
     row, err = resume(folder)
     assert.are.equal(2, row[1].faults)
     assert.is_truthy(err:find 'counts.lua:%d+: restore at step %d+, layer 0: restore is told to f',

@@ -209,6 +209,17 @@ describe('a process', function()
     assert.matches('Too many open files', errors)
   end)
 
+  it('with little address space runs, or says so, and never waits', function()
+    for _, limit in ipairs { '-v', '-d' } do
+      local limited = ("ulimit %s 100000; OPENBLAS_NUM_THREADS=2 timeout -s KILL 60 '%s' "):format(
+        limit, program.path)
+      local status, _, errors = program.shell(limited .. '--version')
+      assert.are.equal(0, status, errors)
+      status, _, errors = program.shell(limited .. 'replay --no-store --trace /nonexistent')
+      assert.is_true(status == 1 or status == 2 or status == 5, status .. errors)
+    end
+  end)
+
   it('whose file reaches its limit says so', function()
     local path = os.tmpname()
     os.remove(path)

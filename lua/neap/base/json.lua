@@ -77,11 +77,15 @@ local function pack_number(value)
   return tonumber(short) == value and short or ('%.17g'):format(value)
 end
 
+local MOST_DEPTH = 100 -- of tables in tables
+
 local pack
 
 local function pack_table(value, where, depth)
   local items, keys = {}, {}
-  if depth > 100 then error(where .. ' is nested too deeply, or in itself', 0) end
+  if depth > MOST_DEPTH then
+    error(where:sub(1, 40) .. '… is nested too deeply, or in itself', 0)
+  end
   for i = 1, #value do items[i] = pack(value[i], ('%s[%d]'):format(where, i), depth) end
   for key in pairs(value) do
     if type(key) == 'string' then

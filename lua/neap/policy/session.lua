@@ -367,14 +367,19 @@ end
 --- Rank 0, between steps; step: the one that would begin. What a session that goes on from here
 -- needs besides the active layouts: { past (past_loads.lua), proposals = a list of { step, layer,
 -- expert_of }, states = { [layer] = text }, kept = 'saved', 'none' (the policy keeps nothing in its
--- fields) or 'lost' (it does, and has no hook save) }. Asks the policy if it has the hook; else it
--- does not wait.
+-- fields), 'lost' (it does, and has no hook save) or 'failed' (that hook, for some layer) }. Asks
+-- the policy if it has the hook; else it does not wait.
 function Session:save(step)
   local states, kept = {}, 'none'
   for layer = 0, self.layers - 1 do
     local outcome, text = self.worker:save(step, layer)
-    if outcome == runtime.PLANNED then states[layer], kept = text, 'saved' end
-    if outcome == runtime.FAULT then fault(self, text) end
+    if outcome == runtime.PLANNED then
+      states[layer] = text
+      if kept == 'none' then kept = 'saved' end
+    elseif outcome == runtime.FAULT then
+      kept = 'failed'
+      fault(self, text)
+    end
   end
   collect(self, step, false)
   if kept == 'none' and self.worker.stateful then kept = 'lost' end

@@ -63,8 +63,9 @@ local function tell_resume(self, manifest)
   local parts = changes(self, manifest)
   local fate = fate_of_policy(self, manifest)
   if fate == 'began anew' then
-    parts[#parts + 1] = ('policy %s has no hook save: what it kept in its fields begins anew')
-      :format(self.policy.name)
+    local why = manifest.policy.kept == 'failed' and 'hook save of policy %s failed: there'
+      or 'policy %s has no hook save:'
+    parts[#parts + 1] = (why .. ' what it kept in its fields begins anew'):format(self.policy.name)
   end
   self.job:say(('neap: %s: goes on after step %d%s'):format(self.trainer.label, manifest.step,
     #parts > 0 and '; ' .. table.concat(parts, ', ') or ''))

@@ -5,4 +5,13 @@ describe('json', function()
     assert.are.equal('{"z":1,"a":[1,2],"b":{"c":null,"d":true}}',
       json.encode({ a = { 1, 2 }, z = 1, b = { d = true, c = 0 / 0 } }, { 'z' }))
   end)
+
+  it('says why what holds itself cannot be packed, in few words', function()
+    local value = {}
+    value.itself = value
+    local ok, why = pcall(json.pack, value)
+    assert.is_false(ok)
+    assert.is_truthy(why:find '… is nested too deeply, or in itself$', why)
+    assert.is_true(#why < 100)
+  end)
 end)
