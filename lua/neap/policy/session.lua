@@ -433,6 +433,11 @@ function Session:restore(saved)
   recall(self, saved, planned)
 end
 
+--- Counts late experts anew: what a report tells is of the steps from here on, like its bytes.
+function Session:forget_late()
+  self.measured.late_experts = series.open()
+end
+
 --- What happened so far. name: the policy's, as tables show it. in_force: the share of splits, from
 -- the policy's first answer on, whose layout and split were what it wanted; the others had to go by
 -- an older answer of it, the static layout or the split minimax, since it failed. Nil where that is

@@ -158,7 +158,10 @@ end
 
 --- Simulates the next step and leaves it in self.cluster. Returns cluster:report().
 function Simulation:step()
-  while self.micro_batches < self.options.warm_up do next_micro_batch(self, false) end
+  if self.micro_batches < self.options.warm_up then
+    repeat next_micro_batch(self, false) until self.micro_batches == self.options.warm_up
+    self.session:forget_late()
+  end
   local parts, micro = self.options.parts, {}
   for _ = 1, self.model.micro_batches do
     local one = next_micro_batch(self, true, 1 / parts)

@@ -255,6 +255,8 @@ describe('a plan on the counts', function()
     assert.is_nil(known.exposed_ms.late)
     assert.is_true(current.step_ms > known.step_ms)
     assert.is_true(current.late_experts > 0 and current.late_experts <= 8 * 2)
+    local none = current.bytes_per_step.late == 0
+    assert.are.equal(none, current.late_experts == 0)
     assert.are.same({ 'current', 'known' }, { current.plans_on, known.plans_on })
   end)
 end)
