@@ -209,6 +209,20 @@ describe('a process', function()
     assert.matches('Too many open files', errors)
   end)
 
+  it('whose cluster, sweep or policy calls os.exit says so', function()
+    local path = os.tmpname() .. '.lua'
+    write(path, 'os.exit(0)')
+    for _, arguments in ipairs { 'sweep ' .. path,
+      'simulate --no-store --cluster=' .. path .. ' --trace=' .. TRACE,
+      'replay --no-store --in-process --slots=3 --policy=' .. path .. ' --trace=' .. TRACE } do
+      local status, _, errors = program.run(arguments)
+      assert.is_true(status == 1 or status == 2, arguments)
+      assert.is_truthy(errors:find('os.exit(0) in a file that Neap reads', 1, true), errors)
+      assert.is_nil(errors:find 'traceback', errors)
+    end
+    os.remove(path)
+  end)
+
   it('with little address space runs, or says so, and never waits', function()
     for _, limit in ipairs { '-v', '-d' } do
       local limited = ("ulimit %s 100000; OPENBLAS_NUM_THREADS=2 timeout -s KILL 60 '%s' "):format(

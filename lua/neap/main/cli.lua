@@ -93,6 +93,13 @@ local function full_parser()
   return root
 end
 
+--- In the place of os.exit while a command runs: a file of the user's that Neap reads (a cluster, a
+-- sweep, a policy in process) would end the command with any status and without a word.
+local function no_exit(status)
+  error(('os.exit(%s) in a file that Neap reads: it returns, or calls error'):format(
+    tostring(status or '')), 2)
+end
+
 local function main(words)
   require('neap.runs.provenance').arguments = words
   if #words == 0 then words = { '--help' } end
@@ -108,6 +115,7 @@ local function main(words)
   end, function(err) return message and err or errors.handler(err) end)
   if message then errors.usage('%s', message) end
   if not ok then error(args, 0) end
+  rawset(os, 'exit', no_exit)
   return chosen.run(args, full_parser) or 0
 end
 
