@@ -42,5 +42,8 @@ void neapi_fail_prefix(const char *format, ...)
   if (used < 0 || used > MESSAGE_BYTES - 3)
     return;
   memcpy(message + used, ": ", 3);
-  strncat(message, old, sizeof message - (size_t)used - 3);
+  size_t most = sizeof message - (size_t)used - 3, length = strlen(old);
+  length = length < most ? length : most;
+  memcpy(message + used + 2, old, length);
+  message[(size_t)used + 2 + length] = 0;
 }

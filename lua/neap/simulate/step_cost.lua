@@ -169,16 +169,29 @@ local function gradients(self, layout, accumulate)
   return of_homes(self, ports, uplinks, not accumulate and 'all' or nil)
 end
 
---- Bytes of the experts that ranks have, do not keep whole, and lacked in base.
+--- Share of an expert that a rank which is not its home holds itself, as its shard.
+local function shard_share(self, rank)
+  local t, group = self.topology, self.o.shard_group
+  if group == 'resident' then return 0 end
+  if group == 'all' then return 1 / t.ranks end
+  if group == 'node' then
+    local node = t:node_of(rank)
+    return 1 / (t.first_rank[node + 1] - t.first_rank[node])
+  end
+  return 1 / math.min(group, t.ranks - math.floor(rank / group) * group)
+end
+
+--- Bytes of the experts that ranks have, do not keep whole, and lacked in base: what comes from
+-- other ranks.
 local function arriving_bytes(self, layout, base)
   local t, now, before, sum = self.topology, layout:array(), base:array(), 0
   for rank = 0, t.ranks - 1 do
-    local had = {}
+    local had, share = {}, 1 - shard_share(self, rank)
     for slot = t.first_slot[rank], t.first_slot[rank + 1] - 1 do had[before[slot]] = true end
     for slot = t.first_slot[rank], t.first_slot[rank + 1] - 1 do
       local expert = now[slot]
       if not had[expert] and not self:is_resident(expert, rank) then
-        sum = sum + self.expert_bytes[expert]
+        sum = sum + self.expert_bytes[expert] * share
       end
       had[expert] = true
     end

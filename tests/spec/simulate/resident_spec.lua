@@ -195,6 +195,8 @@ describe('a simulated step of resident experts', function()
     local sharded = run { policy = 'ultraep:on=current,domain=node' }
     assert.is_true(count['late late'] > 0 and near.bytes_per_step.late > 0)
     assert.is_true(near.exposed_ms.late < sharded.exposed_ms.late)
+    -- of whose experts an eighth is there, as the rank's shard
+    assert.are.equal(near.bytes_per_step.late * 7 / 8, sharded.bytes_per_step.late)
     local far = run { policy = 'ultraep:on=current', shard_group = 'resident' }
     assert.is_true(far.exposed_ms.late > near.exposed_ms.late)
     -- whole experts of 3 x 512 x 1024 parameters, fewer than there are slots in 2 steps, 3 layers
