@@ -62,14 +62,19 @@ job() { names+=("$1"); commands+=("$2"); }
 shopt -s nullglob globstar
 specs=(tests/spec/**/*_spec.lua tests/cli/*_spec.lua)
 # All but those that sanitizers have nothing to say to (whether pages and notebooks are true, what
-# memory is estimated to be, clusters at their full size, of which tests/spec/simulate has small
-# ones), and those that kill programs at set moments or limit their address space, which sanitizers
-# stretch and need.
+# memory is estimated to be), and those that kill programs at set moments or limit their address
+# space, which sanitizers stretch and need. And without --long those whose C others run, too, with
+# less: commands about the run store, tables and pages, clusters at their full size, trainings in all
+# their ways.
 specs_of_code=()
 for test in "${specs[@]}"; do
   case "$test" in
     */docs_spec.lua | */readme_spec.lua | */help_spec.lua | */reference_spec.lua | */notebook_spec.lua | \
-      */dry_run_spec.lua | tests/cli/simulate_spec.lua | */checkpoint_spec.lua | */hang_spec.lua) ;;
+      */dry_run_spec.lua | */checkpoint_spec.lua | */hang_spec.lua | */faults_spec.lua) ;;
+    */sweep_spec.lua | */runs_spec.lua | */compare_spec.lua | */metric_spec.lua | */json_spec.lua | \
+      */report_spec.lua | */cli_spec.lua | */launcher_spec.lua | */simulate_spec.lua | */check_spec.lua)
+      [[ -z ${NEAP_LONG:-} ]] || specs_of_code+=("$test")
+      ;;
     *) specs_of_code+=("$test") ;;
   esac
 done
@@ -262,7 +267,7 @@ suite build "${specs[@]}"
 on_gpu
 under_mpirun
 by_fake_nccl
-job 'calls that fail, every 311th' 'tests/faults.sh 311 7'
+job 'calls that fail, every 997th' 'tests/faults.sh 997 7'
 run_part 'release build'
 if build_with build-asan address,undefined; then
   suite build-asan "${specs_of_code[@]}"

@@ -335,6 +335,7 @@ describe('the options of checkpoints', function()
   end)
 
   it('are checked', function()
+    refused('%-%-checkpoint is empty', RECIPE .. ' --checkpoint=')
     refused('go with %-%-checkpoint=FOLDER', RECIPE .. ' --resume')
     refused('go with %-%-checkpoint=FOLDER', RECIPE .. ' --checkpoint-every=3')
     for _, every in ipairs { '0', 'x', '10m', '-1', '1.5', '10 min' } do

@@ -72,7 +72,7 @@ describe('the launcher', function()
 
   it('notices that its clone has moved or was copied', function()
     launch 'doctor'
-    shell 'cp -r @/clone @/other; rm -rf @/clone; mv @/other @/clone2; mv @/clone2 @/clone'
+    shell 'cp -a @/clone @/other; rm -rf @/clone; mv @/other @/clone2; mv @/clone2 @/clone'
     assert.are.same({}, (select(3, launch 'doctor')))
     shell 'mkdir @/b; cp -r @/clone @/b/; rm -rf @/clone; ln -s @/b/clone @/clone'
     local status, out, calls, err = launch 'doctor'

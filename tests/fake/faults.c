@@ -3,7 +3,8 @@
  * (open, read, write, sync, rename, close, mmap, … and stdio's); FAULT_AT: which call of the kind
  * fails, from 1, counted over all threads and processes; 0: none. FAULT_ERRNO: with what, of files.
  * FAULT_LOG: a file of 4096 zeros, in which the calls are counted and the one that failed is named.
- * Files 2 (stderr) never fail: nothing could be told then. */
+ * File 2 (stderr) never fails: nothing could be told then. Nor do calls before main: those are of
+ * libraries that are being loaded, of which CUDA's runtime crashes. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
@@ -40,7 +41,22 @@ static fault_log *record;
 static long chosen;
 static int kind = -1, number = EIO;
 
-/* By system calls alone: the first call may be the loader's. */
+static atomic_bool begun; /* main, of this process or of that which forked it */
+
+typedef int main_function(int, char **, char **);
+
+int __libc_start_main(main_function *main, int argc, char **argv, void (*init)(void),
+                      void (*fini)(void), void (*at_exit)(void), void *stack);
+int __libc_start_main(main_function *main, int argc, char **argv, void (*init)(void),
+                      void (*fini)(void), void (*at_exit)(void), void *stack)
+{
+  __typeof__(__libc_start_main) *next =
+      (__typeof__(__libc_start_main) *)(uintptr_t)dlsym(RTLD_NEXT, "__libc_start_main");
+  atomic_store(&begun, true);
+  return next(main, argc, argv, init, fini, at_exit, stack);
+}
+
+/* By system calls alone: the first call may be dlsym's. */
 static bool prepare(void)
 {
   static atomic_int state; /* 0: not yet, 1: somebody does, 2: done */
@@ -67,7 +83,7 @@ static bool prepare(void)
 /* Counts a call; whether it is the one that fails, and then sets errno. */
 static bool fails(int of, const char *call)
 {
-  if (!prepare())
+  if (!atomic_load(&begun) || !prepare())
     return false;
   long at = atomic_fetch_add(&record->calls[of], 1) + 1;
   if (of != kind || at != chosen || atomic_exchange(&record->failed, 1))

@@ -19,6 +19,14 @@ function arguments.whole(name, low, high)
   end
 end
 
+--- A path, which cannot be empty.
+function arguments.path(name)
+  return function(text)
+    if text ~= '' then return text end
+    return nil, name .. ' is empty; it must be a path'
+  end
+end
+
 --- Numbers above 0.
 function arguments.positive(name)
   return function(text)

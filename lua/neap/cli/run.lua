@@ -98,7 +98,7 @@ function run.options(command, words)
   command:flag('--check', 'train only a small model, in many ways under the recipe\'s policies: do '
     .. 'losses and gradients agree to the bit?')
   command:option('--checkpoint', 'folder that the training is saved in, to go on from')
-    :argname('<folder>')
+    :argname('<folder>'):convert(arguments.path('--checkpoint'))
   command:option('--checkpoint-every', 'how often: steps, or 90s, 10min, 2h (default: 10min)')
     :argname('<time>'):convert(interval)
   command:option('--checkpoint-keep', 'checkpoints that stay (default: 2)')

@@ -105,14 +105,14 @@ end
 local function balanced_ms(args)
   local m = models.describe(args.model)
   local ranks = clusters.describe(args.cluster, { ranks = args.ranks }).ranks
-  local slots, homes = force_balanced.slots(args.slots or m.slots, ranks, m.experts),
-    shard_group_of(args) == 'resident' and (args.ep or ranks)
+  local slots, policy = force_balanced.reference(args.slots or m.slots, ranks, m.experts, true)
+  local homes = shard_group_of(args) == 'resident' and (args.ep or ranks)
   if homes and m.experts % homes == 0 then
-    slots = m.experts / homes
+    slots, policy = m.experts / homes, 'static+minimax'
   elseif homes then -- no rank may have more experts than another: sharded ones can be copied
     args = setmetatable({ shard_group = 'all', experts = 'sharded', ep = 0 }, { __index = args })
   end
-  local s = open_simulation(args, force_balanced.POLICY, 'balanced', slots)
+  local s = open_simulation(args, policy, 'balanced', slots)
   local row = s:run(args.steps)
   s:close()
   return row.step_ms

@@ -21,11 +21,10 @@ Examples:
   neap suite                                              hours; the same command goes on
   neap suite loads.csv.gz --slots 4 --node-size 8 --workloads none --policy laer --policy mine.lua
   neap suite --experts 64 --workloads W1,W6 --clusters a100x32 --json
-A set's rows begin with force-balanced: static layouts without slots to spare, every expert with as
-many tokens; its imbalance is above 1 where slots cannot be shared out evenly. Shares of balanced
-are its time over a policy's: above 100 % are policies that send or restore less, or where it is
-uneven. Then plain EP, with experts that stay whole at home, as they do for 'POLICY, resident'. Rows
-are kept in FOLDER/rows.jsonl.]]
+A set's rows begin with force-balanced: every expert with as many tokens, in static layouts without
+slots to spare, or neap's where slots cannot be shared out evenly. Shares of balanced are its time
+over a policy's: above 100 % are policies that send or restore less. Then plain EP, with experts
+that stay whole at home, as they do for 'POLICY, resident'. Rows are kept in FOLDER/rows.jsonl.]]
 
 -- The metrics of a table, in this order.
 local COLUMNS = { 'imbalance', 'imbalance_max', 'inter_node_share', 'bytes_late', 'plan_ms',

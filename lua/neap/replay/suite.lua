@@ -31,8 +31,8 @@ end
 --- What a row is of: the policy's text, and where it is no policy's alone, other options.
 local function parse(text, set)
   if text == suite.BALANCED then
-    return force_balanced.POLICY, { routing = 'balanced', steps = 1,
-      slots = force_balanced.slots(set.slots, set.ranks, set.experts) }
+    local slots, policy = force_balanced.reference(set.slots, set.ranks, set.experts, true)
+    return policy, { routing = 'balanced', steps = 1, slots = slots }
   end
   local policy = text == suite.PLAIN and 'static' or text:match '^(.*), resident$'
   if not policy then return text, {} end

@@ -25,12 +25,13 @@ local function texts_of(script, job, given)
     if spec.output then texts[name] = '' end
   end
   texts.routing = 'balanced'
-  texts[script.params.policies and 'policies' or 'policy'] = force_balanced.POLICY
-  local p = job.params
+  local p, policy = job.params, 'static+minimax'
   local slots, experts = rawget(p, 'slots'), rawget(p, 'experts')
   if slots and experts then
-    texts.slots = tostring(force_balanced.slots(slots, job.ranks, experts))
+    slots, policy = force_balanced.reference(slots, job.ranks, experts)
+    texts.slots = tostring(slots)
   end
+  texts[script.params.policies and 'policies' or 'policy'] = policy
   return texts
 end
 

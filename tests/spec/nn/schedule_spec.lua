@@ -35,7 +35,7 @@ describe('schedule', function()
     assert.matches("unknown field 'chunk' %(did you mean 'chunks'%?%); there are chunks, ",
       message { 'laer', chunk = 2 })
     assert.matches("unknown field '2'", message { 'laer', 'none' })
-    assert.matches('chunks is 0; it must be a whole number, 1 or more', message { chunks = 0 })
+    assert.matches('chunks is 0; it must be a whole number from 1 to 1024', message { chunks = 0 })
     assert.matches('chunks is 1.5', message { chunks = 1.5 })
     assert.matches('keep is a string; it must be a number', message { keep = '2' })
     assert.matches("keep is 'x'; it must be a number", message 'laer:keep=x')

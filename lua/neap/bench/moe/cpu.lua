@@ -24,6 +24,7 @@ local function open_step(p)
   local out = ffi.new 'neap_world *[1]'
   check(C.neap_world_open(1, out))
   s.comm = comm.open_local(out[0], 0)
+  C.neap_world_close(out[0])
   s.topology = topology.open { ranks = 1, slots = p.experts, experts = p.experts }
   s.layout, s.split = layout.open(s.topology), split.open(s.topology, 'lite')
   local experts, ffn = {}, {}
@@ -107,6 +108,8 @@ local function measure(s)
     best.experts = math.min(best.experts, s.layer:cost().experts - before.experts)
     best.blas = math.min(best.blas, seconds(run_products, products))
   end
+  s.layer:close()
+  s.comm:close()
   return best
 end
 
