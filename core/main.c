@@ -2,8 +2,8 @@
  * The program: hosts LuaJIT, and starts the threads of virtual ranks.
  *
  *   neap lua FILE [ARG…]   runs a Lua file with the engine's modules in reach
- *   neap --worker FD FD    hosts a policy for another process: lua/neap/main/policy_worker.lua; with
- *                          "trusted" after it, one that may do what the user may
+ *   neap --worker FD FD    hosts a policy for another process: lua/neap/main/policy_worker.lua;
+ *                          with "trusted" after it, one that may do what the user may
  *   neap COMMAND …         everything else is lua/neap/main/cli.lua's
  *
  * Threads of virtual ranks are started from Lua through the module "neap.launcher":
@@ -12,13 +12,13 @@
  * launcher.catch_interrupts(ON): while on, SIGINT raises an error in the calling state rather than
  * ending the program; code that the compiler has compiled does not notice it until it returns.
  * launcher.first_failure() is true for the first caller of the process, so that one rank tells what
- * went wrong; launcher.tell_memory() tells that this rank has no memory left, and takes none for it;
- * launcher.verdict(STATUS), of a rank that is a thread: run_ranks is to return at least that,
- * although no rank has failed; launcher.leave(STATUS) ends the process at once, without the farewells
- * of libraries that would wait for other processes; launcher.sleep(SECONDS); list(FOLDER);
- * terminal(FD) tells whether FD is a terminal; process_rank and process_size are this process' rank and how many there
- * are under mpirun or srun, and process_launcher the launcher's name, nil without one;
- * rank_variables are the variables that launchers tell ranks by.
+ * went wrong; launcher.tell_memory() tells that this rank has no memory left, and takes none for
+ * it; launcher.verdict(STATUS), of a rank that is a thread: run_ranks is to return at least that,
+ * although no rank has failed; launcher.leave(STATUS) ends the process at once, without the
+ * farewells of libraries that would wait for other processes; launcher.sleep(SECONDS);
+ * list(FOLDER); terminal(FD) tells whether FD is a terminal; process_rank and process_size are this
+ * process' rank and how many there are under mpirun or srun, and process_launcher the launcher's
+ * name, nil without one; rank_variables are the variables that launchers tell ranks by.
  */
 #include "neap.h"
 

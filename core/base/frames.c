@@ -1,5 +1,6 @@
-/* What the unwinder is told of code that LuaJIT has compiled. libgcc's own of these functions writes
- * to what malloc gives without a look, and so crashes where memory ends: here there is a reserve. */
+/* What the unwinder is told of code that LuaJIT has compiled. libgcc's own of these functions
+ * writes to what malloc gives without a look, and so crashes where memory ends: here there is a
+ * reserve. */
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>

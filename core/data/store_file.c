@@ -1,6 +1,6 @@
 /* Opening the file of a run store. Where it lies on a file system that cannot be written, SQLite
- * cannot keep its log beside it: without a log the file is read as one that nobody changes, and with
- * one both are copied. */
+ * cannot keep its log beside it: without a log the file is read as one that nobody changes, and
+ * with one both are copied. */
 #define _GNU_SOURCE
 #include "data/store_file.h"
 

@@ -4,9 +4,9 @@
 
 #include <stdint.h>
 
-/* Reads a file; one that begins as gzip files do is unpacked once, all its members after each other,
- * and nothing but zeros may follow the last. *text: to be freed. Errors: SYSTEM (it cannot be read),
- * MEMORY, FORMAT (damaged, truncated or empty). */
+/* Reads a file; one that begins as gzip files do is unpacked once, all its members after each
+ * other, and nothing but zeros may follow the last. *text: to be freed. Errors: SYSTEM (it cannot
+ * be read), MEMORY, FORMAT (damaged, truncated or empty). */
 int neapi_unpack(const char *path, char **text, int64_t *length);
 
 #endif

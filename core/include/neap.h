@@ -351,7 +351,8 @@ NEAP_API void neap_topology_close(neap_topology *topology);
 NEAP_API int neap_topology_set_homes(neap_topology *topology, int32_t group);
 /* Ranks of such a run; 0: experts have no homes. */
 NEAP_API int32_t neap_topology_homes(const neap_topology *topology);
-/* Experts *first to *end - 1 are at home on a rank; without homes, what they would be in one run. */
+/* Experts *first to *end - 1 are at home on a rank; without homes, what they would be in one
+ * run. */
 NEAP_API void neap_topology_home(const neap_topology *topology, int32_t rank, int32_t *first,
                                  int32_t *end);
 NEAP_API int32_t neap_topology_ranks(const neap_topology *topology);
@@ -377,9 +378,9 @@ NEAP_API void neap_layout_close(neap_layout *layout);
 /* Takes over expert_of[S] after checking it: ids in range, every expert somewhere.
  * Errors: LAYOUT, naming rank, slot and expert; the layout then keeps its old content. */
 NEAP_API int neap_layout_set(neap_layout *layout, const int32_t *expert_of);
-/* Gives the experts that a rank has in base too the slots that they have there; the others follow in
- * the slots that are left. So only slots whose expert its rank lacks in base differ from it. Errors:
- * ARGUMENT if the topologies differ. */
+/* Gives the experts that a rank has in base too the slots that they have there; the others follow
+ * in the slots that are left. So only slots whose expert its rank lacks in base differ from it.
+ * Errors: ARGUMENT if the topologies differ. */
 NEAP_API int neap_layout_align(neap_layout *layout, const neap_layout *base);
 /* Experts that travel when layout follows base: for each rank those that it has and lacked; their
  * number over all ranks, and in *most (may be NULL) of the rank with the most. */
@@ -491,8 +492,8 @@ typedef struct {
 } neap_plan_task;
 /* Plans tasks[count], such as the layers of a model, on threads of their own, one per planner:
  * planners[threads], 1 to 64, are different ones of the same topology, kind and parameters. Blocks.
- * Plans do not depend on the number of threads. Errors: those of the first task that fails, with its
- * number; plans of others may be there. */
+ * Plans do not depend on the number of threads. Errors: those of the first task that fails, with
+ * its number; plans of others may be there. */
 NEAP_API int neap_planner_plan_batch(neap_planner *const *planners, int32_t threads,
                                      const neap_plan_task *tasks, int32_t count);
 
@@ -659,8 +660,9 @@ NEAP_API void neap_cut(int64_t size, int64_t granule, int32_t parts, int32_t ind
 /* Shard groups besides "so many consecutive ranks, the last group perhaps fewer". RESIDENT: experts
  * are not cut, but whole at their homes (neap_topology_set_homes). A slot with an expert that
  * is at home on its rank needs nothing; others fetch it from the home in their run of ranks. Where
- * there are several runs, masters, moments and gradients of an expert are cut over its homes, one in
- * each run: an all-reduce of gradients with the optimizer in its middle (ZeRO, arXiv 1910.02054). */
+ * there are several runs, masters, moments and gradients of an expert are cut over its homes, one
+ * in each run: an all-reduce of gradients with the optimizer in its middle (ZeRO, arXiv
+ * 1910.02054). */
 enum { NEAP_GROUP_ALL = 0, NEAP_GROUP_NODE = -1, NEAP_GROUP_RESIDENT = -2 };
 typedef enum {
   NEAP_SHARD_PARAMETER,
@@ -715,9 +717,9 @@ NEAP_API int neap_shards_put(neap_shards *shards, int part, const void *values, 
 
 /* Brings the experts of the layout to their slots. buffer: (slots of this rank, slot size) of
  * dtype; row i becomes the parameters of slot i's expert, elements past its size stay, and so do
- * rows of slots whose expert is resident on the rank (neap_moe_set_shards). Of an expert that a rank
- * holds twice one copy travels. chunks: exchanges that each rank's slots travel in, in their order,
- * so that the first experts can begin while the last are under way. Collective. */
+ * rows of slots whose expert is resident on the rank (neap_moe_set_shards). Of an expert that a
+ * rank holds twice one copy travels. chunks: exchanges that each rank's slots travel in, in their
+ * order, so that the first experts can begin while the last are under way. Collective. */
 NEAP_API int neap_shards_unshard_start(neap_shards *shards, const neap_layout *layout,
                                        neap_tensor *buffer, int32_t chunks, neap_transfer **out);
 /* The same where buffer has the experts of another layout, base, whose transfer has been waited
@@ -793,15 +795,15 @@ NEAP_API int neap_moe_open(neap_comm *comm, neap_topology *topology,
 /* Local; waits for an exchange under way. */
 NEAP_API void neap_moe_close(neap_moe *moe);
 
-/* Slots whose expert is resident on this rank (NEAP_GROUP_RESIDENT) are computed with the store's own
- * parameters from now on, whatever weights has for them. shards: of the layer's experts; closed
+/* Slots whose expert is resident on this rank (NEAP_GROUP_RESIDENT) are computed with the store's
+ * own parameters from now on, whatever weights has for them. shards: of the layer's experts; closed
  * after the layer. NULL: none. Local. Errors: ARGUMENT. */
 NEAP_API int neap_moe_set_shards(neap_moe *moe, const neap_shards *shards);
 
 /* Chooses experts: softmax of x (T, H) times router (H, E), the K most probable, of equal ones the
  * lower id; balanced: choice c of the ranks' token i is expert i K + c modulo E, tokens counted in
- * rank order as if all ranks had as many. Gathers the counts of all ranks. Errors: ARGUMENT, on all ranks, if a rank's logits are
- * not finite: names rank and token. */
+ * rank order as if all ranks had as many. Gathers the counts of all ranks. Errors: ARGUMENT, on all
+ * ranks, if a rank's logits are not finite: names rank and token. */
 NEAP_API int neap_moe_route(neap_moe *moe, const neap_tensor *x, const neap_tensor *router);
 /* load[N][E]: tokens of every rank to every expert, since the last route. Owned by the layer. */
 NEAP_API const int64_t *neap_moe_load(const neap_moe *moe);
@@ -920,8 +922,8 @@ NEAP_API int neap_layout_traffic(const neap_layout *layout, const neap_layout *b
                                  const double *bytes, int32_t group, double *ports,
                                  double *uplinks);
 /* The same of gradients, where experts are resident: those of the slots with tokens go to the homes
- * of their expert, a part to each, or with accumulate whole to the one in their run of ranks; and of
- * parameters that the homes of each expert have updated a part of, for each other.
+ * of their expert, a part to each, or with accumulate whole to the one in their run of ranks; and
+ * of parameters that the homes of each expert have updated a part of, for each other.
  * slot_tokens[S]; bytes[experts]. Errors: ARGUMENT, if experts have no homes; MEMORY. */
 NEAP_API int neap_layout_return_traffic(const neap_layout *layout, const int64_t *slot_tokens,
                                         const double *bytes, int accumulate, double *ports,
@@ -1180,8 +1182,8 @@ typedef struct neap_statement neap_statement;
 
 /* create: makes the file if there is none. columns[count]: names of what record takes of a step,
  * copied; the steps of a store that lacks some of them get them with the first step that is
- * recorded. A store of an earlier version gets the tables that it lacks. One that is only read, on a
- * file system that cannot be written, is read as it is. Errors: SYSTEM (no such
+ * recorded. A store of an earlier version gets the tables that it lacks. One that is only read, on
+ * a file system that cannot be written, is read as it is. Errors: SYSTEM (no such
  * file, no access), FORMAT (no store, damaged, or of a later version), ARGUMENT (a name that is
  * none, or one twice). */
 NEAP_API int neap_store_open(const char *path, int create, const char *const *columns,

@@ -1,5 +1,6 @@
 /* Bytes on the links where experts are resident: whole experts that slots fetch from homes, their
- * gradients on the way back, and parameters that homes of one expert have updated for each other. */
+ * gradients on the way back, and parameters that homes of one expert have updated for each
+ * other. */
 #include "layout/home_traffic.h"
 
 #include "base/memory.h"

@@ -4,8 +4,8 @@
 
 #include "layout/layout.h"
 
-/* Of a layout whose slots fetch what is neither at home on their rank nor in base (may be NULL) from
- * the home in their run of ranks: as neap_layout_traffic. */
+/* Of a layout whose slots fetch what is neither at home on their rank nor in base (may be NULL)
+ * from the home in their run of ranks: as neap_layout_traffic. */
 int neapi_home_traffic(const neap_layout *layout, const neap_layout *base, const double *bytes,
                        double *ports, double *uplinks);
 

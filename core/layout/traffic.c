@@ -18,7 +18,8 @@ static int check_bytes(const double *bytes, int32_t experts)
   return NEAP_OK;
 }
 
-/* Whether a slot's expert is new to its rank, which had the experts of base; the first of copies. */
+/* Whether a slot's expert is new to its rank, which had the experts of base; the first of
+ * copies. */
 static bool arrives(const neap_layout *l, const neap_layout *base, int32_t slot)
 {
   const neap_topology *t = l->topology;

@@ -93,7 +93,8 @@ static int reserve_quanta(neap_moe *m)
   return status;
 }
 
-/* Grids that all ranks agree on, for sums over tokens, from the maxima of columns from `from` on. */
+/* Grids that all ranks agree on, for sums over tokens, from the maxima of columns from `from`
+ * on. */
 static int agree_on_quanta(neap_moe *m, int64_t from, int64_t columns)
 {
   double *max = (double *)m->maxima.data + from, *quanta = (double *)m->quanta.data + from;

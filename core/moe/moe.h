@@ -75,8 +75,8 @@ int neapi_moe_acquire_out(neap_moe *m);
 /* Gives back what is shared with other layers, when nothing is on its way to or from it. */
 void neapi_moe_release_rows(neap_moe *m);
 
-/* Start to send rows, of a chunk or of all, and marks with them, unless NULL; id: of the spans. back:
- * to where their tokens are. */
+/* Start to send rows, of a chunk or of all, and marks with them, unless NULL; id: of the spans.
+ * back: to where their tokens are. */
 int neapi_moe_start_chunk(neap_moe *m, int32_t chunk, bool back, int id, void *rows, void *marks);
 int neapi_moe_start_all(neap_moe *m, bool back, int id, void *rows, void *marks);
 /* Wait for a chunk's rows, or for those of all chunks to come back. */

@@ -1,5 +1,5 @@
-/* What unshard, reduce and refresh of a shard store have in common: one grouped exchange, or one per
- * chunk, and what follows when all has arrived. */
+/* What unshard, reduce and refresh of a shard store have in common: one grouped exchange, or one
+ * per chunk, and what follows when all has arrived. */
 #ifndef NEAP_TRANSFER_H
 #define NEAP_TRANSFER_H
 

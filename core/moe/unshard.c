@@ -1,4 +1,5 @@
-/* Unshard: the slots of a rank get their experts from the shards, whole or only what has changed. */
+/* Unshard: the slots of a rank get their experts from the shards, whole or only what has
+ * changed. */
 #include "device/timeline.h"
 #include "layout/layout.h"
 #include "moe/transfer.h"

@@ -1,11 +1,11 @@
 /* LAER-MoE's planner (arXiv 2602.11686), by the rules of its published greedy_balancer.cpp:
  * replicas by a heap, or the same number each; heaviest first to the nodes with the fewest of the
  * expert, there to the least loaded rank, and if those nodes are full to the least loaded rank of
- * any; the cheaper of the two by predicted time wins, the latter if they cost the same. The source's
- * prediction counts what is left of an uneven division of tokens twice, which decides otherwise on
- * batches of a few tokens per expert and rank; here every token counts once. For any number of
- * ranks and any nodes, so slots may be left over: those go to the experts with the most work per
- * replica. */
+ * any; the cheaper of the two by predicted time wins, the latter if they cost the same. The
+ * source's prediction counts what is left of an uneven division of tokens twice, which decides
+ * otherwise on batches of a few tokens per expert and rank; here every token counts once. For any
+ * number of ranks and any nodes, so slots may be left over: those go to the experts with the most
+ * work per replica. */
 #include "plan/cost.h"
 
 #include <stdlib.h>

@@ -76,8 +76,8 @@ void neapi_packer_fill(neapi_packer *packer);
 void neapi_packer_fill_held(neapi_packer *packer, const neap_layout *previous);
 
 /* Fills what is left, but for ranks without experts at home, with copies of a rank's own experts,
- * which are in its first slots, as many as it has at home; those with the fewest replicas first. For
- * planners that keep experts at home: tokens find no other rank through them. */
+ * which are in its first slots, as many as it has at home; those with the fewest replicas first.
+ * For planners that keep experts at home: tokens find no other rank through them. */
 void neapi_packer_fill_own(neapi_packer *packer);
 
 /* Experts at home, for planners that move load away from there: rank r's are those from home(r) up

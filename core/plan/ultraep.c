@@ -5,8 +5,8 @@
  *
  * The thresholds just above the mean come first, with a floor that grows: no replica is made for
  * less than an even share of what is needed by the slots that could take it. If none of them works,
- * the least threshold that does is searched for, with the fixed floor. The home of an expert keeps a
- * token of it. Thresholds are in whole tokens. Slots left over keep what they hold. */
+ * the least threshold that does is searched for, with the fixed floor. The home of an expert keeps
+ * a token of it. Thresholds are in whole tokens. Slots left over keep what they hold. */
 #include "plan/packer.h"
 
 #include "base/memory.h"

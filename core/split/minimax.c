@@ -11,10 +11,10 @@
  * afterwards: no rank then has more than one token per slot, of that slot's cost, above the optimum
  * of fractional tokens.
  *
- * With a price on far work, max work + price x far work is made least over bounds from the least one
- * up to the one at which no work leaves a node that could stay. The least far work under a bound is
- * a convex function of it (the value of a linear programme), whose slope is what shortest paths
- * from the full ranks would save: the bound is found between tangents (Kelley 1960). */
+ * With a price on far work, max work + price x far work is made least over bounds from the least
+ * one up to the one at which no work leaves a node that could stay. The least far work under a
+ * bound is a convex function of it (the value of a linear programme), whose slope is what shortest
+ * paths from the full ranks would save: the bound is found between tangents (Kelley 1960). */
 #include "split/flow_network.h"
 
 #include "base/memory.h"

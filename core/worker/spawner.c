@@ -362,8 +362,8 @@ static int leave_parents_files(int socket)
   return 3;
 }
 
-/* What asks a whole job to end (SIGTERM of a batch system, Ctrl-C) is the parent's to answer: it may
- * want its policies for another step, and then ends them. */
+/* What asks a whole job to end (SIGTERM of a batch system, Ctrl-C) is the parent's to answer: it
+ * may want its policies for another step, and then ends them. */
 static void leave_signals_to_parent(void)
 {
   signal(SIGTERM, SIG_IGN);

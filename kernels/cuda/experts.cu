@@ -1,4 +1,5 @@
-/* The experts' operations: on Hopper, for bf16, all slots of one F at once; else slot after slot. */
+/* The experts' operations: on Hopper, for bf16, all slots of one F at once; else slot after
+ * slot. */
 extern "C" {
 #include "per_expert.h"
 }
@@ -20,7 +21,8 @@ template <class T> static const neapi_expert_ops *ops(void)
 
 /* Whether Hopper's own products are used. They beat one cuBLAS call per expert and separate passes
  * for SwiGLU at all sizes measured (docs/performance.md). A row's bits depend on the choice: it may
- * look at H, the expert's F and the GPU, never at numbers of rows, nor at which experts a rank has. */
+ * look at H, the expert's F and the GPU, never at numbers of rows, nor at which experts a rank
+ * has. */
 template <class T> static bool all_at_once(const neapi_slots *s, int64_t f)
 {
   return sizeof(T) == sizeof(bf16) && neapi_hopper_fits(s, f);

@@ -3,8 +3,8 @@
  *
  *   for (int64_t k = 1; faults_arm(k, EIO), run(), faults_fired(); k++) …
  *
- * number: errno, or FAULTS_END for reads that find the end of the file. Under sanitizers, which have
- * an allocator of their own, memory does not fail. To be included by one file of a program. */
+ * number: errno, or FAULTS_END for reads that find the end of the file. Under sanitizers, which
+ * have an allocator of their own, memory does not fail. To be included by one file of a program. */
 #ifndef NEAP_FAULTS_H
 #define NEAP_FAULTS_H
 

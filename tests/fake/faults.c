@@ -1,10 +1,10 @@
-/* For LD_PRELOAD: one call of a program and its children fails, as if there were no memory, or as if
- * a disk or a device did. FAULT_KIND: "memory" (malloc and its kin, mmap without a file) or "files"
- * (open, read, write, sync, rename, close, mmap, … and stdio's); FAULT_AT: which call of the kind
- * fails, from 1, counted over all threads and processes; 0: none. FAULT_ERRNO: with what, of files.
- * FAULT_LOG: a file of 4096 zeros, in which the calls are counted and the one that failed is named.
- * File 2 (stderr) never fails: nothing could be told then. Nor do calls before main: those are of
- * libraries that are being loaded, of which CUDA's runtime crashes. */
+/* For LD_PRELOAD: one call of a program and its children fails, as if there were no memory, or as
+ * if a disk or a device did. FAULT_KIND: "memory" (malloc and its kin, mmap without a file) or
+ * "files" (open, read, write, sync, rename, close, mmap, … and stdio's); FAULT_AT: which call of
+ * the kind fails, from 1, counted over all threads and processes; 0: none. FAULT_ERRNO: with what,
+ * of files. FAULT_LOG: a file of 4096 zeros, in which the calls are counted and the one that failed
+ * is named. File 2 (stderr) never fails: nothing could be told then. Nor do calls before main:
+ * those are of libraries that are being loaded, of which CUDA's runtime crashes. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>

@@ -1,5 +1,5 @@
-/* What the fuzzers share. A fuzzer is a file that defines fuzz_one; tests/fuzz/run.sh builds it with
- * fuzz.c, under AddressSanitizer and UBSan, and runs it. */
+/* What the fuzzers share. A fuzzer is a file that defines fuzz_one; tests/fuzz/run.sh builds it
+ * with fuzz.c, under AddressSanitizer and UBSan, and runs it. */
 #ifndef NEAP_FUZZ_H
 #define NEAP_FUZZ_H
 
@@ -29,8 +29,8 @@ size_t fuzz_left(const fuzz_input *input);
  * from 0 to 3. */
 const char *fuzz_file(int number, const void *data, size_t bytes);
 
-/* A gzip file of the bytes, cut into so many members, whose data are stored as they are. Returns its
- * bytes, to be freed; *packed: how many. */
+/* A gzip file of the bytes, cut into so many members, whose data are stored as they are. Returns
+ * its bytes, to be freed; *packed: how many. */
 uint8_t *fuzz_members(const uint8_t *data, size_t bytes, int members, size_t *packed);
 
 /* Counts memory that does not come from malloc; bytes < 0: that has gone. */

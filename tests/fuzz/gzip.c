@@ -1,5 +1,6 @@
-/* Trace files, packed: members that are whole give what their text gives, all else an error or whole
- * loads. Of the input the first byte says how it is packed, then come what is damaged, and where. */
+/* Trace files, packed: members that are whole give what their text gives, all else an error or
+ * whole loads. Of the input the first byte says how it is packed, then come what is damaged, and
+ * where. */
 #include "data/trace.h"
 #include "fuzz.h"
 

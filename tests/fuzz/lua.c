@@ -21,7 +21,8 @@ static void on_line(lua_State *state, lua_Debug *where)
 extern void *__libc_realloc(void *memory, size_t bytes);
 extern void __libc_free(void *memory);
 
-/* Memory of Lua's, which is counted. Not AddressSanitizer's: compiled code is not what is tested. */
+/* Memory of Lua's, which is counted. Not AddressSanitizer's: compiled code is not what is
+ * tested. */
 static void *reallocate(void *owner, void *memory, size_t from, size_t to)
 {
   (void)owner;

@@ -2,10 +2,10 @@
  *
  * What a layout costs: the mean over samples of the fullest rank's level, a part of the worst one,
  * work that has to leave its node, for want of replicas or of room there (the latter is not
- * looked at again while climbing), and slots that change, if these have a price. In a sample whose fullest rank is above the mean the ranks
- * near it are critical. A change promises what it takes from critical ranks that others have room
- * for, less what it brings them, and what it keeps on its node; the most promising are tried, and
- * the first that makes the layout cheaper stays. */
+ * looked at again while climbing), and slots that change, if these have a price. In a sample whose
+ * fullest rank is above the mean the ranks near it are critical. A change promises what it takes
+ * from critical ranks that others have room for, less what it brings them, and what it keeps on its
+ * node; the most promising are tried, and the first that makes the layout cheaper stays. */
 #include "plan/neap/state.h"
 
 #include <math.h>

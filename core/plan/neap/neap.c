@@ -2,8 +2,8 @@
  * forecast, given that the split evens out what it can.
  *
  * A forecast and its errors; several starts, among them the layout in force and, where nodes can
- * hold every expert, what a search over cells makes of the best one; all judged by the same samples;
- * and a climb from the cheapest. See the parts. */
+ * hold every expert, what a search over cells makes of the best one; all judged by the same
+ * samples; and a climb from the cheapest. See the parts. */
 #include "plan/neap/state.h"
 
 #include <math.h>

@@ -7,7 +7,8 @@
  * Words of this planner:
  *   forecast   the next step's load, from the last steps' (forecast.c)
  *   drift      how far an expert's load went from step to step of late: the logarithm of the ratio
- *   deviation  of an expert's log load from the forecast: what the last steps' forecasts were off by
+ *   deviation  of an expert's log load from the forecast: what the last steps' forecasts were off
+ *              by
  *   sample     the forecast, or the forecast disturbed by such errors: what a layout must carry
  *   level      a rank's work / its speed
  *   critical   in a sample: a rank that is, or nearly is, the fullest; if not all are equally full

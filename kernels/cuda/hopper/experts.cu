@@ -197,8 +197,8 @@ static int32_t pieces(int64_t size, int64_t piece)
   return (int32_t)((size + piece - 1) / piece);
 }
 
-/* out = rows times weights (N, K) or, with across, (K, N) of their slot. hidden: rows are the hidden
- * ones, else out's are. */
+/* out = rows times weights (N, K) or, with across, (K, N) of their slot. hidden: rows are the
+ * hidden ones, else out's are. */
 template <bool B_ACROSS, epilogue EPILOGUE>
 static int rows_product(const same_f *x, bool hidden, const void *rows, const bf16 *weights,
                         int64_t n, int64_t k, void *out, void *activation, float *dots,

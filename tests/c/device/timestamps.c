@@ -1,7 +1,7 @@
 /*
- * Spans of a GPU, without one: timeline.c and timestamps.c over a device of this file, whose clock is
- * another and whose streams come to what is enqueued later than the host enqueues it; and threads
- * that write to one recorder while another reads it.
+ * Spans of a GPU, without one: timeline.c and timestamps.c over a device of this file, whose clock
+ * is another and whose streams come to what is enqueued later than the host enqueues it; and
+ * threads that write to one recorder while another reads it.
  * Runs on: threads.
  */
 #include "check.h"

@@ -1,6 +1,6 @@
 /* Published balancers by their rules, restated here by plain scans over small vectors: laer, eplb,
- * llep, moonep, ultraep, lplb, fastermoe, maxtext, on random topologies, also with nodes, slots, costs and
- * speeds that differ. What the sources are is in core/plan. */
+ * llep, moonep, ultraep, lplb, fastermoe, maxtext, on random topologies, also with nodes, slots,
+ * costs and speeds that differ. What the sources are is in core/plan. */
 #include "problem.h"
 
 #include <stdlib.h>
@@ -274,8 +274,8 @@ static void fill_next(placing *p)
         put(p, r, e % c->experts, 0);
 }
 
-/* They hold the rank's own again, those with the fewest replicas first. own[rank]: as many as are at
- * home. */
+/* They hold the rank's own again, those with the fewest replicas first. own[rank]: as many as are
+ * at home. */
 static void fill_own(placing *p, const int32_t own[][EXPERTS])
 {
   const problem *c = p->c;

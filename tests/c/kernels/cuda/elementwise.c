@@ -73,7 +73,8 @@ static void test_adamw(kernels *k)
   check_acc(k, v, N, 1e-6, "adamw v");
 }
 
-/* A launch that no GPU can make is told with kernel, GPU, grid and CUDA's words; the next one is made.
+/* A launch that no GPU can make is told with kernel, GPU, grid and CUDA's words; the next one is
+ * made.
  */
 static void test_refusal(kernels *k)
 {
