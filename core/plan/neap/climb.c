@@ -6,6 +6,7 @@
  * fullest rank is above the mean the ranks near it are critical. A change promises what it takes
  * from critical ranks that others have room for, less what it brings them, and what it keeps on its
  * node; the most promising are tried, and the first that makes the layout cheaper stays. */
+#include "plan/neap/shortlist.h"
 #include "plan/neap/state.h"
 
 #include <math.h>
@@ -16,28 +17,6 @@ static const float TOLERANCE = 1e-3f;  /* of a level */
 static const double LEAST_GAIN = 2e-5; /* of a change */
 static const float NEAR_MOST = 0.2f;   /* part of the excess that a critical rank may lack */
 enum { CANDIDATES = 4, PROMISING = 24, FILL_ROUNDS = 4 };
-
-typedef struct {
-  double score;
-  int32_t slot, expert; /* the slot gets that expert; */
-  int32_t other;        /* the slot's goes to that slot of the expert; -1: nowhere */
-} change;
-
-/* The most promising changes, best first, no two of one slot and expert. */
-typedef struct {
-  int32_t count;
-  change best[PROMISING];
-} shortlist;
-
-static void consider(shortlist *list, change c)
-{
-  int32_t i = list->count < PROMISING ? list->count++ : PROMISING;
-  for (; i > 0 && c.score > list->best[i - 1].score; i--)
-    if (i < PROMISING)
-      list->best[i] = list->best[i - 1];
-  if (i < PROMISING)
-    list->best[i] = c;
-}
 
 /* ---- cost ------------------------------------------------------------------------------------ */
 
@@ -154,7 +133,7 @@ static void keep_levels(neapi_neap *n, neapi_lanes *part, neapi_lanes *load,
 }
 
 /* Makes a change if that makes the layout cheaper. */
-static bool try(neapi_neap *n, change c, double *cost)
+static bool try(neapi_neap *n, neapi_change c, double *cost)
 {
   int32_t old = n->expert_of[c.slot];
   double leaving = n->leaving;
@@ -269,22 +248,22 @@ static int32_t first_slot(const neapi_neap *n, int32_t rank)
 }
 
 static void add_replicas(neapi_neap *n, int32_t expert, int32_t first, int32_t last,
-                         shortlist *list)
+                         neapi_shortlist *list)
 {
   const neap_topology *t = n->topology;
   for (int32_t r = first; r < last; r++) {
     if (on_rank(n, r, expert))
       continue;
-    change best = {LEAST_GAIN, -1, expert, -1};
+    neapi_change best = {LEAST_GAIN, -1, expert, -1, 0, 0};
     for (int32_t s = first_slot(n, r); s < t->first_slot[r + 1]; s++) {
       if (n->levels.count[n->expert_of[s]] == 1)
         continue;
       double score = relief(n, s, expert) - n->harm[s] + n->toll * stays(n, s, expert);
       if (score > best.score)
-        best = (change){score, s, expert, -1};
+        best = (neapi_change){score, s, expert, -1, 0, 0};
     }
     if (best.slot >= 0)
-      consider(list, best);
+      neapi_shortlist_add(list, best);
   }
 }
 
@@ -303,38 +282,39 @@ static float exchange(const neapi_neap *n, int32_t slot, int32_t other)
   return sum_lanes(&product);
 }
 
-static void add_swaps(neapi_neap *n, int32_t slot, shortlist *list)
+static void add_swaps(neapi_neap *n, int32_t slot, neapi_shortlist *list)
 {
   const neap_topology *t = n->topology;
   int32_t home = t->rank_of[slot], expert = n->expert_of[slot];
   for (int32_t r = 0; r < t->ranks; r++) {
     if (r == home || on_rank(n, r, expert))
       continue;
-    change best = {LEAST_GAIN, -1, expert, slot};
+    neapi_change best = {LEAST_GAIN, -1, expert, slot, 0, 0};
     for (int32_t s = t->first_slot[r]; s < t->first_slot[r + 1]; s++) {
       int32_t old = n->expert_of[s];
       double keeps =
           t->node_of[r] == t->node_of[home] ? 0 : stays(n, s, expert) + stays(n, slot, old);
       double score = exchange(n, slot, s) + n->toll * keeps;
       if (score > best.score && !on_rank(n, home, old))
-        best = (change){score, s, expert, slot};
+        best = (neapi_change){score, s, expert, slot, 0, 0};
     }
     if (best.slot >= 0)
-      consider(list, best);
+      neapi_shortlist_add(list, best);
   }
 }
 
 /* Experts with most work on critical ranks. */
 static int32_t find_experts(const neapi_neap *n, int32_t *experts)
 {
-  shortlist list = {0};
+  neapi_change best[PROMISING];
+  neapi_shortlist list = {.most = PROMISING, .best = best};
   for (int32_t e = 0; e < n->topology->experts; e++) {
     neapi_lanes product;
     for (int32_t i = 0; i < NEAPI_LANES; i++)
       product.of[i] = n->gain.of[i] * n->stuck[e].of[i];
     double work = sum_lanes(&product);
     if (work > 0)
-      consider(&list, (change){work, -1, e, -1});
+      neapi_shortlist_add(&list, (neapi_change){work, -1, e, -1, 0, 0});
   }
   int32_t count = list.count < CANDIDATES ? list.count : CANDIDATES;
   for (int32_t i = 0; i < count; i++)
@@ -361,7 +341,7 @@ static int32_t most_critical(const neapi_neap *n)
 }
 
 /* On every node, the expert without a replica there that has most work. */
-static void add_missing(neapi_neap *n, shortlist *list)
+static void add_missing(neapi_neap *n, neapi_shortlist *list)
 {
   const neap_topology *t = n->topology;
   for (int32_t g = 0; g < t->nodes; g++) {
@@ -375,7 +355,7 @@ static void add_missing(neapi_neap *n, shortlist *list)
   }
 }
 
-static void find_changes(neapi_neap *n, shortlist *list)
+static void find_changes(neapi_neap *n, neapi_shortlist *list)
 {
   const neap_topology *t = n->topology;
   int32_t experts[CANDIDATES];
@@ -399,7 +379,8 @@ double neapi_neap_climb(neapi_neap *n, int32_t tries)
   double cost = neapi_neap_judge(n);
   n->tries = tries;
   for (bool better = true; better && n->tries > 0;) {
-    shortlist list = {0};
+    neapi_change best[PROMISING];
+    neapi_shortlist list = {.most = PROMISING, .best = best};
     better = false;
     find_changes(n, &list);
     for (int32_t i = 0; i < list.count && !better && n->tries > 0; i++)

@@ -1,5 +1,6 @@
 /* Planner neap's search: hill climbing in one cell after the other, over changes of one slot and
  * swaps of two ranks' slots, on the work that leaves its node and the cell's risk. */
+#include "plan/neap/shortlist.h"
 #include "plan/neap/state.h"
 
 #include <math.h>
@@ -117,31 +118,6 @@ static double leaving(const search *s, int32_t expert, int32_t mask)
   return other ? 0 : s->load[expert] * (before - (mask != 0));
 }
 
-typedef struct {
-  double gain;
-  int32_t slot, expert;           /* the slot gets that expert */
-  int32_t other;                  /* from this slot, which gets the slot's; -1: no swap */
-  int32_t slot_mask, expert_mask; /* where the slot's and that expert will be */
-} change;
-
-/* The changes of a slot that promise most, best first. */
-typedef struct {
-  int32_t count;
-  change best[PROMISING];
-} shortlist;
-
-/* Puts a change on the list if it may gain enough: risk is convex in the work of sets (deviations
- * aside), so that no change gains more than its estimate by prices. */
-static void consider(shortlist *list, change c)
-{
-  int32_t i = list->count < PROMISING ? list->count++ : PROMISING;
-  for (; i > 0 && c.gain > list->best[i - 1].gain; i--)
-    if (i < PROMISING)
-      list->best[i] = list->best[i - 1];
-  if (i < PROMISING)
-    list->best[i] = c;
-}
-
 /* Estimated gain from moving an expert to other ranks of the cell. */
 static inline double estimate(const search *s, int32_t expert, int32_t mask)
 {
@@ -153,7 +129,9 @@ static inline double estimate(const search *s, int32_t expert, int32_t mask)
   return n->caution * eased - (from && mask ? 0 : leaving(s, expert, mask));
 }
 
-static void consider_replacements(const search *s, int32_t slot, shortlist *list)
+/* Adds what may gain enough: risk is convex in the work of sets (deviations aside), so that no
+ * change gains more than its estimate by prices. */
+static void consider_replacements(const search *s, int32_t slot, neapi_shortlist *list)
 {
   int32_t old = s->n->expert_of[slot], p = bit(s, slot), rest = s->mask[old] & ~p;
   if (s->n->count[old] == 1)
@@ -162,11 +140,11 @@ static void consider_replacements(const search *s, int32_t slot, shortlist *list
   for (int32_t e = 0; e < s->experts; e++) {
     double gain = base + estimate(s, e, s->mask[e] | p);
     if (gain >= LEAST_GAIN && !(s->mask[e] & p))
-      consider(list, (change){gain, slot, e, -1, rest, s->mask[e] | p});
+      neapi_shortlist_add(list, (neapi_change){gain, slot, e, -1, rest, s->mask[e] | p});
   }
 }
 
-static void consider_swaps(const search *s, int32_t slot, shortlist *list)
+static void consider_swaps(const search *s, int32_t slot, neapi_shortlist *list)
 {
   const neapi_neap *n = s->n;
   const neap_topology *t = n->topology;
@@ -180,13 +158,14 @@ static void consider_swaps(const search *s, int32_t slot, shortlist *list)
       int32_t b = n->expert_of[other], mask = (s->mask[b] & ~q) | p;
       double gain = base + estimate(s, b, mask);
       if (gain >= LEAST_GAIN && !(s->mask[b] & p))
-        consider(list, (change){gain, slot, b, other, (s->mask[a] & ~p) | q, mask});
+        neapi_shortlist_add(list,
+                            (neapi_change){gain, slot, b, other, (s->mask[a] & ~p) | q, mask});
     }
   }
 }
 
 /* The change's gain, deviations staying as they are. */
-static double gain(search *s, const change *c)
+static double gain(search *s, const neapi_change *c)
 {
   neapi_neap *n = s->n;
   int32_t old = n->expert_of[c->slot];
@@ -197,17 +176,18 @@ static double gain(search *s, const change *c)
 }
 
 /* The best of a slot's promising changes; slot -1 if none gains. */
-static change best_change(search *s, int32_t slot)
+static neapi_change best_change(search *s, int32_t slot)
 {
-  change best = {LEAST_GAIN, -1, -1, -1, 0, 0};
-  shortlist list = {0};
+  neapi_change best = {LEAST_GAIN, -1, -1, -1, 0, 0};
+  neapi_change promising[PROMISING];
+  neapi_shortlist list = {.most = PROMISING, .best = promising};
   consider_replacements(s, slot, &list);
   consider_swaps(s, slot, &list);
   s->budget--;
-  for (int32_t i = 0; i < list.count && list.best[i].gain > best.gain; i++) {
-    change c = list.best[i];
-    c.gain = gain(s, &c);
-    if (c.gain > best.gain)
+  for (int32_t i = 0; i < list.count && list.best[i].score > best.score; i++) {
+    neapi_change c = list.best[i];
+    c.score = gain(s, &c);
+    if (c.score > best.score)
       best = c;
   }
   return best;
@@ -234,7 +214,7 @@ static void put(search *s, int32_t slot, int32_t expert)
   n->expert_of[slot] = expert;
 }
 
-static void swap_in(search *s, const change *c)
+static void swap_in(search *s, const neapi_change *c)
 {
   int32_t old = s->n->expert_of[c->slot];
   move_expert(s, old, c->slot_mask);
@@ -245,11 +225,11 @@ static void swap_in(search *s, const change *c)
 }
 
 /* Makes a change, and takes it back if it turns out not to gain. */
-static bool make(search *s, const change *c)
+static bool make(search *s, const neapi_change *c)
 {
   neapi_neap *n = s->n;
   int32_t old = n->expert_of[c->slot];
-  change back = {0, c->slot, old, c->other, s->mask[c->expert], s->mask[old]};
+  neapi_change back = {0, c->slot, old, c->other, s->mask[c->expert], s->mask[old]};
   double left = leaving(s, old, c->slot_mask) + leaving(s, c->expert, c->expert_mask);
   double before = s->risk;
   swap_in(s, c);
@@ -267,7 +247,7 @@ static void climb(search *s)
   const int32_t *first_slot = s->n->topology->first_slot;
   int32_t begin = first_slot[s->first], end = first_slot[s->last], idle = 0;
   for (int32_t i = begin; s->budget > 0 && idle < end - begin; i = i + 1 == end ? begin : i + 1) {
-    change best = best_change(s, i);
+    neapi_change best = best_change(s, i);
     idle++;
     if (best.slot >= 0 && make(s, &best))
       idle = 0;
