@@ -6,14 +6,17 @@ local utf8 = require 'neap.base.utf8'
 
 local json = { null = dkjson.null }
 
---- Whether all keys of objects are texts, which dkjson does not ask for.
-local function has_names(value)
-  if type(value) ~= 'table' then return true end
+--- What keys are wrong, or nil: those of objects are texts, and lists have none, which dkjson does
+-- not ask for.
+local function wrong_keys(value)
+  if type(value) ~= 'table' then return nil end
   local object = getmetatable(value).__jsontype == 'object'
   for key, item in pairs(value) do
-    if (object and type(key) ~= 'string') or not has_names(item) then return false end
+    if object and type(key) ~= 'string' then return 'an object has a key that is no text' end
+    if not object and type(key) ~= 'number' then return 'a list has a key' end
+    local wrong = wrong_keys(item)
+    if wrong then return wrong end
   end
-  return true
 end
 
 --- The value of a JSON text; nil, a position and a message for one that is none, has something
@@ -25,7 +28,8 @@ function json.decode(text)
   if not text:find('^%s*$', position) then
     return nil, position, ('something after its end, at character %d'):format(position)
   end
-  if not has_names(value) then return nil, 1, 'an object has a key that is no text' end
+  local wrong = wrong_keys(value)
+  if wrong then return nil, 1, wrong end
   return value
 end
 

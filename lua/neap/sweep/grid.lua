@@ -9,6 +9,7 @@
 local arguments = require 'neap.base.arguments'
 local errors = require 'neap.base.errors'
 local lib = require 'neap.base.lib'
+local new_table = require 'table.new'
 
 local grid = {}
 
@@ -94,22 +95,30 @@ function grid.order(axes)
   return names
 end
 
---- All combinations: lists of { name, value }.
+--- Of every axis, slowest first, its pairs { name, value }; and how many combinations there are.
+local function pairs_of(axes)
+  local columns, count = {}, 1
+  for i, name in ipairs(grid.order(axes)) do
+    count = count * #axes[name]
+    if count > MOST_CELLS then errors.usage('the grid has more than %d runs', MOST_CELLS) end
+    columns[i] = {}
+    for k, value in ipairs(axes[name]) do columns[i][k] = { name, value } end
+  end
+  return columns, count
+end
+
+--- All combinations: lists of pairs { name, value }, which they share.
 function grid.cells(axes)
-  local cells = { {} }
-  for _, name in ipairs(grid.order(axes)) do
-    local longer = {}
-    if #cells * #axes[name] > MOST_CELLS then
-      errors.usage('the grid has more than %d runs', MOST_CELLS)
+  local columns, count = pairs_of(axes)
+  local cells = new_table(count, 0)
+  for i = 1, count do
+    local cell, rest = new_table(#columns, 0), i - 1
+    for at = #columns, 1, -1 do
+      local column = columns[at]
+      cell[at] = column[rest % #column + 1]
+      rest = math.floor(rest / #column)
     end
-    for _, cell in ipairs(cells) do
-      for _, value in ipairs(axes[name]) do
-        local copy = { unpack(cell) }
-        copy[#copy + 1] = { name, value }
-        longer[#longer + 1] = copy
-      end
-    end
-    cells = longer
+    cells[i] = cell
   end
   return cells
 end

@@ -14,4 +14,12 @@ describe('json', function()
     assert.is_truthy(why:find '… is nested too deeply, or in itself$', why)
     assert.is_true(#why < 100)
   end)
+
+  it('refuses objects whose keys are no texts, and lists with keys', function()
+    for _, text in ipairs { '{1,2}', '{[1]:2}', '["a":1]', '{"a":[{"b":1}:2]}' } do
+      local value, _, why = json.decode(text)
+      assert.is_nil(value, text)
+      assert.is_truthy(why:find('key', 1, true), text)
+    end
+  end)
 end)
