@@ -22,6 +22,8 @@ bench.options = {
     doc = 'on a GPU: tokens of the experts, even or as 1 / rank^0.6' },
   torch = { default = 'best', choices = { 'best', 'eager', 'off' },
     doc = 'on a GPU: what of PyTorch is measured in turn with it' },
+  peers = { default = false,
+    doc = 'on a GPU: besides, SonicMoE and Liger where python3 has them; they tune for minutes' },
 }
 
 --- args: the options by name. Prints a table, or JSON.

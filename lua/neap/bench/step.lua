@@ -1,6 +1,7 @@
 --- neap bench step: whole training steps of a MoE transformer on ranks that are threads, under one
 -- schedule of transfers after the other, with the same seed.
 
+local errors = require 'neap.base.errors'
 local memory_estimate = require 'neap.train.memory_estimate'
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
@@ -41,6 +42,8 @@ local all = params.extend(trainer.params, {
     doc = "schedules of transfers, one after the other; with fields: none,laer:chunks=2+keep=3" },
   warm_up = { default = 1, on_cuda = 3, min = 1, integer = true, doc = 'steps before' },
   repeats = { default = 2, on_cuda = 5, min = 1, integer = true, doc = 'measured steps' },
+  torch = { default = false,
+    doc = 'on a GPU, with experts of one size: besides, the step in plain PyTorch, in turn' },
   dry_run = { default = false, doc = 'print the memory that it will need, by kind; start nothing' },
   timeline = { default = '', doc = "JSON file for Perfetto: the last step of each; '' for none" },
 })
@@ -64,6 +67,9 @@ end
 function bench.run(args)
   local values = {}
   for name in pairs(bench.options) do values[name] = args.params[name] end
+  if values.torch and (args.device ~= 'cuda' or #values.ffn > 1) then
+    errors.usage 'bench step: --torch needs --device=cuda and one --ffn for all experts'
+  end
   local rank, size = launch.rank_and_size()
   values.ranks = size or values.ranks
   if values.dry_run then return rank and rank > 0 and 0 or dry_run(args, values) end

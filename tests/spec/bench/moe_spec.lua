@@ -3,7 +3,7 @@
 
 local ceilings = require 'neap.bench.moe.ceilings'
 local layer = require 'neap.bench.moe.gpu_layer'
-local torches = require 'neap.bench.moe.torch'
+local process = require 'neap.bench.peers.process'
 
 local SHAPE = { experts = 4, top_k = 2, hidden = 64, ffn = 48 }
 local TOKENS = 600
@@ -78,7 +78,7 @@ describe('bench moe on a GPU', function()
 
   it('asks PyTorch in turn, and tells why it fails', function()
     local path = script(ANSWERS)
-    local torch = torches.open({ tokens = 7 }, path)
+    local torch = process.open(path, { tokens = 7 })
     assert.is_true(torch:ask 'prepare')
     for _ = 1, 3 do assert.is_true(torch:ask 'sample') end
     assert.are.same({ 7 }, torch:ask 'rows')
@@ -92,7 +92,7 @@ describe('bench moe on a GPU', function()
 
   it('says that there is no PyTorch', function()
     local path = script 'import a_module_that_is_not_there'
-    local torch = torches.open({}, path)
+    local torch = process.open(path, {})
     assert.is_nil(torch:ask 'prepare')
     assert.matches('a_module_that_is_not_there', torch.failure)
     torch:close()

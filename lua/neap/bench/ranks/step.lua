@@ -8,6 +8,7 @@ local device = require 'neap.engine.device'
 local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
+local process = require 'neap.bench.peers.process'
 local series = require 'neap.base.series'
 local text_table = require 'neap.base.text_table'
 local breakdown = require 'neap.profile.breakdown'
@@ -168,6 +169,20 @@ local function print_spans(results)
   print('\n' .. text_table.format(heading, rows))
 end
 
+local function print_torch(document)
+  if not document.torch then return end
+  if not document.torch_parameters then
+    print('plain PyTorch: ' .. document.torch)
+    return
+  end
+  print(('plain PyTorch (%s), %.1f M parameters, %.2f GB, in turn:'):format(document.torch,
+    document.torch_parameters / 1e6, document.torch_bytes / 1e9))
+  for _, r in ipairs(document.rows) do
+    print(('  beside %s: %.1f ms, %.2f x Neap\'s'):format(r.schedule, r.torch_step_ms,
+      r.torch_ratio))
+  end
+end
+
 local function print_result(document)
   print(('%s: %.1f M parameters (%.1f M per token), %s, %d ranks, %d tokens per step, policy %s')
     :format(document.gpu or 'CPU', document.parameters / 1e6, document.used_parameters / 1e6,
@@ -182,6 +197,7 @@ local function print_result(document)
   end
   print(text_table.format({ 'schedule', 'step ms', 'tokens/s', 'TFLOP/s', 'exposed %',
     'utilization %', 'any rank computes %', 'host gap us per layer', 'for counts', 'GB' }, rows))
+  print_torch(document)
   print_spans(document.rows)
 end
 
@@ -197,21 +213,57 @@ local function document_of(order, results, total, used)
   return document
 end
 
+--- ---- plain PyTorch -------------------------------------------------------------------------
+
+local PEER = { 'layers', 'hidden', 'heads', 'kv_heads', 'experts', 'top_k', 'sequence', 'batch',
+  'vocabulary', 'clip', 'decay' }
+
+--- The same model there, on the whole batch; nil unless rank 0 is to ask it.
+local function open_torch(p, rank)
+  if not p.torch or rank > 0 then return nil end
+  local order = { ffn = p.ffn[1] }
+  for _, name in ipairs(PEER) do order[name] = p[name] end
+  local torch = process.open(process.STEP, order)
+  torch:ask 'prepare'
+  return torch
+end
+
+--- Its steps, as many as were measured of Neap, into a schedule's result.
+local function ask_torch(torch, result, repeats)
+  local times = series.open()
+  for _ = 1, repeats do times:add(torch:ask 'sample' or 0 / 0) end
+  if torch.failure then return end
+  result.torch_step_ms = times:quantile(0.5)
+  result.torch_ratio = result.torch_step_ms / result.step_ms
+end
+
+local function close_torch(torch, document)
+  if not torch then return end
+  local about = torch:ask 'rows'
+  document.torch = torch.failure or about.variant
+  document.torch_parameters = about and about.parameters
+  document.torch_bytes = about and about.device_bytes
+  torch:close()
+end
+
 local function run(channel, rank, ranks, order)
   local p = order.params
   p.steps, p.rate, p.warmup = p.warm_up + p.repeats, 1e-4, 0
   local results, runs, total, used = {}, {}
+  local torch = open_torch(p, rank)
   for i, schedule in ipairs(p.schedules) do
     local record, losses
     record, losses, total, used = measure(channel, rank, ranks, order, schedule)
     if rank == 0 then
       results[i] = result_of(p, schedule, record, losses)
       runs[i] = { label = schedule, ranks = record.last }
+      if torch then ask_torch(torch, results[i], p.repeats) end
     end
   end
   if rank > 0 then return end
   if p.timeline ~= '' then chrome_trace.write(p.timeline, runs) end
   local document = document_of(order, results, total, used)
+  close_torch(torch, document)
   if order.json then print(json.results('bench', document)) else print_result(document) end
 end
 

@@ -1,7 +1,8 @@
-"""The layer of neap bench moe in PyTorch: router, permutation, grouped products, combine.
+"""The layer of neap bench moe by a library of PyTorch (layers.py), measured.
 
-    python3 layer.py '{"shapes": [{"experts":, "top_k":, "hidden":, "ffn":}, ...], "loads": [...],
-                       "tokens":, "how": "eager" | "best", "side":}' ORDERS
+    python3 layer.py '{"kind": "torch" | "sonic" | "liger", "shapes": [{"experts":, "top_k":,
+                       "hidden":, "ffn":}, ...], "loads": [...], "tokens":,
+                       "how": "eager" | "best", "side":}' ORDERS
 
 reads words, one per line, from the file ORDERS as they are appended to it, and answers each with a
 line of JSON:
@@ -11,68 +12,31 @@ line of JSON:
     rows      a list of {"forward_ms", "both_ms", "dense_tflops", "kept_bytes", "variant"}, one a
               load: medians of the samples
 """
-import json
 import statistics
-import sys
 import time
 
 import torch
-import torch.nn.functional as F
+
+from layers import build
+from orders import serve
 
 EXPONENTS = {"balanced": 0.0, "skewed": 0.6}
 KINDS = ("forward", "both")
 FEWEST = 4  # dense products beside a sample
 TRIALS = 5  # of eager and compiled, to choose the faster
-grouped_mm = getattr(F, "grouped_mm", None) or torch._grouped_mm
-
-
-class Layer(torch.nn.Module):
-    """SwiGLU experts; W1 (E, H, 2F) gate columns first, W2 (E, F, H)."""
-
-    def __init__(self, shape):
-        super().__init__()
-        experts, hidden, ffn = shape["experts"], shape["hidden"], shape["ffn"]
-
-        def parameter(*dims):
-            values = torch.randn(*dims, device="cuda", dtype=torch.bfloat16)
-            return torch.nn.Parameter(values.mul_(hidden**-0.5))
-
-        self.experts, self.top_k = experts, shape["top_k"]
-        self.router = parameter(hidden, experts)
-        self.w1, self.w2 = parameter(experts, hidden, 2 * ffn), parameter(experts, ffn, hidden)
-        self.register_buffer("bias", torch.zeros(experts, device="cuda"))
-
-    def choose(self, x):
-        logits = (x @ self.router).float() + self.bias
-        weights, ids = logits.softmax(-1).topk(self.top_k)
-        return weights / weights.sum(-1, keepdim=True), ids
-
-    def loads(self, ids):
-        return torch.histc(ids.float(), self.experts, 0, self.experts - 1)
-
-    def forward(self, x):
-        weights, ids = self.choose(x)
-        ends = self.loads(ids).cumsum(0).to(torch.int32)
-        order = ids.flatten().argsort(stable=True)
-        rows = x[order // self.top_k]
-        gate, up = grouped_mm(rows, self.w1, offs=ends).chunk(2, -1)
-        out = grouped_mm(F.silu(gate) * up, self.w2, offs=ends)
-        row_of = torch.empty_like(order)
-        row_of[order] = torch.arange(order.numel(), device=order.device)
-        mine = out[row_of].view(x.shape[0], self.top_k, -1)
-        return torch.bmm(weights.to(x.dtype).unsqueeze(1), mine).squeeze(1)
 
 
 def tune(layer, x, exponent):
-    """The bias with which loads are as 1 / rank^exponent."""
+    """The router's bias with which loads are as 1 / rank^exponent."""
     shares = torch.arange(1, layer.experts + 1, device="cuda").float() ** -exponent
     wanted = shares / shares.sum() * x.shape[0] * layer.top_k
-    layer.bias.zero_()
+    bias = torch.zeros(layer.experts, device="cuda")
     with torch.no_grad():
         for _ in range(12):
+            layer.set_bias(bias)
             loads = layer.loads(layer.choose(x)[1])
-            layer.bias += 0.7 * (wanted / loads.clamp(min=1)).log()
-    return layer.bias.clone()
+            bias += 0.7 * (wanted / loads.clamp(min=1)).log()
+    return bias
 
 
 def seconds_of(action):
@@ -120,14 +84,15 @@ class Shape:
     """A layer of one shape, and the samples of its loads."""
 
     def __init__(self, order, shape, dense):
-        torch.manual_seed(1)
-        self.dense, self.layer = dense, Layer(shape)
+        torch.manual_seed(2)
         x = torch.randn(order["tokens"], shape["hidden"], device="cuda", dtype=torch.bfloat16)
+        x[:, 0] = 1
+        self.dense, self.layer = dense, build(order["kind"], shape, x)
         self.biases = [tune(self.layer, x, EXPONENTS[load]) for load in order["loads"]]
         self.x, self.grad = x.requires_grad_(), torch.randn_like(x)
         self.functions, self.kept, self.note = {"eager": self.layer}, {}, "eager"
         self.warm_up("eager")
-        if order["how"] == "best":
+        if order["how"] == "best" and self.layer.compiles:
             self.compile()
         self.choices = [self.choose(bias) for bias in self.biases]
         self.samples = [{"forward": [], "both": [], "rate": []} for _ in self.biases]
@@ -159,7 +124,7 @@ class Shape:
 
     def choose(self, bias):
         """The faster variant of each kind under a load."""
-        self.layer.bias.copy_(bias)
+        self.layer.set_bias(bias)
         times = {(kind, variant): [] for kind in KINDS for variant in self.functions}
         for _ in range(TRIALS):
             for what, list_of_times in times.items():
@@ -173,7 +138,7 @@ class Shape:
 
     def sample(self):
         for bias, choice, samples in zip(self.biases, self.choices, self.samples):
-            self.layer.bias.copy_(bias)
+            self.layer.set_bias(bias)
             for kind in KINDS:
                 variant, expected = choice[kind]
                 seconds, rate = self.dense.beside(expected, lambda: self.run(kind, variant))
@@ -194,33 +159,21 @@ class Shape:
         ]
 
 
-def words(path):
-    """The lines of a file that grows, as they come."""
-    text = ""
-    with open(path) as file:
-        while True:
-            text += file.readline()
-            if text.endswith("\n"):
-                yield text.strip()
-                text = ""
-            else:
-                time.sleep(1e-3)
-
-
 def main():
-    answers, sys.stdout = sys.stdout, sys.stderr  # whatever a compiler prints is no answer
-    order, shape, dense = json.loads(sys.argv[1]), None, None
-    shapes = iter(order["shapes"])
-    for word in words(sys.argv[2]):
+    shape, dense = None, None
+
+    def answer(order, word):
+        nonlocal shape, dense
         if word == "prepare":
             dense = dense or Dense(order["side"])
-            shape, answer = Shape(order, next(shapes), dense), True
-        elif word == "sample":
-            answer = shape.sample()
-        else:
-            shape, answer = None, shape.rows()
-            torch.cuda.empty_cache()
-        print(json.dumps(answer), file=answers, flush=True)
+            shape = Shape(order, order["shapes"].pop(0), dense)
+            return True
+        if word == "sample":
+            return shape.sample()
+        torch.cuda.empty_cache()
+        return shape.rows()
+
+    serve(answer)
 
 
 main()
