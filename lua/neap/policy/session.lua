@@ -438,6 +438,13 @@ function Session:forget_late()
   self.measured.late_experts = series.open()
 end
 
+--- The share of splits, from the policy's first answer on, that were its own; nil where that is all.
+-- A policy whose first answer, known only at the end, is a fault was never in force.
+local function in_force(self)
+  if self.own < self.decided then return self.own / self.decided end
+  if self.decided == 0 and self.counted.faults > 0 then return 0 end
+end
+
 --- What happened so far. name: the policy's, as tables show it. in_force: the share of splits, from
 -- the policy's first answer on, whose layout and split were what it wanted; the others had to go by
 -- an older answer of it, the static layout or the split minimax, since it failed. Nil where that is
@@ -453,7 +460,7 @@ function Session:report()
     plans_on = self.plans_on ~= 'history' and self.plans_on or nil,
     late_experts = plans_now and measured.late_experts:mean() or nil,
     faults = counted.faults, late = counted.late, messages = self.messages,
-    in_force = self.own < self.decided and self.own / self.decided or nil,
+    in_force = in_force(self),
     plan_ms = { mean = measured.plan_ms:mean(), p95 = measured.plan_ms:quantile(0.95) },
     split_us = { mean = measured.split_us:mean(), p95 = measured.split_us:quantile(0.95) },
   }

@@ -278,6 +278,14 @@ describe('ranks of a session', function()
 end)
 
 describe('a bad policy', function()
+  it('was never in force if its first answer, known at the end, is a fault', function()
+    local _, report = run(open(file 'fails', { wait = false }), 1)
+    assert.is_true(report.faults >= 1)
+    assert.are.equal(0, report.in_force)
+    local _, good = run(open('hot', { wait = false }), 1)
+    assert.is_nil(good.in_force)
+  end)
+
   --- Runs it, expects faults with a message, and that the static layout stays in force.
   local function faulty(name, pattern, options, steps)
     local static = open('static'):layout(0):hash()
