@@ -438,7 +438,7 @@ function Session:forget_late()
   self.measured.late_experts = series.open()
 end
 
---- The share of splits, from the policy's first answer on, that were its own; nil where that is all.
+--- The share of splits, from the first answer on, that were the policy's own; nil where all are.
 -- A policy whose first answer, known only at the end, is a fault was never in force.
 local function in_force(self)
   if self.own < self.decided then return self.own / self.decided end
