@@ -140,8 +140,12 @@ static int unpack_members(source *s)
 
 static int read_all(source *s)
 {
-  struct stat info;
-  s->first = fstat(s->fd, &info) || info.st_size < LEAST ? LEAST : info.st_size;
+  struct stat info = {0};
+  bool known = !fstat(s->fd, &info);
+  if (known && (S_ISCHR(info.st_mode) || S_ISBLK(info.st_mode)))
+    return neapi_fail(NEAP_SYSTEM,
+                      "%s: is a device, which may have no end: a file or a pipe is read", s->path);
+  s->first = !known || info.st_size < LEAST ? LEAST : info.st_size;
   int status = next_piece(s);
   if (status)
     return status;

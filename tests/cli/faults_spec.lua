@@ -220,7 +220,45 @@ describe('a process', function()
       assert.is_truthy(errors:find('os.exit(0) in a file that Neap reads', 1, true), errors)
       assert.is_nil(errors:find 'traceback', errors)
     end
+    local status, _, errors = program.run('run --no-store ' .. path)
+    assert.are.equal(1, status)
+    assert.are.equal(('neap: %s:1: os.exit(0) in a recipe: run returns, or calls error\n')
+      :format(path), errors)
     os.remove(path)
+  end)
+
+  it('whose cluster, sweep or policy raises an error names the file once', function()
+    local folder = os.tmpname()
+    os.remove(folder)
+    local path = folder .. '/' .. ('a_long_name_'):rep(8) .. '.lua' -- Lua cuts it in messages
+    os.execute('mkdir ' .. folder)
+    write(path, 'error "no"')
+    write(folder .. '/b.lua', 'error { message = "no" }')
+    for _, file in ipairs { path, folder .. '/b.lua' } do
+      for _, arguments in ipairs { 'sweep ' .. file,
+        'simulate --no-store --cluster=' .. file .. ' --trace=' .. TRACE,
+        'replay --no-store --slots=3 --policy=' .. file .. ' --trace=' .. TRACE } do
+        local status, _, errors = program.run(arguments)
+        assert.is_true(status == 1 or status == 2, arguments)
+        local _, times = errors:gsub(file == path and '_name_%.lua' or 'b%.lua', '')
+        assert.are.equal(1, times, errors)
+      end
+    end
+    os.execute('rm -r ' .. folder)
+  end)
+
+  it('that is given a device does not read for ever', function()
+    for device, arguments in pairs { ['/dev/zero'] = 'trace info /dev/zero',
+      ['/dev/null'] = 'report --trace /dev/null -o /dev/null' } do
+      local status, _, errors = program.shell(("ulimit -v 4000000; timeout -s KILL 60 '%s' %s")
+        :format(program.path, arguments))
+      assert.are.equal(1, status, errors)
+      assert.is_truthy(errors:find(device .. ': is a device', 1, true), errors)
+    end
+    local status, _, errors = program.shell(
+      ("ulimit -v 4000000; timeout -s KILL 60 '%s' sweep /dev/zero"):format(program.path))
+    assert.are.equal(1, status, errors)
+    assert.is_truthy(errors:find('/dev/zero:1:', 1, true), errors)
   end)
 
   it('with little address space runs, or says so, and never waits', function()

@@ -46,6 +46,25 @@ function errors.describe(err)
   return #text > MOST and text:sub(1, MOST) .. ' …' or text
 end
 
+--- What an error value says that a file of the user's raised, with the file's name before it, once.
+function errors.in_file(path, err)
+  local text = errors.describe(err)
+  local place = text:match '^(.-):%d+: '
+  local cut = place and place:match '^%.%.%.(.+)$' -- Lua cuts long names in front
+  local named = place == path or cut and path:sub(-#cut) == cut
+  return named and text or ('%s: %s'):format(path, text)
+end
+
+--- What os.exit is while Lua of the user's runs, which would end the process with any status and
+-- without a word: an error of one line with the caller's place.
+function errors.no_exit(where, instead)
+  return function(status)
+    local at = debug.getinfo(2, 'Sl')
+    local place = at and at.currentline > 0 and ('%s:%d: '):format(at.short_src, at.currentline)
+    errors.plain('%sos.exit(%s) in %s: %s', place or '', tostring(status or ''), where, instead)
+  end
+end
+
 --- Exit status of an error value.
 function errors.status(err)
   return STATUS[errors.code(err)] or 1

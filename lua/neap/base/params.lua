@@ -5,8 +5,9 @@
 --              sizes = { default = { 64, 128 }, doc = 'a list: --sizes=64,128' } }
 -- A parameter has the type of its default: number, string, boolean, or list of the type of its
 -- first element. on_cuda: the default with --device=cuda, where it is another; output: it names a
--- file that is written, which is looked at before the run begins. Whole numbers without a max are
--- below 2^31. On the command line: --steps=50 or --steps 50; --exact, --no-exact.
+-- file that is written, which is looked at before the run begins; elsewhere: texts that other
+-- options take, and what is said of them. Whole numbers without a max are below 2^31. On the
+-- command line: --steps=50 or --steps 50; --exact, --no-exact.
 
 local items_of = require('neap.base.arguments').items
 local json = require 'neap.base.json'
@@ -17,7 +18,7 @@ local params = {}
 
 local FIELDS = {
   choices = true, output = true, default = true, doc = true, integer = true, max = true, min = true,
-  on_cuda = true,
+  on_cuda = true, elsewhere = true,
 }
 local TYPES = { number = true, string = true, boolean = true, table = true }
 
@@ -88,7 +89,9 @@ local convert = {}
 function convert.number(name, spec, text)
   local value = tonumber(text)
   if not value or value ~= value then
-    errors.usage("%s is '%s'; it must be a number", option_name(name), text)
+    local other = (spec.elsewhere or {})[text]
+    errors.usage("%s is '%s'; it must be a number%s", option_name(name), text,
+      other and ('; %s'):format(other) or '')
   end
   return check_range(name, spec, value)
 end

@@ -8,13 +8,18 @@ local launcher = require 'neap.launcher'
 
 local sources = {}
 
+-- Most bytes of what has no size, a pipe or a device: it may have no end.
+local MOST = 2 ^ 24
+
 --- Text of a file, or nil.
 function sources.read(path)
   local file = io.open(path, 'rb')
   if not file then return nil end
-  local body = file:read '*a'
+  local size = file:seek 'end'
+  if size then file:seek 'set' end
+  local body, why = file:read((size or 0) > 0 and '*a' or MOST)
   file:close()
-  return body
+  return body or not why and '' or nil
 end
 
 --- package.path with the modules beside a file, before all others but Neap's own: a policy that is

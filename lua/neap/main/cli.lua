@@ -93,12 +93,8 @@ local function full_parser()
   return root
 end
 
---- In the place of os.exit while a command runs: a file of the user's that Neap reads (a cluster, a
--- sweep, a policy in process) would end the command with any status and without a word.
-local function no_exit(status)
-  error(('os.exit(%s) in a file that Neap reads: it returns, or calls error'):format(
-    tostring(status or '')), 2)
-end
+-- In the place of os.exit while a command runs, for a cluster, a sweep, a policy in process.
+local no_exit = errors.no_exit('a file that Neap reads', 'it returns, or calls error')
 
 local function main(words)
   require('neap.runs.provenance').arguments = words

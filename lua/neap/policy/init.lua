@@ -221,7 +221,7 @@ function policy.load(file)
   local ok, class = pcall(chunk)
   if not ok then
     if errors.code(class) then error(class, 0) end
-    lib.raise('POLICY', ('policy %s: %s'):format(file, errors.describe(class)))
+    lib.raise('POLICY', 'policy ' .. errors.in_file(file, class))
   end
   if not (type(class) == 'table' and classes[class]) then
     errors.usage('policy %s: the file must return what policy.define{…} gave', file)

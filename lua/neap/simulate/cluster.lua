@@ -75,9 +75,9 @@ local function load_file(path)
   local chunk, why = loadfile(path)
   if not chunk then errors.usage('cluster %s', why) end
   local ok, machine = pcall(chunk)
-  if not ok or type(machine) ~= 'table' then
-    errors.usage('cluster %s: %s', path, ok and 'the file must return a table'
-      or errors.describe(machine))
+  if not ok then errors.usage('cluster %s', errors.in_file(path, machine)) end
+  if type(machine) ~= 'table' then
+    errors.usage('cluster %s: the file must return a table', path)
   end
   return machine
 end

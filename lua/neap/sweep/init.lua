@@ -115,7 +115,7 @@ local function from_file(path, commands)
       lib.hint(path, kinds), table.concat(kinds, ', '))
   end
   local ok, loaded = pcall(chunk)
-  if not ok then errors.plain('%s: %s', path, errors.describe(loaded)) end
+  if not ok then errors.plain('%s', errors.in_file(path, loaded)) end
   if recipe.is(loaded) then return { kind = 'run', script = path, name = loaded.name } end
   return sweep.define(path, loaded, commands)
 end

@@ -45,10 +45,8 @@ function recipe.is(value)
   return getmetatable(value) == Recipe
 end
 
---- A rank that left by itself would end the others' process, or leave them waiting.
-local function refuse_exit(status)
-  error(('os.exit(%s) in a recipe: run returns, or calls error'):format(tostring(status or '')), 2)
-end
+-- A rank that left by itself would end the others' process, or leave them waiting.
+local refuse_exit = errors.no_exit('a recipe', 'run returns, or calls error')
 
 --- From now on os.exit is an error in this state, which belongs to a recipe.
 function recipe.forbid_exit()

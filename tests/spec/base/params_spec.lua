@@ -56,6 +56,15 @@ describe('params', function()
     end
   end)
 
+  it('tells which option takes a value that this one does not', function()
+    local specs = { experts = { default = 16, elsewhere = { resident = 'that is --shard-group' } } }
+    local _, err = pcall(params.values, specs, { experts = 'resident' })
+    assert.are.equal("--experts is 'resident'; it must be a number; that is --shard-group",
+      err.message)
+    _, err = pcall(params.values, specs, { experts = 'many' })
+    assert.are.equal("--experts is 'many'; it must be a number", err.message)
+  end)
+
   it('writes flags and names in one form', function()
     assert.are.same({ '--exact', '--no-exact', '--some-name=3', '--other_name=true', '-n' },
       params.normalize({ '--exact=true', '--exact=false', '--some_name=3', '--other_name=true',
