@@ -18,11 +18,15 @@
  * farewells of libraries that would wait for other processes; launcher.sleep(SECONDS);
  * list(FOLDER); terminal(FD) tells whether FD is a terminal; process_rank and process_size are this
  * process' rank and how many there are under mpirun or srun, and process_launcher the launcher's
- * name, nil without one; rank_variables are the variables that launchers tell ranks by.
+ * name, nil without one; rank_variables are the variables that launchers tell ranks by. home is the
+ * root of the Lua sources, folder the program's, library and cdef are the files of the engine and
+ * of its declarations.
  */
+#define _GNU_SOURCE /* dladdr */
 #include "neap.h"
 
 #include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <lauxlib.h>
@@ -54,7 +58,7 @@ typedef struct {
 
 static int run_ranks(lua_State *L);
 
-/* Folder of the running program, where libneap.so and neap.cdef lie beside it. */
+/* Folder of the running program. */
 static const char *program_folder(char *path)
 {
   ssize_t length = readlink("/proc/self/exe", path, PATH_BYTES - 1);
@@ -94,23 +98,44 @@ static launched launched_as(void)
   return (launched){-1, 0, NULL};
 }
 
-/* Root of the Lua sources: NEAP_HOME of the environment, else the folder above the program's, else
- * where the program was built from. */
+/* Whether a folder has Neap's Lua sources. */
+static bool is_home(const char *folder)
+{
+  char probe[PATH_BYTES + 64];
+  snprintf(probe, sizeof probe, "%s/lua/neap/init.lua", folder);
+  return !access(probe, R_OK);
+}
+
+/* Root of the Lua sources: NEAP_HOME of the environment, else the folder above the program's or,
+ * of an installed program, share/neap in it, else where the program was built from. */
 static const char *home(void)
 {
-  static char above[PATH_BYTES];
+  static char found[PATH_BYTES + 16];
   const char *set = getenv("NEAP_HOME");
   if (set && *set)
     return set;
-  if (!above[0]) {
-    char folder[PATH_BYTES], probe[PATH_BYTES + 32];
+  if (!found[0]) {
+    char folder[PATH_BYTES], shared[PATH_BYTES + 16];
     char *slash = strrchr(program_folder(folder), '/');
     if (slash)
       *slash = 0;
-    snprintf(probe, sizeof probe, "%s/lua/neap/init.lua", folder);
-    snprintf(above, sizeof above, "%s", access(probe, R_OK) ? NEAP_HOME : folder);
+    snprintf(shared, sizeof shared, "%s/share/neap", folder);
+    snprintf(found, sizeof found, "%s",
+             is_home(folder)   ? folder
+             : is_home(shared) ? shared
+                               : NEAP_HOME);
   }
-  return above;
+  return found;
+}
+
+/* Declarations of the engine: beside the program where it was built, installed with the sources. */
+static const char *cdef(char *path, size_t size)
+{
+  char folder[PATH_BYTES];
+  snprintf(path, size, "%s/neap.cdef", program_folder(folder));
+  if (access(path, R_OK))
+    snprintf(path, size, "%s/neap.cdef", home());
+  return path;
 }
 
 static atomic_flag failure_told = ATOMIC_FLAG_INIT;
@@ -334,13 +359,20 @@ static int open_launcher(lua_State *L)
                                        {"terminal", terminal},
                                        {"list", list_folder},
                                        {NULL, NULL}};
-  char folder[PATH_BYTES];
+  char path[PATH_BYTES + 32];
   lua_newtable(L);
   luaL_register(L, NULL, functions);
   lua_pushstring(L, home());
   lua_setfield(L, -2, "home");
-  lua_pushstring(L, program_folder(folder));
+  lua_pushstring(L, program_folder(path));
   lua_setfield(L, -2, "folder");
+  lua_pushstring(L, cdef(path, sizeof path));
+  lua_setfield(L, -2, "cdef");
+  Dl_info engine;
+  if (dladdr((void *)neap_version, &engine)) {
+    lua_pushstring(L, engine.dli_fname);
+    lua_setfield(L, -2, "library");
+  }
   lua_newtable(L);
   for (int i = 0; i < LAUNCHERS; i++) {
     lua_pushstring(L, launchers[i].rank);

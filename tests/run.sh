@@ -70,7 +70,7 @@ specs_of_code=()
 for test in "${specs[@]}"; do
   case "$test" in
     */docs_spec.lua | */readme_spec.lua | */help_spec.lua | */reference_spec.lua | */notebook_spec.lua | \
-      */dry_run_spec.lua | */checkpoint_spec.lua | */hang_spec.lua | */faults_spec.lua) ;;
+      */dry_run_spec.lua | */checkpoint_spec.lua | */hang_spec.lua | */faults_spec.lua | */install_spec.lua) ;;
     */sweep_spec.lua | */runs_spec.lua | */compare_spec.lua | */metric_spec.lua | */json_spec.lua | \
       */report_spec.lua | */cli_spec.lua | */launcher_spec.lua | */simulate_spec.lua | */check_spec.lua)
       [[ -z ${NEAP_LONG:-} ]] || specs_of_code+=("$test")

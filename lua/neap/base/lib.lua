@@ -19,7 +19,7 @@ local function read(path)
   return text
 end
 
-ffi.cdef(read(launcher.folder .. '/neap.cdef'))
+ffi.cdef(read(launcher.cdef))
 lib.C = ffi.C -- the program is linked with the library
 lib.version = ffi.string(lib.C.neap_version())
 

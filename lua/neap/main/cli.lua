@@ -28,6 +28,7 @@ local COMMANDS = {
   { 'kernel', 'neap.cli.notebook' },
   { 'doctor', 'neap.cli.doctor' },
   { 'completion', 'neap.cli.completion' },
+  { 'manual', 'neap.cli.manual' },
 }
 
 local EPILOG = [[

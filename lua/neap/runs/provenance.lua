@@ -188,7 +188,7 @@ local engine
 -- version alone does not tell two builds apart.
 function provenance.engine_hash()
   if engine then return engine end
-  local parts = { sources.read(launcher.folder .. '/libneap.so') or '' }
+  local parts = { sources.read(launcher.library) or '' }
   for _, path in ipairs(lua_files(launcher.home .. '/lua/neap', {})) do
     parts[#parts + 1] = sources.read(path) or ''
   end
