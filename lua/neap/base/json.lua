@@ -33,31 +33,83 @@ function json.decode(text)
   return value
 end
 
-local function collect(value, seen, keys)
-  if type(value) ~= 'table' then return end
+local MOST_DEPTH = 100 -- of tables in tables
+
+--- How many values a table has as a list, or nil if it is an object: a list has keys from 1 on, at
+-- least half of them.
+local function length(value)
+  local count, most = 0, 0
+  for key in pairs(value) do
+    if type(key) ~= 'number' or key < 1 or key % 1 ~= 0 then return nil end
+    count, most = count + 1, math.max(most, key)
+  end
+  local about = getmetatable(value)
+  if count == 0 and about and about.__jsontype == 'object' then return nil end
+  return most <= math.max(10, 2 * count) and most or nil
+end
+
+--- Keys of an object as texts: those that rank has by it, then the others by name.
+local function keys_of(value, rank)
+  local keys = {}
   for key, item in pairs(value) do
-    if type(key) == 'string' and not seen[key] then
-      seen[key] = true
-      keys[#keys + 1] = key
+    if type(key) ~= 'string' and type(key) ~= 'number' then
+      error(('JSON has no keys like %s'):format(type(key)), 0)
     end
-    collect(item, seen, keys)
+    keys[#keys + 1] = { name = tostring(key), item = item, rank = rank[key] or math.huge }
+  end
+  table.sort(keys, function(a, b)
+    return a.rank < b.rank or a.rank == b.rank and a.name < b.name
+  end)
+  return keys
+end
+
+local write
+
+local function write_table(out, value, rank, depth)
+  if depth > MOST_DEPTH then error('tables are nested too deeply for JSON, or in themselves', 0) end
+  local count = length(value)
+  out[#out + 1] = count and '[' or '{'
+  if count then
+    for i = 1, count do
+      if i > 1 then out[#out + 1] = ',' end
+      write(out, value[i], rank, depth)
+    end
+  else
+    for i, key in ipairs(keys_of(value, rank)) do
+      out[#out + 1] = (i > 1 and ',' or '') .. dkjson.quotestring(key.name) .. ':'
+      write(out, key.item, rank, depth)
+    end
+  end
+  out[#out + 1] = count and ']' or '}'
+end
+
+function write(out, value, rank, depth)
+  local kind = type(value)
+  if value == nil or value == json.null then
+    out[#out + 1] = 'null'
+  elseif kind == 'table' then
+    write_table(out, value, rank, depth + 1)
+  elseif kind == 'number' then
+    local finite = value == value and math.abs(value) < math.huge
+    out[#out + 1] = finite and ('%.14g'):format(value) or 'null'
+  elseif kind == 'string' then
+    out[#out + 1] = dkjson.quotestring(value)
+  elseif kind == 'boolean' then
+    out[#out + 1] = tostring(value)
+  else
+    error(('a %s cannot be told in JSON'):format(kind), 0)
   end
 end
 
 --- value as JSON on one line: keys in the given order, then the others sorted. An empty table is a
 -- list unless its metatable says __jsontype = 'object'. Numbers have 14 digits; numbers that JSON
--- lacks become null, bytes that are no UTF-8 U+FFFD.
+-- lacks become null, bytes that are no UTF-8 U+FFFD. (dkjson takes an object with a number under
+-- the key n for a list of so many values.)
 function json.encode(value, order)
-  local seen, sorted, keys = {}, {}, {}
-  for _, key in ipairs(order or {}) do
-    if not seen[key] then
-      seen[key], keys[#keys + 1] = true, key
-    end
-  end
-  collect(value, seen, sorted)
-  table.sort(sorted)
-  for _, key in ipairs(sorted) do keys[#keys + 1] = key end
-  return utf8.clean(dkjson.encode(value, { keyorder = keys }))
+  local rank, out = {}, {}
+  for i, key in ipairs(order or {}) do rank[key] = rank[key] or i end
+  write(out, value, rank, 0)
+  return utf8.clean(table.concat(out))
 end
 
 --- What a command prints with --json, the same shape for all (docs/json.md): { neap = version,
@@ -80,8 +132,6 @@ local function pack_number(value)
   local short = ('%.14g'):format(value)
   return tonumber(short) == value and short or ('%.17g'):format(value)
 end
-
-local MOST_DEPTH = 100 -- of tables in tables
 
 local pack
 
