@@ -11,15 +11,32 @@ local sources = {}
 -- Most bytes of what has no size, a pipe or a device: it may have no end.
 local MOST = 2 ^ 24
 
+local PIECE = 2 ^ 16 -- what files of /proc can be asked for
+
+--- What is left of a file; of what has no size, at most MOST bytes.
+local function rest(file)
+  local pieces, bytes = {}, 0
+  while bytes < MOST do
+    local piece, why = file:read(PIECE)
+    if why then return nil end
+    if not piece then return table.concat(pieces) end
+    pieces[#pieces + 1], bytes = piece, bytes + #piece
+  end
+  local size = file:seek 'end'
+  if size and size > bytes then
+    file:seek('set', bytes)
+    pieces[#pieces + 1] = file:read '*a'
+  end
+  return table.concat(pieces)
+end
+
 --- Text of a file, or nil.
 function sources.read(path)
   local file = io.open(path, 'rb')
   if not file then return nil end
-  local size = file:seek 'end'
-  if size then file:seek 'set' end
-  local body, why = file:read((size or 0) > 0 and '*a' or MOST)
+  local body = rest(file)
   file:close()
-  return body or not why and '' or nil
+  return body
 end
 
 --- package.path with the modules beside a file, before all others but Neap's own: a policy that is
