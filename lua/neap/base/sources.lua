@@ -13,8 +13,8 @@ local MOST = 2 ^ 24
 
 local PIECE = 2 ^ 16 -- what files of /proc can be asked for
 
---- What is left of a file; of what has no size, at most MOST bytes.
-local function rest(file)
+--- All of a file; of what has no size, at most MOST bytes.
+local function read_all(file)
   local pieces, bytes = {}, 0
   while bytes < MOST do
     local piece, why = file:read(PIECE)
@@ -34,7 +34,7 @@ end
 function sources.read(path)
   local file = io.open(path, 'rb')
   if not file then return nil end
-  local body = rest(file)
+  local body = read_all(file)
   file:close()
   return body
 end
