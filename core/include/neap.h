@@ -449,6 +449,15 @@ NEAP_API int neap_split_balance(const neap_split *split, neap_balance *out);
  * MEMORY. */
 NEAP_API int neap_split_traffic(neap_split *split, int32_t chunks, int64_t *ports,
                                 int64_t *uplinks);
+/* Tokens on the nodes' links if a token that is routed to several experts of another node goes
+ * there once and is passed on within the node, as DeepEP does it: uplinks[chunks][nodes], of those
+ * that leave a node and those that come the larger number, expected. Counts do not tell which
+ * experts a token has together: its top_k choices are taken for draws without return from as many
+ * equal experts as have the same sum of squared shares, or for independent, whichever gives more
+ * tokens. limit: nodes that a token may go to at most (node-limited routing); 0: any. Errors:
+ * ARGUMENT, MEMORY. */
+NEAP_API int neap_split_node_traffic(neap_split *split, int32_t chunks, int32_t top_k,
+                                     int32_t limit, double *uplinks);
 
 /* ---- planners: pure functions from topology and load to a layout ----------------------------- */
 
@@ -852,6 +861,18 @@ NEAP_API int neap_moe_cost(const neap_moe *moe, neap_moe_costs *out);
  * others. Results depend on nothing but the arguments, to the bit. */
 typedef struct neap_cluster neap_cluster;
 
+enum { NEAP_RATES = 16 };
+
+/* Links of a machine, and what disturbs them. All after queued may be 0: it costs nothing then.
+ * peer, far_peer: seconds that a rank spends on each message to a rank of its node, and to another
+ * node, one after the other before any byte moves.
+ * rates, sizes, rate: messages of sizes[i] bytes move at rate[i] B/s of a port; between the points
+ * by logarithms; smaller ones take as long as the first, larger ones have the last rate. What such
+ * messages leave of a port is there for other exchanges. Sizes must grow, and no message take less
+ * time than a smaller one.
+ * interference[a][b]: share by which work of stream a takes longer while an exchange of b moves on
+ * the rank, or, if b is COMPUTE, while any rank of the exchange computes. Shares of several b add
+ * up. What an exchange that is slowed so does not use of a link stays unused. */
 typedef struct {
   double port;        /* B/s of a rank's link to all others, each way; inf: no limit */
   double uplink;      /* B/s of a node's link to other nodes, each way, for all its ranks */
@@ -859,6 +880,10 @@ typedef struct {
   double far_latency; /* and of one between nodes */
   int32_t queued;     /* a rank's exchanges run one at a time, in the order of their ids, whatever
                          their streams; 0: those of different streams side by side */
+  int32_t rates;      /* how many sizes there are */
+  double peer, far_peer;
+  double sizes[NEAP_RATES], rate[NEAP_RATES];
+  double interference[NEAP_STREAMS][NEAP_STREAMS];
 } neap_links;
 
 /* Errors: ARGUMENT (names the field). */
@@ -871,13 +896,19 @@ NEAP_API void neap_cluster_clear(neap_cluster *cluster);
  * ids of earlier operations, at most 8. *op: the new one's id, from 0. Errors: ARGUMENT. */
 NEAP_API int neap_cluster_compute(neap_cluster *cluster, double common, const double *each,
                                   const int32_t *after, int32_t count, int32_t *op);
+/* To whom a rank sends messages in an exchange: to nobody in particular (a collective that passes
+ * everything on at once), to every rank of its group, or to every rank of its node and to one of
+ * every other node, which passes on. Ranks without bytes send none. */
+typedef enum { NEAP_PEERS_NONE, NEAP_PEERS_ALL, NEAP_PEERS_NODES } neap_peers;
+
 /* An exchange of a stream other than COMPUTE; delay: seconds besides the latency. group: as shard
- * groups. ports[ranks], uplinks[nodes]:
+ * groups. peers: neap_peers. ports[ranks], uplinks[nodes]:
  * bytes that pass there, the larger of both ways; NULL: none. A node's bytes are shared evenly by
  * the groups that its ranks belong to. */
 NEAP_API int neap_cluster_exchange(neap_cluster *cluster, int32_t stream, int32_t group,
-                                   double delay, const double *ports, const double *uplinks,
-                                   const int32_t *after, int32_t count, int32_t *op);
+                                   int32_t peers, double delay, const double *ports,
+                                   const double *uplinks, const int32_t *after, int32_t count,
+                                   int32_t *op);
 /* Simulates. */
 NEAP_API int neap_cluster_run(neap_cluster *cluster);
 /* begin[ranks], end[ranks] of an operation; an exchange begins when its last rank has come. Owned
@@ -887,9 +918,9 @@ NEAP_API int neap_cluster_times(const neap_cluster *cluster, int32_t op, const d
 
 /* Means are over ranks. What the compute stream is busy and what is exposed add up to seconds. */
 typedef struct {
-  double seconds;               /* the step: until the last rank's last operation ends */
-  double ideal;                 /* all work of the compute stream / speed of all ranks */
-  double busy[NEAP_STREAMS];    /* mean seconds in operations of each stream */
+  double seconds;            /* the step: until the last rank's last operation ends */
+  double ideal;              /* all work of the compute stream, undisturbed / speed of all ranks */
+  double busy[NEAP_STREAMS]; /* mean seconds in operations of each stream */
   double exposed[NEAP_STREAMS]; /* of neap_time_use, mean seconds */
   int32_t last_op, last_rank;   /* what ends last, and where */
 } neap_cluster_figures;

@@ -90,14 +90,14 @@ static void share_uplink(neap_cluster *c, int32_t node, int32_t met)
     divide(c, node, c->seen, c->wants, count);
 }
 
-/* Takes over a transfer's new rate and posts its end, if the rate has changed. */
-static int update(neap_cluster *c, neapi_sim_transfer *f, double time)
+int neapi_cluster_update(neap_cluster *c, neapi_sim_transfer *f, double time)
 {
   double rate = 1;
   for (int32_t n = f->first_node; n < f->last_node; n++) {
     double here = *rate_at(c, f, n);
     rate = here < rate ? here : rate;
   }
+  rate /= neapi_cluster_slowdown(c, f);
   if (rate == f->rate)
     return NEAP_OK;
   f->left -= (time - f->since) * f->rate;
@@ -118,7 +118,7 @@ static int update_all(neap_cluster *c, int32_t first, int32_t last, double time)
       if (!f || f->visit == visit)
         continue;
       f->visit = visit;
-      int status = update(c, f, time);
+      int status = neapi_cluster_update(c, f, time);
       if (status)
         return status;
     }

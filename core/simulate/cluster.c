@@ -83,6 +83,39 @@ static int check_latency(const char *field, double value)
                     value);
 }
 
+static int check_rates(const neap_links *links)
+{
+  if (links->rates < 0 || links->rates > NEAP_RATES)
+    return neapi_fail(NEAP_ARGUMENT, "cluster: %d rates; allowed are 0 to %d", links->rates,
+                      NEAP_RATES);
+  double size = 0, seconds = 0;
+  for (int32_t i = 0; i < links->rates; i++) {
+    double bytes = links->sizes[i], rate = links->rate[i];
+    if (!(rate > 0 && isfinite(rate)) || !(bytes > size && isfinite(bytes)) ||
+        bytes / rate < seconds)
+      return neapi_fail(
+          NEAP_ARGUMENT,
+          "cluster: rate %d is %g B/s for messages of %g bytes; rates must be above 0, "
+          "sizes grow, and no message take less time than a smaller one",
+          i, rate, bytes);
+    size = bytes;
+    seconds = bytes / rate;
+  }
+  return NEAP_OK;
+}
+
+static int check_interference(const neap_links *links)
+{
+  for (int32_t a = 0; a < NEAP_STREAMS; a++)
+    for (int32_t b = 0; b < NEAP_STREAMS; b++)
+      if (!(links->interference[a][b] >= 0 && isfinite(links->interference[a][b])))
+        return neapi_fail(NEAP_ARGUMENT,
+                          "cluster: interference of %s with %s is %g; it must be 0 or more and "
+                          "finite",
+                          neap_stream_name(b), neap_stream_name(a), links->interference[a][b]);
+  return NEAP_OK;
+}
+
 static int check_links(const neap_links *links)
 {
   int status = check_above_zero("port", links->port, "B/s");
@@ -92,7 +125,13 @@ static int check_links(const neap_links *links)
     status = check_latency("latency", links->latency);
   if (!status)
     status = check_latency("far_latency", links->far_latency);
-  return status;
+  if (!status)
+    status = check_latency("peer", links->peer);
+  if (!status)
+    status = check_latency("far_peer", links->far_peer);
+  if (!status)
+    status = check_rates(links);
+  return status ? status : check_interference(links);
 }
 
 int neap_cluster_open(neap_topology *topology, const neap_links *links, neap_cluster **out)
@@ -106,6 +145,9 @@ int neap_cluster_open(neap_topology *topology, const neap_links *links, neap_clu
   int64_t ranks = topology->ranks;
   c->topology = neapi_topology_share(topology);
   c->links = *links;
+  for (int32_t a = 0; a < NEAP_STREAMS; a++)
+    for (int32_t b = 0; b < NEAP_STREAMS; b++)
+      c->slowed[a != NEAP_COMPUTE && b != NEAP_COMPUTE] |= links->interference[a][b] > 0;
   c->state = neapi_alloc(ranks * (int64_t)sizeof *c->state, "cluster");
   c->rate_at = neapi_alloc(NEAP_STREAMS * ranks * 8, "cluster");
   c->seen = neapi_alloc(NEAP_STREAMS * ranks * (int64_t)sizeof *c->seen, "cluster");
@@ -248,16 +290,22 @@ static int take_links(neap_cluster *c, neapi_cluster_op *op, const double *port,
     op->uplink[n] /= c->links.uplink;
   op->transfer_count = neapi_group_count(t, op->group);
   op->transfers = neapi_cluster_take(c, op->transfer_count * (int64_t)sizeof *op->transfers);
-  return op->transfers ? NEAP_OK : NEAP_MEMORY;
+  if (!op->transfers)
+    return NEAP_MEMORY;
+  neapi_cluster_set_up(c, op, port);
+  return NEAP_OK;
 }
 
-int neap_cluster_exchange(neap_cluster *c, int32_t stream, int32_t group, double delay,
-                          const double *port, const double *uplink, const int32_t *after,
-                          int32_t count, int32_t *id)
+int neap_cluster_exchange(neap_cluster *c, int32_t stream, int32_t group, int32_t peers,
+                          double delay, const double *port, const double *uplink,
+                          const int32_t *after, int32_t count, int32_t *id)
 {
   if (stream <= NEAP_COMPUTE || stream >= NEAP_STREAMS)
     return neapi_fail(NEAP_ARGUMENT, "cluster: no stream %d for exchanges; allowed are %d to %d",
                       stream, NEAP_COMPUTE + 1, NEAP_STREAMS - 1);
+  if (peers < NEAP_PEERS_NONE || peers > NEAP_PEERS_NODES)
+    return neapi_fail(NEAP_ARGUMENT, "cluster: no peers %d; allowed are %d to %d", peers,
+                      NEAP_PEERS_NONE, NEAP_PEERS_NODES);
   int status = neapi_group_check(c->topology, group, "cluster");
   if (!status)
     status = check_numbers("seconds", &delay, 1, "operation");
@@ -267,7 +315,7 @@ int neap_cluster_exchange(neap_cluster *c, int32_t stream, int32_t group, double
     status = check_numbers("bytes", uplink, c->topology->nodes, "node");
   if (!status)
     status = check_after(c, after, count);
-  neapi_cluster_op op = {.stream = stream, .group = group, .common = delay};
+  neapi_cluster_op op = {.stream = stream, .group = group, .peers = peers, .common = delay};
   if (!status)
     status = take_links(c, &op, port, uplink);
   return status ? status : add(c, &op, after, count, id);

@@ -25,9 +25,12 @@ typedef struct {
   int32_t first_node, last_node; /* nodes [first_node, last_node) */
   int32_t missing;               /* ranks that have not arrived */
   int32_t latest;                /* rank that arrived last; of several, the one seen first */
+  int32_t computing;             /* ranks that compute while it moves; counted if that matters */
   int32_t version;               /* of the planned end: older events are void */
   int64_t visit;                 /* last visit that saw it */
   double begin;                  /* when the last rank arrived */
+  double set_up;                 /* seconds until its messages move */
+  double alone;                  /* least seconds of messages of their size, or 0 */
   double full;                   /* seconds that it moves if it is alone */
   double left, rate, since;      /* seconds left at full speed, share of that speed, since when */
   bool moving;
@@ -41,6 +44,7 @@ typedef struct {
   double *each;   /* [ranks] compute: more seconds; exchange: seconds of the ports; or NULL */
   double *uplink; /* [nodes] exchange: seconds of the nodes' links, or NULL */
   int32_t group;  /* of an exchange: as neap_cluster_exchange takes it */
+  int32_t peers;  /* likewise */
   int32_t transfer_count;
   neapi_sim_transfer *transfers; /* [transfer_count] */
   double *begin, *end;           /* [ranks] */
@@ -48,9 +52,9 @@ typedef struct {
 
 typedef struct {
   double time;
-  int64_t order; /* of equal times, first come first served */
-  neapi_sim_transfer *transfer;
-  int32_t version;
+  int64_t order;                /* of equal times, first come first served */
+  neapi_sim_transfer *transfer; /* that moves on; NULL: a rank has computed */
+  int32_t rank, version;
 } neapi_sim_event;
 
 /* Where a rank is in its program. */
@@ -59,6 +63,10 @@ typedef struct {
   bool arrived[NEAP_STREAMS];   /* waits for or takes part in the transfer at the cursor */
   double last[NEAP_STREAMS];    /* end of the last one */
   neapi_sim_transfer *moving[NEAP_STREAMS];
+  /* An operation of compute in progress, where exchanges may slow it: */
+  bool working;
+  int32_t version; /* of its planned end */
+  double left, rate, since;
 } neapi_sim_rank;
 
 typedef struct neapi_block neapi_block;
@@ -72,6 +80,7 @@ struct neap_cluster {
   int32_t queued[NEAP_STREAMS];
   neapi_block *blocks, *block; /* memory of the program; the one in use */
   bool done;                   /* has been run since it was changed */
+  bool slowed[2];              /* interference: with work, with exchanges, is any */
   double total;                /* seconds of the step */
 
   neapi_sim_rank *state; /* [ranks] */
@@ -86,13 +95,28 @@ struct neap_cluster {
 /* Memory that lives as long as the program; NULL: out of memory, reported. */
 void *neapi_cluster_take(neap_cluster *cluster, int64_t bytes);
 
+/* Sets up what messages to peers cost every transfer of an exchange, before its bytes become
+ * seconds; port[ranks]: bytes, or NULL. */
+void neapi_cluster_set_up(const neap_cluster *cluster, neapi_cluster_op *op, const double *port);
+
 /* Posts an event of a transfer; those that were posted for it before are void. */
 int neapi_cluster_post(neap_cluster *cluster, double time, neapi_sim_transfer *transfer);
+/* The same of the computation of a rank. */
+int neapi_cluster_post_work(neap_cluster *cluster, double time, int32_t rank);
 /* Takes the first event out; there is one. */
 neapi_sim_event neapi_cluster_take_first(neap_cluster *cluster);
 
 /* A transfer of the cluster's links starts or has stopped to move at a time: changes the rates and
  * planned ends of all transfers that it meets. */
 int neapi_cluster_share(neap_cluster *cluster, const neapi_sim_transfer *changed, double time);
+
+/* How long an exchange takes, times what it would undisturbed. */
+double neapi_cluster_slowdown(const neap_cluster *cluster, const neapi_sim_transfer *transfer);
+/* A transfer's rate may have changed, though not its share of links. */
+int neapi_cluster_update(neap_cluster *cluster, neapi_sim_transfer *transfer, double time);
+/* What moves on a rank has changed: so may how fast it computes. */
+int neapi_cluster_pace(neap_cluster *cluster, int32_t rank, double time);
+/* A rank begins (1) or ends (-1) to compute: so may what moves there. */
+int neapi_cluster_computes(neap_cluster *cluster, int32_t rank, int32_t change, double time);
 
 #endif

@@ -46,9 +46,8 @@ static void add_compute(const neap_cluster *c, const neapi_cluster_op *op, neap_
 {
   const neap_topology *t = c->topology;
   for (int32_t r = 0; r < t->ranks; r++) {
-    double seconds = op->end[r] - op->begin[r];
-    s->busy[NEAP_COMPUTE] += seconds / t->ranks;
-    *work += seconds * t->speed[r];
+    s->busy[NEAP_COMPUTE] += (op->end[r] - op->begin[r]) / t->ranks;
+    *work += op->common + (op->each ? op->each[r] : 0);
   }
 }
 

@@ -23,14 +23,24 @@ static double ready_at(const neap_cluster *c, const neapi_cluster_op *op, int32_
   return ready;
 }
 
-static void compute(neap_cluster *c, neapi_cluster_op *op, int32_t rank, double ready)
+/* Without interference the end is known at once; else it is an event. */
+static int compute(neap_cluster *c, neapi_cluster_op *op, int32_t rank, double ready)
 {
   neapi_sim_rank *s = &c->state[rank];
   double seconds = op->common + (op->each ? op->each[rank] : 0);
   op->begin[rank] = ready;
-  op->end[rank] = ready + seconds / c->topology->speed[rank];
-  s->last[op->queue] = op->end[rank];
-  s->cursor[op->queue]++;
+  if (!c->slowed[0] || seconds == 0) {
+    op->end[rank] = ready + seconds / c->topology->speed[rank];
+    s->last[op->queue] = op->end[rank];
+    s->cursor[op->queue]++;
+    return NEAP_OK;
+  }
+  s->arrived[op->queue] = s->working = true;
+  s->left = seconds;
+  s->rate = 0;
+  s->since = ready;
+  int status = neapi_cluster_computes(c, rank, 1, ready);
+  return status ? status : neapi_cluster_pace(c, rank, ready);
 }
 
 static int arrive(neap_cluster *c, neapi_cluster_op *op, int32_t rank, double ready)
@@ -45,7 +55,7 @@ static int arrive(neap_cluster *c, neapi_cluster_op *op, int32_t rank, double re
     return NEAP_OK;
   bool far = f->last_node - f->first_node > 1;
   double latency = far ? c->links.far_latency : c->links.latency;
-  return neapi_cluster_post(c, f->begin + latency + op->common, f);
+  return neapi_cluster_post(c, f->begin + latency + f->set_up + op->common, f);
 }
 
 /* Goes on with one queue of a rank; *moved if anything could be done. */
@@ -58,11 +68,7 @@ static int advance_queue(neap_cluster *c, int32_t rank, int32_t queue, bool *mov
     if (ready < 0)
       return NEAP_OK;
     *moved = true;
-    if (queue == NEAP_COMPUTE) {
-      compute(c, op, rank, ready);
-      continue;
-    }
-    int status = arrive(c, op, rank, ready);
+    int status = queue == NEAP_COMPUTE ? compute(c, op, rank, ready) : arrive(c, op, rank, ready);
     if (status)
       return status;
   }
@@ -83,11 +89,11 @@ static int advance(neap_cluster *c, int32_t rank)
 
 /* ---- transfers ------------------------------------------------------------------------------- */
 
-/* Seconds that a transfer needs of its busiest link. */
+/* Seconds that a transfer needs of its busiest link, and of its messages. */
 static double full_seconds(const neap_topology *t, const neapi_cluster_op *op,
                            const neapi_sim_transfer *f)
 {
-  double most = 0;
+  double most = f->alone;
   for (int32_t r = f->first; op->each && r < f->last; r++)
     most = op->each[r] > most ? op->each[r] : most;
   for (int32_t n = f->first_node; op->uplink && n < f->last_node; n++) {
@@ -105,7 +111,7 @@ static void prepare(neap_cluster *c, int32_t id)
   neapi_cluster_op *op = &c->ops[id];
   for (int32_t i = 0; i < op->transfer_count; i++) {
     neapi_sim_transfer *f = &op->transfers[i];
-    *f = (neapi_sim_transfer){.op = id, .latest = -1};
+    *f = (neapi_sim_transfer){.op = id, .latest = -1, .set_up = f->set_up, .alone = f->alone};
     neapi_group_ranks(t, op->group, i, &f->first, &f->last);
     f->first_node = t->node_of[f->first];
     f->last_node = t->node_of[f->last - 1] + 1;
@@ -119,9 +125,14 @@ static int begin_to_move(neap_cluster *c, neapi_sim_transfer *f, double time)
   f->moving = true;
   f->since = time;
   f->rate = 0;
-  for (int32_t r = f->first; r < f->last; r++)
+  for (int32_t r = f->first; r < f->last; r++) {
     c->state[r].moving[c->ops[f->op].queue] = f;
-  return neapi_cluster_share(c, f, time);
+    f->computing += c->state[r].working;
+  }
+  int status = neapi_cluster_share(c, f, time);
+  for (int32_t r = f->first; r < f->last && !status; r++)
+    status = neapi_cluster_pace(c, r, time);
+  return status;
 }
 
 static int finish(neap_cluster *c, neapi_sim_transfer *f, double time)
@@ -139,8 +150,21 @@ static int finish(neap_cluster *c, neapi_sim_transfer *f, double time)
   if (f->moving)
     status = neapi_cluster_share(c, f, time);
   for (int32_t r = f->first; r < f->last && !status; r++)
+    status = neapi_cluster_pace(c, r, time);
+  for (int32_t r = f->first; r < f->last && !status; r++)
     status = advance(c, r);
   return status;
+}
+
+/* A rank has computed what it was at. */
+static int finish_work(neap_cluster *c, int32_t rank, double time)
+{
+  neapi_sim_rank *s = &c->state[rank];
+  neapi_cluster_op *op = &c->ops[c->queue[NEAP_COMPUTE][s->cursor[NEAP_COMPUTE]++]];
+  op->end[rank] = s->last[NEAP_COMPUTE] = time;
+  s->arrived[NEAP_COMPUTE] = s->working = false;
+  int status = neapi_cluster_computes(c, rank, -1, time);
+  return status ? status : advance(c, rank);
 }
 
 static int run(neap_cluster *c)
@@ -151,9 +175,11 @@ static int run(neap_cluster *c)
   while (c->event_count && !status) {
     neapi_sim_event event = neapi_cluster_take_first(c);
     neapi_sim_transfer *f = event.transfer;
-    if (event.version != f->version)
+    if (event.version != (f ? f->version : c->state[event.rank].version))
       continue;
-    if (!f->moving && f->full > 0)
+    if (!f)
+      status = finish_work(c, event.rank, event.time);
+    else if (!f->moving && f->full > 0)
       status = begin_to_move(c, f, event.time);
     else
       status = finish(c, f, event.time);

@@ -39,7 +39,12 @@ local SPEC = {
   far_latency = { min = 0, max = 10, needed = true }, capacity = { above = 0, needed = true },
   doc = { type = 'string' }, queued = { type = 'boolean' }, shared = { type = 'boolean' },
   copied = { type = 'boolean' }, speed = { type = 'table' },
+  peer = { min = 0, max = 1 }, far_peer = { min = 0, max = 1 }, rates = { type = 'table' },
+  interference = { type = 'table' }, deduplicated = { type = 'boolean' },
+  plan = { min = 0, max = 1000 }, split = { min = 0, max = 10 },
 }
+
+local PEERS = { all = C.NEAP_PEERS_ALL, nodes = C.NEAP_PEERS_NODES }
 
 local function check_speed(where, speed, ranks)
   for _, name in ipairs(lib.sorted_keys(speed)) do
@@ -58,11 +63,60 @@ local function check_speed(where, speed, ranks)
   end
 end
 
+local function is_positive(value)
+  return type(value) == 'number' and value > 0 and value < math.huge
+end
+
+--- rates: a list of { bytes of a message, B/s }, where sizes grow and no message takes less time
+-- than a smaller one.
+local function check_rates(where, rates)
+  local size, seconds = 0, 0
+  if #rates > C.NEAP_RATES then
+    errors.usage('cluster %s: rates has %d sizes; allowed are up to %d', where, #rates,
+      C.NEAP_RATES)
+  end
+  for name, point in pairs(rates) do
+    if type(name) ~= 'number' or name % 1 ~= 0 or name < 1 or name > #rates then
+      errors.usage('cluster %s: rates is a list; it has a field %s', where, tostring(name))
+    elseif type(point) ~= 'table' or #point ~= 2 or not is_positive(point[1])
+      or not is_positive(point[2]) then
+      errors.usage('cluster %s: entry %d of rates must be { bytes of a message, B/s }, both above '
+        .. '0', where, name)
+    end
+  end
+  for i, point in ipairs(rates) do
+    if point[1] <= size or point[1] / point[2] < seconds then
+      errors.usage('cluster %s: entry %d of rates: %g bytes at %g B/s; sizes must grow, and no '
+        .. 'message take less time than a smaller one', where, i, point[1], point[2])
+    end
+    size, seconds = point[1], point[1] / point[2]
+  end
+end
+
+local SHARE = { min = 0, max = 1000 }
+
+--- interference[a][b]: share by which a takes longer while b moves, both names of streams.
+local function check_interference(where, interference)
+  local streams, shares = {}, {}
+  for i = 0, #cluster.streams do
+    streams[cluster.streams[i]], shares[cluster.streams[i]] = { type = 'table' }, SHARE
+  end
+  local title = ('cluster %s: interference'):format(where)
+  local wrong = options.problem(interference, streams, title, 'stream')
+  for _, name in ipairs(lib.sorted_keys(interference)) do
+    wrong = wrong or options.problem(interference[name], shares, ('%s of %s'):format(title, name),
+      'stream')
+  end
+  if wrong then errors.usage('%s', wrong) end
+end
+
 --- Raises USAGE, naming field, value and range, unless the description is whole.
 local function check(where, machine)
   local wrong = options.problem(machine, SPEC, 'cluster ' .. where, 'field')
   if wrong then errors.usage('%s', wrong) end
   if machine.speed then check_speed(where, machine.speed, machine.ranks) end
+  if machine.rates then check_rates(where, machine.rates) end
+  if machine.interference then check_interference(where, machine.interference) end
   return machine
 end
 
@@ -105,17 +159,34 @@ end
 local Cluster = {}
 Cluster.__index = Cluster
 
+local function links_of(machine)
+  local links = ffi.new 'neap_links'
+  links.port, links.uplink = machine.port, machine.uplink
+  links.latency, links.far_latency = machine.latency, machine.far_latency
+  links.queued = machine.queued and 1 or 0
+  links.peer, links.far_peer = machine.peer or 0, machine.far_peer or machine.peer or 0
+  local rates = machine.rates or {}
+  links.rates = #rates
+  for i, point in ipairs(rates) do
+    links.sizes[i - 1], links.rate[i - 1] = point[1], point[2]
+  end
+  for a = 0, #cluster.streams do
+    local of = (machine.interference or {})[cluster.streams[a]] or {}
+    for b = 0, #cluster.streams do
+      links.interference[a][b] = of[cluster.streams[b]] or 0
+    end
+  end
+  return links
+end
+
 --- topology: of as many ranks as the machine has. Raises ARGUMENT.
 function cluster.open(machine, topology)
   if topology.ranks ~= machine.ranks then
     lib.raise('ARGUMENT', ('cluster: a topology of %d ranks; the machine has %d'):format(
       topology.ranks, machine.ranks), 2)
   end
-  local links, out = ffi.new 'neap_links', ffi.new 'neap_cluster *[1]'
-  links.port, links.uplink = machine.port, machine.uplink
-  links.latency, links.far_latency = machine.latency, machine.far_latency
-  links.queued = machine.queued and 1 or 0
-  lib.check(C.neap_cluster_open(topology.ptr, links, out), 2)
+  local out = ffi.new 'neap_cluster *[1]'
+  lib.check(C.neap_cluster_open(topology.ptr, links_of(machine), out), 2)
   local self = lib.handle(Cluster, out[0], C.neap_cluster_close)
   self.machine, self.topology, self.spans = machine, topology, {}
   self.id, self.after = ffi.new 'int32_t[1]', ffi.new 'int32_t[8]'
@@ -152,11 +223,14 @@ function Cluster:compute(span, seconds, each, after)
 end
 
 --- o: ports (double[ranks]) and uplinks (double[nodes]), bytes; group: 'all', 'node' or a
--- number of ranks; delay: seconds besides the latency; after.
+-- number of ranks; peers: 'all', if every rank sends a message to each of its group, 'nodes', if to
+-- each of its node and one to every other node, or nil, a collective; delay: seconds besides the
+-- latency; after.
 function Cluster:exchange(span, stream, o)
   local count = take_after(self, o.after)
   local group = o.group or 'all'
-  lib.check(C.neap_cluster_exchange(self.ptr, STREAM[stream], GROUP[group] or group,
+  local peers = PEERS[o.peers] or C.NEAP_PEERS_NONE
+  lib.check(C.neap_cluster_exchange(self.ptr, STREAM[stream], GROUP[group] or group, peers,
     o.delay or 0, o.ports, o.uplinks, self.after, count, self.id), 2)
   return label(self, span, stream, o.after)
 end

@@ -8,6 +8,7 @@
 
 local lib = require 'neap.base.lib'
 local clusters = require 'neap.simulate.cluster'
+local lateness = require 'neap.simulate.lateness'
 local metrics = require 'neap.runs.metrics'
 local summary = require 'neap.simulate.summary'
 local series = require 'neap.base.series'
@@ -96,7 +97,9 @@ function simulate.open(given)
     seed = o.seed, in_process = o.in_process, trusted = o.trusted, strict = o.strict, wait = true,
     known = true, deadline = o.deadline,
     fetch_work = self.step_cost:fetch_work(counted_tokens(self)) }
+  self.step_cost.plans_now = self.session.plans_on == 'current' or self.session.plans_on == 'both'
   self.micro_batches, self.balance, self.late_bytes = 0, series.balance(), 0
+  self.lateness = lateness.open(o.machine.plan or 0, o.distinct)
   self.spent = { loads = 0, plan = 0, split = 0, price = 0, simulate = 0 }
   return self
 end
@@ -135,7 +138,9 @@ local function next_micro_batch(self, scored, share)
       local split = timed(self, 'split', s.split, s, step, layer, self.counts)
       timed(self, 'price', price, self, micro, layer, split, share)
     end
-    timed(self, 'plan', s.record, s, step, layer, self.counts)
+    local planned_on = self.lateness:counts(step, layer, self.counts,
+      8 * self.topology.ranks * self.topology.experts)
+    if planned_on then timed(self, 'plan', s.record, s, step, layer, planned_on) end
   end
   for layer = self.options.distinct, self.model.layers - 1 do
     local same = layer % self.options.distinct
@@ -167,7 +172,9 @@ function Simulation:step()
     local one = next_micro_batch(self, true, 1 / parts)
     for _ = 1, parts do micro[#micro + 1] = one end
   end
-  return timed(self, 'simulate', run_program, self, micro, self.model.tokens / parts)
+  local report = timed(self, 'simulate', run_program, self, micro, self.model.tokens / parts)
+  self.lateness:learn(self.cluster, self.model.micro_batches)
+  return report
 end
 
 --- The row of so many steps (summary.lua), and spent (seconds that loads, plan, split, price and

@@ -17,6 +17,18 @@
 --   shared             ranks share processors: what one does not use, the others get
 --   copied             exchanges are copied by what computes, so they hide under nothing
 --   speed              list of the ranks' relative speeds (default: all 1)
+-- May be left out, and cost nothing then:
+--   peer, far_peer     seconds of a rank for each message to a rank of its node, and to one of
+--                      another node (default: as peer), before the bytes of an exchange move; of
+--                      exchanges of tokens, parameters and their gradients, not of collectives
+--   rates              list of { bytes of a message, B/s of a port that such messages reach }
+--   interference       { compute = { unshard = 0.5 }, … }: work takes so much longer (half as long
+--                      again) while the second stream moves; streams: compute, tokens, unshard,
+--                      reduce, late; either may be compute
+--   deduplicated       a token goes to another node once, and is passed on there to its experts
+--   plan, split        seconds of the host for a layer's plan, and for the split of its counts;
+--                      plans that take longer than a micro-batch are late, and on older counts;
+--                      those on the current counts are waited for
 -- Where the figures come from is said beside them.
 
 local A100 = {

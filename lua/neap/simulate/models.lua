@@ -4,6 +4,8 @@
 --   tokens          of a rank in a micro-batch;  micro_batches  of a step
 --   recompute       the forward of a layer is done again before its backward
 --   bytes           of a number: parameters, activations, gradients on the wire
+--   node_limit      nodes that a token may go to, at most (default: any); matters where machines
+--                   deduplicate tokens
 --   load            parameters of synthetic routing (engine/synth.lua): sigma, tau, rho
 
 local lib = require 'neap.base.lib'
@@ -51,7 +53,7 @@ models.paper = { 'mixtral-8x7b-e8k2', 'mixtral-8x7b-e16k4', 'qwen-8x7b-e8k2', 'q
 local WHOLE = { 'hidden', 'experts', 'top_k', 'slots', 'layers', 'heads', 'kv_heads', 'sequence',
   'vocabulary', 'tokens', 'micro_batches', 'bytes' }
 
-local FIELDS = { ffn = true, load = true, recompute = true }
+local FIELDS = { ffn = true, load = true, recompute = true, node_limit = true }
 for _, name in ipairs(WHOLE) do FIELDS[name] = true end
 
 -- Of synthetic routing; ranges as in engine/synth.lua.
@@ -86,6 +88,7 @@ local function check(where, m)
   if type(m.recompute) ~= 'boolean' then
     errors.usage('model %s: recompute is a %s; it must be true or false', where, type(m.recompute))
   end
+  if m.node_limit ~= nil then check_whole(where, 'node_limit', m.node_limit) end
   local wrong = type(m.load) ~= 'table' and ('model %s: load is a %s; it must be a table'):format(
     where, type(m.load)) or options.problem(m.load, LOAD, ('model %s: load'):format(where), 'field')
   if wrong then errors.usage('%s', wrong) end

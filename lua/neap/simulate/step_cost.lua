@@ -34,6 +34,7 @@ function step_cost.open(o)
   self.slot_tokens = ffi.new('int64_t[?]', t.slots)
   self.port_tokens = ffi.new('int64_t[?]', chunks * t.ranks)
   self.uplink_tokens = ffi.new('int64_t[?]', chunks * t.nodes)
+  self.node_tokens = o.machine.deduplicated and ffi.new('double[?]', chunks * t.nodes)
   self.expert_bytes = ffi.new('double[?]', t.experts)
   for e = 0, t.experts - 1 do
     self.expert_bytes[e] = self.op_cost:expert_parameters(e) * o.model.bytes
@@ -103,10 +104,15 @@ function StepCost:tokens(layout, split, share, base)
   local t, s = self.topology, self.o.schedule
   split:slot_tokens(self.slot_tokens)
   lib.check(C.neap_split_traffic(split.ptr, s.chunks, self.port_tokens, self.uplink_tokens))
+  if self.node_tokens then
+    lib.check(C.neap_split_node_traffic(split.ptr, s.chunks, self.model.top_k,
+      self.model.node_limit or 0, self.node_tokens))
+  end
+  local uplinks = self.node_tokens or self.uplink_tokens
   local bytes, load = self.op_cost:token_bytes() * share, { ports = {}, uplinks = {} }
   for chunk = 1, s.chunks do
     load.ports[chunk] = scaled(self.port_tokens, (chunk - 1) * t.ranks, t.ranks, bytes)
-    load.uplinks[chunk] = scaled(self.uplink_tokens, (chunk - 1) * t.nodes, t.nodes, bytes)
+    load.uplinks[chunk] = scaled(uplinks, (chunk - 1) * t.nodes, t.nodes, bytes)
   end
   load.segments = step_ops.segments(t:slots_of(0), s.chunks, s.unshard_parts)
   for _, segment in ipairs(load.segments) do
@@ -318,6 +324,8 @@ function StepCost:step(micro, tokens)
   local d = {
     schedule = o.schedule, micro = micro, layers = m.layers,
     recompute = m.recompute, token_group = o.token_group,
+    token_peers = self.node_tokens and 'nodes' or 'all',
+    host_seconds = (self.machine.split or 0) + (self.plans_now and self.machine.plan or 0),
     tensor = o.tensor, resident = o.resident, accumulate = o.accumulate,
     gradient_scale = o.gradient_bytes / m.bytes, dense = dense(self), refresh = refresh(self),
     optimizer = cost:optimizer(t.ranks), host = self.machine.host, copied = self.machine.copied,

@@ -39,7 +39,8 @@ function Store:unshard_start(weights, _, parts)
   if p.resident or not weights.moves then return nil end
   for i = 1, parts do
     ops[i] = p:exchange('unshard', 'unshard', { layer = self.layer, part = parts > 1 and i - 1,
-      group = weights.group, ports = weights.ports, uplinks = weights.uplinks, share = 1 / parts })
+      group = weights.group, peers = 'all', ports = weights.ports, uplinks = weights.uplinks,
+      share = 1 / parts })
   end
   return setmetatable({ program = p, ops = ops, kind = 'ahead' }, Transfer)
 end
@@ -49,7 +50,7 @@ function Store:unshard_changes_start(_, weights)
   if not changes.moves then return nil end
   return setmetatable({ program = self.program, late = true, kind = 'late',
     ops = { self.program:exchange('late', 'late', { layer = self.layer, group = changes.group,
-      ports = changes.ports, uplinks = changes.uplinks }) } }, Transfer)
+      peers = 'all', ports = changes.ports, uplinks = changes.uplinks }) } }, Transfer)
 end
 
 function Store:reduce_start(weights)
@@ -58,7 +59,7 @@ function Store:reduce_start(weights)
   local layer = self.layer
   local back = p.micro < p.last_micro and weights.accumulate or weights.back
   local ops = back.moves and { p:exchange('reduce', 'reduce', { layer = layer, group = back.group,
-    ports = back.ports, uplinks = back.uplinks, share = p.gradient_scale }) } or {}
+    peers = 'all', ports = back.ports, uplinks = back.uplinks, share = p.gradient_scale }) } or {}
   return setmetatable({ program = p, ops = ops,
     after = function() p:compute('reduce', p.sum, nil, { phase = false, layer = layer }) end,
   }, Transfer)
@@ -133,8 +134,9 @@ end
 --- Starts an exchange of a chunk of this layer's tokens, from 1.
 local function send(self, name, chunk)
   local p, load = self.program, self.program.loads[self.layer]
-  return p:exchange(name, 'tokens', { group = p.token_group, ports = load.ports[chunk],
-    uplinks = load.uplinks[chunk], chunk = #load.ports > 1 and chunk - 1 })
+  return p:exchange(name, 'tokens', { group = p.token_group, peers = p.token_peers,
+    ports = load.ports[chunk], uplinks = load.uplinks[chunk],
+    chunk = #load.ports > 1 and chunk - 1 })
 end
 
 local function send_all(self, name)

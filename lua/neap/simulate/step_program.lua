@@ -3,6 +3,7 @@
 -- nn/schedule.lua), run on layers whose work is operations (step_ops.lua). So a simulated timeline
 -- has the engine's spans in the engine's order. Besides them there are
 --   host      a rank waits until its host has read the counts, which counts as work
+--   plan      the same until its host has planned on them and split them
 --   tensor    exchanges of tensor parallelism
 --   dense     exchanges of the dense parameters: gradients are summed ('dense reduce'), parameters
 --             gathered ('dense gather')
@@ -43,8 +44,8 @@ function Program:exchange(name, stream, o)
     ports = step_ops.scaled(o.ports, t.ranks, o.share)
     uplinks = step_ops.scaled(o.uplinks, t.nodes, o.share)
   end
-  return self.cluster:exchange(span(self, name, o), stream, { group = o.group, ports = ports,
-    uplinks = uplinks, after = { self.last } })
+  return self.cluster:exchange(span(self, name, o), stream, { group = o.group, peers = o.peers,
+    ports = ports, uplinks = uplinks, after = { self.last } })
 end
 
 --- Seconds in which ranks copy so many bytes themselves, all at once.
@@ -72,8 +73,12 @@ function Program:dense_reduce(bytes)
     { ports = bytes.reduce_ports, uplinks = bytes.reduce_uplinks })
 end
 
---- What a policy costs a rank is not simulated; its layout is there from now on.
+--- The host splits the counts, after a policy that wants them has planned on them; what was split
+-- in the forward is not split again. The layout is there from now on.
 function Program:plan(_, layer)
+  if self.host_seconds > 0 and self.phase == 'forward' then
+    self:compute('plan', self.host_seconds)
+  end
   self.planned[layer] = true
 end
 
@@ -120,11 +125,13 @@ end
 --   schedule                what schedule.resolve gives
 --   layers, recompute       of the model: layers are computed again before their backward, with all
 --                           that travels, unless the schedule recomputes
+--   token_peers             of exchanges of tokens: 'all' or 'nodes' (cluster:exchange)
 --   token_group, tensor, tensor_ports, gradient_scale (bytes of a gradient / of a
 --                           parameter), resident (experts stay where they are), accumulate
 --                           (gradients are sent in the last micro-batch only)
 --   attention, attention_back, embed, embed_back, route, route_back, permute, finish, finish_back,
---   head, loss, head_back, optimizer, host, sum (of gradients that have arrived): seconds
+--   head, loss, head_back, optimizer, host, host_seconds (of a layer's plan on the counts, and of
+--                           its split), sum (of gradients that have arrived): seconds
 --   dense                   bytes of the dense parameters' exchanges, of a layer, outer and all
 --   copied                  exchanges are work of the ranks (simulate/machines.lua)
 --   refresh                 ports and uplinks: new parameters to the shard groups; or nil

@@ -47,12 +47,12 @@ static double end_of(const neap_cluster *c, int32_t op, int32_t rank)
 static void test_two_ranks(void)
 {
   neap_topology *t = topology(2, 2, NULL);
-  neap_cluster *c = cluster(t, (neap_links){50, 1e9, 0.5, 9, 0});
+  neap_cluster *c = cluster(t, (neap_links){.port = 50, .uplink = 1e9, .latency = 0.5});
   double each[2] = {1, 3}, bytes[2] = {100, 20};
   int32_t a, x, b;
   int64_t waited;
   neap_cluster_compute(c, 0, each, NULL, 0, &a);
-  neap_cluster_exchange(c, NEAP_TOKENS, NEAP_GROUP_ALL, 0, bytes, NULL, &a, 1, &x);
+  neap_cluster_exchange(c, NEAP_TOKENS, NEAP_GROUP_ALL, 0, 0, bytes, NULL, &a, 1, &x);
   neap_cluster_compute(c, 1, NULL, &x, 1, &b);
   check(!neap_cluster_run(c), "run");
   check_close(end_of(c, x, 0), 3 + 0.5 + 2, 1e-12, "end of the exchange");
@@ -82,11 +82,13 @@ static void test_sharing(void)
 {
   neap_topology *t = topology(2, 2, NULL);
   for (int32_t queued = 0; queued < 2; queued++) {
-    neap_cluster *c = cluster(t, (neap_links){100, 1e9, 0, 0, queued});
+    neap_cluster *c = cluster(
+        t,
+        (neap_links){.port = 100, .uplink = 1e9, .latency = 0, .far_latency = 0, .queued = queued});
     double large[2] = {100, 100}, small[2] = {50, 50};
     int32_t x, y;
-    neap_cluster_exchange(c, NEAP_TOKENS, 0, 0, large, NULL, NULL, 0, &x);
-    neap_cluster_exchange(c, NEAP_UNSHARD, 0, 0, small, NULL, NULL, 0, &y);
+    neap_cluster_exchange(c, NEAP_TOKENS, 0, 0, 0, large, NULL, NULL, 0, &x);
+    neap_cluster_exchange(c, NEAP_UNSHARD, 0, 0, 0, small, NULL, NULL, 0, &y);
     check(!neap_cluster_run(c), "run");
     check_close(end_of(c, x, 1), queued ? 1 : 1.5, 1e-12, "large exchange");
     check_close(end_of(c, y, 1), queued ? 1.5 : 1, 1e-12, "small exchange");
@@ -100,22 +102,128 @@ static void test_sharing(void)
 static void test_groups_and_uplinks(void)
 {
   neap_topology *t = topology(4, 2, NULL);
-  neap_cluster *c = cluster(t, (neap_links){100, 10, 0, 0, 0});
+  neap_cluster *c = cluster(
+      t, (neap_links){.port = 100, .uplink = 10, .latency = 0, .far_latency = 0, .queued = 0});
   double ports[4] = {100, 100, 200, 200}, tenth[4] = {10, 10, 10, 10}, uplinks[2] = {30, 10};
   int32_t x, y, z;
-  neap_cluster_exchange(c, NEAP_TOKENS, NEAP_GROUP_NODE, 0, ports, NULL, NULL, 0, &x);
-  neap_cluster_exchange(c, NEAP_TOKENS, NEAP_GROUP_ALL, 0, NULL, uplinks, NULL, 0, &y);
+  neap_cluster_exchange(c, NEAP_TOKENS, NEAP_GROUP_NODE, 0, 0, ports, NULL, NULL, 0, &x);
+  neap_cluster_exchange(c, NEAP_TOKENS, NEAP_GROUP_ALL, 0, 0, NULL, uplinks, NULL, 0, &y);
   check(!neap_cluster_run(c), "run");
   check_close(end_of(c, x, 0), 1, 1e-12, "first node");
   check_close(end_of(c, x, 3), 2, 1e-12, "second node");
   check_close(end_of(c, y, 0), 5, 1e-12, "all, over the uplink");
   neap_cluster_clear(c);
   double ten[2] = {10, 10};
-  neap_cluster_exchange(c, NEAP_TOKENS, NEAP_GROUP_ALL, 0, ports, NULL, NULL, 0, &x);
-  neap_cluster_exchange(c, NEAP_UNSHARD, NEAP_GROUP_ALL, 0, tenth, ten, NULL, 0, &z);
+  neap_cluster_exchange(c, NEAP_TOKENS, NEAP_GROUP_ALL, 0, 0, ports, NULL, NULL, 0, &x);
+  neap_cluster_exchange(c, NEAP_UNSHARD, NEAP_GROUP_ALL, 0, 0, tenth, ten, NULL, 0, &z);
   check(!neap_cluster_run(c), "run");
   check_close(end_of(c, z, 0), 1, 1e-12, "slow one is not held up");
   check_close(end_of(c, x, 0), 2.1, 1e-12, "fast one gets nine tenths for 1 s");
+  neap_cluster_close(c);
+  neap_topology_close(t);
+}
+
+/* Nodes of 2 of 4 ranks; 120 bytes of every rank at 100 B/s. With everybody: one near message at
+ * 0.1 s and two far ones at 0.4; through one rank of every other node: one and one; a collective
+ * has none; within a node only the near one; a rank without bytes sends none. */
+static void test_messages(void)
+{
+  const struct {
+    int32_t group, peers;
+    double bytes, set_up;
+  } cases[] = {{NEAP_GROUP_ALL, NEAP_PEERS_ALL, 120, 0.9},
+               {NEAP_GROUP_ALL, NEAP_PEERS_NODES, 120, 0.5},
+               {NEAP_GROUP_ALL, NEAP_PEERS_NONE, 120, 0},
+               {NEAP_GROUP_NODE, NEAP_PEERS_ALL, 120, 0.1},
+               {NEAP_GROUP_ALL, NEAP_PEERS_ALL, 0, 0}};
+  neap_topology *t = topology(4, 2, NULL);
+  neap_links links = {.port = 100, .uplink = INFINITY, .peer = 0.1, .far_peer = 0.4};
+  for (int32_t i = 0; i < 5; i++) {
+    neap_cluster *c = cluster(t, links);
+    double ports[4] = {cases[i].bytes, cases[i].bytes, cases[i].bytes, cases[i].bytes};
+    int32_t x;
+    check(!neap_cluster_exchange(c, NEAP_TOKENS, cases[i].group, cases[i].peers, 0, ports, NULL,
+                                 NULL, 0, &x),
+          "exchange %d", i);
+    check(!neap_cluster_run(c), "run");
+    check_close(end_of(c, x, 3), cases[i].set_up + cases[i].bytes / 100, 1e-12, "messages");
+    neap_cluster_close(c);
+  }
+  neap_topology_close(t);
+}
+
+/* Messages of 10 bytes move at 20 B/s of a port of 100, of 1000 bytes at 80: of 100 bytes at 40;
+ * below and above the last points as said. Two slow exchanges have a port for two. */
+static void test_rates(void)
+{
+  const double bytes[] = {5, 10, 100, 1000, 4000}, seconds[] = {0.5, 0.5, 2.5, 12.5, 50};
+  neap_topology *t = topology(2, 2, NULL);
+  neap_links links = {
+      .port = 100, .uplink = INFINITY, .rates = 2, .sizes = {10, 1000}, .rate = {20, 80}};
+  neap_cluster *c = cluster(t, links);
+  int32_t x, y;
+  for (int32_t i = 0; i < 5; i++) {
+    double ports[2] = {bytes[i], bytes[i]};
+    neap_cluster_clear(c);
+    neap_cluster_exchange(c, NEAP_TOKENS, 0, NEAP_PEERS_ALL, 0, ports, NULL, NULL, 0, &x);
+    check(!neap_cluster_run(c), "run");
+    check_close(end_of(c, x, 0), seconds[i], 1e-9, "alone");
+  }
+  double ports[2] = {100, 100};
+  neap_cluster_clear(c);
+  neap_cluster_exchange(c, NEAP_TOKENS, 0, NEAP_PEERS_ALL, 0, ports, NULL, NULL, 0, &x);
+  neap_cluster_exchange(c, NEAP_UNSHARD, 0, NEAP_PEERS_ALL, 0, ports, NULL, NULL, 0, &y);
+  check(!neap_cluster_run(c), "run");
+  check_close(end_of(c, x, 0), 2.5, 1e-9, "side by side");
+  check_close(end_of(c, y, 1), 2.5, 1e-9, "side by side");
+  neap_cluster_close(c);
+  neap_topology_close(t);
+}
+
+/* Work of 4 s on rank 0 and 1 s on rank 1, beside an exchange of 200 bytes at 100 B/s that makes
+ * work take 1.5 times as long, and takes 3 times as long while anybody computes. Without the
+ * latter: work is slow for 2 s, in which 4 / 3 s of it are done. With it the exchange moves at a
+ * third while rank 0 works: 200 / 3 bytes in 2 s, all of work's 6 s; it ends then, at 6 s. */
+static void test_interference(void)
+{
+  neap_topology *t = topology(2, 2, NULL);
+  double each[2] = {4, 1}, bytes[2] = {200, 200};
+  for (int32_t both = 0; both < 2; both++) {
+    neap_links links = {.port = 100, .uplink = INFINITY};
+    links.interference[NEAP_COMPUTE][NEAP_UNSHARD] = 0.5;
+    links.interference[NEAP_UNSHARD][NEAP_COMPUTE] = both ? 2 : 0;
+    neap_cluster *c = cluster(t, links);
+    int32_t a, b, x;
+    neap_cluster_compute(c, 0, each, NULL, 0, &a);
+    neap_cluster_exchange(c, NEAP_UNSHARD, 0, NEAP_PEERS_ALL, 0, bytes, NULL, NULL, 0, &x);
+    neap_cluster_compute(c, 1, NULL, &x, 1, &b);
+    check(!neap_cluster_run(c), "run");
+    check_close(end_of(c, x, 1), both ? 6 : 2, 1e-12, "exchange");
+    check_close(end_of(c, a, 0), both ? 6 : 2 + 4 - 4.0 / 3, 1e-12, "work of rank 0");
+    check_close(end_of(c, a, 1), 1.5, 1e-12, "work of rank 1");
+    neap_cluster_figures f;
+    check(!neap_cluster_report(c, &f), "report");
+    check_close(f.ideal, 3.5, 1e-12, "ideal is undisturbed");
+    neap_cluster_close(c);
+  }
+  neap_topology_close(t);
+}
+
+/* Two exchanges of 50 of 100 B/s each: no link is full, yet each takes 1.5 times as long while the
+ * other one moves; the other one comes 0.5 s later. */
+static void test_exchanges_interfere(void)
+{
+  neap_topology *t = topology(2, 2, NULL);
+  neap_links links = {.port = 100, .uplink = INFINITY, .rates = 1, .sizes = {1}, .rate = {50}};
+  links.interference[NEAP_TOKENS][NEAP_REDUCE] = links.interference[NEAP_REDUCE][NEAP_TOKENS] = 0.5;
+  neap_cluster *c = cluster(t, links);
+  double bytes[2] = {50, 50};
+  int32_t x, y;
+  neap_cluster_exchange(c, NEAP_TOKENS, 0, NEAP_PEERS_ALL, 0, bytes, NULL, NULL, 0, &x);
+  neap_cluster_exchange(c, NEAP_REDUCE, 0, NEAP_PEERS_ALL, 0.5, bytes, NULL, NULL, 0, &y);
+  check(!neap_cluster_run(c), "run");
+  check_close(end_of(c, x, 0), 1.25, 1e-12, "half alone, half beside the other");
+  check_close(end_of(c, y, 0), 1.75, 1e-12, "half beside the other, half alone");
   neap_cluster_close(c);
   neap_topology_close(t);
 }
@@ -135,8 +243,8 @@ static void fill(neap_cluster *c, int32_t ranks, int32_t nodes, double work, dou
       uplinks[n] = uniform() * bytes;
     int32_t stream = 1 + integer(3), group = integer(4) - 1;
     int status = compute ? neap_cluster_compute(c, work * uniform(), each, after, count, &op)
-                         : neap_cluster_exchange(c, stream, group > ranks ? 0 : group, 0, each,
-                                                 uplinks, after, count, &op);
+                         : neap_cluster_exchange(c, stream, group > ranks ? 0 : group, integer(3),
+                                                 0, each, uplinks, after, count, &op);
     check(!status && op == i, "operation %d: %s", i, neap_error_message());
   }
 }
@@ -172,12 +280,20 @@ static void test_random_programs(void)
     int32_t ranks = 1 + integer(12), size = 1 + integer(ranks);
     int32_t nodes = (ranks + size - 1) / size;
     neap_topology *t = topology(ranks, size, NULL);
-    double seconds[3];
+    double seconds[4];
     uint64_t mark = drawn;
-    for (int32_t k = 0; k < 3; k++) { /* the same program twice, then on links without limit */
-      drawn = mark;
-      double speed = k < 2 ? 100 : INFINITY;
-      neap_cluster *c = cluster(t, (neap_links){speed, speed / 2, 0.01, 0.02, i % 2});
+    for (int32_t k = 0; k < 4; k++) { /* the same program twice, then on links without limit, */
+      drawn = mark;                   /* then where exchanges would slow work by next to nothing */
+      double speed = k == 2 ? INFINITY : 100;
+      neap_links links = {.port = speed,
+                          .uplink = speed / 2,
+                          .latency = 0.01,
+                          .far_latency = 0.02,
+                          .queued = i % 2,
+                          .peer = 0.001,
+                          .far_peer = 0.002};
+      links.interference[NEAP_COMPUTE][NEAP_UNSHARD] = k == 3 ? 1e-14 : 0;
+      neap_cluster *c = cluster(t, links);
       fill(c, ranks, nodes, 1, 50);
       check(!neap_cluster_run(c), "run: %s", neap_error_message());
       check_program(c);
@@ -187,6 +303,7 @@ static void test_random_programs(void)
       neap_cluster_close(c);
     }
     check(seconds[0] == seconds[1], "two runs: %.17g and %.17g", seconds[0], seconds[1]);
+    check_close(seconds[3], seconds[0], 1e-9, "next to no interference");
     check(seconds[2] <= seconds[0] + 1e-9, "faster links: %g, then %g", seconds[0], seconds[2]);
     neap_topology_close(t);
   }
@@ -196,18 +313,31 @@ static void test_refusals(void)
 {
   neap_topology *t = topology(2, 2, NULL);
   neap_cluster *c = NULL;
-  const neap_links bad[] = {{0, 1, 0, 0, 0}, {1, -1, 0, 0, 0}, {1, 1, -1, 0, 0}, {NAN, 1, 0, 0, 0}};
+  const neap_links bad[] = {{.port = 0, .uplink = 1},
+                            {.port = 1, .uplink = -1},
+                            {.port = 1, .uplink = 1, .latency = -1},
+                            {.port = NAN, .uplink = 1}};
   for (int32_t i = 0; i < 4; i++)
     check(neap_cluster_open(t, &bad[i], &c) == NEAP_ARGUMENT && !c, "links %d", i);
-  c = cluster(t, (neap_links){1, 1, 0, 0, 0});
+  neap_links worse[4];
+  for (int32_t i = 0; i < 4; i++)
+    worse[i] = (neap_links){.port = 1, .uplink = 1};
+  worse[0].peer = -1;
+  worse[1].interference[NEAP_COMPUTE][NEAP_TOKENS] = -0.1;
+  worse[2].rates = NEAP_RATES + 1;
+  worse[3] = (neap_links){.port = 1, .uplink = 1, .rates = 2, .sizes = {1, 2}, .rate = {1, 3}};
+  for (int32_t i = 0; i < 4; i++)
+    check(neap_cluster_open(t, &worse[i], &c) == NEAP_ARGUMENT && !c, "worse links %d", i);
+  c = cluster(t, (neap_links){.port = 1, .uplink = 1, .latency = 0, .far_latency = 0, .queued = 0});
   double negative[2] = {1, -1};
   int32_t op, later = 5;
   neap_cluster_figures f;
   check(neap_cluster_compute(c, -1, NULL, NULL, 0, &op) == NEAP_ARGUMENT, "seconds below 0");
   check(neap_cluster_compute(c, 0, negative, NULL, 0, &op) == NEAP_ARGUMENT, "of a rank");
   check(neap_cluster_compute(c, 0, NULL, &later, 1, &op) == NEAP_ARGUMENT, "after a later one");
-  check(neap_cluster_exchange(c, 0, 0, 0, NULL, NULL, NULL, 0, &op) == NEAP_ARGUMENT, "stream");
-  check(neap_cluster_exchange(c, 1, 3, 0, NULL, NULL, NULL, 0, &op) == NEAP_ARGUMENT, "group");
+  check(neap_cluster_exchange(c, 0, 0, 0, 0, NULL, NULL, NULL, 0, &op) == NEAP_ARGUMENT, "stream");
+  check(neap_cluster_exchange(c, 1, 3, 0, 0, NULL, NULL, NULL, 0, &op) == NEAP_ARGUMENT, "group");
+  check(neap_cluster_exchange(c, 1, 0, 3, 0, NULL, NULL, NULL, 0, &op) == NEAP_ARGUMENT, "peers");
   check(neap_cluster_report(c, &f) == NEAP_ARGUMENT, "report before run");
   neap_cluster_close(c);
   neap_cluster_close(NULL);
@@ -238,6 +368,10 @@ int main(void)
   test_two_ranks();
   test_sharing();
   test_groups_and_uplinks();
+  test_messages();
+  test_rates();
+  test_interference();
+  test_exchanges_interfere();
   test_random_programs();
   test_refusals();
   test_layout_traffic();

@@ -211,6 +211,31 @@ static void check_traffic(const cluster *c, neap_split *s, const int64_t *table,
   }
 }
 
+/* Tokens of one choice are sent once anyway; with more choices there are fewer to send, and no
+ * fewer than all tokens' choices together need, or than a limit to one node leaves. */
+static void check_node_traffic(const cluster *c, neap_split *s)
+{
+  const neap_topology *t = c->topology;
+  int64_t ports[3 * 64], uplinks[3 * 64];
+  double once[3 * 64], limited[3 * 64];
+  int32_t top_k = c->experts < 4 ? c->experts : 4;
+  for (int32_t parts = 1; parts <= 3; parts++) {
+    check(!neap_split_traffic(s, parts, ports, uplinks), "traffic");
+    check(!neap_split_node_traffic(s, parts, 1, 0, once), "once: %s", neap_error_message());
+    for (int32_t i = 0; i < parts * t->nodes; i++)
+      check_close(once[i], (double)uplinks[i], 1e-9 * (1 + (double)uplinks[i]), "one choice");
+    check(!neap_split_node_traffic(s, parts, top_k, 0, once), "once");
+    check(!neap_split_node_traffic(s, parts, top_k, 1, limited), "limited");
+    for (int32_t i = 0; i < parts * t->nodes; i++) {
+      double all = (double)uplinks[i], slack = 1e-9 * (1 + all);
+      check(once[i] <= all + slack && once[i] >= all / top_k - slack, "%g of %g", once[i], all);
+      check(limited[i] <= once[i] + slack, "%g within a node, of %g", limited[i], once[i]);
+    }
+  }
+  check(neap_split_node_traffic(s, 1, c->experts + 1, 0, once) == NEAP_ARGUMENT,
+        "too many choices");
+}
+
 /* lite and even by their definition: floor or ceiling of an equal share of the group. */
 static void check_rule(const cluster *c, const int64_t *table, bool node_first, const char *rule)
 {
@@ -247,6 +272,7 @@ static void check_one(const cluster *c, const char *name, const neapi_split_rule
   check_columns(c, s, table, name);
   check_balance(c, s, table, name);
   check_traffic(c, s, table, name);
+  check_node_traffic(c, s);
   if (!strcmp(name, "lite") || !strcmp(name, "even"))
     check_rule(c, table, !strcmp(name, "lite"), name);
   check(!neap_split_set(s, c->layout, c->load, table), "set: %s", neap_error_message());
