@@ -321,6 +321,7 @@ bench_all() {
   bench 60 unshard --dtype=bf16 --experts=8 --slots=2 --hidden=4096 --ffn=14336
   bench 60 unshard --dtype=bf16 --experts=128 --slots=16 --hidden=2048 --ffn=768
   bench 120 step --schedules=none,neap --warm-up=2 --repeats=3
+  bench 150 step --torch --ranks=1 --node-size=1 --slots=16 --repeats=10
   bench 170 predict
   # 1.3 B parameters; one checkpoint in 100 steps is to cost less than 2 %
   bench 300 checkpoint --ranks=1 --slots=16 --layers=12 --hidden=1024 --heads=16 --kv-heads=16 \
