@@ -2,8 +2,9 @@
 -- save, Lua blocks, and commands, in their order, in a folder that looks like the repository.
 --
 -- A fenced block after "Save this as `NAME`", "`NAME`:" or "over `NAME`:" is a file. Other Lua
--- blocks are run. Commands are the lines of ```sh blocks, indented lines that call ./neap or
--- mpirun ./neap, and what stands between single backticks and begins with ./neap.
+-- blocks are run. Commands are the lines of ```sh blocks and indented lines that call ./neap, mpirun
+-- ./neap, or cc and the program that it makes, and what stands between single backticks and begins
+-- with ./neap.
 
 local program = require 'tests.cli.program'
 
@@ -46,7 +47,8 @@ local function file_name(line)
 end
 
 local function is_command(line)
-  return line:match '^%./neap%s' or line:match '^mpirun .*%./neap%s' or line:match '^srun'
+  return line:match '^%./%w+' or line:match '^mpirun .*%./neap%s' or line:match '^srun'
+    or line:match '^cc%s'
 end
 
 --- Lines of a fenced block from the i-th on; returns its text and the line after it.
