@@ -2,9 +2,9 @@
 -- save, Lua blocks, and commands, in their order, in a folder that looks like the repository.
 --
 -- A fenced block after "Save this as `NAME`", "`NAME`:" or "over `NAME`:" is a file. Other Lua
--- blocks are run. Commands are the lines of ```sh blocks and indented lines that call ./neap, mpirun
--- ./neap, or cc and the program that it makes, and what stands between single backticks and begins
--- with ./neap.
+-- blocks are run. Commands are the lines of ```sh blocks and indented lines that call ./neap,
+-- mpirun ./neap, or cc and the program that it makes, and what stands between single backticks and
+-- begins with ./neap.
 
 local program = require 'tests.cli.program'
 
@@ -31,6 +31,7 @@ local LEFT_OUT = {
   { '^%./neap suite$', 'takes hours' },
   { '…', 'an abbreviation' },
   { 'COMMAND', 'stands for any command' },
+  { 'pkg%-config', 'needs the installed tree, which tests/cli/install_spec.lua makes' },
 }
 
 local function read(path)
