@@ -1257,33 +1257,51 @@ NEAP_API double neap_statement_number(const neap_statement *statement, int32_t c
 NEAP_API const char *neap_statement_text(const neap_statement *statement, int32_t column,
                                          int64_t *bytes);
 
-/* ---- text: real text as training data -------------------------------------------------------- */
+/* ---- text: training data --------------------------------------------------------------------- */
 
-/* A corpus: bytes of files that Debian packages install, the same on every machine that has the
- * same package. Held once per process; opening it again shares the memory. */
+/* A text: token ids one after the other, held once per process; opening it again shares it. Of the
+ * corpora, bytes of files that Debian packages install, the same on every machine that has the
+ * same package; or files of one's own, which are mapped, so that only what is drawn is read. */
 typedef struct neap_text neap_text;
 
-/* Names (neap_text_name): "english" (dict-gcide, a dictionary), "go" (golang-1.19-src), "french"
- * and "russian" (manpages-fr and manpages-ru, troff source). root: folder that stands for "/", or
- * NULL for the environment's NEAP_TEXT_ROOT, else "/". limit: bytes to take, spread evenly over
- * the files, which are taken in the order of their names' bytes.
- * Errors: ARGUMENT (unknown name), ABSENT (package is missing: tells the command that installs it),
- * FORMAT (damaged file). */
+enum {
+  NEAP_TEXT_TRAINING = 0, /* the first 95 % */
+  NEAP_TEXT_HELD_OUT = 1, /* the rest */
+  NEAP_TEXT_WHOLE = 2,
+};
+
+/* name: a corpus (neap_text_name): "english" (dict-gcide, a dictionary), "go" (golang-1.19-src),
+ * "french" and "russian" (manpages-fr and manpages-ru, troff source); or a file, a folder (all of
+ * its files, and of its folders', but for names that begin with a dot) or a pattern of glob(7), the
+ * files in the order of their paths' bytes. A file's ids are its bytes, unpacked if it is called
+ * *.gz, *.xz or *.zst; of a file *.bin uint16 or uint32, with llm.c's header or without, or what
+ * Megatron's *.idx beside it says (which may be named instead, or both without ending). ":bytes",
+ * ":u16" and ":u32" after the name say what a file shows otherwise.
+ * root: folder that stands for "/" for corpora, or NULL for the environment's NEAP_TEXT_ROOT, else
+ * "/". limit: bytes to take of a corpus, spread evenly over the files, which are taken in the order
+ * of their names' bytes; files have none.
+ * Errors: ARGUMENT, ABSENT (a package is missing: tells the command that installs it; no such
+ * file), SYSTEM, FORMAT (damaged: names the file). */
 NEAP_API int neap_text_open(const char *name, const char *root, int64_t limit, neap_text **out);
 NEAP_API void neap_text_close(neap_text *text);
+/* Corpora: how many, their names, and the Debian package of each. */
 NEAP_API int32_t neap_text_count(void);
 NEAP_API const char *neap_text_name(int32_t index);
-/* Debian package of a corpus. */
 NEAP_API const char *neap_text_package(int32_t index);
-/* bytes[size of text]. Owned by the text. */
-NEAP_API const uint8_t *neap_text_bytes(const neap_text *text);
+/* Tokens; bytes of the widest file's ids (1: a token is a byte); files. */
 NEAP_API int64_t neap_text_size(const neap_text *text);
-/* A sequence: ids[length] bytes from a position, targets[length] the byte after each. The position
- * depends on (seed, step, sequence) alone, so that a batch does not depend on who draws it.
- * held_out: 0 draws from the first 95 % of the text, 1 from the rest.
- * Errors: ARGUMENT (length is below 1 or too long for the part). */
+NEAP_API int32_t neap_text_width(const neap_text *text);
+NEAP_API int64_t neap_text_files(const neap_text *text);
+/* ids[count]: tokens from first on. Errors: ARGUMENT; FORMAT (an id that the vocabulary does not
+ * have: names file and token). */
+NEAP_API int neap_text_ids(const neap_text *text, int64_t first, int64_t count, int32_t vocabulary,
+                           int32_t *ids);
+/* A sequence: ids[length] from a position in a part of the text, targets[length] the token after
+ * each. The position depends on (seed, step, sequence) alone, so that a batch does not depend on
+ * who draws it. Errors: ARGUMENT (length is below 1 or too long for the part), FORMAT (as above). */
 NEAP_API int neap_text_sample(const neap_text *text, uint64_t seed, int64_t step, int64_t sequence,
-                              int64_t length, int held_out, int32_t *ids, int32_t *targets);
+                              int64_t length, int32_t part, int32_t vocabulary, int32_t *ids,
+                              int32_t *targets);
 
 /* ---- synth: synthetic loads ------------------------------------------------------------------ */
 

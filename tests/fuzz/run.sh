@@ -10,7 +10,7 @@
 # "N passed, M failed".
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-in_c=(csv gzip safetensors checkpoint texts) in_lua=(json manifest cluster sweep)
+in_c=(csv gzip safetensors checkpoint texts tokens) in_lua=(json manifest cluster sweep)
 limit=-max_total_time=60
 case "${1:-}" in
   --runs=*) limit=-runs=${1#--runs=}; shift ;;
@@ -26,8 +26,8 @@ flags=(-g -O1 -std=gnu11 -fsanitize=fuzzer-no-link,address,undefined -fno-saniti
   $(pkg-config --cflags luajit))
 export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=0:quarantine_size_mb=16:malloc_context_size=4 UBSAN_OPTIONS=print_stacktrace=1
 
-# What the targets in C read with; core/data/text.c with files that are in memory.
-sources=(core/data/safetensors.c core/data/unpack.c core/data/trace.c core/data/trace_csv.c core/data/durable.c
+# What the targets in C read with; core/data/text_corpus.c with files that are in memory.
+sources=(core/data/safetensors.c core/data/unpack.c core/data/tokens.c core/data/trace.c core/data/trace_csv.c core/data/durable.c
   core/data/checkpoint_reader.c core/data/tensors_writer.c core/base/status.c core/base/memory.c
   core/base/dtype.c core/base/random.c core/layout/topology.c core/moe/shard_range.c)
 in_memory=(-Dfopen=fuzz_fopen -Dlstat=fuzz_lstat -Dgzopen=fuzz_gzopen)
@@ -58,8 +58,12 @@ build() { # target, unless it is newer than what it is made of
     source=tests/fuzz/$1.c
   fi
   if [[ $1 == texts ]]; then
-    compile core/data/text.c "$folder/objects/text.o" "${in_memory[@]}"
-    objects+=("$folder/objects/text.o")
+    compile core/data/text_corpus.c "$folder/objects/text_corpus.o" "${in_memory[@]}"
+    objects+=("$folder/objects/text_corpus.o")
+    for name in text text_files text_parts; do
+      compile "core/data/$name.c" "$folder/objects/$name.o"
+      objects+=("$folder/objects/$name.o")
+    done
   fi
   clang "${flags[@]}" "$source" "${objects[@]}" "${linked[@]}" -lz -o "$folder/fuzz_$1"
 }

@@ -14,7 +14,7 @@ enum { MISSING = 7, FOLDER = 6 };
 static fuzz_input list, content;
 static int packed_in; /* members, 0: as it is */
 
-/* What core/data/text.c calls here instead of those of libc and zlib (run.sh). */
+/* What core/data/text_corpus.c calls here instead of those of libc and zlib (run.sh). */
 FILE *fuzz_fopen(const char *path, const char *mode);
 int fuzz_lstat(const char *path, struct stat *info);
 gzFile fuzz_gzopen(const char *path, const char *mode);
@@ -69,8 +69,8 @@ static void sample(const neap_text *text, uint8_t length)
 {
   int32_t ids[256], targets[256];
   int64_t size = neap_text_size(text);
-  for (int held_out = 0; held_out < 2; held_out++) {
-    int status = neap_text_sample(text, 1, length, 3, length, held_out, ids, targets);
+  for (int part = 0; part < 3; part++) {
+    int status = neap_text_sample(text, 1, length, 3, length, part, 256, ids, targets);
     for (int i = 0; !status && i < length; i++)
       if (ids[i] < 0 || ids[i] > 255 || (i && targets[i - 1] != ids[i]))
         fuzz_fail("id %d of %lld bytes", ids[i], (long long)size);

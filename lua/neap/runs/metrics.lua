@@ -14,7 +14,9 @@
 -- and, where they are: simulated = true, cluster, model (of steps that took their time on a
 -- described cluster), in_force (of a policy that failed: the share of its splits for which its own
 -- answers were in force; session.lua), plans_on (what a policy plans on besides the history, or
--- instead: 'current', 'both' or 'known'), messages (of faults), losses (by step), digest.
+-- instead: 'current', 'both' or 'known'), messages (of faults), losses (by step), digest,
+-- eval_losses and eval_steps (of the steps after which they were measured), tokenised (tokens are
+-- no bytes).
 -- A metric that was not measured is absent.
 --
 -- Fields of a record:
@@ -160,11 +162,14 @@ metrics.list = {
   { name = 'late', title = 'late', format = '%d', better = 'lower', stored = true,
     doc = 'plans used a step late' },
   { name = 'loss', title = 'loss', format = '%.4f', better = 'lower', stored = true,
-    tables = 'run report', curve = { 'Loss', 'nats per byte' },
-    doc = 'nats per byte, mean of the last tenth of the steps' },
+    tables = 'run report', curve = { 'Loss', 'nats per token' },
+    doc = 'nats per token (of texts: per byte), mean of the last tenth of the steps' },
   { name = 'bits_per_byte', title = 'bits/byte', format = '%.3f', better = 'lower',
-    derive = function(row) return row.loss and row.loss / LN2 end,
-    doc = 'the loss in bits' },
+    derive = function(row) return not row.tokenised and row.loss and row.loss / LN2 or nil end,
+    doc = 'the loss in bits, where tokens are bytes' },
+  { name = 'eval_loss', title = 'val loss', format = '%.4f', better = 'lower', stored = true,
+    tables = 'run report', curve = { 'Validation loss', 'nats per token' },
+    doc = 'loss of held-out tokens (--eval-every), nats per token, the last one' },
 }
 
 --- ---- rows -------------------------------------------------------------------------------------

@@ -114,11 +114,25 @@ end
 
 local text_hashes = {}
 
---- SHA-256 of an open text's bytes; computed once in a Lua state.
+-- Tokens of a text that are hashed at most, and at once; of any vocabulary.
+local HASHED, PIECE, ANY = 2 ^ 24, 2 ^ 16, 2 ^ 31 - 1
+
+--- SHA-256 of an open text: of its bytes, or its tokens as int32_t; of one with more than 16 M
+-- tokens, of pieces from all over it. Computed once in a Lua state.
 function provenance.text_hash(open_text)
   local name, size = open_text.name, open_text.size
-  text_hashes[name] = text_hashes[name]
-    or provenance.sha256(C.neap_text_bytes(open_text.ptr), size)
+  if text_hashes[name] then return text_hashes[name] end
+  local count = math.min(size, HASHED)
+  local kept = ffi.new(open_text.width == 1 and 'uint8_t[?]' or 'int32_t[?]', count)
+  local ids, pieces = ffi.new('int32_t[?]', PIECE), math.ceil(count / PIECE)
+  for piece = 0, pieces - 1 do
+    local length = math.min(PIECE, count - piece * PIECE)
+    local first = size <= HASHED and piece * PIECE
+      or math.floor((size - PIECE) * piece / (pieces - 1))
+    open_text:ids(first, length, ids, ANY)
+    for i = 0, length - 1 do kept[piece * PIECE + i] = ids[i] end
+  end
+  text_hashes[name] = provenance.sha256(kept, ffi.sizeof(kept))
   return text_hashes[name]
 end
 

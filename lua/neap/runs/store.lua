@@ -278,14 +278,15 @@ function store.recorded(args, row, context, f)
   return result or 0
 end
 
---- Adds to a run's corpora what a text schedule reads: bytes and SHA-256.
+--- Adds to a run's corpora what a text schedule reads: tokens (of a corpus, bytes) and SHA-256.
 function Store:corpora(run, schedule)
   local row = self:rows('SELECT corpora FROM runs WHERE id = ?', run)[1]
   local found = row.corpora and kept.facts(row.corpora, ('run %d: corpora'):format(run)) or {}
-  for name, version in pairs(found) do
-    local open_text = (schedule.texts or {})[name]
-    if open_text and type(version) == 'string' then
-      found[name] = { version = version, bytes = open_text.size,
+  for _, name in ipairs(lib.sorted_keys(schedule.texts or {})) do
+    local open_text, version = schedule.texts[name], found[name]
+    if type(version) ~= 'table' then
+      local unit = open_text.width == 1 and 'bytes' or 'tokens'
+      found[name] = { version = version, [unit] = open_text.size,
         sha256 = provenance.text_hash(open_text) }
     end
   end

@@ -125,7 +125,7 @@ end
 function models.trained(p, ranks, bytes)
   return models.describe { hidden = p.hidden, ffn = #p.ffn > 1 and p.ffn or p.ffn[1],
     experts = p.experts, top_k = p.top_k, slots = p.slots, layers = p.layers, heads = p.heads,
-    kv_heads = p.kv_heads, sequence = p.sequence, vocabulary = 256,
+    kv_heads = p.kv_heads, sequence = p.sequence, vocabulary = rawget(p, 'vocabulary') or 256,
     tokens = math.max(1, math.floor(p.batch * p.sequence / ranks)), micro_batches = 1,
     recompute = false, bytes = bytes }
 end

@@ -6,7 +6,7 @@ local text_table = require 'neap.base.text_table'
 local results = {}
 
 local MEASURED = '\n%d ranks, %d steps, seed %d. Bytes: of all ranks, per step. Loss: nats per '
-  .. 'byte, mean of the last tenth.'
+  .. '%s, mean of the last tenth.'
 local SIMULATED = '\n%d ranks, %d steps, seed %d. Trained on the CPU; times and shares of them are '
   .. 'simulated: %s on %s.'
 
@@ -15,8 +15,9 @@ local SIMULATED = '\n%d ranks, %d steps, seed %d. Trained on the CPU; times and 
 function results.training(rows)
   local first = rows[1]
   local table_name = first.simulated and 'simulate' or 'run'
-  local footer = (first.simulated and SIMULATED or MEASURED):format(first.ranks, first.steps,
-    first.seed, first.model or "the recipe's model", first.cluster)
+  local footer = first.simulated and SIMULATED:format(first.ranks, first.steps, first.seed,
+    first.model or "the recipe's model", first.cluster)
+    or MEASURED:format(first.ranks, first.steps, first.seed, first.tokenised and 'token' or 'byte')
   return { text = text_table.format(metrics.cells(table_name, rows)) .. footer,
     json = { rows = rows } }
 end

@@ -10,6 +10,7 @@
 local checkpoint = require 'neap.engine.checkpoint'
 local checkpoint_folder = require 'neap.train.checkpoint_folder'
 local device = require 'neap.engine.device'
+local evaluation = require 'neap.train.evaluation'
 local hash = require 'neap.base.hash'
 local lib = require 'neap.base.lib'
 local recipe_pricing = require 'neap.simulate.recipe_pricing'
@@ -33,7 +34,9 @@ local trainer = {}
 trainer.params = {
   steps = { default = 200, min = 1, integer = true, doc = 'optimizer steps' },
   batch = { default = 16, min = 1, integer = true, doc = 'sequences per step, over all ranks' },
-  sequence = { default = 128, min = 1, integer = true, doc = 'bytes per sequence' },
+  sequence = { default = 128, min = 1, integer = true, doc = 'tokens per sequence' },
+  vocabulary = { default = 256, min = 1, integer = true,
+    doc = 'ids that tokens can have: 256 for bytes, else as many as the tokenizer has' },
   layers = { default = 3, min = 1, integer = true, doc = 'transformer layers' },
   hidden = { default = 128, min = 1, integer = true, doc = 'width of the model' },
   heads = { default = 4, min = 1, integer = true, doc = 'attention heads' },
@@ -62,6 +65,7 @@ trainer.params = {
   exact = { default = true, on_cuda = false,
     doc = 'losses that no policy, layout or number of ranks changes; --no-exact is faster' },
 }
+for name, spec in pairs(evaluation.params) do trainer.params[name] = spec end
 
 local Trainer = {}
 Trainer.__index = Trainer
@@ -200,12 +204,17 @@ end
 function trainer.open(options)
   local job, p = options.job, options.params
   if job.timeline then job.timeline:check_steps(p.steps) end
+  if options.text.check then
+    options.text:check(p.sequence, rawget(p, 'vocabulary'), { 'training' })
+  end
   local self = setmetatable({
     job = job, params = p, policy = options.policy, text = options.text,
     label = options.label or options.policy, comm = job.comm:duplicate(), done = 0,
     balance = series.balance(), losses = series.open(), seconds = series.open(),
     sums = { busy = 0, seconds = 0, tokens = 0, unshard = 0, late = 0, reduce = 0, other = 0 },
+    aside = { tokens = 0, unshard = 0 }, -- bytes that evaluations have sent
     earlier = {}, -- what spent gave before a resume
+    bytes = not options.text.has_bytes or options.text:has_bytes(),
     limit = options.seconds, trace_begins = 0,
     schedule = schedules.resolve(options.schedule or p.schedule),
   }, Trainer)
@@ -229,6 +238,7 @@ function trainer.open(options)
   self.optimizer = optim.AdamW.new(self.model.parameters, { comm = self.comm, rate = p.rate,
     warmup = p.warmup, steps = p.steps, decay = p.decay, clip = p.clip,
     shards = self.model:shards() })
+  self.evaluation = evaluation.open(self)
   self.saver = job.checkpoints and job.checkpoints:training(self) or nil -- may resume
   self.writer = open_trace(self, options.trace, p)
   self.trace = self.writer and self.writer.path or options.trace
@@ -243,12 +253,15 @@ end
 
 --- ---- steps ------------------------------------------------------------------------------------
 
-function Trainer:fill_batch()
+--- This rank's sequences of a batch. draw: seed and step, perhaps part and at, as text:sample takes
+-- them.
+function Trainer:fill(text, draw)
   local p = self.params
   local ids, targets = self.ids:data(), self.targets:data()
   for sequence = self.first, self.last - 1 do
     local offset = (sequence - self.first) * p.sequence
-    self.text:sample(p.seed, self.done, sequence, p.sequence, ids + offset, targets + offset)
+    text:sample(draw.seed, draw.step, sequence, p.sequence, ids + offset, targets + offset,
+      draw.part, rawget(p, 'vocabulary'), draw.at)
   end
 end
 
@@ -276,8 +289,26 @@ local function add_bytes_sent(self, values)
     unshard = unshard + traffic.unshard + traffic.refresh
     reduce, late = reduce + traffic.reduce, late + traffic.late
   end
-  values.bytes_tokens, values.bytes_unshard = tokens, unshard
+  values.bytes_tokens = tokens - self.aside.tokens
+  values.bytes_unshard = unshard - self.aside.unshard
   values.bytes_reduce, values.bytes_late = reduce, late
+end
+
+--- After an evaluation: what it has sent is no step's.
+local function set_aside(self, before)
+  local now = {}
+  add_bytes_sent(self, now)
+  self.aside.tokens = self.aside.tokens + now.bytes_tokens - before.bytes_tokens
+  self.aside.unshard = self.aside.unshard + now.bytes_unshard - before.bytes_unshard
+end
+
+--- The validation loss, if it is time for one. Collective.
+local function evaluate(self)
+  if not (self.evaluation and self.evaluation:due(self.done)) then return end
+  local before = {}
+  add_bytes_sent(self, before)
+  self.evaluation:run(self.done - 1)
+  set_aside(self, before)
 end
 
 --- Of sums over ranks of so many steps, as a row has them: shares of the time of all ranks, and
@@ -307,7 +338,8 @@ local function record_last(self)
   if not self.simulated then
     row.step_ms, row.tokens_per_second = 1e3 * seconds, p.batch * p.sequence / seconds
   end
-  row.loss = self.losses[self.done]
+  row.loss, row.tokenised = self.losses[self.done], not self.bytes or nil
+  row.eval_loss = self.evaluation and self.evaluation:of(self.done - 1)
   row.bytes_per_step = { tokens = sums.bytes_tokens - before.bytes_tokens,
     unshard = sums.bytes_unshard - before.bytes_unshard,
     reduce = sums.bytes_reduce - before.bytes_reduce, late = sums.bytes_late > 0
@@ -332,7 +364,7 @@ local function work(self)
   local whole, planning = timeline.begin 'step', timeline.begin 'plan'
   self.session:advance(self.done)
   timeline.finish('plan', planning)
-  self:fill_batch()
+  self:fill(self.text, { seed = self.params.seed, step = self.done })
   local loss = self.model:forward(self.ids, self.targets, self.done)
   self.model:backward()
   local began = timeline.begin 'optimizer'
@@ -380,13 +412,16 @@ function Trainer:step()
   self.done = self.done + 1
   self.losses:add(loss)
   if self.job.recorded then self.measured = measured end
+  evaluate(self)
   if self.saver then self.saver:step_done() end
   return loss
 end
 
 local function progress_text(self, tokens)
-  return ('loss %.3f  %.0f tokens/s  imbalance %.2f'):format(self.losses[self.losses.count],
-    tokens / self.seconds:recent(10), self.step_imbalance)
+  local last = self.evaluation and self.evaluation.last
+  return ('loss %.3f%s  %.0f tokens/s  imbalance %.2f'):format(self.losses[self.losses.count],
+    last and ('  val loss %.3f'):format(last) or '', tokens / self.seconds:recent(10),
+    self.step_imbalance)
 end
 
 --- Whether the time is over, as rank 0's clock says. Collective where there is a limit.
@@ -461,6 +496,8 @@ function Trainer:summary()
   row.losses = {}
   for step = 1, steps do row.losses[step] = self.losses[step] end
   row.loss = self.losses:recent(math.max(1, math.floor(steps / 10)))
+  row.tokenised = not self.bytes or nil
+  if self.evaluation then fill(row, self.evaluation:row()) end
   row.bytes_per_step = { tokens = sums.bytes_tokens / steps, unshard = sums.bytes_unshard / steps,
     reduce = sums.bytes_reduce / steps,
     late = sums.bytes_late > 0 and sums.bytes_late / steps or nil }
@@ -481,6 +518,7 @@ function Trainer:close()
   if self.saver then self.saver:close() end
   if self.writer then self.writer:close() end
   self.meter:close()
+  if self.evaluation then self.evaluation:close() end
   if self.pricing then self.pricing:close() end
   if self.beside then self.beside:close() end
   self.session:close()

@@ -106,7 +106,7 @@ describe('text', function()
   end)
 
   it('refuses unknown names and impossible limits', function()
-    check_error('ARGUMENT', "'klingon' is unknown; there are: english, go", text.open, 'klingon')
+    check_error('ABSENT', "'klingon': there is no such file or folder", text.open, 'klingon')
     check_error('ARGUMENT', 'limit is 0', text.open, 'go', 0)
   end)
 
@@ -124,9 +124,9 @@ describe('text', function()
     end)
     after_each(function() t:close() end)
 
-    local function sample(length, held_out, seed, step, sequence)
+    local function sample(length, part, seed, step, sequence)
       local ids, targets = ffi.new('int32_t[?]', length), ffi.new('int32_t[?]', length)
-      t:sample(seed or 1, step or 2, sequence or 3, length, ids, targets, held_out)
+      t:sample(seed or 1, step or 2, sequence or 3, length, ids, targets, part)
       local bytes = {}
       for i = 0, length - 1 do
         if i > 0 then assert.are.equal(ids[i], targets[i - 1]) end
@@ -138,25 +138,180 @@ describe('text', function()
 
     it('gives a run of the text and the byte after each', function()
       for sequence = 0, 200 do
-        local at = t:string():find(sample(50, false, 1, 2, sequence), 1, true)
+        local at = t:string():find(sample(50, nil, 1, 2, sequence), 1, true)
         assert.is_true(at ~= nil and at + 50 <= 9500)
-        at = t:string():find(sample(50, true, 1, 2, sequence), 1, true)
+        at = t:string():find(sample(50, 'held_out', 1, 2, sequence), 1, true)
         assert.is_true(at ~= nil and at > 9500)
       end
     end)
 
     it('depends on its key alone, and on all of it', function()
       assert.are.equal(sample(20), sample(20))
-      assert.are_not.equal(sample(20), sample(20, false, 2))
-      assert.are_not.equal(sample(20), sample(20, false, 1, 3))
-      assert.are_not.equal(sample(20), sample(20, false, 1, 2, 4))
+      assert.are_not.equal(sample(20), sample(20, nil, 2))
+      assert.are_not.equal(sample(20), sample(20, nil, 1, 3))
+      assert.are_not.equal(sample(20), sample(20, nil, 1, 2, 4))
     end)
 
     it('covers the part to its ends', function()
       assert.are.equal(9500, #sample(9499))
       check_error('ARGUMENT', 'allowed: 1 to 9499', sample, 9500)
-      check_error('ARGUMENT', 'allowed: 1 to 499', sample, 500, true)
-      check_error('ARGUMENT', 'of 0 bytes', sample, 0)
+      check_error('ARGUMENT', 'allowed: 1 to 499', sample, 500, 'held_out')
+      check_error('ARGUMENT', 'of 0 tokens', sample, 0)
+    end)
+  end)
+
+  describe('of files', function()
+    local folder
+
+    --- Writes numbers as unsigned integers of so many bytes.
+    local function numbers(path, width, list, head)
+      local parts = { head or '' }
+      for i, value in ipairs(list) do
+        for byte = 0, width - 1 do
+          parts[#parts + 1] = string.char(math.floor(value / 256 ^ byte) % 256)
+        end
+        if i % 1000 == 0 then parts = { table.concat(parts) } end
+      end
+      write('/own/' .. path, table.concat(parts))
+    end
+
+    local function ids_of(name, vocabulary)
+      local t = text.open(folder .. name)
+      local ids, list = ffi.new('int32_t[?]', t.size), {}
+      t:ids(0, t.size, ids, vocabulary or 2 ^ 31 - 1)
+      for i = 1, t.size do list[i] = ids[i - 1] end
+      t:close()
+      return list, t
+    end
+
+    local function word(width, value)
+      local bytes = {}
+      for byte = 0, width - 1 do
+        bytes[byte + 1] = string.char(math.floor(value / 256 ^ byte) % 256)
+      end
+      return table.concat(bytes)
+    end
+
+    --- An index as Megatron writes it, of sequences of so many ids.
+    local function index(path, code, width, lengths, changes)
+      local parts, offset = { 'MMIDIDX\0\0', word(8, 1), word(1, code), word(8, #lengths),
+        word(8, #lengths + 1) }, 0
+      for _, length in ipairs(lengths) do parts[#parts + 1] = word(4, length) end
+      for _, length in ipairs(lengths) do
+        parts[#parts + 1] = word(8, offset)
+        offset = offset + length * width
+      end
+      for i = 0, #lengths do parts[#parts + 1] = word(8, i) end
+      local whole = table.concat(parts)
+      write('/own/' .. path, changes and changes(whole) or whole)
+    end
+
+    before_each(function() folder = root .. '/own/' end)
+
+    it('takes a file, a folder with its folders, and a pattern, in the order of names', function()
+      write('/own/b.txt', 'bb')
+      write('/own/a.txt', 'aaa')
+      write('/own/sub/c.md', 'c')
+      write('/own/.hidden', 'h')
+      for name, bytes in pairs { ['a.txt'] = 'aaa', [''] = 'aaabbc', ['*.txt'] = 'aaabb',
+        ['[ab].txt'] = 'aaabb', ['sub/c.md:bytes'] = 'c' } do
+        local t = text.open(folder .. name)
+        assert.are.equal(bytes, t:string())
+        t:close()
+      end
+      check_error('ABSENT', 'no file matches', text.open, folder .. '*.pdf')
+      sh("mkdir '%sempty'", folder)
+      check_error('ABSENT', 'has no files', text.open, folder .. 'empty')
+      write('/own/empty.txt', '')
+      check_error('FORMAT', 'empty.txt: the file is empty', text.open, folder .. 'empty.txt')
+    end)
+
+    it('unpacks', function()
+      write('/own/a.txt', ('abc'):rep(1000))
+      sh("gzip -k '%sa.txt'", folder)
+      local t = text.open(folder .. 'a.txt.gz')
+      assert.are.equal(('abc'):rep(1000), t:string())
+      t:close()
+      sh("head -c 20 '%sa.txt.gz' >'%scut.gz'", folder, folder)
+      check_error('FORMAT', 'cut.gz: byte %d+: truncated', text.open, folder .. 'cut.gz')
+    end)
+
+    it('reads ids of 16 and 32 bits, as they show or are said to be', function()
+      local list = {}
+      for i = 1, 3000 do list[i] = tonumber(lib.C.neap_random_bits(1, 2, i) % 50000) end
+      numbers('t16.bin', 2, list)
+      numbers('t32.bin', 4, list)
+      assert.are.same(list, (ids_of 't16.bin'))
+      assert.are.same(list, (ids_of 't32.bin'))
+      assert.are.same(list, (ids_of 't16.bin:u16'))
+      assert.are.equal(6000, #ids_of 't32.bin:u16')
+      assert.are.equal(2, (select(2, ids_of 't16.bin')).width)
+      write('/own/odd.bin', ('x'):rep(1001))
+      check_error('FORMAT', '1001 bytes are no whole number of ids of 2', ids_of, 'odd.bin')
+      local ok, err = pcall(ids_of, 't16.bin', 100)
+      assert.is_false(ok)
+      local at, id = err.message:match 't16.bin: token (%d+) is id (%d+) of a vocabulary of 100'
+      assert.are.equal(list[at + 1], tonumber(id))
+    end)
+
+    it("reads llm.c's header, and finds a file that is cut off", function()
+      local list = { 5, 50256, 7, 9 }
+      for width, magic in pairs { [2] = 20240520, [4] = 20240801 } do
+        local head = word(4, magic) .. word(4, 1) .. word(4, #list) .. ('\0'):rep(1012)
+        numbers(width .. '.bin', width, list, head)
+        assert.are.same(list, (ids_of(width .. '.bin')))
+        numbers('cut.bin', width, { 5, 50256, 7 }, head)
+        check_error('FORMAT', 'cut.bin: its header announces 4 tokens, which makes '
+          .. (1024 + 4 * width) .. ' bytes; the file has', ids_of, 'cut.bin')
+      end
+      check_error('ARGUMENT', 'says ids of 4 bytes; not 2', ids_of, '4.bin:u16')
+    end)
+
+    it("reads what Megatron's index says, and finds one that does not fit", function()
+      local list = { 1, 2, 70000, 4, 5, 6, 7 }
+      numbers('pair.bin', 4, list)
+      index('pair.idx', 4, 4, { 3, 0, 4 })
+      for _, name in ipairs { 'pair.bin', 'pair.idx', 'pair', '' } do
+        assert.are.same(list, (ids_of(name)))
+      end
+      local function damaged(pattern, ...)
+        index('pair.idx', ...)
+        check_error('FORMAT', pattern, ids_of, 'pair')
+      end
+      damaged('sequence 1 has 5 ids of 4 bytes from byte 12 to byte 28', 4, 4, { 3, 5 })
+      damaged('type 7; ids must be', 7, 4, { 3, 4 })
+      damaged('byte 18: .* do not fit', 4, 4, { 3, 4 }, function(s) return s:sub(1, -9) end)
+      damaged('byte 0: not an index', 4, 4, { 3, 4 }, function(s) return 'x' .. s:sub(2) end)
+      damaged('byte 9: version 2', 4, 4, { 3, 4 },
+        function(s) return s:sub(1, 9) .. '\2' .. s:sub(11) end)
+    end)
+
+    it('does not mix bytes and ids in one text', function()
+      write('/own/a.txt', 'text')
+      numbers('b.bin', 2, { 1, 2 })
+      check_error('FORMAT', 'b.bin of 2: bytes and a tokenizer', text.open, folder)
+    end)
+
+    it('goes into schedules, with what would mean something else behind a backslash', function()
+      install_go()
+      write('/own/a.txt', ('a'):rep(100))
+      write('/own/c++,1@2.txt', ('c'):rep(100))
+      local spec = folder .. 'a.txt,go+' .. folder .. 'c\\+\\+\\,1\\@2.txt*3@5'
+      local s = text.schedule(spec, 1000, root)
+      assert.are.equal(folder .. 'a.txt', s:domain(4))
+      assert.are.equal('go+' .. folder .. 'c++,1@2.txt', s:domain(5))
+      local again = text.schedule(s:describe(), 1000, root)
+      assert.are.same(s.list, again.list)
+      s:check(94, nil, { 'training' })
+      check_error('USAGE', 'has 100 tokens; sequences of 95 and the token after them need 102',
+        s.check, s, 95, nil, { 'training' })
+      check_error('USAGE', 'need 120 or more, since the last 5 %% are held out',
+        s.check, s, 5, nil, { 'held_out' })
+      check_error('USAGE', 'is id 97 of a vocabulary of 90: bytes need', s.check, s, 5, 90,
+        { 'training' })
+      local alone = text.schedule(folder .. 'c++,1@2.txt')
+      assert.are.equal(folder .. 'c++,1@2.txt', alone:domain(0))
+      check_error('USAGE', 'no such file', text.schedule, folder .. 'none.txt')
     end)
   end)
 
