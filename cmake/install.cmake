@@ -13,6 +13,8 @@ install(TARGETS neap RUNTIME)
 install(TARGETS libneap EXPORT NeapTargets LIBRARY PUBLIC_HEADER)
 install(FILES ${CMAKE_BINARY_DIR}/neap.cdef LICENSE CITATION.cff DESTINATION ${NEAP_SHARE})
 install(DIRECTORY lua experiments DESTINATION ${NEAP_SHARE} PATTERN __pycache__ EXCLUDE)
+# The Python package, for PYTHONPATH; pip install . has the whole tree inside the package.
+install(DIRECTORY python/neap DESTINATION ${NEAP_SHARE}/python PATTERN __pycache__ EXCLUDE)
 
 # For programs in C: pkg-config and find_package.
 file(RELATIVE_PATH PC_PREFIX ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})

@@ -1,6 +1,8 @@
 --- What README.md and docs/*.md tell readers to do, as a test does it: files that they are told to
 -- save, Lua blocks, and commands, in their order, in a folder that looks like the repository.
 --
+-- Python blocks that import neap are run by Debian's Python, where it has what they import.
+--
 -- A fenced block after "Save this as `NAME`", "`NAME`:" or "over `NAME`:" is a file. Other Lua
 -- blocks are run. Commands are the lines of ```sh blocks and indented lines that call ./neap,
 -- mpirun ./neap, or cc and the program that it makes, and what stands between single backticks and
@@ -9,6 +11,19 @@
 local program = require 'tests.cli.program'
 
 local document = {}
+
+local PYTHON = '/usr/bin/python3'
+
+--- The first module that a block of Python imports and that is not installed, or nil.
+local function lacks(block)
+  for name in ('\n' .. block):gmatch '\n%s*import ([%w_]+)' do
+    if name ~= 'neap' and program.shell(('%s -c "import %s"'):format(PYTHON, name)) ~= 0 then
+      return name
+    end
+  end
+  return block:find('frame()', 1, true) and not block:find 'import pandas'
+    and lacks 'import pandas' or nil
+end
 
 --- Options of a command that contains the text, so that it ends in seconds.
 local SMALLER = {
@@ -69,7 +84,8 @@ local function add_commands(tasks, text)
   end
 end
 
---- What a document asks for: list of { file =, text = }, { lua = text } and { command = line }.
+--- What a document asks for: list of { file =, text = }, { lua = text }, { python = text } and {
+-- command = line }.
 function document.tasks(path)
   local lines, tasks, i, name = {}, {}, 1, nil
   for line in (read(path) .. '\n'):gmatch '(.-)\n' do lines[#lines + 1] = line end
@@ -84,6 +100,8 @@ function document.tasks(path)
         tasks[#tasks + 1] = { file = name, text = text }
       elseif language == 'lua' then
         tasks[#tasks + 1] = { lua = text }
+      elseif language == 'python' and text:find 'import neap' then
+        tasks[#tasks + 1] = { python = text }
       elseif language == 'sh' or language == '' then
         add_commands(tasks, text)
       end
@@ -167,6 +185,11 @@ local function run(folder, task)
     write(folder .. '/block.lua', task.lua)
     command = ("'%s' lua block.lua"):format(program.path)
   end
+  if task.python then
+    write(folder .. '/block.py', task.python)
+    command = ("NEAP_LIBRARY='%s' PYTHONPATH=python %s block.py"):format(
+      program.path:gsub('neap$', 'libneap.so'), PYTHON)
+  end
   local status, out, err = program.shell(("cd '%s' && export OMPI_ALLOW_RUN_AS_ROOT=1 "
     .. 'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 JUPYTER_DATA_DIR="$PWD/jupyter" && unset NEAP_STORE '
     .. '&& %s </dev/null'):format(folder,
@@ -187,7 +210,7 @@ end
 --- Whether one of the tasks after the i-th names a file without being what writes it.
 local function read_later(tasks, i, name)
   for j = i + 1, #tasks do
-    local text = tasks[j].command or tasks[j].lua or ''
+    local text = tasks[j].command or tasks[j].lua or tasks[j].python or ''
     if text:find(name, 1, true) then return tasks[j] end
   end
 end
@@ -199,21 +222,24 @@ local function check_spoiled(tasks, i, made, before, after)
     local later = made[name] and before[name] ~= state and not tasks[i].file
       and read_later(tasks, i, name)
     assert(not later, ('%s writes over %s, which an earlier command has made and %s reads'):format(
-      tasks[i].command or 'a block', name, later and (later.command or later.lua)))
+      tasks[i].command or 'a block', name, later and (later.command or later.lua or later.python)))
     if before[name] ~= state then made[name] = true end
   end
 end
 
 --- Defines the tests of a document (inside describe): it and the others are busted's.
-function document.tests(path, it, setup, teardown)
+function document.tests(path, it, setup, teardown, pending)
   local folder
   setup(function() folder = make_folder() end)
   teardown(function() program.shell(("rm -r '%s'"):format(folder)) end)
   local tasks, made = document.tasks(program.home .. '/' .. path), {}
   for i, task in ipairs(tasks) do
-    local title = task.command or task.file and 'save ' .. task.file or 'a block of Lua'
+    local title = task.command or task.file and 'save ' .. task.file
+      or 'a block of ' .. (task.lua and 'Lua' or 'Python')
     if not (task.command and left_out(task.command)) then
       it(title, function()
+        local missing = task.python and lacks(task.python)
+        if missing then return pending('skipped: no ' .. missing) end
         local before = files_in(folder)
         local status, said = run(folder, task)
         assert(status == 0, said)

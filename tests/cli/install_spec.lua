@@ -104,6 +104,14 @@ describe('cmake --install', function()
     assert.matches('libneap%.so%.0%.2 => ' .. root, out)
   end)
 
+  it('has the Python package, which finds its engine', function()
+    if shell '/usr/bin/python3 -c "import numpy"' ~= 0 then return pending 'skipped: no numpy' end
+    local out = done [[PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=@/share/neap/python /usr/bin/python3 \
+      -c "import neap; print(neap._engine.PLACE.library, neap.command(\"policy\", \"list\")[0])"]]
+    assert.matches('/moved/lib/libneap%.so', out)
+    assert.matches("'policy': 'eplb'", out)
+  end)
+
   it('is found by CMake', function()
     local file = assert(io.open(root .. '/elsewhere/CMakeLists.txt', 'w'))
     file:write [[
