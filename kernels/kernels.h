@@ -239,35 +239,43 @@ typedef int neapi_kernel_cross_entropy(int64_t t, int64_t v, double factor,
                                        void *loss,                   // (T) acc, or NULL
                                        void *dlogits, void *stream); // (T, V) or NULL
 
-/* Softmax, then the K most probable experts of each token, most probable first, of equal ones
- * the lower id. weights: their probabilities, with renormalise divided by their sum.
- * bad: the first token whose logits have a NaN or no finite maximum, or -1; all outputs of such
- * tokens are NaN, their ids 0 to K-1. 1 <= K <= E. */
-typedef int neapi_kernel_router(int64_t t, int64_t e, int64_t k, int renormalise, //
-                                const void *logits,                               // (T, E) acc
-                                void *probs,                                      // (T, E) acc
-                                int32_t *ids,                                     // (T, K)
-                                void *weights,                                    // (T, K) acc
-                                int64_t *bad, void *stream);                      // (1)
+/* Scores of the experts: softmax of the logits, or of each its sigmoid; then the K experts of each
+ * token with the largest score + bias, largest first, of equal ones the lower id. weights: their
+ * scores without bias, with renormalise divided by their sum unless that is 0.
+ * bad: the first token whose logits have a NaN or no finite maximum (softmax), or are not all
+ * finite (sigmoid), or -1; all outputs of such tokens are NaN, their ids 0 to K-1. 1 <= K <= E. */
+typedef int neapi_kernel_router(int64_t t, int64_t e, int64_t k, int sigmoid, int renormalise, //
+                                const double *bias,          // (E), or NULL: 0
+                                const void *logits,          // (T, E) acc
+                                void *scores,                // (T, E) acc
+                                int32_t *ids,                // (T, K)
+                                void *weights,               // (T, K) acc
+                                int64_t *bad, void *stream); // (1)
+
+/* shares[t,e] = scores[t,e] divided by the sum of t's scores; 0 where that is 0. */
+typedef int neapi_kernel_router_shares(int64_t t, int64_t e,
+                                       const void *scores,          // (T, E) acc
+                                       void *shares, void *stream); // (T, E) acc
 
 /* Force-balanced choices in place of the router's: choice c of token i is expert first + i K + c,
- * modulo E; weights as the router's, of these experts. probs: what router has made of the logits.
+ * modulo E; weights as the router's, of these experts. scores: what router has made of the logits.
  * 1 <= K <= E, 0 <= first < E. */
 typedef int neapi_kernel_balanced_choices(int64_t t, int64_t e, int64_t k, int renormalise,
                                           int64_t first,
-                                          const void *probs,            // (T, E) acc
+                                          const void *scores,           // (T, E) acc
                                           int32_t *ids,                 // (T, K)
                                           void *weights, void *stream); // (T, K) acc
 
-/* dlog[position[t,k]]: weights[t,k] times its gradient. dprobs: gradient of probs from elsewhere,
- * such as an auxiliary loss. */
-typedef int neapi_kernel_router_backward(int64_t t, int64_t e, int64_t k, int renormalise, //
-                                         const void *probs,            // (T, E) acc
+/* dlog[position[t,k]]: weights[t,k] times its gradient. dshares: gradient of the scores' shares
+ * (router_shares), which of softmax are the scores, from elsewhere, such as an auxiliary loss. */
+typedef int neapi_kernel_router_backward(int64_t t, int64_t e, int64_t k, int sigmoid,
+                                         int renormalise,
+                                         const void *scores,           // (T, E) acc
                                          const int32_t *ids,           // (T, K)
                                          const void *weights,          // (T, K) acc
                                          const int32_t *position,      // (T, K) element of dlog
                                          const void *dlog,             // (any) acc
-                                         const void *dprobs,           // (T, E) acc, or NULL
+                                         const void *dshares,          // (T, E) acc, or NULL
                                          void *dlogits, void *stream); // (T, E)
 
 /* counts[e] = how many of the ids are e. */
@@ -354,8 +362,8 @@ typedef int neapi_kernel_exact_square_sum(int64_t n, const void *x, double max, 
   X(attention_backward)                                                                            \
   X(fill) X(add) X(sum) A(sum_double) X(swiglu) X(swiglu_backward) A(adamw)                        \
   X(to_double) X(from_double) X(to_acc) X(from_acc)                                                \
-  X(cross_entropy) A(router) A(balanced_choices) X(router_backward) A(count_choices)               \
-  A(assign_choices) X(square_sum) X(max_abs)                                                       \
+  X(cross_entropy) A(router) A(router_shares) A(balanced_choices) X(router_backward)               \
+  A(count_choices) A(assign_choices) X(square_sum) X(max_abs)                        \
   X(exact_column_max) A(exact_quantum) X(exact_quantise) A(exact_gemm_tn) X(exact_column_sum)      \
   X(exact_scatter_add) X(exact_square_sum)
 /* clang-format on */

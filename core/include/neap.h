@@ -600,6 +600,12 @@ NEAP_API int neap_op_cross_entropy(const neap_tensor *logits, const neap_tensor 
 /* out = a + b, of any equal counts; out may be an input. */
 NEAP_API int neap_op_add(const neap_tensor *a, const neap_tensor *b, neap_tensor *out);
 
+/* y (T, F) = silu(gate) * up of gate_up (T, 2F), gate columns first. Shazeer 2020. */
+NEAP_API int neap_op_swiglu(const neap_tensor *gate_up, neap_tensor *y);
+/* dgate_up (T, 2F), which may be gate_up. */
+NEAP_API int neap_op_swiglu_grad(const neap_tensor *gate_up, const neap_tensor *dy,
+                                 neap_tensor *dgate_up);
+
 /* Sum of x^2 in double, in an order that only the count decides. */
 NEAP_API int neap_op_sum_squares(const neap_tensor *x, double *out);
 
@@ -775,13 +781,21 @@ NEAP_API int neap_shards_traffic(const neap_shards *shards, neap_shard_traffic *
  * where it is computed, to the bit. */
 typedef struct neap_moe neap_moe;
 
+/* An expert's score for a token: softmax of the token's logits, or the sigmoid of its own one. */
+enum { NEAP_SOFTMAX, NEAP_SIGMOID };
+
 typedef struct {
-  int64_t hidden;      /* H */
-  int32_t top_k;       /* K, 1 to the number of experts */
-  int32_t dtype;       /* F32, F64 or BF16; logits, probabilities and weights of BF16 are F32 */
-  int32_t renormalise; /* the weights of a token's K experts add up to 1 */
-  int32_t exact;       /* weight gradients do not depend on layout, split or number of ranks */
-  int32_t chunks;      /* exchanges that tokens travel in, so that some are computed meanwhile; 1 */
+  int64_t hidden;     /* H */
+  int32_t top_k;      /* K, 1 to the number of experts */
+  int32_t dtype;      /* F32, F64 or BF16; logits, scores and weights of BF16 are F32 */
+  int32_t scoring;    /* NEAP_SOFTMAX or NEAP_SIGMOID */
+  int32_t router_acc; /* of BF16: the router's parameters are F32, and so are its products and the
+                          gradient of logits; of other types nothing changes */
+  int32_t
+      renormalise; /* the weights of a token's K experts, their scores, are divided by their sum,
+                          unless that is 0 */
+  int32_t exact;   /* weight gradients do not depend on layout, split or number of ranks */
+  int32_t chunks;  /* exchanges that tokens travel in, so that some are computed meanwhile; 1 */
   int32_t hold_combine; /* gradients of tokens travel back after those of weights are computed, not
                            meanwhile */
   int32_t recompute;    /* the experts' hidden values are freed after a forward, and computed again
@@ -809,20 +823,28 @@ NEAP_API void neap_moe_close(neap_moe *moe);
  * after the layer. NULL: none. Local. Errors: ARGUMENT. */
 NEAP_API int neap_moe_set_shards(neap_moe *moe, const neap_shards *shards);
 
-/* Chooses experts: softmax of x (T, H) times router (H, E), the K most probable, of equal ones the
- * lower id; balanced: choice c of the ranks' token i is expert i K + c modulo E, tokens counted in
- * rank order as if all ranks had as many. Gathers the counts of all ranks. Errors: ARGUMENT, on all
- * ranks, if a rank's logits are not finite: names rank and token. */
+/* Chooses experts: logits are x (T, H) times router (H, E); the K with the largest score + bias, of
+ * equal ones the lower id; balanced: choice c of the ranks' token i is expert i K + c modulo E,
+ * tokens counted in rank order as if all ranks had as many. Gathers the counts of all ranks.
+ * Errors: ARGUMENT, on all ranks, if a rank's logits are not finite: names rank and token. */
 NEAP_API int neap_moe_route(neap_moe *moe, const neap_tensor *x, const neap_tensor *router);
 /* load[N][E]: tokens of every rank to every expert, since the last route. Owned by the layer. */
 NEAP_API const int64_t *neap_moe_load(const neap_moe *moe);
-/* ids[T][K]: the experts of this rank's tokens, most probable first, since the last route. Owned by
+/* ids[T][K]: the experts of this rank's tokens, first choice first, since the last route. Owned by
  * the layer; on a GPU a copy that is waited for. NULL: reported. */
 NEAP_API const int32_t *neap_moe_choices(neap_moe *moe);
 /* coefficient * E * sum over e of f_e P_e, with f_e the share of e in the choices of all tokens of
- * all ranks and P_e its mean probability: the coefficient itself where both are uniform (Fedus et
- * al. 2021). Its gradient, with f constant, is part of backward. */
+ * all ranks and P_e its mean share of a token's scores, of softmax the probability: the coefficient
+ * itself where both are uniform (Fedus et al. 2021). Its gradient, with f constant, is part of
+ * backward. */
 NEAP_API double neap_moe_aux_loss(const neap_moe *moe);
+/* bias[E]: added to the experts' scores where they are chosen, not in the weights; 0 at first.
+ * Owned by the layer; to be written between steps, the same on all ranks. */
+NEAP_API double *neap_moe_bias(neap_moe *moe);
+/* After a step: raises the bias of experts that had fewer tokens than the mean in the last route,
+ * of all ranks together, by speed, lowers it where they had more, and leaves it where they had as
+ * many (Wang et al. 2024). The same on all ranks. Local. Errors: ARGUMENT, if speed is below 0. */
+NEAP_API int neap_moe_adapt_bias(neap_moe *moe, double speed);
 /* Starts to send each token to the slots that the split says: of a rank's tokens for an expert, in
  * their order, the first go to the expert's first slot and so on. The split must be of the layout
  * and of the load. Errors: SPLIT, if it does not give this rank's tokens to slots. */

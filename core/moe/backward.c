@@ -152,7 +152,7 @@ static int exact_router_gradient(neap_moe *m, const void *x, void *drouter)
 static int router_backward(neap_moe *m, const void *x, void *drouter)
 {
   bool balances = m->options.aux_loss && m->total;
-  int status = neapi_route_backward(&m->route, m->dlog.data, balances ? m->probs_grad : NULL);
+  int status = neapi_route_backward(&m->route, m->dlog.data, balances ? m->shares_grad : NULL);
   if (status)
     return status;
   return m->options.exact ? exact_router_gradient(m, x, drouter)
@@ -162,13 +162,10 @@ static int router_backward(neap_moe *m, const void *x, void *drouter)
 /* dx = what the experts sent back, in the order of k, and what went through the router. */
 static int input_gradient(neap_moe *m, const void *router, void *dx)
 {
-  const neapi_kernels *k = m->kernels;
-  int64_t t = m->route.tokens, h = m->options.hidden, e = m->topology->experts;
-  int result =
-      k->combine(t, m->options.top_k, h, NULL, m->route.position.data, m->out, dx, neapi_stream());
-  if (!result)
-    result = k->gemm(t, h, e, m->route.logits.data, e, 0, router, e, 1, dx, h, 1, neapi_stream());
-  return neapi_kernel_status_of("moe backward", result);
+  int result = m->kernels->combine(m->route.tokens, m->options.top_k, m->options.hidden, NULL,
+                                   m->route.position.data, m->out, dx, neapi_stream());
+  int status = neapi_kernel_status_of("moe backward", result);
+  return status ? status : neapi_route_input_gradient(&m->route, router, dx);
 }
 
 static int check_backward(const neap_moe *m, const neap_tensor *x, const neap_tensor *router,
@@ -184,7 +181,8 @@ static int check_backward(const neap_moe *m, const neap_tensor *x, const neap_te
   if (!status)
     status = neapi_moe_require_tokens(m, name, "dx", dx);
   if (!status)
-    status = neapi_tensor_matrix(name, "router", router, dtype, hidden, experts);
+    status =
+        neapi_tensor_matrix(name, "router", router, neapi_moe_router_dtype(m), hidden, experts);
   if (!status)
     status = neapi_tensor_matrix(name, "drouter", drouter, sum_dtype, hidden, experts);
   if (!status)

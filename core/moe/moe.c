@@ -28,6 +28,9 @@ static int check_options(const neap_comm *comm, const neap_topology *t, const ne
                       t->experts);
   if (o->chunks < 1)
     return neapi_fail(NEAP_ARGUMENT, "moe: chunks is %d; it must be 1 or more", o->chunks);
+  if (o->scoring != NEAP_SOFTMAX && o->scoring != NEAP_SIGMOID)
+    return neapi_fail(NEAP_ARGUMENT, "moe: scoring is %d; allowed are %d, softmax, and %d, sigmoid",
+                      o->scoring, NEAP_SOFTMAX, NEAP_SIGMOID);
   if (!(o->aux_loss >= 0 && o->aux_loss < 1e30))
     return neapi_fail(NEAP_ARGUMENT, "moe: aux_loss is %g; it must be 0 or more", o->aux_loss);
   for (int32_t e = 0; e < t->experts; e++)
@@ -45,7 +48,7 @@ static int allocate(neap_moe *m)
     int64_t bytes;
   } needs[] = {{&m->load, t->ranks * 8ll * t->experts},
                {&m->gather_counts, t->ranks * 8ll},
-               {&m->probs_grad, t->experts * 8ll}};
+               {&m->shares_grad, t->experts * 8ll}};
   for (size_t i = 0; i < sizeof needs / sizeof *needs; i++) {
     void *memory = neapi_alloc_zero(needs[i].bytes, "moe");
     if (!memory)
@@ -77,9 +80,7 @@ int neap_moe_open(neap_comm *comm, neap_topology *topology, const neap_moe_optio
   m->maxima.memory = m->quanta.memory = neapi_memory_of_reals();
   m->rank = neap_comm_rank(comm);
   m->slots = topology->first_slot[m->rank + 1] - topology->first_slot[m->rank];
-  status = neapi_route_open(&m->route, options->dtype, options->hidden, topology->experts,
-                            options->top_k, options->renormalise);
-  m->route.balanced = options->balanced;
+  status = neapi_route_open(&m->route, options, topology->experts);
   m->route.rank = m->rank;
   if (!status)
     status = neapi_experts_open(&m->experts, m->kernels, options->hidden, topology->experts, ffn,
@@ -105,7 +106,7 @@ void neap_moe_close(neap_moe *m)
   neapi_experts_close(&m->experts);
   free(m->load);
   free(m->gather_counts);
-  free(m->probs_grad);
+  free(m->shares_grad);
   neapi_buffer *buffers[] = {&m->received, &m->dlog, &m->maxima, &m->quanta};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
     neapi_buffer_free(buffers[i]);
@@ -128,6 +129,25 @@ double neap_moe_aux_loss(const neap_moe *m)
   return m->aux_loss;
 }
 
+double *neap_moe_bias(neap_moe *m)
+{
+  return m->route.bias;
+}
+
+int neap_moe_adapt_bias(neap_moe *m, double speed)
+{
+  int32_t experts = m->topology->experts;
+  if (!(speed >= 0 && speed < 1e30))
+    return neapi_fail(NEAP_ARGUMENT, "moe: the bias's speed is %g; it must be 0 or more", speed);
+  for (int32_t e = 0; e < experts; e++) {
+    int64_t choices = 0, mean = m->total * m->options.top_k; /* both times E */
+    for (int32_t r = 0; r < m->topology->ranks; r++)
+      choices += m->load[(int64_t)r * experts + e] * experts;
+    m->route.bias[e] += speed * ((mean > choices) - (mean < choices));
+  }
+  return NEAP_OK;
+}
+
 const int64_t *neap_moe_slot_tokens(const neap_moe *m)
 {
   return m->rows.slot_tokens;
@@ -138,6 +158,11 @@ int neap_moe_cost(const neap_moe *m, neap_moe_costs *out)
   *out = m->costs;
   out->sent = m->rows.sent;
   return NEAP_OK;
+}
+
+int neapi_moe_router_dtype(const neap_moe *m)
+{
+  return m->options.router_acc ? neapi_acc_of(m->options.dtype) : m->options.dtype;
 }
 
 /* ---- route ----------------------------------------------------------------------------------- */
@@ -159,11 +184,11 @@ static int check_load(neap_moe *m)
   return NEAP_OK;
 }
 
-/* The auxiliary loss and its gradient by probability. */
+/* The auxiliary loss and its gradient by share of the scores. */
 static int balance_loss(neap_moe *m)
 {
   int32_t experts = m->topology->experts;
-  double *sums = m->probs_grad, tokens = (double)m->total, loss = 0;
+  double *sums = m->shares_grad, tokens = (double)m->total, loss = 0;
   m->aux_loss = 0;
   if (!m->options.aux_loss || !m->total)
     return NEAP_OK;
@@ -177,7 +202,7 @@ static int balance_loss(neap_moe *m)
     double share = (double)choices / (tokens * m->options.top_k);
     double grad = m->options.aux_loss * experts * share / tokens;
     loss += grad * sums[e];
-    m->probs_grad[e] = grad;
+    m->shares_grad[e] = grad;
   }
   m->aux_loss = loss;
   return status;
@@ -201,7 +226,7 @@ int neap_moe_route(neap_moe *m, const neap_tensor *x, const neap_tensor *router)
   int64_t hidden = m->options.hidden, bad = -1;
   int status = neapi_tensor_matrix("moe route", "x", x, m->options.dtype, NEAPI_ANY, hidden);
   if (!status)
-    status = neapi_tensor_matrix("moe route", "router", router, m->options.dtype, hidden,
+    status = neapi_tensor_matrix("moe route", "router", router, neapi_moe_router_dtype(m), hidden,
                                  m->topology->experts);
   if (status)
     return status;

@@ -49,7 +49,7 @@ struct neap_moe {
   int64_t *gather_counts; /* [ranks] experts each */
   int64_t total;          /* tokens of all ranks */
   double aux_loss;
-  double *probs_grad;          /* [experts] gradient of the auxiliary loss */
+  double *shares_grad;         /* [experts] gradient of the auxiliary loss */
   void *in, *out, *dout;       /* (all_rows, H); NULL: not now */
   neapi_buffer received;       /* in, where it is kept */
   neapi_buffer dlog;           /* (all_rows) acc */
@@ -61,6 +61,9 @@ int neapi_moe_require(const neap_moe *m, const char *name, neapi_moe_phase last)
 /* Fails unless x is a (T, H) tensor of this step's tokens. */
 int neapi_moe_require_tokens(const neap_moe *m, const char *name, const char *argument,
                              const neap_tensor *x);
+
+/* The dtype of the router's parameters. */
+int neapi_moe_router_dtype(const neap_moe *m);
 
 /* Put a span from *since, which becomes now, on the timeline: any, or one of the experts' products
  * for a chunk, whose time is also added to costs. */

@@ -7,32 +7,36 @@
 
 #include <string.h>
 
-int neapi_route_open(neapi_route *r, int dtype, int64_t hidden, int32_t experts, int32_t top_k,
-                     bool renormalise)
+int neapi_route_open(neapi_route *r, const neap_moe_options *o, int32_t experts)
 {
-  *r = (neapi_route){.kernels = neapi_kernels_of(dtype),
-                     .acc_kernels = neapi_kernels_of(neapi_acc_of(dtype)),
-                     .hidden = hidden,
+  *r = (neapi_route){.kernels = neapi_kernels_of(o->dtype),
+                     .acc_kernels = neapi_kernels_of(neapi_acc_of(o->dtype)),
+                     .hidden = o->hidden,
                      .experts = experts,
-                     .top_k = top_k,
-                     .renormalise = renormalise};
-  neapi_buffer *reals[] = {&r->logits,   &r->probs,   &r->weights, &r->ids,
-                           &r->position, &r->quantum, &r->factors, &r->dprobs};
+                     .top_k = o->top_k,
+                     .renormalise = o->renormalise,
+                     .sigmoid = o->scoring == NEAP_SIGMOID,
+                     .balanced = o->balanced};
+  r->own_kernels = o->router_acc ? r->acc_kernels : r->kernels;
+  neapi_buffer *reals[] = {&r->logits,  &r->scores,  &r->weights, &r->ids, &r->position,
+                           &r->quantum, &r->factors, &r->shares,  &r->wide};
   for (size_t i = 0; i < sizeof reals / sizeof *reals; i++)
     reals[i]->memory = neapi_memory_of_reals();
-  r->integers = r->host_ids.memory = r->shares.memory = neapi_memory_of_integers();
+  r->integers = r->host_ids.memory = r->sums.memory = neapi_memory_of_integers();
   r->counts = neapi_memory_alloc_zero(r->integers, experts * 8ll, "route");
-  return r->counts ? NEAP_OK : NEAP_MEMORY;
+  r->bias = neapi_memory_alloc_zero(r->integers, experts * 8ll, "route");
+  return r->counts && r->bias ? NEAP_OK : NEAP_MEMORY;
 }
 
 void neapi_route_close(neapi_route *r)
 {
-  neapi_buffer *buffers[] = {&r->logits,  &r->probs,    &r->dprobs,   &r->ids,
+  neapi_buffer *buffers[] = {&r->logits,  &r->scores,   &r->shares,   &r->ids,
                              &r->weights, &r->position, &r->segments, &r->host_ids,
-                             &r->quantum, &r->shares,   &r->factors};
+                             &r->quantum, &r->sums,     &r->factors,  &r->wide};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
     neapi_buffer_free(buffers[i]);
   neapi_memory_free(r->integers, r->counts);
+  neapi_memory_free(r->integers, r->bias);
 }
 
 static int reserve(neapi_route *r)
@@ -43,7 +47,7 @@ static int reserve(neapi_route *r)
     neapi_buffer *buffer;
     int64_t bytes;
   } needs[] = {{&r->logits, wide},
-               {&r->probs, wide},
+               {&r->scores, wide},
                {&r->ids, ids},
                {&r->weights, narrow},
                {&r->position, ids}};
@@ -66,35 +70,55 @@ const int32_t *neapi_route_ids(neapi_route *r)
   return status ? NULL : r->host_ids.data;
 }
 
-int neapi_route_choose(neapi_route *r, int64_t tokens, const void *x, const void *router,
-                       int64_t *bad)
+/* x as the router's products take it; NULL: reported. */
+static const void *own_x(neapi_route *r, const void *x)
+{
+  int64_t count = r->tokens * r->hidden;
+  if (r->own_kernels == r->kernels)
+    return x;
+  if (neapi_buffer_reserve(&r->wide, count * r->acc_kernels->size, "route"))
+    return NULL;
+  int result = r->kernels->to_acc(count, x, r->wide.data, neapi_stream());
+  return neapi_kernel_status_of("moe route", result) ? NULL : r->wide.data;
+}
+
+static int choose(neapi_route *r, const void *x, const void *router, int64_t *first_bad)
 {
   const neapi_kernels *k = r->kernels;
-  r->tokens = tokens;
-  if (reserve(r))
-    return NEAP_MEMORY;
-  int result = k->gemm_acc(tokens, r->experts, r->hidden, x, r->hidden, 0, router, r->experts, 0,
-                           r->logits.data, r->experts, 0, neapi_stream());
-  int64_t *first_bad = (int64_t *)neapi_results();
-  if (!first_bad)
-    return NEAP_MEMORY;
+  int64_t tokens = r->tokens;
+  int result =
+      r->own_kernels->gemm_acc(tokens, r->experts, r->hidden, x, r->hidden, 0, router, r->experts,
+                               0, r->logits.data, r->experts, 0, neapi_stream());
   if (!result)
-    result = k->router(tokens, r->experts, r->top_k, r->renormalise, r->logits.data, r->probs.data,
-                       r->ids.data, r->weights.data, first_bad, neapi_stream());
+    result =
+        k->router(tokens, r->experts, r->top_k, r->sigmoid, r->renormalise, r->bias, r->logits.data,
+                  r->scores.data, r->ids.data, r->weights.data, first_bad, neapi_stream());
   if (!result && r->balanced)
     result = k->balanced_choices(tokens, r->experts, r->top_k, r->renormalise,
-                                 r->rank * tokens * r->top_k % r->experts, r->probs.data,
+                                 r->rank * tokens * r->top_k % r->experts, r->scores.data,
                                  r->ids.data, r->weights.data, neapi_stream());
   if (!result)
     result =
         k->count_choices(tokens * r->top_k, r->experts, r->ids.data, r->counts, neapi_stream());
+  return neapi_kernel_status_of("moe route", result);
+}
+
+int neapi_route_choose(neapi_route *r, int64_t tokens, const void *x, const void *router,
+                       int64_t *bad)
+{
+  r->tokens = tokens;
+  if (reserve(r))
+    return NEAP_MEMORY;
+  int64_t *first_bad = (int64_t *)neapi_results();
+  const void *own = own_x(r, x);
+  if (!first_bad || !own)
+    return NEAP_MEMORY;
+  int chosen = choose(r, own, router, first_bad);
   double begin = neapi_host_begin();
   int status = neapi_stream_wait(); /* the one wait of a layer: the load matrix needs the counts */
   neapi_host_end(begin);
-  if (status)
-    return status;
   *bad = *first_bad;
-  return neapi_kernel_status_of("moe route", result);
+  return chosen ? chosen : status;
 }
 
 /* ---- rows ------------------------------------------------------------------------------------ */
@@ -157,18 +181,21 @@ int neapi_route_probability(neapi_route *r, int64_t total, double *sums)
     bits--;
   int64_t experts = r->experts, bytes = 2 * experts * 8;
   if (neapi_buffer_reserve(&r->quantum, bytes, "route") ||
-      neapi_buffer_reserve(&r->shares, bytes, "route"))
+      neapi_buffer_reserve(&r->sums, bytes, "route") ||
+      neapi_buffer_reserve(&r->shares, r->tokens * experts * k->size, "route"))
     return NEAP_MEMORY;
-  double *quantum = r->quantum.data, *host = r->shares.data;
+  double *quantum = r->quantum.data, *host = r->sums.data;
   for (int64_t e = 0; e < experts; e++) {
-    host[e] = 1.0; /* no probability is larger */
+    host[e] = 1.0; /* no share is larger */
     host[experts + e] = 0;
   }
   int status = neapi_copy(quantum, host, bytes);
   int result = k->exact_quantum(experts, bits, quantum, quantum, neapi_stream());
+  if (!result && r->sigmoid)
+    result = k->router_shares(r->tokens, experts, r->scores.data, r->shares.data, neapi_stream());
   if (!result)
-    result = k->exact_column_sum(r->tokens, experts, r->probs.data, experts, quantum,
-                                 quantum + experts, neapi_stream());
+    result = k->exact_column_sum(r->tokens, experts, r->sigmoid ? r->shares.data : r->scores.data,
+                                 experts, quantum, quantum + experts, neapi_stream());
   if (!status)
     status = neapi_kernel_status_of("moe route", result);
   if (!status)
@@ -180,19 +207,17 @@ int neapi_route_probability(neapi_route *r, int64_t total, double *sums)
   return status;
 }
 
-/* dprobs[t] = probs_grad for every token. */
-static int fill_dprobs(neapi_route *r, const double *probs_grad)
+/* shares[t] = shares_grad for every token. */
+static int fill_shares(neapi_route *r, const double *shares_grad)
 {
   int64_t row = r->experts * r->acc_kernels->size;
-  if (neapi_buffer_reserve(&r->dprobs, r->tokens * row, "route"))
-    return NEAP_MEMORY;
-  char *rows = r->dprobs.data;
-  void *first = r->shares.data; /* from probability, which comes before */
+  char *rows = r->shares.data;
+  void *first = r->sums.data; /* like shares from probability, which comes before */
   for (int32_t e = 0; e < r->experts; e++)
-    if (r->acc_kernels->size == sizeof *probs_grad)
-      ((double *)first)[e] = probs_grad[e];
+    if (r->acc_kernels->size == sizeof *shares_grad)
+      ((double *)first)[e] = shares_grad[e];
     else
-      ((float *)first)[e] = (float)probs_grad[e];
+      ((float *)first)[e] = (float)shares_grad[e];
   int status = r->tokens ? neapi_copy(rows, first, row) : NEAP_OK;
   for (int64_t done = 1, more; !status && done < r->tokens; done += more) {
     more = done < r->tokens - done ? done : r->tokens - done;
@@ -201,24 +226,27 @@ static int fill_dprobs(neapi_route *r, const double *probs_grad)
   return status;
 }
 
-int neapi_route_backward(neapi_route *r, const void *dlog, const double *probs_grad)
+int neapi_route_backward(neapi_route *r, const void *dlog, const double *shares_grad)
 {
-  int status = probs_grad ? fill_dprobs(r, probs_grad) : NEAP_OK;
+  int status = shares_grad ? fill_shares(r, shares_grad) : NEAP_OK;
   if (status)
     return status;
   return neapi_kernel_status_of(
-      "moe backward", r->kernels->router_backward(
-                          r->tokens, r->experts, r->top_k, r->renormalise, r->probs.data,
-                          r->ids.data, r->weights.data, r->position.data, dlog,
-                          probs_grad ? r->dprobs.data : NULL, r->logits.data, neapi_stream()));
+      "moe backward", r->own_kernels->router_backward(
+                          r->tokens, r->experts, r->top_k, r->sigmoid, r->renormalise,
+                          r->scores.data, r->ids.data, r->weights.data, r->position.data, dlog,
+                          shares_grad ? r->shares.data : NULL, r->logits.data, neapi_stream()));
 }
 
 int neapi_route_gradient(neapi_route *r, const void *x, void *drouter)
 {
+  const void *own = own_x(r, x);
+  if (!own)
+    return NEAP_MEMORY;
   return neapi_kernel_status_of("moe backward",
-                                r->kernels->gemm_tn(r->tokens, r->hidden, r->experts, x, r->hidden,
-                                                    r->logits.data, r->experts, drouter, r->experts,
-                                                    1, neapi_stream()));
+                                r->own_kernels->gemm_tn(r->tokens, r->hidden, r->experts, own,
+                                                        r->hidden, r->logits.data, r->experts,
+                                                        drouter, r->experts, 1, neapi_stream()));
 }
 
 int neapi_route_maxima(neapi_route *r, const void *x, double *max)
@@ -227,7 +255,7 @@ int neapi_route_maxima(neapi_route *r, const void *x, double *max)
   int64_t t = r->tokens, h = r->hidden, e = r->experts;
   int result = k->exact_column_max(t, h, x, h, 0, max, neapi_stream());
   if (!result)
-    result = k->exact_column_max(t, e, r->logits.data, e, 0, max + h, neapi_stream());
+    result = r->own_kernels->exact_column_max(t, e, r->logits.data, e, 0, max + h, neapi_stream());
   return neapi_kernel_status_of("moe backward", result);
 }
 
@@ -240,8 +268,30 @@ int neapi_route_exact_gradient(neapi_route *r, const void *x, const double *quan
   double *left = r->factors.data, *right = left + t * h;
   int result = k->exact_quantise(t, h, x, h, quanta, left, neapi_stream());
   if (!result)
-    result = k->exact_quantise(t, e, r->logits.data, e, quanta + h, right, neapi_stream());
+    result =
+        r->own_kernels->exact_quantise(t, e, r->logits.data, e, quanta + h, right, neapi_stream());
   if (!result)
     result = k->exact_gemm_tn(t, h, e, left, quanta, right, quanta + h, drouter, neapi_stream());
+  return neapi_kernel_status_of("moe backward", result);
+}
+
+/* own += the gradient of logits times router^T. */
+static int add_input_gradient(neapi_route *r, const void *router, void *own)
+{
+  int64_t h = r->hidden, e = r->experts;
+  return r->own_kernels->gemm(r->tokens, h, e, r->logits.data, e, 0, router, e, 1, own, h, 1,
+                              neapi_stream());
+}
+
+int neapi_route_input_gradient(neapi_route *r, const void *router, void *dx)
+{
+  if (r->own_kernels == r->kernels)
+    return neapi_kernel_status_of("moe backward", add_input_gradient(r, router, dx));
+  int64_t count = r->tokens * r->hidden;
+  int result = r->kernels->to_acc(count, dx, r->wide.data, neapi_stream());
+  if (!result)
+    result = add_input_gradient(r, router, r->wide.data);
+  if (!result)
+    result = r->kernels->from_acc(count, r->wide.data, dx, neapi_stream());
   return neapi_kernel_status_of("moe backward", result);
 }

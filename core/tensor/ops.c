@@ -271,6 +271,30 @@ int neap_op_add(const neap_tensor *a, const neap_tensor *b, neap_tensor *out)
       "add", neapi_tensor_kernels(a)->add(a->count, a->data, b->data, out->data, neapi_stream()));
 }
 
+int neap_op_swiglu(const neap_tensor *gate_up, neap_tensor *y)
+{
+  CHECK(check_first("swiglu", "gate_up", gate_up));
+  int64_t t = gate_up->dims[0], width = gate_up->dims[1];
+  if (width % 2)
+    return neapi_fail(NEAP_SHAPE, "swiglu: gate_up has %lld columns; expected an even number",
+                      (long long)width);
+  CHECK(neapi_tensor_matrix("swiglu", "y", y, gate_up->dtype, t, width / 2));
+  return neapi_kernel_status_of(
+      "swiglu",
+      neapi_tensor_kernels(gate_up)->swiglu(t, width / 2, gate_up->data, y->data, neapi_stream()));
+}
+
+int neap_op_swiglu_grad(const neap_tensor *gate_up, const neap_tensor *dy, neap_tensor *dgate_up)
+{
+  CHECK(check_first("swiglu_grad", "dy", dy));
+  int64_t t = dy->dims[0], f = dy->dims[1];
+  CHECK(neapi_tensor_matrix("swiglu_grad", "gate_up", gate_up, dy->dtype, t, 2 * f));
+  CHECK(neapi_tensor_matrix("swiglu_grad", "dgate_up", dgate_up, dy->dtype, t, 2 * f));
+  return neapi_kernel_status_of(
+      "swiglu_grad", neapi_tensor_kernels(dy)->swiglu_backward(t, f, gate_up->data, dy->data,
+                                                               dgate_up->data, neapi_stream()));
+}
+
 int neap_op_sum_squares(const neap_tensor *x, double *out)
 {
   CHECK(neapi_tensor_real("sum_squares", "x", x));

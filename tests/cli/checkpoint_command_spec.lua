@@ -1,6 +1,7 @@
 --- neap checkpoint: what it tells of checkpoints, and parameters out of them and into them.
 
 local folders = require 'neap.train.checkpoint_folder'
+local reader = require('neap.engine.checkpoint').reader
 local json = require 'neap.base.json'
 local program = require 'tests.cli.program'
 
@@ -148,6 +149,25 @@ print("fine")]]
     assert.are.same({ digests[1], digests[1], digests[1] }, digests)
     local _, err = checkpoint(('import %s %s'):format(file, begun), 2)
     assert.is_truthy(err:find('has checkpoints; name another folder', 1, true), err)
+  end)
+
+  it('biases that were moved come along', function()
+    local from, file, begun, again = new_path(), new_path(), new_path(), new_path()
+    run(('--scores=sigmoid --bias-rate=0.01 --checkpoint=%s --checkpoint-every=50'):format(from))
+    checkpoint(('export %s %s'):format(from, file))
+    checkpoint(('import %s %s'):format(file, begun))
+    checkpoint(('export %s %s'):format(begun, again))
+    local files, moved = { reader(file), reader(again) }, 0
+    for layer = 0, 1 do
+      local name = ('layer%d.router_bias'):format(layer)
+      local out, back = files[1]:read(name, 'f64'), files[2]:read(name, 'f64')
+      for e = 0, 6 do
+        assert.are.equal(out[e], back[e])
+        assert.is_true(math.abs(out[e]) < 0.125) -- in 12 steps
+        moved = moved + math.abs(out[e])
+      end
+    end
+    assert.is_true(moved > 0)
   end)
 
   it('import refuses what does not fit', function()

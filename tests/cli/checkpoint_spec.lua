@@ -113,6 +113,14 @@ describe('a training that was killed', function()
     assert.are.equal(whole.digest, resume(folder, '-n 3')[1].digest)
   end)
 
+  it('with what today\'s models have: sigmoids, biases that are moved', function()
+    local model = '--scores=sigmoid --bias-rate=0.01 --no-renormalise '
+    local never = rows(model)[1]
+    assert.are_not.equal(whole.digest, never.digest)
+    local folder = killed(8, model)
+    assert.are.equal(never.digest, resume(folder, model .. '-n 2 --slots=4')[1].digest)
+  end)
+
   it('again and again', function()
     local folder = killed(4)
     for _, after in ipairs { 4, 3 } do

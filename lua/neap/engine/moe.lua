@@ -29,6 +29,8 @@ local SPEC = {
   comm = { needed = true }, topology = { needed = true }, hidden = { needed = true },
   top_k = { needed = true }, ffn = { type = 'table', needed = true },
   dtype = { default = 'f32', choices = tensor.reals }, renormalise = { default = true },
+  scores = { default = 'softmax', choices = { 'softmax', 'sigmoid' } },
+  router_f32 = { default = false },
   exact = {}, aux_loss = { default = 0 }, chunks = { default = 1 }, hold_combine = {},
   recompute = {}, balanced = { default = false },
 }
@@ -41,11 +43,13 @@ local function flag(value)
 end
 
 --- hidden: H. ffn: F of every expert, a list. top_k: experts per token. renormalise (true): the
--- weights of a token's experts add up to 1. dtype: 'f32' (default), 'f64' or 'bf16'. exact:
--- weight gradients do not depend on layout, split and ranks. aux_loss (0): coefficient of the
--- load-balance loss. chunks (1): exchanges that tokens travel in. hold_combine: gradients of tokens
--- travel back after those of weights are computed. recompute: the backward computes the experts'
--- hidden values again. balanced: choices are replaced, so that every expert gets as many tokens.
+-- weights of a token's experts add up to 1. scores: 'softmax' (default) of a token's logits, or of
+-- each its 'sigmoid'. dtype: 'f32' (default), 'f64' or 'bf16'. router_f32: of bf16, the router's
+-- parameters are f32, and so is what is computed with them. exact: weight gradients do not depend
+-- on layout, split and ranks. aux_loss (0): coefficient of the load-balance loss. chunks (1):
+-- exchanges that tokens travel in. hold_combine: gradients of tokens travel back after those of
+-- weights are computed. recompute: the backward computes the experts' hidden values again.
+-- balanced: choices are replaced, so that every expert gets as many tokens.
 -- comm: for tokens; stores need another one.
 function moe.open(given)
   local o = options.check(given, SPEC, 'moe')
@@ -56,6 +60,8 @@ function moe.open(given)
   end
   local settings = ffi.new('neap_moe_options', {
     hidden = o.hidden, top_k = o.top_k, chunks = o.chunks, dtype = tensor.codes[o.dtype],
+    scoring = o.scores == 'sigmoid' and C.NEAP_SIGMOID or C.NEAP_SOFTMAX,
+    router_acc = flag(o.router_f32),
     exact = flag(o.exact), renormalise = flag(o.renormalise), aux_loss = o.aux_loss,
     hold_combine = flag(o.hold_combine), recompute = flag(o.recompute),
     balanced = flag(o.balanced),
@@ -95,6 +101,18 @@ end
 --- The load-balance loss, times its coefficient, since the last route.
 function Moe:aux_loss()
   return C.neap_moe_aux_loss(self.ptr)
+end
+
+--- double [experts]: added to the scores where experts are chosen, not in their weights; 0 at
+-- first. Whoever writes it does so between steps, the same on all ranks.
+function Moe:bias()
+  return C.neap_moe_bias(self.ptr)
+end
+
+--- After a step: by speed, raises the bias of experts that had fewer tokens than the mean since the
+-- last route and lowers that of those that had more (Wang et al. 2024).
+function Moe:adapt_bias(speed)
+  check(C.neap_moe_adapt_bias(self.ptr, speed), 2)
 end
 
 --- Starts to send the tokens where the split says.

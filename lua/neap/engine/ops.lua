@@ -96,6 +96,18 @@ function ops.add(a, b, y)
   return y
 end
 
+--- y (T, F) = silu(gate) * up of gate_up (T, 2F), gate columns first.
+function ops.swiglu(gate_up, y)
+  check(C.neap_op_swiglu(gate_up.ptr, y.ptr), 2)
+  return y
+end
+
+--- dgate_up may be gate_up.
+function ops.swiglu_grad(gate_up, dy, dgate_up)
+  check(C.neap_op_swiglu_grad(gate_up.ptr, dy.ptr, dgate_up.ptr), 2)
+  return dgate_up
+end
+
 local result = ffi.new 'double[1]'
 
 --- Sum of squares, in double.

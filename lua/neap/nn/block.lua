@@ -10,7 +10,7 @@ local RMSNorm = require('neap.nn.layers').RMSNorm
 local Block = {}
 Block.__index = Block
 
---- options: those of Attention, eps, experts.
+--- options: those of Attention, eps, experts, router_f32.
 function Block.new(parameters, name, options)
   local hidden = options.hidden
   return setmetatable({
@@ -20,7 +20,7 @@ function Block.new(parameters, name, options)
     attention = Attention.new(parameters, name .. '.attention', options),
     norm2 = RMSNorm.new(parameters, name .. '.norm2', hidden, options.eps),
     router = parameters:declare(name .. '.router', { hidden, options.experts },
-      { scale = 1 / math.sqrt(hidden) }),
+      { scale = 1 / math.sqrt(hidden), full = options.router_f32 }),
   }, Block)
 end
 

@@ -81,6 +81,19 @@ function AdamW:allocate()
   self.sum = self.parameters.exact and make 'f64' or self.range.grad
   local decayed = math.max(0, math.min(count, self.parameters.decayed - self.first))
   self.parts = { self:part(0, decayed), self:part(decayed, count - decayed) }
+  self:cut_full(rank)
+end
+
+--- The ranks' parts of the parameters that are kept unrounded beside rounded ones.
+function AdamW:cut_full(rank)
+  local full, first = self.parameters.full, 0
+  if full == self.parameters.values or full.count == 0 then return end
+  self.full_counts = ffi.new('int64_t[?]', self.ranks)
+  for r = 0, self.ranks - 1 do
+    self.full_counts[r] = math.max(0, math.min(tonumber(self.counts[r]), full.count - first))
+    first = first + tonumber(self.counts[r])
+  end
+  self.full_part = self.range.param:view(0, tonumber(self.full_counts[rank]))
 end
 
 function AdamW:part(offset, count)
@@ -136,6 +149,15 @@ function AdamW:update(scale)
   for _, store in ipairs(self.shards) do store:adamw(settings) end
 end
 
+--- Every rank's part of current goes to whole.
+local function gather(self, current, whole, counts)
+  if self.ranks > 1 then
+    self.comm:all_gather(current, whole, counts)
+  else
+    whole:copy(current)
+  end
+end
+
 --- Gives every rank the parameters of all ranges, and shard groups their working parameters.
 function AdamW:gather()
   local values, range, refreshes = self.parameters.values, self.range, {}
@@ -145,11 +167,8 @@ function AdamW:gather()
     self.rounded = tensor.reuse(self.rounded, values.dtype, current.count):copy(current)
     current = self.rounded
   end
-  if self.ranks > 1 then
-    self.comm:all_gather(current, values, self.counts)
-  else
-    values:copy(current)
-  end
+  gather(self, current, values, self.counts)
+  if self.full_counts then gather(self, self.full_part, self.parameters.full, self.full_counts) end
   for _, refresh in ipairs(refreshes) do refresh:wait() end
 end
 

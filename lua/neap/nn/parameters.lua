@@ -4,7 +4,7 @@
 -- applies to (matrices) come first, so that an optimizer needs no list. Initial values depend on
 -- seed and name alone. This is also the one place where gradients are summed over tokens: plainly,
 -- or exactly (neap.exact), then into F64. Parameters in bf16 are copies of masters in f32, which
--- belong to the optimizer; their gradients are f32.
+-- belong to the optimizer; their gradients are f32. Some are kept in f32 all the same (full).
 
 local hash = require 'neap.base.hash'
 local lib = require 'neap.base.lib'
@@ -38,7 +38,8 @@ end
 
 --- Declares a parameter; the result gets its tensors, value and grad, in allocate.
 -- dims: list. init: { scale = s } for normals of that standard deviation, { value = v } for a
--- constant. Matrices decay, vectors do not.
+-- constant; full = true, of a matrix: its value is of the accumulation type (f32 for bf16).
+-- Matrices decay, vectors do not.
 function Parameters:declare(name, dims, init)
   if self.values then
     lib.raise('ARGUMENT', ("parameters: '%s' is declared after allocate"):format(name), 2)
@@ -58,9 +59,9 @@ end
 Parameters.stream_of = hash.text
 
 --- Gives every parameter of a kind its offset; returns the end.
-local function assign(list, decay, offset)
+local function assign(list, decay, full, offset)
   for _, param in ipairs(list) do
-    if param.decay == decay then
+    if param.decay == decay and (param.init.full or false) == full then
       param.offset = offset
       offset = offset + math.ceil(param.count / ALIGNMENT) * ALIGNMENT
     end
@@ -77,23 +78,29 @@ local function draw(param, value, seed)
 end
 
 --- Makes values and gradients, the flat tensors, and initialises all parameters. decayed: how many
--- elements, from the start, weight decay applies to. masters: the values themselves, or in bf16
--- what they are rounded from.
+-- elements, from the start, weight decay applies to. full: the first of them that are not rounded.
+-- masters: the values themselves, or in bf16 what they are rounded from.
 function Parameters:allocate()
-  self.decayed = assign(self.list, true, 0)
-  local count = assign(self.list, false, self.decayed)
+  local full = assign(self.list, true, true, 0)
+  self.decayed = assign(self.list, true, false, full)
+  local count = assign(self.list, false, false, self.decayed)
   local acc = tensor.acc_of(self.dtype)
   self.masters = tensor.zeros(acc, count)
   self.values = acc == self.dtype and self.masters or tensor.new(self.dtype, count)
+  self.full = acc == self.dtype and self.values or tensor.new(acc, full)
   self.gradients = tensor.zeros(self.exact and 'f64' or acc, count)
   for _, param in ipairs(self.list) do
-    param.value = self.values:view(param.offset, unpack(param.dims))
+    local whole = param.init.full and self.full or self.values
+    param.value = whole:view(param.offset, unpack(param.dims))
     param.grad = self.gradients:view(param.offset, unpack(param.dims))
     local master = self.masters:view(param.offset, unpack(param.dims))
     draw(param, master, self.seed)
     master:close()
   end
-  if self.values ~= self.masters then self.values:copy(self.masters) end
+  if self.values ~= self.masters then
+    self.values:copy(self.masters)
+    self.full:copy(self.masters, full)
+  end
   return self
 end
 

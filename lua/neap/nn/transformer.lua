@@ -31,6 +31,8 @@ local SPEC = {
   ffn = { default = 128, type = 'number table' }, sequence = { default = 64 },
   batch = { default = 1 }, total_batch = { type = 'number' }, base = { default = 10000 },
   eps = { default = 1e-5 }, renormalise = { default = true }, aux_loss = { default = 0 },
+  scores = { default = 'softmax', choices = { 'softmax', 'sigmoid' } },
+  router_f32 = { default = false }, bias_rate = { default = 0, min = 0 },
   dtype = { default = 'f32' }, exact = { default = false }, seed = { default = 0 },
   schedule = { default = 'laer', type = 'string table' },
   group = { default = 'all', type = 'string number' }, balanced = { default = false },
@@ -53,8 +55,9 @@ end
 -- number, or a list with one for each expert), sequence, batch (sequences of this rank, perhaps 0),
 -- total_batch (of all ranks, the same everywhere; by default batch on every rank), base (of the
 -- rotary frequencies), eps (of the normalisations). renormalise: the weights of a token's experts
--- add up to 1. aux_loss: coefficient of the load-balance loss. dtype, exact, seed:
--- as in Parameters. schedule: of transfers, a name or a table (nn/schedule.lua). group: of shards,
+-- add up to 1. aux_loss: coefficient of the load-balance loss. scores, router_f32: of the router
+-- (engine/moe.lua). bias_rate: how far adapt_bias moves the experts' biases. dtype, exact, seed: as
+-- in Parameters. schedule: of transfers, a name or a table (nn/schedule.lua). group: of shards,
 -- 'all', 'node', a number of ranks, or 'resident', for which the topology has homes. balanced:
 -- every expert gets as many tokens (engine/moe.lua).
 function Transformer.new(given)
@@ -109,7 +112,7 @@ function Transformer:open_experts(o, ffn)
       top_k = o.top_k, dtype = o.dtype, renormalise = o.renormalise, exact = o.exact,
       chunks = o.schedule.chunks, hold_combine = o.schedule.hold_combine,
       recompute = o.schedule.recompute, aux_loss = o.aux_loss, ffn = ffn,
-      balanced = o.balanced }
+      scores = o.scores, router_f32 = o.router_f32, balanced = o.balanced }
     self.stores[l] = shards.open { comm = self.comm.shards, reduces = self.comm.reduces,
       topology = o.topology, dtype = o.dtype, exact = o.exact, sizes = sizes, group = o.group }
     self.experts[l]:set_shards(self.stores[l])
@@ -173,6 +176,13 @@ function Transformer:aux_loss()
   local sum = 0
   for l = 0, self.options.layers - 1 do sum = sum + self.experts[l]:aux_loss() end
   return sum
+end
+
+--- After a step: experts that had too few tokens in it, of all ranks, are chosen more easily, and
+-- those that had too many less (DeepSeek-V3).
+function Transformer:adapt_bias()
+  local speed = self.options.bias_rate
+  for l = 0, speed > 0 and self.options.layers - 1 or -1 do self.experts[l]:adapt_bias(speed) end
 end
 
 --- Parameters: of all, and of those that a token uses.

@@ -1,11 +1,15 @@
 --- Parameters and moments in checkpoints: arrays that are cut over the ranks, "dense", the flat
 -- tensor of all dense parameters, and "layer0", "layer1", …, the experts of a layer. Each rank's
--- file has its ranges, as NAME.parameter, NAME.moment1 and NAME.moment2.
+-- file has its ranges, as NAME.parameter, NAME.moment1 and NAME.moment2. Rank 0's has "bias" too,
+-- F64 (layers, experts): what is added to scores where experts are chosen.
 
 local cut = require 'neap.train.cut'
 local errors = require 'neap.base.errors'
 local folder = require 'neap.train.checkpoint_folder'
+local lib = require 'neap.base.lib'
 local tensor = require 'neap.engine.tensor'
+
+local ffi = lib.ffi
 
 local model_state = {}
 
@@ -166,6 +170,34 @@ function model_state.add(writer, trainer)
   end
 end
 
+--- Adds to rank 0's file the experts' biases.
+function model_state.add_bias(writer, trainer)
+  local layers, experts = trainer.session.layers, trainer.topology.experts
+  local values = ffi.new('double[?]', layers * experts)
+  for layer = 0, layers - 1 do
+    ffi.copy(values + layer * experts, trainer.model.experts[layer]:bias(), experts * 8)
+  end
+  writer:add('bias', 'f64', { layers, experts }, values)
+end
+
+--- Checkpoints of before there were biases have none: they are 0. Raises FORMAT.
+local function load_bias(file, trainer)
+  local values, dims = file:read('bias', 'f64')
+  local layers, experts = trainer.session.layers, trainer.topology.experts
+  if values and not same_list(dims, { layers, experts }) then
+    lib.raise('FORMAT', ("%s: tensor 'bias' is %s; expected %s"):format(file.path, shape(dims),
+      shape { layers, experts }))
+  end
+  for layer = 0, layers - 1 do
+    local bias = trainer.model.experts[layer]:bias()
+    if values then
+      ffi.copy(bias, values + layer * experts, experts * 8)
+    else
+      ffi.fill(bias, experts * 8)
+    end
+  end
+end
+
 --- Brings a trainer, just opened, to where the checkpoint was; what has been brought before is
 -- replaced, so that it may fail and be called with another one. Not collective. Raises USAGE
 -- (another model), FORMAT, SYSTEM.
@@ -180,6 +212,7 @@ function model_state.load(manifest, trainer)
     end
     values:close()
   end
+  load_bias(file_of(0), trainer)
 end
 
 return model_state

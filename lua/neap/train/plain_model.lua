@@ -4,6 +4,7 @@
 --   embed (V, H), layer0.attention…, norm, head …      the dense ones, as the model names them
 --   layer0.expert3.w1 (H, 2F): gate, then up; layer0.expert3.w2 (F, H)
 --   NAME.moment1, NAME.moment2                          AdamW's, where they are asked for
+--   layer0.router_bias (E)                              F64, of models that have moved their biases
 --
 -- The metadata's "neap" is the checkpoint's manifest without its files.
 
@@ -51,6 +52,42 @@ local function tensors_of(manifest, index)
     first = first + array.sizes[e]
   end
   return list
+end
+
+--- ---- biases ------------------------------------------------------------------------------------
+
+--- Names of the tensors of a model's biases, one for each array of experts.
+local function bias_names(manifest)
+  local names = {}
+  for index = 2, #manifest.arrays do
+    names[index - 1] = manifest.arrays[index].name .. '.router_bias'
+  end
+  return names
+end
+
+--- What a checkpoint has of biases, double[layers][experts], nil if they have never moved.
+local function biases_of(manifest, file)
+  local values, dims = file:read('bias', 'f64')
+  local count = #bias_names(manifest) * #manifest.experts.ffn
+  for i = 0, values and dims[1] * dims[2] == count and count - 1 or -1 do
+    if values[i] ~= 0 then return values end
+  end
+end
+
+--- The same of a file of plain tensors.
+local function read_biases(file, manifest)
+  local experts, found = #manifest.experts.ffn, false
+  local values = ffi.new('double[?]', #bias_names(manifest) * experts)
+  for i, name in ipairs(bias_names(manifest)) do
+    local entry = file.tensors[name]
+    if entry and (entry.dtype ~= 'f64' or not same_list(entry.dims, { experts })) then
+      lib.raise('SHAPE', ("%s: tensor '%s' is %s %s; the model has f64 %s"):format(file.path, name,
+        entry.dtype or '?', shape(entry.dims), shape { experts }))
+    end
+    if entry then file:read_range(name, 'f64', 0, experts, values + (i - 1) * experts) end
+    found = found or entry ~= nil
+  end
+  return found and values or nil
 end
 
 --- Elements of an array, all together.
@@ -106,8 +143,12 @@ function plain_model.export(path, to, optimizer)
       end
     end
   end
-  local writer = checkpoint.tensors_writer(to, list, { [NOTE] = about(manifest) })
   local file_of, size = model_state.files(manifest), SIZE[manifest.masters]
+  local biases, experts = biases_of(manifest, file_of(0)), #manifest.experts.ffn
+  for _, name in ipairs(biases and bias_names(manifest) or {}) do
+    list[#list + 1] = { name, 'f64', { experts } }
+  end
+  local writer = checkpoint.tensors_writer(to, list, { [NOTE] = about(manifest) })
   for index, array in ipairs(manifest.arrays) do
     for _, part in ipairs(parts) do
       local values = model_state.read(manifest, file_of, array, part, cut.whole(array))
@@ -118,6 +159,7 @@ function plain_model.export(path, to, optimizer)
       values:close()
     end
   end
+  if biases then writer:append(biases, #bias_names(manifest) * experts * 8) end
   return #list, writer:finish()
 end
 
@@ -142,6 +184,7 @@ end
 --- Raises SHAPE if the file lacks a tensor, has it in another shape, or has one that nobody knows.
 local function check_tensors(file, manifest)
   local wanted, names = {}, {}
+  for _, name in ipairs(bias_names(manifest)) do wanted[name] = true end
   for index in ipairs(manifest.arrays) do
     for _, entry in ipairs(tensors_of(manifest, index)) do
       wanted[entry.name], names[#names + 1] = entry, entry.name
@@ -197,11 +240,12 @@ local function fresh(manifest, path)
 end
 
 --- What rank 0's file has besides, when nothing has been trained yet.
-local function add_nothing(writer, manifest)
+local function add_nothing(writer, manifest, biases)
   local layers, experts = manifest.experts.layers, #manifest.experts.ffn
   local none = ffi.new 'double[1]'
   local layouts = ffi.new('int32_t[?]', layers * manifest.slots)
   for i = 0, layers * manifest.slots - 1 do layouts[i] = i % manifest.slots % experts end
+  if biases then writer:add('bias', 'f64', { layers, experts }, biases) end
   writer:add('layouts', 'i32', { layers, manifest.slots }, layouts)
   writer:add('loads', 'i64', { layers, 0, 1, experts }, none)
   writer:add('proposals', 'i64', { 0, 2 + manifest.slots }, none)
@@ -234,7 +278,7 @@ function plain_model.import(from, root, like)
         zeros:data())
     end
   end
-  add_nothing(writer, manifest)
+  add_nothing(writer, manifest, read_biases(file, manifest))
   writer:start()
   for _, values in ipairs(keep) do values:close() end
   local written = writer:wait()

@@ -15,6 +15,7 @@ local hash = require 'neap.base.hash'
 local lib = require 'neap.base.lib'
 local recipe_pricing = require 'neap.simulate.recipe_pricing'
 local metrics = require 'neap.runs.metrics'
+local model_params = require 'neap.train.model_params'
 local optim = require 'neap.nn.optimizer'
 local series = require 'neap.base.series'
 local sessions = require 'neap.policy.session'
@@ -66,6 +67,7 @@ trainer.params = {
     doc = 'losses that no policy, layout or number of ranks changes; --no-exact is faster' },
 }
 for name, spec in pairs(evaluation.params) do trainer.params[name] = spec end
+for name, spec in pairs(model_params.specs) do trainer.params[name] = spec end
 
 local Trainer = {}
 Trainer.__index = Trainer
@@ -80,8 +82,13 @@ local function share(batch, rank, ranks)
   return math.floor(batch * rank / ranks), math.floor(batch * (rank + 1) / ranks)
 end
 
+local function fill(row, more)
+  for name, value in pairs(more) do row[name] = value end
+  return row
+end
+
 local function open_model(self, p)
-  return Transformer.new {
+  return Transformer.new(fill({
     comm = self.comm, topology = self.topology, session = self.session,
     layers = p.layers, hidden = p.hidden, heads = p.heads, kv_heads = p.kv_heads, top_k = p.top_k,
     ffn = #p.ffn > 1 and p.ffn or p.ffn[1], sequence = p.sequence, batch = self.last - self.first,
@@ -89,7 +96,7 @@ local function open_model(self, p)
     total_batch = p.batch, aux_loss = p.aux_loss, seed = p.seed, exact = p.exact, dtype = p.dtype,
     schedule = self.schedule, group = self.group,
     balanced = rawget(p, 'routing') == 'balanced',
-  }
+  }, model_params.of(p)))
 end
 
 local TRACES = 100 -- runs that can write a trace of one name at once
@@ -369,6 +376,7 @@ local function work(self)
   self.model:backward()
   local began = timeline.begin 'optimizer'
   self.optimizer:step()
+  self.model:adapt_bias()
   timeline.finish('optimizer', began)
   timeline.finish('step', whole)
   return loss
@@ -474,10 +482,6 @@ local function simulated(self, host)
   local row, sim = self.pricing and self.pricing:row() or {}, self.job.sim
   row.simulated, row.cluster, row.model, row.host = true, sim.cluster, sim.model, host
   return row
-end
-
-local function fill(row, more)
-  for name, value in pairs(more) do row[name] = value end
 end
 
 --- The row of the run (neap.runs.metrics), with segments (of a resumed run: where each part began,

@@ -182,6 +182,7 @@ function state.add(writer, trainer, spent)
   model_state.add(writer, trainer)
   if trainer.job.rank ~= 0 then return nil end
   local fields, kept = model_state.describe(trainer), add_planning(writer, trainer)
+  model_state.add_bias(writer, trainer)
   fields.numbers, fields.series = add_record(writer, trainer, spent)
   if trainer.recorder then fields.columns = trainer.recorder:save(writer) end
   return fields, kept

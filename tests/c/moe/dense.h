@@ -13,8 +13,8 @@ enum { DENSE_EXPERTS = 16 };
 /* T tokens of H numbers, E experts of which K are chosen, F = ffn[e]. */
 typedef struct {
   int64_t t, h, k, e;
-  int renormalise;
-  double aux;
+  int renormalise, sigmoid;
+  double aux, bias[DENSE_EXPERTS];
   int64_t ffn[DENSE_EXPERTS];
   double *x, *dy;           /* (T, H) */
   double *router;           /* (H, E) */
@@ -52,8 +52,8 @@ static void dense_result_close(const dense *d, dense_result *r)
     free(r->dw[e]);
 }
 
-/* probs of one token, and its K choices in order. */
-static void dense_choose(const dense *d, const double *x, double *probs, int64_t *ids)
+/* Scores of one token, and its K choices in order. */
+static void dense_choose(const dense *d, const double *x, double *scores, int64_t *ids)
 {
   double sum = 0;
   int chosen[DENSE_EXPERTS] = {0};
@@ -61,33 +61,35 @@ static void dense_choose(const dense *d, const double *x, double *probs, int64_t
     double logit = 0;
     for (int64_t i = 0; i < d->h; i++)
       logit += x[i] * d->router[i * d->e + e];
-    sum += probs[e] = exp(logit);
+    scores[e] = d->sigmoid ? 1 / (1 + exp(-logit)) : exp(logit);
+    sum += scores[e];
   }
-  for (int64_t e = 0; e < d->e; e++)
-    probs[e] /= sum;
+  for (int64_t e = 0; !d->sigmoid && e < d->e; e++)
+    scores[e] /= sum;
   for (int64_t c = 0; c < d->k; c++) {
     int64_t best = -1;
     for (int64_t e = 0; e < d->e; e++)
-      if (!chosen[e] && (best < 0 || probs[e] > probs[best]))
+      if (!chosen[e] && (best < 0 || scores[e] + d->bias[e] > scores[best] + d->bias[best]))
         best = e;
     chosen[best] = 1;
     ids[c] = best;
   }
 }
 
-/* Least relative distance of a chosen expert's probability from one that was not chosen. */
+/* Least relative distance of a chosen expert's score and bias from those of one not chosen. */
 static double dense_margin(const dense *d, const double *x)
 {
-  double probs[DENSE_EXPERTS], margin = 1;
+  double scores[DENSE_EXPERTS], margin = 1;
   int64_t ids[DENSE_EXPERTS];
-  dense_choose(d, x, probs, ids);
+  dense_choose(d, x, scores, ids);
   for (int64_t e = 0; e < d->e; e++) {
     int chosen = 0;
     for (int64_t c = 0; c < d->k; c++)
       chosen |= ids[c] == e;
-    double last = probs[ids[d->k - 1]];
-    if (!chosen && (last - probs[e]) / last < margin)
-      margin = (last - probs[e]) / last;
+    double last = scores[ids[d->k - 1]] + d->bias[ids[d->k - 1]];
+    double distance = (last - scores[e] - d->bias[e]) / fabs(last);
+    if (!chosen && distance < margin)
+      margin = distance;
   }
   return margin;
 }
@@ -123,14 +125,16 @@ static double dense_expert(const dense *d, int64_t e, double weight, const doubl
   return along;
 }
 
-/* Gradient of probs, of x and of the router's parameters, for dprobs[e]. */
-static void dense_router(const dense *d, const double *x, const double *probs, const double *dprobs,
-                         double *dx, double *drouter)
+/* Gradients of x and of the router's parameters, for dscores[e]. */
+static void dense_router(const dense *d, const double *x, const double *scores,
+                         const double *dscores, double *dx, double *drouter)
 {
   for (int64_t j = 0; j < d->e; j++) {
     double dlogit = 0;
-    for (int64_t i = 0; i < d->e; i++)
-      dlogit += dprobs[i] * probs[i] * ((i == j) - probs[j]);
+    for (int64_t i = 0; i < d->e && !d->sigmoid; i++)
+      dlogit += dscores[i] * scores[i] * ((i == j) - scores[j]);
+    if (d->sigmoid)
+      dlogit = dscores[j] * scores[j] * (1 - scores[j]);
     for (int64_t i = 0; i < d->h; i++) {
       dx[i] += dlogit * d->router[i * d->e + j];
       drouter[i * d->e + j] += dlogit * x[i];
@@ -138,43 +142,59 @@ static void dense_router(const dense *d, const double *x, const double *probs, c
   }
 }
 
-static void dense_token(const dense *d, int64_t t, const double *slope_of_probs, dense_result *r)
+/* Gradient of the scores for that of their shares, share e being score e over the sum of all. */
+static void dense_shares(const dense *d, const double *scores, const double *slope, double *dscores)
 {
-  double probs[DENSE_EXPERTS], dprobs[DENSE_EXPERTS], weights[DENSE_EXPERTS], sum = 0;
+  double sum = 0;
+  for (int64_t e = 0; e < d->e; e++)
+    sum += scores[e];
+  for (int64_t i = 0; i < d->e; i++) {
+    dscores[i] = slope[i] / sum;
+    for (int64_t e = 0; e < d->e; e++)
+      dscores[i] -= slope[e] * scores[e] / (sum * sum);
+  }
+}
+
+static void dense_token(const dense *d, int64_t t, const double *slope_of_shares, dense_result *r)
+{
+  double scores[DENSE_EXPERTS], dscores[DENSE_EXPERTS], weights[DENSE_EXPERTS], sum = 0;
   double dweights[DENSE_EXPERTS];
   int64_t ids[DENSE_EXPERTS];
   const double *x = d->x + t * d->h;
   double *dx = r->dx + t * d->h;
-  dense_choose(d, x, probs, ids);
+  dense_choose(d, x, scores, ids);
   for (int64_t c = 0; c < d->k; c++)
-    sum += probs[ids[c]];
+    sum += scores[ids[c]];
   for (int64_t c = 0; c < d->k; c++) {
-    weights[c] = d->renormalise ? probs[ids[c]] / sum : probs[ids[c]];
+    weights[c] = d->renormalise ? scores[ids[c]] / sum : scores[ids[c]];
     dweights[c] = dense_expert(d, ids[c], weights[c], x, d->dy + t * d->h, r->y + t * d->h, dx,
                                r->dw[ids[c]]);
   }
-  memcpy(dprobs, slope_of_probs, sizeof dprobs);
+  dense_shares(d, scores, slope_of_shares, dscores);
   for (int64_t c = 0; c < d->k; c++)
     for (int64_t o = 0; o < d->k; o++) {
-      double derivative = (c == o) / sum - probs[ids[o]] / (sum * sum);
-      dprobs[ids[c]] += d->renormalise ? dweights[o] * derivative : (c == o) * dweights[o];
+      double derivative = (c == o) / sum - scores[ids[o]] / (sum * sum);
+      dscores[ids[c]] += d->renormalise ? dweights[o] * derivative : (c == o) * dweights[o];
     }
-  dense_router(d, x, probs, dprobs, dx, r->drouter);
+  dense_router(d, x, scores, dscores, dx, r->drouter);
 }
 
 /* y, all gradients for dy, and the auxiliary loss with its gradient. */
 static void dense_run(const dense *d, dense_result *r)
 {
   double count[DENSE_EXPERTS] = {0}, mean[DENSE_EXPERTS] = {0}, slope[DENSE_EXPERTS] = {0};
-  double probs[DENSE_EXPERTS];
+  double scores[DENSE_EXPERTS];
   int64_t ids[DENSE_EXPERTS];
   dense_result_open(d, r);
   for (int64_t t = 0; t < d->t; t++) {
-    dense_choose(d, d->x + t * d->h, probs, ids);
+    double sum = 0;
+    dense_choose(d, d->x + t * d->h, scores, ids);
     for (int64_t c = 0; c < d->k; c++)
       count[ids[c]]++;
     for (int64_t e = 0; e < d->e; e++)
-      mean[e] += probs[e] / (double)d->t;
+      sum += scores[e];
+    for (int64_t e = 0; e < d->e; e++)
+      mean[e] += scores[e] / sum / (double)d->t;
   }
   for (int64_t e = 0; e < d->e && d->t; e++) {
     double share = count[e] / (double)(d->t * d->k);

@@ -41,6 +41,8 @@ static void refuse_options(neap_comm *comm)
   check_fails(neap_moe_open(comm, fixed.topology, &o, ffn, &moe), NEAP_ARGUMENT, "chunks is 0");
   o = good, o.aux_loss = NAN;
   check_fails(neap_moe_open(comm, fixed.topology, &o, ffn, &moe), NEAP_ARGUMENT, "aux_loss");
+  o = good, o.scoring = 2;
+  check_fails(neap_moe_open(comm, fixed.topology, &o, ffn, &moe), NEAP_ARGUMENT, "scoring is 2");
   check_fails(neap_moe_open(comm, fixed.topology, &good, empty, &moe), NEAP_ARGUMENT, "expert 1");
   check_fails(neap_moe_open(NULL, fixed.topology, &good, ffn, &moe), NEAP_ARGUMENT, "NULL");
 }
@@ -52,6 +54,8 @@ static void refuse_shapes(neap_moe *moe, const step *p)
   check_fails(neap_moe_route(moe, wide, p->router), NEAP_SHAPE, "x is f64");
   check_fails(neap_moe_route(moe, p->x, p->x), NEAP_SHAPE, "router is f32 (4, 5)");
   check_fails(neap_moe_route(moe, NULL, p->router), NEAP_ARGUMENT, "x is NULL");
+  check_fails(neap_moe_adapt_bias(moe, -1), NEAP_ARGUMENT, "speed is -1");
+  check_fails(neap_moe_adapt_bias(moe, NAN), NEAP_ARGUMENT, "0 or more");
   neap_tensor_close(narrow);
   neap_tensor_close(wide);
 }

@@ -11,7 +11,7 @@
 typedef struct {
   uint64_t seed;
   dense model;
-  int dtype, exact;
+  int dtype, exact, router_acc;
   bool gpu; /* ranks compute on the first GPU */
   int32_t ranks, chunks, group;
   int64_t first_token[MOST + 1];
@@ -151,6 +151,8 @@ static neap_moe *make_moe(const scene *s, neap_comm *comm)
   neap_moe_options options = {.hidden = s->model.h,
                               .top_k = (int32_t)s->model.k,
                               .dtype = s->dtype,
+                              .scoring = s->model.sigmoid ? NEAP_SIGMOID : NEAP_SOFTMAX,
+                              .router_acc = s->router_acc,
                               .renormalise = s->model.renormalise,
                               .exact = s->exact,
                               .chunks = s->chunks,
@@ -158,6 +160,7 @@ static neap_moe *make_moe(const scene *s, neap_comm *comm)
                               .recompute = s->ranks % 3 == 0,
                               .aux_loss = s->model.aux};
   check_ok(neap_moe_open(comm, s->topology, &options, s->model.ffn, &moe));
+  memcpy(neap_moe_bias(moe), s->model.bias, (size_t)s->model.e * sizeof *s->model.bias);
   return moe;
 }
 
@@ -175,7 +178,8 @@ static step open_step(const scene *s, int32_t rank, int64_t begin, int64_t t, in
   int sum_dtype = s->exact ? NEAP_F64 : acc_of(s->dtype);
   return (step){.x = tensor_of(s->dtype, t, h, s->model.x + begin * h),
                 .dy = tensor_of(s->dtype, t, h, s->model.dy + begin * h),
-                .router = tensor_of(s->dtype, h, s->model.e, s->model.router),
+                .router = tensor_of(s->router_acc ? acc_of(s->dtype) : s->dtype, h, s->model.e,
+                                    s->model.router),
                 .weights = tensor(s->dtype, slots, width),
                 .gradients = tensor(sum_dtype, slots, width),
                 .y = tensor(s->dtype, t, h),
@@ -273,6 +277,10 @@ static void make_model(scene *s, dice *d, int64_t tokens)
   m->t = tokens;
   m->renormalise = (int)roll(d, 0, 1);
   m->aux = roll(d, 0, 1) ? 0 : 0.3;
+  m->sigmoid = s->seed / 8 % 2;
+  s->router_acc = s->seed / 16 % 2;
+  for (int64_t e = 0; e < m->e && s->seed / 32 % 2; e++)
+    m->bias[e] = 0.2 * neap_random_normal(s->seed, 3, (uint64_t)e);
   for (int64_t e = 0; e < m->e; e++)
     m->ffn[e] = ffn[roll(d, 0, 5)];
   fill_model(s);

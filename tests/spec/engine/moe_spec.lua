@@ -60,12 +60,18 @@ local function single(group, topology, seed)
   return s
 end
 
+--- A communicator of one rank.
+local function alone_in_the_world()
+  local world = ffi.new 'neap_world *[1]'
+  lib.check(C.neap_world_open(1, world))
+  local group = comm.open_local(world[0], 0)
+  C.neap_world_close(world[0])
+  return group
+end
+
 describe('moe', function()
   it('goes back through layers of one thread in any order', function()
-    local world = ffi.new 'neap_world *[1]'
-    lib.check(C.neap_world_open(1, world))
-    local group = comm.open_local(world[0], 0)
-    C.neap_world_close(world[0])
+    local group = alone_in_the_world()
     local topology = topologies.open { ranks = 1, slots = 3, experts = 3 }
     local layers, wanted = {}, {}
     for i = 1, 3 do layers[i] = single(group, topology, i) end
@@ -87,6 +93,36 @@ describe('moe', function()
     layers[1].forward()
     layers[1].send()
     for i = 1, 3 do layers[i].close() end
+    topology:close()
+    group:close()
+  end)
+
+  it('moves biases towards equal counts, which they alone can bring about', function()
+    local group, tokens = alone_in_the_world(), 200
+    local topology = topologies.open { ranks = 1, slots = 5, experts = 5 }
+    local layer = moe.open { comm = group, topology = topology, hidden = 4, ffn = { 1, 1, 1, 1, 1 },
+      top_k = 2, scores = 'sigmoid' }
+    local x = tensor.new('f32', tokens, 4):normal(3, 1)
+    local router, wanted = tensor.new('f32', 4, 5):normal(3, 2), {}
+    for e = 0, 4 do wanted[e] = 0 end
+    local function furthest()
+      layer:route(x, router)
+      local far = 0
+      for e = 0, 4 do far = math.max(far, math.abs(tonumber(layer:load()[e]) - 80)) end
+      return far
+    end
+    local before = furthest()
+    for _ = 1, 60 do
+      furthest()
+      for e = 0, 4 do
+        local load = tonumber(layer:load()[e])
+        wanted[e] = wanted[e] + (load < 80 and 0.005 or load > 80 and -0.005 or 0)
+      end
+      layer:adapt_bias(0.005)
+      for e = 0, 4 do assert.are.equal(wanted[e], layer:bias()[e]) end
+    end
+    assert.is_true(before > 8 and furthest() <= 4, ('from %d to %d'):format(before, furthest()))
+    layer:close()
     topology:close()
     group:close()
   end)

@@ -116,6 +116,19 @@ describe('ops', function()
     assert.are.same(dlogits:tolist(), logits:tolist())
   end)
 
+  it('swiglu, whose gradient is that of finite differences', function()
+    local gate_up, w = gradients.random(3, 10), gradients.random(3, 5)
+    local y = ops.swiglu(gate_up, new(3, 5))
+    local gate, up = gate_up:data()[13], gate_up:data()[18]
+    assert.is_true(math.abs(y:data()[8] - gate / (1 + math.exp(-gate)) * up) < 1e-14)
+    local function value() return gradients.dot(ops.swiglu(gate_up, y), w) end
+    gradients.check(value, { { gate_up, ops.swiglu_grad(gate_up, w, new(3, 10)) } })
+    assert.matches('SHAPE: swiglu: gate_up has 5 columns; expected an even number',
+      failure(ops.swiglu, w, y))
+    assert.matches('SHAPE: swiglu_grad: dgate_up is f64 %(3, 5%); expected f64 %(3, 10%)',
+      failure(ops.swiglu_grad, gate_up, w, y))
+  end)
+
   it('elementwise operations', function()
     local a, b = tensor.of('f32', { 1, 2, 3 }), tensor.of('f32', { 10, 20, 30 })
     assert.are.same({ 11, 22, 33 }, ops.add(a, b, tensor.new('f32', 3)):tolist())

@@ -49,8 +49,35 @@ describe('transformer', function()
     end)
   end
 
-  it('has them with exact sums', function()
+  it('has them with exact sums, and with sigmoids and biases', function()
     run(1, 'gradients=1', 'exact=1')
+    run(1, 'gradients=1', 'scores=sigmoid')
+  end)
+
+  it('moves biases by the counts of all ranks, to the same bits everywhere', function()
+    local recipe = { 'exact=1', 'scores=sigmoid', 'bias_rate=0.01' }
+    local alone = run(1, unpack(recipe))
+    local moved = 0
+    for bias in alone:gmatch 'bias (%S+)' do
+      local steps = tonumber(bias) / 0.01
+      moved = moved + math.abs(steps)
+      assert.is_true(math.abs(steps) < 4.5 and math.abs(steps - math.floor(steps + 0.5)) < 1e-9)
+    end
+    assert.is_true(moved > 0)
+    for _, ranks in ipairs { 2, 3 } do
+      assert.is_true(alone == run(ranks, 'layouts=' .. ranks, unpack(recipe)))
+    end
+    assert.is_true(alone == train(mpi, 2, unpack(recipe)))
+    assert.is_true(alone ~= run(1, 'exact=1', 'scores=sigmoid'))
+  end)
+
+  it('has a router in f32 beside parameters in bf16', function()
+    local recipe = { 'exact=1', 'dtype=bf16', 'router_f32=1' }
+    local alone = run(1, unpack(recipe))
+    for _, ranks in ipairs { 2, 3 } do assert.is_true(alone == run(ranks, unpack(recipe))) end
+    local wide, narrow = losses(run(1, 'exact=1')), losses(alone)
+    for i, loss in ipairs(wide) do assert.is_true(math.abs(loss - narrow[i]) < 1e-2 * loss) end
+    assert.is_true(alone ~= run(1, 'exact=1', 'dtype=bf16'))
   end)
 
   it('trains to the same bits on any ranks, layouts, splits and schedules when exact', function()

@@ -3,8 +3,8 @@
 -- and splits, the global batches are the same; rank 0 writes losses, gradient norms and final
 -- parameters to FILE as hexadecimal floats, a line per step and then a line per parameter. Values:
 -- exact, dtype, schedule, rule (of the split), layouts (a seed), slots, homes (experts are
--- resident, one home in every so many ranks), gradients (1: no training, but a check by
--- differences).
+-- resident, one home in every so many ranks), scores, bias_rate, router_f32 (1), gradients (1: no
+-- training, but a check by differences, with biases).
 
 local lib = require 'neap.base.lib'
 local comm = require 'neap.engine.comm'
@@ -26,7 +26,7 @@ end
 local rank, ranks, path = group:rank(), group:size(), table.remove(arguments, 1)
 local given = { dtype = 'f32', schedule = 'laer', rule = 'minimax', layouts = '1', slots = '3' }
 for _, argument in ipairs(arguments) do
-  local name, value = argument:match '^(%w+)=(.*)$'
+  local name, value = argument:match '^([%w_]+)=(.*)$'
   given[name] = value
 end
 
@@ -85,11 +85,15 @@ local model = nn.Transformer.new { comm = group, topology = session.topology, se
   vocabulary = VOCABULARY, layers = LAYERS, hidden = 8, heads = 2, kv_heads = 1, top_k = 2,
   ffn = FFN, sequence = SEQUENCE, batch = SEQUENCES / ranks, seed = 5, aux_loss = 0.01,
   exact = given.exact == '1', schedule = given.schedule, group = homes and 'resident' or 'all',
-  dtype = given.gradients and 'f64' or given.dtype }
+  dtype = given.gradients and 'f64' or given.dtype, scores = given.scores,
+  bias_rate = tonumber(given.bias_rate), router_f32 = given.router_f32 == '1' }
 
 --- Finite differences of loss + auxiliary loss, over all dense parameters and some of experts.
 local function check_gradients()
   session:advance(1)
+  for l = 0, LAYERS - 1 do
+    for e = 0, EXPERTS - 1 do model.experts[l]:bias()[e] = random(77, l * EXPERTS + e, 7) / 20 end
+  end
   local ids, targets = rows(1, 0), rows(1, 1)
   local function loss() return model:forward(ids, targets, 1) + model:aux_loss() end
   loss()
@@ -131,6 +135,10 @@ local function train()
     local loss = model:forward(rows(step, 0), rows(step, 1), step)
     model:backward()
     lines[step] = ('%a %a'):format(loss, optimizer:step())
+    model:adapt_bias()
+  end
+  for _, experts in ipairs(model.experts) do
+    for e = 0, EXPERTS - 1 do lines[#lines + 1] = ('bias %a'):format(experts:bias()[e]) end
   end
   write(model.parameters.values)
   for _, store in ipairs(model:shards()) do
