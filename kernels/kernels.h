@@ -73,7 +73,8 @@ typedef struct {
 /* ---- products -------------------------------------------------------------------------------- */
 
 /* c = op(a) op(b), or c += op(a) op(b) with accumulate. Each element is summed over K in one
- * order, wherever it stands in c and whatever M and N are. */
+ * order, wherever it stands in c and whatever M and N are. At most one of a and b is transposed:
+ * nothing needs both, and there is no code for it on a GPU. */
 typedef int neapi_kernel_gemm(int64_t m, int64_t n, int64_t k,         //
                               const void *a, int64_t lda, int trans_a, // (M, K); trans_a: (K, M)
                               const void *b, int64_t ldb, int trans_b, // (K, N); trans_b: (N, K)

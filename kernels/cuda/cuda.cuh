@@ -216,11 +216,15 @@ bool neapi_cublas_gemm(int64_t m, int64_t n, int64_t k, const void *a, int64_t l
                        product_types types, int accumulate, void *stream, int *status);
 
 /* Products of our own for matrices with a side below NARROW, which cuBLAS is not asked for:
- * c = a op(b) with N or K narrow, into bf16 or float, and c = a^T b with N narrow. */
+ * c = a op(b) with N (flat) or K (shallow) narrow, into bf16 or float, and c = a^T b with N
+ * narrow. */
 enum { NARROW = 64 };
 template <class OUT>
-int neapi_cuda_narrow(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b,
-                      int64_t ldb, int trans_b, OUT *c, int64_t ldc, int accumulate, void *stream);
+int neapi_cuda_flat(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b,
+                    int64_t ldb, int trans_b, OUT *c, int64_t ldc, int accumulate, void *stream);
+template <class OUT>
+int neapi_cuda_shallow(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b,
+                       int64_t ldb, int trans_b, OUT *c, int64_t ldc, int accumulate, void *stream);
 int neapi_cuda_narrow_gradient(int64_t t, int64_t k, int64_t n, const void *a, int64_t lda,
                                const void *b, int64_t ldb, float *c, int64_t ldc, int accumulate,
                                void *stream);

@@ -60,6 +60,7 @@ static void test_product(kernels *k)
                  .trans_a = (int)pick(4, s, 0, 1),
                  .trans_b = (int)pick(5, s, 0, 1),
                  .accumulate = (int)pick(6, s, 0, 1)};
+    p.trans_b &= !p.trans_a;
     p.lda = (p.trans_a ? p.m : p.k) + pick(7, s, 0, 3);
     p.ldb = (p.trans_b ? p.k : p.n) + pick(8, s, 0, 3);
     p.ldc = p.n + pick(9, s, 0, 3);
@@ -167,7 +168,7 @@ static void test_bf16(void)
 {
   for (uint64_t s = 0; s < 60; s++) {
     int64_t m = pick(1, s, 0, 40), n = pick(2, s, 1, 40), k = pick(3, s, 1, 300);
-    int ta = (int)pick(4, s, 0, 1), tb = (int)pick(5, s, 0, 1), add = (int)pick(6, s, 0, 1);
+    int ta = (int)pick(4, s, 0, 1), tb = !ta && pick(5, s, 0, 1), add = (int)pick(6, s, 0, 1);
     int64_t lda = (ta ? m : k) + pick(7, s, 0, 3), ldb = (tb ? k : n) + pick(8, s, 0, 3);
     int64_t ldc = n + pick(9, s, 0, 3);
     twin a = twin_normals((ta ? k : m) * lda, s), b = twin_normals((tb ? n : k) * ldb, s + 100);

@@ -69,6 +69,7 @@ static void test_sizes(kernels *k)
                  .trans_b = (int)pick(5, s, 0, 1),
                  .accumulate = (int)pick(6, s, 0, 1),
                  .acc = (int)pick(10, s, 0, 1)};
+    p.trans_b &= !p.trans_a;
     if (!any && p.trans_a) { /* tokens are what is summed over */
       int64_t tokens = p.m;
       p.m = p.k;
