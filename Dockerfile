@@ -4,7 +4,7 @@
 FROM debian:12-slim AS build
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
     gcc libc6-dev cmake ninja-build pkg-config libluajit-5.1-dev libopenblas-dev \
-    libopenmpi-dev openmpi-bin zlib1g-dev libsqlite3-dev lua-argparse lua-dkjson
+    libopenmpi-dev openmpi-bin zlib1g-dev liblzma-dev libzstd-dev libsqlite3-dev lua-argparse lua-dkjson
 COPY . /neap
 RUN cmake -S /neap -B /build -G Ninja -DNEAP_CUDA=off -DNEAP_NATIVE=off && ninja -C /build \
     neap libneap cdef && cmake --install /build --prefix /usr/local

@@ -46,6 +46,26 @@ static int bad(const char *path, int64_t byte, const char *what)
   return neapi_fail(NEAP_FORMAT, "%s: byte %" PRId64 ": %s", path, byte, what);
 }
 
+/* The types that loads may have. */
+typedef struct {
+  const char *name;
+  int32_t bytes;
+  bool is_signed;
+} load_type;
+
+static const load_type TYPES[] = {
+    {"I32", 4, true},  {"I64", 8, true},  {"I16", 2, true},  {"I8", 1, true},
+    {"U64", 8, false}, {"U32", 4, false}, {"U16", 2, false}, {"U8", 1, false},
+};
+
+static const load_type *find_type(const char *name)
+{
+  for (size_t i = 0; i < sizeof TYPES / sizeof *TYPES; i++)
+    if (!strcmp(TYPES[i].name, name))
+      return &TYPES[i];
+  return NULL;
+}
+
 /* The tensor against the bytes that the file holds after its header, which ends at byte data. */
 static int check_tensor(const char *path, const neapi_header *header, int64_t data, int64_t bytes,
                         int64_t *shape)
@@ -53,10 +73,14 @@ static int check_tensor(const char *path, const neapi_header *header, int64_t da
   const neapi_tensor_entry *tensor = header->tensors;
   if (header->tensor_count != 1 || strcmp(tensor->name, NEAPI_TRACE_TENSOR))
     return bad(path, LENGTH_BYTES, "not a trace: it must hold one tensor, \"load\"");
-  if (strcmp(tensor->dtype, "I32") || tensor->ndim != NEAPI_TRACE_DIMS)
-    return bad(path, LENGTH_BYTES, "not a trace: \"load\" must be I32 with 4 dimensions");
+  const load_type *type = find_type(tensor->dtype);
+  if (!type || tensor->ndim != NEAPI_TRACE_DIMS)
+    return bad(path, LENGTH_BYTES,
+               "not a trace: \"load\" must be of whole numbers with 4 dimensions: steps, layers, "
+               "ranks, experts");
   int64_t count = neapi_trace_count(tensor->shape, 0);
-  if (count < 0 || tensor->begin != 0 || tensor->end != 4 * count)
+  if (count < 0 || tensor->begin != 0 || tensor->end / type->bytes != count ||
+      tensor->end % type->bytes)
     return bad(path, LENGTH_BYTES, "shape and data_offsets of \"load\" do not fit together");
   for (int i = NEAPI_LAYERS; i < NEAPI_TRACE_DIMS; i++)
     if (tensor->shape[i] < 1)
@@ -74,23 +98,22 @@ static int check_tensor(const char *path, const neapi_header *header, int64_t da
   return NEAP_OK;
 }
 
-/* A file with metadata is the writer's and has its marks; one without is taken as it is. */
-static int check_marks(const char *path, const neap_trace *trace, int64_t data)
+/* A file of the writer has its marks; one that has none of them is another's, taken as it is. */
+static int check_marks(const char *path, const neap_trace *trace, const char *from, int64_t data)
 {
   const neapi_header *header = &trace->header;
-  if (!header->has_metadata)
-    return NEAP_OK;
   const char *format = neapi_header_value(header, "format");
   const char *version = neapi_header_value(header, "version");
   const char *expected = neapi_header_value(header, "crc32");
+  if (!expected && (!format || strcmp(format, NEAPI_TRACE_FORMAT)))
+    return NEAP_OK;
   if (!format || strcmp(format, NEAPI_TRACE_FORMAT) || !version || !expected)
     return bad(path, LENGTH_BYTES, "metadata without format \"neap.trace\", version and crc32");
   if (strcmp(version, NEAPI_TRACE_VERSION))
     return neapi_fail(NEAP_FORMAT, "%s: byte %d: trace of version %s; this program reads %s", path,
                       LENGTH_BYTES, version, NEAPI_TRACE_VERSION);
   char crc[16];
-  int64_t bytes = 4 * neapi_trace_count(trace->shape, 0);
-  uLong data_crc = crc32_z(0, (const Bytef *)trace->load, (size_t)bytes);
+  uLong data_crc = crc32_z(0, (const Bytef *)from, (size_t)header->tensors->end);
   snprintf(crc, sizeof crc, "%08" PRIx32,
            neapi_trace_crc((uint32_t)data_crc, trace->shape, header->pairs, header->pair_count));
   if (strcmp(crc, expected))
@@ -101,13 +124,23 @@ static int check_marks(const char *path, const neap_trace *trace, int64_t data)
   return NEAP_OK;
 }
 
-static int check_loads(const char *path, const neap_trace *trace, int64_t data)
+/* Loads of any type, as trace->memory has them. */
+static int copy_loads(const char *path, const char *from, int64_t data, neap_trace *trace)
 {
+  const load_type *type = find_type(trace->header.tensors->dtype);
+  int32_t *load = trace->memory;
   int64_t count = neapi_trace_count(trace->shape, 0);
-  for (int64_t i = 0; i < count; i++)
-    if (trace->load[i] < 0)
-      return neapi_fail(NEAP_FORMAT, "%s: byte %" PRId64 ": load is %" PRId32 "; it must be >= 0",
-                        path, data + 4 * i, trace->load[i]);
+  for (int64_t i = 0; i < count; i++) {
+    uint64_t bits = 0;
+    memcpy(&bits, from + i * type->bytes, (size_t)type->bytes);
+    int unused = 64 - 8 * type->bytes;
+    int64_t value = type->is_signed ? (int64_t)(bits << unused) >> unused : (int64_t)bits;
+    if (value < 0 || value > INT32_MAX)
+      return neapi_fail(NEAP_FORMAT,
+                        "%s: byte %" PRId64 ": load is %" PRId64 "; it must be from 0 to %d", path,
+                        data + i * type->bytes, value, INT32_MAX);
+    load[i] = (int32_t)value;
+  }
   return NEAP_OK;
 }
 
@@ -130,13 +163,12 @@ static int parse_safetensors(const char *path, const char *text, int64_t length,
   status = check_tensor(path, &trace->header, data, length - data, trace->shape);
   if (status)
     return status;
-  trace->memory = neapi_alloc(length - data, "trace");
+  trace->memory = neapi_alloc(4 * neapi_trace_count(trace->shape, 0) + 1, "trace");
   if (!trace->memory)
     return NEAP_MEMORY;
-  memcpy(trace->memory, text + data, (size_t)(length - data));
   trace->load = trace->memory;
-  status = check_marks(path, trace, data);
-  return status ? status : check_loads(path, trace, data);
+  status = check_marks(path, trace, text + data, data);
+  return status ? status : copy_loads(path, text + data, data, trace);
 }
 
 /* A header is JSON, so that its 9th byte is '{', which no CSV has there. */
@@ -174,6 +206,7 @@ void neap_trace_close(neap_trace *trace)
     return;
   neapi_header_free(&trace->header);
   free(trace->memory);
+  free(trace->notes);
   free(trace);
 }
 
@@ -203,4 +236,9 @@ const char *neap_trace_metadata(const neap_trace *trace, int64_t index, const ch
     return NULL;
   *value = trace->header.pairs[index].value;
   return trace->header.pairs[index].key;
+}
+
+const char *neap_trace_notes(const neap_trace *trace)
+{
+  return trace->notes;
 }

@@ -14,6 +14,7 @@ struct neap_trace {
   const int32_t *load; /* (steps, layers, ranks, experts), inside memory */
   void *memory;
   neapi_header header; /* empty for a CSV */
+  char *notes;         /* what a reader should know of how it was read, or NULL */
 };
 
 #define NEAPI_TRACE_TENSOR "load"
@@ -30,10 +31,10 @@ int64_t neapi_trace_count(const int64_t *shape, int first);
 uint32_t neapi_trace_crc(uint32_t data_crc, const int64_t *shape, const neapi_key_value *pairs,
                          int64_t count);
 
-/* Parses the bytes of a file, unpacked, whichever kind it is, into a zeroed trace, whose memory and
- * header are the caller's also on failure. path names it in messages. Errors: FORMAT, MEMORY. */
+/* Parses the bytes of a file, unpacked, whichever kind it is, into a zeroed trace, whose memory,
+ * header and notes are the caller's also on failure. path names it in messages. Errors: FORMAT, MEMORY. */
 int neapi_trace_parse(const char *path, const char *text, int64_t length, neap_trace *trace);
-/* Parses CSV text of length bytes into trace->shape, load and memory. Errors: FORMAT, with line. */
+/* Parses CSV text of length bytes into trace->shape, load, memory and notes. Errors: FORMAT, with line. */
 int neapi_trace_parse_csv(const char *path, const char *text, int64_t length, neap_trace *trace);
 
 #endif

@@ -1080,10 +1080,11 @@ typedef struct neap_trace neap_trace;
 typedef struct neap_trace_writer neap_trace_writer;
 
 /* Reads and checks a whole file into memory: safetensors as the writer makes it, up to the last
- * whole step if it was never finished (metadata "state" is then "writing"), safetensors without any
- * metadata (then there is no checksum to check), or CSV "step,layer,rank,e0,e1,…", plain or
- * gzipped, rows in any order. What it is shows in its content, not in its name. Errors: SYSTEM
- * (cannot be read), FORMAT (names the file and the byte or line). */
+ * whole step if it was never finished (metadata "state" is then "writing"), safetensors of another's
+ * with one tensor "load" of whole numbers (then there is no checksum to check), or CSV with the
+ * columns step, layer, rank, e0, e1, …, columns and rows in any order, ids that leave gaps
+ * renumbered; plain or packed by gzip, xz or Zstandard. What it is shows in its content, not in its
+ * name. Errors: SYSTEM (cannot be read), FORMAT (names the file and the byte or line). */
 NEAP_API int neap_trace_open(const char *path, neap_trace **out);
 NEAP_API void neap_trace_close(neap_trace *trace);
 /* shape[4]: steps, layers, ranks, experts. */
@@ -1094,6 +1095,9 @@ NEAP_API int neap_trace_load(const neap_trace *trace, int64_t step, int64_t laye
  * the trace. A CSV has no metadata. */
 NEAP_API const char *neap_trace_metadata(const neap_trace *trace, int64_t index,
                                          const char **value);
+
+/* What a user should know of how the file was read (ids renumbered, columns left out), or NULL. */
+NEAP_API const char *neap_trace_notes(const neap_trace *trace);
 
 /* Creates the file, with no steps, and locks it until close. shape[3]: layers, ranks, experts, each
  * >= 1. keys[pairs] and values[pairs]: UTF-8; the keys "format", "version", "crc32" and "state" are

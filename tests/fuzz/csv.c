@@ -39,6 +39,7 @@ static void check_again(const neap_trace *trace, int64_t rows)
       memcmp(again.load, trace->load, (size_t)count * sizeof *again.load))
     fuzz_fail("other loads when written again");
   free(again.memory);
+  free(again.notes);
   free(text);
 }
 
@@ -59,4 +60,5 @@ void fuzz_one(const uint8_t *data, size_t bytes)
       check_again(&trace, count / trace.shape[NEAPI_EXPERTS]);
   }
   free(trace.memory);
+  free(trace.notes);
 }

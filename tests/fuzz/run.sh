@@ -27,7 +27,8 @@ flags=(-g -O1 -std=gnu11 -fsanitize=fuzzer-no-link,address,undefined -fno-saniti
 export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=0:quarantine_size_mb=16:malloc_context_size=4 UBSAN_OPTIONS=print_stacktrace=1
 
 # What the targets in C read with; core/data/text_corpus.c with files that are in memory.
-sources=(core/data/safetensors.c core/data/unpack.c core/data/tokens.c core/data/trace.c core/data/trace_csv.c core/data/durable.c
+sources=(core/data/safetensors.c core/data/unpack.c core/data/source.c core/data/unpack_gzip.c core/data/unpack_xz.c
+  core/data/unpack_zstd.c core/data/tokens.c core/data/trace.c core/data/csv.c core/data/trace_csv.c core/data/durable.c
   core/data/checkpoint_reader.c core/data/tensors_writer.c core/base/status.c core/base/memory.c
   core/base/dtype.c core/base/random.c core/layout/topology.c core/moe/shard_range.c)
 in_memory=(-Dfopen=fuzz_fopen -Dlstat=fuzz_lstat -Dgzopen=fuzz_gzopen)

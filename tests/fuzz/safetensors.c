@@ -22,6 +22,7 @@ static void read_trace(const uint8_t *file, size_t bytes)
       fuzz_fail("load %d", trace.load[i]);
   neapi_header_free(&trace.header);
   free(trace.memory);
+  free(trace.notes);
 }
 
 /* Every tensor of a known type can be read. */

@@ -28,7 +28,7 @@ Examples:
   neap trace synth w6.safetensors --workload W6 --experts 64 --top-k 6 --ranks 8 --slots 10
   neap trace synth skew.safetensors --maxvio 4 --experts 64 --top-k 6 --slots 4
 A trace is tokens by step, layer, source rank and expert. Files that are read may be safetensors, or
-CSV (step,layer,rank,e0,e1,...), plain or gzipped.]]
+CSV (step,layer,rank,e0,e1,...), plain or packed by gzip, xz or zstd.]]
 
 local function range(text)
   local first, last = text:match '^(%d+)%.%.(%d+)$'
@@ -81,7 +81,7 @@ end
 function command.options(parser)
   parser:require_command(true):command_target 'action'
   local info = parser:command('info', 'Shape, metadata and balance of a trace.')
-  info:argument('file', 'safetensors, or CSV, plain or gzipped')
+  info:argument('file', 'safetensors, or CSV, plain or packed')
   info:flag('--json', 'results as JSON')
   local plot = parser:command('plot', 'Load of the experts over steps, as a heat map.')
   plot:argument('file', 'what to show')

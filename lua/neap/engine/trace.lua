@@ -1,4 +1,4 @@
---- Recorded loads: reading traces (safetensors, or CSV, plain or gzipped) and writing them.
+--- Recorded loads: reading traces (safetensors, or CSV, plain or packed) and writing them.
 --
 --   local t = trace.open 'run.safetensors'
 --   t.steps, t.layers, t.ranks, t.experts, t.metadata.seed
@@ -28,7 +28,8 @@ local function read_metadata(ptr)
 end
 
 --- Reads and checks a whole file. The metadata are strings; metadata_keys has their order.
--- incomplete: the run that wrote it has not finished it, and these are its whole steps. Raises
+-- incomplete: the run that wrote it has not finished it, and these are its whole steps. notes: what
+-- a user should know of how it was read, or nil. Raises
 -- SYSTEM (cannot be read) or FORMAT (damaged: names the file and byte or line).
 function trace.open(path)
   local out, shape = ffi.new 'neap_trace *[1]', ffi.new 'int64_t[4]'
@@ -40,6 +41,8 @@ function trace.open(path)
   self.ranks, self.experts = tonumber(shape[2]), tonumber(shape[3])
   self.metadata, self.metadata_keys = read_metadata(self.ptr)
   self.incomplete = self.metadata.state == 'writing'
+  local notes = C.neap_trace_notes(self.ptr)
+  self.notes = notes ~= nil and ffi.string(notes) or nil
   return self
 end
 
@@ -50,6 +53,7 @@ function trace.read(path)
     io.stderr:write(('neap: %s: was not finished; its %d whole steps are read\n'):format(path,
       self.steps))
   end
+  if self.notes then io.stderr:write(('neap: %s: %s\n'):format(path, self.notes)) end
   return self
 end
 

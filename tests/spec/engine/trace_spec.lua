@@ -259,12 +259,40 @@ describe('trace', function()
     assert.are.equal(258, tonumber(t:load(0, 0)[1]))
   end)
 
+  it('takes whole numbers of any type, and whatever metadata', function()
+    local list = { 0, 1, 258, 30000 }
+    for dtype, bytes in pairs { I64 = 8, U32 = 4, I16 = 2, U16 = 2, I32 = 4, U64 = 8 } do
+      local data = {}
+      for i, number in ipairs(list) do
+        for byte = 0, bytes - 1 do
+          data[#data + 1] = string.char(math.floor(number / 256 ^ byte) % 256)
+        end
+        assert(i)
+      end
+      raw(('{"__metadata__":{"format":"pt","seed":"3"},"load":{"dtype":"%s","shape":[1,1,2,2],'
+        .. '"data_offsets":[0,%d]}}'):format(dtype, 4 * bytes), table.concat(data))
+      local t = trace.open(path)
+      for i, number in ipairs(list) do assert.are.equal(number, tonumber(t:load(0, 0)[i - 1])) end
+      assert.are.equal('3', t.metadata.seed)
+      t:close()
+    end
+    for dtype, data in pairs { I64 = ('\255'):rep(8), U64 = '\0\0\0\0\1\0\0\0',
+      U32 = '\0\0\0\128', I16 = '\0\128' } do
+      local header = ('{"load":{"dtype":"%s","shape":[1,1,1,1],"data_offsets":[0,%d]}}'):format(
+        dtype, #data)
+      raw(header, data)
+      check_damaged(path, ('byte %d: load is %%-?%%d+; it must be from 0'):format(8 + #header))
+    end
+  end)
+
   it('refuses hostile headers', function()
     local eight = ('\0'):rep(8)
     for header, pattern in pairs {
       ['{"load":{"dtype":"I32","shape":[1,1,1,2],"data_offsets":[0,4]}}'] = 'do not fit together',
       ['{"load":{"dtype":"I32","shape":[1,1,1,2],"data_offsets":[8,0]}}'] = 'ascending',
-      ['{"load":{"dtype":"I64","shape":[1,1,1,1],"data_offsets":[0,8]}}'] = 'must be I32',
+      ['{"load":{"dtype":"F64","shape":[1,1,1,1],"data_offsets":[0,8]}}'] = 'of whole numbers',
+      ['{"load":{"dtype":"I64","shape":[1,1,1,2],"data_offsets":[0,8]}}'] = 'do not fit together',
+      ['{"load":{"dtype":"I16","shape":[1,1,1,1],"data_offsets":[0,3]}}'] = 'do not fit together',
       ['{"load":{"dtype":"I32","shape":[1,1,2],"data_offsets":[0,8]}}'] = '4 dimensions',
       ['{"load":{"dtype":"I32","shape":[4294967296,4294967296,4294967296,1],'
         .. '"data_offsets":[0,8]}}'] = 'do not fit together',
@@ -276,7 +304,7 @@ describe('trace', function()
       ['{"load":{"dtype":"I32","shape":[1,1,1,2]}}'] = 'without dtype',
       ['{"load":{"dtype":"I32","shape":[1,1,1,2],"shape":[1],"data_offsets":[0,8]}}'] = 'twice',
       ['{"load":{"dtype":"I32","shape":[1,1,1,-2],"data_offsets":[0,8]}}'] = 'whole number',
-      ['{"__metadata__":{"seed":"1"},"load":{"dtype":"I32","shape":[1,1,1,2],'
+      ['{"__metadata__":{"crc32":"1"},"load":{"dtype":"I32","shape":[1,1,1,2],'
         .. '"data_offsets":[0,8]}}'] = 'without format',
       ['{}'] = 'not a trace',
       ['{"load'] = 'does not end',
@@ -358,35 +386,116 @@ describe('trace from CSV', function()
     os.remove(path .. '.gz')
   end)
 
-  it('takes line ends of both kinds', function()
-    write(path, 'step,layer,rank,e0\r\n0,0,0,5\r\n')
-    assert.are.equal(5, tonumber(trace.open(path):load(0, 0)[0]))
+  it('takes what spreadsheets and scripts make of it', function()
+    local plain = HEAD .. '0,0,0,90,10\n0,0,1,20,8\n1,0,0,7,6\n1,0,1,5,4\n'
+    local rows = { { 0, 0, 0, 90, 10 }, { 0, 0, 1, 20, 8 }, { 1, 0, 0, 7, 6 }, { 1, 0, 1, 5, 4 } }
+    local function made(head, format, order, ending)
+      local lines = { head }
+      for i, row in ipairs(rows) do
+        local cells = {}
+        for k, from in ipairs(order) do cells[k] = from > 0 and row[from] or i - 1 end
+        lines[i + 1] = format:format(unpack(cells))
+      end
+      return table.concat(lines, ending or '\n') .. (ending or '\n')
+    end
+    local straight = { 1, 2, 3, 4, 5 }
+    for name, text in pairs {
+      mark = '\239\187\191' .. plain, crlf = plain:gsub('\n', '\r\n'), cr = plain:gsub('\n', '\r'),
+      ['no last line end'] = plain:sub(1, -2), ['blank lines'] = '\n' .. plain .. '\n  \n',
+      spaces = plain:gsub(',', ' , '), ['upper case'] = plain:upper(),
+      quoted = made('"step","layer","rank","e0","e1"', '"%d","%d",%d,"%d",%d', straight),
+      floats = made('step,layer,rank,e0,e1', '%d.0,%d.,%d.00,%.1e,%.1f', straight),
+      semicolons = made('step;layer;rank;e0;e1', '%d;%d;%d;%d,0;%d', straight),
+      tabs = made('step\tlayer\trank\te0\te1', '%d\t%d\t%d\t%d\t%d', straight),
+      columns = made('e1,rank,e0,layer,step', '%d,%d,%d,%d,%d', { 5, 3, 4, 2, 1 }),
+      names = made('Step,Layer,Rank,expert_0,Expert01', '%d,%d,%d,%d,%d', straight),
+    } do
+      write(path, text)
+      local t = trace.open(path)
+      assert.are.same({ 2, 1, 2, 2 }, { t.steps, t.layers, t.ranks, t.experts }, name)
+      for i, row in ipairs(rows) do
+        local load = t:load(row[1], 0)
+        local at = 2 * ((i - 1) % 2)
+        assert.are.same({ row[4], row[5] }, { tonumber(load[at]), tonumber(load[at + 1]) }, name)
+      end
+      assert.is_nil(t.notes, name)
+      t:close()
+    end
+    write(path, made(',step,layer,rank,e0,e1,time', ('%d,'):rep(6) .. '%d',
+      { 0, 1, 2, 3, 4, 5, 0 }))
+    assert.are.equal("2 columns are left out: '', …", trace.open(path).notes)
+  end)
+
+  it('renumbers ids that leave gaps, and tells', function()
+    write(path, 'step,layer,rank,e4,e2\n10,3,7,1,2\n10,3,9,3,4\n30,3,9,7,8\n30,3,7,5,6\n')
+    local t = trace.open(path)
+    assert.are.same({ 2, 1, 2, 2 }, { t.steps, t.layers, t.ranks, t.experts })
+    local load = t:load(1, 0)
+    assert.are.same({ 6, 5, 8, 7 }, { tonumber(load[0]), tonumber(load[1]), tonumber(load[2]),
+      tonumber(load[3]) })
+    assert.are.equal('experts e2 to e4 are renumbered 0 to 1; steps 10 to 30 are renumbered 0 to '
+      .. '1; layers 3 to 3 are renumbered 0 to 0; ranks 7 to 9 are renumbered 0 to 1', t.notes)
+  end)
+
+  it('unpacks xz and Zstandard, all of their frames, and finds what is cut off', function()
+    local text = { HEAD }
+    for rank = 0, 999 do text[rank + 2] = ('0,0,%d,%d,2\n'):format(rank, value(0, 0, rank)) end
+    write(path, table.concat(text))
+    for ending, pack in pairs { xz = 'xz -k', zst = 'zstd -qk' } do
+      local packed = path .. '.' .. ending
+      if os.execute(('%s %s 2>/dev/null'):format(pack, path)) ~= 0 then
+        pending(pack .. ' is not installed')
+        return
+      end
+      local bytes = read(packed)
+      local ok, t = pcall(trace.open, packed)
+      if not ok and t.message:find 'this build lacks' then return end
+      assert.are.equal(1000, t.ranks)
+      assert.are.equal(value(0, 0, 999), tonumber(t:load(0, 0)[1998]))
+      for _, length in ipairs { 12, math.floor(#bytes / 2), #bytes - 1 } do
+        write(packed, bytes:sub(1, length))
+        check_damaged(packed, 'truncated or damaged ' .. (ending == 'xz' and 'xz' or 'zstd'))
+      end
+      local half = math.floor(#bytes / 2)
+      write(packed, bytes:sub(1, half) .. ('\170'):rep(20) .. bytes:sub(half + 21))
+      check_damaged(packed, 'damaged')
+      write(packed, bytes .. 'x')
+      check_damaged(packed, 'damaged')
+      write(packed, bytes .. bytes) -- twice the text: its heading is no row
+      check_damaged(packed, 'line 1002, column 1')
+      os.remove(packed)
+    end
   end)
 
   it('names the line of what is wrong', function()
     local cases = {
       { '', 'byte 0: the file is empty' },
-      { 'hello\n', 'line 1: neither' },
-      { 'step,layer,rank,e0,e2\n0,0,0,1,2\n', 'line 1: column 5 must be e1' },
-      { 'step,layer,rank,e0,e1 \n0,0,0,1,2\n', 'line 1: text after' },
+      { 'hello\n', 'line 1: neither a safetensors file nor a CSV with the columns step, layer' },
+      { '\n\n', 'line 3: neither' },
+      { '\255\254s\0', 'line 1: this is UTF%-16' },
+      { 'step,layer,e0\n0,0,1\n', 'line 1: there is no column rank' },
+      { 'step,layer,rank,x\n0,0,0,1\n', 'line 1: there are no columns e0' },
+      { 'step,layer,rank,e0,rank\n', 'line 1: column rank twice' },
+      { 'step,layer,rank,e0,e00\n', 'line 1: column e0 twice' },
       { HEAD, 'no row' },
       { HEAD .. '0,0,0,1,2\n0,0,1,1\n', 'line 3: 4 columns; the heading has 5' },
-      { HEAD .. '0,0,0,1,2,3\n', 'line 2: more than the 5 columns' },
+      { HEAD .. '0,0,0,1,2,3\n', 'line 2: more than 5 columns' },
       { HEAD .. '0,0,0,1,-2\n', "line 2, column 5: '%-2'" },
       { HEAD .. '0,0,0,1.5,2\n', "line 2, column 4: '1.5'" },
       { HEAD .. '0,0,0,,2\n', "line 2, column 4: ''" },
       { HEAD .. '0,0,0,nan,2\n', "line 2, column 4: 'nan'" },
+      { HEAD .. '0,0,0,0x1,2\n', "line 2, column 4: '0x1'" },
       { HEAD .. '0,0,0,1,2147483648\n', "line 2, column 5: '2147483648'" },
+      { HEAD .. '0,0,0,1,2147483648.0\n', "line 2, column 5: '2147483648.0'" },
       { HEAD .. '0,0,0,1,99999999999999999999999\n', 'line 2, column 5' },
-      { HEAD .. '0,0,0,1,2\n\n', 'line 3: 0 columns' },
-      { HEAD .. '0,0,0,1,2\n0,0,0,3,4\n',
-        'line 3: step 0, layer 0, rank 0 again; first in line 2' },
-      { HEAD .. '0,0,0,1,2\n0,0,2,3,4\n', 'without a row for step 0, layer 0, rank 1' },
-      { HEAD .. '1,0,0,1,2\n', 'without a row for step 0, layer 0, rank 0' },
-      { HEAD .. '2147483647,0,2147483647,1,2\n', 'without a row for step 0, layer 0, rank 0' },
-      { HEAD .. '2147483647,2147483647,2147483647,1,2\n', 'too large' },
-      { HEAD .. '0,0,0,1,2', 'line 2: the file ends within the line' },
-      { HEAD .. '0,0,0,1', 'line 2: the file ends within the line' },
+      { HEAD .. '0,0,0,1,"2\n', 'line %d: a quote does not end' },
+      { HEAD .. '0,0,0,1,"2"2\n', 'line 2: text after a quote' },
+      { HEAD .. '0,0,0,1,2\n\n0,0,0,3,4\n',
+        'line 4: step 0, layer 0, rank 0 again; first in line 2' },
+      { HEAD .. '0,0,0,1,2\n0,0,2,3,4\n1,0,0,5,6\n',
+        'without a row for step 1, layer 0, rank 2' },
+      { HEAD .. '5,0,0,1,2\n9,0,7,3,4\n', 'without a row for step 5, layer 0, rank 7' },
+      { HEAD .. '0,0,0,1', 'line 2: 4 columns; the heading has 5: the file is truncated' },
       { HEAD .. '0,0,0,1,\0\n', 'line 2, column 5' },
     }
     for _, case in ipairs(cases) do
