@@ -248,8 +248,8 @@ static void fill_nodes(minimax *m)
 }
 
 /* The least bound from this one on; if that turned out to be above it, once more for the fewest
- * leavings. */
-static double solve_from(minimax *m, double bound)
+ * leavings, under one that is larger by a share of slack. */
+static double solve_from(minimax *m, double bound, double slack)
 {
   const neap_topology *t = m->flow.topology;
   for (bool again = true; again;) {
@@ -259,7 +259,7 @@ static double solve_from(minimax *m, double bound)
     fill_nodes(m);
     double least = spread_under(m, bound, true);
     again = least > bound;
-    bound = least;
+    bound = again ? least * (1 + slack) : bound;
   }
   return bound;
 }
@@ -289,19 +289,22 @@ static double solve_local(minimax *m)
 
 /* ---- a price --------------------------------------------------------------------------------- */
 
-static const double NEARLY = 5e-4; /* of the cost: near enough to the least one */
-enum { BOUNDS = 16 };              /* that are tried at most */
+static const double NEARLY = 2.5e-4; /* of the cost: twice that is near enough to the least one */
+enum { BOUNDS = 16 };                /* that are tried at most */
 
-/* A bound, what the split under it costs, and how that grows with the bound. */
+/* A bound, what the split under it costs beyond work of nodes that lack its expert, and how that
+ * grows with the bound. */
 typedef struct {
   double bound, cost, slope;
 } priced;
 
+/* The slope is looked for only where there may be something to gain. */
 static priced solve_priced_under(minimax *m, double bound, double price)
 {
-  priced p = {solve_from(m, bound), 0, 0};
+  priced p = {solve_from(m, bound, NEARLY), 0, 1};
   p.cost = p.bound + price * (double)neapi_flow_left(&m->flow);
-  p.slope = 1 - price * neapi_flow_relief(&m->flow, m->speed);
+  if (p.cost > p.bound + NEARLY * p.cost)
+    p.slope = 1 - price * neapi_flow_relief(&m->flow, m->speed);
   return p;
 }
 
@@ -313,45 +316,27 @@ static priced meet(priced low, priced high)
   if (isinf(low.slope))
     return (priced){low.bound + apart / 8, high.cost - high.slope * apart, 0};
   double at = (low.cost - high.cost + high.slope * apart) / (high.slope - low.slope);
-  return (priced){low.bound + fmin(fmax(at, 0.02 * apart), 0.98 * apart), low.cost + low.slope * at,
-                  0};
+  return (priced){low.bound + at, low.cost + low.slope * at, 0};
 }
 
-/* The bound of least cost between one with a slope below 0 and the one from which on nothing leaves
- * that need not. Returns the best one; the split is that of the last one tried: *last. */
-static priced search_bound(minimax *m, priced low, priced best, double price, double *last)
+/* Bounds from the mean on, or from the least one if that is larger. Most often the first one is the
+ * best. No cost is below its bound: the first tangent from above. */
+static void solve_priced(minimax *m, double price)
 {
-  priced high = {0, 0, 1};
-  m->flow.leaving = false;
-  *last = high.cost = high.bound = solve_local(m);
-  m->flow.leaving = true;
-  for (int32_t i = 0; i < BOUNDS; i++) {
-    best = high.cost < best.cost ? high : best;
-    best = low.cost < best.cost ? low : best;
+  priced low = solve_priced_under(m, mean_bound(m) * (1 + NEARLY), price);
+  priced high = {2 * low.cost, 2 * low.cost, 1}, best = low;
+  double last = low.bound;
+  for (int32_t i = 0; i < BOUNDS && low.slope < 0; i++) {
     priced next = meet(low, high);
     if (best.cost <= next.cost + NEARLY * best.cost)
       break;
     next = solve_priced_under(m, next.bound, price);
-    *last = next.bound;
+    last = next.bound;
+    best = next.cost < best.cost ? next : best;
     *(next.slope < 0 ? &low : &high) = next;
   }
-  return best;
-}
-
-/* Most often the least bound is the best one: that shows a little above it. */
-static void solve_priced(minimax *m, double price)
-{
-  priced least = {solve_from(m, mean_bound(m)), 0, 0};
-  least.cost = least.bound + price * (double)neapi_flow_left(&m->flow);
-  if (least.cost <= least.bound * (1 + NEARLY))
-    return;
-  priced next = solve_priced_under(m, least.bound * (1 + NEARLY), price);
-  priced best = next.cost < least.cost ? next : least;
-  double last = next.bound;
-  if (next.slope < 0)
-    best = search_bound(m, next, best, price, &last);
   if (best.bound != last)
-    solve_from(m, best.bound);
+    solve_from(m, best.bound, 0);
 }
 
 /* ---- whole tokens ---------------------------------------------------------------------------- */
@@ -464,7 +449,7 @@ static int minimax_compute(neap_split *split)
   if (split->price)
     solve_priced(m, split->price * m->fastest / split->topology->ranks);
   else
-    solve_from(m, mean_bound(m));
+    solve_from(m, mean_bound(m), 0);
   if (!m->equal)
     round_minimax(m);
   return NEAP_OK;

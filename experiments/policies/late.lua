@@ -11,7 +11,7 @@ local PASSES = 3
 -- Of one A100 and the experts of Mixtral 8x7B, from its node and from others: 1100 to 2000.
 local PRICE = 2400
 
-local params = plan.parameters 'late'
+local params = plan.parameters('late', 'tries')
 params.window.default = 8 -- as neap's
 params.price = { default = -1, min = -1, doc = "tokens that could be computed forward while an "
   .. "expert's weights are fetched; -1: what the described cluster and model say, else 2400" }
@@ -24,13 +24,37 @@ local Late = policy.define {
   split = 'minimax',
 }
 
+--- What a layout makes the ranks wait for: the most work, and what crosses nodes at its price.
+local function work_of(ctx, layout, load)
+  local cost = ctx:cost(layout, load)
+  return cost.max_work + (ctx.far_price or 0) * cost.inter_node / ctx.topology.ranks
+end
+
+--- Most experts that the ranks of a node fetch together: where the links between nodes have a price
+-- they share that. On a single node every rank has a link of its own.
+local function fetches(ctx, layout)
+  local t, most = ctx.topology, 1
+  for node = 0, t.nodes - 1 do
+    local count = 0
+    for rank = t.first_rank[node], t.first_rank[node + 1] - 1 do
+      for slot = 0, t:slots_of(rank) - 1 do
+        count = count + (ctx.previous:holds(rank, layout:at(rank, slot)) and 0 or 1)
+      end
+    end
+    most = t.nodes > 1 and math.max(most, count) or 1
+  end
+  return most
+end
+
 function Late:plan(ctx)
-  if not ctx.current then return plan.neap(ctx, { recall = self.window }) end
+  if not ctx.current then
+    return plan.neap(ctx, { recall = self.window, far_price = ctx.far_price })
+  end
   local load = ctx.history:last()
-  local before = ctx:cost(ctx.previous, load).max_work
-  local layout = plan.late(ctx, { load = load, tries = self.tries })
-  local saved = before - ctx:cost(layout, load).max_work
+  local layout = plan.late(ctx, { load = load, tries = self.tries, far_price = ctx.far_price })
+  local saved = work_of(ctx, ctx.previous, load) - work_of(ctx, layout, load)
   local price = self.price >= 0 and self.price or ctx.fetch_work or PRICE
+  if ctx.far_price then price = price * fetches(ctx, layout) end
   return PASSES * saved > price and layout or ctx.previous
 end
 

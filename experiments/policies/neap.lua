@@ -17,7 +17,7 @@ local Neap = policy.define {
 function Neap:plan(ctx)
   return plan.neap(ctx, {
     recall = self.window, effort = self.effort, locality = self.locality,
-    change_price = self.change_price,
+    change_price = self.change_price, far_price = ctx.far_price,
     spread = ctx.current and 0 or nil, -- counts of the very step have no error
   })
 end

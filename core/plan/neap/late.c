@@ -9,7 +9,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { TRIES };
+enum { TRIES, FAR_PRICE };
 
 /* Orders every rank's slots by the replicas that their experts have, fewest first: the late slot is
  * then the one whose expert is missed least. With few spare slots any other one would often hold an
@@ -39,7 +39,7 @@ static int late_plan(const neapi_plan_input *input, int32_t *expert_of)
   n->change_price = 0;
   n->home = 0.45;
   n->spread = 0;
-  n->toll = 0.2 / n->topology->ranks;
+  n->toll = neapi_neap_toll(n, 0.2, input->parameter[FAR_PRICE]);
   neapi_neap_forecast(n, &exact);
   if (input->previous && neapi_neap_has_no_doubles(n, input->previous->expert_of))
     memcpy(n->expert_of, input->previous->expert_of, sizeof *n->expert_of * n->topology->slots);
@@ -53,6 +53,10 @@ static int late_plan(const neapi_plan_input *input, int32_t *expert_of)
 }
 
 const neapi_planner_kind neapi_plan_late = {
-    "late",          {{"tries", "changes that may be tried", 100, 0, 1e6, 1}},
-    neapi_neap_open, neapi_neap_close,
-    late_plan,       false};
+    "late",
+    {{"tries", "changes that may be tried", 100, 0, 1e6, 1},
+     {"far_price", "what work across nodes costs in the split", 0, 0, 1e6, 0}},
+    neapi_neap_open,
+    neapi_neap_close,
+    late_plan,
+    false};

@@ -9,7 +9,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { EFFORT, SPREAD, LOCALITY, CHANGE_PRICE }; /* parameters */
+enum { EFFORT, SPREAD, LOCALITY, CHANGE_PRICE, FAR_PRICE }; /* parameters */
 enum { SEARCHES = 3 };
 
 static const double WORTH = 5e-4; /* cost that a change of the layout in force must save */
@@ -76,8 +76,10 @@ static void improve(neapi_neap *n, const neapi_plan_input *input)
   double before = keep_previous(n, input->previous), cost = before;
   if (before < neapi_neap_ideal() + WORTH)
     return;
-  neapi_neap_greedy(n);
-  compete(n, &cost);
+  for (int32_t i = 0; i < (input->parameter[FAR_PRICE] > 0 ? 2 : 1); i++, n->home *= 2) {
+    neapi_neap_greedy(n);
+    compete(n, &cost);
+  }
   for (int32_t even = 0; even < 2; even++) {
     neapi_neap_spread(n, even);
     compete(n, &cost);
@@ -99,7 +101,7 @@ static int neap_plan(const neapi_plan_input *input, int32_t *expert_of)
   n->spread = input->parameter[SPREAD];
   n->home = 0.45 * towards;
   n->caution = 0.05 / (towards * towards);
-  n->toll = 0.2 * towards / n->topology->ranks;
+  n->toll = neapi_neap_toll(n, 0.2 * towards, input->parameter[FAR_PRICE]);
   neapi_neap_forecast(n, input);
   if (input->parameter[EFFORT] > 0) {
     neapi_neap_draw(n);
@@ -119,6 +121,8 @@ const neapi_planner_kind neapi_plan_neap = {
       10, 0},
      {"locality", "from 0, balance whatever happens, to 1, tokens on their node", 0.5, 0, 1, 0},
      {"change_price", "imbalance that a changed slot on every rank must save; 0: changes are free",
+      0, 0, 1e6, 0},
+     {"far_price", "what work across nodes costs in the split ; at least as much as locality says",
       0, 0, 1e6, 0}},
     neapi_neap_open,
     neapi_neap_close,

@@ -43,7 +43,7 @@ local function open_worker(server, setup)
   C.neap_policy_server_begin(server, messages.LOADING, 0, 0)
   self.runtime = runtime.open {
     file = setup.file, params = setup.params, split = setup.split, on = setup.on,
-    topology = topology, fetch_work = setup.fetch_work,
+    topology = topology, fetch_work = setup.fetch_work, far_price = setup.far_price,
     layers = setup.layers, seed = setup.seed,
     watch = function(hook, step, layer)
       C.neap_policy_server_begin(server, messages.of_hook[hook], step, layer)

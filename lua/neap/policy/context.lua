@@ -5,6 +5,8 @@
 --   ctx.current              whether history's newest load is that of the very step (plans_on)
 --   ctx.fetch_work           work (tokens x cost) that a rank computes forward while it fetches an
 --                            expert late, on the cluster that is described; nil where none is
+--   ctx.far_price            what work across nodes costs in the policy's split (far_price=), up to
+--                            1e6; nil: nothing
 --   ctx.previous             the active layout, as a layout builder
 --   ctx.random               :uniform() :integer(n) :normal() :shuffle(list); depends on seed, step
 --                            and layer alone
@@ -71,6 +73,7 @@ function context.open(tools, layer, keep)
   local topology = tools.topology
   return setmetatable({
     tools = tools, topology = topology, layer = layer, step = 0, fetch_work = tools.fetch_work,
+    far_price = tools.far_price,
     history = history.open(topology.ranks, topology.experts, keep),
     random = setmetatable({ seed = tools.seed, stream = layer, index = 0 }, Random),
   }, Context)
@@ -139,8 +142,8 @@ function Context:plan(name, options)
   return layout_builder.of(self.topology, tools.scratch:array())
 end
 
---- What a layout costs under the exact split of a load (default: the newest): what split:balance()
--- returns (imbalance, max_work, …), and inter_node_share.
+--- What a layout costs under the exact split of a load (default: the newest), at ctx.far_price:
+-- what split:balance() returns (imbalance, max_work, …), and inter_node_share.
 function Context:cost(layout, load)
   load = load or self.history:last()
   local cells = self.topology.ranks * self.topology.experts

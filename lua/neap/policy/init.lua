@@ -156,11 +156,13 @@ end
 --   known    those counts as if they had been known before: a replay or simulation can, no training
 policy.ON = { 'history', 'current', 'known' }
 
---- The price of work that crosses nodes, which the split minimax knows of every policy: 0 to inf.
+--- The price of work that crosses nodes, which the split minimax knows of every policy: 0 to inf,
+-- or 'cluster', what the cluster that is described says.
 local function read_price(text, given)
   local price = given and tonumber(given)
+  if given == 'cluster' then return given end
   if given and not (price and price >= 0) then
-    errors.usage("policy '%s': far_price is '%s'; allowed are 0 to inf", text, given)
+    errors.usage("policy '%s': far_price is '%s'; allowed are 0 to inf and cluster", text, given)
   end
   return price
 end
@@ -182,8 +184,9 @@ function policy.label(text, name)
 end
 
 --- "laer", "mine.lua", "laer+minimax", "laer+minimax:window=3,on=current" -> a selection: { text=,
--- file=, split=, on= (nil: the policy's own), far_price= (of the split minimax, or nil), params = {
--- name = text } }. Raises USAGE. Runs no policy: that is done where it cannot harm.
+-- file=, split=, on= (nil: the policy's own), far_price= (of the split minimax: a number,
+-- 'cluster' or nil), params = { name = text } }. Raises USAGE. Runs no policy: that is done where
+-- it cannot harm.
 function policy.resolve(text)
   local name, rest = split_text(text)
   local split, given = rest:match '^%+?([^:]*):?(.*)$'

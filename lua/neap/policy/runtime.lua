@@ -25,9 +25,11 @@ runtime.PLANNED, runtime.SKIPPED, runtime.FAULT, runtime.LATE = 1, 2, 3, 4
 local Tools = {}
 Tools.__index = Tools
 
-local function open_tools(topology, seed, fetch_work)
+local function open_tools(o)
+  local topology = o.topology
   return setmetatable({
-    topology = topology, seed = seed, fetch_work = fetch_work, planners = {}, splits = {},
+    topology = topology, seed = o.seed, fetch_work = o.fetch_work, far_price = o.far_price,
+    planners = {}, splits = {},
     slots = ffi.new('int32_t[?]', topology.slots), scratch = layouts.open(topology),
     before = layouts.open(topology),
   }, Tools)
@@ -35,7 +37,10 @@ end
 
 --- The engine's split of a rule, opened at first use.
 function Tools:split(rule)
-  self.splits[rule] = self.splits[rule] or splits.open(self.topology, rule)
+  if not self.splits[rule] then
+    self.splits[rule] = splits.open(self.topology, rule)
+    if rule == 'minimax' then self.splits[rule]:set_price(self.far_price or 0) end
+  end
   return self.splits[rule]
 end
 
@@ -94,11 +99,11 @@ end
 
 --- options: file, params (texts), split (a rule instead of the policy's split, or nil), on (instead
 -- of its plans_on, or nil; history is then the counts of the step alone), topology, layers, seed,
--- watch (called with hook, step and layer before every hook, or nil), fetch_work (of the context,
--- or nil). Raises POLICY or USAGE.
+-- watch (called with hook, step and layer before every hook, or nil), fetch_work and far_price (of
+-- the context, or nil). Raises POLICY or USAGE.
 function runtime.open(options)
   local class = policy.load(options.file)
-  local tools = open_tools(options.topology, options.seed, options.fetch_work)
+  local tools = open_tools(options)
   local self = setmetatable({
     name = class.name, file = options.file, class = class, watch = options.watch, tools = tools,
     topology = options.topology, layers = {},

@@ -40,13 +40,14 @@ local FALLBACK = 'minimax'  -- what splits when a policy's split hook has failed
 local SPLIT_TRIES = 3       -- faults in a row after which a split hook is not called any more
 local MESSAGES = 20         -- of faults that are told and kept
 local TEXT_BYTES = 512      -- of a message that is broadcast
+local MOST_PRICE = 1e6      -- of ctx.far_price
 
 local SPEC = {
   topology = { needed = true }, layers = { needed = true }, policy = { needed = true }, comm = {},
   seed = { default = 0 }, deadline = { default = session.DEADLINE }, strict = { default = false },
   in_process = { default = false }, trusted = { default = false },
   known = { default = false }, wait = { default = false }, remember = { default = false },
-  listener = { default = {} }, fetch_work = { type = 'number' },
+  listener = { default = {} }, fetch_work = { type = 'number' }, far_price = { type = 'function' },
 }
 
 --- Tells a layer's split what work across nodes costs. Raises USAGE where its rule knows no price.
@@ -55,7 +56,17 @@ local function set_price(self, layer, selection)
     errors.usage("policy '%s': far_price is of the split minimax; the policy's is %s",
       selection.text, self.rule or 'its own')
   end
-  self.split_of[layer]:set_price(selection.far_price)
+  self.split_of[layer]:set_price(self.far_price)
+end
+
+--- What a selection says of work across nodes: a number, or nil. o: of session.open. Raises USAGE.
+local function find_price(o, selection)
+  if selection.far_price ~= 'cluster' then return selection.far_price end
+  if not o.far_price then
+    errors.usage("policy '%s': far_price=cluster is for neap simulate, suite and run --device=sim, "
+      .. 'which describe one; here it is a number', selection.text)
+  end
+  return o.far_price()
 end
 
 local function open_worker(self, o)
@@ -66,6 +77,7 @@ local function open_worker(self, o)
     file = selection.file, params = selection.params, split = selection.split,
     on = selection.on, topology = self.topology, layers = self.layers, seed = o.seed,
     deadline = o.deadline, trusted = o.trusted, fetch_work = o.fetch_work,
+    far_price = self.far_price and math.min(self.far_price, MOST_PRICE),
   })
   if ok then return opened end
   if not o.strict and opened.code == 'POLICY' then opened.code = 'FAILED' end
@@ -116,6 +128,7 @@ end
 --   wait                      advance waits for all plans (up to the deadline), as replay wants
 --   remember                  keeps what save needs: as many loads as the policy's history has
 --   fetch_work                ctx.fetch_work of the policy, if it is known
+--   far_price                 function: what far_price=cluster is, if it is known (rank 0)
 --   listener                  functions, each optional: fault(message), on rank 0, for faults that
 --                             are not raised; split(step, layer, split) after a split, and
 --                             record(step, layer, load) after a record, on all ranks
@@ -141,11 +154,15 @@ function session.open(given)
     counted = { faults = 0, late = 0 },
   }, Session)
   self.root = not self.comm or self.comm:rank() == 0
+  self.far_price = self.root and find_price(o, selection) or nil
   self.worker = self.root and open_worker(self, o) or nil
   local hooks = self.worker
-  local meta = share_text(self, hooks and hooks.plans_on .. ' ' .. (hooks.rule or ''))
+  local meta = share_text(self, hooks and ('%s %s %.17g'):format(hooks.plans_on, hooks.rule or '',
+    self.far_price or 0))
   self.name = hooks and policies.label(o.policy, hooks.name)
-  self.plans_on, self.rule = meta:match '^(%S+) (%S*)$'
+  local price
+  self.plans_on, self.rule, price = meta:match '^(%S+) (%S*) (%S+)$'
+  self.far_price = tonumber(price)
   self.rule = self.rule ~= '' and self.rule or nil
   self.active = active_layouts.open(topology, self.layers, self.comm)
   for layer = 0, self.layers - 1 do

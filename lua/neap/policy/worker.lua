@@ -48,7 +48,7 @@ local function setup_text(options)
   return 'return ' .. literal {
     file = options.file, params = options.params, split = options.split, on = options.on,
     layers = options.layers, homes = topology.homes,
-    fetch_work = options.fetch_work,
+    fetch_work = options.fetch_work, far_price = options.far_price,
     seed = options.seed, slots_of = slots_of, node_of = list(topology.rank_node, topology.ranks),
     speed = list(topology.rank_speed, topology.ranks),
     cost = list(topology.expert_cost, topology.experts),

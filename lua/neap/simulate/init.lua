@@ -8,6 +8,7 @@
 
 local lib = require 'neap.base.lib'
 local clusters = require 'neap.simulate.cluster'
+local far_price = require 'neap.simulate.far_price'
 local lateness = require 'neap.simulate.lateness'
 local metrics = require 'neap.runs.metrics'
 local summary = require 'neap.simulate.summary'
@@ -96,7 +97,8 @@ function simulate.open(given)
   self.session = sessions.open { topology = self.topology, layers = o.distinct, policy = o.policy,
     seed = o.seed, in_process = o.in_process, trusted = o.trusted, strict = o.strict, wait = true,
     known = true, deadline = o.deadline,
-    fetch_work = self.step_cost:fetch_work(counted_tokens(self)) }
+    fetch_work = self.step_cost:fetch_work(counted_tokens(self)),
+    far_price = function() return far_price.of(self.cluster, self.step_cost, o.parts) end }
   self.step_cost.plans_now = self.session.plans_on == 'current' or self.session.plans_on == 'both'
   self.micro_batches, self.balance, self.late_bytes = 0, series.balance(), 0
   self.lateness = lateness.open(o.machine.plan or 0, o.distinct)

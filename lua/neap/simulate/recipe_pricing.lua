@@ -9,6 +9,7 @@
 
 local clusters = require 'neap.simulate.cluster'
 local errors = require 'neap.base.errors'
+local far_price = require 'neap.simulate.far_price'
 local summary = require 'neap.simulate.summary'
 local models = require 'neap.simulate.models'
 local step_cost = require 'neap.simulate.step_cost'
@@ -62,6 +63,11 @@ end
 --- What a late fetch of an expert costs, in work of loads of so many tokens (step_cost.lua).
 function RecipePricing:fetch_work(counted)
   return self.step_cost:fetch_work(counted)
+end
+
+--- What work across nodes costs (far_price.lua).
+function RecipePricing:far_price()
+  return far_price.of(self.cluster, self.step_cost, 1)
 end
 
 function RecipePricing:step()

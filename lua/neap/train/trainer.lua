@@ -237,7 +237,8 @@ function trainer.open(options)
     policy = options.policy, seed = p.seed, strict = job.strict, in_process = job.in_process,
     trusted = job.trusted, deadline = job.deadline, wait = options.wait,
     remember = job.checkpoints ~= nil, listener = listener(self),
-    fetch_work = self.pricing and self.pricing:fetch_work(p.batch * p.sequence * p.top_k) or nil }
+    fetch_work = self.pricing and self.pricing:fetch_work(p.batch * p.sequence * p.top_k) or nil,
+    far_price = self.pricing and function() return self.pricing:far_price() end or nil }
   self.first, self.last = share(p.batch, job.rank, job.ranks)
   self.ids = tensor.new('i32', (self.last - self.first) * p.sequence)
   self.targets = tensor.new('i32', (self.last - self.first) * p.sequence)

@@ -12,7 +12,8 @@ enum { STEPS = 12, WARM = 4, MOST_RANKS = 32, MOST_EXPERTS = 32, TOKENS = 4096 }
 typedef struct {
   int32_t ranks, node_size, experts, slots; /* slots per rank */
   double *cost, *speed;
-  double per_node; /* deviation of log popularity that a node keeps */
+  double per_node;          /* deviation of log popularity that a node keeps */
+  double plan_at, split_at; /* prices of work across nodes */
 } setting;
 
 typedef struct {
@@ -71,6 +72,9 @@ static score replay(const setting *s, uint64_t seed, const char *name, double ef
         "%s", neap_error_message());
   if (effort >= 0)
     check(!neap_planner_set(planner, "effort", effort), "%s", neap_error_message());
+  check(!neap_split_set_price(split, s->split_at) &&
+            (!s->plan_at || !neap_planner_set(planner, "far_price", s->plan_at)),
+        "%s", neap_error_message());
   for (int32_t i = WARM; i < STEPS; i++) {
     const double *history[WARM];
     neap_balance balance;
@@ -107,7 +111,7 @@ static score mean_of(const setting *s, const char *name, double effort)
 /* Nodes that can hold every expert: balanced, and hardly a token leaves its node. */
 static void test_whole_nodes(void)
 {
-  setting s = {16, 8, 12, 4, NULL, NULL, 0};
+  setting s = {16, 8, 12, 4, NULL, NULL, 0, 0, 0};
   score neap = mean_of(&s, "neap", -1), laer = mean_of(&s, "laer", -1);
   check(neap.imbalance < 1.005, "imbalance %g", neap.imbalance);
   check(neap.across < 0.005, "%g of the tokens cross nodes", neap.across);
@@ -118,7 +122,7 @@ static void test_whole_nodes(void)
  * split. */
 static void test_many_experts(void)
 {
-  setting s = {32, 8, 32, 3, NULL, NULL, 0};
+  setting s = {32, 8, 32, 3, NULL, NULL, 0, 0, 0};
   score neap = mean_of(&s, "neap", -1), laer = mean_of(&s, "laer", -1);
   check(neap.imbalance < 1.01, "imbalance %g", neap.imbalance);
   check(neap.across < laer.across, "%g cross nodes; laer: %g", neap.across, laer.across);
@@ -128,7 +132,7 @@ static void test_many_experts(void)
 static void test_scarce_slots(void)
 {
   for (int32_t slots = 1; slots <= 2; slots++) {
-    setting s = {24, 6, 18, slots, NULL, NULL, 0};
+    setting s = {24, 6, 18, slots, NULL, NULL, 0, 0, 0};
     score neap = mean_of(&s, "neap", -1), start = mean_of(&s, "neap", 0);
     score laer = mean_of(&s, "laer", -1);
     check(neap.imbalance < start.imbalance * 1.02, "%d slots: %g; start: %g", slots, neap.imbalance,
@@ -142,7 +146,7 @@ static void test_more_slots(void)
 {
   score before = {INFINITY, INFINITY};
   for (int32_t slots = 1; slots <= 8; slots++) {
-    setting s = {16, 4, 12, slots, NULL, NULL, 0};
+    setting s = {16, 4, 12, slots, NULL, NULL, 0, 0, 0};
     score now = mean_of(&s, "neap", -1);
     check(now.imbalance < before.imbalance + 0.005, "%d slots: imbalance %g after %g", slots,
           now.imbalance, before.imbalance);
@@ -155,9 +159,24 @@ static void test_more_slots(void)
 /* Experts that are hot on one node for long are held where they are hot. */
 static void test_nodes_that_differ(void)
 {
-  setting s = {24, 8, 32, 2, NULL, NULL, 1.5};
+  setting s = {24, 8, 32, 2, NULL, NULL, 1.5, 0, 0};
   score neap = mean_of(&s, "neap", -1), laer = mean_of(&s, "laer", -1);
   check(neap.across < 0.8 * laer.across, "%g cross nodes; laer: %g", neap.across, laer.across);
+}
+
+/* Where work across nodes has a price, plans that know it are cheaper, and more of it stays. */
+static void test_price(void)
+{
+  for (double price = 2; price <= 8; price *= 4) {
+    setting s = {32, 8, 32, 3, NULL, NULL, 0, 0, price}, knows = s;
+    knows.plan_at = price;
+    score without = mean_of(&s, "neap", -1), with = mean_of(&knows, "neap", -1);
+    check(with.across < without.across, "%g cross nodes; without the price %g", with.across,
+          without.across);
+    check(with.imbalance + price * with.across < without.imbalance + price * without.across,
+          "at %g: %g and %g across; without the price %g and %g", price, with.imbalance,
+          with.across, without.imbalance, without.across);
+  }
 }
 
 static void test_costs_and_speeds(void)
@@ -167,7 +186,7 @@ static void test_costs_and_speeds(void)
     cost[e] = 1 + e % 3;
   for (int32_t r = 0; r < 16; r++)
     speed[r] = r % 5 ? 1 : 0.5;
-  setting s = {16, 8, 12, 4, cost, speed, 0};
+  setting s = {16, 8, 12, 4, cost, speed, 0, 0, 0};
   score neap = mean_of(&s, "neap", -1);
   check(neap.imbalance < 1.01, "imbalance %g", neap.imbalance);
 }
@@ -219,7 +238,7 @@ static void test_late(void)
 {
   static double loads[STEPS * MOST_RANKS * MOST_EXPERTS];
   static int64_t tokens[MOST_RANKS * MOST_EXPERTS];
-  setting s = {24, 8, 24, 2, NULL, NULL, 0};
+  setting s = {24, 8, 24, 2, NULL, NULL, 0, 0, 0};
   neap_topology *topology = open_topology(&s);
   neap_planner *early, *late;
   neap_layout *before, *after;
@@ -258,6 +277,7 @@ int main(void)
   test_scarce_slots();
   test_more_slots();
   test_nodes_that_differ();
+  test_price();
   test_costs_and_speeds();
   return check_done();
 }

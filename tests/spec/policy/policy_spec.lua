@@ -50,7 +50,9 @@ describe('policy.resolve', function()
     assert.are.equal(0.5, priced.far_price)
     assert.are.same({ window = '3' }, priced.params)
     assert.are.equal(math.huge, policy.resolve('neap:far_price=inf').far_price)
-    fails("far_price is 'dear'; allowed are 0 to inf", policy.resolve, 'neap:far_price=dear')
+    assert.are.equal('cluster', policy.resolve('neap:far_price=cluster').far_price)
+    fails("far_price is 'dear'; allowed are 0 to inf and cluster",
+      policy.resolve, 'neap:far_price=dear')
   end)
 
   it('hints at misspelt names', function()
