@@ -125,10 +125,11 @@ describe('the Jupyter kernel', function()
   end)
 
   it('shows what the reference says', function()
-    assert.matches('^Context:replicas%(by_expert%)\n\nby_expert%[experts%]: tokens',
+    assert.matches('^Context:replicas%(by_expert%) : double%[experts%] %-> iterator of '
+      .. 'integer, integer\n\nby_expert%[experts%]: tokens',
       results[21].data['text/plain'])
     for i = 22, 23 do
-      assert.matches('^replay.score%(options%)\n\nReplays a trace under one policy.',
+      assert.matches('^replay.score%(options%) : table %-> table\n\nReplays a trace',
         results[i].data['text/plain'])
     end
     assert.matches('^Recorded loads under a policy', results[24].data['text/plain'])

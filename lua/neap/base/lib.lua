@@ -32,6 +32,7 @@ end
 lib.Error = Error
 
 --- Raises an engine error; level as in error().
+-- : string, string, integer?
 function lib.raise(code, message, level)
   local info = debug.getinfo((level or 1) + 1, 'Sl')
   local where = info and info.currentline > 0
@@ -40,6 +41,7 @@ function lib.raise(code, message, level)
 end
 
 --- Raises an error unless status is OK.
+-- : integer, integer?
 function lib.check(status, level)
   if status ~= 0 then
     lib.raise(ffi.string(lib.C.neap_status_name(status)), ffi.string(lib.C.neap_error_message()),
@@ -55,11 +57,13 @@ local Closed = {
 
 --- Makes a Lua object of class around a C handle; the collector closes it if nobody else does.
 -- close must be a local (not collective) C function.
+-- : table, pointer, function -> table
 function lib.handle(class, ptr, close)
   return setmetatable({ ptr = ffi.gc(ptr, close), close_ptr = close }, class)
 end
 
 --- Closes a handle now; later use of the object is a clear error.
+-- : table
 function lib.close(object)
   local ptr, close = object.ptr, object.close_ptr
   ffi.gc(ptr, nil)
@@ -89,6 +93,7 @@ end
 local MOST_HINTED = 100 -- bytes of a name that may be a misspelt one
 
 --- " (did you mean 'x'?)" for a name that is close to an allowed one, else ''.
+-- : string, list of string -> string
 function lib.hint(name, allowed)
   name = tostring(name)
   if #name > MOST_HINTED then return '' end
@@ -110,6 +115,7 @@ local function before(a, b)
 end
 
 --- Names of a list of the engine: count(), name_of(i) from 0.
+-- : function, function -> list of string
 function lib.names(count, name_of)
   local names = {}
   for i = 0, count() - 1 do names[i + 1] = ffi.string(name_of(i)) end
@@ -117,6 +123,7 @@ function lib.names(count, name_of)
 end
 
 --- Raises ARGUMENT unless name is one of names. message: with %s for name, hint and list.
+-- : string, list of string, string, integer?
 function lib.check_name(name, names, message, level)
   for _, known in ipairs(names) do
     if known == name then return end
@@ -127,6 +134,7 @@ function lib.check_name(name, names, message, level)
 end
 
 --- Keys of a table, sorted: pairs() has another order in every process.
+-- : table -> list
 function lib.sorted_keys(t)
   local keys = {}
   for key in pairs(t) do keys[#keys + 1] = key end

@@ -23,6 +23,7 @@ local FIELDS = {
 local TYPES = { number = true, string = true, boolean = true, table = true }
 
 --- Raises a plain error, at the definition's place, if a declaration makes no sense.
+-- : table, string, integer?
 function params.check(specs, owner, level)
   level = (level or 1) + 1
   for _, name in ipairs(lib.sorted_keys(specs)) do
@@ -47,6 +48,7 @@ function params.check(specs, owner, level)
 end
 
 --- A copy of declarations with more of them, or others of the same name.
+-- : table, table -> table
 function params.extend(specs, more)
   local all = {}
   for name, spec in pairs(specs) do all[name] = spec end
@@ -59,6 +61,7 @@ local function option_name(name)
 end
 
 --- A value as it would be typed to be just that.
+-- : any -> string
 function params.show(value)
   if type(value) == 'number' then return json.pack(value) end
   if type(value) ~= 'table' then return tostring(value) end
@@ -140,6 +143,7 @@ end
 
 --- Typed values: texts[name] where it is given, else the default on device ('cpu'). Reading a name
 -- that is not declared is an error.
+-- : table, table, string? -> table
 function params.values(specs, texts, device)
   for _, name in ipairs(lib.sorted_keys(texts)) do
     if not specs[name] then
@@ -178,6 +182,7 @@ end
 
 --- Adds an option for every parameter to an argparse command, as a group of its help; their texts
 -- arrive in args.params.
+-- : Command, table, string
 function params.add(command, specs, title)
   local group = {}
   for _, name in ipairs(lib.sorted_keys(specs)) do
@@ -202,6 +207,7 @@ local OTHER_NAME = { policy = 'policies', policies = 'policy' }
 --- Arguments with --flag=true and --flag=false written as --flag and --no-flag, and --some_name as
 -- --some-name, --policy as --policies where that is what there is, for the options of specs; others
 -- as they are.
+-- : list of string, table -> list of string
 function params.normalize(arguments, specs)
   local out = {}
   for i, argument in ipairs(arguments) do

@@ -7,10 +7,13 @@ local Series = {}
 Series.__index = Series
 
 --- An empty series of numbers.
+-- : -> Series
 function series.open()
   return setmetatable({ count = 0, sum = 0 }, Series)
 end
 
+--- Adds a number.
+-- : number
 function Series:add(value)
   self.count = self.count + 1
   self.sum = self.sum + value
@@ -18,6 +21,7 @@ function Series:add(value)
 end
 
 --- The same numbers as so many doubles in C memory.
+-- : double[], integer
 function Series:set(values, count)
   for i = #self, 1, -1 do self[i] = nil end
   self.count, self.sum = 0, 0
@@ -25,11 +29,13 @@ function Series:set(values, count)
 end
 
 --- Mean, or 0 of an empty series.
+-- : -> number
 function Series:mean()
   return self.count > 0 and self.sum / self.count or 0
 end
 
 --- Quantile q in [0, 1], linear between neighbours; 0 of an empty series.
+-- : number -> number
 function Series:quantile(q)
   if self.count == 0 then
     return 0
@@ -44,6 +50,7 @@ function Series:quantile(q)
 end
 
 --- Mean of the last n values.
+-- : integer -> number
 function Series:recent(n)
   local first = math.max(1, self.count - n + 1)
   local sum = 0
@@ -55,6 +62,8 @@ end
 local Balance = {}
 Balance.__index = Balance
 
+--- An empty series of balances.
+-- : -> Balance
 function series.balance()
   return setmetatable({
     imbalance = series.open(), std = series.open(), tokens = 0, inter_node = 0, remote = 0,
@@ -62,6 +71,7 @@ function series.balance()
 end
 
 --- balance: what split:balance() returns.
+-- : table
 function Balance:add(balance)
   self.imbalance:add(balance.imbalance)
   self.std:add(balance.std_percent)
@@ -71,6 +81,7 @@ function Balance:add(balance)
 end
 
 --- Its metrics, as a row of neap.runs.metrics has them.
+-- : -> table
 function Balance:summary()
   local imbalance = self.imbalance
   return {

@@ -14,6 +14,7 @@ local SMALL = '#5b626b'
 local MOST_POINTS = 300
 
 --- Round numbers between low and high, about count of them, and their step.
+-- : number, number, integer -> list of number, number
 function chart.ticks(low, high, count)
   local span = high - low
   if span <= 0 then return { low }, 1 end
@@ -34,6 +35,7 @@ function chart.ticks(low, high, count)
 end
 
 --- A number as short as its neighbours on the axis allow.
+-- : number, number -> string
 function chart.label(value, step)
   if value == 0 then return '0' end
   if math.abs(value) >= 1e6 then return ('%gM'):format(value / 1e6) end
@@ -140,6 +142,7 @@ end
 
 --- Options: title; unit (of y); series: list of { name =, values = list, first = (0) step of the
 -- first value, colour = (its place) which colour it has }; x ('step'); low, high: fixed ends of y.
+-- : table -> string
 function chart.curves(options)
   local lines, names = {}, {}
   for i, series in ipairs(options.series) do
@@ -169,6 +172,7 @@ local EQUAL = 0.005 -- more than the mean by this share: a bar that stands out
 
 --- Options: title, unit, values (by rank from 0, as a list), node_of (function of the rank), high
 -- (end of y, to compare charts), x ('rank').
+-- : table -> string
 function chart.bars(options)
   local values, most, sum, at = options.values, 0, 0, 1
   for i, value in ipairs(values) do
@@ -246,6 +250,7 @@ end
 --- Options: title, rows, columns, at(row, column) -> value, x, y (what they are), unit (of values),
 -- first (what the first column is called), high (value of the darkest shade; default: the largest).
 -- More than 240 columns are joined, by their means.
+-- : table -> string
 function chart.heat(options)
   local rows, joined = options.rows, math.ceil(options.columns / 240)
   local columns = math.ceil(options.columns / joined)

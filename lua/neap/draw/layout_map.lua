@@ -56,6 +56,7 @@ end
 
 --- experts, before: C arrays of the experts of all slots; before may be nil. nodes: list of the
 -- nodes to draw (default: all).
+-- : Topology, int32_t[slots], int32_t[slots]?, list of integer? -> string
 function layout_map.draw(topology, experts, before, nodes)
   local maps = {}
   for node = 0, topology.nodes - 1 do
@@ -67,6 +68,7 @@ function layout_map.draw(topology, experts, before, nodes)
 end
 
 --- Several drawings as HTML, side by side where there is room.
+-- : list of string -> string
 function layout_map.html(maps)
   local parts = {}
   for i, map in ipairs(maps) do parts[i] = ('<span class="map">%s</span>'):format(tostring(map)) end

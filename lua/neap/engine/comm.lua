@@ -35,12 +35,14 @@ local function wrap()
 end
 
 --- Rank `rank` of a world of threads (a neap_world pointer). Collective.
+-- : pointer, integer -> Comm
 function comm.open_local(world, rank)
   check(C.neap_comm_open_local(world, rank, out_comm), 2)
   return wrap()
 end
 
 --- All processes that mpirun started. Collective.
+-- : -> Comm
 function comm.open_mpi()
   check(C.neap_comm_open_mpi(out_comm), 2)
   return wrap()
@@ -48,6 +50,7 @@ end
 
 --- As open_mpi, with NCCL between GPUs; the calling rank computes on its host's next GPU from now
 -- on. Collective.
+-- : -> Comm
 function comm.open_nccl()
   check(C.neap_comm_open_nccl(out_comm), 2)
   return wrap()
@@ -55,18 +58,21 @@ end
 
 --- The transport between ranks that compute on a device, 'cpu' or 'cuda': processes that mpirun
 -- started, or threads. comm['open_' .. name] opens it.
+-- : boolean, string -> string
 function comm.transport_of(processes, device)
   if not processes then return 'local' end
   return device == 'cuda' and 'nccl' or 'mpi'
 end
 
 --- A communicator of the same ranks with an order of its own. Collective.
+-- : -> Comm
 function Comm:duplicate()
   check(C.neap_comm_duplicate(self.ptr, out_comm), 2)
   return wrap()
 end
 
 --- Ranks that pass the same colour (a whole number) form a communicator. Collective.
+-- : integer -> Comm
 function Comm:split(colour)
   check(C.neap_comm_split(self.ptr, colour, out_comm), 2)
   return wrap()
@@ -77,15 +83,20 @@ function Comm:close()
   lib.close(self)
 end
 
+--- This rank.
+-- : -> integer
 function Comm:rank()
   return C.neap_comm_rank(self.ptr)
 end
 
+--- How many ranks there are.
+-- : -> integer
 function Comm:size()
   return C.neap_comm_size(self.ptr)
 end
 
 --- Its transport: the name that transport_of gave for its ranks.
+-- : -> string
 function Comm:transport()
   return ffi.string(C.neap_comm_transport(self.ptr))
 end
@@ -146,28 +157,33 @@ end
 
 -- ---- operations -------------------------------------------------------------------------------
 
+--- Waits for all ranks. Collective.
 function Comm:barrier()
   check(C.neap_comm_barrier(self.ptr), 2)
 end
 
 --- data of so many bytes (a tensor: all of it) from rank root, 0 by default, to all.
+-- : pointer or Tensor, integer?, integer?
 function Comm:broadcast(data, bytes, root)
   check(C.neap_comm_broadcast(self.ptr, pointer(data), bytes_of(bytes, data), root or 0), 2)
 end
 
 --- data in place: count elements, reduced over all ranks by 'sum' (default), 'max' or 'min'.
+-- : pointer or Tensor, integer?, string?, string?
 function Comm:all_reduce(data, count, dtype, reduction)
   local code, op = dtype_code(dtype, data), reduction_code(reduction)
   check(C.neap_comm_all_reduce(self.ptr, pointer(data), count_of(count, data), code, op), 2)
 end
 
 --- Every rank r contributes counts[r] elements at send; recv gets all, in rank order.
+-- : pointer, pointer, list, string
 function Comm:all_gather(send, recv, counts, dtype)
   check(C.neap_comm_all_gather(self.ptr, pointer(send), pointer(recv),
     counts_array(self, 1, counts), dtype_code(dtype, recv)), 2)
 end
 
 --- Rank r gets the reduction of its counts[r] elements of everybody's send in recv.
+-- : pointer, pointer, list, string, string?
 function Comm:reduce_scatter(send, recv, counts, dtype, reduction)
   local code, op = dtype_code(dtype, send), reduction_code(reduction)
   check(C.neap_comm_reduce_scatter(self.ptr, pointer(send), pointer(recv),
@@ -175,6 +191,7 @@ function Comm:reduce_scatter(send, recv, counts, dtype, reduction)
 end
 
 --- send_counts[r] elements to rank r, recv_counts[r] from it, both packed in rank order.
+-- : pointer, list, pointer, list, string
 function Comm:all_to_all(send, send_counts, recv, recv_counts, dtype)
   check(C.neap_comm_all_to_all(self.ptr, pointer(send), counts_array(self, 1, send_counts),
     pointer(recv), counts_array(self, 2, recv_counts), dtype_code(dtype, send)), 2)

@@ -13,18 +13,21 @@ local function pointer(comm)
 end
 
 --- sum (F64) += x^T dy.
+-- : Comm, Tensor, Tensor, integer, Tensor -> Tensor
 function exact.weight_grad(comm, x, dy, total, sum)
   check(C.neap_exact_weight_grad(pointer(comm), x.ptr, dy.ptr, total, sum.ptr), 2)
   return sum
 end
 
 --- sum (F64) += the rows of x.
+-- : Comm, Tensor, integer, Tensor -> Tensor
 function exact.column_sum(comm, x, total, sum)
   check(C.neap_exact_column_sum(pointer(comm), x.ptr, total, sum.ptr), 2)
   return sum
 end
 
 --- table (F64)[ids[t]] += dy[t].
+-- : Comm, Tensor, Tensor, integer, Tensor -> Tensor
 function exact.scatter_add(comm, ids, dy, total, table)
   check(C.neap_exact_scatter_add(pointer(comm), ids.ptr, dy.ptr, total, table.ptr), 2)
   return table
@@ -33,12 +36,14 @@ end
 local result = ffi.new 'double[1]'
 
 --- Sum of squares over all ranks.
+-- : Comm, Tensor, integer -> number
 function exact.sum_squares(comm, x, total)
   check(C.neap_exact_sum_squares(pointer(comm), x.ptr, total, result), 2)
   return result[0]
 end
 
 --- Sum over all ranks.
+-- : Comm, Tensor, integer -> number
 function exact.sum(comm, x, total)
   check(C.neap_exact_sum(pointer(comm), x.ptr, total, result), 2)
   return result[0]

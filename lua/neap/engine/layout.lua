@@ -20,6 +20,7 @@ local function bad(message, ...)
 end
 
 --- A layout of the topology, not valid before it is set.
+-- : Topology -> Layout
 function layout.open(topology)
   local out = ffi.new 'neap_layout *[1]'
   lib.check(C.neap_layout_open(topology.ptr, out), 2)
@@ -70,6 +71,7 @@ end
 
 --- experts: lists of experts, one per rank; one list of all slots; or int32_t[slots]. Raises
 -- LAYOUT; the layout then stays as it was.
+-- : list or int32_t[slots] -> Layout
 function Layout:set(experts)
   if type(experts) == 'table' then
     local read = type(experts[1]) == 'table' and from_ranks or from_slots
@@ -83,17 +85,20 @@ function Layout:set(experts)
 end
 
 --- Takes over another layout of the same topology.
+-- : Layout -> Layout
 function Layout:copy(other)
   lib.check(C.neap_layout_copy(self.ptr, other.ptr), 2)
   return self
 end
 
 --- int32_t[slots], the layout's own: read only.
+-- : -> int32_t[slots]
 function Layout:array()
   return C.neap_layout_experts(self.ptr)
 end
 
 --- Expert in a slot of a rank; nil before the layout is set.
+-- : integer, integer -> integer?
 function Layout:at(rank, slot)
   local slots = self.topology:slots_of(rank)
   if not (type(slot) == 'number' and slot >= 0 and slot < slots and slot % 1 == 0) then
@@ -105,6 +110,7 @@ function Layout:at(rank, slot)
 end
 
 --- Lists of experts, one per rank, as set takes them.
+-- : -> list of list
 function Layout:experts()
   local ranks, array, first = {}, self:array(), self.topology.first_slot
   for rank = 0, self.topology.ranks - 1 do
@@ -116,6 +122,7 @@ function Layout:experts()
 end
 
 --- Where an expert is: list of { rank, slot }.
+-- : integer -> list of { integer, integer }
 function Layout:replicas(expert)
   if not (type(expert) == 'number' and expert >= 0 and expert < self.topology.experts) then
     lib.raise('ARGUMENT', ('layout: no expert %s; allowed are 0 to %d'):format(tostring(expert),
@@ -131,16 +138,19 @@ function Layout:replicas(expert)
 end
 
 --- 16 hexadecimal digits, the same for equal layouts on every machine.
+-- : -> string
 function Layout:hash()
   return bit.tohex(self:hash_bits(), 16)
 end
 
 --- The same as uint64_t.
+-- : -> uint64_t
 function Layout:hash_bits()
   return C.neap_layout_hash(self.ptr)
 end
 
 --- Slots whose expert differs from another layout's.
+-- : Layout -> integer
 function Layout:changed(other)
   if other.topology.slots ~= self.topology.slots then
     lib.raise('ARGUMENT', ('layout: %d slots compared with %d'):format(self.topology.slots,
@@ -151,6 +161,7 @@ end
 
 --- Gives experts that a rank has in base too the slots that they have there: only slots whose
 -- expert the rank lacks in base differ from it then.
+-- : Layout -> Layout
 function Layout:align(base)
   lib.check(C.neap_layout_align(self.ptr, base.ptr), 2)
   return self
@@ -160,6 +171,7 @@ local most = lib.ffi.new 'int32_t[1]'
 
 --- Experts that ranks have in this layout and lack in base, and the most of a rank: what travels
 -- when it follows base.
+-- : Layout -> integer, integer
 function Layout:arrivals(base)
   local all = C.neap_layout_arrivals(base.ptr, self.ptr, most)
   return all, most[0]
@@ -184,6 +196,7 @@ function Layout:__tostring()
   return table.concat(lines, '\n')
 end
 
+--- Frees the layout.
 function Layout:close()
   lib.close(self)
 end

@@ -51,6 +51,7 @@ end
 -- weights are computed. recompute: the backward computes the experts' hidden values again.
 -- balanced: choices are replaced, so that every expert gets as many tokens.
 -- comm: for tokens; stores need another one.
+-- : table -> Moe
 function moe.open(given)
   local o = options.check(given, SPEC, 'moe')
   local experts = C.neap_topology_experts(o.topology.ptr)
@@ -73,6 +74,7 @@ end
 
 --- Slots whose expert is resident on this rank are computed with the parameters of the store of the
 -- layer's experts, which is closed after the layer.
+-- : Shards
 function Moe:set_shards(store)
   check(C.neap_moe_set_shards(self.ptr, store.ptr), 2)
   self.shards = store
@@ -84,21 +86,25 @@ function Moe:close()
 end
 
 --- Chooses the experts of this rank's tokens x (T, H) and counts all ranks' choices.
+-- : Tensor, Tensor
 function Moe:route(x, router)
   check(C.neap_moe_route(self.ptr, x.ptr, router.ptr), 2)
 end
 
 --- int64_t [ranks][experts]: tokens of every rank for every expert, since the last route.
+-- : -> int64_t[ranks * experts]
 function Moe:load()
   return C.neap_moe_load(self.ptr)
 end
 
 --- int32_t [T][K]: the experts of this rank's tokens, since the last route.
+-- : -> int32_t[tokens * top_k]
 function Moe:choices()
   return C.neap_moe_choices(self.ptr)
 end
 
 --- The load-balance loss, times its coefficient, since the last route.
+-- : -> number
 function Moe:aux_loss()
   return C.neap_moe_aux_loss(self.ptr)
 end
@@ -111,16 +117,19 @@ end
 
 --- After a step: by speed, raises the bias of experts that had fewer tokens than the mean since the
 -- last route and lowers that of those that had more (Wang et al. 2024).
+-- : number
 function Moe:adapt_bias(speed)
   check(C.neap_moe_adapt_bias(self.ptr, speed), 2)
 end
 
 --- Starts to send the tokens where the split says.
+-- : Tensor, Layout, Split
 function Moe:dispatch(x, layout, split)
   check(C.neap_moe_dispatch(self.ptr, x.ptr, layout.ptr, split.ptr), 2)
 end
 
 --- int64_t [S]: tokens of every slot of all ranks, since the last dispatch.
+-- : -> int64_t[slots]
 function Moe:slot_tokens()
   return C.neap_moe_slot_tokens(self.ptr)
 end
@@ -132,17 +141,20 @@ end
 
 --- y (T, H) = the weighted sum of the experts' outputs. arriving: the unshard that fills weights,
 -- unless it has been waited for; a slot is computed when it has arrived.
+-- : Tensor, Tensor, Transfer? -> Tensor
 function Moe:forward(weights, y, arriving)
   check(C.neap_moe_forward(self.ptr, weights.ptr, pointer(arriving), y.ptr), 2)
   return y
 end
 
 --- Starts to send gradients of the experts' outputs.
+-- : Tensor
 function Moe:backward_dispatch(dy)
   check(C.neap_moe_backward_dispatch(self.ptr, dy.ptr), 2)
 end
 
 --- Writes dx and the gradients of slots that had tokens; adds to drouter. arriving: as in forward.
+-- : Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Transfer? -> Tensor
 function Moe:backward(x, router, weights, gradients, dx, drouter, arriving)
   check(C.neap_moe_backward(self.ptr, x.ptr, router.ptr, weights.ptr, pointer(arriving),
     gradients.ptr, dx.ptr, drouter.ptr), 2)
@@ -150,6 +162,7 @@ function Moe:backward(x, router, weights, gradients, dx, drouter, arriving)
 end
 
 --- What this rank has spent so far: seconds in the experts' products, and bytes of tokens sent.
+-- : -> number, integer
 function Moe:cost()
   check(C.neap_moe_cost(self.ptr, costs), 2)
   return { experts = costs.experts, sent = tonumber(costs.sent) }

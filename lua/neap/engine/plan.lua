@@ -22,6 +22,7 @@ local Planner = {}
 Planner.__index = Planner
 
 --- Names of the built-in planners.
+-- : -> list of string
 function plan.names()
   return lib.names(C.neap_planner_count, C.neap_planner_name)
 end
@@ -37,6 +38,7 @@ end
 
 --- The planner's parameters: list of { name=, doc=, default=, min=, max=, integer= }; those that
 -- are yes or no have true or false for default, and no range.
+-- : -> list of table
 function Planner:parameters()
   local list = {}
   for i = 0, math.huge do
@@ -55,6 +57,7 @@ end
 
 --- Parameters of a planner by name, as policy.define takes them; names: those that are wanted, with
 -- spaces between them (default: all). Besides them window, which every plan on history has.
+-- : string, string? -> table
 function plan.parameters(name, names)
   local found = { window = { default = plan.WINDOW, min = 1, integer = true,
     doc = 'steps of history to plan on' } }
@@ -69,6 +72,7 @@ function plan.parameters(name, names)
 end
 
 --- Changes a parameter; true and false stand for 1 and 0. Raises ARGUMENT.
+-- : string, number or boolean
 function Planner:set(name, value)
   if type(value) == 'boolean' then value = value and 1 or 0 end
   if type(value) ~= 'number' then
@@ -87,6 +91,7 @@ function Planner:set(name, value)
 end
 
 --- params: values by name, over the defaults. Raises ARGUMENT.
+-- : string, Topology, table? -> Planner
 function plan.open(name, topology, params)
   local self = open(name, topology, 2)
   self.name, self.topology = name, topology
@@ -97,6 +102,7 @@ end
 --- load: expected tokens [ranks][experts] in any scale, as engine/matrix.lua reads it. previous:
 -- layout in force, or nil. seed: a number (default 0), of planners that draw. out: a layout to
 -- write to, else a new one. Raises ARGUMENT.
+-- : matrix, Layout?, integer?, Layout? -> Layout
 function Planner:plan(load, previous, seed, out)
   local t = self.topology
   out = out or layouts.open(t)
@@ -108,6 +114,7 @@ end
 
 --- The same from the loads of the last steps: a list, oldest first. Planner neap makes a forecast
 -- of them; others plan on the newest.
+-- : list of matrix, Layout?, integer?, Layout? -> Layout
 function Planner:plan_history(loads, previous, seed, out)
   local t = self.topology
   out = out or layouts.open(t)
@@ -124,6 +131,7 @@ end
 --- Plans many layers at once, on a thread per planner. planners: list, alike (same topology, name
 -- and parameters). tasks: list of { loads = as for plan_history, previous =, seed =, out = }.
 -- Returns the layouts, as plan_history would give each. Raises ARGUMENT.
+-- : list of Planner, list of table -> list of Layout
 function plan.batch(planners, tasks)
   local handles = ffi.new('neap_planner *[?]', math.max(#planners, 1))
   local list = ffi.new('neap_plan_task[?]', math.max(#tasks, 1))
@@ -145,6 +153,7 @@ function plan.batch(planners, tasks)
   return layers, kept
 end
 
+--- Frees the planner.
 function Planner:close()
   lib.close(self)
 end

@@ -50,6 +50,7 @@ local function lookup(values, kind, name)
 end
 
 --- A part's number by its name.
+-- : string -> integer
 function shards.part(name)
   return lookup(PARTS, 'part', name)
 end
@@ -60,6 +61,7 @@ end
 -- or 'bf16'; beside bf16, master parameters, moments and gradients are f32. exact: gradients to
 -- reduce are F64. group: 'all' (default), 'node', ranks per shard group, or 'resident': experts
 -- stay whole at home (topology.homes); moe:set_shards lets a layer compute with them there.
+-- : table -> Shards
 function shards.open(given)
   local o = options.check(given, SPEC, 'shards')
   local experts, group = C.neap_topology_experts(o.topology.ptr), o.group
@@ -82,36 +84,44 @@ function Shards:close()
 end
 
 --- Parameters of the largest expert: columns of the slots' buffers.
+-- : -> integer
 function Shards:slot_size()
   return tonumber(C.neap_shards_slot_size(self.ptr))
 end
 
 --- Parameters of all experts together.
+-- : -> integer
 function Shards:count()
   return tonumber(C.neap_shards_count(self.ptr))
 end
 
 --- Parameters first to first + count - 1 of an expert become scale x normal(seed, stream, 0 …).
+-- : integer, integer, integer, integer, integer, number
 function Shards:normal(expert, first, count, seed, stream, scale)
   check(C.neap_shards_normal(self.ptr, expert, first, count, seed, stream, scale), 2)
 end
 
 --- Takes over a whole expert from value; part: 'parameter', 'moment1', 'moment2' or 'gradient'.
+-- : string, integer, Tensor
 function Shards:set(part, expert, value)
   check(C.neap_shards_set(self.ptr, lookup(PARTS, 'part', part), expert, value.ptr), 2)
 end
 
 --- Elements of this rank's ranges of all experts; and values for them, an array of the master's
 -- type in host memory, one expert after the other. Local, as set.
+-- : -> integer, array
 function Shards:owned()
   return tonumber(C.neap_shards_owned(self.ptr))
 end
 
+--- Takes over this rank's ranges of a part from values, as owned describes them. Local.
+-- : string, array
 function Shards:put(part, values)
   check(C.neap_shards_put(self.ptr, shards.part(part), values, self:owned()), 2)
 end
 
 --- Fills value with a whole expert, on every rank.
+-- : string, integer, Tensor -> Tensor
 function Shards:get(part, expert, value)
   check(C.neap_shards_get(self.ptr, lookup(PARTS, 'part', part), expert, value.ptr), 2)
   return value
@@ -128,6 +138,7 @@ end
 
 --- Starts to fill buffer (slots of this rank, slot_size) with the experts of a layout, in so many
 -- parts, 1 by default.
+-- : Layout, Tensor, integer? -> Transfer
 function Shards:unshard_start(layout, buffer, parts)
   check(C.neap_shards_unshard_start(self.ptr, layout.ptr, buffer.ptr, parts or 1, out_transfer), 2)
   return started(self, buffer)
@@ -135,6 +146,7 @@ end
 
 --- The same where buffer has the experts of layout base, which have been waited for: only slots
 -- with another expert get theirs.
+-- : Layout, Layout, Tensor -> Transfer
 function Shards:unshard_changes_start(base, layout, buffer)
   check(C.neap_shards_unshard_changes_start(self.ptr, base.ptr, layout.ptr, buffer.ptr,
     out_transfer), 2)
@@ -143,6 +155,7 @@ end
 
 --- Starts to sum the gradients of all replicas that had tokens at their owners; with accumulate on
 -- top of what is there. slot_tokens: int64_t array, of all slots.
+-- : Layout, Tensor, int64_t[slots], boolean? -> Transfer
 function Shards:reduce_start(layout, gradients, slot_tokens, accumulate)
   check(C.neap_shards_reduce_start(self.ptr, layout.ptr, gradients.ptr, slot_tokens,
     accumulate and 1 or 0, out_transfer), 2)
@@ -150,11 +163,13 @@ function Shards:reduce_start(layout, gradients, slot_tokens, accumulate)
 end
 
 --- Starts to bring the shard groups' parameters up to date.
+-- : -> Transfer
 function Shards:refresh_start()
   check(C.neap_shards_refresh_start(self.ptr, out_transfer), 2)
   return started(self)
 end
 
+--- Brings the shard groups' parameters up to date.
 function Shards:refresh()
   self:refresh_start():wait()
 end
@@ -173,6 +188,7 @@ end
 
 --- Sum of squares of the gradients of all experts; with exact, the same bits on any number of
 -- ranks. Collective.
+-- : -> number
 function Shards:sum_squares()
   if not self.exact then
     check(C.neap_shards_square_sum(self.ptr, number), 2)
@@ -188,12 +204,14 @@ function Shards:sum_squares()
 end
 
 --- One step of AdamW; settings: a neap_adamw. Local; a refresh follows.
+-- : neap_adamw
 function Shards:adamw(settings)
   check(C.neap_shards_adamw(self.ptr, settings), 2)
 end
 
 --- Bytes that this rank has sent to others, by kind, and of them to other nodes: { unshard =,
 -- unshard_inter =, and the same of late (unshards of changes), reduce and refresh }.
+-- : -> table
 function Shards:traffic()
   check(C.neap_shards_traffic(self.ptr, traffic), 2)
   local result = {}

@@ -21,10 +21,13 @@ local Split = {}
 Split.__index = Split
 
 --- Names of the built-in rules; neap.h says what they do.
+-- : -> list of string
 function split.rules()
   return lib.names(C.neap_split_rule_count, C.neap_split_rule_name)
 end
 
+--- A split by a rule ('lite', 'even', 'local', 'minimax'), empty before it is computed.
+-- : Topology, string -> Split
 function split.open(topology, rule)
   lib.check_name(rule, split.rules(), "split: no rule is called '%s'%s; known are %s", 2)
   local out = ffi.new 'neap_split *[1]'
@@ -35,6 +38,7 @@ function split.open(topology, rule)
 end
 
 --- price: 0 (least max work first) to math.huge (as local). Raises ARGUMENT.
+-- : number -> Split
 function Split:set_price(price)
   lib.check(C.neap_split_set_price(self.ptr, price), 2)
   return self
@@ -45,12 +49,14 @@ local function read_load(self, load)
 end
 
 --- load: whole tokens, as engine/matrix.lua reads them. Computes what is common to all ranks.
+-- : Layout, matrix -> Split
 function Split:compute(layout, load)
   lib.check(C.neap_split_compute(self.ptr, layout.ptr, read_load(self, load)), 2)
   return self
 end
 
 --- Takes a given split instead: tokens [ranks][slots]. Raises SPLIT.
+-- : Layout, matrix, matrix -> Split
 function Split:set(layout, load, tokens)
   local t = self.topology
   lib.check(C.neap_split_set(self.ptr, layout.ptr, read_load(self, load),
@@ -59,6 +65,7 @@ function Split:set(layout, load, tokens)
 end
 
 --- out: int64_t[slots] to write to, else a new one.
+-- : integer, int64_t[slots]? -> int64_t[slots]
 function Split:row(source, out)
   out = out or ffi.new('int64_t[?]', self.topology.slots)
   lib.check(C.neap_split_row(self.ptr, source, out), 2)
@@ -66,12 +73,15 @@ function Split:row(source, out)
 end
 
 --- out: int64_t[ranks * slots of rank], else a new one.
+-- : integer, int64_t[]? -> int64_t[]
 function Split:column(rank, out)
   out = out or ffi.new('int64_t[?]', self.topology.ranks * self.topology:slots_of(rank))
   lib.check(C.neap_split_column(self.ptr, rank, out), 2)
   return out
 end
 
+--- Tokens of every slot from all sources; out: to write to, else a new array.
+-- : int64_t[slots]? -> int64_t[slots]
 function Split:slot_tokens(out)
   out = out or ffi.new('int64_t[?]', self.topology.slots)
   lib.check(C.neap_split_slot_tokens(self.ptr, out), 2)
@@ -80,6 +90,7 @@ end
 
 --- What the split costs, as neap.h defines it: max_work, mean_work, imbalance, std_percent, and
 -- tokens, of them inter_node and remote.
+-- : -> table
 function Split:balance()
   local b = self.result
   lib.check(C.neap_split_balance(self.ptr, b), 2)
@@ -90,6 +101,7 @@ function Split:balance()
   }
 end
 
+--- Frees the split.
 function Split:close()
   lib.close(self)
 end

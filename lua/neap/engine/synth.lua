@@ -35,6 +35,8 @@ for _, field in pairs(SPEC) do field.needed = true end
 local Synth = {}
 Synth.__index = Synth
 
+--- Synthetic loads; the fields are told above.
+-- : table -> Synth
 function synth.open(given)
   local self = setmetatable(options.check(given, SPEC, 'synth'), Synth)
   if self.top_k > self.experts then
@@ -66,6 +68,7 @@ local function go_to(self, step)
 end
 
 --- out: int64_t[ranks * experts] to write to, else a new one.
+-- : integer, integer, int64_t[ranks * experts]? -> int64_t[ranks * experts]
 function Synth:load(step, layer, out)
   if step ~= self.step then go_to(self, step) end
   out = out or ffi.new('int64_t[?]', self.ranks * self.experts)
@@ -98,6 +101,7 @@ end
 --- The sigma with which the loads of so many steps have a given max / mean over experts, to 0.1 %;
 -- found by bisection over draws of the same seed. given: as synth.open, sigma is not read.
 -- Raises ARGUMENT if no sigma from 0 to 10 gives it.
+-- : table, number, integer -> number
 function synth.sigma_for(given, max_over_mean, steps)
   local function share(sigma)
     local tried = {}

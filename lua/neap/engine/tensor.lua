@@ -57,12 +57,14 @@ local function wrap(dtype)
 end
 
 --- The accumulation type of a type: of statistics, logits, master parameters and gradients.
+-- : string -> string
 function tensor.acc_of(dtype)
   return dtype == 'bf16' and 'f32' or dtype
 end
 
 --- A tensor of a type ('bf16', 'f32', 'f64', 'i32', 'i64', 'u8') and 1 to 4 dimensions; content
 -- undefined.
+-- : string, integer… -> Tensor
 function tensor.new(dtype, ...)
   if not CODES[dtype] then
     lib.raise('ARGUMENT', ("tensor: type '%s' is unknown%s; there are %s"):format(tostring(dtype),
@@ -74,6 +76,7 @@ function tensor.new(dtype, ...)
 end
 
 --- The same in host memory, whatever the rank's device: for copies from and to a GPU.
+-- : string, integer… -> Tensor
 function tensor.new_host(dtype, ...)
   local count = set_dims(...)
   check(C.neap_tensor_open_host(CODES[dtype], count, dims, out), 2)
@@ -81,6 +84,7 @@ function tensor.new_host(dtype, ...)
 end
 
 --- A tensor of zeros.
+-- : string, integer… -> Tensor
 function tensor.zeros(dtype, ...)
   return tensor.new(dtype, ...):fill(0)
 end
@@ -101,6 +105,7 @@ local function flatten(list, sizes, values, depth)
 end
 
 --- A tensor of a list, or of a list of lists of equal length.
+-- : string, list -> Tensor
 function tensor.of(dtype, list)
   local sizes, values = {}, {}
   flatten(list, sizes, values, 1)
@@ -117,6 +122,7 @@ end
 
 --- A tensor of these dimensions: old itself, or old's memory seen anew, if it is of that type and
 -- large enough; else a new one. For buffers that are made once and reused.
+-- : Tensor?, string, integer… -> Tensor
 function tensor.reuse(old, dtype, ...)
   local count = set_dims(...)
   if old and old.dtype == dtype and old:has_dims(...) then
@@ -133,6 +139,7 @@ function tensor.reuse(old, dtype, ...)
 end
 
 --- Elements offset, offset + 1, … of the tensor as one of other dimensions.
+-- : integer, integer… -> Tensor
 function Tensor:view(offset, ...)
   local count = set_dims(...)
   check(C.neap_tensor_view(self.ptr, offset, count, dims, out), 2)
@@ -140,6 +147,7 @@ function Tensor:view(offset, ...)
 end
 
 --- The tensor itself if the host can read it, else a copy in host memory.
+-- : -> Tensor
 function Tensor:host()
   if self.on_host then return self end
   return tensor.new_host(self.dtype, self:dims()):copy(self)
@@ -153,15 +161,19 @@ end
 
 --- Typed pointer to the elements, of bf16 to their bits; valid as long as the tensor is. On a GPU
 -- (not on_host) only to be handed on.
+-- : -> pointer
 function Tensor:data()
   return self.pointer
 end
 
+--- Size of a dimension, counted from 1.
+-- : integer -> integer
 function Tensor:dim(axis)
   return tonumber(C.neap_tensor_dim(self.ptr, axis))
 end
 
 --- Whether the dimensions are these.
+-- : integer… -> boolean
 function Tensor:has_dims(...)
   local count = select('#', ...)
   if C.neap_tensor_ndim(self.ptr) ~= count then return false end
@@ -172,6 +184,7 @@ function Tensor:has_dims(...)
 end
 
 --- Dimensions, as several results.
+-- : -> integer…
 function Tensor:dims()
   local list = {}
   for i = 1, C.neap_tensor_ndim(self.ptr) do
@@ -180,12 +193,15 @@ function Tensor:dims()
   return unpack(list)
 end
 
+--- Every element becomes value.
+-- : number -> Tensor
 function Tensor:fill(value)
   check(C.neap_tensor_fill(self.ptr, value), 2)
   return self
 end
 
 --- Element i becomes scale x normal(seed, stream, first + i), whatever the shape.
+-- : integer, integer, integer, number -> Tensor
 function Tensor:normal(seed, stream, first, scale)
   check(C.neap_tensor_normal(self.ptr, seed, stream, first or 0, scale or 1), 2)
   return self
@@ -193,6 +209,7 @@ end
 
 --- Copies from another float tensor: all elements, or count of them between offsets, rounded to
 -- nearest.
+-- : Tensor, integer?, integer?, integer? -> Tensor
 function Tensor:copy(from, count, to_offset, from_offset)
   if not count and from.count ~= self.count then
     lib.raise('SHAPE', ('tensor copy: from %s to %s'):format(from:shape(), self:shape()), 2)
@@ -221,11 +238,13 @@ local function nest(t, sizes, axis, at)
 end
 
 --- The elements as a list, or as nested lists of numbers.
+-- : -> list
 function Tensor:tolist()
   return (nest(readable(self), { self:dims() }, 1, 0))
 end
 
 --- "f32 (4, 8)".
+-- : -> string
 function Tensor:shape()
   return ('%s (%s)'):format(self.dtype, table.concat({ self:dims() }, ', '))
 end

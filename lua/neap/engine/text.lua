@@ -28,6 +28,7 @@ local Text = {}
 Text.__index = Text
 
 --- Names of the corpora, and the Debian package of each.
+-- : -> list of string, list of string
 function text.names()
   local names, packages = {}, {}
   for i = 0, C.neap_text_count() - 1 do
@@ -42,6 +43,7 @@ end
 -- not NEAP_TEXT_ROOT of the environment. size: tokens; width: bytes of an id, 1 where tokens are
 -- bytes; files: how many.
 -- Raises ABSENT (with the command that installs a package), SYSTEM and FORMAT.
+-- : string, integer?, string? -> Text
 function text.open(name, limit, root)
   local out = ffi.new 'neap_text *[1]'
   lib.check(C.neap_text_open(name, root, limit or LIMIT, out), 2)
@@ -54,6 +56,7 @@ end
 --- ids, targets: int32_t[length]. part: 'training' (unless told: the first 95 %), 'held_out' (the
 -- rest, which training never sees) or 'whole'. vocabulary: no id is as large; 256 unless told.
 -- Raises ARGUMENT and FORMAT.
+-- : integer, integer, integer, integer, int32_t[], int32_t[], string?, integer?
 function Text:sample(seed, step, sequence, length, ids, targets, part, vocabulary)
   PARTS = PARTS or { training = C.NEAP_TEXT_TRAINING, held_out = C.NEAP_TEXT_HELD_OUT,
     whole = C.NEAP_TEXT_WHOLE }
@@ -62,12 +65,14 @@ function Text:sample(seed, step, sequence, length, ids, targets, part, vocabular
 end
 
 --- ids[count], int32_t: tokens from first on, as sample gives them.
+-- : integer, integer, int32_t[], integer? -> int32_t[]
 function Text:ids(first, count, ids, vocabulary)
   lib.check(C.neap_text_ids(self.ptr, first, count, vocabulary or BYTES, ids), 2)
   return ids
 end
 
 --- Bytes as a string: for tests and the curious.
+-- : integer?, integer? -> string
 function Text:string(first, count)
   first = first or 0
   count = math.min(count or self.size, self.size - first)
@@ -77,6 +82,7 @@ function Text:string(first, count)
   return ffi.string(bytes, count)
 end
 
+--- Frees this handle; the bytes go with the last one.
 function Text:close()
   lib.close(self)
 end
@@ -175,6 +181,7 @@ end
 
 --- spec: a string as above (a number after '*' is a weight), or a list of
 -- { step=, 'english' } and { step=, { 'french', 1 }, { 'russian', 3 } }. Raises USAGE.
+-- : string or list, integer?, string? -> Schedule
 function text.schedule(spec, limit, root)
   local list = type(spec) == 'string' and parse(spec) or spec
   local last, texts = -1, {}
@@ -195,6 +202,8 @@ function text.schedule(spec, limit, root)
   return setmetatable({ list = list, texts = texts }, Schedule)
 end
 
+--- The entry that is in force at a step.
+-- : integer -> table
 function Schedule:entry(step)
   local found = self.list[1]
   for _, entry in ipairs(self.list) do
@@ -205,6 +214,7 @@ function Schedule:entry(step)
 end
 
 --- The whole schedule in the form that text.schedule takes.
+-- : -> string
 function Schedule:describe()
   local parts = {}
   for i, entry in ipairs(self.list) do
@@ -219,6 +229,7 @@ function Schedule:describe()
 end
 
 --- What step trains on: 'go', or 'french+russian' for a mixture.
+-- : integer -> string
 function Schedule:domain(step)
   local names = {}
   for i, item in ipairs(self:entry(step)) do names[i] = item[1] end
@@ -227,6 +238,7 @@ end
 
 --- Name of the text that a sequence of a step comes from. at: the step whose texts these are, if it
 -- is another one than what is drawn by.
+-- : integer, integer, integer, integer? -> string
 function Schedule:pick(seed, step, sequence, at)
   local entry = self:entry(at or step)
   if #entry == 1 then return entry[1][1] end
@@ -240,6 +252,7 @@ function Schedule:pick(seed, step, sequence, at)
 end
 
 --- As Text:sample, from the text of the step, or of step at.
+-- : integer, integer, integer, integer, int32_t[], int32_t[], string?, integer?, integer?
 function Schedule:sample(seed, step, sequence, length, ids, targets, part, vocabulary, at)
   self.texts[self:pick(seed, step, sequence, at)]:sample(seed, step, sequence, length, ids, targets,
     part, vocabulary)
@@ -271,6 +284,7 @@ end
 
 --- Raises USAGE if sequences of a length cannot be drawn from parts of every text (a list, of names
 -- as in sample), or if a look at its ids finds one that is not of the vocabulary.
+-- : integer, integer?, list of string
 function Schedule:check(length, vocabulary, parts)
   for _, name in ipairs(lib.sorted_keys(self.texts)) do
     for _, part in ipairs(parts) do check_length(self.texts[name], length, part) end
@@ -286,6 +300,7 @@ function Schedule:has_bytes()
   return true
 end
 
+--- Closes its texts.
 function Schedule:close()
   for _, name in ipairs(lib.sorted_keys(self.texts)) do self.texts[name]:close() end
 end

@@ -21,6 +21,7 @@ local timeline = { names = {}, streams = {} }
 local CAPACITY = 65536 -- spans of a rank's ring
 
 --- A span's name with its phase, where it is not the forward's: 'expert', 'expert backward'.
+-- : table -> string
 function timeline.title(span)
   return span.phase == 'backward' and span.name .. ' backward' or span.name
 end
@@ -40,16 +41,19 @@ end
 
 --- When a span of the compute stream begins, for finish, by its title ('head', 'head backward').
 -- Nothing is recorded unless a recorder of this thread is started.
+-- : string -> number?
 function timeline.begin(title)
   return C.neap_timeline_begin(ID[title])
 end
 
 --- Records the span. Spans nest: the last one begun ends first.
+-- : string, number?
 function timeline.finish(title, began)
   C.neap_timeline_end(ID[title], began)
 end
 
 --- The layer of spans and exchanges to come; -1: none. Returns the one until now.
+-- : integer -> integer
 function timeline.layer(layer)
   return C.neap_timeline_layer(layer)
 end
@@ -60,12 +64,14 @@ local out = ffi.new 'neap_timeline *[1]'
 local lost = ffi.new 'int64_t[1]'
 
 --- A recorder that keeps the latest capacity spans.
+-- : integer -> Recorder
 function timeline.open(capacity)
   check(C.neap_timeline_open(capacity or CAPACITY, out), 2)
   return lib.handle(Recorder, out[0], C.neap_timeline_close)
 end
 
 --- Forgets what was recorded; from now on this thread records, as of a step.
+-- : integer
 function Recorder:start(step)
   C.neap_timeline_clear(self.ptr)
   C.neap_timeline_use(self.ptr)
@@ -81,11 +87,13 @@ function Recorder:stop()
 end
 
 --- Spans that were overwritten because there were more.
+-- : -> integer
 function Recorder:lost()
   C.neap_timeline_count(self.ptr, lost)
   return tonumber(lost[0])
 end
 
+--- Frees the recorder.
 function Recorder:close()
   self:stop()
   lib.close(self)
@@ -148,6 +156,7 @@ end
 
 --- The spans of all ranks, ordered by their begin, in rank 0's clock, from the first begin on. On
 -- rank 0 only, else nil. Collective.
+-- : Comm, Recorder -> list of table?
 function timeline.gather(comm, recorder)
   local ones = ffi.new('int64_t[?]', comm:size())
   for r = 0, comm:size() - 1 do ones[r] = 1 end
@@ -181,6 +190,7 @@ local AWAITED = { [C.NEAP_COMPUTE] = 'other', [C.NEAP_TOKENS] = 'tokens',
 
 --- What C tells of exposed communication as a table of seconds: tokens, unshard, late, reduce,
 -- other (any other exchange; the end of a simulated step). exposed: double[NEAP_STREAMS].
+-- : double[] -> table
 function timeline.exposed(exposed)
   local seconds = {}
   for stream, name in pairs(AWAITED) do seconds[name] = exposed[stream] end
@@ -197,6 +207,7 @@ end
 
 --- Where the time of what this rank has recorded goes (neap_time_use): seconds (of its outermost
 -- spans together: the step), computing, waiting, and exposed, what is waited for.
+-- : -> table
 function Recorder:time_use()
   check(C.neap_timeline_time_use(self.ptr, use), 2)
   return read_use()
@@ -209,6 +220,7 @@ local function by_end(a, b)
 end
 
 --- The same of a list of spans of one rank, as gather gives them, measured or simulated.
+-- : list of table -> table
 function timeline.time_use(list)
   local sorted, spans = {}, ffi.new('neap_span[?]', #list + 1)
   for _, span in ipairs(list) do
@@ -227,6 +239,7 @@ function timeline.time_use(list)
 end
 
 --- Whether a span of the compute stream is computation.
+-- : table -> boolean
 function timeline.computes(span)
   return C.neap_span_computes(ID[timeline.title(span)]) == 1
 end

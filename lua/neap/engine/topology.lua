@@ -107,6 +107,7 @@ end
 -- node_of (int32_t[ranks]), or nodes (list of the nodes' ranks); cost (list, work of a token by
 -- expert, default 1) and speed (list, by rank, default 1); homes (ranks of a run in which every
 -- expert has a home, a divisor of ranks; default: experts have none). Raises ARGUMENT.
+-- : table -> Topology
 function topology.open(description)
   local wrong = options.problem(description, SPEC, 'topology', 'field')
   if wrong then lib.raise('ARGUMENT', wrong, 2) end
@@ -133,29 +134,36 @@ local function check(what, id, count)
   end
 end
 
+--- Node of a rank.
+-- : integer -> integer
 function Topology:node_of(rank)
   check('rank', rank, self.ranks)
   return self.rank_node[rank]
 end
 
 --- Expert slots of a rank.
+-- : integer -> integer
 function Topology:slots_of(rank)
   check('rank', rank, self.ranks)
   return self.first_slot[rank + 1] - self.first_slot[rank]
 end
 
+--- Relative speed of a rank.
+-- : integer -> number
 function Topology:speed(rank)
   check('rank', rank, self.ranks)
   return self.rank_speed[rank]
 end
 
 --- Work of one token of an expert.
+-- : integer -> number
 function Topology:cost(expert)
   check('expert', expert, self.experts)
   return self.expert_cost[expert]
 end
 
 --- Experts at home on a rank: the first, and the one after the last.
+-- : integer -> integer, integer
 function Topology:home(rank)
   check('rank', rank, self.ranks)
   local bounds = ffi.new 'int32_t[2]'
@@ -164,6 +172,7 @@ function Topology:home(rank)
 end
 
 --- First and last rank of a node.
+-- : integer -> integer, integer
 function Topology:ranks_of(node)
   check('node', node, self.nodes)
   return self.first_rank[node], self.first_rank[node + 1] - 1
@@ -175,6 +184,7 @@ function Topology:__tostring()
 end
 
 --- Why layouts and splits hardly matter here, or nil: where there is a choice for them.
+-- : -> string?
 function Topology:remark()
   if self.ranks == 1 then return 'all experts are on one rank: no layout and no split differs' end
   if self.slots > self.experts then return nil end
@@ -183,6 +193,7 @@ function Topology:remark()
     self.experts)
 end
 
+--- Frees the topology, once nothing uses it.
 function Topology:close()
   lib.close(self)
 end

@@ -31,6 +31,7 @@ end
 -- incomplete: the run that wrote it has not finished it, and these are its whole steps. notes: what
 -- a user should know of how it was read, or nil. Raises
 -- SYSTEM (cannot be read) or FORMAT (damaged: names the file and byte or line).
+-- : string -> Trace
 function trace.open(path)
   local out, shape = ffi.new 'neap_trace *[1]', ffi.new 'int64_t[4]'
   lib.check(C.neap_trace_open(path, out), 2)
@@ -47,6 +48,7 @@ function trace.open(path)
 end
 
 --- open for commands: says on stderr what a user should know of the file.
+-- : string -> Trace
 function trace.read(path)
   local self = trace.open(path)
   if self.incomplete then
@@ -58,12 +60,14 @@ function trace.read(path)
 end
 
 --- Loads of a step and layer, row-major (ranks, experts), in out or in a new buffer.
+-- : integer, integer, int64_t[ranks * experts]? -> int64_t[ranks * experts]
 function Trace:load(step, layer, out)
   out = out or ffi.new('int64_t[?]', self.ranks * self.experts)
   lib.check(C.neap_trace_load(self.ptr, step, layer, out), 2)
   return out
 end
 
+--- Frees the trace.
 function Trace:close()
   lib.close(self)
 end
@@ -81,6 +85,7 @@ end
 --- Creates a file; shape = { layers=, ranks=, experts=, metadata= }. Values of the metadata become
 -- strings. Raises BUSY while another writer has the file; with several, that many names are tried,
 -- and path is the one that was taken.
+-- : string, table, integer? -> Writer
 function trace.writer(path, shape, several)
   local names = lib.sorted_keys(shape.metadata or {})
   local texts = {} -- keeps the strings alive through the call
@@ -107,6 +112,7 @@ function trace.writer(path, shape, several)
 end
 
 --- load: int64_t[ranks * experts]. The file holds every step whose last layer has been appended.
+-- : integer, integer, int64_t[ranks * experts]
 function Writer:append(step, layer, load)
   lib.check(C.neap_trace_writer_append(self.ptr, step, layer, load), 2)
 end

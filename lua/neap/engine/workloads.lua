@@ -61,6 +61,7 @@ end
 
 --- options: name, ranks, experts, top_k, tokens (of a rank, on average), layers, seed; all are
 -- needed. Raises ARGUMENT.
+-- : table -> Workload
 function workloads.open(options)
   check(options)
   local self = setmetatable({}, Workload)
@@ -127,6 +128,7 @@ local function tokens_of(w, rank)
 end
 
 --- out: int64_t[ranks * experts] to write to, else a new one.
+-- : integer, integer, int64_t[ranks * experts]? -> int64_t[ranks * experts]
 function Workload:load(step, layer, out)
   local cells, k = self.ranks * self.experts, self.top_k
   out = out or ffi.new('int64_t[?]', cells)

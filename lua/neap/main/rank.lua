@@ -64,12 +64,16 @@ local EVERYWHERE = { USAGE = true, ABSENT = true }
 local Job = {}
 Job.__index = Job
 
+--- Writes a line to stdout, on rank 0 only.
+-- : string
 function Job:print(text)
   if self.rank == 0 then
     io.stdout:write(text, '\n')
   end
 end
 
+--- Writes a line to stderr, on rank 0 only.
+-- : string
 function Job:say(text)
   if self.rank == 0 then
     io.stderr:write(text, '\n')
@@ -83,24 +87,32 @@ local function document_of(results)
 end
 
 --- A note on stderr, told once in a run; nothing for nil.
+-- : string?
 function Job:remark(text)
   if text and self.rank == 0 and text ~= self.remarked then errors.note(text) end
   self.remarked = text or self.remarked
 end
 
 --- Rank 0 tells of a policy that was never in force, which gives the run its exit status.
+-- : table
 function Job:judge(row)
   if self.rank == 0 then self.status = math.max(self.status, names.status { row }) end
 end
 
+--- Prints a result, as text or with --json as JSON, on rank 0 only.
+-- : table
 function Job:report(result)
   self:print(self.json and document_of(result.json) or result.text)
 end
 
+--- A progress line of so many steps on stderr, on rank 0 only.
+-- : integer, string -> Progress
 function Job:progress(total, label)
   return progress.open(total, label, self.rank ~= 0)
 end
 
+--- Begins the result of a policy in the store, on rank 0 of a run that is recorded; elsewhere nil.
+-- : table, Schedule? -> Recorder?
 function Job:record(row, text)
   if not self.store then return nil end
   if text then self.store:corpora(self.order.store.run, text) end

@@ -19,6 +19,7 @@ local optim = {}
 
 --- The learning rate of a step (from 1): linear warm-up, then half a cosine down to floor x peak at
 -- the last step.
+-- : integer, number, integer, integer, number -> number
 function optim.cosine(step, peak, warmup, steps, floor)
   if step < warmup then
     return peak * step / warmup
@@ -56,6 +57,7 @@ end
 -- and steps of the schedule; floor, the last rate / rate; beta1, beta2, eps, decay (of matrices);
 -- clip, the largest norm of all gradients together, or 0 for no clipping; comm (nil: alone);
 -- shards, a list of the experts' stores. Collective.
+-- : Parameters, table -> AdamW
 function AdamW.new(parameters, given)
   local self = setmetatable(options.check(given, SPEC, 'adamw'), AdamW)
   self.parameters, self.done, self.shards = parameters, 0, self.shards or {}
@@ -85,6 +87,7 @@ function AdamW:allocate()
 end
 
 --- The ranks' parts of the parameters that are kept unrounded beside rounded ones.
+-- : integer
 function AdamW:cut_full(rank)
   local full, first = self.parameters.full, 0
   if full == self.parameters.values or full.count == 0 then return end
@@ -96,6 +99,8 @@ function AdamW:cut_full(rank)
   self.full_part = self.range.param:view(0, tonumber(self.full_counts[rank]))
 end
 
+--- A part of this rank's range, from offset on: views of its gradient, parameters and moments.
+-- : integer, integer -> table
 function AdamW:part(offset, count)
   local part = { count = count }
   for name, whole in pairs(self.range) do
@@ -118,6 +123,7 @@ function AdamW:reduce()
 end
 
 --- The norm of all gradients, the same on every rank.
+-- : -> number
 function AdamW:norm()
   local squares
   if self.parameters.exact then
@@ -134,10 +140,13 @@ function AdamW:norm()
 end
 
 --- The rate of the next step.
+-- : -> number
 function AdamW:next_rate()
   return optim.cosine(self.done + 1, self.rate, self.warmup, self.steps, self.floor)
 end
 
+--- Changes this rank's parameters by its gradients times scale.
+-- : number
 function AdamW:update(scale)
   local settings = self.settings
   settings.step, settings.rate, settings.grad_scale = self.done + 1, self:next_rate(), scale
@@ -174,6 +183,7 @@ end
 
 --- What a checkpoint keeps of the dense parameters: this rank's ranges, as tensors parameter,
 -- moment1 and moment2; count and granule: of the whole, and by which it is cut (neap_cut).
+-- : -> table
 function AdamW:dense()
   return { parameter = self.range.param, moment1 = self.range.m, moment2 = self.range.v,
     count = self.parameters.values.count, granule = GRANULE }
@@ -181,6 +191,7 @@ end
 
 --- Goes on after so many steps, once this rank's ranges and stores hold what they held then.
 -- Collective.
+-- : integer
 function AdamW:restore(done)
   self.done = done
   self:gather()
@@ -188,6 +199,7 @@ end
 
 --- One step; the gradients stay as they were. Returns their norm. Collective. Raises an error, on
 -- every rank, if the norm is not finite; nothing has been changed then.
+-- : -> number
 function AdamW:step()
   self:reduce()
   local norm = self:norm()

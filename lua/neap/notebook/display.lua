@@ -58,6 +58,7 @@ function inspect(value, depth)
 end
 
 --- A value as text; tables with their content.
+-- : any -> string
 function display.text(value)
   return inspect(value, 0)
 end
@@ -68,6 +69,7 @@ local Table = {}
 Table.__index = Table
 
 --- heading: titles; rows: lists of as many values.
+-- : list of string, list of list -> Table
 function display.table(heading, rows)
   return setmetatable({ heading = heading, rows = rows }, Table)
 end
@@ -88,6 +90,8 @@ local function row_html(row, columns, tag)
   return ('<tr>%s</tr>'):format(table.concat(cells))
 end
 
+--- The table as HTML.
+-- : -> string
 function Table:html()
   local rows = {}
   for i, row in ipairs(self.rows) do rows[i] = row_html(row, #self.heading, 'td') end
@@ -133,10 +137,14 @@ function Rich:__display()
   return { [self.mime] = self.data, ['text/plain'] = self.plain }
 end
 
+--- What a notebook shows as HTML, and elsewhere as the plain text.
+-- : string, string? -> Rich
 function display.html(html, plain)
   return setmetatable({ mime = 'text/html', data = html, plain = plain or 'HTML' }, Rich)
 end
 
+--- What a notebook shows as a picture, and elsewhere as the plain text.
+-- : string, string? -> Rich
 function display.svg(text, plain)
   return setmetatable({ mime = 'image/svg+xml', data = text, plain = plain or 'SVG' }, Rich)
 end
@@ -177,6 +185,7 @@ local function bundle_of_table(value)
 end
 
 --- What there is to show of a value.
+-- : any -> table
 function display.bundle(value)
   if type(value) == 'table' then return bundle_of_table(value) end
   return { ['text/plain'] = display.text(value) }

@@ -47,10 +47,12 @@ local function comment_up_to(lines, last)
   return table.concat(text, '\n')
 end
 
---- A function's heading, with its comment.
+--- A function's heading, with types if its comment ends with them, and the comment.
 local function entry_at(lines, at)
   local heading = lines[at]:match 'function%s+(.*%))' or lines[at]:gsub('^%s+', '')
-  local text = comment_up_to(lines, at - 1)
+  local text, types = ('\n' .. comment_up_to(lines, at - 1)):match '^\n(.-)\n?: ([^\n]*)$'
+  if types then heading = ('%s : %s'):format(heading, types) end
+  text = text or comment_up_to(lines, at - 1)
   return text == '' and heading or heading .. '\n\n' .. text
 end
 

@@ -41,20 +41,25 @@ local function draw(self, kind)
 end
 
 --- In [0, 1).
+-- : -> number
 function Random:uniform()
   return draw(self, C.neap_random_uniform)
 end
 
 --- 0 to n - 1.
+-- : integer -> integer
 function Random:integer(n)
   return math.floor(self:uniform() * n)
 end
 
+--- A draw from the standard normal distribution.
+-- : -> number
 function Random:normal()
   return draw(self, C.neap_random_normal)
 end
 
 --- Shuffles a list in place (Fisher and Yates) and returns it.
+-- : list -> list
 function Random:shuffle(list)
   for i = #list, 2, -1 do
     local j = self:integer(i) + 1
@@ -69,6 +74,7 @@ local Context = {}
 Context.__index = Context
 
 --- tools: what the contexts of a policy share (runtime.lua makes it).
+-- : table, integer, integer -> Context
 function context.open(tools, layer, keep)
   local topology = tools.topology
   return setmetatable({
@@ -80,6 +86,7 @@ function context.open(tools, layer, keep)
 end
 
 --- Makes ready for a hook at a step; expert_of[slots]: the active layout.
+-- : integer, int32_t[slots]
 function Context:enter(step, expert_of)
   self.step = step
   self.random.stream, self.random.index = step * 65536 + self.layer + 1, 0
@@ -87,6 +94,8 @@ function Context:enter(step, expert_of)
   self.previous = layout_builder.of(self.topology, expert_of)
 end
 
+--- An empty layout, whose spread balances the loads that replicas was last given.
+-- : -> LayoutBuilder
 function Context:layout()
   return layout_builder.open(self.topology, function(expert)
     return self.replica_work and self.replica_work[expert] or 1
@@ -94,6 +103,7 @@ function Context:layout()
 end
 
 --- by_expert[experts]: tokens of every expert. Layouts made afterwards balance these loads.
+-- : double[experts] -> iterator of integer, integer
 function Context:replicas(by_expert)
   local shape = self.topology
   local work, order = ffi.new('double[?]', shape.experts), {}
@@ -123,6 +133,7 @@ local OWN = { load = true, window = true, recall = true, from = true }
 -- last window), window (default 5), recall (steps that the planner sees one by one, instead of a
 -- sum), from (a layout to start from; default: the active one), and the planner's own parameters. A
 -- layout builder.
+-- : string, table? -> LayoutBuilder
 function Context:plan(name, options)
   local own, given = { window = plans.WINDOW }, {}
   options = policy.values(options) or options
@@ -144,6 +155,7 @@ end
 
 --- What a layout costs under the exact split of a load (default: the newest), at ctx.far_price:
 -- what split:balance() returns (imbalance, max_work, …), and inter_node_share.
+-- : layout, Load? -> table
 function Context:cost(layout, load)
   load = load or self.history:last()
   local cells = self.topology.ranks * self.topology.experts
@@ -156,6 +168,7 @@ end
 
 --- In the split hook: tokens of every source and slot (split_builder.lua), by a built-in rule or,
 -- without one, all 0.
+-- : string? -> SplitBuilder
 function Context:split(rule)
   if not self.exact then
     lib.raise('ARGUMENT', 'ctx:split is for the split hook', 2)

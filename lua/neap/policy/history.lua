@@ -15,17 +15,21 @@ local Load = {}
 Load.__index = Load
 
 --- A load of zeros.
+-- : integer, integer -> Load
 function history.load(ranks, experts)
   return setmetatable({
     ranks = ranks, experts = experts, ptr = doubles(ranks * experts),
   }, Load)
 end
 
+--- Whether a value is a load.
+-- : any -> boolean
 function history.is_load(value)
   return getmetatable(value) == Load
 end
 
 --- Copies a matrix of any number type, row-major [ranks][experts]; returns the load.
+-- : matrix -> Load
 function Load:set(matrix)
   for i = 0, self.ranks * self.experts - 1 do
     self.ptr[i] = tonumber(matrix[i])
@@ -34,6 +38,7 @@ function Load:set(matrix)
 end
 
 --- Tokens of a source rank for an expert.
+-- : integer, integer -> number
 function Load:at(rank, expert)
   if not (rank >= 0 and rank < self.ranks and expert >= 0 and expert < self.experts) then
     lib.raise('ARGUMENT', ('load: no rank %s and expert %s; ranks are 0 to %d, experts 0 to %d')
@@ -43,6 +48,7 @@ function Load:at(rank, expert)
 end
 
 --- Tokens of every expert from all ranks: double[experts], read as v[expert].
+-- : -> double[experts]
 function Load:by_expert()
   local sum, ptr, experts = doubles(self.experts), self.ptr, self.experts
   for r = 0, self.ranks - 1 do
@@ -54,6 +60,7 @@ function Load:by_expert()
 end
 
 --- Tokens of every source rank: double[ranks].
+-- : -> double[ranks]
 function Load:by_rank()
   local sum, ptr, experts = doubles(self.ranks), self.ptr, self.experts
   for r = 0, self.ranks - 1 do
@@ -64,6 +71,8 @@ function Load:by_rank()
   return sum
 end
 
+--- Tokens of all ranks for all experts.
+-- : -> number
 function Load:total()
   local sum = 0
   for i = 0, self.ranks * self.experts - 1 do
@@ -73,6 +82,7 @@ function Load:total()
 end
 
 --- A new load, a * self + b * other; without other, a * self.
+-- : number, Load?, number? -> Load
 function Load:scale(a, other, b)
   local out = history.load(self.ranks, self.experts)
   for i = 0, self.ranks * self.experts - 1 do
@@ -82,6 +92,7 @@ function Load:scale(a, other, b)
 end
 
 --- (1 - weight) * self + weight * other: exponential smoothing in one call.
+-- : Load, number -> Load
 function Load:mix(other, weight)
   return self:scale(1 - weight, other, weight)
 end
@@ -92,12 +103,14 @@ local History = {}
 History.__index = History
 
 --- keep: how many loads stay.
+-- : integer, integer, integer -> History
 function history.open(ranks, experts, keep)
   return setmetatable({ ranks = ranks, experts = experts, keep = keep, count = 0, ring = {} },
     History)
 end
 
 --- Adds the load of one more step, a matrix of any number type.
+-- : matrix
 function History:push(matrix)
   local slot = self.count % self.keep + 1
   local load = self.ring[slot] or history.load(self.ranks, self.experts)
@@ -106,6 +119,7 @@ function History:push(matrix)
 end
 
 --- How many loads can be seen: at most keep.
+-- : -> integer
 function History:len()
   return math.min(self.count, self.keep)
 end
@@ -115,6 +129,7 @@ local function at(self, back)
 end
 
 --- The load of i steps ago: 1 (the default) is the newest, len() the oldest. A copy.
+-- : integer? -> Load
 function History:last(i)
   i = i or 1
   if not (i >= 1 and i <= self:len()) or i % 1 ~= 0 then
@@ -125,6 +140,7 @@ end
 
 --- The newest loads, as many as there are up to window, oldest first. Not copies, so only to be
 -- read, and only until the next push.
+-- : integer -> list of Load
 function History:recent(window)
   local list, count = {}, math.min(math.floor(window), self:len())
   for i = 1, count do list[i] = at(self, count - i + 1) end
@@ -132,6 +148,7 @@ function History:recent(window)
 end
 
 --- Sum of the newest loads, as many as there are up to window (default: all that are kept).
+-- : integer? -> Load
 function History:sum(window)
   window = window or self.keep
   if not (type(window) == 'number' and window >= 1) then
@@ -149,6 +166,7 @@ function History:sum(window)
 end
 
 --- Mean of the newest loads.
+-- : integer? -> Load
 function History:mean(window)
   local sum = self:sum(window)
   local count = math.min(math.floor(window or self.keep), self:len())

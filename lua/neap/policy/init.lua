@@ -90,6 +90,7 @@ end
 -- default 32), plans_on ('history'; 'current': on the counts of the very step, on the critical
 -- path; 'both': on history, and again on the counts), and the hooks. An unknown field is an error.
 -- Whoever runs a policy may ask for another plans_on, by the parameter on (policy.ON).
+-- : table -> Policy
 function policy.define(definition)
   for _, field in ipairs(lib.sorted_keys(definition)) do
     check_field(field, definition[field])
@@ -127,6 +128,7 @@ local function shipped_folder()
 end
 
 --- Names of the policies in experiments/policies, sorted.
+-- : -> list of string
 function policy.names()
   local names = {}
   for _, entry in ipairs(launcher.list(shipped_folder())) do
@@ -178,6 +180,7 @@ end
 
 --- How tables call the policy of a text: by the name that it has given itself, with the text's
 -- split and parameters.
+-- : string, string -> string
 function policy.label(text, name)
   local _, rest = split_text(text)
   return name .. rest
@@ -187,6 +190,7 @@ end
 -- file=, split=, on= (nil: the policy's own), far_price= (of the split minimax: a number,
 -- 'cluster' or nil), params = { name = text } }. Raises USAGE. Runs no policy: that is done where
 -- it cannot harm.
+-- : string -> table
 function policy.resolve(text)
   local name, rest = split_text(text)
   local split, given = rest:match '^%+?([^:]*):?(.*)$'
@@ -217,6 +221,7 @@ end
 
 --- Runs a policy file and returns the policy; it can require modules beside the file. Raises POLICY
 -- when it fails, USAGE when it is none.
+-- : string -> Policy
 function policy.load(file)
   local chunk, why = loadfile(file)
   if not chunk then lib.raise('POLICY', 'policy ' .. why) end
@@ -237,6 +242,7 @@ function policy.load(file)
 end
 
 --- Parameters of a policy object by name; nil for anything else.
+-- : any -> table?
 function policy.values(object)
   local class, values = getmetatable(object), {}
   if not classes[class or false] then return nil end
@@ -245,6 +251,7 @@ function policy.values(object)
 end
 
 --- A policy object: parameters (texts, as on the command line) over defaults.
+-- : Policy, table -> Policy object
 function policy.create(class, texts)
   local ok, values = pcall(params.values, class.params, texts)
   if not ok then

@@ -13,6 +13,7 @@ LayoutBuilder.__index = LayoutBuilder
 
 --- shape: the topology. weight(expert): work of one replica, which spread
 -- balances.
+-- : Topology, function -> LayoutBuilder
 function layout_builder.open(shape, weight)
   local self = setmetatable({
     shape = shape, weight = weight, expert_of = ints(shape.slots), used = ints(shape.ranks),
@@ -37,6 +38,7 @@ local function full(shape)
 end
 
 --- A full builder with the given experts[slots], copied; it can be changed by swap and replace.
+-- : Topology, int32_t[slots] -> LayoutBuilder
 function layout_builder.of(shape, experts)
   local self = setmetatable({
     shape = shape, expert_of = ints(shape.slots), used = full(shape),
@@ -45,6 +47,8 @@ function layout_builder.of(shape, experts)
   return self
 end
 
+--- Whether a value is a layout builder.
+-- : any -> boolean
 function layout_builder.is_builder(value)
   return getmetatable(value) == LayoutBuilder
 end
@@ -57,12 +61,14 @@ local function check_id(what, id, count)
 end
 
 --- Free slots of a rank.
+-- : integer -> integer
 function LayoutBuilder:free(rank)
   check_id('rank', rank, self.shape.ranks)
   return self.shape:slots_of(rank) - self.used[rank]
 end
 
 --- Expert in a slot of a rank, or nil if it is empty.
+-- : integer, integer -> integer?
 function LayoutBuilder:at(rank, slot)
   check_id('rank', rank, self.shape.ranks)
   check_id('slot', slot, self.shape:slots_of(rank))
@@ -71,6 +77,7 @@ function LayoutBuilder:at(rank, slot)
 end
 
 --- Whether a rank holds an expert.
+-- : integer, integer -> boolean
 function LayoutBuilder:holds(rank, expert)
   local first = self.shape.first_slot[rank]
   for slot = first, first + self.used[rank] - 1 do
@@ -103,6 +110,7 @@ local function put(self, rank, expert)
 end
 
 --- Puts an expert into the next free slot of a rank.
+-- : integer, integer -> LayoutBuilder
 function LayoutBuilder:place(rank, expert)
   check_id('rank', rank, self.shape.ranks)
   check_id('expert', expert, self.shape.experts)
@@ -154,6 +162,7 @@ end
 
 --- Gives an expert count replicas: spread over nodes first, then on the least loaded ranks; twice
 -- on a rank only where nothing else is free.
+-- : integer, integer -> LayoutBuilder
 function LayoutBuilder:spread(expert, count)
   check_id('expert', expert, self.shape.experts)
   local mark = mark_holders(self, expert)
@@ -171,6 +180,7 @@ function LayoutBuilder:spread(expert, count)
 end
 
 --- Swaps the experts of two slots: (rank, slot) with (other rank, other slot).
+-- : integer, integer, integer, integer -> LayoutBuilder
 function LayoutBuilder:swap(rank, slot, other_rank, other_slot)
   local shape = self.shape
   for _, at in ipairs { { rank, slot }, { other_rank, other_slot } } do
@@ -184,6 +194,7 @@ function LayoutBuilder:swap(rank, slot, other_rank, other_slot)
 end
 
 --- Puts another expert into a slot that is taken.
+-- : integer, integer, integer -> LayoutBuilder
 function LayoutBuilder:replace(rank, slot, expert)
   check_id('expert', expert, self.shape.experts)
   if not self:at(rank, slot) then
@@ -194,6 +205,7 @@ function LayoutBuilder:replace(rank, slot, expert)
 end
 
 --- Replicas of every expert: int32_t[experts].
+-- : -> int32_t[experts]
 function LayoutBuilder:counts()
   local counts = ints(self.shape.experts)
   for slot = 0, self.shape.slots - 1 do
@@ -258,6 +270,7 @@ end
 --- Writes a hook's answer to out[slots]: a layout builder, a layout of the engine, a list of the
 -- experts of all slots, or a list of such lists, one per rank. Raises LAYOUT; what is written is
 -- checked for types here, and as a layout by the engine.
+-- : Topology, layout, int32_t[slots]
 function layout_builder.read(shape, answer, out)
   if layout_builder.is_builder(answer) then
     from_builder(shape, answer, out)

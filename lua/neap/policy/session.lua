@@ -87,6 +87,7 @@ end
 --- Loads policies, texts as policy.resolve takes them, and forgets them: one that cannot be loaded,
 -- or has no such parameter, is found before anything has begun. in_process_too: looks only whether
 -- their files are there. Raises USAGE, POLICY, FAILED and what worker.open raises.
+-- : list of string, boolean?, boolean?
 function session.check(texts, in_process_too, trusted)
   local tiny = topologies.open { ranks = 2, slots = 1, experts = 2 }
   for _, text in ipairs(texts) do
@@ -108,11 +109,13 @@ local function share_text(self, text)
 end
 
 --- Adds --trust-policies to a command that runs policies; arrives as args.trust_policies.
+-- : Command
 function session.trust_option(command)
   command:flag('--trust-policies', 'let policies write files, open sockets and start processes')
 end
 
 --- Adds --deadline to a command that runs policies; arrives as args.deadline.
+-- : Command
 function session.deadline_option(command)
   command:option('--deadline', ('seconds that a hook of a policy may run (default: %d)'):format(
     session.DEADLINE)):argname('<seconds>'):convert(arguments.positive '--deadline')
@@ -134,6 +137,7 @@ end
 --                             record(step, layer, load) after a record, on all ranks
 -- Raises USAGE for a policy that is not defined well, POLICY (strict) or FAILED for one that fails
 -- while it is loaded.
+-- : table -> Session
 function session.open(given)
   local o = options.check(given, SPEC, 'session')
   local selection = policies.resolve(o.policy)
@@ -178,6 +182,7 @@ end
 
 --- The layout that a layer began the step with, if its plan_now has changed that, so that
 -- parameters travel late; else nil.
+-- : integer -> Layout?
 function Session:late_base(layer)
   local base = self.active:base(layer)
   if self.plans_on == 'known' or self.active[layer]:changed(base) == 0 then return nil end
@@ -185,6 +190,7 @@ function Session:late_base(layer)
 end
 
 --- The active layout of a layer; its content changes at advance, and at this layer's plan_now.
+-- : integer -> Layout
 function Session:layout(layer)
   return self.active[layer]
 end
@@ -228,6 +234,7 @@ end
 --- Hands load, int64_t[ranks][experts], the counts of a step, to the planner. Never waits: what
 -- is too much is dropped and counted as late. Does nothing on ranks other than 0, nor for a
 -- policy that plans on current counts only (plan_now has handed them over).
+-- : integer, integer, int64_t[ranks * experts]
 function Session:record(step, layer, load)
   if self.root and plans_ahead(self) then
     request(self, self.plans_on == 'both', step + 1, layer, load)
@@ -274,6 +281,7 @@ end
 --- Collective: call it where a step begins. Takes over the plans that are ready; a late one
 -- becomes active at a later advance. wait: waits for all plans, up to the deadline. Raises POLICY
 -- (strict) and COMM.
+-- : integer, boolean?
 function Session:advance(step, wait)
   if self.root then collect(self, step, wait or self.always_wait or self.resumed) end
   self.resumed = false
@@ -298,6 +306,7 @@ end
 -- layout, no other, is replaced. Experts that ranks keep stay in their slots, so that only what has
 -- changed travels (layout:align). For policies that plan on these counts (self.plans_on is not
 -- 'history'); does nothing for others. Raises POLICY (strict) and COMM.
+-- : integer, integer, int64_t[ranks * experts]
 function Session:plan_now(step, layer, load)
   if self.plans_on == 'history' then return end
   local expert_of
@@ -360,6 +369,7 @@ end
 --- The split of a layer's exact counts, load = int64_t[ranks][experts]; valid until the layer's
 -- next split. Collective if the policy has a split hook of its own; built-in rules run on every
 -- rank.
+-- : integer, integer, int64_t[ranks * experts] -> Split
 function Session:split(step, layer, load)
   local start = C.neap_clock()
   local split, own = self.split_of[layer], not self.replaced
@@ -375,6 +385,7 @@ function Session:split(step, layer, load)
 end
 
 --- The split of a layer's last counts.
+-- : integer -> Split
 function Session:last_split(layer)
   return self.split_of[layer]
 end
@@ -386,6 +397,7 @@ end
 -- expert_of }, states = { [layer] = text }, kept = 'saved', 'none' (the policy keeps nothing in its
 -- fields), 'lost' (it does, and has no hook save) or 'failed' (that hook, for some layer) }. Asks
 -- the policy if it has the hook; else it does not wait.
+-- : integer -> table
 function Session:save(step)
   local states, kept = {}, 'none'
   for layer = 0, self.layers - 1 do
@@ -427,6 +439,7 @@ end
 --- Collective, before the first step: goes on where save was. saved: what save gave (rank 0), step,
 -- and layouts, int32_t[layers][slots], the layouts that were active; nil where the ranks or slots
 -- are others now: then all layers are planned anew. Raises LAYOUT and, strict, POLICY.
+-- : table
 function Session:restore(saved)
   for layer = 0, saved.layouts and self.layers - 1 or -1 do
     self.active[layer]:set(saved.layouts + layer * self.topology.slots)
@@ -468,6 +481,7 @@ end
 -- all of them. Faults, late plans
 -- and plan times are known to rank 0, which waits here for plans that are under way, so that a
 -- policy that hangs is named. Raises POLICY (strict).
+-- : -> table
 function Session:report()
   if self.worker then collect(self, -math.huge, true) end
   local measured, counted = self.measured, self.counted

@@ -11,6 +11,7 @@ local SplitBuilder = {}
 SplitBuilder.__index = SplitBuilder
 
 --- All 0. layout: builder of the active one; load: the exact counts; ptr: memory to use, or nil.
+-- : Topology, LayoutBuilder, Load, int64_t[ranks * slots]? -> SplitBuilder
 function split_builder.open(shape, layout, load, ptr)
   local count = shape.ranks * shape.slots
   if ptr then ffi.fill(ptr, count * 8) end
@@ -19,6 +20,8 @@ function split_builder.open(shape, layout, load, ptr)
   }, SplitBuilder)
 end
 
+--- Whether a value is a split builder.
+-- : any -> boolean
 function split_builder.is_builder(value)
   return getmetatable(value) == SplitBuilder
 end
@@ -36,6 +39,7 @@ local function index(self, source, rank, slot)
 end
 
 --- Sends more (or, below 0, fewer) tokens of a source rank to a slot of a rank.
+-- : integer, integer, integer, integer -> SplitBuilder
 function SplitBuilder:send(source, rank, slot, tokens)
   if type(tokens) ~= 'number' or tokens % 1 ~= 0 then
     lib.raise('SPLIT', ('split: %s tokens from rank %s; they must be whole'):format(
@@ -47,11 +51,13 @@ function SplitBuilder:send(source, rank, slot, tokens)
 end
 
 --- Tokens of a source rank to a slot of a rank.
+-- : integer, integer, integer -> integer
 function SplitBuilder:at(source, rank, slot)
   return tonumber(self.ptr[index(self, source, rank, slot)])
 end
 
 --- Slots that hold an expert, as a list of { rank, slot }.
+-- : integer -> list of { integer, integer }
 function SplitBuilder:replicas(expert)
   local list, shape = {}, self.shape
   for rank = 0, shape.ranks - 1 do
@@ -65,6 +71,7 @@ function SplitBuilder:replicas(expert)
 end
 
 --- Overwrites all with what a built-in rule says.
+-- : table, string
 function SplitBuilder:fill(tools, rule)
   local split = tools:split(rule):compute(tools.scratch:set(self.layout.expert_of), self.load)
   for source = 0, self.shape.ranks - 1 do
@@ -73,6 +80,7 @@ function SplitBuilder:fill(tools, rule)
 end
 
 --- Writes a hook's answer to out[ranks * slots]. Raises SPLIT.
+-- : Topology, SplitBuilder, int64_t[ranks * slots]
 function split_builder.read(shape, answer, out)
   if not split_builder.is_builder(answer) then
     lib.raise('SPLIT', ("split: the answer is %s; expected a split (ctx:split() or a rule's name)")

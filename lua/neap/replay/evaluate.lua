@@ -28,6 +28,7 @@ end
 
 --- The moment at which the hottest expert has most, from the first scored step on: step, layer, and
 -- that expert's tokens in units of the mean expert's.
+-- : Trace, integer -> table
 function evaluate.hardest(t, first)
   local buffer, counts = ffi.new('int64_t[?]', t.ranks * t.experts), ffi.new('double[?]', t.experts)
   local found = { step = first, layer = 0, hottest = 0 }
@@ -44,6 +45,7 @@ end
 
 --- Load of experts over steps in one layer: { value(expert, step) in units of the mean expert's,
 -- most = the largest }.
+-- : Trace, integer -> table
 function evaluate.heat(t, layer)
   local buffer, counts = ffi.new('int64_t[?]', t.ranks * t.experts), ffi.new('double[?]', t.experts)
   local values, most = ffi.new('float[?]', t.steps * t.experts), 0
@@ -64,6 +66,7 @@ end
 
 --- Work of every rank under a split, tokens x cost / speed, and what its slots have of it, lists of
 -- { expert =, work = (before the division) }.
+-- : Topology, Layout, Split -> list of number, list of list
 function evaluate.rank_work(topology, layout, split)
   local tokens, experts, work, slots = split:slot_tokens(), layout:array(), {}, {}
   for rank = 0, topology.ranks - 1 do
@@ -110,6 +113,7 @@ end
 -- replay.score. Returns { row = the replay's row, steps = list of rows (neap.runs.metrics) that
 -- have the balance of a step, work = list by rank at the moment, layout = experts at the moment,
 -- change = { step, layer, slots, before, after } or nil, messages }.
+-- : table -> table
 function evaluate.policy(options)
   local topology, moment = options.topology, options.moment
   local found = { steps = {}, first = options.warm_up }

@@ -69,6 +69,7 @@ end
 -- in_process, trusted, on_step(step), recorder (of the run store), on_layer(step, layer, layout,
 -- balance, split), which sees what was active. Returns the policy's row (neap.runs.metrics; its
 -- steps are those that are scored), and the messages of its faults.
+-- : table -> table
 function replay.score(options)
   options.warm_up = options.warm_up or replay.WINDOW
   local run = open_run(options)
@@ -94,6 +95,7 @@ local function list_of(value)
 end
 
 --- Topology that the options of a command ask for, for a trace. Raises USAGE.
+-- : table, Trace -> Topology
 function replay.open_topology(args, t)
   local slots = args.slots or tonumber(t.metadata.slots)
   if not slots then errors.usage('%s does not say how many slots a rank has; give --slots',

@@ -180,6 +180,7 @@ local function ranked_by(document)
 end
 
 --- The page of a document as text; see sections.lua for what a document has.
+-- : table, string? -> string
 function report.render(document, title)
   document.entries = entries.group(document.entries)
   document.references = {}
@@ -196,6 +197,7 @@ end
 
 --- What a page is about: results in files, runs of the store, a replay, a timeline. args: as
 -- neap report has them. Raises USAGE and I/O errors.
+-- : table -> table
 function report.collect(args)
   local document = { entries = {}, messages = {}, facts = {}, texts = {} }
   for _, path in ipairs(args.results) do add_results(document, path) end

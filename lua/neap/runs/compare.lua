@@ -53,6 +53,7 @@ end
 --- Finished results, whose policy is what tables call it and whose text what was given. choice:
 -- { sweep = name }, or { runs = list of numbers and ranges { first, last } }, or {} for all; and
 -- tag: only those of runs with it.
+-- : list of table, table -> list of table
 function compare.results(runs, choice)
   local list
   if choice.sweep then
@@ -339,6 +340,7 @@ end
 -- else the first), metrics (names), policies (names: only these, and the references static and
 -- laer). Returns { baseline, policies, metrics, warnings }; metrics is a list of { metric, better,
 -- ideal, rows, winner or reason }. Raises USAGE.
+-- : list of table, table -> table
 function compare.policies(results, options)
   local warnings = {}
   local cells, order = newest(results, warnings)

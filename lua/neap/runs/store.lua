@@ -32,6 +32,7 @@ for name, method in pairs(pending) do Store[name] = method end
 local SILENCE = 600
 
 --- Opens a store; create: makes the file if there is none. Raises SYSTEM and FORMAT.
+-- : string, boolean? -> Store
 function store.open(path, create)
   local out, columns = ffi.new 'neap_store *[1]', metrics.columns()
   local names = ffi.new('const char *[?]', #columns, columns)
@@ -42,6 +43,7 @@ function store.open(path, create)
   return self
 end
 
+--- Closes the file; what waits to be written is written first.
 function Store:close()
   for _, statement in pairs(self.statements) do
     ffi.gc(statement, nil)
@@ -53,6 +55,7 @@ end
 --- ---- options of commands -----------------------------------------------------------------------
 
 --- Adds --store and --no-store to a command that writes runs.
+-- : Command
 function store.options(command)
   command:option('--store', ('file that the run is recorded in (default: NEAP_STORE of the '
     .. 'environment, else %s here)'):format(store.DEFAULT)):argname('<file>')
@@ -60,6 +63,7 @@ function store.options(command)
 end
 
 --- The file that a reading command's --store means.
+-- : table -> string
 function store.path(args)
   local environment = os.getenv 'NEAP_STORE'
   return args.store or (environment ~= '' and environment) or store.DEFAULT
@@ -67,6 +71,7 @@ end
 
 --- The store that a command's options ask for, or nil. One that nobody asked for by name and that
 -- cannot be opened is no reason to fail.
+-- : table -> Store?
 function store.of(args)
   if args.no_store or (not args.store and os.getenv 'NEAP_STORE' == '') then return nil end
   local path = store.path(args)
@@ -77,6 +82,7 @@ function store.of(args)
 end
 
 --- The store of a command that reads; a missing one is the user's mistake.
+-- : table -> Store
 function store.existing(args)
   local path = store.path(args)
   local file = io.open(path)
@@ -133,6 +139,7 @@ local function read_row(statement, names)
 end
 
 --- Runs a query with values for its question marks (nil: NULL). A list of tables, column = value.
+-- : string, any… -> list of table
 function Store:rows(sql, ...)
   local statement, more, list = prepared(self, sql), ffi.new 'int[1]', {}
   local names
@@ -146,6 +153,7 @@ function Store:rows(sql, ...)
 end
 
 --- Runs a statement that changes something; the id of the row that it inserted.
+-- : string, any… -> integer
 function Store:write(sql, ...)
   local statement, more = prepared(self, sql), ffi.new 'int[1]'
   bind(statement, ...)
@@ -154,6 +162,7 @@ function Store:write(sql, ...)
 end
 
 --- Inserts a row; row: column = value.
+-- : string, table -> integer
 function Store:insert(table_name, row)
   local names, marks, values = lib.sorted_keys(row), {}, {}
   for i, name in ipairs(names) do marks[i], values[i] = '?', row[name] end
@@ -162,6 +171,7 @@ function Store:insert(table_name, row)
 end
 
 --- Keeps a text by its SHA-256, which is returned.
+-- : string -> string
 function Store:text(body)
   local hash = provenance.sha256(body)
   self:later('INSERT OR IGNORE INTO texts(sha256, body) VALUES(?, ?)', hash, body)
@@ -189,6 +199,7 @@ end
 -- is kept, with the modules that it requires); what is known of machine, engine, process and sweep
 -- is added. A sweep tells its children their key, and the row that it has claimed for them
 -- (sweep/claims.lua). Returns the id.
+-- : table -> integer
 function Store:begin(row)
   local full = provenance.circumstances()
   for name, value in pairs(row) do full[name] = value end
@@ -201,6 +212,7 @@ function Store:begin(row)
 end
 
 --- Ends a run; message: of its error; done: it came to its end, whatever the status.
+-- : integer, integer, string?, boolean?
 function Store:finish(run, status, message, done)
   local now = C.neap_time()
   local state = (done or status == 0) and 'done' or status == 130 and 'interrupted' or 'failed'
@@ -243,6 +255,7 @@ end
 
 --- Begins the result of one policy of a run. row: policy (text as policy.resolve takes it), seed,
 -- trace, context. Returns what its steps are handed to (recorder.lua).
+-- : integer, table -> Recorder
 function Store:result(run, row)
   local full = { run = run, started = C.neap_time() }
   for name, value in pairs(row) do full[name] = value end
@@ -258,6 +271,7 @@ end
 -- result and returns its recorder, or nil where nothing is recorded. row, context: as for begin and
 -- result. A mistake in how the command was called is no run. Returns the exit status, which f
 -- returns (nil: 0).
+-- : table, table, string, function -> integer
 function store.recorded(args, row, context, f)
   local runs = store.of(args)
   if not runs then return f(function() end) or 0 end
@@ -279,6 +293,7 @@ function store.recorded(args, row, context, f)
 end
 
 --- Adds to a run's corpora what a text schedule reads: tokens (of a corpus, bytes) and SHA-256.
+-- : integer, Schedule
 function Store:corpora(run, schedule)
   local row = self:rows('SELECT corpora FROM runs WHERE id = ?', run)[1]
   local found = row.corpora and kept.facts(row.corpora, ('run %d: corpora'):format(run)) or {}
@@ -294,6 +309,7 @@ function Store:corpora(run, schedule)
 end
 
 --- 'done', 'failed', 'running' or 'interrupted': what a run's row says, unless its process is gone.
+-- : table -> string
 function store.state(row)
   if row.state ~= 'running' then return row.state end
   local boot, host = provenance.boot()
@@ -305,6 +321,7 @@ function store.state(row)
 end
 
 --- Runs with their states, oldest first. where: an SQL condition over runs, with values for it.
+-- : string?, any… -> list of table
 function Store:runs(where, ...)
   local list = self:rows('SELECT * FROM runs WHERE ' .. (where or '1') .. ' ORDER BY id', ...)
   for _, row in ipairs(list) do row.state = store.state(row) end

@@ -121,6 +121,7 @@ local function check(where, machine)
 end
 
 --- Names of the machines in simulate/machines.lua, sorted.
+-- : -> list of string
 function cluster.names()
   return lib.sorted_keys(machines)
 end
@@ -138,6 +139,7 @@ end
 
 --- A machine: a name, the path of a Lua file, or a table; changes: fields that differ. Raises
 -- USAGE.
+-- : string or table, table? -> table
 function cluster.describe(what, changes)
   local base = what
   if type(what) == 'string' then
@@ -180,6 +182,7 @@ local function links_of(machine)
 end
 
 --- topology: of as many ranks as the machine has. Raises ARGUMENT.
+-- : table, Topology -> Cluster
 function cluster.open(machine, topology)
   if topology.ranks ~= machine.ranks then
     lib.raise('ARGUMENT', ('cluster: a topology of %d ranks; the machine has %d'):format(
@@ -216,6 +219,7 @@ end
 
 --- Every rank computes for seconds, and each[rank] (double[ranks]) more; divided by its speed.
 -- after: list of operations.
+-- : integer, number, double[ranks]?, list? -> integer
 function Cluster:compute(span, seconds, each, after)
   local count = take_after(self, after)
   lib.check(C.neap_cluster_compute(self.ptr, seconds, each, self.after, count, self.id), 2)
@@ -226,6 +230,7 @@ end
 -- number of ranks; peers: 'all', if every rank sends a message to each of its group, 'nodes', if to
 -- each of its node and one to every other node, or nil, a collective; delay: seconds besides the
 -- latency; after.
+-- : integer, integer, table -> integer
 function Cluster:exchange(span, stream, o)
   local count = take_after(self, o.after)
   local group = o.group or 'all'
@@ -235,12 +240,15 @@ function Cluster:exchange(span, stream, o)
   return label(self, span, stream, o.after)
 end
 
+--- Simulates what has been described since clear. Raises ARGUMENT.
+-- : -> Cluster
 function Cluster:run()
   lib.check(C.neap_cluster_run(self.ptr), 2)
   return self
 end
 
 --- begin[ranks], end[ranks] of an operation, the cluster's own.
+-- : integer -> double[ranks], double[ranks]
 function Cluster:times(op)
   lib.check(C.neap_cluster_times(self.ptr, op, self.first, self.second), 2)
   return self.first[0], self.second[0]
@@ -248,6 +256,7 @@ end
 
 --- Seconds of the step, and means over ranks: ideal, busy by stream, exposed by what is waited for
 -- (neap.engine.timeline); last = { op=, rank= }.
+-- : -> table
 function Cluster:report()
   local f = self.figures
   lib.check(C.neap_cluster_report(self.ptr, f), 2)
@@ -261,6 +270,7 @@ end
 
 --- Waits of a rank's compute stream: list of { begin =, finish =, op = that waits (nil: the end of
 -- the step is waited for), waits_for = stream or nil }.
+-- : integer -> list of table
 function Cluster:waits(rank)
   local count = ffi.new 'int64_t[1]'
   lib.check(C.neap_cluster_waits(self.ptr, rank, nil, 0, count), 2)
@@ -276,12 +286,14 @@ function Cluster:waits(rank)
 end
 
 --- Mean seconds of an operation over ranks, and the most.
+-- : integer -> number, number
 function Cluster:operation(op)
   lib.check(C.neap_cluster_operation(self.ptr, op, self.span), 2)
   return self.span.mean, self.span.most
 end
 
 --- The chain of operations that makes the step as long as it is: list of { op=, rank= }.
+-- : -> list of table
 function Cluster:critical()
   local count = ffi.new 'int64_t[1]'
   lib.check(C.neap_cluster_critical(self.ptr, nil, nil, 0, count), 2)
@@ -295,6 +307,7 @@ function Cluster:critical()
   return list
 end
 
+--- Frees the cluster.
 function Cluster:close()
   lib.close(self)
 end

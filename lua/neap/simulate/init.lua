@@ -84,6 +84,7 @@ end
 -- for), routing ('chosen' by the model or trace, or 'balanced': every expert gets the same), seed,
 -- warm_up (micro-batches before the first step that counts), in_process, trusted, strict, deadline.
 -- Raises USAGE.
+-- : table -> Simulation
 function simulate.open(given)
   local o = options.take(given)
   local self = setmetatable({ options = o, machine = o.machine, model = o.model }, Simulation)
@@ -164,6 +165,7 @@ local function run_program(self, micro, tokens)
 end
 
 --- Simulates the next step and leaves it in self.cluster. Returns cluster:report().
+-- : -> table
 function Simulation:step()
   if self.micro_batches < self.options.warm_up then
     repeat next_micro_batch(self, false) until self.micro_batches == self.options.warm_up
@@ -182,6 +184,7 @@ end
 --- The row of so many steps (summary.lua), and spent (seconds that loads, plan, split, price and
 -- simulate took here, for all steps with their warm-up), distinct. recorder: of the run store, or
 -- nil.
+-- : integer, table? -> table, table
 function Simulation:run(steps, recorder)
   local sums = summary.open()
   self.recorder = recorder
@@ -199,6 +202,7 @@ function Simulation:run(steps, recorder)
   return metrics.complete(row)
 end
 
+--- Ends the policy's worker and frees the rest.
 function Simulation:close()
   self.session:close()
   self.cluster:close()

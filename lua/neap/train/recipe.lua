@@ -31,6 +31,7 @@ local SPEC = {
 
 --- Makes a recipe of its definition. Default: 1 rank; node_size nil means that all ranks of a host
 -- are one node. Raises an error for an unknown field or a wrong type.
+-- : table -> Recipe
 function recipe.define(definition)
   local wrong = options.problem(definition, SPEC, 'recipe', 'field')
   if wrong then error(wrong, 2) end
@@ -41,6 +42,7 @@ function recipe.define(definition)
 end
 
 --- Whether a value is what define returns.
+-- : any -> boolean
 function recipe.is(value)
   return getmetatable(value) == Recipe
 end
@@ -55,6 +57,7 @@ end
 
 --- The recipe of a file; modules beside the file can be required. While it is read os.exit is an
 -- error.
+-- : string -> Recipe
 function recipe.load(path)
   local chunk, why = loadfile(path)
   if not chunk then

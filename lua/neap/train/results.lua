@@ -12,6 +12,7 @@ local SIMULATED = '\n%d ranks, %d steps, seed %d. Trained on the CPU; times and 
 
 --- rows: what trainer:run returned. Returns { text =, json = }: a table with the ideal as last row,
 -- and { rows = {…} }.
+-- : list of table -> table
 function results.training(rows)
   local first = rows[1]
   local table_name = first.simulated and 'simulate' or 'run'

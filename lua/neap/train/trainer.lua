@@ -208,6 +208,7 @@ end
 -- take there, with this training's routing, layouts and splits), remark (false: no note where
 -- policies hardly differ) and wait (a step begins when all plans are there: layouts do not depend
 -- on time).
+-- : table -> Trainer
 function trainer.open(options)
   local job, p = options.job, options.params
   if job.timeline then job.timeline:check_steps(p.steps) end
@@ -263,6 +264,7 @@ end
 
 --- This rank's sequences of a batch. draw: seed and step, perhaps part and at, as text:sample takes
 -- them.
+-- : Schedule or Text, table
 function Trainer:fill(text, draw)
   local p = self.params
   local ids, targets = self.ids:data(), self.targets:data()
@@ -358,6 +360,7 @@ end
 
 --- Sums over all ranks and steps, those before a resume among them: seconds by what they were spent
 -- on, bytes by kind. Collective.
+-- : -> table
 function Trainer:spent()
   record_last(self)
   local values = self.sums
@@ -406,6 +409,7 @@ local function take_measures(self, began, busy, recorder)
 end
 
 --- One optimizer step. Returns its loss: nats per byte, the mean over the tokens of all ranks.
+-- : -> number
 function Trainer:step()
   local began, busy = C.neap_clock(), C.neap_thread_seconds()
   local wanted, recorder = start_recorder(self)
@@ -443,6 +447,7 @@ end
 
 --- All remaining steps, or those that there is time for, with a progress line on rank 0. Returns
 -- the summary.
+-- : -> table
 function Trainer:run()
   local p = self.params
   local bar = self.job:progress(p.steps, self.label)
@@ -490,6 +495,7 @@ end
 -- (the most that all ranks of this process have held on this rank's device) and what session:report
 -- tells. With --device=sim time is that on the cluster; host has this machine's.
 -- Collective; the same on every rank, apart from what only rank 0 knows of the policy.
+-- : -> table
 function Trainer:summary()
   if self.saver then self.saver:finish() end
   local p, steps, sums = self.params, self.done, self:spent()
