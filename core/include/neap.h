@@ -145,6 +145,7 @@ typedef enum {
   X(COUNTS, "counts", "forward")       /* tokens: gathering of the counts */                       \
   X(DISPATCH, "dispatch", "forward")   /* tokens: to the experts; compute: placing them */         \
   X(EXPERT, "expert", "forward")       /* the experts' products */                                 \
+  X(FFN, "ffn", "forward")             /* those of shared experts and of layers without experts */ \
   X(COMBINE, "combine", "forward")     /* tokens: the way back */                                  \
   X(FINISH, "finish", "forward")       /* weighted sums of what has come back */                   \
   X(HEAD, "head", "forward")                                                                       \
@@ -153,6 +154,7 @@ typedef enum {
   X(FINISH_BACK, "finish", "backward")                                                             \
   X(DISPATCH_BACK, "dispatch", "backward")                                                         \
   X(EXPERT_BACK, "expert", "backward") /* gradients of inputs, then of weights */                  \
+  X(FFN_BACK, "ffn", "backward")                                                                   \
   X(COMBINE_BACK, "combine", "backward")                                                           \
   X(ROUTE_BACK, "route", "backward")                                                               \
   X(ATTENTION_BACK, "attention", "backward")                                                       \

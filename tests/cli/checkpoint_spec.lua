@@ -114,11 +114,14 @@ describe('a training that was killed', function()
   end)
 
   it('with what today\'s models have: sigmoids, biases that are moved', function()
-    local model = '--scores=sigmoid --bias-rate=0.01 --no-renormalise '
+    local model = '--scores=sigmoid --bias-rate=0.01 --no-renormalise --shared-experts=1 '
+      .. '--dense-layers=1 --layers=3 --dtype=bf16 --router-f32 '
     local never = rows(model)[1]
     assert.are_not.equal(whole.digest, never.digest)
     local folder = killed(8, model)
     assert.are.equal(never.digest, resume(folder, model .. '-n 2 --slots=4')[1].digest)
+    local out = select(2, program.run('checkpoint info ' .. folder))
+    assert.matches('3 layers, the first 1 dense, hidden 16, 7 experts', out)
   end)
 
   it('again and again', function()

@@ -125,6 +125,9 @@ describe('neap run', function()
       [quick .. '--top-k=17'] = '%-%-top%-k is 17; there are 16 experts',
       [quick .. '--heads=3'] = '%-%-heads is 3 and %-%-hidden 128',
       [quick .. '--kv-heads=3'] = '%-%-kv%-heads is 3; it must divide the 4 heads',
+      [quick .. '--dense-layers=3'] = '%-%-dense%-layers is 3: of 3 layers, one must have experts; '
+        .. 'allowed are 0 to 2',
+      [quick .. '--dense-ffn=3'] = 'there are no layers without experts %(%-%-dense%-layers=1%)',
       [quick .. '--ffn=8,16'] = '%-%-ffn has 2 sizes; .* the 16 experts',
       [quick .. '--slots=1'] = '%-%-slots is 1: 1 slots on each of 8 ranks do not hold 16 experts',
       [quick .. '--shard-group=9'] = "%-%-shard%-group is '9'; .* from 1 to 8",

@@ -11,12 +11,14 @@ local CASES = {
   '--steps=4 --no-exact -n 4 --batch=4 --hidden=192 --layers=4 --schedule=neap --shard-group=2',
   '--steps=4 --no-exact -n 3 --node-size=2 --batch=7 --ffn=500 --experts=6 --top-k=3 --slots=3 '
     .. '--shard-group=node --schedule=none',
-  '--steps=4 --no-exact --dtype=bf16 -n 4 --layers=2 --hidden=192 --batch=8 --shard-group=node',
+  '--steps=4 --no-exact --dtype=bf16 -n 4 --layers=3 --hidden=192 --batch=8 --shard-group=node '
+    .. '--router-f32 --dense-layers=1 --dense-ffn=900 --shared-experts=1',
   '--steps=4 --no-exact -n 4 --dtype=bf16 --shard-group=node --node-size=2',
   '--steps=4 --no-exact -n 4 --shard-group=resident --hidden=192 --batch=8 --slots=6',
   '--steps=4 --no-exact -n 4 --shard-group=resident --ep=2 --hidden=192 --batch=8 --slots=8',
   '--steps=4 --no-exact -n 4 --dtype=bf16 --shard-group=resident --ep=2 --batch=4 --slots=9',
-  '--steps=4 --no-exact -n 4 --batch=32 --layers=4 --schedule=laer:recompute=true',
+  '--steps=4 --no-exact -n 4 --batch=32 --layers=4 --schedule=laer:recompute=true '
+    .. '--dense-layers=2 --shared-experts=2',
   '--steps=4 -n 1 --slots=16 --batch=2 --heads=8 --kv-heads=2 --sequence=200',
 }
 
@@ -43,7 +45,8 @@ describe('neap run --dry-run', function()
     local status, out = program.run(RECIPE .. '--dry-run --hidden=8192 --layers=100 --batch=4096')
     assert.are.equal(0, status)
     assert.matches('activations +[%d.]+ +%d+ +batch or sequence', out)
-    assert.matches('8 ranks on a device: [%d.]+ GB', out)
+    assert.matches('8 ranks on a device: [%d.]+ GB\n[%d,]+ parameters, of which a token uses '
+      .. '[%d,]+; a step: %S+ GFLOP', out)
   end)
 
   it('knows trainings only', function()

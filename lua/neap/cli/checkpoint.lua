@@ -134,7 +134,7 @@ function command.facts(m)
     parameters[i] = ('%s=%s'):format(name, m.parameters[name])
   end
   for i, ffn in ipairs(m.experts.ffn) do sizes[i] = ffn end
-  local equal = true
+  local equal, dense = true, m.experts.dense_layers or 0
   for _, ffn in ipairs(sizes) do equal = equal and ffn == sizes[1] end
   return {
     { 'recipe', ('%s (%s), SHA-256 %s'):format(m.recipe.name, m.recipe.file,
@@ -142,8 +142,9 @@ function command.facts(m)
     { 'policy', ('%s, SHA-256 %s; its own state: %s'):format(m.policy.text,
       m.policy.sha256 or 'unknown', m.policy.kept) },
     { 'text', m.text.description },
-    { 'model', ('%d layers, hidden %d, %d experts of %s, %s parameters, masters %s'):format(
-      m.experts.layers, m.experts.hidden, #sizes, equal and sizes[1] or table.concat(sizes, ','),
+    { 'model', ('%d layers%s, hidden %d, %d experts of %s, %s parameters, masters %s'):format(
+      dense + m.experts.layers, dense > 0 and (', the first %d dense'):format(dense) or '',
+      m.experts.hidden, #sizes, equal and sizes[1] or table.concat(sizes, ','),
       text_table.thousands(plain_model.count(m)), m.masters) },
     { 'trained', #parts > 0 and table.concat(parts, '; ') or 'not yet: it was imported' },
     { 'loss', last_loss(m) },

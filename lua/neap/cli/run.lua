@@ -104,7 +104,8 @@ function run.options(command, words)
   command:option('--checkpoint-keep', 'checkpoints that stay (default: 2)')
     :argname('<number>'):convert(arguments.whole('--checkpoint-keep', 1, 1000))
   command:flag('--resume', "go on from the newest checkpoint in --checkpoint's folder, if any")
-  command:flag('--dry-run', 'print the memory that the run will need, by kind; start nothing')
+  command:flag('--dry-run', 'print the memory that the run will need, by kind, and what a step '
+    .. 'computes; start nothing')
   command:flag('--json', 'results as JSON')
   store.options(command)
   local path = find_recipe(words)
@@ -239,7 +240,8 @@ end
 
 --- Parameters that make a model another one.
 local OF_MODEL = { layers = true, hidden = true, heads = true, kv_heads = true, experts = true,
-  top_k = true, ffn = true, vocabulary = true }
+  top_k = true, ffn = true, vocabulary = true, shared_experts = true, dense_layers = true,
+  dense_ffn = true, router_f32 = true }
 
 --- Texts of the parameters of a run that goes on from a checkpoint: the given ones, else the
 -- checkpoint's. Raises USAGE if that is of another recipe or model.

@@ -1,27 +1,40 @@
---- One layer of a transformer: x + attention(norm(x)), then + experts(norm(that)). The experts are
--- not called from here: their phases are scheduled by the model (nn/transformer.lua).
+--- One layer of a transformer: x + attention(norm(x)), then + experts(norm(that)), of which some
+-- may be shared, that is, compute every token, where it is. The others are not called from here:
+-- their phases are scheduled by the model (nn/transformer.lua).
 
 local tensor = require 'neap.engine.tensor'
 local ops = require 'neap.engine.ops'
 local timeline = require 'neap.engine.timeline'
 local Attention = require 'neap.nn.attention'
+local FeedForward = require 'neap.nn.feed_forward'
 local RMSNorm = require('neap.nn.layers').RMSNorm
 
 local Block = {}
 Block.__index = Block
 
---- options: those of Attention, eps, experts, router_f32.
-function Block.new(parameters, name, options)
+--- The fields of a layer before its experts. options: those of Attention, eps.
+function Block.attention_half(parameters, name, options)
   local hidden = options.hidden
-  return setmetatable({
+  return {
     dtype = parameters.dtype,
     hidden = hidden,
     norm1 = RMSNorm.new(parameters, name .. '.norm1', hidden, options.eps),
     attention = Attention.new(parameters, name .. '.attention', options),
     norm2 = RMSNorm.new(parameters, name .. '.norm2', hidden, options.eps),
-    router = parameters:declare(name .. '.router', { hidden, options.experts },
-      { scale = 1 / math.sqrt(hidden), full = options.router_f32 }),
-  }, Block)
+  }
+end
+
+--- options: those of attention_half, experts, router_f32, shared_ffn (F of all shared experts
+-- together, which are one network then; 0: none), ffn_scale (FeedForward's scale by F).
+function Block.new(parameters, name, options)
+  local self, hidden = Block.attention_half(parameters, name, options), options.hidden
+  self.router = parameters:declare(name .. '.router', { hidden, options.experts },
+    { scale = 1 / math.sqrt(hidden), full = options.router_f32 })
+  if options.shared_ffn > 0 then
+    self.shared = FeedForward.new(parameters, name .. '.shared', hidden, options.shared_ffn,
+      options.ffn_scale(options.shared_ffn))
+  end
+  return setmetatable(self, Block)
 end
 
 --- The first half; returns what router and experts get. x: by default that of the last time.
@@ -45,15 +58,33 @@ local function free(owner, field)
   if base then base:close() end
 end
 
---- Frees what forward_attention makes, until it is called again; not its input, nor the block's
--- output.
+--- Frees what a feed-forward network makes, until its forward is called again.
+function Block.release_ffn(ffn)
+  free(ffn, 'activation')
+  free(ffn.w1, 'output')
+  free(ffn.w2, 'output')
+end
+
+--- Frees what forward_attention and forward_shared make, until they are called again; not their
+-- input, nor the block's output.
 function Block:release()
+  if self.shared then Block.release_ffn(self.shared) end
   local attention = self.attention
   free(self, 'middle')
   free(attention, 'attended')
   for _, module in ipairs { self.norm1, self.norm2, attention.qkv, attention.out } do
     free(module, 'output')
   end
+end
+
+--- Computes the shared experts, where there are any. normed: what the other experts get.
+function Block:forward_shared(normed)
+  if self.shared then self.shared_output = self.shared:forward(normed) end
+end
+
+--- From the gradient of the output to that of what the shared experts got, for backward.
+function Block:backward_shared(dy)
+  if self.shared then self.shared_grad = self.shared:backward(dy) end
 end
 
 --- A buffer for what the experts compute.
@@ -64,6 +95,7 @@ end
 
 --- Adds the experts' output to the residual stream; returns the block's output.
 function Block:finish()
+  if self.shared then ops.add(self.output, self.shared_output, self.output) end
   return ops.add(self.middle, self.output, self.output)
 end
 
@@ -78,6 +110,7 @@ end
 function Block:backward(dy)
   local began = timeline.begin 'attention backward'
   self.grad_input = tensor.reuse(self.grad_input, self.dtype, dy:dims())
+  if self.shared then ops.add(self.dnormed, self.shared_grad, self.dnormed) end
   local dmiddle = ops.add(dy, self.norm2:backward(self.dnormed), self.grad_input)
   local dx = self.norm1:backward(self.attention:backward(dmiddle))
   ops.add(dmiddle, dx, self.grad_input)

@@ -22,7 +22,9 @@ return {
   Linear = layers.Linear,
   RMSNorm = layers.RMSNorm,
   Attention = require 'neap.nn.attention',
+  FeedForward = require 'neap.nn.feed_forward',
   Block = require 'neap.nn.block',
+  DenseBlock = require 'neap.nn.dense_block',
   CrossEntropy = require 'neap.nn.cross_entropy',
   Transformer = require 'neap.nn.transformer',
 }

@@ -28,6 +28,7 @@ function layer_step.forward_layer(model, l, x, step, direction)
   pipeline:change(l) -- now, so that slots that are kept need not wait for it with their tokens
   if model.session.record then model.session:record(step, l, experts:load()) end
   pipeline:prefetch('dispatch', l, direction)
+  block:forward_shared(normed) -- while tokens are on their way
   local weights, arriving = pipeline:weights(l)
   experts:forward(weights, block:output_buffer(), arriving)
   pipeline:wait_weights(l)
@@ -44,7 +45,8 @@ function layer_step.backward_layer(model, l, dy)
   experts:backward_dispatch(dy)
   pipeline:prefetch('dispatch', l, -1)
   pipeline:release()
-  if model.schedule.recompute then block:forward_attention() end
+  if model.schedule.recompute then block:forward_shared(block:forward_attention()) end
+  block:backward_shared(dy)
   local weights, arriving = pipeline:weights(l)
   experts:backward(block.norm2.output, block.router.value, weights, pipeline:gradients(l),
     block:grad_buffer(), block.router.grad, arriving)

@@ -1,6 +1,6 @@
---- A Mixture-of-Experts language model: embedding, blocks of attention and experts, a last
--- normalisation, an untied head, cross-entropy. It also schedules the experts' phases and
--- transfers, in the way that the option schedule says (nn/schedule.lua).
+--- A Mixture-of-Experts language model: embedding, perhaps some layers without experts, blocks of
+-- attention and experts, a last normalisation, an untied head, cross-entropy. It also schedules the
+-- experts' phases and transfers, in the way that the option schedule says (nn/schedule.lua).
 --
 --   local model = Transformer.new { comm =, topology =, session =, layers = 2, hidden = 64, … }
 --   local loss = model:forward(ids, targets, step)
@@ -15,6 +15,7 @@ local tensor = require 'neap.engine.tensor'
 local timeline = require 'neap.engine.timeline'
 local Block = require 'neap.nn.block'
 local CrossEntropy = require 'neap.nn.cross_entropy'
+local DenseBlock = require 'neap.nn.dense_block'
 local Parameters = require 'neap.nn.parameters'
 local Pipeline = require 'neap.nn.pipeline'
 local layers = require 'neap.nn.layers'
@@ -36,6 +37,9 @@ local SPEC = {
   dtype = { default = 'f32' }, exact = { default = false }, seed = { default = 0 },
   schedule = { default = 'laer', type = 'string table' },
   group = { default = 'all', type = 'string number' }, balanced = { default = false },
+  shared_experts = { default = 0, min = 0, integer = true },
+  dense_layers = { default = 0, min = 0, integer = true },
+  dense_ffn = { default = 0, min = 0, integer = true },
 }
 
 --- F of every expert, from index 1.
@@ -49,8 +53,19 @@ local function widths(ffn, experts)
   return list
 end
 
+--- F of a layer's shared experts together, and of a layer without experts. o: top_k, shared_experts
+-- and dense_ffn. ffn: F of every expert, a list.
+function Transformer.dense_widths(o, ffn)
+  local sum = 0
+  for _, width in ipairs(ffn) do sum = sum + width / #ffn end
+  local mean = math.ceil(sum)
+  return o.shared_experts * mean,
+    o.dense_ffn > 0 and o.dense_ffn or (o.top_k + o.shared_experts) * mean
+end
+
 --- Collective. comm: of all ranks. topology: ranks, slots and experts. session: who answers
--- layout(layer) and split(step, layer, load), perhaps also record and plan_now; layers from 0.
+-- layout(layer) and split(step, layer, load), perhaps also record and plan_now; layers with experts
+-- from 0.
 -- Sizes, with defaults above: vocabulary, layers, hidden, heads, kv_heads (heads), top_k, ffn (a
 -- number, or a list with one for each expert), sequence, batch (sequences of this rank, perhaps 0),
 -- total_batch (of all ranks, the same everywhere; by default batch on every rank), base (of the
@@ -59,12 +74,20 @@ end
 -- (engine/moe.lua). bias_rate: how far adapt_bias moves the experts' biases. dtype, exact, seed: as
 -- in Parameters. schedule: of transfers, a name or a table (nn/schedule.lua). group: of shards,
 -- 'all', 'node', a number of ranks, or 'resident', for which the topology has homes. balanced:
--- every expert gets as many tokens (engine/moe.lua).
+-- every expert gets as many tokens (engine/moe.lua). shared_experts: so many more, each as wide as
+-- the mean of the others, compute every token. dense_layers: the first so many of the layers have
+-- no experts, but a feed-forward network of size dense_ffn (0: of the experts that a token uses).
 function Transformer.new(given)
   local o = options.check(given, SPEC, 'transformer')
   o.kv_heads, o.schedule = o.kv_heads or o.heads, schedules.resolve(o.schedule)
+  if o.dense_layers >= o.layers then
+    lib.raise('ARGUMENT', ('transformer: dense_layers is %d; it must be less than the %d layers')
+      :format(o.dense_layers, o.layers), 2)
+  end
   local self = setmetatable({ options = o, session = o.session, schedule = o.schedule, blocks = {},
-    experts = {}, stores = {} }, Transformer)
+    dense_blocks = {}, experts = {}, stores = {}, layers = o.layers - o.dense_layers }, Transformer)
+  self.ffn = widths(o.ffn, o.topology.experts)
+  self.shared_ffn, self.dense_ffn = Transformer.dense_widths(o, self.ffn)
   self.comm = { tokens = o.comm:duplicate(), shards = o.comm:duplicate(),
     reduces = o.comm:duplicate() }
   self.tokens = o.batch * o.sequence
@@ -73,27 +96,35 @@ function Transformer.new(given)
   self.parameters.total = (o.total_batch or o.batch * o.comm:size()) * o.sequence
   self:declare(o)
   self.parameters:allocate()
-  self:open_experts(o, widths(o.ffn, o.topology.experts))
+  self:open_experts(o, self.ffn)
   return self
 end
 
 function Transformer:declare(o)
   local p = self.parameters
   local block = setmetatable({ experts = o.topology.experts,
-    output_scale = 1 / math.sqrt(2 * o.layers * o.hidden) }, { __index = o })
+    output_scale = 1 / math.sqrt(2 * o.layers * o.hidden), shared_ffn = self.shared_ffn,
+    dense_ffn = self.dense_ffn, recompute = o.schedule.recompute,
+    ffn_scale = function(ffn) return 1 / math.sqrt(2 * o.layers * ffn) end }, { __index = o })
   self.embed = layers.Embedding.new(p, 'embed', o.vocabulary, o.hidden)
-  for l = 0, o.layers - 1 do
-    self.blocks[l] = Block.new(p, 'layer' .. l, block)
+  for i = 1, o.dense_layers do
+    self.dense_blocks[i] = DenseBlock.new(p, 'layer' .. i - 1, block)
   end
+  for l = 0, self.layers - 1 do self.blocks[l] = Block.new(p, self:layer_name(l), block) end
   self.norm = layers.RMSNorm.new(p, 'norm', o.hidden, o.eps)
   self.head = layers.Linear.new(p, 'head', o.hidden, o.vocabulary, nil, tensor.acc_of(o.dtype))
   self.criterion = CrossEntropy.new(p)
 end
 
+--- What the names of a layer with experts begin with; 'layer0', unless dense ones come before.
+function Transformer:layer_name(l)
+  return ('layer%d'):format(self.options.dense_layers + l)
+end
+
 --- Draws the parameters of a layer's experts: W1 (H, 2F), then W2 (F, H).
 local function draw(store, layer, o, ffn)
   for e, width in ipairs(ffn) do
-    local name = ('layer%d.expert%d'):format(layer, e - 1)
+    local name = ('%s.expert%d'):format(layer, e - 1)
     local first = 2 * o.hidden * width
     store:normal(e - 1, 0, first, o.seed, Parameters.stream_of(name .. '.w1'),
       1 / math.sqrt(o.hidden))
@@ -104,10 +135,9 @@ local function draw(store, layer, o, ffn)
 end
 
 function Transformer:open_experts(o, ffn)
-  self.ffn = ffn
   local sizes = {}
   for e, width in ipairs(ffn) do sizes[e] = 3 * o.hidden * width end
-  for l = 0, o.layers - 1 do
+  for l = 0, self.layers - 1 do
     self.experts[l] = moe.open { comm = self.comm.tokens, topology = o.topology, hidden = o.hidden,
       top_k = o.top_k, dtype = o.dtype, renormalise = o.renormalise, exact = o.exact,
       chunks = o.schedule.chunks, hold_combine = o.schedule.hold_combine,
@@ -116,7 +146,7 @@ function Transformer:open_experts(o, ffn)
     self.stores[l] = shards.open { comm = self.comm.shards, reduces = self.comm.reduces,
       topology = o.topology, dtype = o.dtype, exact = o.exact, sizes = sizes, group = o.group }
     self.experts[l]:set_shards(self.stores[l])
-    draw(self.stores[l], l, o, ffn)
+    draw(self.stores[l], self:layer_name(l), o, ffn)
   end
   self.pipeline = Pipeline.new { stores = self.stores, schedule = o.schedule, dtype = o.dtype,
     exact = o.exact, slots = o.topology:slots_of(o.comm:rank()),
@@ -141,7 +171,8 @@ function Transformer:forward(ids, targets, step)
   local began = timeline.begin 'embed'
   local x = self.embed:forward(ids)
   timeline.finish('embed', began)
-  for l = 0, self.options.layers - 1 do
+  for _, block in ipairs(self.dense_blocks) do x = block:forward(x) end
+  for l = 0, self.layers - 1 do
     x = layer_step.forward_layer(self, l, x, step)
   end
   timeline.layer(-1)
@@ -161,10 +192,11 @@ function Transformer:backward()
   local began = timeline.begin 'head backward'
   local dx = self.norm:backward(self.head:backward(self.criterion:backward()))
   timeline.finish('head backward', began)
-  for l = self.options.layers - 1, 0, -1 do
+  for l = self.layers - 1, 0, -1 do
     dx = layer_step.backward_layer(self, l, dx)
   end
   timeline.layer(-1)
+  for i = #self.dense_blocks, 1, -1 do dx = self.dense_blocks[i]:backward(dx) end
   began = timeline.begin 'embed backward'
   self.embed:backward(dx)
   timeline.finish('embed backward', began)
@@ -174,7 +206,7 @@ end
 --- The sum of the layers' auxiliary losses in the last forward.
 function Transformer:aux_loss()
   local sum = 0
-  for l = 0, self.options.layers - 1 do sum = sum + self.experts[l]:aux_loss() end
+  for l = 0, self.layers - 1 do sum = sum + self.experts[l]:aux_loss() end
   return sum
 end
 
@@ -182,13 +214,13 @@ end
 -- those that had too many less (DeepSeek-V3).
 function Transformer:adapt_bias()
   local speed = self.options.bias_rate
-  for l = 0, speed > 0 and self.options.layers - 1 or -1 do self.experts[l]:adapt_bias(speed) end
+  for l = 0, speed > 0 and self.layers - 1 or -1 do self.experts[l]:adapt_bias(speed) end
 end
 
 --- Parameters: of all, and of those that a token uses.
 function Transformer:count()
   local total, used = self.parameters.values.count, self.parameters.values.count
-  for l = 0, self.options.layers - 1 do
+  for l = 0, self.layers - 1 do
     local experts = self.stores[l]:count()
     total = total + experts
     used = used + experts * self.options.top_k / self.options.topology.experts
@@ -199,13 +231,13 @@ end
 --- The experts' stores, a list, as an optimizer takes them.
 function Transformer:shards()
   local list = {}
-  for l = 0, self.options.layers - 1 do list[l + 1] = self.stores[l] end
+  for l = 0, self.layers - 1 do list[l + 1] = self.stores[l] end
   return list
 end
 
 --- Collective. Whoever still knows the model does not keep its tensors alive: compiled code may.
 function Transformer:close()
-  for l = 0, self.options.layers - 1 do
+  for l = 0, self.layers - 1 do
     self.experts[l]:close()
     self.stores[l]:close()
   end

@@ -14,7 +14,7 @@ local STREAMS = { 'compute', 'tokens', 'unshard', 'reduce', 'late' }
 
 -- Colours by what a span is; its name decides, else its stream.
 local KINDS = {
-  { 'experts', '#0072B2', { expert = true } },
+  { 'experts', '#0072B2', { expert = true, ffn = true } },
   { 'attention', '#009E73', { attention = true } },
   { 'routing', '#E69F00', { route = true, finish = true, host = true } },
   { 'waiting', '#d5d9de', { wait = true } },

@@ -96,6 +96,10 @@ function Block:forward_attention()
   p.phase = phase
 end
 
+function Block.forward_shared() end
+
+function Block.backward_shared() end
+
 function Block.release() end
 
 function Block.output_buffer() end

@@ -125,7 +125,7 @@ local check_document = record {
   dense = list_of(record { name = text, dims = element_counts,
     offset = count(0, MOST_ELEMENTS) }),
   experts = record { layers = count(1, 2 ^ 20), hidden = count(1, MOST_ELEMENTS),
-    ffn = element_counts },
+    ffn = element_counts, dense_layers = optional(count(0, 2 ^ 20)) },
   numbers = list_of(text), series = list_of(text),
   segments = list_of(record { step = count(0, 2 ^ 53), ranks = count(1, MOST_RANKS), policy = text,
     device = text }),

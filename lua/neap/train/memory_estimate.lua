@@ -1,5 +1,5 @@
---- What memory a training will need, from its parameters alone: neap run --dry-run prints it, and a
--- run that has no memory left names the parameter to lower.
+--- What memory a training will need, from its parameters alone: neap run --dry-run prints it, with
+-- how much the model computes, and a run that has no memory left names the parameter to lower.
 --
 --   local e = memory_estimate.training(values, { ranks = 8, node_size = 4, device = 'cuda' })
 --   e.rank, e.process             -- bytes of one rank, and of all that are here
@@ -10,6 +10,7 @@
 
 local device = require 'neap.engine.device'
 local json = require 'neap.base.json'
+local model_size = require 'neap.train.model_size'
 local schedules = require 'neap.nn.schedule'
 local shard_group = require 'neap.nn.shard_group'
 local text_table = require 'neap.base.text_table'
@@ -34,7 +35,10 @@ end
 
 --- Sizes that everything follows from.
 local function sizes_of(p, job)
-  local s = { layers = p.layers, hidden = p.hidden, experts = p.experts, top_k = p.top_k,
+  local size = model_size.of(p)
+  local s = { layers = size.layers, all_layers = p.layers, dense_layers = size.dense_layers,
+    dense = size.dense, shared_ffn = size.shared_ffn, dense_ffn = size.dense_ffn,
+    router_f32 = rawget(p, 'router_f32'), hidden = p.hidden, experts = p.experts, top_k = p.top_k,
     slots = p.slots, ranks = job.ranks, gpu = job.device == 'cuda',
     vocabulary = rawget(p, 'vocabulary') or 256, exact = rawget(p, 'exact') }
   s.dtype = rawget(p, 'dtype') or 'f32'
@@ -54,8 +58,7 @@ local function sizes_of(p, job)
   s.owned = homes and s.working * homes / job.ranks or p.experts / job.ranks
   s.resident = homes and s.owned or 0
   s.schedule = schedules.resolve(p.schedule)
-  s.dense = 2 * s.vocabulary * s.hidden + s.hidden + s.layers
-    * (2 * s.hidden + s.hidden * (s.qkv + s.hidden + s.experts))
+  s.router_wide = s.router_f32 and s.acc ~= s.element -- beside the rounded parameters and tokens
   return s
 end
 
@@ -63,6 +66,7 @@ end
 local function parameters(s)
   local expert = s.layers * s.expert * s.element
   local bytes = s.dense * s.element
+  if s.router_wide then bytes = bytes + s.layers * s.hidden * s.experts * s.acc end
   if s.acc ~= s.element then bytes = bytes + s.owned * expert end
   if s.group < s.ranks then bytes = bytes + s.working * expert end
   return bytes
@@ -118,22 +122,39 @@ local function expert_room(s)
   return MARGIN * ((here + here / s.slots) * s.ffn + arrays * all_rows(s) * s.hidden) * s.element
 end
 
+--- Of the networks that compute every token: gate and up, activations, outputs, and the gradients
+-- of activations and inputs; which, 'freed': those that a layer frees if it computes them again.
+local function ffn_rows(s, ffn, which)
+  if ffn == 0 then return 0 end
+  return s.tokens * s.element * (which == 'freed' and 3 * ffn + s.hidden or 4 * ffn + 2 * s.hidden)
+end
+
+local function all_ffn_rows(s, which)
+  return s.layers * ffn_rows(s, s.shared_ffn, which)
+    + s.dense_layers * ffn_rows(s, s.dense_ffn, which)
+end
+
 --- What all layers but the one under way do without if they compute it again (Block:release).
 local function freed(s)
   if not s.schedule.recompute then return 0 end
-  local here = s.tokens * s.top_k
-  return (s.layers - 1) * s.element * (MARGIN * 2 * here * s.ffn
-    + s.tokens * (5 * s.hidden + s.qkv))
+  local here, rest = s.tokens * s.top_k, (s.all_layers - 1) / s.all_layers
+  return (s.layers - 1) * s.element * MARGIN * 2 * here * s.ffn
+    + rest * all_ffn_rows(s, 'freed') + (s.all_layers - 1) * s.element * s.tokens
+    * (5 * s.hidden + s.qkv)
 end
 
 local function activations(s)
   local layer = 12 * s.hidden * s.element + 2 * s.qkv * s.element + (s.heads + 2) * s.acc
-    + 2 * s.experts * s.acc + s.top_k * (s.acc + 8)
     + (s.exact and 2 * s.hidden * s.acc or 0)
+  local router = 2 * s.experts * s.acc + s.top_k * (s.acc + 8)
+    + (s.router_wide and s.hidden * s.acc or 0)
   local ends = 4 * s.hidden * s.element + (s.exact and s.hidden * s.acc or 0)
   local table_bytes = s.sequence * s.hidden / s.heads * s.acc
-  local scratch = s.exact and s.tokens * (s.hidden + math.max(s.qkv, s.vocabulary)) * 8 or 0
-  return s.layers * (s.tokens * layer + table_bytes + expert_rows(s))
+  local widest = math.max(s.qkv, s.vocabulary, 2 * s.shared_ffn,
+    s.dense_layers > 0 and 2 * s.dense_ffn or 0)
+  local scratch = s.exact and s.tokens * (s.hidden + widest) * 8 or 0
+  return s.all_layers * (s.tokens * layer + table_bytes)
+    + s.layers * (s.tokens * router + expert_rows(s)) + all_ffn_rows(s)
     + expert_room(s) + s.tokens * ends + scratch - freed(s)
 end
 
@@ -153,10 +174,11 @@ local KINDS = {
 
 --- p: values of trainer.params, perhaps with a vocabulary. job: ranks, node_size, device, and
 -- perhaps sharing, the ranks that share the device (all of them). Bytes of the rank with the most
--- sequences; process: of all that share its device.
+-- sequences; process: of all that share its device; model: what model_size.of gives.
 function memory_estimate.training(p, job)
   local s = sizes_of(p, job)
-  local result = { kinds = {}, rank = 0, sharing = job.sharing or job.ranks }
+  local result = { kinds = {}, rank = 0, sharing = job.sharing or job.ranks,
+    model = model_size.of(p) }
   for i, kind in ipairs(KINDS) do
     local bytes = kind[2](s)
     result.kinds[i] = { kind = kind[1], bytes = bytes, lower = kind[3] }
@@ -197,15 +219,21 @@ function memory_estimate.text(result)
       ('%.0f'):format(100 * kind.bytes / result.rank), kind.lower }
   end
   rows[#rows + 1] = { 'one rank', gigabytes(result.rank), '100', '' }
-  return ('%s\n%d ranks on a device: %s GB'):format(text_table.format({ 'kind', 'GB per rank', '%',
-    'to lower it' }, rows), result.sharing, gigabytes(result.process))
+  local model = result.model
+  return ('%s\n%d ranks on a device: %s GB\n%s parameters, of which a token uses %s; a step: '
+    .. '%.4g GFLOP'):format(text_table.format({ 'kind', 'GB per rank', '%', 'to lower it' }, rows),
+    result.sharing, gigabytes(result.process), text_table.thousands(model.parameters),
+    text_table.thousands(math.floor(model.used + 0.5)), model.flops / 1e9)
 end
 
 --- Prints it; command: which asks.
 function memory_estimate.tell(result, command, as_json)
   if not as_json then return print(memory_estimate.text(result)) end
+  local model = result.model
   print(json.results(command, { rows = result.kinds, rank = result.rank, process = result.process,
-    sharing = result.sharing }, { 'rank', 'process', 'sharing', 'rows', 'kind', 'bytes', 'lower' }))
+    sharing = result.sharing, parameters = model.parameters, used = model.used,
+    flops = model.flops }, { 'rank', 'process', 'sharing', 'parameters', 'used', 'flops', 'rows',
+    'kind', 'bytes', 'lower' }))
 end
 
 --- What to add to the message of a run that is out of memory.

@@ -1,7 +1,8 @@
 --- Parameters and moments in checkpoints: arrays that are cut over the ranks, "dense", the flat
--- tensor of all dense parameters, and "layer0", "layer1", …, the experts of a layer. Each rank's
--- file has its ranges, as NAME.parameter, NAME.moment1 and NAME.moment2. Rank 0's has "bias" too,
--- F64 (layers, experts): what is added to scores where experts are chosen.
+-- tensor of all dense parameters, and "layer0", "layer1", …, the experts of a layer, by the layer's
+-- place in the model, where the first ones may have none. Each rank's file has its ranges, as
+-- NAME.parameter, NAME.moment1 and NAME.moment2. Rank 0's has "bias" too, F64 (layers, experts):
+-- what is added to scores where experts are chosen.
 
 local cut = require 'neap.train.cut'
 local errors = require 'neap.base.errors'
@@ -31,8 +32,7 @@ local function dense_array(optimizer)
   }
 end
 
-local function expert_array(layer, store, residence)
-  local name = ('layer%d'):format(layer)
+local function expert_array(name, store, residence)
   return {
     name = name, sizes = store.sizes, granule = 1, residence = residence,
     add = function(writer, part)
@@ -48,8 +48,9 @@ end
 -- put(part, values).
 local function arrays_of(trainer)
   local list, residence = { dense_array(trainer.optimizer) }, cut.residence(trainer.topology)
-  for layer = 0, trainer.params.layers - 1 do
-    list[#list + 1] = expert_array(layer, trainer.model.stores[layer], residence)
+  local model = trainer.model
+  for layer = 0, model.layers - 1 do
+    list[#list + 1] = expert_array(model:layer_name(layer), model.stores[layer], residence)
   end
   return list
 end
@@ -94,8 +95,9 @@ function model_state.describe(trainer)
     arrays[i] = { name = array.name, sizes = array.sizes, granule = array.granule,
       residence = array.residence }
   end
-  return { dense = dense, arrays = arrays, experts = { layers = trainer.params.layers,
-    hidden = trainer.params.hidden, ffn = trainer.model.ffn } }
+  return { dense = dense, arrays = arrays, experts = { layers = trainer.model.layers,
+    hidden = trainer.params.hidden, ffn = trainer.model.ffn,
+    dense_layers = trainer.model.options.dense_layers } }
 end
 
 --- Whether two lists of numbers are the same.
@@ -121,6 +123,9 @@ local function difference(there, here)
   end
   if there.experts.layers ~= here.experts.layers then
     return 'layers', there.experts.layers, here.experts.layers
+  end
+  if (there.experts.dense_layers or 0) ~= here.experts.dense_layers then
+    return 'dense_layers', there.experts.dense_layers or 0, here.experts.dense_layers
   end
   if #there.experts.ffn ~= #here.experts.ffn then
     return 'experts', #there.experts.ffn, #here.experts.ffn

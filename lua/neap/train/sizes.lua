@@ -8,6 +8,18 @@ local shard_group = require 'neap.nn.shard_group'
 
 local sizes = {}
 
+local function check_layers(p)
+  local dense = rawget(p, 'dense_layers') or 0
+  if dense >= p.layers then
+    errors.usage('--dense-layers is %d: of %d layers, one must have experts; allowed are 0 to %d',
+      dense, p.layers, p.layers - 1)
+  end
+  if (rawget(p, 'dense_ffn') or 0) > 0 and dense == 0 then
+    errors.usage('--dense-ffn is %d; there are no layers without experts (--dense-layers=1)',
+      p.dense_ffn)
+  end
+end
+
 local function check_heads(p)
   if p.hidden % p.heads ~= 0 or p.hidden / p.heads % 2 ~= 0 then
     errors.usage('--heads is %d and --hidden %d: hidden / heads must be a whole number, and even',
@@ -55,6 +67,7 @@ end
 -- of a training. Raises USAGE.
 function sizes.check(specs, p, ranks)
   if not memory_estimate.knows(specs) then return end
+  check_layers(p)
   check_heads(p)
   check_experts(p, ranks)
   check_group(p.shard_group, ranks)

@@ -108,7 +108,7 @@ local function earlier_trace(self, path)
   local free, lock = pcall(checkpoint.lock, path)
   if not free then return nil end
   local whole, old = pcall(trace.open, path)
-  if whole and old.steps >= self.done and old.layers == self.params.layers
+  if whole and old.steps >= self.done and old.layers == self.layers
       and old.ranks == self.job.ranks and old.experts == self.params.experts then
     return old, lock
   end
@@ -131,12 +131,12 @@ end
 local function open_trace(self, path, p)
   if not path or path == '' or self.job.rank ~= 0 then return nil end
   local shape = {
-    layers = p.layers, ranks = self.job.ranks, experts = p.experts,
+    layers = self.layers, ranks = self.job.ranks, experts = p.experts,
     metadata = {
       seed = p.seed, policy = self.policy, slots = p.slots, node_size = self.job.node_size,
       top_k = p.top_k, tokens_per_step = p.batch * p.sequence, text = self.text:describe(),
-      model = ('transformer layers=%d hidden=%d experts=%d ffn=%s dtype=%s'):format(p.layers,
-        p.hidden, p.experts, table.concat(p.ffn, ','), p.dtype),
+      model = ('transformer layers=%d hidden=%d experts=%d ffn=%s dtype=%s%s'):format(p.layers,
+        p.hidden, p.experts, table.concat(p.ffn, ','), p.dtype, model_params.text(p)),
     },
   }
   local old, lock = earlier_trace(self, path)
@@ -159,7 +159,7 @@ end
 local function open_pricing(self, machine, model)
   local p = self.params
   return recipe_pricing.open { machine = machine, model = recipe_pricing.model(model, p,
-    self.job.ranks), topology = self.topology, layers = p.layers, schedule = self.schedule,
+    self.job.ranks), topology = self.topology, layers = self.layers, schedule = self.schedule,
     shard_group = self.group }
 end
 
@@ -224,6 +224,7 @@ function trainer.open(options)
     earlier = {}, -- what spent gave before a resume
     bytes = not options.text.has_bytes or options.text:has_bytes(),
     limit = options.seconds, trace_begins = 0,
+    layers = p.layers - (rawget(p, 'dense_layers') or 0), -- with experts
     schedule = schedules.resolve(options.schedule or p.schedule),
   }, Trainer)
   device.forget_most() -- all ranks are here: earlier trainings have closed
@@ -234,7 +235,7 @@ function trainer.open(options)
     homes = homes }
   if job.remark and options.remark ~= false then job:remark(self.topology:remark()) end
   open_pricings(self, options.price)
-  self.session = sessions.open { comm = self.comm, topology = self.topology, layers = p.layers,
+  self.session = sessions.open { comm = self.comm, topology = self.topology, layers = self.layers,
     policy = options.policy, seed = p.seed, strict = job.strict, in_process = job.in_process,
     trusted = job.trusted, deadline = job.deadline, wait = options.wait,
     remember = job.checkpoints ~= nil, listener = listener(self),
@@ -293,7 +294,7 @@ end
 --- Puts the bytes that this rank has sent into values; of parameters, those of refreshes too.
 local function add_bytes_sent(self, values)
   local tokens, unshard, reduce, late = 0, 0, 0, 0
-  for layer = 0, self.params.layers - 1 do
+  for layer = 0, self.layers - 1 do
     tokens = tokens + self.model.experts[layer]:cost().sent
     local traffic = self.model.stores[layer]:traffic()
     unshard = unshard + traffic.unshard + traffic.refresh

@@ -54,6 +54,24 @@ describe('transformer', function()
     run(1, 'gradients=1', 'scores=sigmoid')
   end)
 
+  it('has them with shared experts and a first layer without experts', function()
+    run(1, 'gradients=1', 'exact=1', 'shared_experts=2', 'dense_layers=1')
+    run(1, 'gradients=1', 'shared_experts=1', 'dense_layers=1', 'dense_ffn=5', 'scores=sigmoid',
+      'schedule=neap:recompute=true')
+  end)
+
+  it('trains those to the same bits on any ranks, layouts and schedules', function()
+    local model = { 'exact=1', 'shared_experts=1', 'dense_layers=1', 'scores=sigmoid',
+      'bias_rate=0.01' }
+    for _, dtype in ipairs { 'f32', 'bf16' } do
+      model[6], model[7] = 'dtype=' .. dtype, 'router_f32=1'
+      local alone = run(1, unpack(model))
+      assert.is_true(alone == run(2, 'layouts=2', 'schedule=neap:recompute=true', unpack(model)))
+      assert.is_true(alone == run(3, 'layouts=3', 'homes=3', unpack(model)))
+      assert.is_true(alone == train(mpi, 2, 'schedule=none', unpack(model)))
+    end
+  end)
+
   it('moves biases by the counts of all ranks, to the same bits everywhere', function()
     local recipe = { 'exact=1', 'scores=sigmoid', 'bias_rate=0.01' }
     local alone = run(1, unpack(recipe))

@@ -3,8 +3,8 @@
 -- and splits, the global batches are the same; rank 0 writes losses, gradient norms and final
 -- parameters to FILE as hexadecimal floats, a line per step and then a line per parameter. Values:
 -- exact, dtype, schedule, rule (of the split), layouts (a seed), slots, homes (experts are
--- resident, one home in every so many ranks), scores, bias_rate, router_f32 (1), gradients (1: no
--- training, but a check by differences, with biases).
+-- resident, one home in every so many ranks), scores, bias_rate, router_f32 (1), shared_experts,
+-- dense_layers, dense_ffn, gradients (1: no training, but a check by differences, with biases).
 
 local lib = require 'neap.base.lib'
 local comm = require 'neap.engine.comm'
@@ -86,12 +86,14 @@ local model = nn.Transformer.new { comm = group, topology = session.topology, se
   ffn = FFN, sequence = SEQUENCE, batch = SEQUENCES / ranks, seed = 5, aux_loss = 0.01,
   exact = given.exact == '1', schedule = given.schedule, group = homes and 'resident' or 'all',
   dtype = given.gradients and 'f64' or given.dtype, scores = given.scores,
-  bias_rate = tonumber(given.bias_rate), router_f32 = given.router_f32 == '1' }
+  bias_rate = tonumber(given.bias_rate), router_f32 = given.router_f32 == '1',
+  shared_experts = tonumber(given.shared_experts), dense_layers = tonumber(given.dense_layers),
+  dense_ffn = tonumber(given.dense_ffn) }
 
 --- Finite differences of loss + auxiliary loss, over all dense parameters and some of experts.
 local function check_gradients()
   session:advance(1)
-  for l = 0, LAYERS - 1 do
+  for l = 0, model.layers - 1 do
     for e = 0, EXPERTS - 1 do model.experts[l]:bias()[e] = random(77, l * EXPERTS + e, 7) / 20 end
   end
   local ids, targets = rows(1, 0), rows(1, 1)
