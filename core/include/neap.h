@@ -518,6 +518,11 @@ typedef struct neap_tensor neap_tensor;
 NEAP_API int neap_tensor_open(int dtype, int32_t ndim, const int64_t *dims, neap_tensor **out);
 /* The same in host memory, for neap_tensor_copy to and from a GPU; no operation takes it there. */
 NEAP_API int neap_tensor_open_host(int dtype, int32_t ndim, const int64_t *dims, neap_tensor **out);
+/* A tensor over memory that stays the caller's, for longer than the tensor and its views: where
+ * neap_tensor_open would have put it, on the host or on the calling thread's GPU. data may be NULL
+ * where there are no elements. Errors: ARGUMENT. */
+NEAP_API int neap_tensor_open_over(int dtype, int32_t ndim, const int64_t *dims, void *data,
+                                   neap_tensor **out);
 /* A tensor of the same dtype over parent's memory from element offset on; keeps parent alive. */
 NEAP_API int neap_tensor_view(neap_tensor *parent, int64_t offset, int32_t ndim,
                               const int64_t *dims, neap_tensor **out);
@@ -731,6 +736,10 @@ NEAP_API int neap_shards_get(neap_shards *shards, int part, int32_t expert, neap
  * of the master's dtype, in host memory: local, as set. Errors: ARGUMENT. */
 NEAP_API int64_t neap_shards_owned(const neap_shards *shards);
 NEAP_API int neap_shards_put(neap_shards *shards, int part, const void *values, int64_t count);
+
+/* Where they are, owned by the store: to be read, or, of parameters, changed; a refresh follows
+ * then. On a GPU in its memory. NULL: no such part. */
+NEAP_API void *neap_shards_data(neap_shards *shards, int part);
 
 /* Brings the experts of the layout to their slots. buffer: (slots of this rank, slot size) of
  * dtype; row i becomes the parameters of slot i's expert, elements past its size stay, and so do

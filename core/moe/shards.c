@@ -250,6 +250,11 @@ int neap_shards_put(neap_shards *s, int part, const void *values, int64_t count)
   return neapi_copy(s->part[part], values, count * s->acc_kernels->size);
 }
 
+void *neap_shards_data(neap_shards *s, int part)
+{
+  return part < NEAP_SHARD_PARAMETER || part > NEAP_SHARD_GRADIENT ? NULL : s->part[part];
+}
+
 int neap_shards_get(neap_shards *s, int part, int32_t expert, neap_tensor *value)
 {
   int status = check_part(s, part, expert, value);

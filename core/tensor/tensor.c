@@ -57,6 +57,12 @@ static neap_tensor *make(int dtype, int32_t ndim, const int64_t *dims, int64_t c
   return t;
 }
 
+static neapi_memory_kind memory_of(int dtype)
+{
+  bool real = dtype == NEAP_F32 || dtype == NEAP_BF16 || dtype == NEAP_F64; /* F64: for sums */
+  return real ? neapi_memory_of_reals() : neapi_memory_of_integers();
+}
+
 static int open_at(neapi_memory_kind memory, int dtype, int32_t ndim, const int64_t *dims,
                    neap_tensor **out)
 {
@@ -78,11 +84,26 @@ static int open_at(neapi_memory_kind memory, int dtype, int32_t ndim, const int6
 
 int neap_tensor_open(int dtype, int32_t ndim, const int64_t *dims, neap_tensor **out)
 {
-  if (dtype == NEAP_F32 || dtype == NEAP_BF16)
-    return open_at(neapi_memory_of_reals(), dtype, ndim, dims, out);
-  bool real = dtype == NEAP_F64; /* on a GPU for sums alone */
-  return open_at(real ? neapi_memory_of_reals() : neapi_memory_of_integers(), dtype, ndim, dims,
-                 out);
+  return open_at(memory_of(dtype), dtype, ndim, dims, out);
+}
+
+int neap_tensor_open_over(int dtype, int32_t ndim, const int64_t *dims, void *data,
+                          neap_tensor **out)
+{
+  int64_t count;
+  int status = check_dims(dtype, ndim, dims, &count);
+  if (status)
+    return status;
+  if (!data && count)
+    return neapi_fail(NEAP_ARGUMENT, "tensor over memory: NULL has no %lld elements",
+                      (long long)count);
+  neap_tensor *t = make(dtype, ndim, dims, count, memory_of(dtype));
+  if (!t)
+    return NEAP_MEMORY;
+  t->data = data;
+  t->borrowed = true;
+  *out = t;
+  return NEAP_OK;
 }
 
 int neap_tensor_open_host(int dtype, int32_t ndim, const int64_t *dims, neap_tensor **out)
@@ -129,7 +150,7 @@ void neap_tensor_close(neap_tensor *t)
     return;
   if (t->parent)
     neap_tensor_close(t->parent);
-  else
+  else if (!t->borrowed)
     neapi_memory_free(t->memory, t->data);
   free(t);
 }

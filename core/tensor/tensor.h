@@ -16,6 +16,7 @@ struct neap_tensor {
   int64_t count;
   neapi_memory_kind memory;
   char *data;
+  bool borrowed;       /* the memory is the caller's */
   neap_tensor *parent; /* owner of the memory, never a view itself; NULL: this tensor */
   int32_t references;  /* atomic */
   uint64_t layout;     /* hash of the layout that its rows are the slots of; 0: of none */

@@ -13,10 +13,12 @@ engine's words. docs/howto-python.md goes through it.
 from ._engine import NeapError, version
 from .commands import command, replay, simulate
 from .planning import Balance, Layout, Planner, Split, Topology, planners, splits
+from .policy import Policy, PolicyFault
 from .store import Store
 from .tables import Table
 from .traces import Trace, TraceWriter
 
-__all__ = ["Balance", "Layout", "NeapError", "Planner", "Split", "Store", "Table", "Topology",
+__all__ = ["Balance", "Layout", "NeapError", "Planner", "Policy",
+           "PolicyFault", "Split", "Store", "Table", "Topology",
            "Trace", "TraceWriter", "command", "planners", "replay", "simulate", "splits", "version"]
 __version__ = version().split()[0]

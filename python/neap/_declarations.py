@@ -22,6 +22,14 @@ _FUNCTION = re.compile(r"(.*?)(\w+)\((.*)\)$")
 _NAME = re.compile(r"^(.*?)(\w+)((?:\[\w+\])*)$")
 
 
+class Functions:
+    """What is declared, and no other function: without its types it would be called wrongly."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ImportError(f"neap: {name} is not declared: the declarations (neap.cdef) are older "
+                          "than this package; build again")
+
+
 class Declarations:
     """constants: of enums, by name; structs: by name; functions: name to (result, arguments)."""
 
@@ -32,11 +40,14 @@ class Declarations:
         for statement in _STATEMENT.findall(re.sub(r"^#.*$", "", text, flags=re.M)):
             self._take(re.sub(r"\s+", " ", statement).strip().rstrip(";").strip())
 
-    def bind(self, library: ctypes.CDLL) -> None:
-        """Gives the library's functions their types."""
+    def bind(self, library: ctypes.CDLL) -> "Functions":
+        """The library's functions with their types."""
+        functions = Functions()
         for name, (result, arguments) in self.functions.items():
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
+            setattr(functions, name, function)
+        return functions
 
     def _take(self, statement: str) -> None:
         enum, struct = _ENUM.match(statement), _STRUCT.match(statement)

@@ -9,8 +9,7 @@ from ._declarations import Declarations
 
 PLACE = _where.find()
 DECLARED = Declarations(PLACE.declarations.read_text())
-C: Any = ctypes.CDLL(str(PLACE.library))
-DECLARED.bind(C)
+C: Any = DECLARED.bind(ctypes.CDLL(str(PLACE.library)))
 CONSTANTS = DECLARED.constants
 STRUCTS = DECLARED.structs
 
@@ -57,6 +56,11 @@ class Handle:
         if not self._finalizer.alive or self._pointer is None:
             raise NeapError(f"use of a closed {type(self).__name__}", "ARGUMENT")
         return self._pointer
+
+    @property
+    def _as_parameter_(self) -> ctypes.c_void_p:
+        """What ctypes passes: a handle that is an argument lives until the call returns."""
+        return ctypes.c_void_p(self.pointer)
 
     def close(self) -> None:
         """Gives it back; a second call does nothing."""

@@ -47,12 +47,14 @@ class Topology(Handle):
     def __init__(self, ranks: int, experts: int, slots: Union[int, Sequence[int]],
                  node_size: Optional[int] = None, cost: Any = None, speed: Any = None,
                  homes: Optional[int] = None):
-        self.ranks, self.experts = ranks, experts
+        self.ranks, self.experts, self.homes = ranks, experts, homes
         given = [slots] * max(ranks, 0) if isinstance(slots, int) else slots
         self.slots_of = dense(given, np.int32, (max(ranks, 0),), "slots")
         self.node_of = np.arange(max(ranks, 0), dtype=np.int32) // (node_size or max(ranks, 1))
         costs = None if cost is None else dense(cost, np.float64, (experts,), "cost")
         speeds = None if speed is None else dense(speed, np.float64, (ranks,), "speed")
+        self.cost = None if costs is None else costs.tolist()
+        self.speed = None if speeds is None else speeds.tolist()
         super().__init__(
             opened(C.neap_topology_open, ranks, experts, address(self.node_of),
                    address(self.slots_of), address(costs), address(speeds)), C.neap_topology_close)

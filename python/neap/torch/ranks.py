@@ -1,0 +1,77 @@
+"""The communicator of a training's ranks: processes of mpirun or of torchrun, or this one alone."""
+
+import ctypes
+import os
+from typing import Any, Optional
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from .._engine import C, CONSTANTS, NeapError, check, opened
+
+
+class Comm:
+    """A communicator of the engine's. Its calls are collective. Not closed by the collector, since
+    that is collective, too."""
+
+    def __init__(self, pointer: Optional[int]):
+        self.pointer = pointer
+        self.rank: int = C.neap_comm_rank(pointer)
+        self.size: int = C.neap_comm_size(pointer)
+
+    def duplicate(self) -> "Comm":
+        """The same ranks with an order of their own."""
+        return Comm(opened(C.neap_comm_duplicate, self.pointer))
+
+    def broadcast(self, array: NDArray[Any], root: int = 0) -> None:
+        """array of the root's, in place."""
+        check(C.neap_comm_broadcast(self.pointer, array.ctypes.data, array.nbytes, root))
+
+    def sum(self, array: NDArray[np.float64]) -> None:
+        """Sums over ranks, in rank order, in place."""
+        check(C.neap_comm_all_reduce(self.pointer, array.ctypes.data, array.size,
+                                     CONSTANTS["NEAP_F64"], CONSTANTS["NEAP_SUM"]))
+
+    def all_gather(self, mine: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Everybody's array, all of one shape: (ranks, *shape)."""
+        out = np.empty((self.size, *mine.shape), dtype=np.int64)
+        counts = np.full(self.size, mine.size, dtype=np.int64)
+        check(C.neap_comm_all_gather(self.pointer, mine.ctypes.data, out.ctypes.data,
+                                     counts.ctypes.data, CONSTANTS["NEAP_I64"]))
+        return out
+
+    def close(self) -> None:
+        """Waits for what was started; collective."""
+        if self.pointer:
+            C.neap_comm_close(self.pointer)
+        self.pointer = None
+
+
+def _launched() -> int:
+    """Processes that mpirun has started; 1 without it."""
+    return int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))
+
+
+def distributed() -> bool:
+    """Whether torch.distributed has several ranks."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _alone() -> Comm:
+    world = ctypes.c_void_p()
+    check(C.neap_world_open(1, ctypes.byref(world)))
+    try:
+        return Comm(opened(C.neap_comm_open_local, world, 0))
+    finally:
+        C.neap_world_close(world)
+
+
+def open_ranks(device: torch.device) -> Comm:
+    """All ranks of the training; collective. Raises NeapError (COMM, ABSENT)."""
+    if distributed():
+        raise NeapError("torch.distributed: ranks of torchrun are not served yet", "ABSENT")
+    if _launched() > 1:
+        return Comm(opened(C.neap_comm_open_mpi))
+    return _alone()

@@ -1,0 +1,105 @@
+"""A model of two MoE layers, trained for some steps on the ranks that there are, on the same tokens
+whatever their number. Rank 0 prints what the ranks have come to, as JSON: a hash of the outputs of
+the first step, the losses, a hash of the state loaded again, faults of the policy.
+
+    python3 torch_moe.py POLICY STATE        STATE: file; loaded first if it is there, else written
+"""
+
+import hashlib
+import json
+import os
+import sys
+
+import torch
+
+import neap.torch
+
+TOKENS, HIDDEN, STEPS = 48, 16, 4
+
+
+def launched():
+    """Joins the ranks of torchrun, if it has started us."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        torch.distributed.init_process_group("gloo")
+
+
+def digest(values):
+    """Of a tensor's bits."""
+    return hashlib.sha256(values.detach().contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
+def gather(comm, values):
+    """Everybody's rows, in rank order."""
+    import numpy as np
+    rows = comm.all_gather(values.detach().contiguous().numpy().view(np.int64))
+    return torch.from_numpy(rows.view(np.float64).reshape(-1, values.shape[-1]))
+
+
+class Model(torch.nn.Module):
+    """Two MoE layers with residuals."""
+
+    def __init__(self, group):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(
+            neap.torch.MoE(HIDDEN, 24, 2, group=group, seed=3) for _ in range(2))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = x + layer(x)
+        return x
+
+
+def average(comm, model):
+    """Means of the routers' gradients, as DDP would make them, in rank order."""
+    for layer in model.layers:
+        everybody = gather(comm, layer.router.grad).reshape(comm.size, *layer.router.shape)
+        layer.router.grad.copy_(everybody.sum(0) / comm.size)
+
+
+def train(group, model):
+    """Losses, over all ranks, and the first step's outputs of all tokens."""
+    part = slice(group.rank * TOKENS // group.ranks, (group.rank + 1) * TOKENS // group.ranks)
+    shards = neap.torch.AdamW(model, lr=0.05)
+    routers = torch.optim.AdamW([layer.router for layer in model.layers], lr=0.05)
+    losses, first = [], None
+    for step in range(STEPS):
+        torch.manual_seed(step)
+        x, target = torch.randn(TOKENS, HIDDEN), torch.randn(TOKENS, HIDDEN)
+        y = model(x[part])
+        loss = ((y - target[part]) ** 2).mean()
+        loss.backward()
+        average(group.control, model)
+        shards.step()
+        routers.step()
+        model.zero_grad()
+        everybody = gather(group.control, y)
+        losses.append(((everybody - target) ** 2).mean().item())
+        first = digest(everybody) if first is None else first
+    return losses, first
+
+
+def run(policy, state):
+    """What is printed; None on other ranks than 0."""
+    torch.set_default_dtype(torch.float64)
+    with neap.torch.Group(experts=6, slots=6, node_size=2, policy=policy, wait=True) as group:
+        model = Model(group)
+        loaded = os.path.exists(state)
+        if loaded:
+            model.load_state_dict(torch.load(state))
+        begun = digest(torch.cat([v.double().reshape(-1) for v in model.state_dict().values()]))
+        losses, first = train(group, model)
+        saved = model.state_dict()
+        if group.rank == 0:
+            if not loaded:
+                torch.save(saved, state)
+            return {"ranks": group.ranks, "first": first, "losses": losses, "loaded": begun,
+                    "faults": group.report()["faults"],
+                    "saved": digest(torch.cat([v.double().reshape(-1) for v in saved.values()]))}
+    return None
+
+
+if __name__ == "__main__":
+    launched()
+    found = run(*sys.argv[1:])
+    if found:
+        print(json.dumps(found))

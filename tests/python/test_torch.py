@@ -1,0 +1,276 @@
+"""neap.torch against plain PyTorch: outputs, gradients, training, state, ranks, recordings."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+import neap
+
+try:
+    import torch
+except ImportError:
+    torch = None
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path += [str(ROOT / "experiments/python"), str(ROOT / "tests/python/ranks")]
+
+if torch:
+    import neap.torch
+    import torch_moe
+    from torch_transformer import PlainMoE
+
+LONG = bool(os.environ.get("NEAP_LONG"))
+
+RULE = "return 'lite'"
+POLICY = """
+local policy = require 'neap.policy'
+local Mine = policy.define { name = 'mine', split = require 'rule_beside' }
+function Mine:plan(ctx)
+  if ctx.step == 2 then error 'no plan' end
+  return require('neap').plan.laer(ctx)
+end
+return Mine
+"""
+
+
+@unittest.skipUnless(torch, "no torch")
+class Layer(unittest.TestCase):
+    def setUp(self):
+        torch.manual_seed(1)
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+
+    def group(self, **options):
+        group = neap.torch.Group(experts=8, slots=10, wait=True, **{"policy": "laer", **options})
+        self.addCleanup(group.close)
+        return group
+
+    def pair(self, dtype=None, **options):
+        """A layer and a plain one with its parameters."""
+        dtype = dtype or torch.float64
+        layer = neap.torch.MoE(16, 24, 2, group=self.group(), dtype=dtype, **options)
+        plain = PlainMoE(16, 24, 8, 2, dtype=dtype, renormalise=options.get("renormalise", True))
+        plain.load_state_dict(layer.state_dict())
+        return layer, plain
+
+    def check_gradients(self, layer, plain, tolerance):
+        """Outputs and all gradients of a step are those of the plain layer."""
+        x = torch.randn(3, 7, 16, dtype=layer.dtype)
+        a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+        ours, theirs = layer(a), plain(b)
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+        weights = torch.randn_like(x)
+        (ours * weights).sum().backward()
+        (theirs * weights).sum().backward()
+        whole = torch.cat([plain.w1.grad.flatten(1), plain.w2.grad.flatten(1)], 1).flatten()
+        for mine, reference in ((a.grad, b.grad), (layer.router.grad, plain.router.grad),
+                                (layer.shard.grad, whole)):
+            torch.testing.assert_close(mine, reference, rtol=tolerance, atol=tolerance)
+        layer.zero_grad()
+        plain.zero_grad()
+
+    def test_gradients(self):
+        layer, plain = self.pair()
+        for _ in range(3):
+            self.check_gradients(layer, plain, 1e-12)
+        self.assertEqual(layer.choices.shape, (21, 2))
+        self.assertEqual(layer.load.sum(), 42)
+        for options in ({"renormalise": False}, {"chunks": 2, "recompute": True}):
+            self.check_gradients(*self.pair(**options), 1e-12)
+        self.check_gradients(*self.pair(torch.float32), 2e-5)
+
+    def test_accumulates(self):
+        layer, plain = self.pair()
+        for _ in range(2):
+            x = torch.randn(5, 16, dtype=torch.float64)
+            layer(x).square().sum().backward()
+            plain(x).square().sum().backward()
+        torch.testing.assert_close(layer.router.grad, plain.router.grad)
+        torch.testing.assert_close(layer.shard.grad[:768], plain.w1.grad[0].flatten())
+
+    def test_bf16_and_no_tokens(self):
+        layer, plain = self.pair(torch.bfloat16)
+        x = torch.randn(9, 16, dtype=torch.bfloat16)
+        torch.testing.assert_close(layer(x), plain(x), rtol=0.05, atol=0.05)
+        self.assertEqual(layer.shard.dtype, torch.float32)
+        empty = layer(x[:0])
+        empty.sum().backward()
+        self.assertEqual((empty.shape, layer.shard.grad.abs().max().item()), ((0, 16), 0))
+
+    def test_trains_as_plain(self):
+        for neaps in (False, True):
+            layer, plain = self.pair()
+            if neaps:
+                steps = [neap.torch.AdamW(layer, lr=0.01),
+                         torch.optim.AdamW([layer.router], lr=0.01)]
+            else:
+                steps = [torch.optim.AdamW(layer.parameters(), lr=0.01)]
+            steps.append(torch.optim.AdamW(plain.parameters(), lr=0.01))
+            for _ in range(6):
+                x = torch.randn(12, 16, dtype=torch.float64)
+                losses = [module(x).square().mean() for module in (layer, plain)]
+                self.assertAlmostEqual(losses[0].item(), losses[1].item(), places=12)
+                for loss in losses:
+                    loss.backward()
+                for optimizer in steps:
+                    optimizer.step()
+                    optimizer.zero_grad()
+            for name, value in layer.state_dict().items():
+                if name in ("router", "w1", "w2"):
+                    torch.testing.assert_close(value, plain.state_dict()[name])
+        self.assertEqual(layer.state_dict()["adamw_steps"].item(), 6)
+
+    def test_state(self):
+        layer, _ = self.pair()
+        optimizer = neap.torch.AdamW(layer, lr=0.1)
+        x = torch.randn(4, 16, dtype=torch.float64)
+        layer(x).sum().backward()
+        optimizer.step()
+        state = layer.state_dict()
+        other = neap.torch.MoE(16, 24, 2, group=self.group(),
+                               dtype=torch.float64, seed=9)
+        self.assertFalse(torch.equal(other.eval()(x), layer.eval()(x)))
+        other.load_state_dict(state)
+        self.assertTrue(torch.equal(other(x), layer(x)))
+        for name, value in other.state_dict().items():
+            self.assertTrue(torch.equal(value, state[name]), name)
+        with self.assertRaisesRegex(RuntimeError, r"w1: shape \(8, 16, 4\); it must be"):
+            other.load_state_dict({**state, "w1": state["w1"][:, :, :4]})
+        with self.assertRaisesRegex(RuntimeError, "Missing key.*w2"):
+            other.load_state_dict({k: v for k, v in state.items() if k != "w2"})
+
+    def test_policy_file(self):
+        for name, text in (("mine.lua", POLICY), ("rule_beside.lua", RULE)):
+            Path(self.folder.name, name).write_text(text)
+        path = os.path.join(self.folder.name, "mine.lua")
+        layer = neap.torch.MoE(16, 24, 2, experts=8, slots=10, policy=path, wait=True)
+        self.addCleanup(layer.group.close)
+        x = torch.randn(40, 16)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            outputs = [layer(x) for _ in range(4)]
+        self.assertTrue(all(torch.equal(y, outputs[0]) for y in outputs))
+        told = [str(w.message) for w in caught if issubclass(w.category, neap.PolicyFault)]
+        self.assertEqual(len(told), 1)
+        self.assertRegex(told[0], r"mine\.lua:5: plan at step 2, layer 0: no plan")
+        report = layer.group.report()
+        self.assertEqual((report["name"], report["faults"]), ("mine", 1))
+        strict = neap.torch.MoE(16, 24, 2, experts=8, slots=10, policy=path, wait=True, strict=True)
+        self.addCleanup(strict.group.close)
+        with self.assertRaisesRegex(neap.NeapError, "no plan") as failure:
+            for _ in range(4):
+                strict(x)
+        self.assertEqual(failure.exception.code, "POLICY")
+
+    def test_refusals(self):
+        layer, _ = self.pair()
+        x = torch.randn(4, 16, dtype=torch.float64)
+        first = layer(x)
+        layer(x)
+        other = neap.torch.MoE(16, 24, 2, experts=8, policy="lear")
+        self.addCleanup(other.group.close)
+        cases = [
+            ("ARGUMENT", "backward of a forward", lambda: first.sum().backward()),
+            ("SHAPE", r"expected torch.float64 \(…, 16\)", lambda: layer(x.float())),
+            ("SHAPE", r"\(4, 8\)", lambda: layer(x[:, :8])),
+            ("ARGUMENT", "not finite", lambda: layer(x / 0)),
+            ("ARGUMENT", "stays where it was made", lambda: layer.float()),
+            ("ARGUMENT", "after the first step",
+             lambda: neap.torch.MoE(16, 24, 2, group=layer.group)),
+            ("ARGUMENT", "a group, or experts", lambda: neap.torch.MoE(16, 24, 2)),
+            ("ARGUMENT", "top_k is 9", lambda: neap.torch.MoE(16, 24, 9, experts=8)),
+            ("USAGE", "unknown policy 'lear'", lambda: other(x.float())),
+            ("ARGUMENT", "no neap.torch.MoE", lambda: neap.torch.AdamW(torch.nn.Linear(1, 1))),
+        ]
+        for code, text, call in cases:
+            with self.assertRaisesRegex(neap.NeapError, text) as caught:
+                call()
+            self.assertEqual(caught.exception.code, code, text)
+
+
+@unittest.skipUnless(torch, "no torch")
+class Ranks(unittest.TestCase):
+    def run_on(self, *launcher, policy="laer", state="state"):
+        """What the ranks of a launcher print."""
+        command = [*launcher, str(ROOT / "tests/python/ranks/torch_moe.py"), policy,
+                   os.path.join(self.folder.name, state)]
+        environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1",
+                       "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def check_same(self, one, other):
+        """Outputs to the bit, losses within rounding."""
+        self.assertEqual(one["first"], other["first"])
+        np.testing.assert_allclose(one["losses"], other["losses"], rtol=1e-12)
+
+    def test_ranks(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        before = torch.get_default_dtype()
+        try:
+            alone = torch_moe.run("laer", os.path.join(self.folder.name, "state"))
+        finally:
+            torch.set_default_dtype(before)
+        for ranks in (2, 4) if LONG else (2,):
+            several = self.run_on("mpirun", "--oversubscribe", "-n", str(ranks), sys.executable,
+                                  state=f"of{ranks}")
+            self.assertEqual(several["ranks"], ranks)
+            self.check_same(alone, several)
+            if not LONG:
+                continue
+            resumed = self.run_on(sys.executable, policy="late", state=f"of{ranks}")
+            self.assertEqual(resumed["loaded"], several["saved"])
+
+
+@unittest.skipUnless(torch, "no torch")
+class Recorded(unittest.TestCase):
+    def setUp(self):
+        torch.manual_seed(2)
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.path = os.path.join(self.folder.name, "routing")
+
+    def test_any_router(self):
+        router = torch.nn.Linear(8, 6)
+        with neap.torch.Recorder(self.path, layers=2, experts=6, ranks=4, slots=2) as recorder:
+            recorder.watch(router, 1, lambda logits: logits.topk(2).indices)
+            for _ in range(7):
+                indices = torch.randint(0, 6, (10, 2))
+                recorder.add(0, indices.to(torch.int32))
+                logits = router(torch.randn(10, 8))
+                recorder.step()
+        trace = neap.Trace.read(self.path)
+        self.assertEqual(trace.load.shape, (7, 2, 4, 6))
+        self.assertEqual(trace.metadata["slots"], "2")
+        self.assertEqual(trace.metadata["generator"], "neap.torch")
+        self.assertIn("4 ranks", trace.metadata["dealt"])
+        rank = np.arange(10) * 4 // 10
+        for layer, chosen in ((0, indices), (1, logits.topk(2).indices)):
+            counted = np.zeros((4, 6))
+            np.add.at(counted, (rank[:, None], chosen.numpy()), 1)
+            np.testing.assert_array_equal(trace.load[-1, layer], counted)
+        router(torch.randn(10, 8))  # nobody looks any more
+        self.assertEqual(neap.replay(trace, "neap")[0]["policy"], "neap")
+
+    def test_refusals(self):
+        recorder = neap.torch.Recorder(self.path, layers=2, experts=6)
+        self.addCleanup(recorder.close)
+        for text, call in (("layer 2", lambda: recorder.add(2, torch.zeros(1, 1).long())),
+                           ("integers", lambda: recorder.add(0, torch.zeros(1, 1))),
+                           ("experts 0 to 6", lambda: recorder.add(0, torch.tensor([[0, 6]]))),
+                           ("nothing was added for layer 0", recorder.step)):
+            with self.assertRaisesRegex(neap.NeapError, text):
+                call()
+
+
+if __name__ == "__main__":
+    unittest.main()
