@@ -7,14 +7,19 @@ local lib = require 'neap.base.lib'
 
 local arguments = {}
 
+-- The largest whole number where an option says none: what the engine counts with.
+local MOST = 2 ^ 31 - 1
+
 --- Whole numbers from low to high, or of at least low (and below 2^31).
 function arguments.whole(name, low, high)
   return function(text)
     local value = tonumber(text)
-    if value and value % 1 == 0 and value >= low and value <= (high or 2 ^ 31 - 1) then
+    if value and value % 1 == 0 and value >= low and value <= (high or MOST) then
       return value
     end
-    local range = high and ('from %d to %d'):format(low, high) or ('of at least %d'):format(low)
+    local bounded = high or value and value > MOST and MOST
+    local range = bounded and ('from %d to %.0f'):format(low, bounded)
+      or ('of at least %d'):format(low)
     return nil, ("%s is '%s'; it must be a whole number %s"):format(name, text, range)
   end
 end
@@ -65,7 +70,10 @@ end
 --- An option that may be given again, and each time with several values: 'a,b'. names: as argparse
 -- takes them; the values arrive as one list.
 function arguments.several(parser, names, description)
-  return parser:option(names, description):count '*':action(function(result, target, text)
+  return parser:option(names, description):count '*':convert(function(text)
+    if #arguments.items(text) > 0 then return text end
+    return nil, ('%s is empty; it must have one value or more'):format(names:match '%-%-%S+')
+  end):action(function(result, target, text)
     for _, item in ipairs(arguments.items(text)) do table.insert(result[target], item) end
   end)
 end

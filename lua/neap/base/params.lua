@@ -73,15 +73,15 @@ end
 -- Of whole numbers without another limit: what the engine counts with.
 local MOST = 2 ^ 31 - 1
 
-local function check_range(name, spec, value)
+local function check_range(name, spec, value, text)
   if spec.integer and math.abs(value) > MOST and not spec.max then
-    errors.usage('%s is %s; it can be %.0f at most', option_name(name), value, MOST)
+    errors.usage('%s is %s; it can be %.0f at most', option_name(name), text, MOST)
   end
   if spec.integer and value % 1 ~= 0 then
-    errors.usage('%s is %s; it must be a whole number', option_name(name), value)
+    errors.usage('%s is %s; it must be a whole number', option_name(name), text)
   end
   if value < (spec.min or -math.huge) or value > (spec.max or math.huge) then
-    errors.usage('%s is %s; allowed: %s to %s', option_name(name), value,
+    errors.usage('%s is %s; allowed: %s to %s', option_name(name), text,
       spec.min or '-inf', spec.max or 'inf')
   end
   return value
@@ -96,7 +96,7 @@ function convert.number(name, spec, text)
     errors.usage("%s is '%s'; it must be a number%s", option_name(name), text,
       other and ('; %s'):format(other) or '')
   end
-  return check_range(name, spec, value)
+  return check_range(name, spec, value, text)
 end
 
 function convert.string(name, spec, text)
