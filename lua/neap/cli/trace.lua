@@ -2,6 +2,7 @@
 
 local chart = require 'neap.draw.chart'
 local errors = require 'neap.base.errors'
+local formats = require 'neap.replay.formats'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local outputs = require 'neap.base.outputs'
@@ -23,6 +24,8 @@ Examples:
   neap trace cut run.safetensors part.safetensors --steps 40..79 --layers 0,2
   neap trace merge all.safetensors a.safetensors b.safetensors --along steps
   neap trace import loads.csv.gz loads.safetensors --slots 4 --node-size 8
+  neap trace import router_traces/ run.safetensors
+  neap trace import routed_experts.npy served.safetensors --ranks 8 --step-tokens 4096
   neap trace export run.safetensors run.csv.gz
   neap trace synth made.safetensors --preset e16k4 --ranks 32 --steps 24 --slots 4
   neap trace synth w6.safetensors --workload W6 --experts 64 --top-k 6 --ranks 8 --slots 10
@@ -78,6 +81,28 @@ local function add_synth(parser)
   made:option('--node-size', 'noted for replay: ranks per node'):convert(whole('--node-size', 1))
 end
 
+local function add_import(parser)
+  local names, docs = formats.names()
+  local lines = {}
+  for i, name in ipairs(names) do lines[i] = ('%s (%s)'):format(name, docs[name]) end
+  local import = parser:command('import convert',
+    "Write CSV, or what other systems have recorded, as a trace: " .. table.concat(lines, '; ')
+    .. '.')
+  import:argument('file', 'file, or folder with a file per rank'):argname '<from>'
+  import:argument('to', 'file to write'):argname '<to.safetensors>'
+  import:option('--format', 'format (default: as the content shows)'):choices(names)
+  import:option('--ranks', 'of formats that have no ranks: deal their tokens to so many, in order')
+    :convert(whole('--ranks', 1, 2 ^ 20))
+  import:flag('--draw', 'with --ranks: each token goes to a rank at random')
+  import:option('--seed', 'with --draw: of what is drawn'):convert(whole('--seed', 0)):default '1'
+  import:option('--step-tokens', 'tokens per step, where a format has no steps (default: all)')
+    :convert(whole('--step-tokens', 1))
+  import:option('--experts', 'experts per layer (default: what the file shows)')
+    :convert(whole('--experts', 1, 2 ^ 20))
+  import:option('--slots', 'noted for replay: slots per rank'):convert(whole('--slots', 1))
+  import:option('--node-size', 'noted for replay: ranks per node'):convert(whole('--node-size', 1))
+end
+
 function command.options(parser)
   parser:require_command(true):command_target 'action'
   local info = parser:command('info', 'Shape, metadata and balance of a trace.')
@@ -97,11 +122,7 @@ function command.options(parser)
   merge:argument('files', 'what to read'):args '1+':argname '<from>'
   merge:option('--along', 'one after the other, or side by side'):choices { 'steps', 'layers' }
     :default 'steps'
-  local import = parser:command('import convert', 'Write CSV as a safetensors trace.')
-  import:argument('file', 'what to read'):argname '<from>'
-  import:argument('to', 'file to write'):argname '<to.safetensors>'
-  import:option('--slots', 'noted for replay: slots per rank'):convert(whole('--slots', 1))
-  import:option('--node-size', 'noted for replay: ranks per node'):convert(whole('--node-size', 1))
+  add_import(parser)
   local export = parser:command('export', 'Write a trace as CSV, gzipped if it is named so.')
   export:argument('file', 'what to read'):argname '<from>'
   export:argument('to', 'file to write'):argname '<to.csv>'
@@ -201,11 +222,30 @@ function actions.merge(args)
   tell(args.to, tools.merge(traces, args.to, args.along))
 end
 
+--- What is noted in an imported trace.
+local function origin(args)
+  return { source = args.file:gsub('/+$', ''):match '[^/]*$', slots = args.slots,
+    node_size = args.node_size }
+end
+
 actions['import'] = function(args)
+  if args.draw and not args.ranks then errors.usage '--draw goes with --ranks' end
+  local loads = formats.read(args.file, { format = args.format, ranks = args.ranks,
+    draw = args.draw, seed = args.seed, experts = args.experts, step_tokens = args.step_tokens })
+  if loads then
+    tools.write(loads, args.to, origin(args))
+    tell(args.to, loads.steps)
+    return
+  end
+  if args.ranks or args.experts or args.step_tokens then
+    errors.usage('%s: a trace has its ranks, steps and experts; leave out %s', args.file,
+      args.ranks and '--ranks' or args.experts and '--experts' or '--step-tokens')
+  end
   local t = trace.read(args.file)
   local steps, all = tools.all(t)
-  tools.cut(t, args.to, steps, all, { source = args.file:match '[^/]*$', slots = args.slots,
-    node_size = args.node_size })
+  local metadata = origin(args)
+  metadata.notes = t.notes
+  tools.cut(t, args.to, steps, all, metadata)
   tell(args.to, t.steps)
 end
 

@@ -55,6 +55,27 @@ function tools.cut(t, path, steps, layers, more)
   writer:close()
 end
 
+--- Writes what was read of another's format (replay/formats) as a trace, and tells its notes on
+-- stderr. more: metadata.
+function tools.write(loads, path, more)
+  local metadata = {}
+  for name, value in pairs(loads.metadata) do metadata[name] = value end
+  for name, value in pairs(more) do metadata[name] = value end
+  for _, note in ipairs(loads.notes) do
+    io.stderr:write(('neap: %s: %s\n'):format(loads.path, note))
+  end
+  metadata.notes = #loads.notes > 0 and table.concat(loads.notes, '; ') or nil
+  local writer = trace.writer(path, { layers = loads.layers, ranks = loads.ranks,
+    experts = loads.experts, metadata = metadata })
+  local load = ffi.new('int64_t[?]', loads.ranks * loads.experts)
+  for step = 0, loads.steps - 1 do
+    for layer = 0, loads.layers - 1 do
+      writer:append(step, layer, loads:load(step, layer, load))
+    end
+  end
+  writer:close()
+end
+
 --- All layers of a trace, and all of its steps.
 function tools.all(t)
   local layers = {}
