@@ -93,14 +93,18 @@ static void add_wait(wait_list *list, double begin, double end, int32_t step, in
   list->count++;
 }
 
+/* As a thread waits: for one operation after the other, in the order in which they are named. */
 static void find_waits(const neap_cluster *c, int32_t rank, wait_list *list)
 {
   double last = 0;
   for (int32_t i = 0; i < c->queued[NEAP_COMPUTE]; i++) {
     int32_t id = c->queue[NEAP_COMPUTE][i];
     const neapi_cluster_op *op = &c->ops[id];
-    int32_t before = op->begin[rank] > last ? cause(c, op, rank) : -1;
-    add_wait(list, last, op->begin[rank], id, before < 0 ? -1 : c->ops[before].stream);
+    for (int32_t k = 0; k < op->count; k++) {
+      const neapi_cluster_op *before = &c->ops[op->after[k]];
+      add_wait(list, last, before->end[rank], id, before->stream);
+      last = fmax(last, before->end[rank]);
+    }
     last = op->end[rank];
   }
   add_wait(list, last, c->total, -1, -1);
@@ -124,7 +128,9 @@ int neap_cluster_waits(const neap_cluster *c, int32_t rank, neap_span *spans, in
 /* What is exposed, mean over ranks. */
 static int add_exposed(const neap_cluster *c, neap_cluster_figures *s)
 {
-  int64_t most = c->queued[NEAP_COMPUTE] + 1;
+  int64_t most = 1;
+  for (int32_t i = 0; i < c->queued[NEAP_COMPUTE]; i++)
+    most += c->ops[c->queue[NEAP_COMPUTE][i]].count;
   neap_span *spans = neapi_alloc(most * (int64_t)sizeof *spans, "cluster");
   int status = spans ? NEAP_OK : NEAP_MEMORY;
   for (int32_t r = 0; !status && r < c->topology->ranks; r++) {

@@ -3,7 +3,7 @@
 --
 --   ./neap run experiments/paper/ablation.lua
 --
--- Costs: about 15 seconds.
+-- Costs: about two minutes.
 
 local neap = require 'neap'
 local paper = require 'paper.runs'
@@ -39,7 +39,7 @@ return neap.recipe.define {
         known and ('%.3f'):format(known), known and ('%+.1f'):format(100 * (ratio / known - 1)),
         ('%.3f'):format(f.imbalance.mean) }
       list[i] = paper.figures(name, MODEL, f)
-      list[i].ratio_to_laer, list[i].published_ratio_to_laer = ratio, known
+      list[i].variant, list[i].ratio_to_laer, list[i].published_ratio_to_laer = name, ratio, known
       data[i] = { name, f.step_ms / 1e3, published and published / 1e3 }
     end
     paper.report(job, 'ablation', {

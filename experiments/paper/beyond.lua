@@ -57,6 +57,15 @@ local PARTS = {
         { distinct = n > 1024 and 1 or nil }) -- one layer's routing for all
     end
   end,
+  messages = function(add)
+    for _, n in ipairs { 128, 1024, 4096 } do
+      add(('N=%d, 1 us per message'):format(n), h100 { ranks = n, peer = 1e-6 }, small(),
+        { distinct = n > 1024 and 1 or nil })
+    end
+    add('N=128, tokens once per node', h100 { ranks = 128, deduplicated = true }, small())
+    local measured = clusters.describe('h200x2').interference
+    add('N=128, disturbed as on 2 H200', h100 { ranks = 128, interference = measured }, small())
+  end,
   experts = function(add)
     for _, e in ipairs { 8, 32, 128, 256 } do
       add(('E=%d'):format(e), h100 { ranks = 64 }, small { experts = e, top_k = math.min(8, e / 4),
@@ -100,8 +109,8 @@ local PARTS = {
   end,
 }
 
-local ORDER = { 'ranks', 'experts', 'slots', 'nodes', 'links', 'tokens', 'unequal', 'slow',
-  'groups' }
+local ORDER = { 'ranks', 'messages', 'experts', 'slots', 'nodes', 'links', 'tokens', 'unequal',
+  'slow', 'groups' }
 local METHODS = { 'fsdp+ep', 'laer', 'laer+minimax', 'neap' }
 
 --- GB of a rank for the experts of a whole model: working parameters cut over the group, two

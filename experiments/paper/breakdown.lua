@@ -3,7 +3,7 @@
 --
 --   ./neap run experiments/paper/breakdown.lua
 --
--- Costs: about 15 seconds.
+-- Costs: about two minutes.
 
 local neap = require 'neap'
 local paper = require 'paper.runs'

@@ -6,28 +6,65 @@
 --
 --   ./neap run experiments/paper/end_to_end.lua --model=all --json
 --
--- Costs: about a minute for all models.
+-- Costs: about five minutes for all models.
 
 local neap = require 'neap'
 local paper = require 'paper.runs'
 
-local function against_laer(list, model, method)
-  return list[model] and list[model][method] and list[model][method] / list[model].laer
-end
-
---- Deviation of a ratio from the published one, in %.
+--- How much a ratio is off from the published one, in %.
 local function deviation(ratio, published)
-  return published and ('%+.1f'):format(100 * (ratio / published - 1))
+  return ratio and published and 100 * (ratio / published - 1) or nil
 end
 
-local function row_of(model, method, f, laer)
-  local ratio, published = f.step_ms / laer.step_ms, against_laer(paper.published, model, method)
+local function percent(value)
+  return value and ('%+.1f'):format(value)
+end
+
+--- The null model's ratio of a system to LAER: that of the 7B model of the same kind.
+local function null_ratio(model, method)
+  local same = paper.null_model(model)
+  return same and paper.published_ratio(same, method)
+end
+
+local function ratio_text(entry)
+  local text = ('%.3f'):format(entry.ratio_to_laer)
+  if entry.method == 'laer' then return text end
+  return ('%s (%.2f to %.2f)'):format(text, entry.ratio_low, entry.ratio_high)
+end
+
+local function entry_of(model, method, f, laer)
+  local entry = paper.figures(method, model, f)
+  entry.ratio_to_laer = f.step_ms / laer.step_ms
+  entry.ratio_low, entry.ratio_high = paper.interval(f.step_ms_of, laer.step_ms_of)
+  entry.published_ratio_to_laer = paper.published_ratio(model, method)
+  entry.null_ratio_to_laer = null_ratio(model, method)
+  return entry
+end
+
+--- What anchors a prediction: the published ratio of the 7B model of the same kind, times what the
+-- simulation says that the model changes.
+local function anchored(entry, list)
+  local same = paper.null_model(entry.model)
+  if not same or not entry.null_ratio_to_laer or entry.method == 'laer' then return nil end
+  for _, other in ipairs(list) do
+    if other.model == same and other.method == entry.method then
+      return entry.null_ratio_to_laer * entry.ratio_to_laer / other.ratio_to_laer
+    end
+  end
+end
+
+local function row_of(e)
+  local known = e.published_ratio_to_laer
   return {
-    model, method, ('%.0f'):format(f.step_ms),
-    paper.published[model] and paper.published[model][method], ('%.3f'):format(ratio),
-    published and ('%.3f'):format(published), deviation(ratio, published),
-    ('%.1f'):format(100 * f.utilization), ('%.1f'):format(100 * f.exposed),
-    ('%.3f'):format(f.imbalance.mean), ('%.1f'):format(100 * f.share_of_ideal),
+    e.model, e.method, ('%.0f'):format(e.step_ms),
+    paper.published[e.model] and paper.published[e.model][e.method], ratio_text(e),
+    known and ('%.3f'):format(known), e.method ~= 'laer' and percent(deviation(e.ratio_to_laer,
+      known)), e.null_ratio_to_laer and e.method ~= 'laer'
+      and ('%.3f'):format(e.null_ratio_to_laer), e.method ~= 'laer'
+      and percent(deviation(e.null_ratio_to_laer, known)),
+    e.anchored_ratio_to_laer and ('%.3f'):format(e.anchored_ratio_to_laer),
+    ('%.1f'):format(100 * e.exposed), ('%.3f'):format(e.imbalance.mean),
+    ('%.1f'):format(100 * e.share_of_ideal),
   }
 end
 
@@ -41,27 +78,32 @@ return neap.recipe.define {
 
   run = function(_, job)
     local p, rows, list, data, scores = job.params, {}, {}, {}, {}
+    local function score(method, model)
+      local key = model:gsub('^qwen', 'mixtral') .. method -- the same shapes
+      scores[key] = scores[key] or paper.score(method, p.cluster, model, p)
+      return scores[key]
+    end
     for _, model in ipairs(paper.models(p.model)) do
-      local key, bars = model:gsub('^qwen', 'mixtral'), { model } -- the same shapes
-      local laer = scores[key .. 'laer'] or paper.score('laer', p.cluster, model, p)
-      scores[key .. 'laer'] = laer
+      local bars = { model }
       for _, method in ipairs(p.methods) do
-        local f = scores[key .. method] or paper.score(method, p.cluster, model, p)
-        scores[key .. method] = f
-        rows[#rows + 1] = row_of(model, method, f, laer)
-        list[#list + 1] = paper.figures(method, model, f)
-        list[#list].ratio_to_laer = f.step_ms / laer.step_ms
-        list[#list].published_ratio_to_laer = against_laer(paper.published, model, method)
+        local f = score(method, model)
+        local entry = entry_of(model, method, f, score('laer', model))
+        entry.anchored_ratio_to_laer = anchored(entry, list)
+        list[#list + 1], rows[#rows + 1] = entry, row_of(entry)
         bars[#bars + 1] = f.step_ms / 1e3
       end
       data[#data + 1] = bars
+      job:say('end_to_end: ' .. model)
     end
     paper.report(job, 'end_to_end', {
       heading = { 'model', 'method', 'step ms', 'published ms', '/ laer', 'published / laer',
-        'off by %', 'utilization %', 'exposed %', 'imbalance', '% of ideal' },
+        'off by %', 'null / laer', 'null off by %', 'anchored / laer', 'exposed %', 'imbalance',
+        '% of ideal' },
       rows = rows, document = { cluster = p.cluster, steps = p.steps, seeds = p.seeds,
         rows = list },
-      note = 'Simulated, except for the columns "published".',
+      note = 'Simulated, except for the columns "published" and "null". In brackets: the 5th and '
+        .. '95th percentile of the seeds. null: the published ratio of the 7B model of the same '
+        .. 'kind; anchored: that, times what the simulation says that the model changes.',
       chart = { title = 'Step time (simulated)', unit = 's', series = p.methods, data = data },
     })
   end,

@@ -1,5 +1,6 @@
 --- neap bench predict: simulated against measured time of a training step on this machine. Each
--- number of ranks is calibrated first (lua/neap/calibrate), on other models than the one predicted.
+-- number of ranks is calibrated first (lua/neap/calibrate), on other models than the one predicted;
+-- then the whole step and its spans are compared.
 
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
@@ -45,6 +46,24 @@ local function print_table(list)
     'GFLOP/s per rank', 'GB/s per rank', 'GB/s per port', 'latency us' }, rows))
 end
 
+--- Every span's error, a column for each number of ranks.
+local function print_spans(list)
+  local heading, index, rows = { 'span, ms measured and predicted' }, {}, {}
+  for i, r in ipairs(list) do
+    heading[i + 1] = r.ranks .. ' ranks'
+    for _, span in ipairs(r.spans) do
+      local row = index[span.span] or { span.span }
+      if not index[span.span] then rows[#rows + 1], index[span.span] = row, row end
+      row[i + 1] = ('%.2f %.2f %+.0f %%'):format(span.measured_ms, span.predicted_ms,
+        100 * (span.predicted_ms / span.measured_ms - 1))
+    end
+  end
+  for _, row in ipairs(rows) do
+    for i = 2, #list + 1 do row[i] = row[i] or '' end
+  end
+  print('\n' .. text_table.format(heading, rows))
+end
+
 --- args: the options by name. Prints a table, or JSON. Returns the exit status, if not 0.
 function bench.run(args)
   local list = {}
@@ -58,6 +77,7 @@ function bench.run(args)
     print(json.results('bench', { bench = 'predict', device = args.device, rows = list }))
   else
     print_table(list)
+    print_spans(list)
   end
 end
 

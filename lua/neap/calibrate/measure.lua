@@ -22,7 +22,9 @@ local measure = {
 
 local ROUNDS = 7         -- the fastest counts
 local LEAST = 4e-3       -- seconds of a round
-local MESSAGE = 2 ^ 18   -- numbers to every rank, of the exchange that tells the rate
+-- Numbers to every rank, of the exchanges that tell rates; on the CPU, whose ranks copy, one rate.
+local MESSAGES = { cpu = { 2 ^ 18 },
+  cuda = { 2 ^ 14, 2 ^ 16, 2 ^ 18, 2 ^ 20, 2 ^ 22, 2 ^ 24, 2 ^ 26 } }
 
 --- Mean of a number over ranks. Collective.
 local function mean(comm, value)
@@ -98,18 +100,37 @@ local function attention(comm, rate)
   return math.min(1, 2 * sequence * sequence * width / time / rate)
 end
 
---- Latency of an all-to-all of nothing, and bytes per second at a rank's port.
-local function exchange(comm)
-  local ranks = comm:size()
-  if ranks == 1 then return 1e-6, 1e12 end
-  local send, recv = tensor.zeros('f32', MESSAGE * ranks), tensor.zeros('f32', MESSAGE * ranks)
-  local function all_to_all(numbers)
-    local counts = ffi.new('int64_t[?]', ranks)
-    for r = 0, ranks - 1 do counts[r] = numbers end
-    return seconds(comm, function() comm:all_to_all(send, counts, recv, counts) end, wall)
+--- Bytes per second at a port by bytes of a message, of seconds that exchanges of numbers to every
+-- rank took beyond the latency: a list of { bytes, rate } in which no message takes less time than
+-- a smaller one.
+local function rates_of(sizes, times, latency, ranks)
+  local list, least = {}, 0
+  for i, numbers in ipairs(sizes) do
+    least = math.max(least, times[i] - latency, 1e-9)
+    list[i] = { 4 * numbers, 4 * numbers * (ranks - 1) / least }
   end
-  local latency, full = all_to_all(1), all_to_all(MESSAGE)
-  return latency, 4 * MESSAGE * (ranks - 1) / math.max(full - latency, 1e-9)
+  return list
+end
+
+--- Links of a machine: latency of an all-to-all of nothing, port and, if sizes (numbers to every
+-- rank) are more than one, rates by size; collective, what a reduce-scatter of the largest reaches.
+local function exchange(comm, sizes)
+  local ranks = comm:size()
+  if ranks == 1 then return { latency = 1e-6, port = 1e12 } end
+  local most = sizes[#sizes]
+  local send, recv = tensor.zeros('f32', most * ranks), tensor.zeros('f32', most * ranks)
+  local counts = ffi.new('int64_t[?]', ranks)
+  local function measured(numbers, action)
+    for r = 0, ranks - 1 do counts[r] = numbers end
+    return seconds(comm, action, wall)
+  end
+  local function all_to_all() comm:all_to_all(send, counts, recv, counts) end
+  local latency, times = measured(1, all_to_all), {}
+  for i, numbers in ipairs(sizes) do times[i] = measured(numbers, all_to_all) end
+  local summed = measured(most, function() comm:reduce_scatter(send, recv, counts, 'f32') end)
+  local rates = rates_of(sizes, times, latency, ranks)
+  return { latency = latency, port = rates[#rates][2], rates = #rates > 1 and rates or nil,
+    collective = 4 * most * (ranks - 1) / math.max(summed - latency, 1e-9) }
 end
 
 local function launch(comm)
@@ -134,17 +155,33 @@ function measure.machine(job, dtype)
   local comm, cuda = job.comm, job.device == 'cuda'
   own_clock = cuda and wall or processor
   local rate, tile = products(comm, dtype, cuda and 2048 or 512)
-  local latency, port = exchange(comm)
+  local links = exchange(comm, MESSAGES[job.device] or MESSAGES.cpu)
   local core = attention(comm, rate)
   local share, shared, what = sharing(job)
   return clusters.describe {
     doc = ('measured: %d ranks on %s, %s transport'):format(job.ranks, what, comm:transport()),
     ranks = job.ranks, node_size = job.node_size, flops = rate * share, gemm = 1, tile = tile,
     attention = core, memory = memory(comm, cuda and 2 ^ 24 or 2 ^ 18) * share,
-    launch = launch(comm), host = 0, port = port, uplink = port * job.node_size, latency = latency,
-    far_latency = latency, capacity = 1e9, queued = false, shared = shared, copied = shared,
-    elementwise = 1,
+    launch = launch(comm), host = 0, port = links.port, uplink = links.port * job.node_size,
+    latency = links.latency, far_latency = links.latency, rates = not shared and links.rates or nil,
+    collective = not shared and links.collective or nil, capacity = 1e9, queued = false,
+    shared = shared, copied = shared, elementwise = 1,
   }
+end
+
+--- A value as Lua reads it; tables with their fields in order.
+local function literal(value)
+  if type(value) == 'string' then return ('%q'):format(value) end
+  if value == math.huge then return 'math.huge' end
+  if type(value) == 'number' then return ('%.6g'):format(value) end
+  if type(value) ~= 'table' then return tostring(value) end
+  local parts = {}
+  for _, item in ipairs(value) do parts[#parts + 1] = literal(item) end
+  for _, name in ipairs(#value == 0 and lib.sorted_keys(value) or {}) do
+    local key = name:match '^%a%w*$' and name or ('[%q]'):format(name)
+    parts[#parts + 1] = ('%s = %s'):format(key, literal(value[name]))
+  end
+  return '{ ' .. table.concat(parts, ', ') .. ' }'
 end
 
 --- The table as a Lua file.
@@ -153,11 +190,7 @@ function measure.text(machine)
     '--- Made by neap calibrate: a machine as lua/neap/simulate/machines.lua describes them.',
     'return {' }
   for _, name in ipairs(lib.sorted_keys(machine)) do
-    local value = machine[name]
-    local text = type(value) == 'string' and ('%q'):format(value)
-      or value == math.huge and 'math.huge' or type(value) == 'number' and ('%.6g'):format(value)
-      or tostring(value)
-    lines[#lines + 1] = ('  %s = %s,'):format(name, text)
+    lines[#lines + 1] = ('  %s = %s,'):format(name, literal(machine[name]))
   end
   lines[#lines + 1] = '}\n'
   return table.concat(lines, '\n')

@@ -15,6 +15,7 @@ local lib = require 'neap.base.lib'
 local options = require 'neap.base.options'
 local machines = require 'neap.simulate.machines'
 local errors = require 'neap.base.errors'
+local op_cost = require 'neap.simulate.op_cost'
 local timeline = require 'neap.engine.timeline'
 
 local ffi, C = lib.ffi, lib.C
@@ -41,7 +42,8 @@ local SPEC = {
   copied = { type = 'boolean' }, speed = { type = 'table' },
   peer = { min = 0, max = 1 }, far_peer = { min = 0, max = 1 }, rates = { type = 'table' },
   interference = { type = 'table' }, deduplicated = { type = 'boolean' },
-  plan = { min = 0, max = 1000 }, split = { min = 0, max = 10 },
+  plan = { min = 0, max = 1000 }, split = { min = 0, max = 10 }, spans = { type = 'table' },
+  collective = { above = 0 },
 }
 
 local PEERS = { all = C.NEAP_PEERS_ALL, nodes = C.NEAP_PEERS_NODES }
@@ -93,6 +95,15 @@ local function check_rates(where, rates)
   end
 end
 
+local FACTORS = {}
+for _, title in ipairs(op_cost.spans) do FACTORS[title] = { above = 0, max = 1e6 } end
+
+--- spans: by how much the seconds of a span differ from op_cost.lua's.
+local function check_spans(where, spans)
+  local wrong = options.problem(spans, FACTORS, ('cluster %s: spans'):format(where), 'span')
+  if wrong then errors.usage('%s', wrong) end
+end
+
 local SHARE = { min = 0, max = 1000 }
 
 --- interference[a][b]: share by which a takes longer while b moves, both names of streams.
@@ -117,6 +128,7 @@ local function check(where, machine)
   if machine.speed then check_speed(where, machine.speed, machine.ranks) end
   if machine.rates then check_rates(where, machine.rates) end
   if machine.interference then check_interference(where, machine.interference) end
+  if machine.spans then check_spans(where, machine.spans) end
   return machine
 end
 

@@ -73,17 +73,18 @@ local function counted_tokens(self)
 end
 
 --- Options: cluster and model (what their describe takes), policy, schedule (what schedule.resolve
--- takes), token_group and shard_group ('all', 'node', a number, or 'resident' for experts that stay
--- whole at home, with ep, the ranks that have a home of every one, 0: all), resident (experts stay
--- where a static layout has them, gradients travel), tensor (ranks that share attention), parts
--- (smaller micro-batches that one is cut into), elementwise (op_cost.lua), gradient_bytes (of a
--- number of a gradient under way), accumulate (gradients are sent once per step), slots (per rank,
--- of the policy's layouts; default: the model's), trace (trace.open's; default: synthetic loads;
--- its tokens are scaled to the model's), distinct (layers that have loads, plans and splits of
--- their own, the others repeat them; default: all, or as many as 2^22 numbers of tokens are enough
--- for), routing ('chosen' by the model or trace, or 'balanced': every expert gets the same), seed,
--- warm_up (micro-batches before the first step that counts), in_process, trusted, strict, deadline.
--- Raises USAGE.
+-- takes), token_group and shard_group ('all', 'node', a number, or 'resident' for experts that
+-- stay whole at home, with ep, the ranks that have a home of every one, 0: all), resident (experts
+-- stay where a static layout has them, gradients travel), tensor (ranks that share attention),
+-- parts (smaller micro-batches that one is cut into), elementwise (op_cost.lua), gradient_bytes
+-- (of a number of a gradient under way), accumulate (gradients are sent once per step), dense_last
+-- (those of dense parameters when all are there, as the engine does, not layer by layer), slots
+-- (per rank, of the policy's layouts; default: the model's), trace (trace.open's; default:
+-- synthetic loads; its tokens are scaled to the model's), distinct (layers that have loads, plans
+-- and splits of their own, the others repeat them; default: all, or as many as 2^22 numbers of
+-- tokens are enough for), routing ('chosen' by the model or trace, or 'balanced': every expert
+-- gets the same), seed, warm_up (micro-batches before the first step that counts), in_process,
+-- trusted, strict, deadline. Raises USAGE.
 -- : table -> Simulation
 function simulate.open(given)
   local o = options.take(given)

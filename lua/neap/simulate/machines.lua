@@ -22,9 +22,12 @@
 --                      another node (default: as peer), before the bytes of an exchange move; of
 --                      exchanges of tokens, parameters and their gradients, not of collectives
 --   rates              list of { bytes of a message, B/s of a port that such messages reach }
+--   collective         B/s of a port in the exchanges of dense parameters (default: as others)
 --   interference       { compute = { unshard = 0.5 }, … }: work takes so much longer (half as long
 --                      again) while the second stream moves; streams: compute, tokens, unshard,
 --                      reduce, late; either may be compute
+--   spans              { attention = 1.1, ['expert backward'] = 0.9, … }: how many times the
+--                      seconds of op_cost.lua a span takes, as calibration has measured it
 --   deduplicated       a token goes to another node once, and is passed on there to its experts
 --   plan, split        seconds of the host for a layer's plan, and for the split of its counts;
 --                      plans that take longer than a micro-batch are late, and on older counts;
@@ -50,6 +53,25 @@ local H100 = {
   latency = 25e-6, far_latency = 50e-6,
 }
 
+-- Two cards over NVLink by NCCL, as neap calibrate describes a machine that was measured. spans,
+-- rates, interference and collective come from steps of 12 layers (hidden 1024, 16 experts of 2048,
+-- top 2, 8192 tokens a rank, bf16): spans and rates under schedule none, where nothing overlaps,
+-- the others from none and neap. An expert takes about half of what op_cost.lua says, since the
+-- engine's kernels are fused. Rates measured alone: 49 GB/s at 4 MB, 119 to 240 at 16 to 64, 220 to
+-- 272 at 256 to 512, differing by 3 x from run to run.
+local H200 = {
+  flops = 989e12, gemm = 0.8, tile = 64, -- 790e12 for large products
+  attention = 0.257,                     -- 0.27 ms for 8 sequences of 2048, 16 heads of 64
+  memory = 4.2e12,                       -- of 4.8e12, data sheet
+  launch = 4e-6, host = 0, capacity = 141e9, port = 450e9, latency = 20e-6, far_latency = 20e-6,
+  rates = { { 4e6, 49e9 }, { 16.8e6, 108e9 }, { 50e6, 217e9 }, { 100e6, 235e9 },
+    { 512e6, 272e9 } },
+  collective = 87e9,
+  spans = { attention = 0.595, ['attention backward'] = 0.715, dispatch = 2.25, expert = 0.551,
+    ['expert backward'] = 0.678, optimizer = 1.04, unshard = 2.75, reduce = 3.7 },
+  interference = { compute = { unshard = 2, reduce = 0.25 } },
+}
+
 --- A machine with the fields of another one and its own.
 local function machine(base, fields)
   local all = {}
@@ -73,6 +95,10 @@ return {
   h100x256 = machine(H100, {
     doc = '32 nodes of 8 H100, 400 Gb/s per rank', ranks = 256, node_size = 8, uplink = 360e9,
     queued = false,
+  }),
+  h200x2 = machine(H200, {
+    doc = '2 H200 of one host, as measured', ranks = 2, node_size = 2, uplink = 450e9,
+    queued = true,
   }),
   ethernet8 = machine(A100, {
     doc = '2 nodes of 4 A100 on PCIe, 25 Gb/s Ethernet between them', ranks = 8, node_size = 4,

@@ -23,6 +23,13 @@ local PASSES = {
 local OPTIMIZER_BYTES = 40 -- of a parameter: AdamW in fp32, gradient and norms
 local SCRAP = 1e-9         -- tokens fewer than this are none
 
+--- Spans whose seconds a machine's spans may scale; those with a backward also as 'NAME backward'.
+-- unshard and reduce are what ranks themselves do for these exchanges (unshard: by default
+-- nothing).
+op_cost.spans = { 'embed', 'embed backward', 'attention', 'attention backward', 'route',
+  'route backward', 'dispatch', 'finish', 'finish backward', 'expert', 'expert backward', 'head',
+  'head backward', 'loss', 'optimizer', 'unshard', 'reduce' }
+
 local Costs = {}
 Costs.__index = Costs
 
@@ -32,6 +39,17 @@ Costs.__index = Costs
 function op_cost.of(machine, model, tensor, elementwise)
   return setmetatable({ machine = machine, model = model, tensor = tensor or 1,
     elementwise = (elementwise or 1) * (machine.elementwise or 1) }, Costs)
+end
+
+--- How many times the seconds below a span takes on this machine, as it was measured.
+function Costs:factor(title)
+  local spans = self.machine.spans
+  return spans and spans[title] or 1
+end
+
+--- Forward and backward seconds of a span.
+local function both(self, name, forward, backward)
+  return forward * self:factor(name), backward * self:factor(name .. ' backward')
 end
 
 --- Seconds of a product.
@@ -54,22 +72,22 @@ function Costs:attention(tokens)
   local products = self:product(all, h, (h + 2 * kv) / share) + self:product(all, h / share, h)
   local core = 2 * all * m.sequence * (h / share) / (self.machine.flops * self.machine.attention)
   local rest = self:pass(PASSES.attention * tokens * h * m.bytes) + 8 * self.machine.launch
-  return products + core + rest, 2 * products + 2.5 * core + 2 * rest
+  return both(self, 'attention', products + core + rest, 2 * products + 2.5 * core + 2 * rest)
 end
 
 --- The router: forward, backward.
 function Costs:route(tokens)
   local m = self.model
   local seconds = self:pass(PASSES.route * tokens * m.hidden * m.bytes) + 3 * self.machine.launch
-  return seconds, 2 * seconds
+  return both(self, 'route', seconds, 2 * seconds)
 end
 
---- Permutation before the experts: forward, backward.
+--- Permutation before the experts: forward, and backward, which is done with the router's.
 function Costs:permute(tokens)
   local m = self.model
   local bytes = PASSES.permute * m.top_k * tokens * m.hidden * m.bytes
   local seconds = self:pass(bytes) + 3 * self.machine.launch
-  return seconds, 2 * seconds
+  return seconds * self:factor 'dispatch', 2 * seconds * self:factor 'route backward'
 end
 
 --- Combination of the experts' answers: forward, backward.
@@ -77,7 +95,7 @@ function Costs:finish(tokens)
   local m = self.model
   local bytes = (PASSES.finish + PASSES.permute * m.top_k) * tokens * m.hidden * m.bytes
   local seconds = self:pass(bytes) + 3 * self.machine.launch
-  return seconds, 2 * seconds
+  return both(self, 'finish', seconds, 2 * seconds)
 end
 
 --- An expert's forward: seconds of a number of tokens are first x (1 or 0) + each x tokens.
@@ -124,19 +142,27 @@ function Costs:head(tokens)
   local m = self.model
   local columns = m.vocabulary / self.tensor
   local product = self:product(tokens * self.tensor, m.hidden, columns)
-  return product, self:pass(PASSES.loss * tokens * m.vocabulary * 4), 2 * product
+  local forward, backward = both(self, 'head', product, 2 * product)
+  return forward, self:pass(PASSES.loss * tokens * m.vocabulary * 4) * self:factor 'loss', backward
 end
 
 --- Embedding: forward, backward.
 function Costs:embed(tokens)
   local m = self.model
   local seconds = self:pass(PASSES.embed * tokens * m.hidden * m.bytes) + self.machine.launch
-  return seconds, seconds
+  return both(self, 'embed', seconds, seconds)
 end
 
 --- Gradients that have arrived are added up: bytes of them.
 function Costs:sum(bytes)
-  return self:pass(bytes)
+  return self:pass(bytes) * self:factor 'reduce'
+end
+
+--- What a rank does itself for an unshard of bytes of its slots: nothing, unless its machine says
+-- how many times they pass through memory.
+function Costs:unpack(bytes)
+  local spans = self.machine.spans
+  return spans and spans.unshard and self:pass(bytes) * spans.unshard or 0
 end
 
 --- Parameters: of an expert; of a layer without its experts; of embedding and head.
@@ -162,7 +188,7 @@ end
 
 --- One step of the optimizer, its state being cut over all ranks.
 function Costs:optimizer(ranks)
-  return self:pass(OPTIMIZER_BYTES * self:total_parameters() / ranks)
+  return self:pass(OPTIMIZER_BYTES * self:total_parameters() / ranks) * self:factor 'optimizer'
 end
 
 function Costs:token_bytes()

@@ -24,8 +24,8 @@ local GROUPS = { all = C.NEAP_GROUP_ALL, node = C.NEAP_GROUP_NODE,
   resident = C.NEAP_GROUP_RESIDENT }
 
 --- o: machine, model, topology (whose slots are those of layouts), schedule (all fields), and as
--- simulate.open has them tensor, elementwise, token_group, shard_group, gradient_bytes, accumulate
--- and resident.
+-- simulate.open has them tensor, elementwise, token_group, shard_group, gradient_bytes, accumulate,
+-- resident and dense_last (step_program.build).
 function step_cost.open(o)
   local t = o.topology
   local self = setmetatable({ o = o, machine = o.machine, model = o.model, topology = t,
@@ -253,10 +253,14 @@ end
 --- Bytes on the links when gradients of dense parameters are summed and cut over all ranks, and
 -- when the parameters are gathered: every rank and node takes in all but its own part.
 local function dense_exchange(self, parameters)
-  local o, t, out = self.o, self.topology, {}
+  local o, t, m, out = self.o, self.topology, self.machine, {}
+  local best = m.rates and m.rates[#m.rates][2] or m.port
+  local slower = m.collective and best / m.collective or 1
   local function fill(kind, bytes)
     local ports, uplinks = arrays(t)
-    for r = 0, t.ranks - 1 do ports[r] = bytes / o.tensor * (t.ranks - 1) / t.ranks end
+    for r = 0, t.ranks - 1 do
+      ports[r] = bytes / o.tensor * (t.ranks - 1) / t.ranks * slower
+    end
     for n = 0, t.nodes - 1 do uplinks[n] = bytes * (t.nodes - 1) / t.nodes end
     out[kind .. '_ports'], out[kind .. '_uplinks'] = ports, uplinks
   end
@@ -324,7 +328,9 @@ function StepCost:step(micro, tokens)
   local d = {
     schedule = o.schedule, micro = micro, layers = m.layers,
     recompute = m.recompute, token_group = o.token_group,
-    token_peers = self.node_tokens and 'nodes' or 'all',
+    token_peers = self.node_tokens and 'nodes' or 'all', dense_last = o.dense_last,
+    expert_factor = { forward = cost:factor 'expert', backward = cost:factor 'expert backward' },
+    unpack = cost:unpack(self.expert_bytes[0] * t.slots / t.ranks),
     host_seconds = (self.machine.split or 0) + (self.plans_now and self.machine.plan or 0),
     tensor = o.tensor, resident = o.resident, accumulate = o.accumulate,
     gradient_scale = o.gradient_bytes / m.bytes, dense = dense(self), refresh = refresh(self),

@@ -37,6 +37,9 @@ end
 function Store:unshard_start(weights, _, parts)
   local p, ops = self.program, {}
   if p.resident or not weights.moves then return nil end
+  if p.unpack > 0 then
+    p:compute('unshard', p.unpack, nil, { phase = false, layer = self.layer })
+  end
   for i = 1, parts do
     ops[i] = p:exchange('unshard', 'unshard', { layer = self.layer, part = parts > 1 and i - 1,
       group = weights.group, peers = 'all', ports = weights.ports, uplinks = weights.uplinks,
@@ -111,7 +114,7 @@ function Block.grad_buffer() end
 function Block:backward()
   local p = self.program
   attention(p, p.attention_back, 2)
-  if p.micro == p.last_micro then p:dense_reduce(p.dense.layer) end
+  if p.micro == p.last_micro and not p.dense_last then p:dense_reduce(p.dense.layer) end
 end
 
 --- ---- experts -----------------------------------------------------------------------------------
@@ -154,6 +157,12 @@ function Experts:dispatch()
   self.sent = send_all(self, 'dispatch')
 end
 
+--- So many seconds of experts on every rank, of a phase (default: the program's).
+local function compute_experts(p, seconds, o)
+  local factor = p.expert_factor[(o.phase or p.phase) == 'backward' and 'backward' or 'forward']
+  p:compute('expert', 0, step_ops.scaled(seconds, p.cluster.topology.ranks, factor), o)
+end
+
 --- A chunk's experts, each when its parameters are there; before that, those of the first slots
 -- that need not wait. key: of their seconds; phase: default the program's.
 local function compute_chunk(self, arriving, chunk, key, phase)
@@ -162,9 +171,9 @@ local function compute_chunk(self, arriving, chunk, key, phase)
     if segment.chunk == chunk then
       local o = { chunk = #load.ports > 1 and chunk - 1, phase = phase }
       local cut = arriving and key == 'seconds' and segment[arriving.kind]
-      if cut then p:compute('expert', 0, cut.kept, o) end
+      if cut then compute_experts(p, cut.kept, o) end
       if arriving then arriving:wait_part(segment.part) end
-      p:compute('expert', 0, cut and cut.rest or segment[key], o)
+      compute_experts(p, cut and cut.rest or segment[key], o)
     end
   end
 end
@@ -203,7 +212,7 @@ function Experts:backward(_, _, _, _, _, _, arriving)
   compute_chunks(self, arriving, function(chunk)
     if not hold then last = send(self, 'combine', chunk) end
   end)
-  p:compute('expert', 0, p.loads[self.layer].seconds)
+  compute_experts(p, p.loads[self.layer].seconds, {})
   if hold then last = send_all(self, 'combine') end
   p:wait(hold and last[#last] or last)
   p:compute('route', p.route_back)

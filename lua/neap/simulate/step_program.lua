@@ -113,7 +113,7 @@ end
 --- The last gradients, the optimizer, and the gathering of what it has changed.
 function Program:finish_step()
   self.phase, self.micro = 'step', nil
-  self:dense_reduce(self.dense.outer)
+  self:dense_reduce(self.dense_last and self.dense.all or self.dense.outer)
   self:wait(self.dense_reduced)
   self:compute('optimizer', self.optimizer)
   self:exchange('dense gather', 'unshard', { ports = self.dense.all.gather_ports,
@@ -132,6 +132,10 @@ end
 --   attention, attention_back, embed, embed_back, route, route_back, permute, finish, finish_back,
 --   head, loss, head_back, optimizer, host, host_seconds (of a layer's plan on the counts, and of
 --                           its split), sum (of gradients that have arrived): seconds
+--   unpack                  seconds of a rank's own for an unshard
+--   expert_factor           forward, backward: what the experts' seconds are multiplied by
+--   dense_last              gradients of dense parameters are summed when all are there, not layer
+--                           by layer
 --   dense                   bytes of the dense parameters' exchanges, of a layer, outer and all
 --   copied                  exchanges are work of the ranks (simulate/machines.lua)
 --   refresh                 ports and uplinks: new parameters to the shard groups; or nil

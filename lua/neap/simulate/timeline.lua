@@ -24,16 +24,17 @@ local function by_time(a, b)
 end
 
 --- The spans of all ranks (or of the first so many), as timeline.lua describes them: waits of the
--- compute stream are spans of their own, the last one until the step ends; critical: on the
--- critical path.
+-- compute stream are spans of their own, the last one until the step ends, that of the optimizer
+-- for what it needs but experts' gradients, as in a measured step; critical: on the critical path.
 function spans.of(cluster, count)
   local marks, ranks = critical_ranks(cluster), {}
   count = math.min(count or cluster.topology.ranks, cluster.topology.ranks)
   for r = 1, count do
     ranks[r] = {}
     for i, wait in ipairs(cluster:waits(r - 1)) do
+      local waiting = wait.op and cluster.spans[wait.op] or {}
       ranks[r][i] = { name = 'wait', stream = 'compute', begin = wait.begin, finish = wait.finish,
-        waits_for = wait.waits_for, layer = wait.op and cluster.spans[wait.op].layer }
+        waits_for = waiting.name ~= 'optimizer' and wait.waits_for or nil, layer = waiting.layer }
     end
   end
   for op = 0, #cluster.spans do

@@ -97,6 +97,31 @@ static void test_sharing(void)
   neap_topology_close(t);
 }
 
+/* Work after two exchanges, of 1 s and of 3 s: a thread that waits for the long one first has no
+ * wait for the short one. */
+static void test_order_of_waits(void)
+{
+  neap_topology *t = topology(2, 2, NULL);
+  neap_cluster *c = cluster(t, (neap_links){.port = 100, .uplink = 1e9});
+  double small[2] = {100, 100};
+  for (int32_t swap = 0; swap < 2; swap++) {
+    int32_t after[2], op;
+    int64_t count;
+    neap_span waits[4];
+    neap_cluster_clear(c);
+    neap_cluster_exchange(c, NEAP_TOKENS, 0, 0, 0, small, NULL, NULL, 0, &after[swap]);
+    neap_cluster_exchange(c, NEAP_UNSHARD, 0, 0, 3, NULL, NULL, NULL, 0, &after[!swap]);
+    neap_cluster_compute(c, 1, NULL, after, 2, &op);
+    check(!neap_cluster_run(c), "run");
+    check(!neap_cluster_waits(c, 0, waits, 4, &count) && count == 2 - swap, "%d waits", (int)count);
+    check(waits[0].waits_for == (swap ? NEAP_UNSHARD : NEAP_TOKENS), "the first");
+    check_close(waits[0].end, swap ? 3 : 1, 1e-12, "its end");
+    check(waits[count - 1].waits_for == NEAP_UNSHARD && waits[count - 1].end == 3, "the last");
+  }
+  neap_cluster_close(c);
+  neap_topology_close(t);
+}
+
 /* Nodes of 2 ranks: groups of a node move at once, the uplink holds the exchange of all up; an
  * exchange that uses a tenth of a link slows another one by as much only. */
 static void test_groups_and_uplinks(void)
@@ -367,6 +392,7 @@ int main(void)
 {
   test_two_ranks();
   test_sharing();
+  test_order_of_waits();
   test_groups_and_uplinks();
   test_messages();
   test_rates();

@@ -44,7 +44,7 @@ describe('the timeline of two ranks', function()
     assert.are.equal(7.5, find(0, 'dispatch').finish) -- 2 s of work at half the port
     assert.are.equal(11.5, find(1, 'unshard').finish)
     local wait = find(0, 'wait')
-    assert.are.same({ 1, 11.5, 'unshard' }, { wait.begin, wait.finish, wait.waits_for })
+    assert.are.same({ 1, 7.5, 'tokens' }, { wait.begin, wait.finish, wait.waits_for }) -- then 4 s
     assert.are.equal(3, find(1, 'wait').begin)
     assert.are.equal(12.5, find(1, 'expert').finish)
   end)
@@ -58,7 +58,7 @@ describe('the timeline of two ranks', function()
     end
     assert.are.same(report.exposed, sums)
     assert.are.equal(report.seconds - report.busy.compute, waiting)
-    assert.are.same({ tokens = 0, unshard = 9.5, late = 0, reduce = 0, other = 1.5 }, sums)
+    assert.are.same({ tokens = 5.5, unshard = 4, late = 0, reduce = 0, other = 1.5 }, sums)
   end)
 
   it('marks the critical path: the slow attention, the parameters, the long experts', function()
@@ -81,7 +81,8 @@ describe('the timeline of two ranks', function()
     assert.matches('\nunshard +8500.00 +54.8 %% +8500.00 +54.8 %%', text)
     assert.matches('\nexpert +2500.00 +16.1 %% +4000.00 +25.8 %%', text)
     assert.matches('\ndispatch +4500.00 +29.0 %% +0.00 +0.0 %%', text)
-    assert.matches('wait for unshard +9500.00', text)
+    assert.matches('wait for tokens +5500.00', text)
+    assert.matches('wait for unshard +4000.00', text)
     assert.matches('wait for the end +1500.00', text)
   end)
 

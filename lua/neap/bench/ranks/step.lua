@@ -5,14 +5,12 @@
 
 local on_rank = require 'neap.bench.ranks.entry'
 local device = require 'neap.engine.device'
-local errors = require 'neap.base.errors'
+local every_step = require 'neap.profile.every_step'
 local json = require 'neap.base.json'
 local lib = require 'neap.base.lib'
 local process = require 'neap.bench.peers.process'
 local series = require 'neap.base.series'
 local text_table = require 'neap.base.text_table'
-local breakdown = require 'neap.profile.breakdown'
-local timeline = require 'neap.engine.timeline'
 local chrome_trace = require 'neap.profile.chrome_trace'
 local trainer = require 'neap.train.trainer'
 
@@ -41,26 +39,6 @@ end
 
 --- ---- measuring ---------------------------------------------------------------------------------
 
---- What a trainer takes for a job's timeline: records every step from first on.
-local function recording(first)
-  local self = { recorder = timeline.open(), summaries = {} }
-  function self.check_steps() end
-  function self.start(_, step)
-    if step < first then return nil end
-    self.recorder:start(step)
-    return self.recorder
-  end
-  function self.keep(_, comm)
-    local lost = self.recorder:lost()
-    local ranks = timeline.gather(comm, self.recorder)
-    if not ranks then return end
-    if lost > 0 then errors.plain('bench step: %d spans were lost for want of room', lost) end
-    self.last = ranks
-    self.summaries[#self.summaries + 1] = breakdown.summary(ranks)
-  end
-  return self
-end
-
 local function job_of(channel, rank, ranks, order, record)
   local p = order.params
   local node_of = ffi.new('int32_t[?]', ranks)
@@ -72,7 +50,7 @@ end
 --- Trains under a schedule; returns what was recorded, the losses and the parameters' counts.
 local function measure(channel, rank, ranks, order, schedule)
   local p = order.params
-  local record = recording(p.warm_up)
+  local record = every_step.open(p.warm_up)
   local run = trainer.open {
     job = job_of(channel, rank, ranks, order, record), params = p, policy = p.policy,
     text = random_text(p.vocabulary), schedule = (schedule:gsub('%+', ',')),
@@ -82,7 +60,7 @@ local function measure(channel, rank, ranks, order, schedule)
   local losses = run.losses
   record.device_bytes = select(2, device.held())
   run:close()
-  record.recorder:close()
+  record:close()
   return record, losses, total, used
 end
 
