@@ -94,13 +94,14 @@ int neap_tensor_open_over(int dtype, int32_t ndim, const int64_t *dims, void *da
   int status = check_dims(dtype, ndim, dims, &count);
   if (status)
     return status;
+  static char nothing[64]; /* where the elements of an empty tensor are */
   if (!data && count)
     return neapi_fail(NEAP_ARGUMENT, "tensor over memory: NULL has no %lld elements",
                       (long long)count);
   neap_tensor *t = make(dtype, ndim, dims, count, memory_of(dtype));
   if (!t)
     return NEAP_MEMORY;
-  t->data = data;
+  t->data = data ? data : nothing;
   t->borrowed = true;
   *out = t;
   return NEAP_OK;

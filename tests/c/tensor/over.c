@@ -15,6 +15,7 @@ static void test_over(void)
   neap_tensor_close(view);
   check(data[0] == 1, "the memory went with the tensor");
   check_ok(neap_tensor_open_over(NEAP_I64, 1, (int64_t[]){0}, NULL, &t));
+  check(neap_tensor_data(t), "NULL, which kernels take for a failure");
   neap_tensor_close(t);
   check(neap_tensor_open_over(NEAP_F32, 1, (int64_t[]){1}, NULL, &t) == NEAP_ARGUMENT,
         "an element of NULL");
