@@ -1,4 +1,6 @@
+local intervals = require 'neap.draw.intervals'
 local json = require 'neap.base.json'
+local page = require 'neap.report.page'
 local program = require 'tests.cli.program'
 local svg = require 'neap.draw.svg'
 
@@ -143,6 +145,28 @@ describe('neap report', function()
       .. '1300: fits, %d+ pictures$',
       found)
     assert.are.equal('', console)
+  end)
+
+  it('fits with as many columns as there can be, and differences that are none', function()
+    local titles = { 'tokens/s', 'step ms', 'simulated step ms', 'imbalance', 'better than static',
+      'better than laer', 'p95', 'max', 'std %', '% of ideal', 'utilization %', 'exposed %',
+      'inter-node %', 'plan ms', 'split us', 'faults', 'late', 'loss', 'bits/byte',
+      '% of force-balanced', 'late sent', 'late experts' }
+    local tables = {}
+    for i, columns in ipairs { 14, 18, 22 } do
+      local heading, row = { 'policy' }, { 'laer+minimax:window=3' }
+      for column = 1, columns do
+        heading[column + 1], row[column + 1] = titles[column], column < 4 and '22155.9' or '1.4354'
+      end
+      tables[i] = page.table(heading, { row })
+    end
+    local drawn = intervals.draw { title = 'inter node share, difference from static',
+      unit = 'lower is better; lines are 95 % intervals', show = tostring,
+      rows = { { name = 'laer', mean = 0, low = -1e-16, high = 0 } } }
+    local html = page.render('wide', '', { { title = 'Comparison',
+      body = table.concat(tables) .. page.grid { page.figure(drawn) } } }, '')
+    assert.matches('^360: fits, 1 pictures\n390: fits, 1 pictures\n768: fits, 1 pictures\n'
+      .. '1300: fits, 1 pictures$', (look_at(html)))
   end)
 
   it('can be seen', function()

@@ -13,12 +13,14 @@ local intervals = {}
 local WIDTH, ROW, TOP, BOTTOM, RIGHT = 360, 26, 40, 40, 14
 local NAMES = 118 -- width of the column of names
 local SMALL, GREY = '#5b626b', '#8a9099'
+local NOISE = 1e-9 -- differences that are none, but for rounding
 
 --- Ends of the axis: all intervals and 0, with room on both sides.
 local function ends_of(rows)
   local low, high = 0, 0
   for _, row in ipairs(rows) do low, high = math.min(low, row.low), math.max(high, row.high) end
-  local span = math.max(high - low, 1e-12)
+  local span = high - low
+  if span < NOISE then return -1, 1 end
   return low - 0.06 * span, high + 0.06 * span
 end
 

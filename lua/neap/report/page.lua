@@ -60,18 +60,34 @@ footer{color:#57606a;font-size:.85rem;margin-top:36px}
 @media (max-width:700px){.wide{display:none}.narrow{display:block}
  body{font-size:15px}h1{font-size:1.35rem}main{padding:0 10px 32px}th,td{padding:6px 8px}
  .facts td:first-child{width:7.5rem}}
-@media screen and (max-width:900px){.cards thead{display:none}
- .cards,.cards tbody,.cards tr,.cards td{display:block}
- .cards tr{padding:8px 0;border-bottom:1px solid #dfe3e8}.cards tr:last-child{border-bottom:0}
- .cards td{display:flex;justify-content:space-between;gap:14px;padding:2px 12px;border:0;
-  white-space:normal}
- .cards td::before{content:attr(data-label);color:#57606a;text-align:left;font-weight:400}
- .cards td:first-child{display:block;font-weight:600}.cards td:first-child::before{content:none}}
+.many{font-size:.74rem}.many th,.many td{padding:7px 3px}.many td:first-child{min-width:5rem}
+@media screen and (max-width:900px){CARDS}
+@media screen and (max-width:1240px){MANY}
+@media screen and (max-width:1600px){CROWD}
 @media print{body{background:#fff;font-size:10.5pt}header{background:#fff;color:#000;padding:0}
  header p{color:#333}figure,.card,.tile,tr{break-inside:avoid}h2,h3{break-after:avoid}
  .scroll{overflow:visible}table{font-size:8pt}th,td{white-space:normal;padding:3px 5px}
  .grid{grid-template-columns:1fr 1fr}}
 ]]
+
+-- How the rows of a table become cards, on screens that are too narrow for it: for any table, for
+-- one with many columns, for one with a crowd of them.
+local CARDS = [[TABLE thead{display:none}TABLE,TABLE tbody,TABLE tr,TABLE td{display:block}
+ TABLE tr{padding:8px 0;border-bottom:1px solid #dfe3e8}TABLE tr:last-child{border-bottom:0}
+ TABLE td{display:flex;justify-content:space-between;gap:14px;padding:2px 12px;border:0;
+  white-space:normal;font-size:.84rem}
+ TABLE td::before{content:attr(data-label);color:#57606a;text-align:left;font-weight:400}
+ TABLE td:first-child{display:block;font-weight:600}TABLE td:first-child::before{content:none}]]
+STYLE = STYLE:gsub('%u%u%u%u%u*', function(word)
+  if word == 'CARDS' or word == 'MANY' or word == 'CROWD' then
+    return (CARDS:gsub('TABLE', '.' .. word:lower()))
+  end
+end)
+
+--- The classes of a table with so many columns.
+local function class_of(columns)
+  return columns > 19 and 'cards many crowd' or columns > 15 and 'cards many' or 'cards'
+end
 
 --- An element's text with what is in it escaped: page.fill('<b>%s</b>', text).
 function page.fill(template, ...)
@@ -87,8 +103,8 @@ function page.table(heading, rows)
   for i, title in ipairs(heading) do
     lines[i], labels[i] = '<th>' .. title .. '</th>', title:gsub('<[^>]*>', ' ')
   end
-  local out = { '<div class="scroll"><table class="cards"><thead><tr>', table.concat(lines),
-    '</tr></thead><tbody>' }
+  local out = { ('<div class="scroll"><table class="%s"><thead><tr>'):format(class_of(#heading)),
+    table.concat(lines), '</tr></thead><tbody>' }
   for _, row in ipairs(rows) do
     out[#out + 1] = row.class and ('<tr class="%s">'):format(row.class) or '<tr>'
     for i = 1, #heading do
