@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PATH_BYTES = 4096 };
+enum { PATH_BYTES = 4096, RANDOM_FROM = 1 << 28 }; /* RANDOM_FROM: bytes of a large file */
 
 /* ---- names ----------------------------------------------------------------------------------- */
 
@@ -165,6 +165,8 @@ static int map_file(const char *path, neapi_text_part *part)
                                 .width = 1,
                                 .memory = memory,
                                 .mapped = info.st_size};
+    if (!status && info.st_size > RANDOM_FROM) /* sequences lie here and there: no reading ahead */
+      madvise(memory, (size_t)info.st_size, MADV_RANDOM);
   }
   close(fd);
   return status;

@@ -1,5 +1,7 @@
 --- neap trace: what goes in comes out, cut, merged, converted and made.
 
+local ffi = require 'ffi'
+local json = require 'neap.base.json'
 local program = require 'tests.cli.program'
 local trace = require 'neap.engine.trace'
 
@@ -119,6 +121,62 @@ describe('neap trace', function()
       sum, n = sum + most * 32 / total, n + 1
     end)
     assert.is_true(math.abs(sum / n - 3) < 0.01, 'max / mean is ' .. sum / n)
+  end)
+
+  local function read(name)
+    local file = assert(io.open(folder .. '/' .. name, 'rb'))
+    local text = file:read '*a'
+    file:close()
+    return text
+  end
+
+  it("writes a policy's layouts as SGLang and EPLB take them", function()
+    run(0, 'layout made.safetensors l.json --policy eplb --slots 5')
+    run(0, 'layout made.safetensors l.safetensors --policy eplb --slots 5')
+    local maps = json.decode(read 'l.json').physical_to_logical_map
+    assert.are.equal(3, #maps)
+    local text = read 'l.safetensors'
+    local header = ffi.cast('const uint64_t *', ffi.cast('const char *', text))[0]
+    local about, at = json.decode(text:sub(9, 8 + tonumber(header))), 8 + tonumber(header)
+    local function tensor(name)
+      return ffi.cast('const int64_t *', ffi.cast('const char *', text) + at
+        + about[name].data_offsets[1])
+    end
+    local phy2log, log2phy, logcnt = tensor 'phy2log', tensor 'log2phy', tensor 'logcnt'
+    local most = about.log2phy.shape[3]
+    assert.are.same({ { 3, 20 }, { 3, 16, most }, { 3, 16 } },
+      { about.phy2log.shape, about.log2phy.shape, about.logcnt.shape })
+    for layer = 0, 2 do
+      local seen = {}
+      for slot = 0, 19 do
+        local expert = maps[layer + 1][slot + 1]
+        assert.are.equal(expert, tonumber(phy2log[20 * layer + slot]))
+        local nth = seen[expert] or 0
+        assert.are.equal(slot, tonumber(log2phy[(16 * layer + expert) * most + nth]))
+        seen[expert] = nth + 1
+      end
+      for expert = 0, 15 do
+        assert.are.equal(seen[expert], tonumber(logcnt[16 * layer + expert]))
+        for nth = seen[expert], most - 1 do
+          assert.are.equal(-1, tonumber(log2phy[(16 * layer + expert) * most + nth]))
+        end
+      end
+    end
+  end)
+
+  it('plans those layouts on the last steps of the trace', function()
+    run(0, 'synth one.safetensors --ranks 4 --steps 1 --layers 1 --tokens 100 --seed 9 --slots 5 '
+      .. '--node-size 2')
+    run(0, 'layout one.safetensors l.json --policy eplb')
+    local t = trace.open(folder .. '/one.safetensors')
+    local topology = require('neap.engine.topology').open { ranks = 4, node_size = 2,
+      experts = 16, slots = 5 }
+    local layout = require('neap.engine.plan').open('eplb', topology):plan(t:load(0, 0))
+    local wanted = {}
+    for slot = 0, 19 do wanted[slot + 1] = layout:array()[slot] end
+    assert.are.same({ wanted }, json.decode(read 'l.json').physical_to_logical_map)
+    run(2, 'layout one.safetensors l.txt')
+    run(2, 'layout one.safetensors l.json --policy nobody')
   end)
 
   it('refuses what does not fit', function()

@@ -4,9 +4,12 @@ local chart = require 'neap.draw.chart'
 local errors = require 'neap.base.errors'
 local formats = require 'neap.replay.formats'
 local json = require 'neap.base.json'
+local layout_file = require 'neap.replay.layout_file'
 local lib = require 'neap.base.lib'
 local outputs = require 'neap.base.outputs'
 local arguments = require 'neap.base.arguments'
+local replay = require 'neap.replay'
+local session = require 'neap.policy.session'
 local whole = arguments.whole
 local synth = require 'neap.engine.synth'
 local synth_trace = require 'neap.replay.synth_trace'
@@ -27,6 +30,7 @@ Examples:
   neap trace import router_traces/ run.safetensors
   neap trace import routed_experts.npy served.safetensors --ranks 8 --step-tokens 4096
   neap trace export run.safetensors run.csv.gz
+  neap trace layout run.safetensors layout.json --policy neap --slots 5
   neap trace synth made.safetensors --preset e16k4 --ranks 32 --steps 24 --slots 4
   neap trace synth w6.safetensors --workload W6 --experts 64 --top-k 6 --ranks 8 --slots 10
   neap trace synth skew.safetensors --maxvio 4 --experts 64 --top-k 6 --slots 4
@@ -103,6 +107,21 @@ local function add_import(parser)
   import:option('--node-size', 'noted for replay: ranks per node'):convert(whole('--node-size', 1))
 end
 
+local function add_layout(parser)
+  local layout = parser:command('layout', 'The layouts that a policy ends with, for serving: '
+    .. "*.json is SGLang's physical_to_logical_map, *.safetensors EPLB's phy2log, log2phy, logcnt.")
+  layout:argument('file', 'trace'):argname '<trace>'
+  layout:argument('to', 'file to write'):argname '<to.json>'
+  layout:option('--policy', 'layout policy, as in replay'):default 'neap'
+  layout:option('--slots', 'slots per rank (default: as recorded)')
+    :convert(whole('--slots', 1, 2 ^ 20))
+  layout:option('--node-size', ('ranks per node (default: as recorded, else %d)'):format(
+    replay.NODE_SIZE)):convert(whole('--node-size', 1))
+  layout:option('--seed', 'of policies that draw'):convert(whole('--seed', 0)):default '1'
+  session.deadline_option(layout)
+  session.trust_option(layout)
+end
+
 function command.options(parser)
   parser:require_command(true):command_target 'action'
   local info = parser:command('info', 'Shape, metadata and balance of a trace.')
@@ -126,6 +145,7 @@ function command.options(parser)
   local export = parser:command('export', 'Write a trace as CSV, gzipped if it is named so.')
   export:argument('file', 'what to read'):argname '<from>'
   export:argument('to', 'file to write'):argname '<to.csv>'
+  add_layout(parser)
   add_synth(parser)
 end
 
@@ -253,6 +273,20 @@ function actions.export(args)
   local t = trace.read(args.file)
   tools.export(t, args.to)
   tell(args.to, t.steps)
+end
+
+function actions.layout(args)
+  session.check({ args.policy }, false, args.trust_policies)
+  local t = trace.read(args.file)
+  if t.steps == 0 then errors.usage('%s: there are no steps to plan on', args.file) end
+  local filled, messages = layout_file.write(args.to, { trace = t, policy = args.policy,
+    topology = replay.open_topology(args, t), seed = args.seed, deadline = args.deadline,
+    strict = true, trusted = args.trust_policies })
+  for _, message in ipairs(messages or {}) do io.stderr:write('neap: ', message, '\n') end
+  if filled > 0 then
+    io.stderr:write(('neap: %s: %d empty slots hold an expert of their rank once more\n'):format(
+      args.to, filled))
+  end
 end
 
 function actions.synth(args)

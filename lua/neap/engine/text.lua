@@ -153,6 +153,17 @@ local function parse(spec)
   return list
 end
 
+--- Names of the files, folders and patterns in a schedule's text; those of corpora left out.
+function text.own_names(spec)
+  local list, packages = {}, select(2, text.names())
+  for _, entry in ipairs(parse(spec)) do
+    for _, item in ipairs(entry) do
+      if not packages[item[1]] then list[#list + 1] = item[1] end
+    end
+  end
+  return list
+end
+
 --- Shares of the texts of an entry, adding up to 1.
 local function normalize(entry)
   local total = 0

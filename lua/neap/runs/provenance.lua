@@ -114,26 +114,57 @@ end
 
 local text_hashes = {}
 
--- Tokens of a text that are hashed at most, and at once; of any vocabulary.
-local HASHED, PIECE, ANY = 2 ^ 24, 2 ^ 16, 2 ^ 31 - 1
+-- Tokens of a text that is hashed as a whole, at most; of a longer one pieces are. ANY: vocabulary.
+local WHOLE, AT_ONCE, PIECES, PIECE, ANY = 2 ^ 24, 2 ^ 16, 256, 2 ^ 12, 2 ^ 31 - 1
+
+--- Calls each(first, count) for the parts of a text that are hashed.
+local function hashed_parts(size, each)
+  if size > WHOLE then
+    for i = 0, PIECES - 1 do each(math.floor((size - PIECE) * i / (PIECES - 1)), PIECE) end
+    return
+  end
+  for first = 0, size - 1, AT_ONCE do each(first, math.min(AT_ONCE, size - first)) end
+end
 
 --- SHA-256 of an open text: of its bytes, or its tokens as int32_t; of one with more than 16 M
--- tokens, of pieces from all over it. Computed once in a Lua state.
+-- tokens, of pieces from all over it. Of a corpus it is computed once in a Lua state.
 function provenance.text_hash(open_text)
   local name, size = open_text.name, open_text.size
   if text_hashes[name] then return text_hashes[name] end
-  local count = math.min(size, HASHED)
+  local count = size > WHOLE and PIECES * PIECE or size
   local kept = ffi.new(open_text.width == 1 and 'uint8_t[?]' or 'int32_t[?]', count)
-  local ids, pieces = ffi.new('int32_t[?]', PIECE), math.ceil(count / PIECE)
-  for piece = 0, pieces - 1 do
-    local length = math.min(PIECE, count - piece * PIECE)
-    local first = size <= HASHED and piece * PIECE
-      or math.floor((size - PIECE) * piece / (pieces - 1))
+  local ids, at = ffi.new('int32_t[?]', AT_ONCE), 0
+  hashed_parts(size, function(first, length)
     open_text:ids(first, length, ids, ANY)
-    for i = 0, length - 1 do kept[piece * PIECE + i] = ids[i] end
+    for i = 0, length - 1 do kept[at + i] = ids[i] end
+    at = at + length
+  end)
+  local hex, packages = provenance.sha256(kept, ffi.sizeof(kept)), select(2, text.names())
+  text_hashes[name] = packages[name] and hex or nil
+  return hex
+end
+
+-- Names of parameters that hold texts.
+local TEXT_PARAMETERS = { text = true, texts = true, eval_text = true }
+
+--- Of the user's own files that parameters name as texts: size and SHA-256, a list; what cannot be
+-- read is left out.
+local function own_texts(values)
+  local list = {}
+  for _, name in ipairs(lib.sorted_keys(values)) do
+    local value = TEXT_PARAMETERS[name] and values[name] or {}
+    for _, spec in ipairs(type(value) == 'table' and value or { value }) do
+      local ok, names = pcall(text.own_names, spec)
+      for _, own in ipairs(ok and names or {}) do
+        local there, open_text = pcall(text.open, own)
+        if there then
+          list[#list + 1] = ('%d %s'):format(open_text.size, provenance.text_hash(open_text))
+          open_text:close()
+        end
+      end
+    end
   end
-  text_hashes[name] = provenance.sha256(kept, ffi.sizeof(kept))
-  return text_hashes[name]
+  return list
 end
 
 --- Installed versions of the packages that training texts come from: { english = '0.54-1' }; none
@@ -220,6 +251,7 @@ function provenance.keys(settings)
   for i, path in ipairs(settings.files) do
     files[i] = provenance.source_hash(path) or path
   end
+  for _, own in ipairs(own_texts(settings.parameters)) do files[#files + 1] = own end
   for name, value in pairs(settings.parameters) do
     if name ~= 'seed' and not POLICY_PARAMETERS[name] then rest[name] = value end
   end

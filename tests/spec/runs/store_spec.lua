@@ -227,4 +227,19 @@ describe('store', function()
     assert.is_true(other ~= key and same == context)
     assert.is_true(select(2, keys { seed = 1, steps = 6, policies = { 'laer' } }) ~= context)
   end)
+
+  it('changes with the files of a text', function()
+    local own = os.tmpname()
+    local function key_of(content)
+      local file = io.open(own, 'w')
+      file:write(content)
+      file:close()
+      return (provenance.keys { kind = 'run', files = {},
+        parameters = { text = own .. ',english@5', steps = 3 } })
+    end
+    local first, second = key_of 'abc', key_of 'abd'
+    assert.are_not.equal(first, second)
+    assert.are.equal(first, key_of 'abc')
+    os.remove(own)
+  end)
 end)
