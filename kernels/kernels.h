@@ -307,6 +307,15 @@ typedef int neapi_kernel_to_acc(int64_t n, const void *x, void *out,
 typedef int neapi_kernel_from_acc(int64_t n, const void *x, void *out,
                                   void *stream); // (N) acc to (N)
 
+/* ---- FP8 as it travels: the format is in e4m3.h ---------------------------------------------- */
+
+/* Blocks of 128 numbers from the first on; packed: neapi_e4m3_bytes(n), from a multiple of 4. */
+typedef int neapi_kernel_to_e4m3(int64_t n, const void *x, // (N) acc
+                                 void *packed, void *stream);
+typedef int neapi_kernel_from_e4m3(int64_t n, const void *packed, //
+                                   void *out,
+                                   void *stream); // (N), code times scale in acc, rounded
+
 /* ---- exact sums: words and method are in exact.h -------------------------------------------- */
 
 /* max[h] = largest |x[:,h]|, infinity if one is not finite; with accumulate also of what max
@@ -362,9 +371,9 @@ typedef int neapi_kernel_exact_square_sum(int64_t n, const void *x, double max, 
   X(rmsnorm) X(rmsnorm_backward) X(rmsnorm_gain_terms) A(rotary_table) X(rotary) X(attention)      \
   X(attention_backward)                                                                            \
   X(fill) X(add) X(sum) A(sum_double) X(swiglu) X(swiglu_backward) A(adamw)                        \
-  X(to_double) X(from_double) X(to_acc) X(from_acc)                                                \
+  X(to_double) X(from_double) X(to_acc) X(from_acc) A(to_e4m3) X(from_e4m3)                        \
   X(cross_entropy) A(router) A(router_shares) A(balanced_choices) X(router_backward)               \
-  A(count_choices) A(assign_choices) X(square_sum) X(max_abs)                        \
+  A(count_choices) A(assign_choices) X(square_sum) X(max_abs)                                      \
   X(exact_column_max) A(exact_quantum) X(exact_quantise) A(exact_gemm_tn) X(exact_column_sum)      \
   X(exact_scatter_add) X(exact_square_sum)
 /* clang-format on */

@@ -301,7 +301,7 @@ sanitize_all() {
       ;;
     esac
     for name in kernels_cuda_{rows,rmsnorm,rotary,elementwise,reduce,softmax_loss,router} \
-      kernels_cuda_{attention,gemm,experts,choices,exact} device_cuda_random; do
+      kernels_cuda_{attention,gemm,experts,choices,exact,fp8} device_cuda_random; do
       start "$tool, test_$name" sanitize "$tool" "$build/tests/test_$name" ${size:+"$size"}
     done
   done

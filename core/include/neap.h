@@ -686,6 +686,12 @@ NEAP_API void neap_cut(int64_t size, int64_t granule, int32_t parts, int32_t ind
  * in each run: an all-reduce of gradients with the optimizer in its middle (ZeRO, arXiv
  * 1910.02054). */
 enum { NEAP_GROUP_ALL = 0, NEAP_GROUP_NODE = -1, NEAP_GROUP_RESIDENT = -2 };
+/* How working parameters travel in unshards and refreshes: as they are, or in FP8 (E4M3, blocks of
+ * 128 elements of an expert, each with a scale in F32; arXiv 2209.05433, 2412.19437): 33 / 32 bytes
+ * an element. All replicas then have what came out of FP8, the owner's too, whatever ranks, layout
+ * and shard group; ranges are cut at multiples of 128 elements; masters and gradients are as
+ * ever. */
+enum { NEAP_TRAVEL_DTYPE, NEAP_TRAVEL_E4M3 };
 typedef enum {
   NEAP_SHARD_PARAMETER,
   NEAP_SHARD_MOMENT1,
@@ -706,12 +712,13 @@ typedef struct {
  * needs a communicator of its own; not closed before the last collective call.
  * dtype: of working parameters, F32, F64 or BF16. Master parameters, moments and gradients are of
  * dtype too, but F32 where it is BF16: then unshard moves half the bytes of reduce, since a
- * gradient travels as it was summed and is rounded by no one but its owner's sum. exact: gradients
- * to reduce are F64, added in double and rounded once. sizes[experts]: elements of each expert,
- * >= 1. group: 1 to so many ranks per shard group as there are, or see above. Errors: ARGUMENT,
- * also for RESIDENT in a topology whose experts have no homes. */
-NEAP_API int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int exact,
-                              const int64_t *sizes, int32_t group, neap_shards **out);
+ * gradient travels as it was summed and is rounded by no one but its owner's sum. travel: see above.
+ * exact: gradients to reduce are F64, added in double and rounded once. sizes[experts]: elements of
+ * each expert, >= 1. group: 1 to so many ranks per shard group as there are, or see above. Errors:
+ * ARGUMENT, also for RESIDENT in a topology whose experts have no homes, and in FP8: resident
+ * experts are computed with as they are. */
+NEAP_API int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int travel,
+                              int exact, const int64_t *sizes, int32_t group, neap_shards **out);
 /* Gradients come back over this communicator from now on, so that they do not wait for unshards nor
  * unshards for them. comm: as for open, of the same ranks; not closed before the last reduce.
  * Local. Errors: ARGUMENT. */

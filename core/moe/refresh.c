@@ -15,29 +15,47 @@ static void list_refresh(neap_transfer *t, int32_t e)
   const neap_shards *s = t->shards;
   neapi_shard_range master = neapi_shards_master(s, e, s->rank);
   neapi_shard_range working = neapi_shards_working(s, e, s->rank);
-  char *from = s->current + (s->master_at[e] - master.begin) * s->element;
-  char *to = s->working + (s->working_at[e] - working.begin) * s->element;
+  char *from = s->current + s->current_at[e] - neapi_shards_bytes(s, master.begin);
+  char *to = s->working + s->working_at[e] - neapi_shards_bytes(s, working.begin);
   for (int32_t peer = 0; peer < s->ranks; peer++) {
     neapi_shard_range out = intersect(master, neapi_shards_working(s, e, peer));
     neapi_shard_range in = intersect(neapi_shards_master(s, e, peer), working);
+    int64_t out_at = neapi_shards_bytes(s, out.begin), in_at = neapi_shards_bytes(s, in.begin);
+    int64_t out_bytes = neapi_shards_bytes(s, out.end) - out_at;
+    int64_t in_bytes = neapi_shards_bytes(s, in.end) - in_at;
     if (peer == s->rank) {
-      t->failed |= neapi_copy(to + in.begin * s->element, from + in.begin * s->element,
-                              (in.end - in.begin) * s->element);
+      t->failed |= neapi_copy(to + in_at, from + in_at, in_bytes);
       continue;
     }
-    neapi_messages_add(&t->send, from + out.begin * s->element, (out.end - out.begin) * s->element,
-                       peer);
-    neapi_messages_add(&t->recv, to + in.begin * s->element, (in.end - in.begin) * s->element,
-                       peer);
+    neapi_messages_add(&t->send, from + out_at, out_bytes, peer);
+    neapi_messages_add(&t->recv, to + in_at, in_bytes, peer);
   }
 }
 
-/* What the master's parameters are in the working dtype. */
+/* The master's parameters in FP8: experts in one launch as long as blocks end where they do. */
+static int pack_master(neap_shards *s)
+{
+  const char *master = s->part[NEAP_SHARD_PARAMETER];
+  int status = NEAPI_KERNEL_OK;
+  for (int32_t first = 0, e = 0; !status && e < s->experts; e++) {
+    int64_t n = s->master_at[e + 1] - s->master_at[first];
+    if (n % NEAPI_E4M3_BLOCK == 0 && e + 1 < s->experts)
+      continue;
+    status = s->kernels->to_e4m3(n, master + s->master_at[first] * s->kernels->acc_size,
+                                 s->current + s->current_at[first], neapi_stream());
+    first = e + 1;
+  }
+  return status;
+}
+
+/* What the master's parameters are as they travel. */
 static int round_master(neap_shards *s)
 {
   const char *master = s->part[NEAP_SHARD_PARAMETER];
   if (s->current == master)
     return NEAP_OK;
+  if (s->packed)
+    return neapi_kernel_status_of("refresh", pack_master(s));
   return neapi_kernel_status_of("refresh",
                                 s->kernels->from_acc(s->owned, master, s->current, neapi_stream()));
 }

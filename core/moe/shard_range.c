@@ -11,10 +11,10 @@ void neap_cut(int64_t size, int64_t granule, int32_t parts, int32_t index, int64
   *end = size - *begin < each ? size : *begin + each;
 }
 
-static neapi_shard_range range_of(int64_t size, int32_t count, int32_t index)
+static neapi_shard_range range_of(const neap_shards *s, int64_t size, int32_t count, int32_t index)
 {
   neapi_shard_range range;
-  neap_cut(size, 1, count, index, &range.begin, &range.end);
+  neap_cut(size, s->packed ? NEAPI_E4M3_BLOCK : 1, count, index, &range.begin, &range.end);
   return range;
 }
 
@@ -27,7 +27,7 @@ const void *neapi_shards_own(const neap_shards *s, int32_t expert)
 {
   if (!neapi_shards_resident(s, expert, s->rank))
     return NULL;
-  return s->working + s->working_at[expert] * s->element;
+  return s->working + s->working_at[expert];
 }
 
 /* Of an expert that is resident: cut over its homes, one in each run of ranks. */
@@ -37,17 +37,18 @@ static neapi_shard_range home_range(const neap_shards *s, int32_t expert, int32_
   if (!neapi_topology_at_home(s->topology, expert, rank))
     return (neapi_shard_range){0, 0};
   return whole ? (neapi_shard_range){0, s->sizes[expert]}
-               : range_of(s->sizes[expert], s->ranks / run, rank / run);
+               : range_of(s, s->sizes[expert], s->ranks / run, rank / run);
 }
 
 neapi_shard_range neapi_shards_master(const neap_shards *s, int32_t expert, int32_t rank)
 {
   return s->resident ? home_range(s, expert, rank, false)
-                     : range_of(s->sizes[expert], s->ranks, rank);
+                     : range_of(s, s->sizes[expert], s->ranks, rank);
 }
 
 neapi_shard_range neapi_shards_working(const neap_shards *s, int32_t expert, int32_t rank)
 {
-  return s->resident ? home_range(s, expert, rank, true)
-                     : range_of(s->sizes[expert], s->group_size[rank], rank - s->group_first[rank]);
+  return s->resident
+             ? home_range(s, expert, rank, true)
+             : range_of(s, s->sizes[expert], s->group_size[rank], rank - s->group_first[rank]);
 }

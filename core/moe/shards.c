@@ -10,7 +10,23 @@
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-static int check(const neap_comm *comm, const neap_topology *topology, int dtype,
+static int check_types(int dtype, int travel, int32_t group)
+{
+  if (dtype != NEAP_F32 && dtype != NEAP_F64 && dtype != NEAP_BF16)
+    return neapi_fail(NEAP_ARGUMENT, "shards: dtype is %s; allowed are f32, f64 and bf16",
+                      neapi_dtype_name(dtype));
+  if (travel != NEAP_TRAVEL_DTYPE && travel != NEAP_TRAVEL_E4M3)
+    return neapi_fail(NEAP_ARGUMENT, "shards: travel is %d; allowed are %d (dtype) and %d (E4M3)",
+                      travel, NEAP_TRAVEL_DTYPE, NEAP_TRAVEL_E4M3);
+  if (travel == NEAP_TRAVEL_E4M3 && group == NEAP_GROUP_RESIDENT)
+    return neapi_fail(NEAP_ARGUMENT,
+                      "shards: resident experts do not travel in FP8, since they are "
+                      "computed with as they are; shard them, or let them travel in "
+                      "their dtype");
+  return NEAP_OK;
+}
+
+static int check(const neap_comm *comm, const neap_topology *topology, int dtype, int travel,
                  const int64_t *sizes, int32_t group)
 {
   if (!comm || !topology || !sizes)
@@ -18,15 +34,14 @@ static int check(const neap_comm *comm, const neap_topology *topology, int dtype
   if (neap_comm_size(comm) != topology->ranks)
     return neapi_fail(NEAP_ARGUMENT, "shards: the communicator has %d ranks, the topology %d",
                       neap_comm_size(comm), topology->ranks);
-  if (dtype != NEAP_F32 && dtype != NEAP_F64 && dtype != NEAP_BF16)
-    return neapi_fail(NEAP_ARGUMENT, "shards: dtype is %s; allowed are f32, f64 and bf16",
-                      neapi_dtype_name(dtype));
+  int status = check_types(dtype, travel, group);
+  if (status)
+    return status;
   if (group == NEAP_GROUP_RESIDENT && !topology->homes)
     return neapi_fail(NEAP_ARGUMENT,
                       "shards: resident experts need homes, which the topology does not have; give "
                       "it some before the store is opened");
-  int status =
-      group == NEAP_GROUP_RESIDENT ? NEAP_OK : neapi_group_check(topology, group, "shards");
+  status = group == NEAP_GROUP_RESIDENT ? NEAP_OK : neapi_group_check(topology, group, "shards");
   if (status)
     return status;
   for (int32_t e = 0; e < topology->experts; e++)
@@ -56,7 +71,10 @@ static void set_ranges(neap_shards *s, const int64_t *sizes)
     neapi_shard_range master = neapi_shards_master(s, e, s->rank);
     neapi_shard_range working = neapi_shards_working(s, e, s->rank);
     s->master_at[e + 1] = s->master_at[e] + master.end - master.begin;
-    s->working_at[e + 1] = s->working_at[e] + working.end - working.begin;
+    s->current_at[e + 1] =
+        s->current_at[e] + neapi_shards_bytes(s, master.end) - neapi_shards_bytes(s, master.begin);
+    s->working_at[e + 1] = s->working_at[e] + neapi_shards_bytes(s, working.end) -
+                           neapi_shards_bytes(s, working.begin);
   }
   s->owned = s->master_at[s->experts];
   for (int32_t e = 0; e < s->experts; e++) {
@@ -71,9 +89,10 @@ static int allocate_lists(neap_shards *s)
   s->group_size = neapi_alloc(s->ranks * 4ll, "shards");
   s->sizes = neapi_alloc(s->experts * 8ll, "shards");
   s->master_at = neapi_alloc_zero(s->experts * 8ll + 8, "shards");
+  s->current_at = neapi_alloc_zero(s->experts * 8ll + 8, "shards");
   s->working_at = neapi_alloc_zero(s->experts * 8ll + 8, "shards");
-  bool whole = s->group_first && s->group_size && s->sizes && s->master_at && s->working_at;
-  return whole ? NEAP_OK : NEAP_MEMORY;
+  bool lists = s->group_first && s->group_size && s->sizes;
+  return lists && s->master_at && s->current_at && s->working_at ? NEAP_OK : NEAP_MEMORY;
 }
 
 static int allocate_parts(neap_shards *s)
@@ -84,22 +103,21 @@ static int allocate_parts(neap_shards *s)
       return NEAP_MEMORY;
   }
   s->current = s->part[NEAP_SHARD_PARAMETER];
-  if (s->acc != s->dtype)
-    s->current = neapi_memory_alloc_zero(s->memory, s->owned * s->element, "shards");
+  if (s->acc != s->dtype || s->packed)
+    s->current = neapi_memory_alloc_zero(s->memory, s->current_at[s->experts], "shards");
   if (!s->current)
     return NEAP_MEMORY;
   if (s->group_size[s->rank] == s->ranks)
     s->working = s->current;
   else
-    s->working =
-        neapi_memory_alloc_zero(s->memory, s->working_at[s->experts] * s->element, "shards");
+    s->working = neapi_memory_alloc_zero(s->memory, s->working_at[s->experts], "shards");
   return s->working ? NEAP_OK : NEAP_MEMORY;
 }
 
-int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int exact,
+int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int travel, int exact,
                      const int64_t *sizes, int32_t group, neap_shards **out)
 {
-  int status = check(comm, topology, dtype, sizes, group);
+  int status = check(comm, topology, dtype, travel, sizes, group);
   if (status)
     return status;
   const neapi_kernels *kernels = neapi_kernels_of(dtype);
@@ -116,6 +134,7 @@ int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int ex
   s->memory = s->scratch.memory = neapi_memory_of_reals();
   s->dtype = dtype;
   s->acc = neapi_acc_of(dtype);
+  s->packed = travel == NEAP_TRAVEL_E4M3;
   s->exact = exact;
   s->resident = group == NEAP_GROUP_RESIDENT;
   s->element = s->kernels->size;
@@ -165,6 +184,7 @@ void neap_shards_close(neap_shards *s)
   free(s->group_size);
   free(s->sizes);
   free(s->master_at);
+  free(s->current_at);
   free(s->working_at);
   neap_topology_close(s->topology);
   free(s);

@@ -5,6 +5,7 @@
 #include "device/buffer.h"
 #include "layout/topology.h"
 
+#include <e4m3.h>
 #include <kernels.h>
 #include <stdbool.h>
 
@@ -22,16 +23,18 @@ struct neap_shards {
   int dtype, acc; /* of working parameters; of the master's arrays and gradients */
   bool exact;
   bool resident;                       /* experts are whole at their homes */
-  int64_t element;                     /* bytes of a working parameter */
+  bool packed;                         /* working parameters are kept, and travel, in FP8 */
+  int64_t element;                     /* bytes of a working parameter in a slot */
   int32_t rank, ranks, experts, slots; /* slots: of this rank */
   int32_t *group_first;                /* [ranks] first rank of a rank's shard group */
   int32_t *group_size;                 /* [ranks] */
   int64_t *sizes;                      /* [experts] */
   int64_t slot_size, count, owned, largest_range;
   int64_t *master_at;  /* [experts + 1] where an expert's range starts in the master's arrays */
+  int64_t *current_at; /* [experts + 1] byte where an expert's range starts in current */
   int64_t *working_at; /* [experts + 1] the same of working */
   char *part[4];       /* by neap_shard_part: [owned] of acc */
-  char *current;       /* [owned] of dtype: the master's parameters, as refresh last saw them, or
+  char *current;       /* of dtype or packed: the master's parameters, as refresh last saw them, or
                            part[NEAP_SHARD_PARAMETER] where that is of dtype */
   char *working;       /* current where the group is all ranks */
   neapi_memory_kind memory; /* of part, current and working */
@@ -44,6 +47,12 @@ struct neap_shards {
 /* Which elements of an expert a rank owns, and which it sends to its shard group. */
 neapi_shard_range neapi_shards_master(const neap_shards *shards, int32_t expert, int32_t rank);
 neapi_shard_range neapi_shards_working(const neap_shards *shards, int32_t expert, int32_t rank);
+
+/* Bytes that so many working parameters of an expert take, from its first on. */
+static inline int64_t neapi_shards_bytes(const neap_shards *shards, int64_t elements)
+{
+  return shards->packed ? neapi_e4m3_bytes(elements) : elements * shards->element;
+}
 
 /* Whether a slot's expert is resident on its rank, so that the slot needs no row of a buffer. */
 bool neapi_shards_resident(const neap_shards *shards, int32_t expert, int32_t rank);

@@ -12,9 +12,10 @@ typedef struct {
   int64_t count;
 } neapi_messages;
 
-/* Rows of the slots' buffer. */
+/* Rows of the slots' buffer. from == to: what has come for it in FP8 becomes the row. */
 typedef struct {
   int64_t from, to;
+  int32_t expert;
 } row_copy;
 
 struct neap_transfer {
@@ -34,7 +35,7 @@ struct neap_transfer {
   int failed;                             /* copies within this rank */
   neapi_buffer terms;   /* [S] const void *: what an expert's range is the sum of, by expert */
   int32_t *term_first;  /* [experts + 1] */
-  neapi_buffer staging; /* what has come from other ranks */
+  neapi_buffer staging; /* what has come from other ranks; of unshard: rows in FP8 */
 };
 
 /* A transfer of at most so many exchanges from the idle ones, or a new one; NULL: no memory. */

@@ -49,27 +49,36 @@ static void list_outgoing(neap_transfer *t, const int32_t *expert_of, const int3
   int32_t first = s->group_first[s->rank], end = first + s->group_size[s->rank];
   for (int32_t slot = topology->first_slot[first]; slot < topology->first_slot[end]; slot++) {
     int32_t e = expert_of[slot], peer = topology->rank_of[slot];
-    int64_t bytes = (s->working_at[e + 1] - s->working_at[e]) * s->element;
+    int64_t bytes = s->working_at[e + 1] - s->working_at[e];
     if (peer != s->rank && neapi_topology_chunk(topology, slot, chunks) == chunk &&
         !is_kept(s, expert_of, base, slot) && source_of(s, expert_of, base, slot) == slot)
-      neapi_messages_add(&t->send, s->working + s->working_at[e] * s->element, bytes, peer);
+      neapi_messages_add(&t->send, s->working + s->working_at[e], bytes, peer);
   }
 }
 
-/* The ranges of one slot from the whole group; this rank's own is copied. */
+/* The ranges of one slot from the whole group; this rank's own is copied. row: the slot's, or where
+ * it is staged. */
 static void list_slot(neap_transfer *t, int32_t expert, char *row)
 {
   const neap_shards *s = t->shards;
   int32_t first = s->group_first[s->rank];
   for (int32_t peer = first; peer < first + s->group_size[s->rank]; peer++) {
     neapi_shard_range range = neapi_shards_working(s, expert, peer);
-    char *target = row + range.begin * s->element;
-    int64_t bytes = (range.end - range.begin) * s->element;
+    char *target = row + neapi_shards_bytes(s, range.begin);
+    int64_t bytes = neapi_shards_bytes(s, range.end) - neapi_shards_bytes(s, range.begin);
     if (peer == s->rank)
-      t->failed |= neapi_copy(target, s->working + s->working_at[expert] * s->element, bytes);
+      t->failed |= neapi_copy(target, s->working + s->working_at[expert], bytes);
     else
       neapi_messages_add(&t->recv, target, bytes, peer);
   }
+}
+
+/* Where a slot's ranges arrive. */
+static char *received(const neap_transfer *t, int64_t slot)
+{
+  const neap_shards *s = t->shards;
+  char *rows = s->packed ? t->staging.data : t->rows;
+  return rows + slot * neapi_shards_bytes(s, s->slot_size);
 }
 
 static void list_incoming(neap_transfer *t, const int32_t *expert_of, const int32_t *base,
@@ -83,9 +92,9 @@ static void list_incoming(neap_transfer *t, const int32_t *expert_of, const int3
       continue;
     int32_t source = source_of(s, expert_of, base, first + i) - first;
     if (source == i)
-      list_slot(t, expert_of[first + i], t->rows + i * s->slot_size * s->element);
-    else
-      t->copies[t->copy_count++] = (row_copy){source, i};
+      list_slot(t, expert_of[first + i], received(t, i));
+    if (source != i || s->packed)
+      t->copies[t->copy_count++] = (row_copy){source, i, expert_of[first + i]};
   }
 }
 
@@ -98,7 +107,16 @@ static void set_ready(neap_transfer *t, const int32_t *expert_of, const int32_t 
     t->ready++;
 }
 
-/* Rows whose expert another row of the first end slots has; those have arrived. */
+/* A row from what has arrived for it in FP8. */
+static int unpack_row(const neap_transfer *t, const row_copy *copy)
+{
+  const neap_shards *s = t->shards;
+  return s->kernels->from_e4m3(s->sizes[copy->expert], received(t, copy->to),
+                               t->rows + copy->to * s->slot_size * s->element, neapi_stream());
+}
+
+/* Rows of the first end slots, all of which have arrived: those that came in FP8, and those whose
+ * expert another row has. */
 static void copy_rows(neap_transfer *t, int32_t end)
 {
   const neap_shards *s = t->shards;
@@ -108,7 +126,9 @@ static void copy_rows(neap_transfer *t, int32_t end)
   double begin = neap_timeline_begin(NEAP_SPAN_UNSHARD);
   for (; t->copied < t->copy_count && t->copies[t->copied].to < end; t->copied++) {
     const row_copy *copy = &t->copies[t->copied];
-    t->failed |= neapi_copy(t->rows + copy->to * bytes, t->rows + copy->from * bytes, bytes);
+    t->failed |= copy->from == copy->to
+                     ? neapi_kernel_status_of("unshard", unpack_row(t, copy))
+                     : neapi_copy(t->rows + copy->to * bytes, t->rows + copy->from * bytes, bytes);
   }
   neap_timeline_end(NEAP_SPAN_UNSHARD, begin);
 }
@@ -116,6 +136,8 @@ static void copy_rows(neap_transfer *t, int32_t end)
 static int finish_unshard(neap_transfer *t)
 {
   copy_rows(t, t->shards->slots);
+  if (t->staging.memory == NEAPI_GPU) /* as after a reduce */
+    neapi_buffer_free(&t->staging);
   return t->failed ? NEAP_SYSTEM : NEAP_OK;
 }
 
@@ -147,6 +169,9 @@ static int reserve_unshard(neap_transfer *t, const neap_layout *layout, neap_ten
                                                     s->topology->first_slot[first]);
   if (!status)
     status = neapi_messages_reserve(&t->recv, (int64_t)s->slots * (end - first));
+  if (!status && s->packed)
+    status = neapi_buffer_reserve(&t->staging, s->slots * neapi_e4m3_bytes(s->slot_size),
+                                  "unshard in FP8");
   t->rows = neap_tensor_data(buffer);
   buffer->layout = layout->hash;
   t->finish = finish_unshard;

@@ -19,6 +19,8 @@ bench.options = {
   ffn = { default = 512, min = 1, integer = true, doc = 'hidden size of an expert' },
   dtype = { default = 'f32', on_cuda = 'bf16', choices = { 'f32', 'bf16' },
     doc = "of the parameters that travel; beside bf16, too, gradients are f32" },
+  unshard = { default = 'dtype', choices = { 'dtype', 'fp8' },
+    doc = 'how parameters travel: as they are, or in FP8' },
   repeats = { default = 10, min = 1, integer = true, doc = 'measured transfers of each kind' },
 }
 

@@ -30,6 +30,7 @@ local GROUPS = { all = C.NEAP_GROUP_ALL, node = C.NEAP_GROUP_NODE,
 local SPEC = {
   comm = { needed = true }, reduces = {}, topology = { needed = true },
   dtype = { default = 'f32', choices = tensor.reals }, exact = {},
+  travel = { default = 'dtype', choices = { 'dtype', 'fp8' } },
   sizes = { type = 'table', needed = true }, group = { default = 'all', type = 'string number' },
 }
 
@@ -58,9 +59,10 @@ end
 --- comm: a communicator of the topology's ranks, for this store's transfers (stores that take turns
 -- may share one). reduces: another one, for gradients, which then need not wait for unshards.
 -- sizes: parameters of each expert, a list. dtype: of what unshard brings, 'f32' (default), 'f64'
--- or 'bf16'; beside bf16, master parameters, moments and gradients are f32. exact: gradients to
--- reduce are F64. group: 'all' (default), 'node', ranks per shard group, or 'resident': experts
--- stay whole at home (topology.homes); moe:set_shards lets a layer compute with them there.
+-- or 'bf16'; beside bf16, master parameters, moments and gradients are f32. travel: how they do in
+-- unshards, 'dtype' or 'fp8' (E4M3; neap.h). exact: gradients to reduce are F64. group: 'all'
+-- (default), 'node', ranks per shard group, or 'resident': experts stay whole at home
+-- (topology.homes); moe:set_shards lets a layer compute with them there.
 -- : table -> Shards
 function shards.open(given)
   local o = options.check(given, SPEC, 'shards')
@@ -68,7 +70,8 @@ function shards.open(given)
   if #o.sizes ~= experts then
     lib.raise('ARGUMENT', ('shards: %d sizes for %d experts'):format(#o.sizes, experts), 2)
   end
-  check(C.neap_shards_open(o.comm.ptr, o.topology.ptr, tensor.codes[o.dtype], o.exact and 1 or 0,
+  check(C.neap_shards_open(o.comm.ptr, o.topology.ptr, tensor.codes[o.dtype],
+    o.travel == 'fp8' and C.NEAP_TRAVEL_E4M3 or C.NEAP_TRAVEL_DTYPE, o.exact and 1 or 0,
     ffi.new('int64_t[?]', experts, o.sizes),
     type(group) == 'number' and group or lookup(GROUPS, 'shard group', group), out_shards), 2)
   local self = lib.handle(Shards, out_shards[0], C.neap_shards_close)

@@ -15,9 +15,9 @@ shard_group.params = {
     doc = 'of resident experts: ranks that have a home of every expert; 0: all' },
 }
 
---- ranks: how many. Returns the group as shards.open takes it, and the homes of the topology, nil
--- unless experts are resident. Raises USAGE.
-function shard_group.resolve(text, ep, ranks)
+--- ranks: how many. unshard: how experts travel, or nil. Returns the group as shards.open takes it,
+-- and the homes of the topology, nil unless experts are resident. Raises USAGE.
+function shard_group.resolve(text, ep, ranks, unshard)
   ep = ep or 0
   if text ~= 'resident' then
     if ep ~= 0 then
@@ -25,6 +25,10 @@ function shard_group.resolve(text, ep, ranks)
         .. 'group is %s', ep, text)
     end
     return tonumber(text) or text
+  end
+  if unshard == 'fp8' then
+    errors.usage('--unshard=fp8 is for experts that are sharded; resident ones are computed with '
+      .. 'as they are: --shard-group=all, node or a number of ranks')
   end
   if ep % 1 ~= 0 or ep < 0 or ep > ranks or ep > 0 and ranks % ep ~= 0 then
     errors.usage('--ep is %s; it must be a divisor of %d, the number of ranks, or 0 for all', ep,

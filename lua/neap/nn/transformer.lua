@@ -40,6 +40,7 @@ local SPEC = {
   shared_experts = { default = 0, min = 0, integer = true },
   dense_layers = { default = 0, min = 0, integer = true },
   dense_ffn = { default = 0, min = 0, integer = true },
+  unshard = { default = 'dtype' },
 }
 
 --- F of every expert, from index 1.
@@ -77,6 +78,7 @@ end
 -- every expert gets as many tokens (engine/moe.lua). shared_experts: so many more, each as wide as
 -- the mean of the others, compute every token. dense_layers: the first so many of the layers have
 -- no experts, but a feed-forward network of size dense_ffn (0: of the experts that a token uses).
+-- unshard: how experts travel, as in engine/shards.lua.
 function Transformer.new(given)
   local o = options.check(given, SPEC, 'transformer')
   o.kv_heads, o.schedule = o.kv_heads or o.heads, schedules.resolve(o.schedule)
@@ -144,7 +146,8 @@ function Transformer:open_experts(o, ffn)
       recompute = o.schedule.recompute, aux_loss = o.aux_loss, ffn = ffn,
       scores = o.scores, router_f32 = o.router_f32, balanced = o.balanced }
     self.stores[l] = shards.open { comm = self.comm.shards, reduces = self.comm.reduces,
-      topology = o.topology, dtype = o.dtype, exact = o.exact, sizes = sizes, group = o.group }
+      topology = o.topology, dtype = o.dtype, travel = o.unshard, exact = o.exact, sizes = sizes,
+      group = o.group }
     self.experts[l]:set_shards(self.stores[l])
     draw(self.stores[l], self:layer_name(l), o, ffn)
   end

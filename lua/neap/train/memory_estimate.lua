@@ -21,6 +21,7 @@ local memory_estimate = {}
 local MARGIN = 1.25
 
 local SIZE = { f64 = 8, f32 = 4, bf16 = 2 }
+local FP8 = 33 / 32 -- a code, and its part of a scale
 
 local NEEDED = { 'layers', 'hidden', 'heads', 'kv_heads', 'experts', 'top_k', 'ffn', 'slots',
   'sequence', 'batch', 'schedule', 'shard_group' }
@@ -43,6 +44,7 @@ local function sizes_of(p, job)
     vocabulary = rawget(p, 'vocabulary') or 256, exact = rawget(p, 'exact') }
   s.dtype = rawget(p, 'dtype') or 'f32'
   s.element = SIZE[s.dtype]
+  s.travels = rawget(p, 'unshard') == 'fp8' and FP8 or s.element
   s.acc = math.max(4, s.element)   -- masters, moments, sums
   s.grad = s.exact and 8 or s.acc -- gradients
   s.tokens = math.ceil(p.batch / job.ranks) * p.sequence
@@ -51,7 +53,8 @@ local function sizes_of(p, job)
   local sum, most = 0, 0
   for _, f in ipairs(p.ffn) do sum, most = sum + f / #p.ffn, math.max(most, f) end
   s.ffn, s.expert, s.slot = sum, 3 * p.hidden * sum, 3 * p.hidden * most
-  local group, homes = shard_group.resolve(p.shard_group, rawget(p, 'ep'), job.ranks)
+  local group, homes = shard_group.resolve(p.shard_group, rawget(p, 'ep'), job.ranks,
+    rawget(p, 'unshard'))
   s.group = homes or math.min(({ all = job.ranks, node = job.node_size })[group] or group,
     job.ranks)
   s.working = homes and math.ceil(p.experts / homes) or p.experts / s.group
@@ -64,10 +67,10 @@ end
 
 --- Values that all ranks have, and shards of experts, or resident ones, in the type of computation.
 local function parameters(s)
-  local expert = s.layers * s.expert * s.element
+  local expert = s.layers * s.expert * s.travels
   local bytes = s.dense * s.element
   if s.router_wide then bytes = bytes + s.layers * s.hidden * s.experts * s.acc end
-  if s.acc ~= s.element then bytes = bytes + s.owned * expert end
+  if s.acc ~= s.travels then bytes = bytes + s.owned * expert end
   if s.group < s.ranks then bytes = bytes + s.working * expert end
   return bytes
 end
@@ -80,16 +83,27 @@ local function optimizer(s)
   return bytes + (s.acc ~= s.element and range * s.element or 0)
 end
 
+--- Gradients of experts that come from other ranks, of a layer.
+local function incoming_gradients(s)
+  return s.slots * s.expert * (s.ranks - 1) / s.ranks * s.grad
+    + (s.exact and s.resident > 0 and s.slot * 8 or 0)
+end
+
+--- Slots, and what arrives for them in FP8: on the CPU every layer keeps that, where it has
+-- gradients later.
 local function unshard_buffers(s)
-  return math.min(s.schedule.keep, s.layers) * s.slots * s.slot * s.element
+  local kept, slots = math.min(s.schedule.keep, s.layers), s.slots * s.slot
+  local bytes, packed = kept * slots * s.element, slots * s.travels
+  if s.travels == s.element then return bytes end
+  return bytes + (s.gpu and kept * packed
+    or s.layers * math.max(0, packed - incoming_gradients(s)))
 end
 
 --- Of dense parameters, of slots, of shards, and what comes from other ranks. On the CPU every
 -- layer keeps the memory for that.
 local function gradients(s)
   local kept = math.min(s.schedule.gradients, s.layers)
-  local incoming = s.slots * s.expert * (s.ranks - 1) / s.ranks * s.grad
-    + (s.exact and s.resident > 0 and s.slot * 8 or 0)
+  local incoming = incoming_gradients(s)
   local scratch = s.ranks > 1 and s.dense * s.grad or 0
   local ranges = (s.dense / s.ranks + s.layers * s.owned * s.expert) * s.acc
   return s.dense * s.grad + kept * s.slots * s.slot * s.grad

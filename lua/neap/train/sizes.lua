@@ -46,7 +46,8 @@ local function check_experts(p, ranks)
 end
 
 local function check_resident(p, ranks)
-  local _, homes = shard_group.resolve(p.shard_group, rawget(p, 'ep'), ranks)
+  local _, homes = shard_group.resolve(p.shard_group, rawget(p, 'ep'), ranks,
+    rawget(p, 'unshard'))
   if homes and p.slots * homes < p.experts then
     errors.usage('--slots is %d: %d slots on each of %d ranks that are to have homes of all %d '
       .. 'experts; it must be %d or more, or --ep higher', p.slots, p.slots, homes, p.experts,

@@ -63,6 +63,9 @@ trainer.params = {
     doc = 'balanced: every expert gets as many tokens, whatever the router says (force-balanced)' },
   dtype = { default = 'f32', on_cuda = 'bf16', choices = { 'f32', 'bf16' },
     doc = 'of parameters and activations; masters, moments, gradients and sums are f32' },
+  unshard = { default = 'dtype', choices = { 'dtype', 'fp8' },
+    doc = 'how parameters of experts travel to their slots: as they are, or in FP8 '
+      .. '(docs/precision.md)' },
   exact = { default = true, on_cuda = false,
     doc = 'losses that no policy, layout or number of ranks changes; --no-exact is faster' },
 }
@@ -95,7 +98,7 @@ local function open_model(self, p)
     vocabulary = rawget(p, 'vocabulary'), -- nil: bytes
     total_batch = p.batch, aux_loss = p.aux_loss, seed = p.seed, exact = p.exact, dtype = p.dtype,
     schedule = self.schedule, group = self.group,
-    balanced = rawget(p, 'routing') == 'balanced',
+    balanced = rawget(p, 'routing') == 'balanced', unshard = rawget(p, 'unshard'),
   }, model_params.of(p)))
 end
 
@@ -228,7 +231,8 @@ function trainer.open(options)
     schedule = schedules.resolve(options.schedule or p.schedule),
   }, Trainer)
   device.forget_most() -- all ranks are here: earlier trainings have closed
-  local group, homes = shard_group.resolve(p.shard_group, rawget(p, 'ep'), job.ranks)
+  local group, homes = shard_group.resolve(p.shard_group, rawget(p, 'ep'), job.ranks,
+    rawget(p, 'unshard'))
   self.group = group
   self.topology = topologies.open { node_of = job.node_of, ranks = job.ranks, slots = p.slots,
     experts = p.experts, cost = costs(p.ffn), speed = job.sim and job.sim.machine.speed,

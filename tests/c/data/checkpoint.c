@@ -354,7 +354,8 @@ static void test_shards(void)
   int64_t sizes[] = {5, 1, 9};
   check(!neap_world_open(1, &world) && !neap_comm_open_local(world, 0, &comm) &&
             !neap_topology_open(1, 3, NULL, &slots, NULL, NULL, &topology) &&
-            !neap_shards_open(comm, topology, NEAP_F32, 0, sizes, NEAP_GROUP_ALL, &shards),
+            !neap_shards_open(comm, topology, NEAP_F32, NEAP_TRAVEL_DTYPE, 0, sizes, NEAP_GROUP_ALL,
+                              &shards),
         "%s", neap_error_message());
   float all[15], got[15];
   for (int e = 0, at = 0; e < 3; e++) {

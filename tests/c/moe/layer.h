@@ -134,7 +134,8 @@ static neap_shards *make_shards(const scene *s, neap_comm *comm)
   int64_t sizes[DENSE_EXPERTS];
   for (int32_t e = 0; e < s->model.e; e++)
     sizes[e] = 3 * s->model.h * s->model.ffn[e];
-  check_ok(neap_shards_open(comm, s->topology, s->dtype, s->exact, sizes, s->group, &shards));
+  check_ok(neap_shards_open(comm, s->topology, s->dtype, NEAP_TRAVEL_DTYPE, s->exact, sizes,
+                            s->group, &shards));
   for (int32_t e = 0; e < s->model.e; e++) {
     neap_tensor *w = tensor_of(acc_of(s->dtype), 1, sizes[e], s->model.w[e]);
     check_ok(neap_shards_set(shards, NEAP_SHARD_PARAMETER, e, w));

@@ -6,13 +6,13 @@
 #include "layout/layout.h"
 #include "moe/scene.h"
 
-enum { MAX_EXPERTS = 7, MAX_SLOTS = 64, MAX_SIZE = 130 };
+enum { MAX_EXPERTS = 7, MAX_SLOTS = 64, MAX_SIZE = 130, MAX_PACKED_SIZE = 420 };
 
 /* One random store; the same on every rank. */
 typedef struct {
   uint64_t seed;
   int32_t ranks, experts, group;
-  int dtype;
+  int dtype, travel;
   int exact;
   int64_t sizes[MAX_EXPERTS];
   neap_topology *topology;
@@ -92,6 +92,21 @@ static double parameter(const problem *p, int32_t e, int64_t i)
   return i < cut ? value(p, e, i) : value(p, e + 100, i - cut);
 }
 
+/* What unshard brings of an element: in FP8, a code times the scale of its block of the expert. */
+static double unsharded(const problem *p, int32_t e, int64_t i)
+{
+  if (p->travel == NEAP_TRAVEL_DTYPE)
+    return working(p, parameter(p, e, i));
+  double largest = 0, x = parameter(p, e, i);
+  int64_t first = i - i % NEAPI_E4M3_BLOCK, end = first + NEAPI_E4M3_BLOCK;
+  for (int64_t j = first; j < end && j < p->sizes[e]; j++)
+    largest = fmax(largest, fabs(parameter(p, e, j)));
+  float scale = neapi_e4m3_scale(largest);
+  float quotient = p->dtype == NEAP_F64 ? (float)(x / (double)scale) : (float)x / scale;
+  float code = neapi_e4m3_value(neapi_e4m3_of(quotient));
+  return p->dtype == NEAP_F64 ? (double)code * (double)scale : working(p, (double)(code * scale));
+}
+
 static void check_get(const problem *p, neap_shards *shards, int part,
                       double (*expected)(const problem *, int32_t, int64_t))
 {
@@ -147,7 +162,7 @@ static int64_t wrong_at_home(const problem *p, const neap_shards *shards, int32_
   int64_t dims[] = {1, p->sizes[e]}, wrong = 0;
   neap_tensor *copy = NULL;
   check_ok(neap_tensor_open(p->dtype, 2, dims, &copy));
-  memcpy(neap_tensor_data(copy), shards->working + shards->working_at[e] * shards->element,
+  memcpy(neap_tensor_data(copy), shards->working + shards->working_at[e],
          (size_t)(p->sizes[e] * shards->element));
   for (int64_t i = 0; i < p->sizes[e]; i++)
     wrong += element(copy, i) != working(p, parameter(p, e, i));
@@ -165,7 +180,7 @@ static void check_unshard(const problem *p, int32_t rank, const neap_shards *sha
     bool resident = is_resident(p, e, rank);
     wrong += resident ? wrong_at_home(p, shards, e) : 0;
     for (int64_t i = 0; !resident && i < p->sizes[e]; i++)
-      wrong += element(buffer, (s - first[rank]) * width + i) != working(p, parameter(p, e, i));
+      wrong += element(buffer, (s - first[rank]) * width + i) != unsharded(p, e, i);
   }
   check(!wrong, "seed %d rank %d: %d unsharded elements are wrong", (int)p->seed, rank, (int)wrong);
 }
@@ -228,7 +243,7 @@ static int64_t late_bytes(const problem *p, int32_t rank, neap_shards *shards,
         wanted |= after[s] == e;
       }
       if (r != rank && wanted && !kept)
-        bytes += (shards->working_at[e + 1] - shards->working_at[e]) * shards->element;
+        bytes += shards->working_at[e + 1] - shards->working_at[e];
     }
   return bytes;
 }
@@ -354,8 +369,8 @@ static void run_problem(neap_comm *comm, neap_world *world, int which)
   const problem *p = &current;
   neap_shards *shards;
   int32_t rank = neap_comm_rank(comm);
-  if (!check_ok(
-          neap_shards_open(comm, p->topology, p->dtype, p->exact, p->sizes, p->group, &shards)))
+  if (!check_ok(neap_shards_open(comm, p->topology, p->dtype, p->travel, p->exact, p->sizes,
+                                 p->group, &shards)))
     return;
   fill_parameters(p, shards);
   wait_refresh(shards);
@@ -425,8 +440,10 @@ static void test_random(void)
     p.group = (int32_t)roll(&d, NEAP_GROUP_RESIDENT, p.ranks < 4 ? p.ranks : 4);
     p.dtype = dtypes[roll(&d, 0, 2)];
     p.exact = (int)roll(&d, 0, 1);
+    if (p.group != NEAP_GROUP_RESIDENT && seed % 3 == 0)
+      p.travel = NEAP_TRAVEL_E4M3;
     for (int32_t e = 0; e < p.experts; e++)
-      p.sizes[e] = roll(&d, 1, MAX_SIZE);
+      p.sizes[e] = roll(&d, 1, p.travel == NEAP_TRAVEL_DTYPE ? MAX_SIZE : MAX_PACKED_SIZE);
     p.topology = random_topology(&d, p.ranks, p.experts);
     if (p.group == NEAP_GROUP_RESIDENT)
       give_homes(&d, &p);
@@ -459,22 +476,32 @@ static void run_errors(neap_comm *comm, neap_world *world, int which)
   int64_t sizes[] = {4, 0};
   check_ok(neap_topology_open(1, 1, NULL, slots, NULL, NULL, &one));
   check_ok(neap_topology_open(2, 2, NULL, slots, NULL, NULL, &two));
-  check(neap_shards_open(comm, two, NEAP_F32, 0, sizes, 0, &shards) == NEAP_ARGUMENT,
-        "another number of ranks");
-  check(neap_shards_open(comm, one, NEAP_I32, 0, sizes, 0, &shards) == NEAP_ARGUMENT,
-        "integer parameters");
-  check(neap_shards_open(comm, one, NEAP_F32, 0, sizes + 1, 0, &shards) == NEAP_ARGUMENT,
-        "an expert without parameters");
-  check(neap_shards_open(comm, one, NEAP_F32, 0, sizes, -3, &shards) == NEAP_ARGUMENT,
-        "shard group -3");
-  check(neap_shards_open(comm, one, NEAP_F32, 0, sizes, NEAP_GROUP_RESIDENT, &shards) ==
+  check(neap_shards_open(comm, two, NEAP_F32, NEAP_TRAVEL_DTYPE, 0, sizes, 0, &shards) ==
             NEAP_ARGUMENT,
+        "another number of ranks");
+  check(neap_shards_open(comm, one, NEAP_I32, NEAP_TRAVEL_DTYPE, 0, sizes, 0, &shards) ==
+            NEAP_ARGUMENT,
+        "integer parameters");
+  check(neap_shards_open(comm, one, NEAP_F32, NEAP_TRAVEL_DTYPE, 0, sizes + 1, 0, &shards) ==
+            NEAP_ARGUMENT,
+        "an expert without parameters");
+  check(neap_shards_open(comm, one, NEAP_F32, NEAP_TRAVEL_DTYPE, 0, sizes, -3, &shards) ==
+            NEAP_ARGUMENT,
+        "shard group -3");
+  check(neap_shards_open(comm, one, NEAP_F32, NEAP_TRAVEL_DTYPE, 0, sizes, NEAP_GROUP_RESIDENT,
+                         &shards) == NEAP_ARGUMENT,
         "resident experts without homes");
+  check(neap_shards_open(comm, one, NEAP_F32, 2, 0, sizes, 0, &shards) == NEAP_ARGUMENT,
+        "travel 2");
+  check(neap_shards_open(comm, one, NEAP_F32, NEAP_TRAVEL_E4M3, 0, sizes, NEAP_GROUP_RESIDENT,
+                         &shards) == NEAP_ARGUMENT,
+        "resident experts in FP8");
   check(neap_topology_set_homes(two, 1) == NEAP_ARGUMENT, "homes of 2 experts in 1 slot");
   check(neap_topology_set_homes(two, 3) == NEAP_ARGUMENT, "homes in a run of 3 of 2 ranks");
-  check(neap_shards_open(comm, one, NEAP_F32, 0, sizes, 2, &shards) == NEAP_ARGUMENT,
+  check(neap_shards_open(comm, one, NEAP_F32, NEAP_TRAVEL_DTYPE, 0, sizes, 2, &shards) ==
+            NEAP_ARGUMENT,
         "a shard group of more ranks than there are");
-  check_ok(neap_shards_open(comm, one, NEAP_F32, 0, sizes, 0, &shards));
+  check_ok(neap_shards_open(comm, one, NEAP_F32, NEAP_TRAVEL_DTYPE, 0, sizes, 0, &shards));
   neap_tensor *narrow = matrix(NEAP_F32, 1, 3), *right = matrix(NEAP_F32, 1, 4);
   neap_layout *layout;
   neap_transfer *transfer;

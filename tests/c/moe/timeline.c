@@ -28,7 +28,8 @@ static void open_store(store *s, neap_comm *comm)
   }
   check(!neap_topology_open(ranks, ranks, NULL, slots, NULL, NULL, &s->topology) &&
             !neap_layout_open(s->topology, &s->layout) && !neap_layout_set(s->layout, experts) &&
-            !neap_shards_open(comm, s->topology, NEAP_F32, 0, sizes, NEAP_GROUP_ALL, &s->shards),
+            !neap_shards_open(comm, s->topology, NEAP_F32, NEAP_TRAVEL_DTYPE, 0, sizes,
+                              NEAP_GROUP_ALL, &s->shards),
         "%s", neap_error_message());
   int64_t dims[2] = {2, neap_shards_slot_size(s->shards)};
   check(!neap_tensor_open(NEAP_F32, 2, dims, &s->buffer), "%s", neap_error_message());

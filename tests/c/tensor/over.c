@@ -32,7 +32,8 @@ static void test_shards(neap_comm *comm, neap_world *world, int which)
   neap_shards *shards;
   neap_tensor *whole;
   check_ok(neap_topology_open(ranks, 2, NULL, slots, NULL, NULL, &topology));
-  check_ok(neap_shards_open(comm, topology, NEAP_F64, 0, (int64_t[]){5, 7}, 0, &shards));
+  check_ok(neap_shards_open(comm, topology, NEAP_F64, NEAP_TRAVEL_DTYPE, 0, (int64_t[]){5, 7}, 0,
+                            &shards));
   double *mine = neap_shards_data(shards, NEAP_SHARD_PARAMETER);
   int64_t owned = neap_shards_owned(shards), begin, end;
   for (int64_t i = 0; i < owned; i++)

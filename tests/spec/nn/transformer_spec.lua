@@ -120,6 +120,19 @@ describe('transformer', function()
     end
   end)
 
+  it('does so where experts travel in FP8', function()
+    for _, dtype in ipairs { 'f32', 'bf16' } do
+      local alone = run(1, 'exact=1', 'unshard=fp8', 'dtype=' .. dtype)
+      assert.are_not.equal(alone, run(1, 'exact=1', 'dtype=' .. dtype))
+      for ranks, group in pairs { [2] = 'all', [3] = '1', [4] = '2', [6] = '4' } do
+        assert.are.equal(alone, run(ranks, 'exact=1', 'unshard=fp8', 'dtype=' .. dtype,
+          'layouts=' .. ranks, 'group=' .. group,
+          'schedule=' .. (ranks % 2 == 0 and 'neap:recompute=true' or 'laer:chunks=3')))
+      end
+      assert.are.equal(alone, train(mpi, 4, 'exact=1', 'unshard=fp8', 'dtype=' .. dtype))
+    end
+  end)
+
   it('does so under mpirun too', function()
     assert.are.equal(run(3, 'exact=1'), train(mpi, 3, 'exact=1'))
     assert.are.equal(run(2), train(mpi, 2))

@@ -58,7 +58,8 @@ local function open(channel, rank, ranks, p)
   local sizes, size = {}, 3 * p.hidden * p.ffn
   for e = 1, p.experts do sizes[e] = size end
   s.channel = channel:duplicate()
-  s.store = shards.open { comm = s.channel, topology = s.topology, sizes = sizes, dtype = p.dtype }
+  s.store = shards.open { comm = s.channel, topology = s.topology, sizes = sizes, dtype = p.dtype,
+    travel = p.unshard }
   for e = 0, p.experts - 1 do s.store:normal(e, 0, math.min(size, 4096), 1, e, 1) end
   s.store:refresh()
   s.weights = tensor.new(p.dtype, p.slots, size)
@@ -87,13 +88,15 @@ local function run(channel, rank, ranks, order)
   local unshard = measure(channel, p.repeats, function()
     s.store:unshard_start(s.layout, s.weights):wait()
   end)
+  local sent = s.store:traffic().unshard / (WARM_UP + p.repeats)
   local reduce = measure(channel, p.repeats, function()
     s.store:reduce_start(s.layout, s.gradients, s.tokens):wait()
   end)
   local copy = copy_rate(channel, rank, p, ranks * p.slots * 3 * p.hidden * p.ffn * BYTES[p.dtype])
   local unshard_rate, reduce_rate = rates(ranks, p, unshard, reduce)
   local result = {
-    device = order.device, dtype = p.dtype, gradient_dtype = GRADIENT,
+    device = order.device, dtype = p.dtype, unshard = p.unshard, gradient_dtype = GRADIENT,
+    unshard_bytes_sent = sent,
     ranks = ranks, experts = p.experts, slots = p.slots, hidden = p.hidden, ffn = p.ffn,
     unshard_ms = 1e3 * unshard, unshard_gb_per_second = unshard_rate / 1e9,
     unshard_share_of_copy = unshard_rate / copy, reduce_ms = 1e3 * reduce,
@@ -107,8 +110,9 @@ local function run(channel, rank, ranks, order)
   if order.json then
     print(json.results('bench', { bench = 'unshard', rows = { result } }))
   else
-    print(('unshard (%s) %.3f ms, %.0f GB/s, %.0f %% of a copy; reduce (%s) %.3f ms, %.0f GB/s, '
-      .. '%.0f %%; copy %.0f GB/s (read and written)'):format(p.dtype, result.unshard_ms,
+    print(('unshard (%s) %.3f ms, %.3g MB sent, %.0f GB/s, %.0f %% of a copy; reduce (%s) %.3f ms, '
+      .. '%.0f GB/s, %.0f %%; copy %.0f GB/s (read and written)'):format(
+      p.unshard == 'fp8' and 'fp8 to ' .. p.dtype or p.dtype, result.unshard_ms, sent / 1e6,
       result.unshard_gb_per_second, 100 * result.unshard_share_of_copy, GRADIENT, result.reduce_ms,
       result.reduce_gb_per_second, 100 * result.reduce_share_of_copy, result.copy_gb_per_second))
   end
