@@ -967,8 +967,8 @@ typedef struct {
 NEAP_API int neap_cluster_report(const neap_cluster *cluster, neap_cluster_figures *out);
 /* The waits of a rank's compute stream, as spans in their order: before an operation (its id is
  * their step) for what it comes after, one after the other in the order in which they were given,
- * and from the rank's last computation to the end of the step (step and waits_for are -1). Writes at most capacity of them; *count: how many there
- * are. */
+ * and from the rank's last computation to the end of the step (step and waits_for are -1). Writes
+ * at most capacity of them; *count: how many there are. */
 NEAP_API int neap_cluster_waits(const neap_cluster *cluster, int32_t rank, neap_span *spans,
                                 int64_t capacity, int64_t *count);
 

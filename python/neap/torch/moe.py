@@ -74,7 +74,8 @@ class MoE(nn.Module):
                    ctypes.byref(self._settings), address(ffns)), C.neap_moe_close)
         self._shards = Handle(
             opened(C.neap_shards_open, g.unshards.pointer, topology.pointer,
-                   self._settings.dtype, 0, address(sizes), CONSTANTS["NEAP_GROUP_ALL"]),
+                   self._settings.dtype, CONSTANTS["NEAP_TRAVEL_DTYPE"], 0, address(sizes),
+                   CONSTANTS["NEAP_GROUP_ALL"]),
             C.neap_shards_close)
         check(C.neap_shards_reduce_over(self._shards.pointer, g.reduces.pointer))
         self.layout = Layout(topology, np.arange(topology.slots) % topology.experts)
