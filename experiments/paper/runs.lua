@@ -7,8 +7,8 @@ local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local models = require 'neap.simulate.models'
 local series = require 'neap.base.series'
+local routing = require 'neap.simulate.routing'
 local simulate = require 'neap.simulate'
-local synth = require 'neap.engine.synth'
 local text_table = require 'neap.base.text_table'
 
 local paper = {}
@@ -91,40 +91,9 @@ local SYSTEMS = {
   neap = function() return { policy = 'neap', schedule = 'neap:recompute=true' } end,
 }
 
---- Routing of the paper's models: parameters of engine/synth.lua, fitted on published counts alone
--- (fit.lua says how, and fits them again), never on a time.
---
--- Counts were taken in micro-batches 1 to 9 (both kinds) and 20 to 29 (e16k4), step times in 40 to
--- 140. Without a loss for balance routing grows more skewed meanwhile: e16k4's static layout has
--- max / mean 1.62, then 1.84. So the deviation sigma is taken to grow by as much with every
--- micro-batch, until the first one that was timed, which is the least that goes beyond the counts;
--- that of e8k2, whose later counts nobody has published, is taken to grow in proportion, and the
--- rest of what a micro-batch changes (1 - rho) to shrink in proportion.
---   counted  the model's own: per kind, the mean balance of all its counts (simulate/models.lua)
---   last     as in e16k4's last counts
---   timed    as in the first micro-batch that was timed
---   middle   as in the middle of those, if sigma goes on growing
-paper.fitted = {
-  first = { micro = 5, sigma = 1.03, rho = 0.989 },  -- e16k4: 1.62 static
-  last = { micro = 24.5, sigma = 2.35, rho = 0.997 }, -- e16k4: 1.84 static, 1.21 LAER
-}
-local AT = { last = paper.fitted.last.micro, timed = 40, middle = 90 }
-
---- Parameters of a kind's routing ('e8k2' or 'e16k4'); when: a name above. Raises USAGE.
-function paper.load(kind, when)
-  local own = synth.presets[kind]
-  if when == 'counted' then return { sigma = own.sigma, tau = own.tau, rho = own.rho } end
-  local first, last = paper.fitted.first, paper.fitted.last
-  if not AT[when] then
-    errors.usage("unknown routing '%s'; there are counted, %s", tostring(when),
-      table.concat(lib.sorted_keys(AT), ', '))
-  end
-  local slope = (last.sigma - first.sigma) / (last.micro - first.micro)
-  local grown = first.sigma + slope * (AT[when] - first.micro)
-  local sigma = kind == 'e16k4' and grown or own.sigma * grown / first.sigma
-  local still = (1 - last.rho) / (1 - first.rho)
-  return { sigma = math.min(10, sigma), tau = own.tau, rho = 1 - (1 - own.rho) * still }
-end
+--- Routing of the paper's models: fitted on published counts alone (fit.lua says how, and fits them
+-- again), never on a time.
+paper.fitted, paper.load = routing.fitted, routing.load
 
 -- Layers with routing of their own: others repeat them, and seeds are many.
 local LAYERS = 8
@@ -177,13 +146,13 @@ function paper.interval(list, base)
   return ratios:quantile(0.05), ratios:quantile(0.95)
 end
 
---- A model, with the routing that a system meets; routing: a name that paper.load knows.
-local function routed(model, method, routing)
+--- A model, with the routing that a system meets; when: a name that paper.load knows.
+local function routed(model, method, when)
   if type(model) ~= 'string' or not paper.published_shapes[model] then
     return models.describe(model)
   end
   return models.describe(model,
-    { load = paper.load(model:match 'e%d+k%d+$', routing or ROUTING[method] or 'timed') })
+    { load = paper.load(model:match 'e%d+k%d+$', when or ROUTING[method] or 'timed') })
 end
 
 --- A system on a cluster: average's figures. run: steps and seeds. changes: settings that differ

@@ -35,6 +35,34 @@ describe('neap simulate', function()
     assert.is_near(even.step_ms / laer.step_ms, laer.share_of_balanced, 1e-9)
   end)
 
+  it('takes a model of a file, its tokens, a routing, baselines and several schedules', function()
+    local path = os.tmpname() .. '.lua'
+    local file = assert(io.open(path, 'w'))
+    file:write [[return { hidden = 256, ffn = 128, experts = 16, top_k = 2, slots = 4, layers = 3,
+      heads = 4, kv_heads = 4, dense_layers = 1, shared_experts = 1 }]]
+    file:close()
+    local of_file = 'simulate --cluster a100x8 --steps 1 --policy neap --model ' .. path
+      .. ' --tokens 512 --micro-batches 3 --routing later '
+    local document = json.decode(expect(0, of_file .. '--baselines --json'))
+    assert.matches('^later %(synthetic: deviation 3.4, ', document.routing)
+    assert.are.equal(5, #document.rows)
+    for i, row in ipairs(document.rows) do
+      assert.are.equal(i > 1 and 'resident' or nil, row.experts)
+      assert.are.same({ 'yes', 80e9, 6 }, { row.fits, row.memory.capacity, #row.memory.kinds })
+    end
+    local out = expect(0, of_file .. '--schedule laer --schedule neap:recompute=true --memory')
+    os.remove(path)
+    assert.matches('routing later .*\nschedule laer\n.*fastest of what fits: neap.*lean / engine.*'
+      .. '\nschedule neap:recompute=true\n', out)
+  end)
+
+  it('ranks no row whose memory the ranks lack', function()
+    local out = expect(0, 'simulate --cluster laptop --layers 2 --steps 1 --policy static')
+    assert.matches('static %(does not fit%)', out)
+    assert.matches('not ranked, since not even a lean program fits into the 4.0 GB', out)
+    assert.matches('nothing fits: no row is ranked', out)
+  end)
+
   it('writes a timeline and tells where the time goes', function()
     local path = os.tmpname()
     local out = expect(0, SMALL .. '--policy laer --timeline ' .. path)
@@ -52,6 +80,9 @@ describe('neap simulate', function()
 
   it('refuses bad input', function()
     expect(2, 'simulate --cluster a100x31', "did you mean 'a100x32'")
+    expect(2, 'simulate --routing latr', "did you mean 'later'")
+    expect(2, 'simulate --model nowhere.lua', 'model .*nowhere.lua')
+    expect(2, 'simulate --tokens 0', "%-%-tokens is '0'")
     expect(2, 'simulate --schedule lear', "did you mean 'laer'")
     expect(2, SMALL .. '--slots 1', 'there are 16 experts, so it must be 2 or more')
     expect(0, SMALL .. '--slots 2 --policy static', 'as many slots as experts %(16%)')

@@ -10,9 +10,12 @@ local lib = require 'neap.base.lib'
 local metrics = require 'neap.runs.metrics'
 local names = require 'neap.runs.names'
 local models = require 'neap.simulate.models'
+local memory = require 'neap.train.simulated_memory'
+local routing = require 'neap.simulate.routing'
 local arguments = require 'neap.base.arguments'
 local provenance = require 'neap.runs.provenance'
 local simulate = require 'neap.simulate'
+local systems = require 'neap.simulate.systems'
 local spans = require 'neap.simulate.timeline'
 local schedules = require 'neap.nn.schedule'
 local session = require 'neap.policy.session'
@@ -27,6 +30,9 @@ command.examples = [[
 Examples:
   neap simulate
   neap simulate --cluster a100x32 --model mixtral-8x7b-e8k2 --policy laer --policy mine.lua
+  neap simulate --routing later --baselines --balanced
+  neap simulate --policy laer --policy neap --schedule laer --schedule neap:recompute=true
+  neap simulate --cluster h100x256 -n 128 --model mine.lua --tokens 8192 --memory
   neap simulate --policy neap --steps 1 --timeline step.json
   neap simulate --cluster h100x256 --ranks 4096 --model moe-671b --policy neap --steps 1]]
 
@@ -38,12 +44,13 @@ end
 function command.options(parser)
   parser:option('--cluster', 'name or Lua file: ' .. table.concat(clusters.names(), ', '))
     :default 'a100x32'
-  parser:option('--model', 'model: ' .. table.concat(lib.sorted_keys(models.known), ', '))
+  parser:option('--model', 'name or Lua file: '
+    .. table.concat(lib.sorted_keys(models.known), ', '))
     :default 'mixtral-8x7b-e16k4'
   arguments.policies(parser, 'static,laer,neap')
-  parser:option('--schedule', 'of transfers, as neap run takes it: '
-    .. table.concat(lib.sorted_keys(schedules.named), ', ') .. ', with fields: laer:chunks=2')
-    :default 'laer'
+  arguments.several(parser, '--schedule', 'of transfers, as neap run takes it: '
+    .. table.concat(lib.sorted_keys(schedules.named), ', ') .. ', with fields: laer:chunks=2; one '
+    .. 'or, for a table of each, several (default: laer)')
   parser:option('--shard-group', 'ranks that parameters are cut over: all, node, or how many; '
     .. 'resident: see --experts (default: all)'):convert(group)
   parser:option('--experts', 'sharded (FSEP), or resident: whole, each at home on a rank '
@@ -52,11 +59,15 @@ function command.options(parser)
   parser:option('--ep', 'of resident experts: ranks that have a home of every one (default: all)')
     :convert(arguments.whole('--ep', 1, 2 ^ 20))
   parser:option('--trace', 'recorded routing (default: synthetic)')
-  parser:option('--routing', 'chosen by the trace or model, or balanced: every expert gets as '
-    .. 'many tokens, what others call force-balanced (default: chosen)')
-    :choices { 'chosen', 'balanced' }
+  parser:option('--routing', 'chosen: by the trace or model; counted, last, later: as in '
+    .. 'published counts, all, the last, and after them (timed, or middle: docs/paper.md); '
+    .. 'sigma=…,tau=…,rho=…; or balanced: every expert gets as many tokens, what others call '
+    .. 'force-balanced'):default 'chosen'
   parser:flag('--balanced', 'tell the share of force-balanced: the time of the same steps with '
     .. 'balanced routing under static layouts without slots to spare / their time')
+  parser:flag('--baselines', 'resident experts besides, with all ranks of a node as --ep unless it '
+    .. 'is given: plain EP, and MoonEP, UltraEP and LLEP on the current counts')
+  parser:flag('--memory', 'tell what a rank needs memory for, by kind')
   parser:option('-n --ranks', "ranks, other than the cluster's")
     :convert(arguments.whole('-n', 1, 2 ^ 20))
   parser:option('--node-size', "ranks per node, other than the cluster's")
@@ -65,6 +76,10 @@ function command.options(parser)
     :convert(arguments.whole('--slots', 1, 2 ^ 20))
   parser:option('--layers', "layers, other than the model's")
     :convert(arguments.whole('--layers', 1))
+  parser:option('--tokens', "of a rank in a micro-batch, other than the model's")
+    :convert(arguments.whole('--tokens', 1, 2 ^ 31))
+  parser:option('--micro-batches', "of a step, other than the model's")
+    :convert(arguments.whole('--micro-batches', 1, 2 ^ 20))
   parser:option('--distinct', 'layers with loads and plans of their own, which the others repeat '
     .. '(default: all, fewer where that takes long)'):convert(arguments.whole('--distinct', 1))
   parser:option('--steps', 'steps to simulate'):convert(arguments.whole('--steps', 1)):default '4'
@@ -90,43 +105,53 @@ local function shard_group_of(args)
   return given or resident and 'resident' or 'all'
 end
 
-local function open_simulation(args, policy, routing, slots)
+--- What a row is simulated with, where it differs from the arguments: policy, schedule, slots,
+-- routing, and shard_group with ep.
+local function open_simulation(args, case)
+  local chosen = routing.describe(args.routing, args.model, args.trace)
   return simulate.open { cluster = clusters.describe(args.cluster,
     { ranks = args.ranks, node_size = args.node_size }),
-    policy = policy, model = models.describe(args.model, { layers = args.layers }),
-    slots = slots or args.slots, distinct = args.distinct, routing = routing,
-    schedule = args.schedule, shard_group = shard_group_of(args), ep = args.ep,
+    model = models.describe(args.model, { layers = args.layers, tokens = args.tokens,
+      micro_batches = args.micro_batches, load = chosen.load }),
+    policy = case.policy, slots = case.slots or args.slots, distinct = args.distinct,
+    routing = case.routing or chosen.kind, schedule = case.schedule,
+    shard_group = case.shard_group or shard_group_of(args), ep = case.ep or args.ep,
     seed = args.seed, trace = args.trace and trace.read(args.trace), strict = args.strict or false,
     deadline = args.deadline, in_process = args.in_process or false,
     trusted = args.trust_policies or false }
 end
 
 --- The time of a step with force-balanced routing: the same for all policies.
-local function balanced_ms(args)
+local function balanced_ms(args, schedule)
   local m = models.describe(args.model)
   local ranks = clusters.describe(args.cluster, { ranks = args.ranks }).ranks
-  local slots, policy = force_balanced.reference(args.slots or m.slots, ranks, m.experts, true)
+  local case = { routing = 'balanced', schedule = schedule }
+  case.slots, case.policy = force_balanced.reference(args.slots or m.slots, ranks, m.experts, true)
   local homes = shard_group_of(args) == 'resident' and (args.ep or ranks)
   if homes and m.experts % homes == 0 then
-    slots, policy = m.experts / homes, 'static+minimax'
+    case.slots, case.policy = m.experts / homes, 'static+minimax'
   elseif homes then -- no rank may have more experts than another: sharded ones can be copied
-    args = setmetatable({ shard_group = 'all', experts = 'sharded', ep = 0 }, { __index = args })
+    case.shard_group, case.ep = 'all', 0
   end
-  local s = open_simulation(args, policy, 'balanced', slots)
+  local s = open_simulation(args, case)
   local row = s:run(args.steps)
   s:close()
   return row.step_ms
 end
 
 --- balanced: what balanced_ms gave, or nil.
-local function run_policy(args, policy, balanced, last, recorder)
-  local s = open_simulation(args, policy, args.routing)
+local function run_case(args, case, balanced, last, recorder)
+  local s = open_simulation(args, case)
   if not args.noted then errors.note(s.topology:remark()) end
   args.noted = true
   local row, text = s:run(args.steps, recorder), nil
-  row.policy, row.cluster, row.model, row.schedule = policy, args.cluster, args.model, args.schedule
+  row.policy, row.cluster, row.model = case.policy .. case.mark, args.cluster, args.model
+  row.name = (row.name or case.policy) .. case.mark
+  row.schedule, row.experts = case.schedule, case.experts
+  row.memory = memory.of(s.options, row.imbalance.max)
+  row.fits = row.memory.fits
   if last and args.timeline then
-    chrome_trace.write(args.timeline, { { label = policy,
+    chrome_trace.write(args.timeline, { { label = case.policy,
       ranks = spans.of(s.cluster, args.timeline_ranks) } })
     text = spans.text(s.cluster)
   end
@@ -151,26 +176,92 @@ local function effort(rows)
     table.concat(parts, ', '), rows[1].distinct)
 end
 
-local function print_table(args, rows, text)
-  print(('simulated: %s on %s, schedule %s, %d steps, seed %d'):format(args.model, args.cluster,
-    args.schedule, args.steps, args.seed))
-  print(text_table.format(metrics.cells('simulate', rows)))
+local function gigabytes(bytes)
+  return bytes and ('%.1f'):format(bytes / 1e9) or '-'
+end
+
+--- Names of the rows of a verdict on their memory.
+local function of_verdict(rows, row_names, verdict)
+  local list = {}
+  for i, row in ipairs(rows) do
+    if row.fits == verdict then list[#list + 1] = row_names[i] end
+  end
+  return #list > 0 and table.concat(list, ', ')
+end
+
+--- What does not fit, and what of the rest is fastest.
+local function memory_notes(rows)
+  local notes, best, row_names = {}, nil, names.of(rows)
+  local capacity = gigabytes(rows[1].memory.capacity)
+  local lean, none = of_verdict(rows, row_names, 'lean'), of_verdict(rows, row_names, 'no')
+  if lean then
+    notes[#notes + 1] = ('more than the %s GB of a rank in the engine, though not in a lean '
+      .. 'program of the same order of work: %s'):format(capacity, lean)
+  end
+  if none then
+    notes[#notes + 1] = ('not ranked, since not even a lean program fits into the %s GB of a rank: '
+      .. '%s'):format(capacity, none)
+  end
+  for i, row in ipairs(rows) do
+    if names.counts(row) and row.plans_on ~= 'known' and (not best or row.step_ms < best.ms) then
+      best = { name = row_names[i], ms = row.step_ms }
+    end
+  end
+  notes[#notes + 1] = best and ('fastest of what fits: %s, %.2f ms'):format(best.name, best.ms)
+    or 'nothing fits: no row is ranked'
+  return table.concat(notes, '\n')
+end
+
+--- Memory of a rank by kind, lean / engine.
+local function memory_table(rows)
+  local heading, lines = { 'GB of a rank, lean / engine' }, {}
+  for i, name in ipairs(names.of(rows)) do
+    local memory_of = rows[i].memory
+    lines[i] = { name }
+    for k, kind in ipairs(memory_of.kinds) do
+      heading[k + 1] = kind.kind
+      lines[i][k + 1] = gigabytes(kind.lean) .. ' / ' .. gigabytes(kind.engine)
+    end
+    table.insert(lines[i], gigabytes(memory_of.lean) .. ' / ' .. gigabytes(memory_of.engine))
+  end
+  heading[#heading + 1] = 'all'
+  return text_table.format(heading, lines)
+end
+
+local function print_tables(args, rows, text)
+  print(('simulated: %s on %s, %d steps, seed %d; routing %s'):format(args.model, args.cluster,
+    args.steps, args.seed, routing.describe(args.routing, args.model, args.trace).text))
+  for _, schedule in ipairs(args.schedule) do
+    local some = {}
+    for _, row in ipairs(rows) do
+      if row.schedule == schedule then some[#some + 1] = row end
+    end
+    print(('\nschedule %s'):format(schedule))
+    print(text_table.format(metrics.cells('simulate', some)))
+    print(memory_notes(some))
+    if args.memory then print('\n' .. memory_table(some)) end
+  end
   print('\n' .. effort(rows))
   if text then print('\n' .. text) end
 end
 
+local DEFAULT_SCHEDULE = 'laer'
 local DEFAULT_POLICIES = { 'static', 'laer', 'neap' }
 
 --- Columns of the run store for a simulation, and what its results can be compared by.
 local function describe(args)
   local parameters = { policies = #args.policy > 0 and args.policy or DEFAULT_POLICIES }
   parameters.shard_group = shard_group_of(args)
-  for _, name in ipairs { 'cluster', 'model', 'schedule', 'ep', 'steps', 'seed',
-    'ranks', 'node_size', 'slots', 'layers', 'distinct', 'routing', 'balanced' } do
+  for _, name in ipairs { 'cluster', 'model', 'ep', 'steps', 'seed', 'ranks', 'node_size', 'slots',
+    'layers', 'tokens', 'micro_batches', 'distinct', 'routing', 'balanced', 'baselines' } do
     parameters[name] = args[name]
   end
+  parameters.schedule = #args.schedule < 2 and (args.schedule[1] or DEFAULT_SCHEDULE)
+    or args.schedule
   local files = { args.trace }
-  if args.cluster:match '%.lua$' then files[#files + 1] = args.cluster end
+  for _, name in ipairs { 'cluster', 'model' } do
+    if args[name]:match '%.lua$' then files[#files + 1] = args[name] end
+  end
   local key, context = provenance.keys { kind = 'simulate', files = files,
     parameters = parameters }
   return { kind = 'simulate', command = provenance.command(), key = key, seed = args.seed,
@@ -182,32 +273,68 @@ function command.key(args)
   return (describe(args)).key
 end
 
-local function record_policy(args, policy, balanced, last, begin)
-  local recorder = begin { policy = policy, seed = args.seed, trace = args.trace }
-  local row, text = run_policy(args, policy, balanced, last, recorder)
+--- All rows: under every schedule the policies, and the baselines. mark: what tells them from those
+-- of the same policy.
+local function cases_of(args, policies)
+  local list = {}
+  for i, schedule in ipairs(args.schedule) do
+    local mark = i > 1 and (' [%s]'):format(schedule) or ''
+    for _, policy in ipairs(policies) do
+      list[#list + 1] = { policy = policy, mark = mark, schedule = schedule }
+    end
+    for _, policy in ipairs(args.baselines and systems.resident or {}) do
+      list[#list + 1] = { policy = policy, mark = mark .. ' [resident]', schedule = schedule,
+        experts = 'resident', shard_group = 'resident', ep = args.ep or systems.degree(
+          clusters.describe(args.cluster, { ranks = args.ranks, node_size = args.node_size }),
+          models.describe(args.model)) }
+    end
+  end
+  return list
+end
+
+local function policies_of(cases)
+  local list = {}
+  for i, case in ipairs(cases) do list[i] = case.policy end
+  return list
+end
+
+local function record_case(args, case, balanced, last, begin)
+  local recorder = begin { policy = case.policy .. case.mark, seed = args.seed, trace = args.trace }
+  local row, text = run_case(args, case, balanced, last, recorder)
   if recorder then recorder:close(row) end
   return row, text
 end
 
+--- Rows, and the text of the timeline.
+local function run_cases(args, cases, begin)
+  local rows, text, balanced = {}, nil, {}
+  for i, case in ipairs(cases) do
+    local name = case.schedule
+    if args.balanced then balanced[name] = balanced[name] or balanced_ms(args, name) end
+    rows[i], text = record_case(args, case, balanced[name], i == #cases, begin)
+  end
+  return rows, text
+end
+
 function command.run(args)
-  local texts = #args.policy > 0 and args.policy or DEFAULT_POLICIES
-  schedules.resolve(args.schedule)
-  session.check(texts, args.in_process, args.trust_policies)
+  if #args.schedule == 0 then args.schedule = { DEFAULT_SCHEDULE } end
+  for _, schedule in ipairs(args.schedule) do schedules.resolve(schedule) end
+  local chosen = routing.describe(args.routing, args.model, args.trace)
+  local cases = cases_of(args, #args.policy > 0 and args.policy or DEFAULT_POLICIES)
+  session.check(policies_of(cases), args.in_process, args.trust_policies)
   outputs.check('--timeline', args.timeline)
   local columns, context = describe(args)
-  local rows, text, balanced = {}, nil, args.balanced and balanced_ms(args) or nil
+  local rows, text
   local status = store.recorded(args, columns, context, function(begin)
-    for i, policy in ipairs(texts) do
-      rows[i], text = record_policy(args, policy, balanced, i == #texts, begin)
-    end
+    rows, text = run_cases(args, cases, begin)
     return names.status(rows)
   end)
   if args.json then
     print(json.results('simulate', { steps = args.steps, seed = args.seed, cluster = args.cluster,
-      model = args.model, schedule = args.schedule, simulated = true, rows = rows },
-      metrics.keys()))
+      model = args.model, routing = chosen.text, schedule = args.schedule[1], simulated = true,
+      rows = rows }, metrics.keys()))
   else
-    print_table(args, rows, text)
+    print_tables(args, rows, text)
   end
   return status
 end

@@ -16,7 +16,7 @@ function entries.from_row(row, kind)
   if row.losses then curves.loss = { values = row.losses, first = 0 } end
   return { policy = row.policy, kind = kind, seeds = { row.seed }, rows = { row },
     values = metrics.values(metrics.upgrade(row)), curves = curves, plans_on = row.plans_on,
-    in_force = row.in_force }
+    in_force = row.in_force, fits = row.fits }
 end
 
 --- Mean of curves over those that reach a step.
@@ -60,6 +60,13 @@ local function in_force(group)
   return not own and mean_number(shares) or nil
 end
 
+--- 'no' if some run did not fit into the memory of its ranks, else nil.
+local function fits(group)
+  for _, entry in ipairs(group) do
+    if entry.fits == 'no' then return 'no' end
+  end
+end
+
 --- One entry per policy (and group), in the order in which they first appear: means over its runs.
 function entries.group(list)
   local groups, order = {}, {}
@@ -76,8 +83,8 @@ function entries.group(list)
     local group, seeds, rows = groups[key], {}, {}
     for j, entry in ipairs(group) do seeds[j], rows[j] = entry.seeds[1], entry.rows[1] end
     out[i] = { policy = group[1].policy, name = rows[#rows].name, kind = group[1].kind,
-      plans_on = group[1].plans_on, in_force = in_force(group), seeds = seeds, rows = rows,
-      runs = #group, values = mean_of(group, 'values', mean_number),
+      plans_on = group[1].plans_on, in_force = in_force(group), fits = fits(group),
+      seeds = seeds, rows = rows, runs = #group, values = mean_of(group, 'values', mean_number),
       curves = mean_of(group, 'curves', mean_curve) }
   end
   for i, name in ipairs(names.of(out)) do

@@ -146,6 +146,13 @@ local function in_force(cells)
   return not own and statistics.mean(shares) or nil
 end
 
+--- 'no' if a policy's steps did not fit into the memory of their ranks, else nil.
+local function fits(cells)
+  for _, row in pairs(cells) do
+    if row.summary.fits == 'no' then return 'no' end
+  end
+end
+
 local function verdict_of(metric, s)
   if s.count < statistics.FEWEST then
     return ('too few pairs (%d of %d)'):format(s.count, statistics.FEWEST)
@@ -183,7 +190,7 @@ local function compare_one(metric, policy, cells, baseline, warnings)
     shares[#shares + 1] = cells[policy][group].summary.share_of_ideal
   end
   row.share_of_ideal = #shares > 0 and statistics.mean(shares) or nil
-  row.in_force = in_force(cells[policy])
+  row.in_force, row.fits = in_force(cells[policy]), fits(cells[policy])
   if policy == baseline then
     row.verdict = 'baseline'
     return row

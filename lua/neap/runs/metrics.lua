@@ -161,6 +161,12 @@ metrics.list = {
     doc = 'errors of the policy' },
   { name = 'late', title = 'late', format = '%d', better = 'lower', stored = true,
     doc = 'plans used a step late' },
+  { name = 'memory_lean', path = { 'memory', 'lean' }, title = 'lean GB', format = '%.1f',
+    scale = 1e-9, better = 'lower', tables = 'simulate report', doc = 'memory that a rank needs '
+    .. 'for the simulated order of work, without anything that is not needed' },
+  { name = 'memory_engine', path = { 'memory', 'engine' }, title = 'engine GB', format = '%.1f',
+    scale = 1e-9, better = 'lower', tables = 'simulate report', doc = 'memory that a rank of the '
+    .. 'engine would need for such a training, as --dry-run estimates it' },
   { name = 'loss', title = 'loss', format = '%.4f', better = 'lower', stored = true,
     tables = 'run report', curve = { 'Loss', 'nats per token' },
     doc = 'nats per token (of texts: per byte), mean of the last tenth of the steps' },
@@ -243,7 +249,7 @@ end
 --- Keys of rows in the order in which JSON has them.
 function metrics.keys()
   local keys = { 'trace', 'policy', 'name', 'seed', 'steps', 'ranks', 'simulated', 'cluster',
-    'model', 'plans_on', 'in_force' }
+    'model', 'schedule', 'experts', 'plans_on', 'in_force', 'fits' }
   for _, metric in ipairs(metrics.list) do
     for _, key in ipairs(metric.path or { metric.name }) do keys[#keys + 1] = key end
   end

@@ -63,7 +63,8 @@ end
 -- of the row is its doing where its answers failed.
 function names.mark(name, row)
   local share = row.in_force
-  return name .. (MARKS[row.plans_on] or '') .. (not share and ''
+  return name .. (MARKS[row.plans_on] or '')
+    .. (row.fits == 'no' and ' (does not fit)' or '') .. (not share and ''
     or share == 0 and ' (never in force)' or (' (in force: %.3g %%)'):format(100 * share))
 end
 
@@ -77,9 +78,10 @@ end
 -- Share from which on a row counts as its policy's.
 local MOSTLY = 0.99
 
---- Whether a row says something of its policy, rather than of what took its place.
+--- Whether a row says something of its policy, rather than of what took its place, and of steps
+-- that the ranks have memory for.
 function names.counts(row)
-  return (row.in_force or 1) >= MOSTLY
+  return (row.in_force or 1) >= MOSTLY and row.fits ~= 'no'
 end
 
 --- Exit status of a command with these rows: 3, and a line on stderr, if a policy was never in

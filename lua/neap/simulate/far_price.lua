@@ -4,6 +4,7 @@
 -- work counts as little as it should, and what waits for links that are busy as much.
 
 local lib = require 'neap.base.lib'
+local models = require 'neap.simulate.models'
 local plan = require 'neap.engine.plan'
 local splits = require 'neap.engine.split'
 local step_program = require 'neap.simulate.step_program'
@@ -49,7 +50,7 @@ function far_price.of(cluster, cost, parts)
   local open, weights = open_load(cost, 1 / parts)
   local function seconds(load)
     local micro = { loads = {}, weights = {}, base = {} }
-    for layer = 0, cost.model.layers - 1 do
+    for layer = 0, models.moe_layers(cost.model) - 1 do
       micro.loads[layer], micro.weights[layer] = load, weights
     end
     step_program.build(cluster, cost:step({ micro }, cost.model.tokens / parts))

@@ -11,6 +11,7 @@ local clusters = require 'neap.simulate.cluster'
 local far_price = require 'neap.simulate.far_price'
 local lateness = require 'neap.simulate.lateness'
 local metrics = require 'neap.runs.metrics'
+local models = require 'neap.simulate.models'
 local summary = require 'neap.simulate.summary'
 local series = require 'neap.base.series'
 local step_cost = require 'neap.simulate.step_cost'
@@ -146,12 +147,13 @@ local function next_micro_batch(self, scored, share)
       8 * self.topology.ranks * self.topology.experts)
     if planned_on then timed(self, 'plan', s.record, s, step, layer, planned_on) end
   end
-  for layer = self.options.distinct, self.model.layers - 1 do
+  local layers = models.moe_layers(self.model)
+  for layer = self.options.distinct, layers - 1 do
     local same = layer % self.options.distinct
     micro.loads[layer], micro.weights[layer] = micro.loads[same], micro.weights[same]
     micro.base[layer] = micro.base[same]
   end
-  for layer = 0, scored and self.model.layers - 1 or -1 do
+  for layer = 0, scored and layers - 1 or -1 do
     self.late_bytes = self.late_bytes + (micro.weights[layer].late_bytes or 0)
   end
   self.micro_batches = step + 1

@@ -137,6 +137,29 @@ function Costs:experts(layout, slot_tokens, scale, out, from, upto)
   return out
 end
 
+--- A feed-forward network of hidden size f for so many tokens of the rank: forward, backward.
+local function network(self, tokens, f)
+  local m, all, width = self.model, tokens * self.tensor, f / self.tensor
+  local into, out = self:product(all, m.hidden, 2 * width), self:product(all, width, m.hidden)
+  local rest = self:pass(PASSES.expert * all * width * m.bytes) + 4 * self.machine.launch
+  return into + out + rest, 2 * (into + out + rest)
+end
+
+--- A layer's shared experts, of a model that has some: as network.
+function Costs:shared(tokens)
+  local f = models.dense_widths(self.model)
+  if f == 0 then return nil end
+  return network(self, tokens, f)
+end
+
+--- The network of a layer without experts, with its normalisation and residual: as network.
+function Costs:dense_network(tokens)
+  local _, f = models.dense_widths(self.model)
+  local forward, backward = network(self, tokens, f)
+  local rest = self:pass(PASSES.finish * tokens * self.model.hidden * self.model.bytes)
+  return forward + rest, backward + 2 * rest
+end
+
 --- Last normalisation and head; loss; backward of both.
 function Costs:head(tokens)
   local m = self.model
@@ -165,14 +188,24 @@ function Costs:unpack(bytes)
   return spans and spans.unshard and self:pass(bytes) * spans.unshard or 0
 end
 
---- Parameters: of an expert; of a layer without its experts; of embedding and head.
+--- Parameters: of an expert; of a layer without its experts; of one that has none; of embedding and
+-- head.
 function Costs:expert_parameters(expert)
   return 3 * self.model.hidden * models.ffn(self.model, expert)
 end
 
+local function attention_parameters(m)
+  return m.hidden * m.hidden * (2 + 2 * m.kv_heads / m.heads)
+end
+
 function Costs:dense_parameters()
   local m = self.model
-  return m.hidden * m.hidden * (2 + 2 * m.kv_heads / m.heads) + m.hidden * m.experts
+  return attention_parameters(m) + m.hidden * m.experts + 3 * m.hidden * (models.dense_widths(m))
+end
+
+function Costs:dense_layer_parameters()
+  local _, f = models.dense_widths(self.model)
+  return attention_parameters(self.model) + 3 * self.model.hidden * f
 end
 
 function Costs:outer_parameters()
@@ -180,10 +213,10 @@ function Costs:outer_parameters()
 end
 
 function Costs:total_parameters()
-  local m, sum = self.model, self:outer_parameters()
-  local layer = self:dense_parameters()
+  local m, layer = self.model, self:dense_parameters()
+  local sum = self:outer_parameters() + m.dense_layers * self:dense_layer_parameters()
   for e = 0, m.experts - 1 do layer = layer + self:expert_parameters(e) end
-  return sum + m.layers * layer
+  return sum + models.moe_layers(m) * layer
 end
 
 --- One step of the optimizer, its state being cut over all ranks.

@@ -68,7 +68,7 @@ local function check(o)
   check_whole('tensor', o.tensor, 1, ranks)
   check_whole('seed', o.seed, 0, 2 ^ 52)
   check_whole('warm_up', o.warm_up, 0, 1e6)
-  check_whole('distinct', o.distinct, 1, o.model.layers)
+  check_whole('distinct', o.distinct, 1, models.moe_layers(o.model))
   check_group('token_group', o.token_group, ranks)
   o.shard_group, o.homes = shard_group.resolve(o.shard_group, o.ep, ranks)
   if not o.homes then check_group('shard_group', o.shard_group, ranks) end
@@ -85,7 +85,7 @@ end
 --- How many layers get loads, plans and splits of their own: all, unless that is much work.
 local function some_layers(o)
   local cells = o.machine.ranks * o.model.experts
-  return math.max(1, math.min(o.model.layers, math.floor(CELLS / cells)))
+  return math.max(1, math.min(models.moe_layers(o.model), math.floor(CELLS / cells)))
 end
 
 --- All options, checked: given's over the defaults, machine and model described, schedule with all

@@ -72,7 +72,7 @@ end
 
 function RecipePricing:step()
   local one, micro = { loads = {}, weights = {}, base = {} }, {}
-  for layer = 0, self.model.layers - 1 do
+  for layer = 0, models.moe_layers(self.model) - 1 do
     local same = layer % self.layers
     one.loads[layer], one.weights[layer] = self.loads[same], self.weights[same]
     one.base[layer] = self.base[same]

@@ -8,6 +8,7 @@
 
 local lib = require 'neap.base.lib'
 local op_cost = require 'neap.simulate.op_cost'
+local models = require 'neap.simulate.models'
 local step_ops = require 'neap.simulate.step_ops'
 
 local ffi, C = lib.ffi, lib.C
@@ -274,11 +275,13 @@ local function add(to, from, count, times)
 end
 
 local function dense(self)
-  local t, layers = self.topology, self.model.layers
+  local t, m, layers = self.topology, self.model, models.moe_layers(self.model)
   local layer, outer = self.op_cost:dense_parameters(), self.op_cost:outer_parameters()
+  local first = self.op_cost:dense_layer_parameters()
   local out = {
     layer = dense_exchange(self, layer), outer = dense_exchange(self, outer),
-    all = dense_exchange(self, layer * layers + outer),
+    first = dense_exchange(self, first),
+    all = dense_exchange(self, layer * layers + first * m.dense_layers + outer),
   }
   if self.o.resident then
     local extra = copies(self)
@@ -290,7 +293,7 @@ end
 
 --- New parameters between the homes of every expert, of all layers; nil where it has one.
 local function gather(self)
-  local t, layers = self.topology, self.model.layers
+  local t, layers = self.topology, models.moe_layers(self.model)
   if t.homes == t.ranks then return nil end
   local ports, uplinks = arrays(t)
   lib.check(C.neap_topology_gather_traffic(t.ptr, self.expert_bytes, ports, uplinks))
@@ -304,7 +307,8 @@ local function refresh(self)
   if self.home_first then return gather(self) end
   if self.o.resident or group == 'all' or group == t.ranks then return nil end
   local size = group == 'node' and t.ranks / t.nodes or group
-  for e = 0, t.experts - 1 do bytes = bytes + self.expert_bytes[e] * self.model.layers end
+  for e = 0, t.experts - 1 do bytes = bytes + self.expert_bytes[e] end
+  bytes = bytes * models.moe_layers(self.model)
   local ports, uplinks = arrays(t)
   for r = 0, t.ranks - 1 do ports[r] = bytes / size * (1 - size / t.ranks) end
   for n = 0, t.nodes - 1 do
@@ -326,8 +330,8 @@ end
 function StepCost:step(micro, tokens)
   local o, m, cost, t = self.o, self.model, self.op_cost, self.topology
   local d = {
-    schedule = o.schedule, micro = micro, layers = m.layers,
-    recompute = m.recompute, token_group = o.token_group,
+    schedule = o.schedule, micro = micro, layers = models.moe_layers(m),
+    dense_layers = m.dense_layers, recompute = m.recompute, token_group = o.token_group,
     token_peers = self.node_tokens and 'nodes' or 'all', dense_last = o.dense_last,
     expert_factor = { forward = cost:factor 'expert', backward = cost:factor 'expert backward' },
     unpack = cost:unpack(self.expert_bytes[0] * t.slots / t.ranks),
@@ -340,6 +344,8 @@ function StepCost:step(micro, tokens)
   d.attention, d.attention_back = cost:attention(tokens)
   d.embed, d.embed_back = cost:embed(tokens)
   d.head, d.loss, d.head_back = cost:head(tokens)
+  d.shared, d.shared_back = cost:shared(tokens)
+  d.network, d.network_back = cost:dense_network(tokens)
   d.permute = cost:permute(tokens)
   d.finish, d.finish_back = cost:finish(tokens)
   local _, route_back = cost:route(tokens)

@@ -99,9 +99,17 @@ function Block:forward_attention()
   p.phase = phase
 end
 
-function Block.forward_shared() end
+--- In a backward what a schedule computes again.
+function Block:forward_shared()
+  local p = self.program
+  if not p.shared then return end
+  p:compute('ffn', p.shared, nil, { phase = p.phase == 'backward' and 'forward' or nil })
+end
 
-function Block.backward_shared() end
+function Block:backward_shared()
+  local p = self.program
+  if p.shared then p:compute('ffn', p.shared_back) end
+end
 
 function Block.release() end
 
@@ -115,6 +123,19 @@ function Block:backward()
   local p = self.program
   attention(p, p.attention_back, 2)
   if p.micro == p.last_micro and not p.dense_last then p:dense_reduce(p.dense.layer) end
+end
+
+--- Layers without experts, the first of a model (nn/dense_block.lua).
+function step_ops.dense_layer(program)
+  attention(program, program.attention, 1)
+  program:compute('ffn', program.network)
+end
+
+function step_ops.dense_layer_back(program)
+  local p = program
+  p:compute('ffn', p.network_back)
+  attention(p, p.attention_back, 2)
+  if p.micro == p.last_micro and not p.dense_last then p:dense_reduce(p.dense.first) end
 end
 
 --- ---- experts -----------------------------------------------------------------------------------

@@ -89,6 +89,7 @@ function Program:forward()
   self.planned = {}
   layer_step.begin(self)
   self:compute('embed', self.embed)
+  for _ = 1, self.dense_layers do step_ops.dense_layer(self) end
   for layer = 0, self.layers - 1 do layer_step.forward_layer(self, layer, nil, 0) end
   self.layer = nil
   self:compute('head', self.head)
@@ -106,6 +107,14 @@ function Program:backward()
     layer_step.backward_layer(self, layer)
   end
   self.layer = nil
+  for _ = 1, self.dense_layers do
+    if self.schedule.recompute or self.recompute then
+      self.phase = 'recompute'
+      step_ops.dense_layer(self)
+    end
+    self.phase = 'backward'
+    step_ops.dense_layer_back(self)
+  end
   self:compute('embed', self.embed_back)
   if self.micro == self.last_micro then self.pipeline:finish() else self.pipeline:release() end
 end
@@ -123,8 +132,11 @@ end
 
 --- Fills a cluster (cleared before) with a step. o:
 --   schedule                what schedule.resolve gives
---   layers, recompute       of the model: layers are computed again before their backward, with all
+--   layers, dense_layers    with experts, and without, which are the first
+--   recompute               of the model: layers are computed again before their backward, with all
 --                           that travels, unless the schedule recomputes
+--   shared, shared_back     seconds of a layer's shared experts, nil without any
+--   network, network_back   of the network of a layer without experts
 --   token_peers             of exchanges of tokens: 'all' or 'nodes' (cluster:exchange)
 --   token_group, tensor, tensor_ports, gradient_scale (bytes of a gradient / of a
 --                           parameter), resident (experts stay where they are), accumulate
