@@ -21,7 +21,7 @@ local COMMANDS = {
   { RUN .. '--policies=static --device=sim --cluster=laptop', 'run', 1, rows_of = 'metrics' },
   { RUN .. '--dry-run', 'run', 6 },
   { 'run experiments/paper/breakdown.lua --steps=1 --seeds=1 --methods=laer', 'run', 2 },
-  { 'run experiments/paper/balance.lua --steps=1 --seeds=2 --methods=laer', 'run', 4 },
+  { 'run experiments/paper/balance.lua --steps=1 --seeds=2 --methods=laer', 'run', 6 },
   { 'replay --trace ' .. TRACE .. ' --policy static --policy laer:on=known', 'replay', 2,
     rows_of = 'metrics' },
   { SIMULATE .. '--policy static --policy laer', 'simulate', 2, rows_of = 'metrics' },
