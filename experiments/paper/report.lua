@@ -81,7 +81,7 @@ What differs between the systems is only what they do:
 * **megatron**: TP x EP with the experts at home on 8 ranks, fused elementwise code, gradients in
   fp32. It is another program, with a training of its own whose routing nobody has published; it
   is simulated on the counts of the first micro-batches, and nothing is claimed of it.
-* **neap, equal memory**: planner and exact split of this project in LAER's schedule with LAER's
+* **neap-lean**: planner and exact split of this project in LAER's schedule with LAER's
   buffers; every layer is computed again with all that travels.
 * **neap**: the engine's schedule `neap:recompute=true` (docs/schedules.md): four buffers, tokens
   travel back while the gradients of weights are computed, and what has travelled is kept (14 to 26

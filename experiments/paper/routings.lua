@@ -15,7 +15,7 @@ return neap.recipe.define {
   name = 'routings',
   doc = 'Ratios of step times to LAER, by routing.',
   params = neap.params.extend(paper.params, {
-    methods = { default = { 'fsdp+ep', 'flexmoe', 'neap, equal memory', 'neap' },
+    methods = { default = { 'fsdp+ep', 'flexmoe', 'neap-lean', 'neap' },
       doc = 'systems to compare' },
   }),
 

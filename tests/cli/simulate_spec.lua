@@ -111,8 +111,8 @@ describe("the paper's scripts", function()
       end
       assert.is_number(row.imbalance.mean)
     end
-    assert.same({ ['fsdp+ep'] = true, flexmoe = true, laer = true, megatron = true, neap = true },
-      methods)
+    assert.same({ ['fsdp+ep'] = true, flexmoe = true, laer = true, megatron = true,
+      ['neap-lean'] = true, neap = true }, methods)
     expect(2, 'run experiments/paper/end_to_end.lua --model=mixtral', 'unknown model')
     expect(2, 'run experiments/paper/beyond.lua --part=link', "allowed: all, ranks")
   end)

@@ -5,6 +5,7 @@
 --   print(spans.text(cluster))
 
 local text_table = require 'neap.base.text_table'
+local timeline = require 'neap.engine.timeline'
 
 local spans = {}
 
@@ -21,6 +22,17 @@ end
 local function by_time(a, b)
   if a.begin ~= b.begin then return a.begin < b.begin end
   return a.finish < b.finish
+end
+
+local KNOWN = {}
+for _, title in ipairs(timeline.names) do KNOWN[title] = true end
+
+--- Name and phase that a measured step has for a span. Where ranks copy themselves what they
+-- exchange, copies are spans of computation: of a phase or not as there, and for what a measured
+-- step only waits for, a wait.
+local function measured_as(kind)
+  if kind.stream ~= 'compute' or KNOWN[timeline.title(kind)] then return kind.name, kind.phase end
+  return KNOWN[kind.name] and kind.name or 'wait', nil
 end
 
 --- The spans of all ranks (or of the first so many), as timeline.lua describes them: waits of the
@@ -40,8 +52,9 @@ function spans.of(cluster, count)
   for op = 0, #cluster.spans do
     local kind = cluster.spans[op]
     local begin, finish = cluster:times(op)
+    local name, phase = measured_as(kind)
     for r = 1, count do
-      table.insert(ranks[r], { name = kind.name, phase = kind.phase, stream = kind.stream,
+      table.insert(ranks[r], { name = name, phase = phase, stream = kind.stream,
         begin = begin[r - 1], finish = finish[r - 1], layer = kind.layer, micro = kind.micro,
         critical = marks[op] and marks[op][r - 1] })
     end

@@ -1,12 +1,14 @@
 -- Costs of a described cluster that are 0 unless it says otherwise: messages, rates by size,
 -- interference, tokens sent once for each node, plans and splits.
 
+local breakdown = require 'neap.profile.breakdown'
 local clusters = require 'neap.simulate.cluster'
 local lateness = require 'neap.simulate.lateness'
 local layouts = require 'neap.engine.layout'
 local lib = require 'neap.base.lib'
 local models = require 'neap.simulate.models'
 local simulate = require 'neap.simulate'
+local spans = require 'neap.simulate.timeline'
 local splits = require 'neap.engine.split'
 local topologies = require 'neap.engine.topology'
 
@@ -194,11 +196,11 @@ describe('plans and splits', function()
 
   it('go by how long a micro-batch lasts', function()
     local l = lateness.open(0.3, 3) -- of a micro-batch of 1 s: ready at 0.4, 0.7 and 1.2
-    local spans = { [0] = { name = 'counts', phase = 'forward', micro = 0, layer = 0 },
+    local list = { [0] = { name = 'counts', phase = 'forward', micro = 0, layer = 0 },
       { name = 'counts', phase = 'forward', micro = 0, layer = 1 },
       { name = 'counts', phase = 'forward', micro = 0, layer = 2 } }
     local at = { [0] = 0.1, 0.4, 0.9 }
-    l:learn({ spans = spans, report = function() return { seconds = 2 } end,
+    l:learn({ spans = list, report = function() return { seconds = 2 } end,
       times = function(_, op) return nil, { [0] = at[op] } end }, 2)
     assert.same({ [0] = 0, 0, 1 }, l.behind)
     assert.equal(1, l.every)
@@ -208,6 +210,19 @@ describe('plans and splits', function()
       assert.equal(micro, tonumber(l:counts(micro, 0, counts, 8)[0]))
       local last = l:counts(micro, 2, counts, 8)
       assert.equal(micro > 0 and micro - 1 or nil, last and tonumber(last[0]))
+    end
+  end)
+end)
+
+describe('ranks that copy themselves what they exchange', function()
+  it('have spans that a measured step has, which fill the step', function()
+    for _, dense_last in ipairs { false, true } do
+      local s = open { cluster = machine { copied = true, shared = true }, dense_last = dense_last }
+      s:step()
+      local summary, sum = breakdown.summary(spans.of(s.cluster)), 0
+      for _, row in ipairs(summary.compute) do sum = sum + row.mean end
+      assert.is_near(s.cluster:report().seconds, sum, 1e-9 * sum)
+      s:close()
     end
   end)
 end)
