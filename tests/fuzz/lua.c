@@ -39,6 +39,13 @@ static int on_error(lua_State *state)
   return 1;
 }
 
+/* Of a folder: no names. */
+static int list_none(lua_State *state)
+{
+  lua_newtable(state);
+  return 1;
+}
+
 static int open_launcher(lua_State *state)
 {
   lua_newtable(state);
@@ -46,6 +53,10 @@ static int open_launcher(lua_State *state)
   lua_setfield(state, -2, "home");
   lua_pushliteral(state, FUZZ_HOME "/build");
   lua_setfield(state, -2, "folder");
+  lua_pushliteral(state, FUZZ_HOME "/build/neap.cdef");
+  lua_setfield(state, -2, "cdef");
+  lua_pushcfunction(state, list_none);
+  lua_setfield(state, -2, "list");
   return 1;
 }
 

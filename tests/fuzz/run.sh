@@ -10,7 +10,7 @@
 # "N passed, M failed".
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-in_c=(csv gzip safetensors checkpoint texts tokens) in_lua=(json manifest cluster sweep)
+in_c=(csv gzip safetensors checkpoint texts tokens) in_lua=(json manifest cluster sweep formats)
 limit=-max_total_time=60
 case "${1:-}" in
   --runs=*) limit=-runs=${1#--runs=}; shift ;;

@@ -17,7 +17,7 @@ local Counts = {}
 Counts.__index = Counts
 
 local MOST = 2 ^ 31 - 1
-local MOST_EXPERTS = 2 ^ 20
+local MOST_EXPERTS = 2 ^ 13 -- unless more are asked for: an id that is damaged is mostly larger
 local DRAW_STREAM = 0x64726177 -- random numbers of what is drawn
 
 --- o: path (for messages), ranks (to which tokens of a format without ranks go; nil: not told),
@@ -63,7 +63,7 @@ end
 function Counts:add(row, expert, tokens)
   if expert < 0 or expert >= self.most then
     self:fail('expert %d; there are 0 to %d%s', expert, self.most - 1,
-      self.o.experts and ' (--experts)' or '')
+      self.o.experts and ' (--experts)' or ' unless --experts says more')
   end
   if expert >= row.room then grow(row, expert) end
   if expert > self.largest then self.largest = expert end
@@ -118,6 +118,7 @@ end
 
 --- Tokens of all ranks: drawn multinomially, or dealt, so that ranks differ by one at most.
 function Counts:spread(step, layer, expert, tokens)
+  if tokens > MOST then self:fail('expert %d has %.0f tokens', expert, tokens) end
   local ranks, left = self.o.ranks, tokens
   for rank = 0, ranks - 1 do
     local share

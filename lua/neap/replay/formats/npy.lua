@@ -5,6 +5,8 @@
 local lib = require 'neap.base.lib'
 local arrays = require 'neap.replay.formats.arrays'
 
+local ffi = lib.ffi
+
 local npy = {}
 
 npy.MAGIC = '\147NUMPY'
@@ -56,10 +58,19 @@ function npy.open(file, path)
   if order ~= 'False' then
     fail(path, 'it is stored by columns; numpy.save(path, numpy.ascontiguousarray(array))')
   end
-  local shape = {}
-  for size in dims:gmatch '%d+' do shape[#shape + 1] = tonumber(size) end
+  local shape, bytes, at = {}, ffi.sizeof(ctype), file:seek()
+  for size in dims:gmatch '%d+' do
+    shape[#shape + 1] = tonumber(size)
+    bytes = bytes * tonumber(size)
+  end
+  local length = file:seek 'end' - at
+  if bytes ~= length then
+    fail(path, 'byte %d: an array (%s) of %d bytes each has %.0f bytes; here are %d: it is '
+      .. 'truncated or damaged', at, dims, ffi.sizeof(ctype), bytes, length)
+  end
+  file:seek('set', at)
   return arrays.of_file(file, path, shape, ctype,
-    function() fail(path, 'it is truncated: it has fewer elements than its shape (%s)', dims) end)
+    function() fail(path, 'it has become shorter while it was read') end)
 end
 
 --- What the number of dimensions says.
@@ -71,7 +82,6 @@ function npy.add(counts, path, kind, place)
   local ok, err = pcall(function()
     local array = npy.open(file, path)
     arrays.add(counts, array, kind or KINDS[#array.shape] or 'loads', place)
-    if file:read(1) then fail(path, 'there are bytes after the end of its array') end
     return array.shape
   end)
   file:close()
