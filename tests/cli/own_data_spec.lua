@@ -5,7 +5,7 @@ local launcher = require 'neap.launcher'
 local program = require 'tests.cli.program'
 
 local RUN = 'run %s/experiments/quickstart.lua --layers=1 --hidden=16 --heads=1 --kv-heads=1 '
-  .. '--experts=4 --ffn=16 --batch=4 --steps=6 --trace= --priced-on= --policies=static --no-store '
+  .. '--experts=4 --ffn=16 --batch=4 --trace= --priced-on= --policies=static --no-store '
   .. '--json '
 
 describe('own data', function()
@@ -31,7 +31,8 @@ describe('own data', function()
   teardown(function() program.shell(("rm -r '%s'"):format(folder)) end)
 
   local function run(status, options)
-    local more = options:find '--sequence' and '' or ' --sequence=16'
+    local more = (options:find '--sequence' and '' or ' --sequence=16')
+      .. (options:find '--steps' and '' or ' --steps=6')
     local command = RUN:format(launcher.home) .. options .. more
     local got, out, err = program.shell(("cd '%s' && '%s' %s"):format(folder, program.path,
       command))
@@ -55,6 +56,16 @@ describe('own data', function()
     local row = run(0, '--text=same.txt -n 2 --eval-every=1 --eval-batches=1')
     for step = 1, 5 do assert.are.equal(row.losses[step + 1], row.eval_losses[step]) end
     assert.is_true(row.eval_loss < row.losses[6])
+  end)
+
+  it('goes on after a checkpoint, with the losses before it', function()
+    local options = '--text=mine.txt -n 2 --eval-every=2 --eval-batches=1 --checkpoint=saved '
+    local whole = run(0, (options:gsub('%-%-checkpoint=saved', '')))
+    run(0, options .. '--checkpoint-every=4 --steps=4')
+    local resumed = run(0, options .. '--resume --steps=6')
+    assert.are.equal(whole.digest, resumed.digest)
+    assert.are.same({ 1, 3, 5 }, resumed.eval_steps)
+    assert.are.same(whole.eval_losses, resumed.eval_losses)
   end)
 
   it('trains on ids with a vocabulary, mixes texts, and validates on another', function()

@@ -6,6 +6,7 @@
 --   e:due(step)                             -- after so many steps
 --   local loss = e:run(step)
 
+local series = require 'neap.base.series'
 local splits = require 'neap.engine.split'
 local texts = require 'neap.engine.text'
 
@@ -51,7 +52,7 @@ function evaluation.open(trainer)
   local self = setmetatable({ trainer = trainer, every = p.eval_every, batches = p.eval_batches,
     text = other ~= '' and texts.schedule(other) or trainer.text,
     part = other ~= '' and 'whole' or 'held_out', session = quiet_session(trainer),
-    steps = {}, losses = {} }, Evaluation)
+    steps = series.open(), losses = series.open() }, Evaluation)
   if self.text.check then
     self.text:check(p.sequence, rawget(p, 'vocabulary'), { self.part })
   end
@@ -75,19 +76,27 @@ function Evaluation:run(step)
     sum = sum + model:forward(trainer.ids, trainer.targets, step)
   end
   model.session = session
-  self.steps[#self.steps + 1], self.losses[#self.losses + 1] = step, sum / self.batches
-  self.last = sum / self.batches
-  return self.last
+  self.steps:add(step)
+  self.losses:add(sum / self.batches)
+  return self:last()
+end
+
+--- The last loss, or nil.
+-- : -> number or nil
+function Evaluation:last()
+  return self.losses[self.losses.count]
 end
 
 --- The loss after the step with this number, or nil.
 function Evaluation:of(step)
-  return self.steps[#self.steps] == step and self.last or nil
+  return self.steps[self.steps.count] == step and self:last() or nil
 end
 
 --- Fields of a training's row (runs/metrics.lua): the last loss, and all, with their steps.
 function Evaluation:row()
-  return { eval_loss = self.last, eval_losses = self.losses, eval_steps = self.steps }
+  local losses, steps = {}, {}
+  for i = 1, self.losses.count do losses[i], steps[i] = self.losses[i], self.steps[i] end
+  return { eval_loss = self:last(), eval_losses = losses, eval_steps = steps }
 end
 
 function Evaluation:close()

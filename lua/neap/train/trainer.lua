@@ -436,7 +436,7 @@ function Trainer:step()
 end
 
 local function progress_text(self, tokens)
-  local last = self.evaluation and self.evaluation.last
+  local last = self.evaluation and self.evaluation:last()
   return ('loss %.3f%s  %.0f tokens/s  imbalance %.2f'):format(self.losses[self.losses.count],
     last and ('  val loss %.3f'):format(last) or '', tokens / self.seconds:recent(10),
     self.step_imbalance)

@@ -22,6 +22,9 @@ local function series_of(trainer)
   local all = { losses = trainer.losses, seconds = trainer.seconds,
     imbalance = trainer.balance.imbalance, std = trainer.balance.std }
   for name, measured in pairs(trainer.session.measured) do all[name] = measured end
+  if trainer.evaluation then
+    all.eval_losses, all.eval_steps = trainer.evaluation.losses, trainer.evaluation.steps
+  end
   return all
 end
 
