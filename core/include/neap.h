@@ -739,10 +739,11 @@ NEAP_API int neap_shards_normal(neap_shards *shards, int32_t expert, int64_t fir
 NEAP_API int neap_shards_set(neap_shards *shards, int part, int32_t expert,
                              const neap_tensor *value);
 NEAP_API int neap_shards_get(neap_shards *shards, int part, int32_t expert, neap_tensor *value);
-/* Elements of this rank's ranges of all experts; and values for them, one expert after the other,
- * of the master's dtype, in host memory: local, as set. Errors: ARGUMENT. */
+/* Elements of this rank's ranges of all experts; and values for them or of them, one expert after
+ * the other, of the master's dtype, in host memory: local, as set. Errors: ARGUMENT. */
 NEAP_API int64_t neap_shards_owned(const neap_shards *shards);
 NEAP_API int neap_shards_put(neap_shards *shards, int part, const void *values, int64_t count);
+NEAP_API int neap_shards_take(const neap_shards *shards, int part, void *values, int64_t count);
 
 /* Where they are, owned by the store: to be read, or, of parameters, changed; a refresh follows
  * then. On a GPU in its memory. NULL: no such part. */

@@ -262,12 +262,26 @@ int64_t neap_shards_owned(const neap_shards *s)
   return s->owned;
 }
 
-int neap_shards_put(neap_shards *s, int part, const void *values, int64_t count)
+static int check_owned(const neap_shards *s, int part, int64_t count)
 {
   if (part < NEAP_SHARD_PARAMETER || part > NEAP_SHARD_GRADIENT || count != s->owned)
     return neapi_fail(NEAP_ARGUMENT, "shards: %lld values for part %d; this rank has %lld of each",
                       (long long)count, part, (long long)s->owned);
-  return neapi_copy(s->part[part], values, count * s->acc_kernels->size);
+  return NEAP_OK;
+}
+
+int neap_shards_put(neap_shards *s, int part, const void *values, int64_t count)
+{
+  int status = check_owned(s, part, count);
+  return status ? status : neapi_copy(s->part[part], values, count * s->acc_kernels->size);
+}
+
+int neap_shards_take(const neap_shards *s, int part, void *values, int64_t count)
+{
+  int status = check_owned(s, part, count);
+  if (!status)
+    status = neapi_copy(values, s->part[part], count * s->acc_kernels->size);
+  return status ? status : neapi_stream_wait();
 }
 
 void *neap_shards_data(neap_shards *s, int part)

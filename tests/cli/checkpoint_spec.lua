@@ -124,6 +124,13 @@ describe('a training that was killed', function()
     assert.matches('3 layers, the first 1 dense, hidden 16, 7 experts', out)
   end)
 
+  it('under an optimizer, rates and a loss of the recipe\'s', function()
+    local never = rows('--own')[1]
+    assert.are.equal(never.digest, rows('--own -n 1 --slots=7')[1].digest)
+    local folder = killed(8, '--own')
+    assert.are.equal(never.digest, resume(folder, '--own -n 2 --slots=4')[1].digest)
+  end)
+
   it('again and again', function()
     local folder = killed(4)
     for _, after in ipairs { 4, 3 } do

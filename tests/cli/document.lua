@@ -31,6 +31,7 @@ local SMALLER = {
     '--steps=7 --batch=8 --sequence=16 --layers=1 --hidden=32 --ffn=32' },
   { 'sweep experiments/quickstart.lua', 'batch=8 sequence=16 layers=1 hidden=32 ffn=32' },
   { 'run race.lua', '--batch=8 --sequence=16 --layers=1 --hidden=32 --ffn=32' },
+  { 'run own.lua', '--batch=8 --sequence=16 --layers=1 --hidden=32 --ffn=32' },
   { 'bench policy', '--repeats=100' },
   { 'planning/results.lua', 'experiments/traces/wide.safetensors' },
   { 'planning/kinds_table.lua', 's26' },

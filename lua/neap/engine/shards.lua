@@ -123,6 +123,12 @@ function Shards:put(part, values)
   check(C.neap_shards_put(self.ptr, shards.part(part), values, self:owned()), 2)
 end
 
+--- The other way round: fills values with this rank's ranges of a part. Local.
+-- : string, array
+function Shards:take(part, values)
+  check(C.neap_shards_take(self.ptr, shards.part(part), values, self:owned()), 2)
+end
+
 --- Fills value with a whole expert, on every rank.
 -- : string, integer, Tensor -> Tensor
 function Shards:get(part, expert, value)

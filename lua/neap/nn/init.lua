@@ -26,5 +26,7 @@ return {
   Block = require 'neap.nn.block',
   DenseBlock = require 'neap.nn.dense_block',
   CrossEntropy = require 'neap.nn.cross_entropy',
+  OwnLoss = require 'neap.nn.own_loss',
+  OwnOptimizer = require 'neap.nn.own_optimizer',
   Transformer = require 'neap.nn.transformer',
 }

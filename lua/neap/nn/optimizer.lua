@@ -34,7 +34,8 @@ AdamW.__index = AdamW
 optim.AdamW = AdamW
 
 local SPEC = {
-  rate = { default = 1e-3 }, warmup = { default = 0 }, steps = { default = math.huge },
+  rate = { default = 1e-3, type = 'number function' }, warmup = { default = 0 },
+  steps = { default = math.huge },
   floor = { default = 0.1 }, beta1 = { default = 0.9 }, beta2 = { default = 0.95 },
   eps = { default = 1e-8 }, decay = { default = 0.1 }, clip = { default = 1 }, comm = {},
   shards = { type = 'table' },
@@ -53,8 +54,9 @@ local function cut(count, rank, ranks)
   return counts, tonumber(begin[0])
 end
 
---- parameters: nn.Parameters, allocated. options, with the defaults above: rate, the peak; warmup
--- and steps of the schedule; floor, the last rate / rate; beta1, beta2, eps, decay (of matrices);
+--- parameters: nn.Parameters, allocated. options, with the defaults above: rate, the peak, or a
+-- function that gives the rate of a step, counted from 1; warmup and steps of the schedule; floor,
+-- the last rate / rate; beta1, beta2, eps, decay (of matrices);
 -- clip, the largest norm of all gradients together, or 0 for no clipping; comm (nil: alone);
 -- shards, a list of the experts' stores. Collective.
 -- : Parameters, table -> AdamW
@@ -139,9 +141,20 @@ function AdamW:norm()
   return math.sqrt(squares)
 end
 
+--- What a function of a user's gives, or an error.
+local function own_rate(f, step)
+  local rate = f(step)
+  if type(rate) ~= 'number' or rate ~= rate or math.abs(rate) == math.huge then
+    lib.raise('ARGUMENT', ('optimizer: the rate of step %d is %s; it must be a finite number')
+      :format(step, tostring(rate)), 3)
+  end
+  return rate
+end
+
 --- The rate of the next step.
 -- : -> number
 function AdamW:next_rate()
+  if type(self.rate) == 'function' then return own_rate(self.rate, self.done + 1) end
   return optim.cosine(self.done + 1, self.rate, self.warmup, self.steps, self.floor)
 end
 

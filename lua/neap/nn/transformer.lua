@@ -18,6 +18,7 @@ local CrossEntropy = require 'neap.nn.cross_entropy'
 local DenseBlock = require 'neap.nn.dense_block'
 local Parameters = require 'neap.nn.parameters'
 local Pipeline = require 'neap.nn.pipeline'
+local OwnLoss = require 'neap.nn.own_loss'
 local layers = require 'neap.nn.layers'
 local layer_step = require 'neap.nn.layer_step'
 local schedules = require 'neap.nn.schedule'
@@ -40,7 +41,7 @@ local SPEC = {
   shared_experts = { default = 0, min = 0, integer = true },
   dense_layers = { default = 0, min = 0, integer = true },
   dense_ffn = { default = 0, min = 0, integer = true },
-  unshard = { default = 'dtype' },
+  unshard = { default = 'dtype' }, loss = { type = 'function' },
 }
 
 --- F of every expert, from index 1.
@@ -79,6 +80,7 @@ end
 -- the mean of the others, compute every token. dense_layers: the first so many of the layers have
 -- no experts, but a feed-forward network of size dense_ffn (0: of the experts that a token uses).
 -- unshard: how experts travel, as in engine/shards.lua.
+-- loss: a function in cross-entropy's place (nn/own_loss.lua).
 function Transformer.new(given)
   local o = options.check(given, SPEC, 'transformer')
   o.kv_heads, o.schedule = o.kv_heads or o.heads, schedules.resolve(o.schedule)
@@ -115,7 +117,7 @@ function Transformer:declare(o)
   for l = 0, self.layers - 1 do self.blocks[l] = Block.new(p, self:layer_name(l), block) end
   self.norm = layers.RMSNorm.new(p, 'norm', o.hidden, o.eps)
   self.head = layers.Linear.new(p, 'head', o.hidden, o.vocabulary, nil, tensor.acc_of(o.dtype))
-  self.criterion = CrossEntropy.new(p)
+  self.criterion = o.loss and OwnLoss.new(p, o.loss) or CrossEntropy.new(p)
 end
 
 --- What the names of a layer with experts begin with; 'layer0', unless dense ones come before.

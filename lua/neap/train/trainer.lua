@@ -17,6 +17,7 @@ local recipe_pricing = require 'neap.simulate.recipe_pricing'
 local metrics = require 'neap.runs.metrics'
 local model_params = require 'neap.train.model_params'
 local optim = require 'neap.nn.optimizer'
+local OwnOptimizer = require 'neap.nn.own_optimizer'
 local series = require 'neap.base.series'
 local sessions = require 'neap.policy.session'
 local tensor = require 'neap.engine.tensor'
@@ -99,7 +100,27 @@ local function open_model(self, p)
     total_batch = p.batch, aux_loss = p.aux_loss, seed = p.seed, exact = p.exact, dtype = p.dtype,
     schedule = self.schedule, group = self.group,
     balanced = rawget(p, 'routing') == 'balanced', unshard = rawget(p, 'unshard'),
+    loss = self.own.loss,
   }, model_params.of(p)))
+end
+
+local function open_optimizer(self, p)
+  local given = { comm = self.comm, rate = self.own.rate or p.rate, warmup = p.warmup,
+    steps = p.steps, decay = p.decay, clip = p.clip, shards = self.model:shards(),
+    update = self.own.update }
+  return (given.update and OwnOptimizer or optim.AdamW).new(self.model.parameters, given)
+end
+
+--- Functions of a recipe in the place of ours.
+local function own_functions(options)
+  local own = { rate = options.rate, update = options.update, loss = options.loss }
+  for _, name in ipairs { 'rate', 'update', 'loss' } do
+    if own[name] ~= nil and type(own[name]) ~= 'function' then
+      lib.raise('ARGUMENT', ('trainer: %s is a %s; it must be a function'):format(name,
+        type(own[name])), 3)
+    end
+  end
+  return own
 end
 
 local TRACES = 100 -- runs that can write a trace of one name at once
@@ -209,8 +230,10 @@ end
 -- instead of params.schedule), seconds (that run may take; it ends with the step that is under way
 -- then), price ({ cluster = name, model = name or nil }: tells the time that every tenth step would
 -- take there, with this training's routing, layouts and splits), remark (false: no note where
--- policies hardly differ) and wait (a step begins when all plans are there: layouts do not depend
--- on time).
+-- policies hardly differ), wait (a step begins when all plans are there: layouts do not depend on
+-- time), rate (a function that gives the learning rate of a step, from 1, in place of params.rate
+-- and its schedule), update (the optimizer's rule, nn/own_optimizer.lua) and loss (a function,
+-- nn/own_loss.lua).
 -- : table -> Trainer
 function trainer.open(options)
   local job, p = options.job, options.params
@@ -227,7 +250,7 @@ function trainer.open(options)
     earlier = {}, -- what spent gave before a resume
     bytes = not options.text.has_bytes or options.text:has_bytes(),
     limit = options.seconds, trace_begins = 0,
-    layers = p.layers - (rawget(p, 'dense_layers') or 0), -- with experts
+    layers = p.layers - (rawget(p, 'dense_layers') or 0), own = own_functions(options),
     schedule = schedules.resolve(options.schedule or p.schedule),
   }, Trainer)
   device.forget_most() -- all ranks are here: earlier trainings have closed
@@ -249,9 +272,7 @@ function trainer.open(options)
   self.ids = tensor.new('i32', (self.last - self.first) * p.sequence)
   self.targets = tensor.new('i32', (self.last - self.first) * p.sequence)
   self.model = open_model(self, p)
-  self.optimizer = optim.AdamW.new(self.model.parameters, { comm = self.comm, rate = p.rate,
-    warmup = p.warmup, steps = p.steps, decay = p.decay, clip = p.clip,
-    shards = self.model:shards() })
+  self.optimizer = open_optimizer(self, p)
   self.evaluation = evaluation.open(self)
   self.saver = job.checkpoints and job.checkpoints:training(self) or nil -- may resume
   self.writer = open_trace(self, options.trace, p)

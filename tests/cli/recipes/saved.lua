@@ -15,9 +15,34 @@ local params = neap.params.extend(neap.trainer.params, {
   pause = { default = 0, doc = 'seconds of sleep after every step' },
   hurry = { default = false, doc = 'steps do not wait for checkpoints under way' },
   trace = { default = '', doc = 'routing trace of the last training' },
+  own = { default = false, doc = 'with an optimizer, rates and a loss of its own' },
 })
 for name, value in pairs(small) do
   params[name] = neap.params.extend(params[name], { default = value })
+end
+
+--- Heavy-ball momentum in m; v counts the steps.
+local function momentum(range)
+  for i = 0, range.count - 1 do
+    range.m[i] = 0.9 * range.m[i] + range.scale * range.grad[i]
+    range.v[i] = range.v[i] + 1
+    range.param[i] = range.param[i] - range.rate * range.m[i] / range.v[i]
+      - range.rate * range.decay * range.param[i]
+  end
+end
+
+local function rate(step)
+  return 0.05 / step
+end
+
+--- Half the squared distance of the logits from 1 for the target and 0 for the rest.
+local function half_square(logits, target, gradient, count)
+  local sum = 0
+  for i = 0, count - 1 do
+    local miss = logits[i] - (i == target and 1 or 0)
+    gradient[i], sum = miss, sum + miss * miss / 2
+  end
+  return sum
 end
 
 return neap.recipe.define {
@@ -27,7 +52,9 @@ return neap.recipe.define {
     local p, rows, steps = job.params, {}, 0
     for i, policy in ipairs(p.policies) do
       local trainer = neap.trainer.open { job = job, params = p, policy = policy,
-        text = text, trace = p.trace ~= '' and i == #p.policies and p.trace or nil }
+        text = text, trace = p.trace ~= '' and i == #p.policies and p.trace or nil,
+        update = p.own and momentum or nil, rate = p.own and rate or nil,
+        loss = p.own and half_square or nil }
       while trainer.done < p.steps do
         trainer:step()
         if trainer.saver and not p.hurry then trainer.saver:close() end
