@@ -14,6 +14,7 @@ local COMMANDS = {
   { 'run', 'neap.cli.run' },
   { 'replay', 'neap.cli.replay' },
   { 'simulate', 'neap.cli.simulate' },
+  { 'crossover', 'neap.cli.crossover' },
   { 'try', 'neap.cli.try' },
   { 'calibrate', 'neap.cli.calibrate' },
   { 'report', 'neap.cli.report' },
