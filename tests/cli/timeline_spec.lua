@@ -106,14 +106,15 @@ local function sequence(spans, stream)
 end
 
 --- The same model as SMALL describes, simulated: all spans of a step, in order.
-local function simulated(schedule, ep)
+local function simulated(schedule, ep, dense)
   local s = simulate.open { cluster = clusters.describe('laptop',
       { ranks = 4, node_size = 2, host = 0 }),
     policy = 'static', schedule = schedule, shard_group = ep and 'resident' or 'node', ep = ep,
     warm_up = 0,
     model = models.describe { hidden = 32, heads = 2, kv_heads = 1, ffn = 48, experts = 6,
       top_k = 2, slots = 3, layers = 3, sequence = 32, tokens = 64, micro_batches = 1,
-      recompute = false, bytes = 4, vocabulary = 256 } }
+      recompute = false, bytes = 4, vocabulary = 256, dense_layers = dense and 1 or 0,
+      shared_experts = dense and 1 or 0 } }
   s:step()
   local list = {}
   for op = 0, #s.cluster.spans do list[op + 1] = s.cluster.spans[op] end
@@ -145,6 +146,17 @@ describe('a simulated timeline', function()
       end
     end)
   end
+
+  it('has them where some layers are dense, and some experts shared', function()
+    for _, schedule in ipairs { 'laer', 'neap:recompute=true' } do
+      local model = simulated(schedule, nil, true)
+      local real = measured(record(4, false, '--policies=static --dense-layers=1 '
+        .. '--shared-experts=1 --schedule=' .. schedule), 2)
+      for _, stream in ipairs(STREAMS) do
+        assert.are.same(sequence(model, stream), sequence(real, stream), stream .. ' ' .. schedule)
+      end
+    end
+  end)
 
   it('has them where experts are resident', function()
     for ep, schedule in pairs { [2] = 'laer', [4] = 'neap:recompute=true,chunks=2' } do

@@ -109,7 +109,7 @@ function Program:backward()
   self.layer = nil
   for _ = 1, self.dense_layers do
     if self.schedule.recompute or self.recompute then
-      self.phase = 'recompute'
+      self.phase = self.schedule.recompute and 'forward' or 'recompute'
       step_ops.dense_layer(self)
     end
     self.phase = 'backward'
