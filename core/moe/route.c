@@ -18,8 +18,8 @@ int neapi_route_open(neapi_route *r, const neap_moe_options *o, int32_t experts)
                      .sigmoid = o->scoring == NEAP_SIGMOID,
                      .balanced = o->balanced};
   r->own_kernels = o->router_acc ? r->acc_kernels : r->kernels;
-  neapi_buffer *reals[] = {&r->logits,  &r->scores,  &r->weights, &r->ids, &r->position,
-                           &r->quantum, &r->factors, &r->shares,  &r->wide};
+  neapi_buffer *reals[] = {&r->logits,  &r->scores,  &r->weights, &r->ids,  &r->position,
+                           &r->quantum, &r->factors, &r->shares,  &r->wide, &r->near_bias};
   for (size_t i = 0; i < sizeof reals / sizeof *reals; i++)
     reals[i]->memory = neapi_memory_of_reals();
   r->integers = r->host_ids.memory = r->sums.memory = neapi_memory_of_integers();
@@ -30,9 +30,9 @@ int neapi_route_open(neapi_route *r, const neap_moe_options *o, int32_t experts)
 
 void neapi_route_close(neapi_route *r)
 {
-  neapi_buffer *buffers[] = {&r->logits,  &r->scores,   &r->shares,   &r->ids,
-                             &r->weights, &r->position, &r->segments, &r->host_ids,
-                             &r->quantum, &r->sums,     &r->factors,  &r->wide};
+  neapi_buffer *buffers[] = {&r->logits,   &r->scores,   &r->shares,   &r->ids,     &r->weights,
+                             &r->position, &r->segments, &r->host_ids, &r->quantum, &r->sums,
+                             &r->factors,  &r->wide,     &r->near_bias};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
     neapi_buffer_free(buffers[i]);
   neapi_memory_free(r->integers, r->counts);
@@ -82,8 +82,27 @@ static const void *own_x(neapi_route *r, const void *x)
   return neapi_kernel_status_of("moe route", result) ? NULL : r->wide.data;
 }
 
+/* The biases where kernels reach them, NULL if all are 0; *status: of copying them there. */
+static const double *reached_bias(neapi_route *r, int *status)
+{
+  int32_t e = 0;
+  *status = NEAP_OK;
+  while (e < r->experts && r->bias[e] == 0)
+    e++;
+  if (e == r->experts || r->near_bias.memory != NEAPI_GPU)
+    return e < r->experts ? r->bias : NULL;
+  *status = neapi_buffer_reserve(&r->near_bias, r->experts * 8ll, "route");
+  if (!*status)
+    *status = neapi_copy(r->near_bias.data, r->bias, r->experts * 8ll);
+  return r->near_bias.data;
+}
+
 static int choose(neapi_route *r, const void *x, const void *router, int64_t *first_bad)
 {
+  int status;
+  const double *bias = reached_bias(r, &status);
+  if (status)
+    return status;
   const neapi_kernels *k = r->kernels;
   int64_t tokens = r->tokens;
   int result =
@@ -91,7 +110,7 @@ static int choose(neapi_route *r, const void *x, const void *router, int64_t *fi
                                0, r->logits.data, r->experts, 0, neapi_stream());
   if (!result)
     result =
-        k->router(tokens, r->experts, r->top_k, r->sigmoid, r->renormalise, r->bias, r->logits.data,
+        k->router(tokens, r->experts, r->top_k, r->sigmoid, r->renormalise, bias, r->logits.data,
                   r->scores.data, r->ids.data, r->weights.data, first_bad, neapi_stream());
   if (!result && r->balanced)
     result = k->balanced_choices(tokens, r->experts, r->top_k, r->renormalise,

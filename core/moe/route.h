@@ -19,6 +19,7 @@ typedef struct {
   neapi_memory_kind integers; /* of counts: what both sides reach */
   int64_t *counts;            /* [E] choices of this rank's tokens */
   double *bias;               /* [E] added to scores where experts are chosen; integers */
+  neapi_buffer near_bias;     /* [E] double: bias as a GPU's kernels read it */
   neapi_buffer logits;        /* (T, E) acc, from backward on their gradient, own */
   neapi_buffer scores;        /* (T, E) acc */
   neapi_buffer shares;        /* (T, E) acc, of an auxiliary loss: scores' shares, then gradients */
