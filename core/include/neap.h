@@ -266,6 +266,20 @@ NEAP_API int neap_comm_open_mpi(neap_comm **out);
  * GPU. An operation that NCCL fails, or that is not done in time (neap_watch), fails the
  * communicator with COMM. Errors: ABSENT, with what to install. */
 NEAP_API int neap_comm_open_nccl(neap_comm **out);
+/* Where the other ranks reach this process, for neap_comm_open_tcp: a port of one of this host's
+ * addresses; 127.0.0.1 where all ranks are on one host. Errors: ARGUMENT, SYSTEM, MEMORY. */
+typedef struct neap_listener neap_listener;
+NEAP_API int neap_listener_open(const char *host, neap_listener **out);
+NEAP_API int32_t neap_listener_port(const neap_listener *listener);
+/* Once the communicator is open it is needed no more. */
+NEAP_API void neap_listener_close(neap_listener *listener);
+/* Collective, for processes that any launcher has started: buffers of the host travel over TCP.
+ * hosts[ranks], ports[ranks]: of all ranks' listeners. key: the same on all ranks, and nobody
+ * else's: whoever connects has to show it; what travels is not encrypted. Errors: ARGUMENT, SYSTEM,
+ * MEMORY, COMM (a rank cannot be reached, or has not come in the time of neap_watch). */
+NEAP_API int neap_comm_open_tcp(const neap_listener *listener, int32_t rank, int32_t ranks,
+                                const char *const *hosts, const int32_t *ports, uint64_t key,
+                                neap_comm **out);
 /* Version and path of the NCCL that would be used, and whether ranks could share a GPU, in
  * text[size]. Errors: ABSENT. */
 NEAP_API int neap_nccl_describe(char *text, int64_t size);

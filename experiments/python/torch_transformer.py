@@ -2,7 +2,7 @@
 """Does a transformer learn the same when its MoE layers are swapped for Neap's, and how fast is it?
 
     PYTHONPATH=python python3 experiments/python/torch_transformer.py
-    mpirun -n 4 python3 experiments/python/torch_transformer.py --policy=laer
+    torchrun --nproc-per-node=4 experiments/python/torch_transformer.py --policy=laer
 
 A small byte-level language model in plain PyTorch, trained twice from the same parameters on the
 same batches: with the MoE layers below, a loop over experts, and with neap.torch.MoE in their

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -195,40 +196,63 @@ class Layer(unittest.TestCase):
             self.assertEqual(caught.exception.code, code, text)
 
 
+def free_port():
+    """A port of this host that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @unittest.skipUnless(torch, "no torch")
 class Ranks(unittest.TestCase):
-    def run_on(self, *launcher, policy="laer", state="state"):
-        """What the ranks of a launcher print."""
-        command = [*launcher, str(ROOT / "tests/python/ranks/torch_moe.py"), policy,
-                   os.path.join(self.folder.name, state)]
-        environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1",
-                       "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        return json.loads(done.stdout.splitlines()[-1])
-
-    def check_same(self, one, other):
-        """Outputs to the bit, losses within rounding."""
-        self.assertEqual(one["first"], other["first"])
-        np.testing.assert_allclose(one["losses"], other["losses"], rtol=1e-12)
-
-    def test_ranks(self):
+    def setUp(self):
         self.folder = tempfile.TemporaryDirectory()
         self.addCleanup(self.folder.cleanup)
+
+    def command(self, policy, state):
+        return [sys.executable, str(ROOT / "tests/python/ranks/torch_moe.py"), policy,
+                os.path.join(self.folder.name, state)]
+
+    def ended(self, processes):
+        """What the first of the processes printed last."""
+        said = [process.communicate() for process in processes]
+        for process, (out, err) in zip(processes, said):
+            self.assertEqual(process.returncode, 0, out + err)
+        return json.loads(said[0][0].splitlines()[-1])
+
+    def start(self, command, **variables):
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                env={**os.environ, **variables})
+
+    def as_torchrun(self, ranks, state):
+        """What torchrun does: a process a rank, told by variables."""
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
+                  "WORLD_SIZE": str(ranks), "TORCHELASTIC_RUN_ID": "test"}
+        return self.ended([self.start(self.command("laer", state), RANK=str(rank),
+                                      LOCAL_RANK=str(rank), **common) for rank in range(ranks)])
+
+    def launched(self, launcher, state, policy="laer"):
+        return self.ended([self.start(launcher + self.command(policy, state),
+                                      OMPI_ALLOW_RUN_AS_ROOT="1",
+                                      OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")])
+
+    def test_ranks(self):
         before = torch.get_default_dtype()
         try:
             alone = torch_moe.run("laer", os.path.join(self.folder.name, "state"))
         finally:
             torch.set_default_dtype(before)
-        for ranks in (2, 4) if LONG else (2,):
-            several = self.run_on("mpirun", "--oversubscribe", "-n", str(ranks), sys.executable,
-                                  state=f"of{ranks}")
-            self.assertEqual(several["ranks"], ranks)
-            self.check_same(alone, several)
-            if not LONG:
-                continue
-            resumed = self.run_on(sys.executable, policy="late", state=f"of{ranks}")
-            self.assertEqual(resumed["loaded"], several["saved"])
+        runs = [self.as_torchrun(2, "torchrun")]
+        if LONG:
+            runs.append(self.as_torchrun(4, "torchrun4"))
+            runs += [self.launched(["mpirun", "--oversubscribe", "-n", str(ranks)], f"mpi{ranks}")
+                     for ranks in (2, 4)]
+            resumed = self.launched([], "mpi4", policy="late")
+            self.assertEqual(resumed["loaded"], runs[-1]["saved"])
+        self.assertEqual([run["ranks"] for run in runs], [2, 4, 2, 4][:len(runs)])
+        for several in runs:
+            self.assertEqual(alone["first"], several["first"])
+            np.testing.assert_allclose(alone["losses"], several["losses"], rtol=1e-12)
 
 
 @unittest.skipUnless(torch, "no torch")

@@ -2,14 +2,14 @@
 
 import ctypes
 import os
-from typing import Any, Optional
+from typing import Any, List, Optional
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from .._engine import C, CONSTANTS, NeapError, check, opened
+from .._engine import C, CONSTANTS, Handle, NeapError, check, opened
 
 
 class Comm:
@@ -68,10 +68,42 @@ def _alone() -> Comm:
         C.neap_world_close(world)
 
 
+def _told(value: Any) -> List[Any]:
+    """Everybody's value, over torch.distributed."""
+    values: List[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def _address() -> str:
+    """Where other hosts reach this one: its address on the way to the training's first host."""
+    import socket
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((os.environ.get("MASTER_ADDR", "127.0.0.1"), 9))
+        return str(probe.getsockname()[0])
+
+
+def _by_tcp() -> Comm:
+    """The ranks of torch.distributed, which tells them each other's ports, linked by TCP."""
+    import secrets
+    import socket
+    alone = len(set(_told(socket.gethostname()))) == 1
+    host = "127.0.0.1" if alone else _address()
+    listener = Handle(opened(C.neap_listener_open, host.encode()), C.neap_listener_close)
+    told = _told((host, C.neap_listener_port(listener), secrets.randbits(64)))
+    hosts = (ctypes.c_char_p * len(told))(*(host.encode() for host, _, _ in told))
+    ports = (ctypes.c_int32 * len(told))(*(port for _, port, _ in told))
+    comm = opened(C.neap_comm_open_tcp, listener, dist.get_rank(), len(told), hosts, ports,
+                  told[0][2])
+    listener.close()
+    return Comm(comm)
+
+
 def open_ranks(device: torch.device) -> Comm:
     """All ranks of the training; collective. Raises NeapError (COMM, ABSENT)."""
-    if distributed():
-        raise NeapError("torch.distributed: ranks of torchrun are not served yet", "ABSENT")
-    if _launched() > 1:
-        return Comm(opened(C.neap_comm_open_mpi))
+    if distributed() or _launched() > 1:
+        if device.type != "cpu":
+            raise NeapError("several ranks on GPUs: Group computes on one GPU alone, or on CPUs",
+                            "ABSENT")
+        return _by_tcp() if distributed() else Comm(opened(C.neap_comm_open_mpi))
     return _alone()

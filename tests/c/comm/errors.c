@@ -231,6 +231,56 @@ static void leaving(neap_comm *comm, neap_world *world, int which)
     expect(neap_comm_barrier(comm), NEAP_COMM, "rank 0 has closed");
 }
 
+/* ---- the same over TCP ----------------------------------------------------------------------- */
+
+static void tcp_arguments(void)
+{
+  neap_listener *listener;
+  neap_comm *comm;
+  const char *hosts[] = {"127.0.0.1"};
+  int32_t ports[] = {1};
+  expect(neap_listener_open("", &listener), NEAP_ARGUMENT, "empty");
+  expect(neap_listener_open("no.such.host.invalid", &listener), NEAP_SYSTEM, "no.such.host");
+  check(!neap_listener_open("127.0.0.1", &listener), "%s", neap_error_message());
+  check(neap_listener_port(listener) > 0, "port %d", neap_listener_port(listener));
+  expect(neap_comm_open_tcp(listener, 1, 1, hosts, ports, 0, &comm), NEAP_ARGUMENT, "rank 1 of 1");
+  expect(neap_comm_open_tcp(NULL, 0, 1, hosts, ports, 0, &comm), NEAP_ARGUMENT, "NULL");
+  expect(neap_comm_open_tcp(listener, 1, 2, hosts, ports, 0, &comm), NEAP_COMM,
+         "rank 1 does not reach rank 0 at 127.0.0.1, port 1");
+  neap_listener_close(listener);
+  neap_listener_close(NULL);
+}
+
+/* What ranks cannot agree on fails on all of them, without a wait for one that has given up. */
+static void quarrelling_by_tcp(neap_comm *by, neap_world *world, int which)
+{
+  (void)world;
+  neap_comm *comm;
+  char *data = calloc(1, 400000);
+  if (check(!link_by_tcp(by, &comm), "%s", neap_error_message())) {
+    check(!strcmp(neap_comm_transport(comm), "tcp"), "transport %s", neap_comm_transport(comm));
+    int status = quarrel(comm, which, data);
+    if (!status)
+      status = neap_comm_barrier(comm);
+    check(status == NEAP_COMM, "%s: status %s", quarrels[which][0], neap_status_name(status));
+    check(neap_comm_barrier(comm) == NEAP_COMM, "%s: usable again", quarrels[which][0]);
+    neap_comm_close(comm);
+  }
+  free(data);
+}
+
+static void leaving_by_tcp(neap_comm *by, neap_world *world, int which)
+{
+  (void)world;
+  (void)which;
+  neap_comm *comm;
+  if (!check(!link_by_tcp(by, &comm), "%s", neap_error_message()))
+    return;
+  if (neap_comm_rank(comm) > 0)
+    expect(neap_comm_barrier(comm), NEAP_COMM, "has closed its end");
+  neap_comm_close(comm);
+}
+
 int main(void)
 {
   run_threads(1, arguments, 0);
@@ -243,5 +293,11 @@ int main(void)
   for (int i = 0; i < 20; i++)
     run_threads(4, aborting_traffic, i);
   run_threads(3, leaving, 0);
+  tcp_arguments();
+  static const int over_tcp[] = {0, 1, 3, 5, 6, 8, 9};
+  for (size_t i = 0; i < sizeof over_tcp / sizeof *over_tcp; i++)
+    for (int ranks = 2; ranks <= 4; ranks++)
+      run_threads(ranks, quarrelling_by_tcp, over_tcp[i]);
+  run_threads(3, leaving_by_tcp, 0);
   return check_done();
 }

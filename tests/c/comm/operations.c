@@ -1,9 +1,10 @@
 /*
  * Communicators: a long random sequence of all operations against a serial reference that every
  * rank computes for itself from the seed; several communicators at once; progress without calls.
- * Without arguments over threads, 1 to 8 ranks; with "mpi" over the processes of mpirun. "digest"
- * lines tell all results: the same number of ranks gives the same digest over every transport.
- * Runs on: threads, mpi.
+ * Without arguments over threads, 1 to 8 ranks; with "mpi" over the processes of mpirun, with "tcp"
+ * over TCP between them. "digest" lines tell all results: the same number of ranks gives the same
+ * digest over every transport.
+ * Runs on: threads, mpi, tcp.
  */
 #include "comm/sequence.h"
 
@@ -140,6 +141,8 @@ int main(int argc, char **argv)
   static const int sizes[] = {1, 2, 3, 4, 6, 8};
   if (argc > 1 && !strcmp(argv[1], "mpi"))
     return run_mpi(body, 0) ? check_failed > 0 : check_done();
+  if (argc > 1 && !strcmp(argv[1], "tcp"))
+    return run_tcp(body, 0) ? check_failed > 0 : check_done();
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
     run_threads(sizes[i], body, 0);
   return check_done();

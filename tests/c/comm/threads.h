@@ -68,6 +68,44 @@ __attribute__((unused)) static int run_mpi(rank_body *body, int which)
   return run_processes(neap_comm_open_mpi, body, which);
 }
 
+/* A communicator over TCP of the ranks of another one, which tells them each other's ports. */
+__attribute__((unused)) static int link_by_tcp(neap_comm *by, neap_comm **out)
+{
+  neap_listener *listener = NULL;
+  int32_t ports[64];
+  const char *hosts[64];
+  int64_t counts[64];
+  int status = neap_listener_open("127.0.0.1", &listener);
+  if (status)
+    return status;
+  int ranks = neap_comm_size(by);
+  for (int r = 0; r < ranks; r++) {
+    counts[r] = 1;
+    hosts[r] = "127.0.0.1";
+  }
+  int32_t port = neap_listener_port(listener);
+  status = neap_comm_all_gather(by, &port, ports, counts, NEAP_I32);
+  if (!status)
+    status = neap_comm_open_tcp(listener, neap_comm_rank(by), ranks, hosts, ports, 42, out);
+  neap_listener_close(listener);
+  return status;
+}
+
+__attribute__((unused)) static int open_tcp(neap_comm **out)
+{
+  neap_comm *mpi;
+  int status = neap_comm_open_mpi(&mpi);
+  if (!status)
+    status = link_by_tcp(mpi, out);
+  neap_comm_close(status ? NULL : mpi);
+  return status;
+}
+
+__attribute__((unused)) static int run_tcp(rank_body *body, int which)
+{
+  return run_processes(open_tcp, body, which);
+}
+
 /* Starts to send bytes of data to every rank, this one included, and to receive theirs, in rank
  * order, in all. */
 static inline int start_all(neap_comm *comm, const void *data, int64_t bytes, void *all,

@@ -49,26 +49,23 @@ class Model(torch.nn.Module):
         return x
 
 
-def average(comm, model):
-    """Means of the routers' gradients, as DDP would make them, in rank order."""
-    for layer in model.layers:
-        everybody = gather(comm, layer.router.grad).reshape(comm.size, *layer.router.shape)
-        layer.router.grad.copy_(everybody.sum(0) / comm.size)
-
-
 def train(group, model):
     """Losses, over all ranks, and the first step's outputs of all tokens."""
     part = slice(group.rank * TOKENS // group.ranks, (group.rank + 1) * TOKENS // group.ranks)
     shards = neap.torch.AdamW(model, lr=0.05)
     routers = torch.optim.AdamW([layer.router for layer in model.layers], lr=0.05)
+    several = torch.distributed.is_initialized()
+    wrapped = torch.nn.parallel.DistributedDataParallel(
+        group.leave_to_us(model)) if several else model
     losses, first = [], None
     for step in range(STEPS):
         torch.manual_seed(step)
         x, target = torch.randn(TOKENS, HIDDEN), torch.randn(TOKENS, HIDDEN)
-        y = model(x[part])
+        y = wrapped(x[part])
         loss = ((y - target[part]) ** 2).mean()
         loss.backward()
-        average(group.control, model)
+        if not several:
+            group.average_gradients(model)
         shards.step()
         routers.step()
         model.zero_grad()
