@@ -8,7 +8,7 @@
 --   ./neap run experiments/deepseek_style.lua
 --   ./neap replay --trace deepseek-bias.safetensors      -- one of the three, under other policies
 --
--- Costs: 3 minutes on 2 cores, 0.4 GB of memory. Every size is a parameter (--help).
+-- Costs: 5 minutes on 2 cores, 0.4 GB of memory. Every size is a parameter (--help).
 
 local neap = require 'neap'
 local text_table = require 'neap.base.text_table'

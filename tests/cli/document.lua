@@ -30,6 +30,8 @@ local SMALLER = {
   { 'run experiments/quickstart.lua',
     '--steps=7 --batch=8 --sequence=16 --layers=1 --hidden=32 --ffn=32' },
   { 'sweep experiments/quickstart.lua', 'batch=8 sequence=16 layers=1 hidden=32 ffn=32' },
+  { 'run experiments/deepseek_style.lua',
+    '--steps=10 --batch=8 --sequence=16 --layers=2 --hidden=32 --ffn=32 --policies=static,neap' },
   { 'run race.lua', '--batch=8 --sequence=16 --layers=1 --hidden=32 --ffn=32' },
   { 'run own.lua', '--batch=8 --sequence=16 --layers=1 --hidden=32 --ffn=32' },
   { 'bench policy', '--repeats=100' },
