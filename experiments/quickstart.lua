@@ -14,7 +14,7 @@ local neap = require 'neap'
 local params = neap.params.extend(neap.trainer.params, {
   policies = { default = { 'static', 'laer', 'minimax', 'neap' }, doc = 'policies to compare' },
   text = { default = 'english,go@50,french+russian@100,english@150',
-    doc = 'what to train on, and from which step' },
+    doc = 'what to train on (corpora, files, folders, patterns), and from which step' },
   priced_on = { default = 'a100x32',
     doc = "where each training's steps are priced besides, on as many ranks; '' for nowhere" },
   trace = { default = 'quickstart.safetensors', output = true,

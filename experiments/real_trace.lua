@@ -20,7 +20,7 @@ end
 
 local params = neap.params.extend(neap.trainer.params, {
   texts = { default = { 'english', 'french', 'russian' },
-    doc = 'what to train on, one after the other and again; a mixture: french+russian' },
+    doc = 'what to train on, one after the other and again: corpora, files; french+russian' },
   switch = { default = 10, on_cuda = 60, min = 1, integer = true, doc = 'steps of each text' },
   minutes = { default = 0, min = 0, doc = 'end after so long; 0: after the steps' },
   trace = { default = 'real.safetensors', output = true, doc = 'file for the routing' },

@@ -50,7 +50,7 @@ void fuzz_count(int64_t bytes)
   live += bytes;
   if (live > limit)
     fuzz_fail("%lld bytes of memory more than an input may take", (long long)(live - limit));
-  if (limit - live < least_left)
+  if (limit < INT64_MAX && limit - live < least_left)
     least_left = limit - live;
 }
 
@@ -67,8 +67,8 @@ static void on_free(const volatile void *memory)
 
 static void tell(void)
 {
-  if (least_left < INT64_MAX)
-    printf("fuzz: most memory besides 2 x input: %.1f MB\n", (BESIDES - (double)least_left) / 1e6);
+  double most = least_left < INT64_MAX ? BESIDES - (double)least_left : 0;
+  printf("fuzz: most memory besides 2 x input: %.1f MB\n", most / 1e6);
 }
 
 __attribute__((weak)) void fuzz_prepare(void)

@@ -154,6 +154,7 @@ local function parse(spec)
 end
 
 --- Names of the files, folders and patterns in a schedule's text; those of corpora left out.
+-- : string -> list of string
 function text.own_names(spec)
   local list, packages = {}, select(2, text.names())
   for _, entry in ipairs(parse(spec)) do
@@ -304,6 +305,7 @@ function Schedule:check(length, vocabulary, parts)
 end
 
 --- Whether tokens are bytes, so that a loss is one of bytes.
+-- : -> boolean
 function Schedule:has_bytes()
   for _, name in ipairs(lib.sorted_keys(self.texts)) do
     if self.texts[name].width > 1 then return false end

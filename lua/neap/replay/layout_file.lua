@@ -19,6 +19,7 @@ local layout_file = {}
 --- The policy's layouts for the step after a trace's last: int32_t[slots] by layer, from 0. o:
 -- trace, topology, policy, and as session.open takes them seed, deadline, strict, in_process,
 -- trusted. Returns besides the messages of its faults.
+-- : table -> table, list of string
 function layout_file.plan(o)
   local t = o.trace
   local s = session.open { topology = o.topology, layers = t.layers, policy = o.policy,
@@ -131,6 +132,7 @@ end
 
 --- Plans and writes; o: as for plan. Returns how many slots were empty and got a replica, and the
 -- messages of the policy's faults. Raises USAGE before it begins.
+-- : string, table -> integer, list of string
 function layout_file.write(path, o)
   local writer = writer_of(path, o.topology)
   outputs.check('the layout', path)

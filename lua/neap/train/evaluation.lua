@@ -45,6 +45,7 @@ local function quiet_session(trainer)
 end
 
 --- trainer: open, with model and session. Raises USAGE for a text that is too short.
+-- : Trainer -> Evaluation or nil
 function evaluation.open(trainer)
   local p = trainer.params
   if (rawget(p, 'eval_every') or 0) == 0 then return nil end
@@ -60,12 +61,14 @@ function evaluation.open(trainer)
 end
 
 --- Whether there is one after so many steps: every so many, and after the last.
+-- : integer -> boolean
 function Evaluation:due(done)
   return done % self.every == 0 or done == self.trainer.params.steps
 end
 
 --- The mean loss, of the texts that the step with this number was trained on, or of --eval-text.
 -- Collective.
+-- : integer -> number
 function Evaluation:run(step)
   local trainer, sum = self.trainer, 0
   local model = trainer.model

@@ -22,6 +22,7 @@ local DRAW_STREAM = 0x64726177 -- random numbers of what is drawn
 
 --- o: path (for messages), ranks (to which tokens of a format without ranks go; nil: not told),
 -- draw, seed, experts (their number; nil: the largest id that is seen, and one).
+-- : table -> Counts
 function Counts.new(o)
   return setmetatable({ o = o, most = o.experts or MOST_EXPERTS, rows = {}, steps = {}, layers = {},
     ranks = {}, largest = -1, known = 0, drawn = 0, notes = {}, metadata = {} }, Counts)
@@ -32,6 +33,7 @@ function Counts:fail(text, ...)
 end
 
 --- The row of a rank, made if it is not there. step, layer, rank: any numbers.
+-- : number, number, number -> row
 function Counts:row(step, layer, rank)
   local of_step = self.rows[step]
   if not of_step then
@@ -60,6 +62,7 @@ local function grow(row, expert)
 end
 
 --- Adds tokens of an expert to a row.
+-- : row, integer, integer
 function Counts:add(row, expert, tokens)
   if expert < 0 or expert >= self.most then
     self:fail('expert %d; there are 0 to %d%s', expert, self.most - 1,
@@ -71,6 +74,7 @@ function Counts:add(row, expert, tokens)
 end
 
 --- There are so many experts, whether all have tokens or not.
+-- : integer
 function Counts:has_experts(number)
   self.known = math.max(self.known, number)
 end
@@ -78,6 +82,7 @@ end
 --- ---- formats without ranks --------------------------------------------------------------------
 
 --- Raises USAGE unless it was told how many ranks there are to be.
+-- : string -> integer
 function Counts:need_ranks(what)
   self.without_ranks = true
   if self.o.ranks then return self.o.ranks end
@@ -92,6 +97,7 @@ end
 
 --- Of so many tokens in their order: the rank of the i-th, from 0. Dealt, the first N-th of them is
 -- rank 0's, as sequences of a batch are.
+-- : integer -> function(integer) -> integer
 function Counts:dealer(tokens)
   local ranks = self.o.ranks
   if self.o.draw then return function() return math.floor(uniform(self) * ranks) end end
@@ -117,6 +123,7 @@ local function binomial(self, n, p)
 end
 
 --- Tokens of all ranks: drawn multinomially, or dealt, so that ranks differ by one at most.
+-- : number, number, integer, integer
 function Counts:spread(step, layer, expert, tokens)
   if tokens > MOST then self:fail('expert %d has %.0f tokens', expert, tokens) end
   local ranks, left = self.o.ranks, tokens
@@ -194,6 +201,7 @@ end
 
 --- The whole, once all has been added: steps, layers, ranks, experts, notes (a list), and
 -- load(step, layer, out). Raises FORMAT where rows are missing. metadata: what readers have found.
+-- : -> table
 function Counts:finish()
   table.sort(self.steps)
   local layers = sorted(self.layers)

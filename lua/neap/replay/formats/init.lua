@@ -50,6 +50,7 @@ local FORMATS = {
 }
 
 --- Names of the formats; and what each is.
+-- : -> list of string, table
 function formats.names()
   local docs = {}
   for name, format in pairs(FORMATS) do docs[name] = format.doc end
@@ -157,6 +158,7 @@ end
 --- Reads what a name says: a file or a folder. options: format (nil: by content), ranks, draw,
 -- seed, experts, step_tokens. nil if it is Neap's own or a CSV, which trace.open reads. Raises
 -- USAGE and FORMAT.
+-- : string, table -> table or nil
 function formats.read(name, options)
   local format, paths = find(name, options.format)
   if not format then return nil end
