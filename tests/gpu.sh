@@ -182,30 +182,33 @@ for _, path in ipairs { ... } do
 end
 return count == 1 and 0 or 1
 END
-start_training() { # dtype
+start_training() { # name, options with the dtype
   local ranks
-  start "quickstart in $1 on the CPU" train "$work/cpu.$1.json" cpu 8 --dtype="$1"
+  start "quickstart, $1, on the CPU" train "$work/cpu.$1.json" cpu 8 "${@:2}"
   for ranks in 8 4 1; do
-    start "quickstart in $1 on the GPU, $ranks ranks" \
-      train "$work/cuda$ranks.$1.json" cuda "$ranks" --dtype="$1" --slots=$((32 / ranks))
+    start "quickstart, $1, on the GPU, $ranks ranks" \
+      train "$work/cuda$ranks.$1.json" cuda "$ranks" --slots=$((32 / ranks)) "${@:2}"
   done
   for ranks in 8 3; do
-    start "quickstart in $1, exact, on the GPU, $ranks ranks" \
-      train "$work/exact$ranks.$1.json" cuda "$ranks" --dtype="$1" --exact --slots=$((32 / ranks))
+    start "quickstart, $1, exact, on the GPU, $ranks ranks" \
+      train "$work/exact$ranks.$1.json" cuda "$ranks" --exact --slots=$((32 / ranks)) "${@:2}"
   done
 }
-compare_training() { # dtype, the largest difference between losses of CPU and GPU
-  start "losses in $1 on CPU and GPU" \
+compare_training() { # name, the largest difference between losses of CPU and GPU
+  start "losses, $1, on CPU and GPU" \
     "$build/neap" lua "$work/compare.lua" "$2" "$work/cpu.$1.json" "$work"/cuda{8,4,1}."$1".json
-  start "exact losses in $1 are the same under all policies and ranks" \
+  start "exact losses, $1, are the same under all policies and ranks" \
     "$build/neap" lua "$work/digests.lua" "$work"/exact{8,3}."$1".json
 }
 test_training() {
-  start_training f32
-  start_training bf16
+  start_training f32 --dtype=f32
+  start_training bf16 --dtype=bf16
+  start_training sigmoid --dtype=bf16 --scores=sigmoid --bias-rate=0.01 --router-f32 \
+    --shared-experts=1 --dense-layers=1
   report
   compare_training f32 2e-3
   compare_training bf16 3e-2
+  compare_training sigmoid 5e-2
   report
 }
 

@@ -278,9 +278,9 @@ static void make_model(scene *s, dice *d, int64_t tokens)
   m->t = tokens;
   m->renormalise = (int)roll(d, 0, 1);
   m->aux = roll(d, 0, 1) ? 0 : 0.3;
-  m->sigmoid = s->seed / 8 % 2;
-  s->router_acc = s->seed / 16 % 2;
-  for (int64_t e = 0; e < m->e && s->seed / 32 % 2; e++)
+  m->sigmoid = s->seed / 4 % 2;
+  s->router_acc = s->seed % 5 < 2;
+  for (int64_t e = 0; e < m->e && s->seed % 3 == 0; e++)
     m->bias[e] = 0.2 * neap_random_normal(s->seed, 3, (uint64_t)e);
   for (int64_t e = 0; e < m->e; e++)
     m->ffn[e] = ffn[roll(d, 0, 5)];
