@@ -148,6 +148,17 @@ describe('neap trace import', function()
     end
   end)
 
+  check('takes files by name, too, of one format', function()
+    import(0, 'router/*.jsonl x.safetensors --experts 8')
+    local t = trace.open(folder .. '/x.safetensors')
+    assert.are.same(expected.files.router[3], loads_of(t))
+    assert.are.equal('router_trace_rank0.jsonl,router_trace_rank1.jsonl', t.metadata.source)
+    write('own2.csv', 'step,layer,rank,e0\n0,0,0,1\n')
+    assert.matches('is a trace already', import(2, 'own2.csv own2.csv x.safetensors'))
+    assert.matches('eplb is one file, not 2', import(2, 'eplb.json eplb.json x.safetensors'))
+    assert.matches('No such file', import(2, 'router/router_trace_rank0.jsonl gone.jsonl x'))
+  end)
+
   check('leaves out a last step that was broken off, and tells', function()
     local lines = read 'router/router_trace_rank0.jsonl'
     program.shell(("mkdir '%s/short'"):format(folder))

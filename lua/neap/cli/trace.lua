@@ -92,8 +92,8 @@ local function add_import(parser)
   local import = parser:command('import convert',
     "Write CSV, or what other systems have recorded, as a trace: " .. table.concat(lines, '; ')
     .. '.')
-  import:argument('file', 'file, or folder with a file per rank'):argname '<from>'
-  import:argument('to', 'file to write'):argname '<to.safetensors>'
+  import:argument('files', 'what to read: a file, a folder with a file per rank, or several files; '
+    .. 'last the file to write'):args '2+':argname '<file>'
   import:option('--format', 'format (default: as the content shows)'):choices(names)
   import:option('--ranks', 'of formats that have no ranks: deal their tokens to so many, in order')
     :convert(whole('--ranks', 1, 2 ^ 20))
@@ -243,30 +243,36 @@ function actions.merge(args)
 end
 
 --- What is noted in an imported trace.
-local function origin(args)
-  return { source = args.file:gsub('/+$', ''):match '[^/]*$', slots = args.slots,
-    node_size = args.node_size }
+local function origin(args, names)
+  local sources = {}
+  for i, name in ipairs(names) do sources[i] = name:gsub('/+$', ''):match '[^/]*$' end
+  return { source = table.concat(sources, ','), slots = args.slots, node_size = args.node_size }
 end
 
 actions['import'] = function(args)
   if args.draw and not args.ranks then errors.usage '--draw goes with --ranks' end
-  local loads = formats.read(args.file, { format = args.format, ranks = args.ranks,
+  local names = { unpack(args.files, 1, #args.files - 1) }
+  local to = args.files[#args.files]
+  local loads = formats.read(names, { format = args.format, ranks = args.ranks,
     draw = args.draw, seed = args.seed, experts = args.experts, step_tokens = args.step_tokens })
   if loads then
-    tools.write(loads, args.to, origin(args))
-    tell(args.to, loads.steps)
+    tools.write(loads, to, origin(args, names))
+    tell(to, loads.steps)
     return
   end
+  if #names > 1 then
+    errors.usage('%s is a trace already; traces are put together by neap trace merge', names[1])
+  end
   if args.ranks or args.experts or args.step_tokens then
-    errors.usage('%s: a trace has its ranks, steps and experts; leave out %s', args.file,
+    errors.usage('%s: a trace has its ranks, steps and experts; leave out %s', names[1],
       args.ranks and '--ranks' or args.experts and '--experts' or '--step-tokens')
   end
-  local t = trace.read(args.file)
+  local t = trace.read(names[1])
   local steps, all = tools.all(t)
-  local metadata = origin(args)
+  local metadata = origin(args, names)
   metadata.notes = t.notes
-  tools.cut(t, args.to, steps, all, metadata)
-  tell(args.to, t.steps)
+  tools.cut(t, to, steps, all, metadata)
+  tell(to, t.steps)
 end
 
 function actions.export(args)

@@ -34,6 +34,6 @@ return function(input)
   local by_python = head:find '^PAR1' or head:find '^PK' or head:find '"schema_version"'
   if not format and by_python then return end
   local options = { format = format, ranks = how >= 128 and 2 or nil, step_tokens = 3 }
-  local ok, loads = judge(REFUSED, formats.read, PATH, options)
+  local ok, loads = judge(REFUSED, formats.read, { PATH }, options)
   if ok and loads then judge(REFUSED, check, loads) end
 end

@@ -1,6 +1,6 @@
 --- Loads that others have recorded, in their formats. Which one a file is shows in its content.
 --
---   local loads = formats.read('router_traces/', { ranks = nil, draw = false, seed = 1 })
+--   local loads = formats.read({ 'router_traces/' }, { ranks = nil, draw = false, seed = 1 })
 --   loads.format, loads.steps, loads.layers, loads.ranks, loads.experts
 --   loads.metadata, loads.notes                   -- a table, a list
 --   loads:load(step, layer, out)
@@ -17,7 +17,7 @@ local sglang_csv = require 'neap.replay.formats.sglang_csv'
 
 local formats = {}
 
--- What they are, and add(counts, paths, options).
+-- What they are, add(counts, paths, options), and single: whether it is one file.
 local FORMATS = {
   ['router-trace'] = { doc = "Megatron-Core's router_trace_rank*.jsonl",
     add = function(counts, paths)
@@ -39,11 +39,12 @@ local FORMATS = {
     add = function(counts, paths, options)
       python.add(counts, 'flame', paths, options.step_tokens)
     end },
-  eplb = { doc = 'JSON [layers][experts] of counts, as EPLB takes it', add = arrays_of_json.add },
+  eplb = { doc = 'JSON [layers][experts] of counts, as EPLB takes it', add = arrays_of_json.add,
+    single = true },
   counts = { doc = '.npy [steps, layers, experts] or [layers, experts]',
-    add = function(counts, paths) npy.add(counts, paths[1], 'counts') end },
+    add = function(counts, paths) npy.add(counts, paths[1], 'counts') end, single = true },
   loads = { doc = '.npy [steps, layers, ranks, experts]',
-    add = function(counts, paths) npy.add(counts, paths[1], 'loads') end },
+    add = function(counts, paths) npy.add(counts, paths[1], 'loads') end, single = true },
   ['token-imbalance'] = { doc = "manifest.json and tensors of Megatron-LM's token-imbalance "
     .. 'benchmark (needs torch)',
     add = function(counts, paths) python.add(counts, 'token-imbalance', paths) end },
@@ -137,8 +138,17 @@ local function find_format(path, head)
   if text:find '^%s*%[' or text:find '^%s*{%s*"' then return 'eplb' end
 end
 
---- Format and paths of what a name says.
-local function find(name, asked)
+--- Format and paths of what names say: one, or several files of one format.
+local function find(names, asked)
+  local name = names[1]
+  if #names > 1 then
+    local format = asked or find_format(name, head_of(name) or '')
+    for i = 2, #names do head_of(names[i]) end -- is it there?
+    if format == 'token-imbalance' then
+      errors.usage('of a token-imbalance benchmark name one folder, which has the others')
+    end
+    return format, names
+  end
   if is_folder(name) then
     local format, paths = find_in_folder((name:gsub('(.)/+$', '%1')))
     return asked or format, paths
@@ -155,22 +165,25 @@ local function how_ranks(options)
   return options.draw and 'drawn' or 'dealt'
 end
 
---- Reads what a name says: a file or a folder. options: format (nil: by content), ranks, draw,
--- seed, experts, step_tokens. nil if it is Neap's own or a CSV, which trace.open reads. Raises
--- USAGE and FORMAT.
--- : string, table -> table or nil
-function formats.read(name, options)
-  local format, paths = find(name, options.format)
+--- Reads what names (a list) say: a file, a folder, or files of one format. options: format (nil:
+-- by content), ranks, draw, seed, experts, step_tokens. nil if it is Neap's own or a CSV, which
+-- trace.open reads. Raises USAGE and FORMAT.
+-- : list of string, table -> table or nil
+function formats.read(names, options)
+  local format, paths = find(names, options.format)
   if not format then return nil end
+  if FORMATS[format].single and #paths > 1 then
+    errors.usage('format %s is one file, not %d', format, #paths)
+  end
   local counts = Counts.new { path = paths[1], ranks = options.ranks, draw = options.draw,
     seed = options.seed or 1, experts = options.experts }
   FORMATS[format].add(counts, paths, options)
   if options.ranks and not counts.without_ranks then
     errors.usage('--ranks is %d, but %s tells which ranks its tokens are of; leave it out',
-      options.ranks, name)
+      options.ranks, names[1])
   end
   local whole = counts:finish()
-  whole.format, whole.path = format, name
+  whole.format, whole.path = format, names[1]
   whole.metadata.source_format, whole.metadata.source_ranks = format, how_ranks(options)
   if options.draw then whole.metadata.draw_seed = options.seed or 1 end
   whole.metadata.top_k = whole.metadata.top_k or counts.top_k
