@@ -63,6 +63,12 @@ static bool is_file(const char *path)
   return !stat(path, &info) && S_ISREG(info.st_mode);
 }
 
+static bool has_bytes(const char *path)
+{
+  struct stat info;
+  return !stat(path, &info) && S_ISREG(info.st_mode) && info.st_size > 0;
+}
+
 static bool is_folder(const char *path)
 {
   struct stat info;
@@ -70,7 +76,7 @@ static bool is_folder(const char *path)
 }
 
 /* What a pattern matches: files as they are, of folders their files and those of their folders;
- * nothing whose name begins with a dot. An index is not taken by itself. */
+ * nothing that is empty, or whose name begins with a dot. An index is not taken by itself. */
 static int find_files(const char *pattern, path_list *list)
 {
   glob_t found = {0};
@@ -80,7 +86,7 @@ static int find_files(const char *pattern, path_list *list)
     status = neapi_fail(NEAP_MEMORY, "text '%s': no memory for its files", pattern);
   for (size_t i = 0; !status && !code && i < found.gl_pathc; i++) {
     const char *path = found.gl_pathv[i];
-    if (is_file(path) && !ends_with(path, ".idx"))
+    if (has_bytes(path) && !ends_with(path, ".idx"))
       status = add_path(list, path);
     else if (is_folder(path) && snprintf(below, sizeof below, "%s/*", path) < PATH_BYTES)
       status = find_files(below, list);
@@ -126,7 +132,7 @@ static int list_files(const char *name, path_list *list)
     snprintf(path, sizeof path, "%s/*", name);
     int status = find_files(path, list);
     if (!status && !list->count)
-      status = neapi_fail(NEAP_ABSENT, "text '%s': the folder has no files", name);
+      status = neapi_fail(NEAP_ABSENT, "text '%s': no file in the folder has anything in it", name);
     return status;
   }
   if (find_indexed(name, path))

@@ -1331,7 +1331,7 @@ enum {
 
 /* name: a corpus (neap_text_name): "english" (dict-gcide, a dictionary), "go" (golang-1.19-src),
  * "french" and "russian" (manpages-fr and manpages-ru, troff source); or a file, a folder (all of
- * its files, and of its folders', but for names that begin with a dot) or a pattern of glob(7), the
+ * its files, and of its folders', but for empty ones and names that begin with a dot) or a pattern of glob(7), the
  * files in the order of their paths' bytes. A file's ids are its bytes, unpacked if it is called
  * *.gz, *.xz or *.zst; of a file *.bin uint16 or uint32, with llm.c's header or without, or what
  * Megatron's *.idx beside it says (which may be named instead, or both without ending). ":bytes",

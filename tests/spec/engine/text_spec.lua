@@ -213,6 +213,7 @@ describe('text', function()
       write('/own/a.txt', 'aaa')
       write('/own/sub/c.md', 'c')
       write('/own/.hidden', 'h')
+      write('/own/sub/__init__.py', '')
       for name, bytes in pairs { ['a.txt'] = 'aaa', [''] = 'aaabbc', ['*.txt'] = 'aaabb',
         ['[ab].txt'] = 'aaabb', ['sub/c.md:bytes'] = 'c' } do
         local t = text.open(folder .. name)
@@ -221,7 +222,7 @@ describe('text', function()
       end
       check_error('ABSENT', 'no file matches', text.open, folder .. '*.pdf')
       sh("mkdir '%sempty'", folder)
-      check_error('ABSENT', 'has no files', text.open, folder .. 'empty')
+      check_error('ABSENT', 'no file in the folder has anything', text.open, folder .. 'empty')
       write('/own/empty.txt', '')
       check_error('FORMAT', 'empty.txt: the file is empty', text.open, folder .. 'empty.txt')
     end)
