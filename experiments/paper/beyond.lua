@@ -11,15 +11,7 @@ local op_cost = require 'neap.simulate.op_cost'
 local models = require 'neap.simulate.models'
 local paper = require 'paper.runs'
 
--- A layer of many small experts; few layers, since all are alike.
-local SMALL = { hidden = 2048, ffn = 1408, experts = 64, top_k = 8, slots = 4, layers = 4,
-  heads = 16, kv_heads = 16, sequence = 4096, tokens = 16384, micro_batches = 1,
-  load = { sigma = 1.0, tau = 0.7, rho = 0.989 } }
 local LARGE = { layers = 4, micro_batches = 1 } -- of mixtral-8x7b-e16k4
-
-local function small(changes)
-  return models.describe(SMALL, changes)
-end
 
 local function large(changes)
   local all = {}
@@ -53,36 +45,38 @@ end
 local PARTS = {
   ranks = function(add)
     for _, n in ipairs { 32, 128, 512, 1024, 4096 } do
-      add(('N=%d'):format(n), h100 { ranks = n }, small(),
+      add(('N=%d'):format(n), h100 { ranks = n }, paper.small(),
         { distinct = n > 1024 and 1 or nil }) -- one layer's routing for all
     end
   end,
   messages = function(add)
     for _, n in ipairs { 128, 1024, 4096 } do
-      add(('N=%d, 1 us per message'):format(n), h100 { ranks = n, peer = 1e-6 }, small(),
+      add(('N=%d, 1 us per message'):format(n), h100 { ranks = n, peer = 1e-6 }, paper.small(),
         { distinct = n > 1024 and 1 or nil })
     end
-    add('N=128, tokens once per node', h100 { ranks = 128, deduplicated = true }, small())
+    add('N=128, tokens once per node', h100 { ranks = 128, deduplicated = true }, paper.small())
     local measured = clusters.describe('h200x2').interference
-    add('N=128, disturbed as on 2 H200', h100 { ranks = 128, interference = measured }, small())
+    add('N=128, disturbed as on 2 H200', h100 { ranks = 128, interference = measured },
+      paper.small())
   end,
   experts = function(add)
     for _, e in ipairs { 8, 32, 128, 256 } do
-      add(('E=%d'):format(e), h100 { ranks = 64 }, small { experts = e, top_k = math.min(8, e / 4),
-        slots = math.max(2, e / 32) })
+      add(('E=%d'):format(e), h100 { ranks = 64 }, paper.small { experts = e,
+        top_k = math.min(8, e / 4), slots = math.max(2, e / 32) })
     end
   end,
   slots = function(add)
     for _, c in ipairs { 2, 4, 8, 16 } do
-      add(('C=%d'):format(c), h100 { ranks = 64 }, small { slots = c })
+      add(('C=%d'):format(c), h100 { ranks = 64 }, paper.small { slots = c })
     end
     for _, k in ipairs { 1, 2, 4 } do
-      add(('K=%d'):format(k), h100 { ranks = 64 }, small { top_k = k })
+      add(('K=%d'):format(k), h100 { ranks = 64 }, paper.small { top_k = k })
     end
   end,
   nodes = function(add)
     for _, g in ipairs { 8, 72 } do
-      add(('node of %d'):format(g), h100 { ranks = 144, node_size = g, uplink = 45e9 * g }, small())
+      add(('node of %d'):format(g), h100 { ranks = 144, node_size = g, uplink = 45e9 * g },
+        paper.small())
     end
   end,
   links = function(add)

@@ -63,6 +63,7 @@ local function row_of(e)
       and ('%.3f'):format(e.null_ratio_to_laer), e.method ~= 'laer'
       and percent(deviation(e.null_ratio_to_laer, known)),
     e.anchored_ratio_to_laer and ('%.3f'):format(e.anchored_ratio_to_laer),
+    e.lean_gb and ('%.0f, %.0f'):format(e.lean_gb, e.engine_gb),
     ('%.1f'):format(100 * e.exposed), ('%.3f'):format(e.imbalance.mean),
     ('%.1f'):format(100 * e.share_of_ideal),
   }
@@ -97,13 +98,14 @@ return neap.recipe.define {
     end
     paper.report(job, 'end_to_end', {
       heading = { 'model', 'method', 'step ms', 'published ms', '/ laer', 'published / laer',
-        'off by %', 'null / laer', 'null off by %', 'anchored / laer', 'exposed %', 'imbalance',
-        '% of ideal' },
+        'off by %', 'null / laer', 'null off by %', 'anchored / laer', 'GB', 'exposed %',
+        'imbalance', '% of ideal' },
       rows = rows, document = { cluster = p.cluster, steps = p.steps, seeds = p.seeds,
         rows = list },
       note = 'Simulated, except for the columns "published" and "null". In brackets: the 5th and '
         .. '95th percentile of the seeds. null: the published ratio of the 7B model of the same '
-        .. 'kind; anchored: that, times what the simulation says that the model changes.',
+        .. 'kind; anchored: that, times what the simulation says that the model changes. GB of a '
+        .. 'rank: of a lean program, and of the engine as it is (`neap simulate --memory`).',
       chart = { title = 'Step time (simulated)', unit = 's', series = p.methods, data = data },
     })
   end,

@@ -15,7 +15,7 @@ return neap.recipe.define {
   name = 'routings',
   doc = 'Ratios of step times to LAER, by routing.',
   params = neap.params.extend(paper.params, {
-    methods = { default = { 'fsdp+ep', 'flexmoe', 'neap-lean', 'neap' },
+    methods = { default = { 'fsdp+ep', 'flexmoe', 'neap-equal', 'neap' },
       doc = 'systems to compare' },
   }),
 

@@ -5,6 +5,7 @@ local programs = require 'neap.base.programs'
 local lib = require 'neap.base.lib'
 local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
+local memory = require 'neap.train.simulated_memory'
 local models = require 'neap.simulate.models'
 local series = require 'neap.base.series'
 local routing = require 'neap.simulate.routing'
@@ -45,7 +46,7 @@ paper.ablation = { laer = 26325, no_even = 28333, no_comm_opt = 28592, no_pq = 3
 paper.published_shapes = {}
 for _, name in ipairs(models.paper) do paper.published_shapes[name] = true end
 
-paper.methods = { 'fsdp+ep', 'flexmoe', 'laer', 'megatron', 'neap-lean', 'neap' }
+paper.methods = { 'fsdp+ep', 'flexmoe', 'laer', 'megatron', 'neap-equal', 'neap' }
 --- Those whose ratios to LAER are predictions that this project stands by. Megatron's routing, and
 -- what its program does besides, is not known.
 paper.claimed = { 'fsdp+ep', 'flexmoe' }
@@ -87,7 +88,7 @@ local SYSTEMS = {
   end,
   -- neap with the memory that the published system has: its schedule, its buffers, and every layer
   -- computed again with all that travels; then with all that it can keep.
-  ['neap-lean'] = function() return { policy = 'neap', schedule = PUBLISHED } end,
+  ['neap-equal'] = function() return { policy = 'neap', schedule = PUBLISHED } end,
   neap = function() return { policy = 'neap', schedule = 'neap:recompute=true' } end,
 }
 
@@ -123,19 +124,28 @@ local function add(sum, row, share)
   return sum
 end
 
---- The row of simulate:run, means over seeds 1 to seeds, and step_ms_of, a list of those of each.
--- settings: of simulate.open.
+--- The larger of two accounts of memory, nil among them.
+local function larger(a, b)
+  return a and a.lean > b.lean and a or b
+end
+
+--- The row of simulate:run, means over seeds 1 to seeds, step_ms_of, a list of those of each, and
+-- lean_gb and engine_gb, the memory of a rank at its fullest (simulated_memory.lua). settings: of
+-- simulate.open.
 function paper.average(settings, steps, seeds)
-  local sum, list = {}, {}
+  local sum, list, most = {}, {}, nil
   for seed = 1, seeds do
     settings.seed = seed
     local s = simulate.open(settings)
     local row = s:run(steps)
     list[seed] = row.step_ms
     add(sum, row, 1 / seeds)
+    most = larger(most, memory.of(s.options, row.imbalance.max))
     s:close()
   end
   sum.step_ms_of = list
+  -- Megatron's experts, cut by tensor parallelism as they are, have no account of their memory.
+  if not settings.resident then sum.lean_gb, sum.engine_gb = most.lean / 1e9, most.engine / 1e9 end
   return sum
 end
 
@@ -178,6 +188,16 @@ function paper.models(text)
     list[#list + 1] = name
   end
   return list
+end
+
+-- A layer of many small experts; few layers, since all are alike.
+local SMALL = { hidden = 2048, ffn = 1408, experts = 64, top_k = 8, slots = 4, layers = 4,
+  heads = 16, kv_heads = 16, sequence = 4096, tokens = 16384, micro_batches = 1,
+  load = { sigma = 1.0, tau = 0.7, rho = 0.989 } }
+
+--- A model of many small experts, with fields changed.
+function paper.small(changes)
+  return models.describe(SMALL, changes)
 end
 
 --- Parameters that every script offers.
@@ -274,6 +294,7 @@ function paper.figures(method, model, figures)
     model = model, method = method, step_ms = figures.step_ms, ideal_ms = figures.ideal_ms,
     utilization = figures.utilization, exposed = figures.exposed, imbalance = figures.imbalance,
     std_percent = figures.std_percent, inter_node_share = figures.inter_node_share,
+    lean_gb = figures.lean_gb, engine_gb = figures.engine_gb,
     share_of_ideal = figures.share_of_ideal, step_ms_of = figures.step_ms_of, simulated = true,
   }
 end

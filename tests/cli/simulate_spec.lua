@@ -112,9 +112,24 @@ describe("the paper's scripts", function()
       assert.is_number(row.imbalance.mean)
     end
     assert.same({ ['fsdp+ep'] = true, flexmoe = true, laer = true, megatron = true,
-      ['neap-lean'] = true, neap = true }, methods)
+      ['neap-equal'] = true, neap = true }, methods)
     expect(2, 'run experiments/paper/end_to_end.lua --model=mixtral', 'unknown model')
     expect(2, 'run experiments/paper/beyond.lua --part=link', "allowed: all, ranks")
+  end)
+end)
+
+describe('neap bench predict', function()
+  local long = os.getenv 'NEAP_LONG' and it or pending -- trains five models
+  long('tells the error of the step and of its spans', function()
+    local out = expect(0, 'bench predict --ranks=2 --steps=2 --json')
+    local row, sum = json.decode(out).rows[1], 0
+    assert.is_true(row.ratio > 0 and #row.spans >= 5)
+    for _, span in ipairs(row.spans) do
+      assert.is_true(span.measured_ms > 0 and span.predicted_ms >= 0, span.span)
+      sum = sum + span.measured_ms
+    end
+    assert.is_true(sum > 0.5 * row.measured_ms)
+    assert.is_number(row.machine.spans.attention)
   end)
 end)
 
