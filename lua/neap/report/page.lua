@@ -86,7 +86,7 @@ end)
 
 --- The classes of a table with so many columns.
 local function class_of(columns)
-  return columns > 19 and 'cards many crowd' or columns > 15 and 'cards many' or 'cards'
+  return columns > 20 and 'cards many crowd' or columns > 15 and 'cards many' or 'cards'
 end
 
 --- An element's text with what is in it escaped: page.fill('<b>%s</b>', text).
