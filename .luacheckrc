@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 std = 'luajit'
 max_line_length = 100
 self = false

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Neap in a container:  docker build -t neap . && docker run --rm neap policy list
 # Recordings and results travel by a volume:  docker run --rm -v "$PWD:/work" neap replay --trace trace.csv --slots 4
 # For the CPU. NEAP_NATIVE=off: the program runs on other processors than the one that built it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # What `cmake --install build --prefix=DIR` puts where: bin/neap, the library with its header,
 # pkg-config and CMake files, and in share/neap what the program reads. The tree can be moved: all of it
 # finds the rest from where it lies. Needs at run time the Debian packages of the launcher's

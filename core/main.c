@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The program: hosts LuaJIT, and starts the threads of virtual ranks.
  *

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- How much imbalance is left for a planner where the router balances itself: not at all, by an
 -- auxiliary loss, or by biases that are moved after each step?
 --

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Do a better layout of hot experts, and a better split of their tokens, balance the ranks, and
 -- leave what is learned untouched?
 --

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What does routing look like at a real size, while the text changes?
 --
 -- Trains a language model of 64 experts per layer, top-6, on real text that switches every so many

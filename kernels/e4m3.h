@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * e4m3.h: FP8 as it travels, the same on both sides of a launch.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * exact.h: the arithmetic of exact sums, the same on both sides of a launch.
  *

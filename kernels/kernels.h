@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * kernels.h: one launcher per operation, as a table of function pointers for each real type and
  * device.

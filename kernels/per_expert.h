@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * per_expert.h: the experts' operations as a loop of products, one slot after the other: the plain
  * version of the grouped products that a device may do for all slots at once.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What a device said when it refused a launch. */
 #ifndef NEAPI_REFUSAL_H
 #define NEAPI_REFUSAL_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * tiles.h: which tile of a grouped product comes when. Plain C, used on both sides of a launch.
  *

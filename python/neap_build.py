@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What pip calls to make a wheel (PEP 517): the package and, in neap/_tree, the tree that
 `cmake --install` makes. Needs cmake, ninja and what the build does; no other Python package.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Checkpoints under attack, in three parts:
 #   kills    trainings that write checkpoints all the time are killed at random moments and go on;
 #            after every kill all checksums of what is left are compared, and a training that comes

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Which lines of core the tests run, by gcov: per file and in all. At least 90 % of them must be run,
 # and all of those that check layouts and write and read checkpoints.
 #   tests/coverage.sh [TEST…]      default: all C tests and specs; some minutes

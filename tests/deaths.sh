@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Ranks that die at random steps, in random ways, on threads and under mpirun: the job must end within
 # 5 s with a failure that names rank and cause, and leave no process, no shared memory and no file.
 #   tests/deaths.sh [HOW MANY (200)] [SEED] [BUILD FOLDER]

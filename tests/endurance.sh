@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Long trainings with a new layout at every step, of which nothing may grow but what results are made
 # of: resident memory and Lua's heap by a step, open files, memory of the device. And how much a run
 # store grows by a step.

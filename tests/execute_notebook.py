@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Executes a notebook in the folder that it lies in, and checks it: no cell fails, and the cells
 that have stored outputs give some again; sweeps have fewer steps than there. --write stores the
 outputs in the file.

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Small jobs, over and over; every time another call of theirs fails, once: an allocation (memory), or
 # a call that opens, reads, writes, syncs, renames, closes or maps a file (files).
 #   tests/faults.sh [STRIDE [FIRST [JOB…]]]    default: every call, of all jobs: an hour of one core

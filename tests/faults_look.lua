@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What jobs have left in folders (tests/faults.sh): stores must be whole, checkpoints whole or
 -- none, traces readable up to a whole step. A line for each that is not.
 

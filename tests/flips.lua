@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Changes a checkpoint in random places, one at a time, and looks whether it is found: one bit, or
 -- the length. neap lua tests/flips.lua CHECKPOINT HOW_MANY SEED
 

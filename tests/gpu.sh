@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # What a machine with a GPU is for: builds, tests the kernels and the engine there, and measures.
 #   tests/gpu.sh [test|sanitize|bench|all] [BUILD FOLDER]
 # Each slice takes less than 10 minutes after the build; without one, all are run. Needs what the CPU

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Finite differences for specs: dofile(lib.home .. '/tests/gradients.lua').
 
 local tensor = require 'neap.engine.tensor'

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs cells in the Jupyter kernel 'neap' and prints what each gave, as a JSON list: for
 tests/cli/kernel_spec.lua. Cells are read from stdin, a JSON list of texts; 'interrupt:TEXT' is
 interrupted a second after it has begun; 'complete:TEXT' asks for completions,

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # What ./neap test runs: everything a change must pass. The last line is "N passed, M failed".
 #   ./neap test                           all parts: some minutes on 2 cores
 #   ./neap test --long                    besides, what takes minutes (specs see NEAP_LONG=1)

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- A dense model for specs: embedding, a block of attention, normalisation, head, loss; vocabulary
 -- 11, hidden 8: dofile(lib.home .. '/tests/small_model.lua').
 

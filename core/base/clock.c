@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Clocks, and the processors that the calling thread may use. */
 #define _GNU_SOURCE /* sched_getaffinity */
 #include "neap.h"

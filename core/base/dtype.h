@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Element types: what goes with their numbers in neap.h. */
 #ifndef NEAP_DTYPE_H
 #define NEAP_DTYPE_H

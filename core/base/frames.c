@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What the unwinder is told of code that LuaJIT has compiled. libgcc's own of these functions
  * writes to what malloc gives without a look, and so crashes where memory ends: here there is a
  * reserve. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A binary min-heap. NEAPI_HEAP makes its functions for a type of items and an order of them that
  * no two items share, so that what comes out depends on nothing but what went in. neapi_heap is
  * that of (key, id) for planners: smallest key first, ties by smallest id; a max-heap stores

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What the program is, and what it runs on: for neap doctor and for reports. */
 #include "neap.h"
 

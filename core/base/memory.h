@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Memory of the host: aligned, and reported where there is none. */
 #ifndef NEAP_MEMORY_H
 #define NEAP_MEMORY_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The side of nvtx.h that calls NVTX, a header that finds the profiler when it runs. */
 #include "base/nvtx.h"
 

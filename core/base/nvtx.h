@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Ranges for profilers that know NVTX; without its header they are nothing. */
 #ifndef NEAP_NVTX_H
 #define NEAP_NVTX_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Counter-based random numbers: a value depends on its key alone. */
 #include "base/random.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The bits of random numbers, for the host and for a GPU. */
 #ifndef NEAP_RANDOM_H
 #define NEAP_RANDOM_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* SHA-256, FIPS 180-4: what recipes, policies and corpora are known by in the store. */
 #include "neap.h"
 

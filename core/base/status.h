@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* How the engine reports failures: internal, shared by all objects of core. */
 #ifndef NEAP_STATUS_H
 #define NEAP_STATUS_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Programs that run beside this one: what a sweep starts its runs with. */
 #define _GNU_SOURCE /* environ */
 #include "base/status.h"

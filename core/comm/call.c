@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What a rank calls: names of the operations, and whether calls of different ranks agree. */
 #include "comm/call.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What a rank calls, as transports compare it between ranks and name it in errors. */
 #ifndef NEAP_CALL_H
 #define NEAP_CALL_H

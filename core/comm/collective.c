@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The collectives, on grouped messages: the same for every transport, and so the same bits. */
 #include "comm/comm.h"
 

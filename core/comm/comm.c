@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Communicators and requests: operations queue up and run one after the other, either in the thread
  * that waits for them or in the communicator's progress thread, which exists from the first

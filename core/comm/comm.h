@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The inside of a communicator, for the files of this folder. */
 #ifndef NEAP_COMM_H
 #define NEAP_COMM_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The flight recorder: rings of operations, one for each rank of this process. */
 #include "comm/flight.h"
 

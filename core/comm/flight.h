@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The flight recorder: what every rank of this process has called last. Each rank has a ring of its
  * last operations over all communicators, and the operation that each communicator is in. The

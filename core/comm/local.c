@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Transport between threads of one process. The ranks of a group meet exchange by exchange: each
  * posts its messages in its state; when all ranks that it exchanges with have posted the same

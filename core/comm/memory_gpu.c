@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Buffers in a GPU's memory: as in memory_host.c, by the GPU, on the calling thread's stream. */
 #include "comm/transport.h"
 

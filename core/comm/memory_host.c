@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Buffers in host memory: copies, and reductions that add in rank order. */
 #include "comm/transport.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Transport over MPI: a communicator of MPI's own for each of ours, so that they do not disturb
  * each other; non-blocking messages that are polled with growing pauses, since MPI's own waiting

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The public operations of a communicator: they check their arguments and make requests. */
 #include "comm/comm.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Transport over TCP, for ranks that are processes of any launcher: a connection between every two
  * ranks of a communicator, of its own, so that communicators do not disturb each other. An exchange

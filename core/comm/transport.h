@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a transport gives to communicators: grouped point-to-point messages and a barrier. All
  * collectives are written once, in collective.c, on top of these, so that every transport gives the

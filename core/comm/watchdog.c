@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The watchdog of a process: who hangs, and the end of the others. */
 #include "comm/watchdog.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The watchdog: one thread of the process that looks whether operations end. If one takes longer
  * than the limit, it asks the other processes where they are, names the rank that is missing, lets

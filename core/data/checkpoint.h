@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What the writer and the reader of a checkpoint's files share: the form of a file.
  *
  *   8 bytes: length of the header | header | tensors | "checksums", the last tensor

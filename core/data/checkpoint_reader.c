@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A rank's file of a checkpoint, read: nothing is handed out before its checksum has been seen. */
 #include "base/dtype.h"
 #include "base/memory.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A rank's file of a checkpoint, written beside the training: start copies what is to be kept, in
  * memory, and a thread writes the copy. */
 #include "base/memory.h"

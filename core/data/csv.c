@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* CSV, cell by cell. */
 #include "data/csv.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* CSV as people have it (RFC 4180, and what spreadsheets and scripts make of it): a byte-order mark,
  * quotes, spaces around, ';' or tabs between, line ends of any kind, blank lines, no last newline. */
 #ifndef NEAP_CSV_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Files and folders that survive crashes: whole files, sealed texts, and folders for them. */
 #define _GNU_SOURCE /* asprintf */
 #include "data/durable.h"

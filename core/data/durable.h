@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Files that appear whole or not at all: written under another name, made durable, then renamed. A
  * crash, a full disk or a failed write leaves what had the name before. */
 #ifndef NEAP_DURABLE_H

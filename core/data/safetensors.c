@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Strict parser for the header of safetensors files: the subset of JSON that they use. */
 #include "data/safetensors.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The header of a safetensors file: JSON that names tensors and carries pairs of strings. */
 #ifndef NEAP_SAFETENSORS_H
 #define NEAP_SAFETENSORS_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A file on its way into memory. */
 #include "data/source.h"
 

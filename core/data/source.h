@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A file on its way into memory: pieces of it, and the text that is made of them. */
 #ifndef NEAP_SOURCE_H
 #define NEAP_SOURCE_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Runs, results and steps in one SQLite file. */
 #include "data/store.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The run store's own parts: its tables, the rows of steps that it keeps, statements. */
 #ifndef NEAP_STORE_H
 #define NEAP_STORE_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Opening the file of a run store. Where it lies on a file system that cannot be written, SQLite
  * cannot keep its log beside it: without a log the file is read as one that nobody changes, and
  * with one both are copied. */

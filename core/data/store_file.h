@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The file of a run store: opened also where it cannot be written, and what SQLite says of it. */
 #ifndef NEAP_STORE_FILE_H
 #define NEAP_STORE_FILE_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The tables of a run store: made, or checked to be those that this engine reads. */
 #include "data/store.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Steps on their way to a run store: kept in memory until they are written many at a time, and for
  * as long as the store cannot be written. */
 #include "data/store.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Synthetic loads: counts of tokens around given popularities of experts. The model is described in
  * lua/neap/engine/synth.lua, which owns the popularities. */
 #include "base/random.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Safetensors files, whole or not there: names and shapes first, then the bytes as they come. */
 #include "data/tensors_writer.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Writes safetensors files piece by piece, for what lies in memory and for what does not. */
 #ifndef NEAP_TENSORS_WRITER_H
 #define NEAP_TENSORS_WRITER_H

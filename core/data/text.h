@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Texts inside the engine: runs of token ids, and where they come from. */
 #ifndef NEAP_TEXT_H
 #define NEAP_TEXT_H

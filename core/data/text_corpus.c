@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Real text that some Debian packages install, as one run of bytes. */
 #include "data/text.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Training data of the user's own: a file, a folder or a pattern; bytes, or ids of a tokenizer. */
 #include "data/text.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Files of token ids, as tokenizers' scripts write them: what lies where, and whether it fits. */
 #include "data/text.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Recorded loads: reading and checking trace files. */
 #include "data/trace.h"
 

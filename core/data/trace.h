@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Traces inside the engine: what the reader, the writer and the CSV import share. */
 #ifndef NEAP_TRACE_H
 #define NEAP_TRACE_H

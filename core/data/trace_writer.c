@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Recorded loads: writing a trace while the run goes on. */
 #include "data/trace.h"
 

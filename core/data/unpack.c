@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Whole files in memory, unpacked if their first bytes say that they are packed. */
 #include "data/unpack.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Whole files in memory, unpacked if they are packed. */
 #ifndef NEAP_UNPACK_H
 #define NEAP_UNPACK_H

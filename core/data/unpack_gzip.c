@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* gzip, all members after each other. zlib's own reading of files takes a member whose first bytes
  * are damaged for rubbish at the end, and leaves it out without a word. */
 #include "data/source.h"

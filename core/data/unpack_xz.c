@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* xz, all streams after each other, by liblzma where the build has found it. */
 #include "data/source.h"
 

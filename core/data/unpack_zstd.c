@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Zstandard, all frames after each other, by libzstd where the build has found it. */
 #include "data/source.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Memory that grows to what is asked for and is kept, so that a steady state allocates nothing. */
 #ifndef NEAP_BUFFER_H
 #define NEAP_BUFFER_H

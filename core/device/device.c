@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The calling thread's device, and memory of all kinds. */
 #include "device/device.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Where memory is, and the calling thread's device: the CPU, or after neap_device_use a GPU. On a
  * GPU a thread works on a stream of its own (CUDA's per-thread stream, or one that it has entered),
  * and kernels and copies are enqueued there. */

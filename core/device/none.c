@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The seam to CUDA in a build without it: there is no GPU, and whatever asks for one is told so. */
 #include "device/cuda/cuda_device.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Where the time of a rank goes, of its spans, measured or simulated: the one definition of exposed
  * communication. */
 #include "device/timeline.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Timelines: a ring of spans for every rank, and the variable by which a thread finds its own. */
 #include "device/timeline.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Recording spans from inside the engine. Without a recorder each call is one look at a variable of
  * the thread.
  *

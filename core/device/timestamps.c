@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Timestamps: a pool of events, and where the GPU's clock stands to the host's. */
 #include "device/timestamps.h"
 

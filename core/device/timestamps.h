@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Points in a GPU's streams, found again by the host's time when they were recorded: so that spans
  * that were bounded by the host's clock get the times at which the GPU came there. Recording one
  * does not wait for the GPU. For one thread at a time. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * neap.h: the public interface of the Neap engine, and its only public header.
  *

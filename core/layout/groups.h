@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Groups of ranks, as shard groups and exchanges of a simulated cluster take them: all ranks, those
  * of each node, or so many consecutive ones each, the last group perhaps fewer. */
 #ifndef NEAP_GROUPS_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Bytes on the links where experts are resident: whole experts that slots fetch from homes, their
  * gradients on the way back, and parameters that homes of one expert have updated for each
  * other. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Bytes on the links where experts are resident, for the traffic of layouts. */
 #ifndef NEAP_HOME_TRAFFIC_H
 #define NEAP_HOME_TRAFFIC_H

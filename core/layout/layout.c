@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Layout: the expert of every slot, validated, hashed and indexed both ways. */
 #include "layout/layout.h"
 

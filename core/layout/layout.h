@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The inside of a layout, for planners, splits and shards. */
 #ifndef NEAP_LAYOUT_H
 #define NEAP_LAYOUT_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Topology: ranks, nodes, slots, and what experts cost. Immutable once open. */
 #include "layout/topology.h"
 

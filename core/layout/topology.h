@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The inside of a topology, for layouts, planners and splits. */
 #ifndef NEAP_TOPOLOGY_H
 #define NEAP_TOPOLOGY_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Bytes on the links when a layout is unsharded, or its gradients are reduced. */
 #include "base/memory.h"
 #include "layout/groups.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The way back through a layer: gradients out, gradients back, sums over tokens. */
 #include "moe/moe.h"
 

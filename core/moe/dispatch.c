@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Rows of tokens and their exchanges. */
 #include "moe/dispatch.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The rows of a layer's tokens on one rank, and their exchange with the other ranks.
  *

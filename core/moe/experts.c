@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The experts of one rank's slots: two products forward, two for inputs and two for weights
  * back. */
 #include "moe/experts.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The experts' products on one rank: rows in, rows out, and their gradients. */
 #ifndef NEAP_EXPERTS_H
 #define NEAP_EXPERTS_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* One Mixture-of-Experts layer over the ranks: its life, and the way forward. */
 #include "moe/moe.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One Mixture-of-Experts layer over the ranks: its state, and what its phases share. moe.c has the
  * way forward, backward.c the way back.

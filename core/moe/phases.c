@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What the phases of a layer share: their order, their time, their exchanges. */
 #include "moe/moe.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Reduce: the gradients of an expert's replicas are summed at the owners of its shards. */
 #include "device/timeline.h"
 #include "layout/layout.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Refresh: after an optimizer step, what unshards read becomes what the masters now are. */
 #include "device/timeline.h"
 #include "moe/transfer.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Routing: router product, choices, and the rows that tokens are sent to. */
 #include "moe/route.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Routing of one rank's tokens: which experts, with which weights, and where they are sent. */
 #ifndef NEAP_ROUTE_H
 #define NEAP_ROUTE_H

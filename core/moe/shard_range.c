@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* How arrays are cut over ranks: which elements of an expert each rank owns, and which it sends to
  * its shard group. */
 #include "moe/shards.h"

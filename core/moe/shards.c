@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The FSEP store: every expert's parameters, moments and gradient, cut over the ranks. */
 #include "moe/shards.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The inside of a shard store, shared by the store (shards.c) and its transfers (transfer.c). */
 #ifndef NEAP_SHARDS_H
 #define NEAP_SHARDS_H

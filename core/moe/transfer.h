@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What unshard, reduce and refresh of a shard store have in common: one grouped exchange, or one
  * per chunk, and what follows when all has arrived. */
 #ifndef NEAP_TRANSFER_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Unshard: the slots of a rank get their experts from the shards, whole or only what has
  * changed. */
 #include "device/timeline.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Plans of many layers on several threads. */
 #include "plan/planner.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Expected cost of layouts under the rule lite. */
 #include "plan/cost.h"
 

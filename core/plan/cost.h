@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What a layout is expected to cost when tokens follow the rule lite: for planners that compare
  * layouts. Fractional tokens; O(ranks x experts) per load, O(slots + nodes x experts) per
  * layout. */

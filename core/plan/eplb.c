@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* EPLB (DeepSeek): replicas one by one to the expert with the most load per replica, then balanced
  * packing, heaviest first to the lightest rank with a free slot. Hierarchical with groups: groups
  * of experts are packed to nodes first, and each node then replicates and packs its own; global

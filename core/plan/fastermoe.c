@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* FasterMoE (He et al., 2022): shadows an expert, that is puts it on every rank so that sources
  * compute their own tokens of it, as long as that saves more compute on the slowest rank than
  * sending its weights costs; heaviest expert first. All others stay at home alone: slots left over

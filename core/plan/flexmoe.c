@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* FlexMoE (Nie et al., 2023): from the layout in force, each round gives the expert with the most
  * load per replica one more and takes one from that with the least, in every node; a round is kept
  * if balance improves, and the first that does not ends the search. */

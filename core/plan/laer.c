@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* LAER-MoE's planner (arXiv 2602.11686), by the rules of its published greedy_balancer.cpp:
  * replicas by a heap, or the same number each; heaviest first to the nodes with the fewest of the
  * expert, there to the least loaded rank, and if those nodes are full to the least loaded rank of

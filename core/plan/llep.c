@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* LLEP, least-loaded expert parallelism (arXiv 2601.17111), by the rules of its published
  * compute_llep_lpt_plan: experts by load, heaviest first; each stays at home up to alpha x the even
  * share of its rank, and the rest spills to the least loaded ranks, as much as each has slack for;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* LPLB (DeepSeek), by the rules of its published lplb/planner.py: experts are ordered by EPLB
  * without replicas, heaviest first to the lightest rank with a slot left for one of its own; then
  * the free slots of every rank hold the heaviest experts of fixed partners, so that replicas are

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* MaxText's dynamic redundancy (AI-Hypercomputer/maxtext, pull request 4760): while the fullest
  * rank has more than a threshold times the mean, the hottest of its own experts that has no replica
  * yet gets one on the least loaded rank with a free slot, and sends it what evens out the two, at

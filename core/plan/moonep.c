@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* MoonEP, by the rules of its published planning_reference.py: again and again the rank with
  * the most slack is filled whole, to exactly its share, by the home with the most work too much,
  * also if that home thereby gets slack itself. So a rank receives from one home only, and as many

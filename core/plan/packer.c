@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Replica counts and placement, shared by planners. */
 #include "plan/packer.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What planners have in common: how many replicas an expert gets, and on which ranks they go. */
 #ifndef NEAP_PACKER_H
 #define NEAP_PACKER_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The registry of planners, and what every plan goes through: checked in, checked out. */
 #include "plan/planner.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What a planner is made of. A new planner is one file that defines a neapi_planner_kind and its
  * name in the list below. */
 #ifndef NEAP_PLANNER_H

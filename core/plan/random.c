@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A random layout: every expert on one random slot, the rest at random, no expert twice on a rank.
  * The floor that any planner must beat. */
 #include "plan/packer.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Static expert parallelism: device d holds experts i * (E/C) + d mod (E/C), i < C, whatever the
  * load. For slots that differ from rank to rank, or C that does not divide E: ranks form groups
  * that hold every expert; within a group, experts are dealt one slot after the other. Where experts

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* UltraEP (arXiv 2606.04101), by the rules of its published placement.cu: a threshold
  * above the mean such that every rank above it can export the excess of its experts into free slots
  * of ranks below it, no expert twice on a rank. Ranks export in the order of their work, each from

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Transfers that meet on links: how fast each may move. */
 #include "simulate/cluster.h"
 

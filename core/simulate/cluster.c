@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Cluster: machines that are only described, and programs of operations for their ranks. Running a
  * program is in run.c, what its times tell in report.c. */
 #include "simulate/cluster.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The inside of a simulated cluster: what its files share.
  *
  * A program is a list of operations that all ranks execute. An operation of compute takes a rank

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Events of a running program: a heap of those that are to come. Events of equal time happen in the
  * order in which they were posted. */
 #include "base/heap.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Computation and exchanges that slow exchanges. */
 #include "simulate/cluster.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What an exchange costs besides its bytes on links: the messages that it is made of. */
 #include "layout/groups.h"
 #include "simulate/cluster.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* How fast a rank computes while exchanges move there, and what that does to them. */
 #include "simulate/cluster.h"
 

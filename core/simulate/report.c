@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What the times of a program tell: who was busy, who waited for what, and the chain of operations
  * that made the step as long as it is. */
 #include "layout/groups.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Running a program: events are transfers that begin to move, or end. Between them every rank goes
  * as far as it can. Deterministic: events of equal time happen in the order in which they were
  * posted. */

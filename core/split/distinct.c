@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Tokens that travel to a node once for all their experts there. */
 #include "base/memory.h"
 #include "layout/topology.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Splits by rule: a source's tokens for an expert go evenly to a group of its replicas.
  *   lite   the replicas on the source's node if there are any, else all (LAER-MoE's lite routing);
  *   even   all replicas (EPLB has no rule of its own). */

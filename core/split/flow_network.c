@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Work of nodes and experts flowing into slots at least cost; paths: flow_path.c. */
 #include "split/flow_path.h"
 

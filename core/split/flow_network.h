@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Work of nodes and experts flowing into slots: the graph behind the splits minimax and local.
  *
  * Work is counted in whole units (tokens, when all experts cost the same). A group is a node and an

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Shortest paths of the flow and blocking flows along them: Dinic (1970) within a length, Ford and
  * Fulkerson (1962) from length to length. A length counts leavings of a node first and arcs second;
  * that orders the arcs of shortest paths without cycles. */

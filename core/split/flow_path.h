@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Inside the flow: its vertices, and shortest paths. Vertices: ranks, then groups, then pools. */
 #ifndef NEAP_FLOW_PATH_H
 #define NEAP_FLOW_PATH_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Splits of least max load: minimax over all ranks, local within each node first.
  *
  * The least max load is the largest ratio, over sets of experts, of their work to the speed of the

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Pooled splits: from near and far tokens of slots to the rows and columns of ranks, as split.h
  * defines them. */
 #include "split/split.h"

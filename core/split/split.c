@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Split: how many tokens of every source go to every slot. Checks, index, and the table form; the
  * other forms' work is in pooled.c and even.c. */
 #include "split/split.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The inside of a split, shared by its rules.
  *
  * Three forms. A pooled split (minimax, local) gives every slot two numbers: tokens from its own

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The one step of AdamW, for tensors and for the master's arrays of a shard store. */
 #include "tensor/tensor.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The machine's BLAS: kept to one thread, and as a yardstick for the engine's own products. */
 #include "tensor/tensor.h"
 

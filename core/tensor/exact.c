@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Exact sums over the tokens of all ranks: one all-reduce of column maxima, quanta from them, then
  * partial sums without rounding (words and method: kernels/exact.h).

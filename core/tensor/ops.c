@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Operations over tensors: checks of dtype and shape around the kernels. */
 #include "tensor/tensor.h"
 

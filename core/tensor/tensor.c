@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Tensors: dense arrays on the host, views of them, and the checks of shapes. */
 #include "tensor/tensor.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The inside of a tensor, and the checks that every operation over tensors makes. */
 #ifndef NEAP_TENSOR_H
 #define NEAP_TENSOR_H

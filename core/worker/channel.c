@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Shared memory between a rank and its worker: where things are, and how one side wakes the
  * other. */
 #include "worker/channel.h"

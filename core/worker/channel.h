@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The shared memory between a rank and its worker: two regions, each written by one side only.
  *
  *   requests (the rank writes)     header | setup text | slots of message + payload

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The worker's side of the shared memory: requests in, answers out. */
 #define _GNU_SOURCE
 #include "worker/channel.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What a worker prints, passed on to stderr up to a limit. */
 #define _GNU_SOURCE /* pipe2 */
 #include "worker/printed.h"

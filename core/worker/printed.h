@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What a worker prints, passed on to stderr as far as that is readable: a policy that prints
  * without end fills no disk. */
 #ifndef NEAP_PRINTED_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Processes of this machine, as /proc tells of them. */
 #define _GNU_SOURCE
 #include "worker/processes.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Processes of this machine, as /proc tells of them. */
 #ifndef NEAP_PROCESSES_H
 #define NEAP_PROCESSES_H

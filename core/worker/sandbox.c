@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What a policy's process may ask of the kernel: to compute, to read files, to print and to end. A
  * filter that the kernel applies to every system call refuses the rest with EPERM, so that a policy
  * sees an ordinary error; nothing can lift it again, in the process or in what it might start. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A filter of system calls around a policy's process: sandbox.c says what passes. */
 #ifndef NEAP_SANDBOX_H
 #define NEAP_SANDBOX_H

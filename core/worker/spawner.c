@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The spawner: a small process, forked before anything else runs, that starts worker processes for
  * its parent, ends them and reaps them, and passes on what they print. A process with MPI, CUDA or

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Workers, seen from the rank: requests out, answers in, and what to do when none come. */
 #define _GNU_SOURCE
 #include "worker/channel.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Plans a layout on the loads of some steps and splits the next step's counts with it, from C.
  *

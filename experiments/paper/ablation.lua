@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What is each part of LAER worth? Its planner without even replicas or without replicas by load,
 -- its schedule without the order of exchanges; simulated, beside the published step times.
 --

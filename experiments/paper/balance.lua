@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- How well does each policy balance the ranks? Max / mean tokens of a rank on synthetic routing
 -- whose parameters were calibrated on the published counts, beside the published balance; and on
 -- the more skewed routing of the steps whose times were published.

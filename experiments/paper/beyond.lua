@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What nobody has published: other sizes, links, models and shard groups, all simulated. Where
 -- does FSEP with the exact split win, where does it lose, and what would be ideal?
 --

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Where does the time of a step go? Simulated, beside the published break-down: exchange of tokens
 -- with waiting for slow ranks, experts, everything else; mean over ranks.
 --

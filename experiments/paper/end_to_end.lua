@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- How long does a training step take under each system, on the LAER-MoE paper's cluster?
 --
 -- Simulated, for the six models of the paper's artifact; published ratios of step times stand

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What are the constants of the model of the cluster fitted on, and do they still fit? Prints all
 -- published figures that any constant of docs/paper.md was fitted on, beside what comes out with
 -- it; with --search the deviations of routing that would fit best.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- How long does planning take? Measured on this machine, one thread, beside what the published C++
 -- code takes on a server processor (also one thread; the paper's own figures are 1.6 to 2.4 times
 -- higher). 32 experts, synthetic routing.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- How far the predictions of docs/paper.md are off: over the cells that nothing was fitted on, by
 -- the published results that are known to this project, beside the null model's.
 --

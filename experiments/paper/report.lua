@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Do the paper's results come out of the cluster model, and what does it say beyond them? Runs all
 -- of experiments/paper and writes docs/paper.md, with numbers and plots in docs/paper/.
 --

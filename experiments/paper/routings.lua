@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- How much of a predicted ratio is the routing's? Ratios to LAER on the routing of all counts, of
 -- the last ones, and of the micro-batches that were timed, if its skew goes on growing.
 --

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What the scripts of experiments/paper share: the published figures, the systems that are
 -- compared (as settings of neap.simulate), and how results are averaged and put out.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Eight GPUs, a transformer of 1.2 B parameters: what the model of the cluster says about the four
 -- metrics that a summary of the paper gives, and the ranges claimed there. The claims are not in
 -- the paper's files.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What does a planner do, and what does the split do? A case small enough to follow by hand.
 --
 -- 8 ranks in 2 nodes, 2 slots each, 8 experts; expert 0 is hot everywhere, expert 1 on node 0 and

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Load sets of many kinds: odd topologies, few spare slots, fast drift, bursts, calm routing,
 -- idle sources. All come from one model (neap.engine.synth: popularities that drift, ranks that
 -- scatter around them), with what is special about a kind added to the log popularities.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Is neap ever the wrong choice? 51 kinds of load sets, under it and under every other policy.
 --
 -- Prints, as Markdown, neap's and late's balance and share of tokens across nodes for each kind,

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What does a token that stays on its node cost in balance?
 --
 -- Replays traces under neap at several values of `locality`, with the split that balances all ranks

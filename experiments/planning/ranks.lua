@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What does a layout policy do for the ranks? The picture of README.md.
 --
 -- Replays a trace under the static layout and under neap, and draws the work of every rank at the

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- How do the balancers compare, each in its own terms?
 --
 -- Measures every policy on the traces of experiments/traces, recorded and synthetic, or on those

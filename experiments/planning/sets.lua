@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The load sets that experiments of this folder replay.
 
 local neap = require 'neap'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Does neap that knows what a token across nodes costs give the shortest steps?
 --
 -- Prints, as Markdown, the simulated time of a step under neap, as it is and with what the cluster

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- FasterMoE (He et al., 2022): an expert is shadowed, that is put on every rank, as long as this
 -- saves more compute on the slowest rank than sending its weights costs.
 local plan = require('neap').plan

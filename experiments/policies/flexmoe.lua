@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- FlexMoE (Nie et al., 2023): small changes to the active layout. In every node the expert with
 -- the most load per replica gains one and the one with the least loses one, while balance improves.
 local plan = require('neap').plan

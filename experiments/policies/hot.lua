@@ -6,3 +6,4 @@ function Hot:plan(ctx)
   return layout
 end
 return Hot
+-- SPDX-License-Identifier: Apache-2.0

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- LAER-MoE's planner (arXiv 2602.11686): replicas by greedy allocation, placed node by node, the
 -- cheaper of two candidates, planned on the sum of the last steps; tokens split within the node.
 local plan = require('neap').plan

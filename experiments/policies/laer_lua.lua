@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- LAER-MoE's planner in pure Lua: the same layouts as the built-in laer, to read and to change.
 -- Its loops run over C arrays and compile, so that it keeps within 4 times the C planner's time.
 local ffi = require 'ffi'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Neap's layout, planned on history off the critical path, with one late slot per rank: it is
 -- filled on the exact counts, for whoever accepts the transfer of one expert per rank on the
 -- critical path. It shows what such a transfer would buy where slots are scarce. As in EPIC, a late

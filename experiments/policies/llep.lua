@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- LLEP, least-loaded expert parallelism (arXiv 2601.17111): experts stay at home up to the even
 -- share of their rank and spill the rest to the least loaded ranks. In the paper it plans on the
 -- current counts, with the transfers on the critical path; here on history, so that they are

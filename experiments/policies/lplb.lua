@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- LPLB (DeepSeek): experts ordered by EPLB on history, without replicas; free slots hold the
 -- heaviest experts of fixed partners, so that replicas are the edges of a graph of ranks. The
 -- tokens of a batch move along those edges by the exact split, on its own counts.

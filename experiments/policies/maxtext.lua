@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- MaxText's dynamic redundancy: the hottest expert of the fullest rank gets a replica on the least
 -- loaded one, while max / mean is above a threshold. In the source it plans on the current counts,
 -- here on history.

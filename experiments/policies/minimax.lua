@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- LAER's layout, planned on history, with the exact split of the current counts: what is left of
 -- the imbalance is what no split can take away. The same as --policy=laer+minimax.
 local plan = require('neap').plan

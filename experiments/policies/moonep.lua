@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- MoonEP: the rank with the most room is filled whole by the home with the most work too much,
 -- again and again. On current counts that makes all ranks even; here it plans on history and the
 -- exact split does the rest.

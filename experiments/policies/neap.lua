@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Neap's own planner: a forecast from the last steps, each node with what its tokens need, layouts
 -- that stay balanced when loads are not as forecast; and the exact split, which evens out the rest.
 -- How it works and what it reaches: docs/planning.md.

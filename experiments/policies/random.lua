@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- A random layout at every step: the floor that any policy must beat.
 local plan = require('neap').plan
 local policy = require 'neap.policy'

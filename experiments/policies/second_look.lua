@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- A policy on top of a known planner: it takes LAER's layout and tries some swaps of two slots,
 -- keeping those that lower the predicted work of the busiest rank. A new idea costs a few lines.
 local plan = require('neap').plan

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- A policy with state: it smooths the load exponentially, and plans anew only when the layout in
 -- force has become bad for the smoothed load. Fields of self are the state of one layer.
 local policy = require 'neap.policy'

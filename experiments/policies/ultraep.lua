@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- UltraEP (arXiv 2606.04101): the least threshold of work under which overloaded ranks can export
 -- quotas of their experts into free slots of others, by binary search. In the paper on current
 -- counts, here on history.

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Neap's planners and splits on NumPy arrays, for those who have their own trainer.
 
     ./neap --help                                        # once: builds the engine

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Does a transformer learn the same when its MoE layers are swapped for Neap's, and how fast is it?
 
     PYTHONPATH=python python3 experiments/python/torch_transformer.py

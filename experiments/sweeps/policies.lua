@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Which policy balances best when the text changes? The quickstart's run, shorter, under six
 -- policies and five seeds.
 --

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Causal attention, a block of queries of one head at a time: scores against all keys up to the
  * block's end, softmax over what is not in the future, product with the values. Backward recomputes
  * the probabilities from the saved log-sum-exp (after Dao et al. 2022). Probabilities in the future

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Weight gradients, sums over tokens, by the machine's BLAS. */
 #include "real.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Choices of tokens: how many an expert has, and which row each is assigned. */
 #include "real.h"
 

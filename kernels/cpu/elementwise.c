@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Elementwise operations, sums of arrays, and conversions. */
 #include "row.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Exact sums (exact.h). */
 #include "exact.h"
 #include "row.h"

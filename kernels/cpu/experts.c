@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The experts' operations on the CPU: slot after slot. */
 #include "per_expert.h"
 #include "real.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* FP8 as it travels: quantised from the type of masters, dequantised into the working type. */
 #include "e4m3.h"
 #include "real.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Matrix product from packed panels and one micro-kernel (the scheme of Goto and van de Geijn 2008
  * and of BLIS, Van Zee and van de Geijn 2015), made so that an element of c is the same to the bit
  * wherever it stands: K is cut at multiples of KC whatever the other sizes are; within a cut the

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What every CPU kernel file starts with. Each file is compiled once per real type, with
  * NEAP_REAL_f32 or NEAP_REAL_f64 defined: real is that type, NAME(op) the type's own symbol.
  *

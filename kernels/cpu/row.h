@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Sums and maxima over a row, and the exponential. */
 #ifndef NEAPI_ROW_H
 #define NEAPI_ROW_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Scratch memory, one set of buffers per thread, that grows to the largest request and stays. */
 #include "real.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The table of the CPU's launchers for one real type. */
 #include "real.h"
 

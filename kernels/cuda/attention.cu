@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Causal attention: by tensor cores where they fit, else by plain kernels. */
 #include "attention/attention.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* cuBLAS, found at run time: products of bf16 matrices, and of double ones for exact sums, one
  * algorithm per shape.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Rows of choices, as the CPU assigns them: a warp counts a chunk of choices, one scan adds the
  * chunks up, and each warp assigns rows to its own, 32 at a time. */
 #include "cuda.cuh"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What every CUDA kernel file starts with. Kernels are templates over the real type: float or
  * __nv_bfloat16. Arithmetic is float; a value is rounded to the real type when it is stored.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Elementwise operations: each thread takes 16 bytes at a time where addresses allow it. */
 #include "cuda.cuh"
 

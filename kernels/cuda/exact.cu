@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Exact sums (exact.h). No addition rounds, so that any order gives the same bits: threads that
  * share a sum add to it atomically. */
 #include "cuda.cuh"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The experts' operations: on Hopper, for bf16, all slots of one F at once; else slot after
  * slot. */
 extern "C" {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* FP8 as it travels: a warp takes a block of 128 numbers, a thread 4 of them. */
 #include "cuda.cuh"
 

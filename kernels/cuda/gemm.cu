@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Matrix products of our own, for float, and for bf16 where cuBLAS is absent or the shape suits
  * neither it nor gemm_narrow.cuh; tensor cores' are in gemm_bf16.cu. */
 #include "gemm.cuh"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Matrix products of our own, what those of float and of bf16 share. A block computes a tile of c
  * and walks K in one order, from 0 up, so that an element's bits depend on its row of a and its
  * column of b alone. */

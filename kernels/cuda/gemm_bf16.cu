@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Matrix products of our own for bf16, where cuBLAS is absent or the shape suits neither it nor
  * gemm_narrow.cuh: tensor cores, a warp computes 32 x 64 elements. */
 #include "gemm.cuh"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Flat products: c (M, N) = a (M, K) op(b), N narrow (see gemm_narrow.cuh). */
 #include "gemm_narrow.cuh"
 

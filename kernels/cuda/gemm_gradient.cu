@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Gradients: c (K, N) = a^T b, N narrow, a sum over tokens (see gemm_narrow.cuh). */
 #include "gemm_narrow.cuh"
 

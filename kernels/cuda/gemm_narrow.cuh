@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Products of bf16 matrices with a side below NARROW, a router's: cuBLAS has nothing fast for them.
  * Each is to take the time that its large operand takes to be read (or read and written) once, so
  * that every one keeps many loads under way and has blocks for all multiprocessors.

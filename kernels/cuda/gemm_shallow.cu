@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Shallow products: c (M, N) = a (M, K) op(b), K narrow (see gemm_narrow.cuh). */
 #include "gemm_narrow.cuh"
 

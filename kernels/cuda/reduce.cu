@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Sums and maxima of whole arrays: a fixed number of blocks, then one that adds up. */
 #include "cuda.cuh"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Launches that a GPU refuses: which kernel it was, and what CUDA says. */
 #include "cuda.cuh"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Root mean square normalisation. A warp per row. */
 #include "cuda.cuh"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Router: scores of the experts, and those with the largest. A warp per row. */
 #include "cuda.cuh"
 

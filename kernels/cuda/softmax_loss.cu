@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Cross-entropy: softmax over a row, a block per row. */
 #include "cuda.cuh"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What GPUs have from sm_80 on: tensor cores that a warp feeds with tiles from shared memory, and
  * copies into it that run beside everything else. On older GPUs these functions trap.
  *

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What require 'neap' offers: modules by name, each loaded when it is first used.
 -- neap.layout is require 'neap.engine.layout'; other files of the house are not meant for users.
 

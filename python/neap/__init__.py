@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Neap from Python: planners, splits, traces, replays, simulations, the run store.
 
     import neap

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The program, for those who have it with the package: python3 -m neap, and the script neap."""
 
 import os

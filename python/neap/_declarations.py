@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes ctypes' functions and structures of the engine's declarations.
 
 The text is neap.h as the preprocessor leaves it: a function is declared there, and nowhere else.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The library, its errors, and objects that own something of it."""
 
 import ctypes

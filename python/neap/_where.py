@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the engine is that this package speaks to: library, its declarations, program, home.
 
 In this order: what the environment's NEAP_LIBRARY names; the tree that `pip install` has put inside

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """NumPy arrays and torch tensors as the engine takes them: dense, row-major, of one type.
 
 What has the type and the order already is passed as it is, without a copy.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Neap's commands from Python: replays, simulations, and any other that prints JSON.
 
 They are run by the program, in a process of its own, as from a shell; policies run confined, and

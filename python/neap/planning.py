@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Topologies, layouts, planners and splits: pure functions on arrays.
 
     topology = neap.Topology(ranks=32, experts=16, slots=4, node_size=8)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A policy, by name or by the path of its Lua file, for a trainer that is not Neap's.
 
 The program runs it: a process with a session as trainings have it, which starts the policy's

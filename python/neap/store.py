@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The run store: what neap run, replay and simulate have recorded, as rows or DataFrames."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows of results, and as a pandas DataFrame where pandas is installed."""
 
 from typing import Any, Dict, Iterable, List

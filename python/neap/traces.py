@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recorded loads, (steps, layers, ranks, experts): read, written, and written step by step."""
 
 import ctypes

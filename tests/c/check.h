@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Counting checks for the C tests. A test's main ends with "return check_done();".
  *
  *   check(n == 3, "n is %d", n)                   counts; on failure says place and text on stderr

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Calls of libc that fail when a C test wants it: of those below, made by any thread while it is
  * armed, the k-th fails once.
  *

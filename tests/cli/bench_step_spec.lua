@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap bench step: what it reports of a few small steps.
 
 local json = require 'neap.base.json'

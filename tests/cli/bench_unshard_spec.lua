@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap bench unshard: what it reports, in both types of parameters.
 
 local json = require 'neap.base.json'

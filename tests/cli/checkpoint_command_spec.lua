@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap checkpoint: what it tells of checkpoints, and parameters out of them and into them.
 
 local folders = require 'neap.train.checkpoint_folder'

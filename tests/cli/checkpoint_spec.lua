@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap run --checkpoint and --resume: a training that was ended in the middle goes on as if it had
 -- not been, on whatever it then runs on; and what is damaged or does not fit is told.
 

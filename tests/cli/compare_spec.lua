@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- From a sweep to a verdict, on the command line.
 
 local json = require 'neap.base.json'

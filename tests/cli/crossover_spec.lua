@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 -- neap crossover, through the program.
 
 local json = require 'neap.base.json'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- experiments/deepseek_style.lua: one model, balanced in three ways, and what is left to policies.
 
 local json = require 'neap.base.json'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Every command and Lua block of docs/*.md runs: as it stands, with smaller sizes appended.
 
 local document = require 'tests.cli.document'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What README.md and docs/*.md tell readers to do, as a test does it: files that they are told to
 -- save, Lua blocks, and commands, in their order, in a folder that looks like the repository.
 --

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap run --dry-run: the estimate of memory, against what the engine then holds.
 
 local json = require 'neap.base.json'

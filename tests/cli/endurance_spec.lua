@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- tests/endurance.sh's training, in a short form: that it measures, and fails above a mark. What
 -- 10,000 steps show is a part of ./neap test --long.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What goes wrong around a run, and what is said of it: before the first step where that can be.
 
 local program = require 'tests.cli.program'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Nobody waits for ever: a rank that skips an operation, computes without end or is stopped is
 -- named by one message, and the job ends with status 6; what the flight recorder tells.
 

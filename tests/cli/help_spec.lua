@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What --help shows can be typed: every example is one that the command takes.
 
 local program = require 'tests.cli.program'

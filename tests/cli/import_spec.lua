@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap trace import: what other systems record, against a reference that counts by itself.
 
 local json = require 'neap.base.json'

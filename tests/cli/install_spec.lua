@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What `cmake --install` gives: a tree that works without the clone, from any folder.
 
 local launcher = require 'neap.launcher'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- --json: one shape for all commands, as docs/json.md has it.
 
 local json = require 'neap.base.json'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The launcher, with a CMake and a ninja that only write down what they are called for.
 
 local launcher = require 'neap.launcher'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Links of the documents lead somewhere: files that are there, and headings. docs/index.md leads
 -- to every page of docs/, and every page leads back.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small files to the schemas that neap trace import reads, and what must come of them: a reference
 that counts with NumPy, by itself.
 

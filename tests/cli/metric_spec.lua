@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- A metric is one record of the registry and one measurement: with these two lines in a copy of
 -- lua/neap, every table, JSON document, column of the store, comparison and report has it.
 

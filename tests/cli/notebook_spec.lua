@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The notebooks run from the first cell to the last, in a copy of their folder; what they show is
 -- stored in them.
 

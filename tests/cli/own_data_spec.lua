@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Trainings on one's own data, and their validation losses.
 
 local json = require 'neap.base.json'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Runs the program as its users do, as a child process.
 
 local launcher = require 'neap.launcher'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The Python package: its tests, and its example, on Debian's Python and on the one in the path.
 
 local launcher = require 'neap.launcher'

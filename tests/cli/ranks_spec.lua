@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What launchers say of rank and size in the environment: the program asks in one place.
 
 local program = require 'tests.cli.program'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- experiments/real_trace.lua: ends by the clock, and its trace has the steps that were done.
 
 local json = require 'neap.base.json'

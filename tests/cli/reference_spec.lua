@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local program = require 'tests.cli.program'
 local sources = require 'neap.base.sources'
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local intervals = require 'neap.draw.intervals'
 local json = require 'neap.base.json'
 local page = require 'neap.report.page'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Runs are recorded, whatever becomes of them.
 
 local json = require 'neap.base.json'

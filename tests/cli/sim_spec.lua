@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 -- neap run --device=sim: trains on the CPU, timed on the model of a cluster.
 
 local json = require 'neap.base.json'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 -- neap simulate, calibrate's files and the paper's scripts, through the program.
 
 local json = require 'neap.base.json'

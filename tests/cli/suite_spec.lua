@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 -- neap suite: policies on workloads and traces, through the program.
 
 local json = require 'neap.base.json'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Sweeps: what is done is never done again, and nothing is lost.
 
 local json = require 'neap.base.json'

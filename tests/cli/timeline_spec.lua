@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap run --timeline: what the file holds, on threads and under mpirun.
 
 local clusters = require 'neap.simulate.cluster'

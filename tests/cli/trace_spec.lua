@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap trace: what goes in comes out, cut, merged, converted and made.
 
 local ffi = require 'ffi'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The main job, small: what a training run promises whatever the policy, the transport and N.
 
 local json = require 'neap.base.json'

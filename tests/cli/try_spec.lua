@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- A policy in seconds: what neap try says of good, faulty, endless and undecided ones.
 
 local json = require 'neap.base.json'

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A disk that fails, for programs that are started with this in LD_PRELOAD: of the calls that
  * change files below the folder BAD_DISK_FOLDER, the BAD_DISK_AT-th (from 0) fails with
  * BAD_DISK_ERRNO. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The fake device: see device.h. One lock is enough. */
 #include "device.h"
 

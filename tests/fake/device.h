@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A device without a GPU: what core/cuda does, by threads. Every stream is a thread that executes
  * its queue late, so that what does not wait for the right things meets wrong data. */
 #ifndef NEAP_FAKE_DEVICE_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Checkpoints of what lies on a GPU, without one: the copy is of what was there at the start, also
  * where the GPU lacks the memory for it, and a device that fails is told.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Exchanges on a fake device, whose streams are threads that are late: gpu_comm.h. What of core
  * these need is compiled into this program. Without arguments over threads; with "mpi" by the fake

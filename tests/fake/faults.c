@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* For LD_PRELOAD: one call of a program and its children fails, as if there were no memory, or as
  * if a disk or a device did. FAULT_KIND: "memory" (malloc and its kin, mmap without a file) or
  * "files" (open, read, write, sync, rename, close, mmap, … and stdio's); FAULT_AT: which call of

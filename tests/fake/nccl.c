@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* An NCCL without a GPU, for the fake device: messages go by MPI, from the stream's thread. Behaves
  * as one that lets ranks share a GPU, or as the environment says:
  *   FAKE_NCCL_VERSION=22800   the version that it tells

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A rank's file of a checkpoint, and sealed texts: with honest checksums over any bytes, what is
  * accepted can be read; with one changed byte it cannot. */
 #include "data/checkpoint.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* CSV of loads: an error, or loads that are still the same when they are written and read again. */
 #include "data/trace.h"
 #include "fuzz.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Memory is counted: an input may take twice its bytes and 64 MB, of all allocations together. */
 #define _GNU_SOURCE
 #include "fuzz.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What the fuzzers share. A fuzzer is a file that defines fuzz_one; tests/fuzz/run.sh builds it
  * with fuzz.c, under AddressSanitizer and UBSan, and runs it. */
 #ifndef NEAP_FUZZ_H

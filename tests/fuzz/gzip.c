@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Trace files, packed: members that are whole give what their text gives, all else an error or
  * whole loads. Of the input the first byte says how it is packed, then come what is damaged, and
  * where. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Fuzzers whose code under test is Lua: tests/fuzz/lua/TARGET.lua returns a function of the input,
  * and an error that it raises is a find. libFuzzer sees which lines follow which. */
 #include "fuzz.h"

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Fuzzes what reads files and tables that others have written, with libFuzzer under AddressSanitizer
 # and UBSan, from Debian's clang. An input may take twice its bytes and 64 MB of memory, and 10 s.
 #   tests/fuzz/run.sh [SECONDS] [TARGET…]      default: 60 seconds each, all targets

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Safetensors: traces, and the tensors of any writer. An input is a header, behind two bytes that
  * tell how long, and the data; or a file as it is. */
 #include "data/checkpoint.h"

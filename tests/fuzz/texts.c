@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Texts: a package's list of files, and the files, packed or not. An input is the list, behind two
  * bytes that tell how long, and what all files hold. Files are in memory, whatever their path. */
 #include "base/status.h"

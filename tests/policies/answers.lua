@@ -23,3 +23,4 @@ function Answers:plan(ctx)
   return WRONG[self.kind](list, ctx)
 end
 return Answers
+-- SPDX-License-Identifier: Apache-2.0

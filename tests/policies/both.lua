@@ -10,3 +10,4 @@ function Both:plan(ctx)
   return ctx.previous:swap(rank, 0, rank + 1, 0)
 end
 return Both
+-- SPDX-License-Identifier: Apache-2.0

@@ -5,3 +5,4 @@ function Children:plan()
   os.exit(7)
 end
 return Children
+-- SPDX-License-Identifier: Apache-2.0

@@ -21,3 +21,4 @@ function Counts:restore(_, state)
   self.plans = state.plans
 end
 return Counts
+-- SPDX-License-Identifier: Apache-2.0

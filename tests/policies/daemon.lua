@@ -6,3 +6,4 @@ function Daemon:plan(ctx)
   return ctx.previous
 end
 return Daemon
+-- SPDX-License-Identifier: Apache-2.0

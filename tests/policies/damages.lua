@@ -24,3 +24,4 @@ function Damages:split(ctx)
 end
 
 return Damages
+-- SPDX-License-Identifier: Apache-2.0

@@ -6,3 +6,4 @@ function Eats:plan()
   return all
 end
 return Eats
+-- SPDX-License-Identifier: Apache-2.0

@@ -114,3 +114,4 @@ function Escapes:plan(ctx)
 end
 
 return Escapes
+-- SPDX-License-Identifier: Apache-2.0

@@ -3,3 +3,4 @@ function Fails:plan(ctx)
   return ctx.nothing.here
 end
 return Fails
+-- SPDX-License-Identifier: Apache-2.0

@@ -4,3 +4,4 @@ function Floods:plan()
   while true do print(('noise '):rep(100)) end
 end
 return Floods
+-- SPDX-License-Identifier: Apache-2.0

@@ -64,3 +64,4 @@ function Forges:split()
 end
 
 return Forges
+-- SPDX-License-Identifier: Apache-2.0

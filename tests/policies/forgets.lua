@@ -7,3 +7,4 @@ function Forgets:plan(ctx)
   return layout
 end
 return Forgets
+-- SPDX-License-Identifier: Apache-2.0

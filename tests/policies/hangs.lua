@@ -13,3 +13,4 @@ function Hangs:plan()
   while true do end
 end
 return Hangs
+-- SPDX-License-Identifier: Apache-2.0

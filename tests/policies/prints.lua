@@ -5,3 +5,4 @@ function Prints:plan(ctx)
   return ctx.previous
 end
 return Prints
+-- SPDX-License-Identifier: Apache-2.0

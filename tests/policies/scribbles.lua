@@ -15,3 +15,4 @@ function Scribbles:plan(ctx)
   return ctx.previous
 end
 return Scribbles
+-- SPDX-License-Identifier: Apache-2.0

@@ -5,3 +5,4 @@ function Slow:plan(ctx)
   return require('neap.engine.plan').laer(ctx)
 end
 return Slow
+-- SPDX-License-Identifier: Apache-2.0

@@ -28,3 +28,4 @@ function Speechless:plan()
   error(kinds[self.kind]())
 end
 return Speechless
+-- SPDX-License-Identifier: Apache-2.0

@@ -28,3 +28,4 @@ function Splits:split(ctx, _, load)
   return KINDS[self.kind](ctx, load)
 end
 return Splits
+-- SPDX-License-Identifier: Apache-2.0

@@ -6,3 +6,4 @@ function Swarms:plan()
   end
 end
 return Swarms
+-- SPDX-License-Identifier: Apache-2.0

@@ -22,3 +22,4 @@ function Unsure:split(ctx)
 end
 
 return Unsure
+-- SPDX-License-Identifier: Apache-2.0

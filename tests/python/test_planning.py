@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Topologies, layouts, planners, splits: arrays in and out, and every refusal."""
 
 import unittest

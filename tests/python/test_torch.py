@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """neap.torch against plain PyTorch: outputs, gradients, training, state, ranks, recordings."""
 
 import json

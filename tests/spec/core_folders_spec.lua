@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The folders of core: each uses only those before it, and no files call or include each other in
 -- a circle, those of kernels neither.
 -- Includes are read from the sources, calls from the symbols of the objects of this build.

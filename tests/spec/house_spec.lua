@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 -- The folders of lua/neap: each uses itself and those before it, and no two files need each other.
 local launcher = require 'neap.launcher'
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* How an endpoint of the transport nccl fails, and which of its operations is watched. */
 #include "comm/nccl/endpoint.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A rank's end of a communicator of the transport nccl, for its two files. */
 #ifndef NEAP_NCCL_ENDPOINT_H
 #define NEAP_NCCL_ENDPOINT_H

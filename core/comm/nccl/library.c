@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Finds NCCL at run time. */
 #define _GNU_SOURCE
 #include "comm/nccl/library.h"

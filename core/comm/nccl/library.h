@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The few things of NCCL that are called, declared here so that the build needs nothing of it, and
  * the library itself, found at run time. int results: 0, or an error that error_string explains. */
 #ifndef NEAP_NCCL_LIBRARY_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Transport for buffers on GPUs: grouped sends and receives of NCCL, enqueued on the calling
  * thread's stream, so that the host waits for none of them. What is in host memory, and all that

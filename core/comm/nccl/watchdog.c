@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* One thread of the process looks after NCCL's communicators: it asks each for errors, which come
  * at any time, and how long its latest operation has been under way. */
 #include "comm/watchdog.h"

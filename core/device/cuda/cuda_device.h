@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The CUDA side of device.c: thin, so that no other file of core needs CUDA. int results: 0, or an
  * error that neapi_cuda_text explains. */
 #ifndef NEAP_CUDA_DEVICE_H

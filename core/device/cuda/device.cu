@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Memory, streams and copies of the calling thread's GPU. */
 extern "C" {
 #include "device/cuda/cuda_device.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Normals as in base/random.c. The GPU's logarithm and cosine may differ from the host's
  * in the last bit of a double, which rounding to float hides in all but one of some 10^8 values. */
 extern "C" {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Waiting for a stream. An interrupt takes tens of microseconds to wake a thread, which is long
  * beside a layer, so the thread first looks at a word in host memory that the GPU writes behind the
  * stream's work; that asks nothing of the driver, which other ranks' threads are calling. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The risk of a cell of ranks; see cell.h. */
 #include "plan/neap/cell.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A cell: up to 8 ranks of one node that planner neap arranges together.
  *
  * Work is in units of what a mean rank does. For every set of the cell's ranks, the work of the

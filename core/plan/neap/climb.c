@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Planner neap's judge, and its climb: single changes that make a layout cheaper over all samples.
  *
  * What a layout costs: the mean over samples of the fullest rank's level, a part of the worst one,

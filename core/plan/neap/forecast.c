@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Planner neap's forecast: the loads of the next step from those of the last ones, and its errors.
  *
  * An expert's share of all work follows the newest steps closely (exponential weights), unless a

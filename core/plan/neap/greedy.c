@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Planner neap's start: a layout from the forecast alone.
  *
  * Every expert first gets homes, replicas enough to take its work even if that grows as it did of

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Planner late: fills one slot of every rank, the one whose expert has most replicas, on the exact
  * counts, for whoever accepts one expert's transfer per rank on the critical path. All other slots
  * keep their experts.

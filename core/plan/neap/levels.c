@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Pouring experts' work over ranks; see levels.h. */
 #include "plan/neap/levels.h"
 

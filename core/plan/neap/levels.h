@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* How full ranks get under a layout, for all samples side by side.
  *
  * The split that makes the sum of squares of the ranks' levels (work / speed) least also makes the

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Planner neap: layouts that keep tokens on their node and stay balanced when loads are not as
  * forecast, given that the split evens out what it can.
  *

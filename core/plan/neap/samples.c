@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Planner neap's samples: the forecast, and what it may turn out to be. */
 #include "plan/neap/state.h"
 

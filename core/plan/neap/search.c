@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Planner neap's search: hill climbing in one cell after the other, over changes of one slot and
  * swaps of two ranks' slots, on the work that leaves its node and the cell's risk. */
 #include "plan/neap/shortlist.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The most promising changes of a layout, by an estimate; their worth is worked out later. */
 #ifndef NEAP_SHORTLIST_H
 #define NEAP_SHORTLIST_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Planner neap's other start: replicas by load alone, over all ranks at once.
  *
  * As in EPLB and LAER the expert with the most work per replica gains one, again and again; then

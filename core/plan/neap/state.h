@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What the files of planner neap share.
  *
  * Work is in units of what a rank of mean speed does, so that all work is as much as the ranks are

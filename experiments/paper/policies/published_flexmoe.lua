@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- FlexMoE as its rounds are described beside LAER-MoE: the expert with the most load per replica,
 -- of all nodes together, gains one in every node, and the one with the least loses one there; up to
 -- ten rounds per plan, from the active layout. A round is kept if it lowers the most loaded rank or

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What the files of the CPU's bf16 table share. A bf16 is the upper half of a float. Operands are
  * widened into scratch memory of this thread, float's launcher computes, and what goes to a real is
  * rounded. Since that launcher keeps a row free of its position, so does this. */

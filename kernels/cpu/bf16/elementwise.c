@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Elementwise operations of bf16, sums of arrays, and conversions. */
 #include "bf16.h"
 

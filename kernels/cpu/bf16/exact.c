@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Exact sums of bf16. */
 #include "bf16.h"
 

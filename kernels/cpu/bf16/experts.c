@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The experts' operations of bf16: slot after slot. */
 #include "bf16.h"
 

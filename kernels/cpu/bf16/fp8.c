@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* FP8 as it travels, dequantised into bf16. */
 #include "bf16.h"
 #include "e4m3.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Router with gradients of bf16; float's does the forward. */
 #include "bf16.h"
 

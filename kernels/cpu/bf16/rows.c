@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Rows of bf16 by index: embedding, permutation of tokens, combine. */
 #include "bf16.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The two ways to compute attention; ../attention.cu chooses. */
 #ifndef NEAPI_ATTENTION_H
 #define NEAPI_ATTENTION_H

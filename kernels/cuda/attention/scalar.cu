@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Attention by plain kernels, forward (see scalar.cuh). */
 #include "scalar.cuh"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Causal attention by plain kernels: of float, and of bf16 where tensor cores do not fit.
  * A block for a tile of queries (or, for the gradients of keys and values, of keys) of one head:
  * tiles of the other side pass through shared memory (after Dao et al. 2022). A query meets the

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Attention by plain kernels, backward (see scalar.cuh): dot products and the gradients of queries;
  * those of keys and values are in scalar_keys.cu, which takes as long to compile. */
 #include "scalar.cuh"

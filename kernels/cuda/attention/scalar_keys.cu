@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Attention by plain kernels, backward: the gradients of keys and values. */
 #include "scalar.cuh"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Attention by tensor cores, forward (see tensor.cuh). */
 #include "tensor.cuh"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Causal attention of bf16 by tensor cores (after Dao et al. 2022 and 2023). A block owns a tile of
  * queries of one head (or, for the gradients of keys and values, of keys), each warp 16 rows of it;
  * tiles of the other side stream through shared memory, the next one while this one is used.

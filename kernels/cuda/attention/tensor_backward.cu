@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Attention by tensor cores, backward (see tensor.cuh): queries' gradients by blocks of
  * queries here, keys' and values' by blocks of keys in tensor_keys.cu; both recompute the
  * probabilities. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What the two halves of tensor cores' backward share. */
 #ifndef NEAPI_TENSOR_BACKWARD_CUH
 #define NEAPI_TENSOR_BACKWARD_CUH

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Attention by tensor cores, backward: the gradients of keys and values. */
 #include "tensor_backward.cuh"
 

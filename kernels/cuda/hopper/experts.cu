@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The experts' products on Hopper: one launch per product for all slots.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The experts' operations on Hopper, for bf16: those of the same names in kernels.h, for all slots
  * whose experts have a certain F, in one launch per product. Gradients are float. */
 #ifndef NEAPI_HOPPER_EXPERTS_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The experts' kernel: what becomes of a finished tile. */
 #ifndef NEAPI_HOPPER_FINISHING_CUH
 #define NEAPI_HOPPER_FINISHING_CUH

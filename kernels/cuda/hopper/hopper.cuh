@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What Hopper (sm_90a) has beyond other GPUs, one instruction a function: barriers in shared memory
  * that count bytes, the copy engine for tiles, and products by a warpgroup of 128 threads. */
 #ifndef NEAPI_HOPPER_CUH

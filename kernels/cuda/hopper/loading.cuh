@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The experts' kernel: one thread of a block loads factors. */
 #ifndef NEAPI_HOPPER_LOADING_CUH
 #define NEAPI_HOPPER_LOADING_CUH

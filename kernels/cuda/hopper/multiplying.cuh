@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The experts' kernel: two warpgroups of a block multiply, 64 rows of a tile each. */
 #ifndef NEAPI_HOPPER_MULTIPLYING_CUH
 #define NEAPI_HOPPER_MULTIPLYING_CUH

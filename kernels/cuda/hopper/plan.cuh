@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What the parts of the experts' kernel (experts.cu) share: a block's work, its tiles, and
  * its shared memory. */
 #ifndef NEAPI_HOPPER_PLAN_CUH

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Arguments of commands: numbers, and what argparse says about wrong usage, as Neap says it.
 --
 --   command:option('--slots'):convert(arguments.whole('--slots', 1))

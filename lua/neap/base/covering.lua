@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Few combinations of many choices, such that every two values of different factors meet in one of
 -- them: greedily, after the AETG system (Cohen, Dalal, Fredman, Patton 1997), without chance.
 --

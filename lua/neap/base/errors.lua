@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What the program does with an error: who sees it, and which exit status it gives.
 
 local lib = require 'neap.base.lib'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- FNV-1a over 64-bit words: digests of losses and layouts, streams of random numbers by name.
 
 local ffi = require 'ffi'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- JSON documents with keys in a stable order.
 
 local dkjson = require 'dkjson'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The engine as Lua sees it: declarations, the library, errors and handles.
 -- No other file calls ffi.cdef. Nothing calls ffi.load, which crashes where memory ends.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What the engine knows of the machine and of the libraries it runs on.
 --
 --   for _, fact in ipairs(machine.facts()) do print(fact[1], fact[2]) end

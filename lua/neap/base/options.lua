@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Tables of options, checked against what is known of them.
 --
 --   local SPEC = { comm = { needed = true }, seed = { default = 0, min = 0, integer = true },

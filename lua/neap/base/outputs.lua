@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Files that a command writes: looked at before it begins, not after minutes of work, and there
 -- whole or not at all.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Parameters as tables of default and doc, the way recipes and benches declare them:
 --   params = { steps = { default = 100, min = 1, integer = true, doc = 'optimizer steps' },
 --              text  = { default = 'english', choices = { 'english', 'go' }, doc = '…' },

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Other programs that a command needs for a moment: one that is missing or fails is told by its
 -- name, and what it said; never by a signal or by nothing.
 --

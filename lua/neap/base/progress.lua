@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The progress line on stderr: rewritten in place on a terminal, else a line now and then.
 
 local lib = require 'neap.base.lib'

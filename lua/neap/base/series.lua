@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Series of measurements, and the balance of a run: the metrics of neap.runs.metrics that follow
 -- from splits.
 

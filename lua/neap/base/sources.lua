@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What a Lua file of the user's is made of: the file, and the modules of the user's that it
 -- requires, and theirs. Found by reading, nothing is run: a name that is computed is not seen.
 --

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Text tables: numbers to the right, text to the left, a line under the heading.
 
 local text_table = {}

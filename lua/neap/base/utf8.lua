@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Text from outside (names of files, what programs print) may be no UTF-8; JSON and HTML must be.
 
 local utf8 = {}

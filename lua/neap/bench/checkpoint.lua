@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap bench checkpoint: what a checkpoint costs a training: rounds of steps without one and with
 -- one, in turn, on ranks that are threads or, under mpirun, processes.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap bench moe: forward and backward of one layer on one rank, on the CPU (moe/cpu.lua) or on a
 -- GPU (moe/gpu.lua).
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap bench plan: time of planners and splits on one thread, over cluster sizes.
 
 local json = require 'neap.base.json'

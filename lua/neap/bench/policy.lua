@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap bench policy: what a round trip from a rank to a policy in its worker process and back
 -- costs: a load goes out, a layout comes in.
 

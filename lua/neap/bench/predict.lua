@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap bench predict: simulated against measured time of a training step on this machine. Each
 -- number of ranks is calibrated first (lua/neap/calibrate), on other models than the one predicted;
 -- then the whole step and its spans are compared.

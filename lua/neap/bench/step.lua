@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap bench step: whole training steps of a MoE transformer on ranks that are threads, under one
 -- schedule of transfers after the other, with the same seed.
 

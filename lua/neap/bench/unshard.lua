@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap bench unshard: what restoring experts from shards, and reducing their gradients, costs on
 -- ranks that are threads or, under mpirun, processes, beside a plain copy of memory in the same
 -- run.

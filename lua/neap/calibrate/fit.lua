@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Fits a few positive numbers so that predictions come near what was measured.
 --
 --   fit.solve(start, function(values) return predicted end, measured)

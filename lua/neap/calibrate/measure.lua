@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Measures the machine at hand as a cluster description (simulate/machines.lua): all ranks do the
 -- same work at once, so that ranks that share memory and links show what each of them gets. On the
 -- CPU work is measured in processor time, which other programs do not disturb; ranks that share

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Small trainings that a machine is fitted to, and how they are measured: steps of all trainings
 -- in turn, so that what disturbs one disturbs the others as well; medians. Fitted are first what
 -- every span takes, then what is left to the links.

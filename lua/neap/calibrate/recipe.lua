@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The ranks of neap calibrate and of neap bench predict: they measure the machine, fit it to some
 -- steps of small trainings, and perhaps train another model and tell how long a step took and
 -- should take.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Spans of steps, measured and simulated: how many times the seconds of op_cost.lua a span takes
 -- on this machine, and how much exchanges slow computation.
 --

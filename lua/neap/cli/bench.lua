@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap bench NAME: measures; each bench is a module of lua/neap/bench.
 -- A bench is { doc=, options=, cuda=, run=function(args) }: options is a table of parameters as
 -- base/params.lua describes, whose values run gets as args.params, or a function(command) over

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap calibrate: measures the machine at hand, as ranks that are threads or processes of mpirun,
 -- and writes a cluster description that --cluster takes.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap checkpoint: looks into the checkpoints of trainings, checks them, and takes their
 -- parameters out or brings others in.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap compare: what the run store says about policies, and how sure that is.
 
 local compare = require 'neap.runs.compare'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap completion: the script that makes a shell complete neap's commands and options.
 
 local command = { doc = 'Print a completion script for a shell.' }

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap crossover: when does it pay to restore experts from shards, and when do they better stay at
 -- home? For a cluster and a model, over the number of experts, tokens and slots.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap doctor: what this machine and build have, for people and for reports of trouble.
 
 local device = require 'neap.engine.device'

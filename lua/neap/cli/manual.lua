@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap manual: the program's page for man, made of the help of all commands.
 
 local lib = require 'neap.base.lib'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap kernel: Jupyter's kernel for Lua with the engine loaded (notebook/kernel.py and
 -- main/notebook.lua).
 

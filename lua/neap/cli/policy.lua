@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap policy: which policies there are.
 
 local json = require 'neap.base.json'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap replay: recorded loads under policies, compared.
 
 local json = require 'neap.base.json'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap report: one HTML file that tells what runs and replays have shown.
 
 local arguments = require 'neap.base.arguments'

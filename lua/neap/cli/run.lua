@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap run: loads the recipe, validates its parameters and starts the ranks.
 
 local balanced_twin = require 'neap.train.balanced_twin'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap runs: what the run store holds.
 
 local errors = require 'neap.base.errors'

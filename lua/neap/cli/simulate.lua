@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap simulate: steps of a model on a described cluster under a policy: the policy file that
 -- replays and trains, unchanged, on machines that nobody here owns.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap suite: all policies on the workloads of the public token-imbalance benchmark and on traces.
 
 local arguments = require 'neap.base.arguments'

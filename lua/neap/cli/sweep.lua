@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap sweep: plans a grid of runs, does those that have not been done, says how they ended.
 
 local errors = require 'neap.base.errors'

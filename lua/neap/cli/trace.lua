@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap trace: looks into recorded loads, cuts, merges and converts them, and makes synthetic ones.
 
 local chart = require 'neap.draw.chart'

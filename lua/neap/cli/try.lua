@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap try: a policy on the traces that come with Neap, in seconds; again whenever it is saved.
 
 local outputs = require 'neap.base.outputs'

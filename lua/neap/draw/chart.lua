@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Charts as drawings (svg.lua): curves over steps, bars, heat maps, layouts, timelines. All have a
 -- title, axes with units, and sizes that can be read on a phone.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Differences with their intervals as a drawing: a row per name, a dot for the mean, a line for
 -- the interval, and a dashed one where there is no difference. Only what differs beyond doubt has a
 -- colour.

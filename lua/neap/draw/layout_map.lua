@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Pictures of layouts: a drawing a node, ranks as columns, slots as rows, coloured by expert.
 --
 --   local maps = layout_map.draw(topology, layout:array())          -- list of drawings

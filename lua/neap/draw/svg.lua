@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Drawings as SVG text that stands alone, in a page or in a notebook.
 --
 --   local d = svg.open { width = 360, height = 200, title = 'Loss' }

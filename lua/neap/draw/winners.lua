@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- A map of which of a few is best, over two sizes: cells in the winner's colour, with its lead.
 
 local svg = require 'neap.draw.svg'

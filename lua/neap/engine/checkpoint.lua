@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Files of checkpoints: written beside the training, whole or not there, checked when they are
 -- read; and the texts, folders and locks that go with them.
 --

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Communicators: groups of ranks that exchange data.
 --
 --   local total = tensor.of('f64', { loss })

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- GPUs: how many there are, what they are, and the one that the calling rank computes on.
 
 local lib = require 'neap.base.lib'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Exact sums over the tokens of all ranks: the same bits however tokens are cut over ranks and
 -- ordered (neap.h tells how). All are collective; comm nil: this rank is alone. total: tokens, or
 -- elements, of all ranks together.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Layouts: which expert is in which slot of every rank. Always valid once set; ids from 0.
 --
 --   local l = layout.open(topology)

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Matrices as the engine takes them: from nested lists, flat lists, C arrays, or objects with such
 -- an array in .ptr (a load of a history).
 

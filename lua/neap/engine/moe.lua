@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- One Mixture-of-Experts layer over the ranks, in phases, so that a recipe can move parameters in
 -- between (neap.h tells what each does):
 --

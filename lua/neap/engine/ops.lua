@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Operations over tensors, as neap.h describes them: they check shapes, write to their outputs and
 -- block. Outputs come last.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Planners: built-in algorithms from loads to layouts.
 --
 --   local planner = plan.open('laer', topology, { no_even = true })

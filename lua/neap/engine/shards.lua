@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The FSEP store of one layer's experts: parameters, moments and gradients cut over the ranks.
 --
 --   local store = shards.open { comm =, topology =, sizes = { 300, 300, 120 }, group = 'node' }

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Splits: how many tokens of every source rank go to every slot.
 --
 --   local s = split.open(topology, 'minimax')

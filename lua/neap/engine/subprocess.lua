@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Programs that run beside this one, and what Ctrl-C does meanwhile.
 --
 --   subprocess.catch_interrupts()    -- Ctrl-C is counted from now on: subprocess.interrupts()

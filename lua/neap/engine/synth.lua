@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Synthetic routing: load matrices of the model that shared load sets are made with.
 --
 --   local s = synth.open { ranks = 32, experts = 16, top_k = 4, tokens = 16384, layers = 24,

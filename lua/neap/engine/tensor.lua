@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Tensors: dense, row-major arrays of one type; views share memory.
 --
 --   local tensor = require 'neap.engine.tensor'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Training data: texts, and schedules that switch between them so that expert load drifts.
 --
 --   local english = text.open 'english'              -- bytes of a Debian package's files

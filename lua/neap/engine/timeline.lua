@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Timelines: spans of what every rank's streams do in a step, and where its time goes.
 --
 --   local recorder = timeline.open()

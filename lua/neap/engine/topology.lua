@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Topologies: ranks in nodes, their expert slots, what experts cost. Immutable; ids from 0.
 --
 --   local t = topology.open { ranks = 8, node_size = 4, slots = 2, experts = 8 }

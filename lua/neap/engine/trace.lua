@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Recorded loads: reading traces (safetensors, or CSV, plain or packed) and writing them.
 --
 --   local t = trace.open 'run.safetensors'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The workloads W0 to W7 of the public token-imbalance benchmark for MoE layers
 -- (NVIDIA/Megatron-LM, pull request 7488): which experts every token chooses, by rule and seed.
 --

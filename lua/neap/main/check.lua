@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- One rank of a check's trainings (train/check.lua): a thread, or a process under mpirun. Called
 -- as a file with (rank, ranks, world or nil, ORDER); ORDER is JSON: device, cases, and path, to
 -- which rank 0's thread, or every process, writes a line of JSON for each case that it has trained.

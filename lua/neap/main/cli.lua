@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The command line. A command is a module { doc=, options=function(command), run=function(args,
 -- full_parser), examples= (the end of its help), has_ranks= (whether every process of mpirun has
 -- work) }; run returns the exit status (nil: 0) and raises

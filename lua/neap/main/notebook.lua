@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The Lua side of the Jupyter kernel; notebook/kernel.py is the other. Called as a file with the
 -- numbers of two file descriptors: requests come in on the first, answers go out on the second, a
 -- line of JSON each. What a cell prints goes to stdout.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- A policy for a program that is not Neap's (python/neap/policy.py): a session on one rank, asked
 -- over two pipes. Called as a file with their paths, and run until the requests end.
 --

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The worker process: runs a policy's hooks for a rank, until it is killed. Called as a file with
 -- the two file descriptors of the shared memory (core/worker/spawner.c). Requests are int64 loads
 -- [ranks][experts] followed by the active layout, int32 [slots]; answers are layouts, and splits

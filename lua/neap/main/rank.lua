@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- One rank of a run: a thread of `neap run -n N`, or a process under mpirun.
 -- Called as a file with (rank, ranks, world or nil, ORDER); ORDER is the JSON text that cli/run.lua
 -- makes. Returns the exit status of the rank.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Causal attention with rotary positions: (T, H) -> (T, H); T is a multiple of the sequence.
 
 local tensor = require 'neap.engine.tensor'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- One layer of a transformer: x + attention(norm(x)), then + experts(norm(that)), of which some
 -- may be shared, that is, compute every token, where it is. The others are not called from here:
 -- their phases are scheduled by the model (nn/transformer.lua).

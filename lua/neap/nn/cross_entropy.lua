@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The loss: cross-entropy in nats, averaged over the tokens of all ranks.
 
 local tensor = require 'neap.engine.tensor'

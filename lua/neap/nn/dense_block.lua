@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- A layer of a transformer without experts, as the first ones of some models are: the halves of a
 -- Block, a feed-forward network in the experts' place. It needs no schedule: nothing travels.
 

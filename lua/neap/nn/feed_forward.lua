@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- A feed-forward network without experts, as dense layers and shared experts have: (T, H) to
 -- (T, H), (silu(x Wg) * (x Wu)) W2 (Shazeer 2020). w1 (H, 2F) has gate's columns first, then up's.
 

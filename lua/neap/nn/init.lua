@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Modules in the style of Torch, with forward and backward written out over neap.ops.
 --
 --   local parameters = nn.Parameters.new { dtype = 'f32', seed = 1 }

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The order of a layer's work in a training step, forward and backward. The engine runs it on real
 -- layers (nn/transformer.lua), the simulator on the model of a cluster (simulate/step_program.lua).
 --

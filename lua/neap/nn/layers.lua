@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The simple modules: Embedding, Linear, RMSNorm.
 
 local tensor = require 'neap.engine.tensor'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- AdamW over all parameters of a model: the flat dense ones, cut over the ranks (ZeRO), and the
 -- experts' shards, which are cut over the ranks anyway.
 --

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- A loss of one's own: a function in Lua of one token's logits, in CrossEntropy's place.
 --
 --   local half_square = OwnLoss.new(parameters, function(logits, target, gradient, count)

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- An optimizer of one's own: a rule in Lua for ranges of elements, in AdamW's place. All else is
 -- as with AdamW (nn/optimizer.lua): gradients are summed over ranks and clipped, every rank updates
 -- its range, experts' shards among them, and checkpoints hold parameters and moments.

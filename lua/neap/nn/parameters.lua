@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- All dense parameters of a model: views of one flat tensor, and their gradients of another.
 --
 -- Modules declare what they need; allocate then makes both tensors. Parameters that weight decay

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- When expert parameters and gradients travel: unshards and reduces of all layers, as a schedule
 -- says (nn/schedule.lua), through buffers that the layers take in turn.
 --

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Schedules: when expert parameters, gradients and tokens travel, as data (docs/schedules.md). The
 -- engine trains by them, and the simulator by the same ones (cluster/program.lua).
 --

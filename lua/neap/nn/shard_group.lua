@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Where a layer's experts are kept, as users say it: cut over 'all' ranks, over those of a 'node',
 -- over so many ranks, or 'resident': whole, each at home on one of ep consecutive ranks (plain
 -- expert parallelism of degree ep; the other runs of ep ranks have homes of their own).

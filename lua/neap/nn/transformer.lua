@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- A Mixture-of-Experts language model: embedding, perhaps some layers without experts, blocks of
 -- attention and experts, a last normalisation, an untied head, cross-entropy. It also schedules the
 -- experts' phases and transfers, in the way that the option schedule says (nn/schedule.lua).

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Cells of a notebook: Lua text that runs in an environment which lasts.
 --   * Top-level locals of a cell are kept: later cells see them as globals. (A function keeps the
 --     variable that it was made with.)

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What a notebook shows of a value: { [MIME type] = text }. Objects say it themselves with a
 -- method __display; loads and layouts have pictures; lists of records become tables.
 --

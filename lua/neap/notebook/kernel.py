@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Jupyter kernel for Lua: hands cells to a Lua process (main/notebook.lua) with the engine loaded.
 
 A cell that crashes the process, or that cannot be interrupted, costs the variables: a new process

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What the Lua reference says of a value: the comments of the sources, and the methods of what
 -- hooks and recipes are handed, which a notebook has no value of (ctx, load, job).
 --
@@ -59,6 +61,7 @@ end
 --- The comment at the head of a file.
 local function head_of(lines)
   local last = 0
+  if (lines[1] or ''):find('SPDX', 1, true) then last = 2 end
   while lines[last + 1] and lines[last + 1]:match '^%-%-' do last = last + 1 end
   return last > 0 and comment_up_to(lines, last) or nil
 end

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The active layouts, one for each layer, the same on all ranks: rank 0 proposes new ones, an
 -- advance takes them over everywhere, by one broadcast, and what all ranks then have is compared.
 -- Within a step a layer's layout stays as it is, since its backward needs what its forward had;

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What a policy's hooks see: ctx. One for each layer.
 --   ctx.step, ctx.layer      the step that the answer is for, and the layer
 --   ctx.topology             ranks, nodes, slots, costs (engine/topology.lua)

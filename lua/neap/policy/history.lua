@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Loads and their history, as policies see them. A load is tokens by source rank and expert,
 -- [ranks][experts], doubles in C memory; ids start at 0. A history is the ring of the last loads of
 -- one layer.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- A policy that runs in the rank itself (--in-process), for debuggers and profilers: the same
 -- methods as a worker's (worker.lua), at once and without deadline.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Policies: Lua files that decide layouts and splits.
 --
 --   local policy = require 'neap.policy'

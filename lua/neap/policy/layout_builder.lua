@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Layouts under construction, for policies: expert_of[slots], -1 where a slot is still empty.
 -- place and spread fill the next free slot of a rank.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Kinds of messages between a rank and its policy's worker.
 
 local messages = {

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The loads of the last steps of all layers, as exact counts: what a checkpoint keeps of a
 -- policy's history.
 

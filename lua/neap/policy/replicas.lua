@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- How many replicas each expert gets: one each, then slot by slot to the expert with the most work
 -- a replica (the greedy rule of EPLB and LAER). No expert gets more replicas than there are ranks,
 -- unless all of them have that many.

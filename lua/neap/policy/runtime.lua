@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Runs the hooks of one policy for all layers. The same code runs in the worker process and, with
 -- --in-process, in the rank. It promises that a failing hook gives an answer, never an error.
 

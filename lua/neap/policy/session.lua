@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- How training and replay talk to a policy. One rank (0) plans, through a worker process or, with
 -- in_process, itself; the others get its layouts by broadcast. A fault of the policy (error, crash,
 -- deadline, invalid answer) is counted, and the last valid layout stays; with strict it is raised,

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- A split under construction, for split hooks: how many tokens of every source rank go to every
 -- slot. ctx:split() is empty, ctx:split 'lite' starts from a built-in rule.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- A policy that runs in a process of its own, as the rank that plans sees it. Methods are those of
 -- in_process.lua; besides, a worker that dies, hangs or answers nonsense is replaced by a
 -- fresh one, and that is one fault. Nothing that a worker says is believed unchecked.

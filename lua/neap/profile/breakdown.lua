@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Where the time of a step goes: of gathered spans (timeline.lua), measured on any device.
 --
 --   local summary = breakdown.summary(ranks)

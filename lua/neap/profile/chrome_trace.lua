@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Timelines as files for trace viewers (Perfetto, chrome://tracing): the JSON format of Chrome's
 -- trace events. A process is a rank, a thread is a stream; an arrow leads from an unshard to the
 -- experts that it was for. Spans of a simulated step's critical path are marked (and red in viewers

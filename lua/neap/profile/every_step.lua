@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The timeline of a job that records all its steps from one on, for measurements.
 --
 --   local record = every_step.open(3)     -- what a trainer takes for its job's timeline

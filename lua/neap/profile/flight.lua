@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Flight recorders: files that say what every rank has called last, and who is the odd one out.
 --
 --   local ranks = flight.read { 'neap-flight-17-rank0.json', 'neap-flight-18-rank1.json' }

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The timeline of a job: neap run --timeline=FILE records one step of every training in it.
 --
 -- Who trains calls check_steps(steps) before, start(step) before every step, and after one for

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Replays a trace under policies and keeps what pictures in reports and notebooks need. One
 -- moment, the same for all policies, is looked at closely: the step and layer where the trace is
 -- hardest.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Recorded loads under a policy: it sees the loads up to step t - 1, answers with layouts for step
 -- t, and then the exact counts of step t are split.
 

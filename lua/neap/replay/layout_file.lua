@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The layouts that a policy ends with after a trace, one per layer, as serving systems take them:
 --
 --   *.json          SGLang's --init-expert-location: { "physical_to_logical_map": [layers][slots] }

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Policies on sets (suite_sets.lua): balance, tokens that cross nodes, what travels late, time of
 -- plans, and simulated time of a step. The row of a policy on a set is the simulation's, with
 -- set, cluster and share_of_balanced: the time of the same steps with force-balanced routing

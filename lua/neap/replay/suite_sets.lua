@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What neap suite measures policies on: the workloads of the public token-imbalance benchmark
 -- (engine/workloads.lua) at several numbers of experts, and traces, recorded or synthetic.
 --

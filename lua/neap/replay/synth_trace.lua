@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Synthetic traces: loads of a model of routing, or of a workload of the public benchmark.
 --
 --   synth_trace.write('made.safetensors', { workload = 'W1', ranks = 8, steps = 24, layers = 4,

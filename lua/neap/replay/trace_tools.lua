@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What can be done with recorded loads: cut, merged, exported, looked at.
 --
 --   tools.cut(t, 'part.safetensors', { 10, 19 }, { 0, 2 })

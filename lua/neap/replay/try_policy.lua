@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Tries a policy on a trace: is it valid, is it deterministic, how good is it, where is it worst?
 --
 --   local t = try_policy.open 'experiments/traces/e16k4.safetensors'

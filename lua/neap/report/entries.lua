@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What a report compares: entries, one per policy, whatever they were measured by.
 --   { policy =, name = (as pages show it), in_force =, kind = 'run', 'replay' or 'simulate',
 --     seeds = list, rows = list, values = { metric = value }, curves = { metric = { values = list,

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- One HTML file that tells what runs and replays have shown. It needs no network and no scripts.
 
 local session = require 'neap.policy.session'

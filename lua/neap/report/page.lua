@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The page of a report: one HTML file that needs no network and no scripts, for screens of any
 -- width and for paper.
 

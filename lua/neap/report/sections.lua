@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Sections of a report, each from the document that init.lua has put together to HTML. Here are
 -- those that are pictures, and where things come from; tables.lua has the tables.
 

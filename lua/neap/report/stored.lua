@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Takes runs out of the run store for a report: entries with their curves, provenance, texts.
 
 local compare = require 'neap.runs.compare'

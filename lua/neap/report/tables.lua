@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Sections of a report that are numbers: summary, comparison, differences with their intervals.
 -- sections.lua has the others.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Timelines of a step in a report: reads what neap run --timeline and neap simulate --timeline
 -- have written (trace events of Chrome), and draws the four streams of every rank.
 

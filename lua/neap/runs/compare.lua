@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Comparisons of policies over the run store: differences on the same seed, trace and parameters.
 --
 --   local results = compare.results(runs, { sweep = 'policies' })

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Results of the store by the value of one of their runs' parameters (--by hidden).
 
 local compare = require 'neap.runs.compare'

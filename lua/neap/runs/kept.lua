@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What the store keeps as JSON, read: summaries of results, and facts of runs. Another program may
 -- have written them, or a disk have damaged them: what is not as it should be raises FORMAT, naming
 -- where it stands.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What people say of runs in the store: tags, and a note each; and runs that are taken out of it.
 -- A store has the tables for it from the first mark on.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The metrics: what runs, replays and simulations are told, stored and compared by. One record of
 -- the list below is one metric, and everything that shows metrics walks over the list: tables,
 -- JSON, the columns of the run store, comparisons, charts, reports. A new one is a record here and

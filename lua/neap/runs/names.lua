@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What tables and charts call policies, and whether a row says something of its policy.
 --
 --   names.of(rows)      -- rows, or what has a row's policy, name, plans_on and in_force

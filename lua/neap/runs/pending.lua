@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Writing to the run store while a run goes on. A store that another program has locked, or whose
 -- disk is full, is no reason to end a training: what cannot be written waits in memory, is tried
 -- again once a second, and at the end, if it still cannot be, goes to a file beside the store.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Where a run comes from: what the store keeps so that it can be understood and done again.
 
 local launcher = require 'neap.launcher'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Hands the steps of one result to the run store.
 --
 --   local r = store:result(run, { policy = 'laer' })

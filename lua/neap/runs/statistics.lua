@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What comparisons rest on: means of paired differences with an interval, and warnings.
 --
 --   local s = statistics.paired({ -0.02, -0.03, … })

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The run store: one SQLite file that every run writes to, and that sweeps, comparisons, reports
 -- and notebooks read.
 --

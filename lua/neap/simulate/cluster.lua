@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Clusters that are only described, and programs for their ranks: how long a step would take.
 --
 --   local machine = cluster.describe 'a100x32'      -- or a table, or the path of a Lua file

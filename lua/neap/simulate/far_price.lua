@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What work across nodes costs on a described cluster, as the split minimax takes it
 -- (engine/split.lua): how much longer a step gets when more tokens cross nodes, over how much
 -- longer it gets when experts have more to do. Both are simulated, so that what hides behind other

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What the share of force-balanced is told by: the steps of a run in which every expert gets as
 -- many tokens. Static layouts with as many replicas of every expert as the slots allow, so that
 -- every rank has as much to do, and the exact split. Where the slots of the ranks cannot be shared

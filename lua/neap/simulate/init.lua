@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Simulates training steps of a model on a described cluster under a policy: the policy plans and
 -- splits as in training, on synthetic or recorded routing; the cluster tells how long it takes.
 --

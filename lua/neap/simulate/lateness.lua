@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- How old the counts are that a layout was planned on, if plans take a time. One host plans all
 -- layers, one after the other, each when its counts of a micro-batch are known; a plan is taken
 -- over where a later micro-batch begins, and counts that come while the host is behind by more than

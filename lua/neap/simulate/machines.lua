@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Machines that Neap knows by name. A user's own is a Lua file that returns such a table; neap
 -- calibrate writes one of the machine at hand. All ranks are alike unless speed says otherwise.
 --   ranks, node_size   how many, and how many of them have fast links to each other

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Models whose training steps are simulated: known by name, or a user's own in a Lua file that
 -- returns such a table. Fields:
 --   hidden, ffn (of every expert, or a list), experts, top_k, slots (per rank), layers, heads,

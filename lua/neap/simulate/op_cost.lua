@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What the work of a layer costs on a machine: seconds of the operations of a step, bytes of its
 -- exchanges. A product (m, k) x (k, n) takes 2mkn / (flops x gemm) seconds, times 1 + tile / size
 -- for each of its sizes; elementwise work takes its bytes / memory; a piece takes launch at least.

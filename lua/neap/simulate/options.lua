@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Options of a simulation: their defaults, and what is wrong with what was given.
 
 local base = require 'neap.base.options'

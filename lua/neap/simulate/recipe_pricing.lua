@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What the steps of a real training would take on a described cluster: its routing, layouts and
 -- splits are priced as init.lua prices synthetic ones. neap run --device=sim trains on the CPU
 -- and prices them so.

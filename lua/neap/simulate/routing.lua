@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Whose routing is simulated, as users say it.
 --
 --   routing.describe('later', 'mixtral-8x7b-e8k2')    -- { load =, kind =, text = }

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What a step of a model costs on a described machine: from layouts and splits, whoever made them
 -- (init.lua, recipe_pricing.lua), to the seconds and bytes that a program is made of.
 --

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Blocks, experts and shard stores of a simulated model: what the order of a step
 -- (nn/layer_step.lua) calls, with operations of a cluster as their work.
 --

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The operations of a training step on a cluster: the engine's own order of a layer's phases
 -- (nn/layer_step.lua), its pipeline of parameters and gradients and its schedules (nn/pipeline.lua,
 -- nn/schedule.lua), run on layers whose work is operations (step_ops.lua). So a simulated timeline

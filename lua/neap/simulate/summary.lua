@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Summary of simulated steps: means over steps of what a cluster's reports tell.
 --
 --   local s = summary.open()

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What sharded experts are compared with: experts that stay whole at home on a rank, alone (plain
 -- EP) or with slots to spare that are filled late, by a rule on the current counts.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- A simulated step as a timeline: for viewers (profile/chrome_trace.lua takes what spans.of
 -- gives), and on one screen.
 --

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Runs of a sweep are claimed in the store before they start, so that two sweeps, or a sweep and
 -- a run made by hand, never do the same one twice. A claim is the run's row, which says that it is
 -- running, with the process of the sweep; the run takes it over when it begins (Store:begin), and

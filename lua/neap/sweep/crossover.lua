@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Where which way of keeping experts is fastest: on one cluster, over the number of experts, the
 -- tokens of a rank, and how many ranks share a set of all experts (E / C of sharded ones, the
 -- degree of resident ones). Steps are simulated (neap.simulate), memory is looked at.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Does the runs of a sweep, some at a time, as child processes.
 
 local claims = require 'neap.sweep.claims'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Grids: every combination of some values of some parameters.
 --
 --   grid.words { 'policies=static,laer', 'seed=0..4', 'ffn={64,32},{128}' }

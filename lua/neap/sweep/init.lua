@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Sweeps: a grid of runs, as a Lua file or on the command line, and which of them are still to do.
 --
 --   return {                                      -- experiments/sweeps/policies.lua

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What ranks agree on about things that may fail on some of them: a disk, a file.
 
 local lib = require 'neap.base.lib'

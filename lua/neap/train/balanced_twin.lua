@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What a step would take if every expert got as many tokens: the recipe's training once more,
 -- with force-balanced routing (simulate/force_balanced.lua), so that all ranks have as much to do.
 -- Its time is what the metric share_of_balanced of a run is told by. A policy may take less, if

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Does it train right? Under any policy, split, schedule, shard group and number of ranks, exact
 -- sums give the same losses and gradients to the bit. A check trains a small model in many of these
 -- ways, compares each with the static layout on one rank, and says what the first difference is

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The trainings of a check (train/check.lua), and how they are run: a case is a combination of
 -- policy, split, schedule, shard group, ranks and so on.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Checkpoints on disk. A folder holds those of one run:
 --
 --   FOLDER/training-1/step-00000040/manifest.json       what the checkpoint is; written last

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The checkpoints of a run: neap run --checkpoint makes one of these for its job, and every
 -- training of the recipe gets a saver of it (saver.lua).
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Which elements of the arrays of a checkpoint its ranks hold: of each array a range, cut over all
 -- ranks (neap_cut), or, where experts are resident, over the homes of the expert.
 --

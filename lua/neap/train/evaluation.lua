@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Validation loss: every so many steps a forward of the model on tokens that training never sees.
 -- What it draws depends on the text alone, so that runs of any seed, policy and number of ranks are
 -- measured on the same tokens; training goes on as if there had been none.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- One training of a small model, and what is left of it to compare with others: losses, gradients,
 -- layouts and splits, each by step and layer. With exact sums, losses and gradients are the same to
 -- the bit under any policy, split, schedule, shard group and number of ranks.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Where ranks are: threads of this process, or the processes that mpirun has started.
 
 local comm = require 'neap.engine.comm'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What memory a training will need, from its parameters alone: neap run --dry-run prints it, with
 -- how much the model computes, and a run that has no memory left names the parameter to lower.
 --

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Parameters of a model that go beyond what every MoE model has, of trainer.params: what its
 -- router does, and what computes every token.
 

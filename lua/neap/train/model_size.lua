@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- How large the model is that a training's parameters describe (trainer.params), and what a step
 -- of it computes.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Parameters and moments in checkpoints: arrays that are cut over the ranks, "dense", the flat
 -- tensor of all dense parameters, and "layer0", "layer1", …, the experts of a layer, by the layer's
 -- place in the model, where the first ones may have none. Each rank's file has its ranges, as

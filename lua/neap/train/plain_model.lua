@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Parameters of a checkpoint as plain named tensors, in one safetensors file that any reader of
 -- such files takes; and back.
 --

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Recipes: Lua modules that say what the ranks do.
 --
 --   local recipe = require 'neap.train.recipe'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Rows of trainings as a text table and as a JSON document.
 
 local metrics = require 'neap.runs.metrics'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Going on from a checkpoint: which one, and what is other than it was.
 
 local lib = require 'neap.base.lib'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Saves a training, and brings it back.
 --
 -- A checkpoint is written in three parts, beside the training: each rank's file; when all are on

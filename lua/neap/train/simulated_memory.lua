@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What memory a rank needs for a simulated step: Neap's engine, by the estimate of --dry-run
 -- (memory_estimate.lua), and a lean program, which keeps what the simulated order of work needs and
 -- no more. The lean one cuts dense parameters over all ranks, too, and has two layers of them at a

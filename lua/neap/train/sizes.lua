@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Parameters of a training that do not fit together: told before it begins, as a mistake in how
 -- the command was called. What each may be by itself its declaration says (trainer.params).
 

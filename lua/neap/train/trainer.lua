@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Trains a MoE language model under a policy: the loop that recipes share, with its measurements.
 --
 --   local t = trainer.open { job = job, policy = 'laer+minimax', text = schedule, params = p }

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What of a training a checkpoint holds besides the model (model_state.lua), all of it in rank 0's
 -- file, and how it comes back.
 --

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Neap in PyTorch: a Mixture-of-Experts layer on its engine, and a recorder of any layer's routing.
 
     group = neap.torch.Group(experts=16, policy="neap")        # one for the layers of a model

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Neap's AdamW for the experts of neap.torch.MoE, whose moments are saved with the layers."""
 
 from typing import Any, Iterable, Tuple

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ranks that share a model's experts, and the policy that lays them out."""
 
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Mixture-of-Experts layer by Neap's engine, as a module of PyTorch's."""
 
 import ctypes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The communicator of a training's ranks: processes of mpirun or of torchrun, or this one alone."""
 
 import ctypes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records the routing of any Mixture-of-Experts model into a Neap trace."""
 
 from typing import Any, Callable, Dict, List, Optional

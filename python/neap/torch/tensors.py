@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """torch tensors as the engine's, over the same memory."""
 
 import ctypes

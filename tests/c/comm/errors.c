@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Communicators that fail: arguments, ranks that disagree, leave or die. Nobody hangs, and
  * everybody is told why.

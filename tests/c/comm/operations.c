@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Communicators: a long random sequence of all operations against a serial reference that every
  * rank computes for itself from the seed; several communicators at once; progress without calls.

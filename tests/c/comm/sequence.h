@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A long random sequence of all operations of a communicator, against a serial reference that every
  * rank computes for itself from the seed. Buffers are in host memory, or where sequence_memory puts
  * them. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Runs a test's body once per rank: over threads of a world of its own, or over MPI. */
 #ifndef NEAP_TEST_THREADS_H
 #define NEAP_TEST_THREADS_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Files of checkpoints: what is written comes back, in any cut over ranks; every changed byte and
  * every other length is found; what is copied is what there was at the start.

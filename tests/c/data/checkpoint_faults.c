@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Checkpoints and layouts where calls of libc fail: each one in turn, with each kind of error. What
  * fails says so and leaves what was there before; what is told to have worked has worked.

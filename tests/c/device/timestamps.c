@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Spans of a GPU, without one: timeline.c and timestamps.c over a device of this file, whose clock
  * is another and whose streams come to what is enqueued later than the host enqueues it; and

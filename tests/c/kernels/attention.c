@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Causal attention, against its definition and finite differences. */
 #include "bf16_test.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Rounding to bf16 against the definition. */
 #include "bf16_test.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What tests of the CPU's bf16 kernels share: the same numbers in bf16 and in f64, whose kernels
  * are the reference, and comparisons within bf16's rounding. */
 #ifndef NEAP_BF16_TEST_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Rows of choices on the CPU: every choice gets the next row of its expert's segments. */
 #include "choices.h"
 

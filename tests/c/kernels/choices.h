@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Random choices and segments for them: what the tests of both devices assign. */
 #ifndef NEAP_CHOICES_H
 #define NEAP_CHOICES_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Elementwise operations, sums of arrays, SwiGLU, AdamW. */
 #include "bf16_test.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Exact sums: the same to the bit for any order and any partition of the tokens, and near to what
  * they stand for. */
 #include "bf16_test.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The experts' operations on the CPU: against plain loops in double, and their gradients against
  * differences. */
 #include "kernel_test.h"

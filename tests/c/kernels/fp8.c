@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* FP8 as it travels: codes and rounding against all values of E4M3, blocks against a plain loop. */
 #include "kernel_test.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The matrix products: right, free of a row's position and of the number of rows, to the bit. */
 #include "bf16_test.h"
 

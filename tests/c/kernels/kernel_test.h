@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What the kernel tests share: random and poisoned arrays of either real type, and comparisons.
  * Arrays come from malloc one by one, so that a sanitizer sees every step outside of one; they are
  * freed together by release_all. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Operations on rows by index, against plain loops, finite differences and parts of themselves. */
 #include "bf16_test.h"
 

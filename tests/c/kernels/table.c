@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Every table has every kernel. */
 #include "kernel_test.h"
 

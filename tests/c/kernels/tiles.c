@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The order of a grouped product's tiles: each comes once, the longest groups first. */
 #include "tiles.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A dense Mixture-of-Experts layer on one rank, in double and in plain loops, from the definitions:
  * what the distributed layer is compared with. Shares no code with the engine. */
 #ifndef NEAP_TEST_DENSE_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the layer refuses: options, shapes, phases out of order, bad numbers, splits of other loads.
  * Runs on: threads.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The distributed layer on threads: against the dense one of dense.h, against finite differences,
  * and against itself under other layouts, splits and numbers of ranks, to the bit.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A distributed layer with random sizes, tokens, layout and split, for tests on threads. */
 #ifndef NEAP_TEST_LAYER_H
 #define NEAP_TEST_LAYER_H

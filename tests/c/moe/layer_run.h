@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Runs a scene's layer on its ranks, and compares: with the dense one, and with other spreads of
  * the same tokens to the bit. */
 #ifndef NEAP_TEST_LAYER_RUN_H

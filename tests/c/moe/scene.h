@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Random topologies and layouts for tests, made from a seed. */
 #ifndef NEAP_TEST_SCENE_H
 #define NEAP_TEST_SCENE_H

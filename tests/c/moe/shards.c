@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The shard store on threads: every transfer against arrays that each rank makes for itself.
  * Runs on: threads.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Timelines: the exchanges of a shard store, recorded by whatever thread runs them, also when the
  * recorder's handle has gone.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Plans of many layers on several threads are those of one thread, and errors name the plan. */
 #include "plan/problem.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Planners where experts have homes: static keeps each expert there alone, and what begins at home
  * plans every run of ranks as if it were all there is.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Pouring work expert by expert ends at the least max level that the exact split finds: never below
  * it, close after the rounds that planner neap takes, as good as there after many. */
 #include "plan/neap/levels.c" /* nothing of it is exported */

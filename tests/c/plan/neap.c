@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What planner neap promises beyond a valid layout (which planners.c tries on every planner): it
  * keeps its layouts splittable when loads drift, nodes that differ for long get what they need, and
  * slots, costs and speeds are used. Loads follow the model of popularity that drifts and ranks that

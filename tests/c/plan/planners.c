@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Planners: valid layouts on random topologies and loads (100,000 with --long), no expert twice on
  * a rank, repeatable; static against its definition; checks of input. The published ones:
  * rules.c. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Random topologies for tests of planners. */
 #ifndef NEAP_TEST_PROBLEM_H
 #define NEAP_TEST_PROBLEM_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Published balancers by their rules, restated here by plain scans over small vectors: laer, eplb,
  * llep, moonep, ultraep, lplb, fastermoe, maxtext, on random topologies, also with nodes, slots,
  * costs and speeds that differ. What the sources are is in core/plan. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Simulated clusters: hand-computed cases; conservation, repetition and faster links on random
  * programs. */
 #include "check.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The splits minimax and local against brute force over expert sets and against a plain
  * shortest-path min-cost flow, on random small topologies, layouts and loads. */
 #include "check.h"

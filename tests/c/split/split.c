@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Splits: rows, columns, slot tokens and balance of every rule agree with each other and with the
  * loads, on random topologies; lite and even against their definitions; given tables and errors. */
 #include "split/split.h"

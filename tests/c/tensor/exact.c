@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Exact sums: the same bits however the rows of a global batch are ordered and cut over ranks, and
  * close to a reference in long double.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Tensors over memory of the caller's, and the store's own memory. */
 #include "moe/scene.h"
 

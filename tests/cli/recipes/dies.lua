@@ -68,3 +68,4 @@ return neap.recipe.define {
     trainer:close()
   end,
 }
+-- SPDX-License-Identifier: Apache-2.0

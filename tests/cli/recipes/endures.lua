@@ -159,3 +159,4 @@ return neap.recipe.define {
     check(row, p)
   end,
 }
+-- SPDX-License-Identifier: Apache-2.0

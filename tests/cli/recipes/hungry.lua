@@ -10,3 +10,4 @@ return neap.recipe.define {
     job.comm:barrier()
   end,
 }
+-- SPDX-License-Identifier: Apache-2.0

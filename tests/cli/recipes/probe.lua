@@ -31,3 +31,4 @@ return recipe.define {
     job.comm:barrier()
   end,
 }
+-- SPDX-License-Identifier: Apache-2.0

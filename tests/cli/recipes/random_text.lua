@@ -22,3 +22,4 @@ function Text:sample(seed, step, sequence, length, ids, targets)
 end
 
 return setmetatable({ name = 'random', texts = {}, vocabulary = 17 }, Text)
+-- SPDX-License-Identifier: Apache-2.0

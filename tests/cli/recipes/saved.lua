@@ -69,3 +69,4 @@ return neap.recipe.define {
     job:report(neap.results.training(rows))
   end,
 }
+-- SPDX-License-Identifier: Apache-2.0

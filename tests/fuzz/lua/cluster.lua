@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Descriptions of clusters: one that is accepted simulates a step in a time that is a number.
 
 local clusters = require 'neap.simulate.cluster'

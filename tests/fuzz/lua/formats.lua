@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Loads that others have recorded, in formats that Lua reads: an error with a message, or loads
 -- that a trace can hold.
 

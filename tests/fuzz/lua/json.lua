@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- JSON as the store keeps it: a text is refused with a message, or its value comes back when it is
 -- packed; results and facts of runs that hold it can be shown and compared.
 

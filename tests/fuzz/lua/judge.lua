@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What the code under test may do with an input: accept it, or raise an error of Neap's own.
 
 local errors = require 'neap.base.errors'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Manifests of checkpoints, behind their checksum: one that is accepted can be told of, and says
 -- how many parameters it has.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Sweeps: words of the command line, and tables of sweep files; what is accepted is a grid whose
 -- runs are all different, of as many as its axes say.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Values made of an input's bytes: any table that a user's file could return.
 
 local ffi = require 'ffi'

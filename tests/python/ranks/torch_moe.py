@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model of two MoE layers, trained for some steps on the ranks that there are, on the same tokens
 whatever their number. Rank 0 prints what the ranks have come to, as JSON: a hash of the outputs of
 the first step, the losses, a hash of the state loaded again, faults of the policy.

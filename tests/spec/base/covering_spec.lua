@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local covering = require 'neap.base.covering'
 
 --- Pairs of values of different factors that no row has.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local json = require 'neap.base.json'
 
 describe('json', function()

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local params = require 'neap.base.params'
 local recipe = require 'neap.train.recipe'
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local series = require 'neap.base.series'
 
 describe('series', function()

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local launcher = require 'neap.launcher'
 local provenance = require 'neap.runs.provenance'
 local sources = require 'neap.base.sources'

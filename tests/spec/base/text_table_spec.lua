@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local text_table = require 'neap.base.text_table'
 
 describe('durations', function()

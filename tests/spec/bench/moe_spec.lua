@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap bench moe --device=cuda, with the CPU in the GPU's place: what it measures, and how PyTorch
 -- takes its turn.
 

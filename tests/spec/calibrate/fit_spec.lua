@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 -- Fitting a machine to measured trainings.
 
 local fit = require 'neap.calibrate.fit'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 -- What calibration makes of spans: factors, and interference found again in steps that were
 -- simulated with a known one.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Reading what others may have written.
 
 local checkpoint = require 'neap.engine.checkpoint'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local launcher = require 'neap.launcher'
 
 local RANKS = launcher.home .. '/tests/spec/ranks/comm.lua'

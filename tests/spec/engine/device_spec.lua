@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 -- Devices: what holds on every machine, and the engine on a GPU where there is one.
 
 local device = require 'neap.engine.device'

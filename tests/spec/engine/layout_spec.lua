@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local layout = require 'neap.engine.layout'
 local lib = require 'neap.base.lib'
 local topology = require 'neap.engine.topology'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The split minimax against linear programmes, solved by cbc: the least max load, and at that load
 -- the fewest tokens across nodes.
 

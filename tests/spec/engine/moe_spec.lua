@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local comm = require 'neap.engine.comm'
 local launcher = require 'neap.launcher'
 local layouts = require 'neap.engine.layout'

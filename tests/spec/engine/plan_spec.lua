@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local launcher = require 'neap.launcher'
 local lib = require 'neap.base.lib'
 local plan = require 'neap.engine.plan'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local comm = require 'neap.engine.comm'
 local lib = require 'neap.base.lib'
 local shards = require 'neap.engine.shards'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local topology = require 'neap.engine.topology'
 
 --- The message of the error that f raises.

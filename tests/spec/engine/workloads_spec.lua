@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The benchmark's workloads against their definitions: shares of every expert, within 5 standard
 -- deviations of the binomial.
 local workloads = require 'neap.engine.workloads'

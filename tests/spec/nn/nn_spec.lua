@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local lib = require 'neap.base.lib'
 local nn = require 'neap.nn'
 local gradients = dofile(lib.home .. '/tests/gradients.lua')

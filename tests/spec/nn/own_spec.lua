@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- An optimizer, rates and a loss of a user's, against ours.
 
 local lib = require 'neap.base.lib'

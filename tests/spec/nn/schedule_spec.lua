@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local schedule = require 'neap.nn.schedule'
 
 local function message(given)

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What policies cannot do to the rank, the machine and the user, whatever they try.
 
 local launcher = require 'neap.launcher'

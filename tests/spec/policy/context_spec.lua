@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local runtime = require 'neap.policy.runtime'
 local lib = require 'neap.base.lib'
 local layout_builder = require 'neap.policy.layout_builder'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local history = require 'neap.policy.history'
 
 local RANKS, EXPERTS, KEEP = 3, 5, 4

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The planner in Lua: the same layouts as the C one, by loops that compile.
 local lib = require 'neap.base.lib'
 local launcher = require 'neap.launcher'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 -- What policy late weighs: the work saved, and what crosses nodes, against the experts fetched.
 
 local policy = require 'neap.policy'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local policy = require 'neap.policy'
 local session = require 'neap.policy.session'
 local topology = require 'neap.engine.topology'

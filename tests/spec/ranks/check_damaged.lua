@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- One rank of check_spec.lua, as main/check.lua, with an engine that is wrong where there is more
 -- than one rank: the tokens of the last slot are not reduced.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- One rank of comm_spec.lua; run with (rank, ranks, world) on threads and (…, nil) under mpirun.
 
 local comm = require 'neap.engine.comm'

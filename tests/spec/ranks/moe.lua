@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- One rank of moe_spec.lua, run with (rank, ranks, world, FILE) on threads, (FILE) under mpirun:
 -- one exact step of a layer of three experts over 24 tokens in all. Rank 0 writes what must not
 -- depend on the number of ranks to FILE, as hexadecimal floats; every rank checks what it can.

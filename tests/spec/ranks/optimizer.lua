@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- One rank of a training of the small dense model: called by launcher.run_ranks with (rank, ranks,
 -- world, 'exact' or 'plain', FILE). Every number of ranks trains on the same global batches; rank 0
 -- writes losses, gradient norms and final parameters to FILE as hexadecimal floats.

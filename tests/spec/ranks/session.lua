@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- One rank of session_spec.lua, run with (rank, ranks, world, POLICY, FILE) on threads,
 -- (POLICY, FILE) under mpirun. Every rank writes what it saw to FILE.rank: layouts and splits. With
 -- one more argument, rank 1 changes a layout behind the session's back, and the error is written.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- A rank whose policy hangs, for session_spec.lua to kill; called with the file for process ids.
 local lib = require 'neap.base.lib'
 local launcher = require 'neap.launcher'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- One rank of transformer_spec.lua, a training of a small MoE model: run with (rank, ranks, world,
 -- FILE, 'name=value' …) on threads, (FILE, …) under mpirun. Whatever the number of ranks, layouts
 -- and splits, the global batches are the same; rank 0 writes losses, gradient norms and final

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local lib = require 'neap.base.lib'
 local errors = require 'neap.base.errors'
 local launcher = require 'neap.launcher'

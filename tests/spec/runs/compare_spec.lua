@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local compare = require 'neap.runs.compare'
 local json = require 'neap.base.json'
 local store = require 'neap.runs.store'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local kept = require 'neap.runs.kept'
 
 describe('what the store keeps as JSON', function()

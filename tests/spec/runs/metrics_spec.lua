@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local metrics = require 'neap.runs.metrics'
 
 --- A row with every metric at its path: the i-th of the list is i.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local names = require 'neap.runs.names'
 
 --- Names of policies by their text and what they call themselves.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- A run's store that cannot be written while the run goes on.
 
 local launcher = require 'neap.launcher'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 -- Costs of a described cluster that are 0 unless it says otherwise: messages, rates by size,
 -- interference, tokens sent once for each node, plans and splits.
 

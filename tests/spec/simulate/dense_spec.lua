@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 -- Models with shared experts and dense layers, and from files: sizes and times by other formulas.
 
 local models = require 'neap.simulate.models'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 -- What work across nodes costs: as long as links take, over as long as experts take; nothing where
 -- there is one node; more where links are busy. far_price=cluster, and who may ask for it.
 

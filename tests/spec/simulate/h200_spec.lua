@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 -- A machine that was measured: the spans of its steps come out as they were, under a schedule that
 -- overlaps nothing, on which it was calibrated, and under one that overlaps all it can.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Experts that stay at home, in the simulator: what travels, and what a step of it looks like.
 
 local clusters = require 'neap.simulate.cluster'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 -- Whose routing is simulated, by name.
 
 local routing = require 'neap.simulate.routing'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 -- Simulated clusters: descriptions, limits, conservation, monotony, the paper's ratios, timelines.
 
 local ffi = require 'ffi'

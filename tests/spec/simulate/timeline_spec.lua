@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 -- Simulated timelines of two ranks, by hand: waits, critical path, the text of one screen, arrows.
 
 local ffi = require 'ffi'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 -- Which way of keeping experts is fastest where: against simulations that are opened one by one.
 
 local crossover = require 'neap.sweep.crossover'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local sweep = require 'neap.sweep'
 
 describe('a sweep file', function()

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 local grid = require 'neap.sweep.grid'
 
 describe('grid', function()

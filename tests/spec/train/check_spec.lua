@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The oracle for everyone: whatever decides and however it travels, what is learned is the same.
 
 local check = require 'neap.train.check'

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 -- Memory of a simulated step: the engine's is --dry-run's, the lean one by a formula of its own.
 
 local memory = require 'neap.train.simulated_memory'

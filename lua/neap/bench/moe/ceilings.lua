@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What a machine can do at most: a dense bf16 product and a copy.
 -- A GPU at its power limit lowers its clock as it gets hot. A few products on an idle card, the
 -- figure that is usually quoted (burst), are no measure for what runs after seconds of work; so

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- The layer on the CPU in one thread, against plain BLAS products of the same shapes in the same
 -- run.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- neap bench moe --device=cuda: one bf16 layer on one GPU, on the shapes that reference figures
 -- exist for, and, where python3 finds them, the same layer by PyTorch and others
 -- (peers/layers.py), in turn: a sample here, a sample there. Every sample comes right after dense

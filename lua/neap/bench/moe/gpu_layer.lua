@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- One bf16 layer on a GPU, with loads as wanted: its time forward, and forward and backward,
 -- beside dense products (ceilings.lua), and the memory that it keeps in between.
 --

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The layer of neap bench moe by a library of PyTorch (layers.py), measured.
 
     python3 layer.py '{"kind": "torch" | "sonic" | "liger", "shapes": [{"experts":, "top_k":,

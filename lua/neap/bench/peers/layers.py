@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One MoE layer, of one function, as several libraries of PyTorch compute it: PyTorch's own grouped
 products, SonicMoE (arXiv 2512.14080; sonic-moe) and Liger (liger-kernel's fused MoE).
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Orders of Neap's benches: the arguments are a JSON object, and the path of a file whose lines are
 appended as time goes on. Each is a word, and is answered on stdout with a line of JSON."""
 import json

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- A library of PyTorch in a process of its own, that does what it is told by a word, and answers:
 --
 --   local peer = process.open(process.LAYER, { kind = 'torch', shapes = … })

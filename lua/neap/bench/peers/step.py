@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training step of neap bench step in plain PyTorch, on one GPU: what one would take instead.
 Attention by scaled_dot_product_attention, experts by grouped products, AdamW fused, gradients
 clipped; masters and moments F32, products in bf16, blocks compiled where that is faster.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Answers at once with the active layout, and with a built-in split: what a round trip to a
 -- policy costs by itself.
 local Echo = require('neap.policy').define { name = 'echo' }

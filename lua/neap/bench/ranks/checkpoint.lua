@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- One rank of neap bench checkpoint: (rank, ranks, world, ORDER). Times are of whole rounds, by
 -- rank 0's clock, so that what the writing takes from the steps beside it counts.
 

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- One rank of a bench, as launch.run calls a file: the communicator, errors, exit status.
 --
 --   return require('neap.bench.ranks.entry')(function(channel, rank, ranks, order) … end, ...)

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- One rank of neap bench step, as processes.run calls it. Trains on random tokens (a few of
 -- them frequent, as in language) and records every measured step: on the CPU by the host's clock,
 -- on a GPU by events in its streams. Where ranks share a GPU, a rank's span holds the time that

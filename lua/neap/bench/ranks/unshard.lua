@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- One rank of neap bench unshard, as processes.run calls it: (rank, ranks, world, ORDER).
 -- Rates count every byte that has to be read and written, from the moment that all ranks are ready
 -- until the last one is done. An unshard reads a slot's parameters and writes them, in the dtype

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Arrays of loads or of choices, whoever has written them, into Counts.
 --
 --   arrays.add(counts, array, 'loads')

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads what only Python reads, for neap trace import: files of torch and of Parquet.
 
     convert.py KIND FILE...

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Tokens by step, layer, rank and expert, as readers of other formats find them: in any order,
 -- under whatever ids. What comes out has the shape of a trace.
 --

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Counts as JSON: [layers][experts], as EPLB takes its weight, or [steps][layers][experts]; alone,
 -- or in an object under "weight", "load", "logical_count" or "counts".
 

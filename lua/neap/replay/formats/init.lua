@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Loads that others have recorded, in their formats. Which one a file is shows in its content.
 --
 --   local loads = formats.read({ 'router_traces/' }, { ranks = nil, draw = false, seed = 1 })

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- NumPy's .npy: loads [steps, layers, ranks, experts], counts [layers, experts], or the experts of
 -- every token [tokens, layers, K], as vLLM and slime give them (routed_experts). The format is
 -- numpy.lib.format's, versions 1 to 3.

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Files that only Python reads, by convert.py: torch's .pt and Parquet. Its Python is that of
 -- NEAP_PYTHON, else python3; numpy and torch, or pyarrow, must be there.
 

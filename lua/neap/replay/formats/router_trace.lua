@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- Megatron-Core's router traces (--moe-routing-trace-path): router_trace_rank{r}.jsonl, a file a
 -- rank, a line for every router call (megatron/core/transformer/moe/router_trace.py):
 --   {"step": 0, "stage": "pre_dispatch", "block": "decoder", "layer": 3, "rank": 0,

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- What SGLang's /dump_expert_distribution_record wrote as CSV (until 0.4.6): layer_id,expert_id,
 -- count, in files expert_distribution_rank{r}_timestamp{t}.csv. A dump is a step.
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Communicators on buffers of a GPU: what ranks enqueue is late, and buffers are overwritten and
  * freed as soon as an operation's wait has returned, so that an exchange that does not order its

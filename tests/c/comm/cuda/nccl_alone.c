@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What exchanges cost beside the same calls of NCCL alone. Under mpirun, every rank sends as many
  * bytes to every other: by grouped sends and receives of a communicator of this program's own, and

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Exchanges between ranks that share a GPU: gpu_comm.h. Under mpirun with "mpi", over NCCL, where
  * one can be used. */
 #include "kernels/cuda/gpu_test.h"

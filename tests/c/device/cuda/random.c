@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Initial values on a GPU: those of the host, to the last bit but for a few. */
 #include "kernels/cuda/gpu_test.h"
 

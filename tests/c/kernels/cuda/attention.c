@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Attention on the GPU against plain C. With "small" short sequences alone, for
  * sanitizers. */
 #include "gpu_test.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Rows of choices on the GPU: those of the CPU. With "small" fewer, for sanitizers. */
 #include "kernels/choices.h"
 #include "gpu_test.h"

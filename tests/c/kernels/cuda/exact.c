@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Exact sums on the GPU: the bits of the CPU's. */
 #include "gpu_test.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The experts' operations on the GPU: against plain C, and free of a row's position to the bit.
  * With "small" what a sanitizer, which is 100 times slower, takes seconds for. */
 #include "gpu_test.h"

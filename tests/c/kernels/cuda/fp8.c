@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* FP8 as it travels on the GPU: to the bit what plain C makes, at any number of numbers. */
 #include "gpu_test.h"
 

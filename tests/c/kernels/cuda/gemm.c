@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Products on the GPU: against plain C, and free of a row's position to the bit. With "small" fewer
  * and smaller ones, for sanitizers. */
 #include "gpu_test.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What the CUDA kernel tests share: the same random numbers on the GPU and, rounded as the GPU
  * holds them, in float on the host, where the plain C kernels are the reference. */
 #ifndef NEAP_GPU_TEST_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Sums and maxima of whole arrays on the GPU against plain C. */
 #include "gpu_test.h"
 

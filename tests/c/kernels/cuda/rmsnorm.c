@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Root mean square normalisation on the GPU against plain C. */
 #include "gpu_test.h"
 

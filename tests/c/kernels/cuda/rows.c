@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Rows by index on the GPU against plain C. */
 #include "gpu_test.h"
 

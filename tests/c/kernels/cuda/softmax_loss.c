@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Cross-entropy on the GPU against plain C. */
 #include "gpu_test.h"
 

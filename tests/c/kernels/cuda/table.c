@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Every CUDA table has every kernel: none of the CPU's, none that is missing. Needs no GPU. */
 #include "kernels/kernel_test.h"
 

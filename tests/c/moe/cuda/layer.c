@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The distributed layer on a GPU that the ranks share: against the dense one, and, to the bit,
  * against itself under other layouts, splits, transfers and numbers of ranks. */
 #include "moe/layer_run.h"
