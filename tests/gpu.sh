@@ -237,6 +237,17 @@ timeline() {
   train /dev/null cuda 8 --timeline="$work/timeline.json" --schedule=neap:chunks=2 &&
     "$build/neap" lua "$work/nest.lua" "$work/timeline.json"
 }
+# neap.torch on torch's tensors and streams.
+in_torch() {
+  python3 -c 'import torch' 2>/dev/null || { echo 'skipped: no torch'; return; }
+  NEAP_LIBRARY=$PWD/$build/libneap.so PYTHONPATH=python timeout 240 \
+    python3 tests/python/test_torch.py Cuda
+}
+test_torch() {
+  start 'a MoE layer in PyTorch' in_torch
+  report
+}
+
 test_timeline() {
   start 'a timeline on the GPU' timeline
   report
@@ -335,6 +346,7 @@ bench_all() {
 if wanted test; then
   test_kernels
   test_nccl
+  test_torch
   test_processes
   test_training
   test_timeline

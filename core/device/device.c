@@ -111,6 +111,14 @@ int neap_device_use(int32_t ordinal)
   return status;
 }
 
+int neap_device_stream(void *stream)
+{
+  if (current < 0)
+    return neapi_fail(NEAP_ARGUMENT, "device stream: this thread does not use a GPU");
+  neapi_cuda_stream_use(stream);
+  return NEAP_OK;
+}
+
 int neap_device_describe(int32_t ordinal, char *text, int64_t size)
 {
   char name[256];
@@ -277,7 +285,8 @@ void neapi_stream_event_free(neapi_stream_event *event)
 struct neapi_gpu_stream {
   void *stream;
   int32_t ordinal;
-  int32_t before; /* the device of the thread that has entered */
+  int32_t before;      /* the device of the thread that has entered */
+  void *before_stream; /* and its stream */
 };
 
 int neapi_gpu_stream_open(int32_t ordinal, neapi_gpu_stream **out)
@@ -305,6 +314,7 @@ int neapi_gpu_stream_enter(neapi_gpu_stream *stream)
   if (error)
     return check(error, "cannot use the GPU");
   stream->before = current;
+  stream->before_stream = neapi_cuda_stream();
   current = stream->ordinal;
   neapi_cuda_stream_use(stream->stream);
   return NEAP_OK;
@@ -312,7 +322,7 @@ int neapi_gpu_stream_enter(neapi_gpu_stream *stream)
 
 void neapi_gpu_stream_leave(neapi_gpu_stream *stream)
 {
-  neapi_cuda_stream_use(NULL);
+  neapi_cuda_stream_use(stream->before_stream);
   current = stream->before;
   if (current >= 0 && current != stream->ordinal)
     neapi_cuda_select(current);

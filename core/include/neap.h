@@ -111,6 +111,11 @@ NEAP_API int32_t neap_device_count(void);
  * came before them on the starter's stream is done. F64 is there for exact sums alone. Errors:
  * ABSENT, SYSTEM. */
 NEAP_API int neap_device_use(int32_t ordinal);
+/* The calling thread enqueues on this stream of its GPU from now on (a cudaStream_t of the caller's,
+ * such as a framework's current one), so that its work and the caller's follow each other without
+ * a wait; NULL: on its own again. It stays the caller's. Errors: ARGUMENT (the thread does not use a
+ * GPU). */
+NEAP_API int neap_device_stream(void *stream);
 /* Waits for what the calling thread has enqueued. Errors: SYSTEM, if any of it failed. */
 NEAP_API int neap_device_wait(void);
 /* Writes name, compute capability and versions of CUDA and driver to text[size]. */

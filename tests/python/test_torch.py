@@ -180,7 +180,9 @@ class Layer(unittest.TestCase):
         self.addCleanup(other.group.close)
         cases = [
             ("ARGUMENT", "backward of a forward", lambda: first.sum().backward()),
-            ("SHAPE", r"expected torch.float64 \(…, 16\)", lambda: layer(x.float())),
+            ("SHAPE", r"expected torch.float64 \(…, 16\) on cpu", lambda: layer(x.float())),
+            ("SHAPE", "on meta", lambda: layer(x.to("meta"))),
+            ("ARGUMENT", "device meta", lambda: neap.torch.Group(experts=8, device="meta")),
             ("SHAPE", r"\(4, 8\)", lambda: layer(x[:, :8])),
             ("ARGUMENT", "not finite", lambda: layer(x / 0)),
             ("ARGUMENT", "stays where it was made", lambda: layer.float()),
@@ -291,10 +293,39 @@ class Recorded(unittest.TestCase):
         self.addCleanup(recorder.close)
         for text, call in (("layer 2", lambda: recorder.add(2, torch.zeros(1, 1).long())),
                            ("integers", lambda: recorder.add(0, torch.zeros(1, 1))),
-                           ("experts 0 to 6", lambda: recorder.add(0, torch.tensor([[0, 6]]))),
                            ("nothing was added for layer 0", recorder.step)):
             with self.assertRaisesRegex(neap.NeapError, text):
                 call()
+        for bad in (6, -1):
+            recorder.add(0, torch.tensor([[0, 1]]))
+            recorder.add(1, torch.tensor([[0, bad]]))
+            with self.assertRaisesRegex(neap.NeapError, "choices of layer 1 are no experts"):
+                recorder.step()
+
+
+@unittest.skipUnless(torch and torch.cuda.is_available(), "no GPU")
+class Cuda(unittest.TestCase):
+    def test_stream_of_torch(self):
+        torch.manual_seed(1)
+        for dtype, tolerance in ((torch.float32, 2e-4), (torch.bfloat16, 0.05)):
+            group = neap.torch.Group(experts=8, slots=10, policy="laer", wait=True, device="cuda")
+            layer = neap.torch.MoE(64, 48, 2, group=group, dtype=dtype)
+            plain = PlainMoE(64, 48, 8, 2, dtype=dtype).cuda()
+            plain.load_state_dict(layer.state_dict())
+            steps = [torch.optim.AdamW(module.parameters(), lr=0.01) for module in (layer, plain)]
+            for stream in (torch.cuda.current_stream(), torch.cuda.Stream()):
+                torch.cuda.synchronize()
+                with torch.cuda.stream(stream):
+                    for _ in range(3):
+                        x = torch.randn(200, 64, dtype=dtype, device="cuda")
+                        ours, theirs = layer(x * 2), plain(x * 2)
+                        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+                        for y, optimizer in zip((ours, theirs), steps):
+                            (y * 3).square().mean().backward()
+                            optimizer.step()
+                            optimizer.zero_grad()
+                torch.cuda.synchronize()
+            group.close()
 
 
 if __name__ == "__main__":

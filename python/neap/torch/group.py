@@ -12,6 +12,7 @@ from ..arrays import at
 from ..planning import Topology
 from ..policy import Policy
 from .ranks import Comm, open_ranks
+from .tensors import on
 
 if TYPE_CHECKING:
     from .moe import MoE
@@ -36,8 +37,12 @@ class Group:
                  deadline: float = 10, trusted: bool = False, wait: bool = False,
                  device: Any = "cpu"):
         self.device = torch.device(device)
-        self.control = open_ranks(self.device)
-        self.tokens, self.unshards, self.reduces = (self.control.duplicate() for _ in range(3))
+        if self.device.type not in ("cpu", "cuda"):
+            raise NeapError(f"group: device {device}; allowed are cpu and cuda", "ARGUMENT")
+        with on(self.device):
+            self.control = open_ranks(self.device)
+            self.tokens, self.unshards, self.reduces = (
+                self.control.duplicate() for _ in range(3))
         self.rank, self.ranks = self.control.rank, self.control.size
         self.topology = Topology(self.ranks, experts, slots or 2 * -(-experts // self.ranks),
                                  node_size)
@@ -60,13 +65,12 @@ class Group:
         """All that the group has opened."""
         return (self.control, self.tokens, self.unshards, self.reduces)
 
-    def add(self, layer: "MoE") -> int:
-        """Number of a new layer. Layers are made before the first is called."""
+    def next_layer(self) -> int:
+        """Number of a layer that is being made. Layers are made before the first is called."""
         if self._open:
             raise NeapError("group: a layer is added after the first step; make all layers first",
                             "ARGUMENT")
-        self.layers.append(layer)
-        return len(self.layers) - 1
+        return len(self.layers)
 
     def plans_now(self) -> bool:
         """Whether layouts may change after the counts are known. Collective at the first call."""
@@ -138,10 +142,11 @@ class Group:
         """Ends the policy, closes layers and communicators; collective."""
         if self.policy:
             self.policy.close()
-        for layer in self.layers:
-            layer.close()
-        for comm in reversed(self.comms):
-            comm.close()
+        with on(self.device):
+            for layer in self.layers:
+                layer.close()
+            for comm in reversed(self.comms):
+                comm.close()
 
     def _start(self) -> NDArray[np.int64]:
         self.policy = Policy(self.topology, layers=len(self.layers), **self._options)

@@ -13,7 +13,7 @@ from .._engine import C, CONSTANTS, STRUCTS, Handle, NeapError, check, opened
 from ..arrays import address
 from ..planning import Layout, Split
 from .group import Group, wait
-from .tensors import Tensor, code, over, sums
+from .tensors import Tensor, code, on, over, sums
 
 _PARAMETER = CONSTANTS["NEAP_SHARD_PARAMETER"]
 _GRADIENT = CONSTANTS["NEAP_SHARD_GRADIENT"]
@@ -55,13 +55,15 @@ class MoE(nn.Module):
         self._settings = STRUCTS["neap_moe_options"](
             hidden=hidden, top_k=top_k, dtype=code(self.dtype), renormalise=renormalise,
             aux_loss=aux_loss, recompute=recompute, chunks=chunks)
-        self._open()
-        self.number = self.group.add(self)
+        self.number = self.group.next_layer()
+        with on(self.group.device):
+            self._open()
+            self._initialise()
+        self.group.layers.append(self)
         self.load: Optional[NDArray[np.int64]] = None
         self.adamw_steps = 0
         self._step = -1
         self._calls = 0
-        self._initialise()
 
     # ---- life ------------------------------------------------------------------------------------
 
@@ -128,9 +130,10 @@ class MoE(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """y, of x's shape. Raises NeapError: SHAPE, POLICY, COMM."""
-        if x.shape[-1:] != (self.hidden,) or x.dtype != self.dtype:
-            raise NeapError(f"MoE: x is {x.dtype} {tuple(x.shape)}; expected {self.dtype} "
-                            f"(…, {self.hidden})", "SHAPE")
+        if (x.shape[-1:] != (self.hidden,) or x.dtype != self.dtype
+                or x.device.type != self.group.device.type):
+            raise NeapError(f"MoE: x is {x.dtype} {tuple(x.shape)} on {x.device}; expected "
+                            f"{self.dtype} (…, {self.hidden}) on {self.group.device}", "SHAPE")
         training = self.training and torch.is_grad_enabled()
         if training and self._step == self.group.step:
             self.group.advance()
@@ -151,7 +154,9 @@ class MoE(nn.Module):
         first."""
         from ..arrays import at
         rows = int(self.load[self.group.rank].sum()) // self.top_k if self.load is not None else 0
-        return at(C.neap_moe_choices(self._moe.pointer), ctypes.c_int32, (rows, self.top_k))
+        with on(self.group.device):
+            found = C.neap_moe_choices(self._moe.pointer)
+            return at(found, ctypes.c_int32, (rows, self.top_k))
 
     def _unshard(self) -> Optional[int]:
         """Starts to bring the layout's experts to this rank's slots."""
@@ -234,7 +239,8 @@ class MoE(nn.Module):
             parts.update({name + ".": part for name, part in _MOMENTS.items()})
             destination[prefix + "adamw_steps"] = torch.tensor(self.adamw_steps)
         for name, part in parts.items():
-            w1, w2 = self._whole(part)
+            with on(self.group.device):
+                w1, w2 = self._whole(part)
             destination[f"{prefix}{name}w1"], destination[f"{prefix}{name}w2"] = w1, w2
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any,
@@ -261,7 +267,8 @@ class MoE(nn.Module):
         for name, part in {"": _PARAMETER, **{m + ".": p for m, p in _MOMENTS.items()}}.items():
             w1, w2 = (given.get(f"{prefix}{name}{w}") for w in ("w1", "w2"))
             if w1 is not None and w2 is not None:
-                self._take(part, w1, w2)
+                with on(self.group.device):
+                    self._take(part, w1, w2)
         if steps is not None:
             self.adamw_steps = int(steps)
 
@@ -273,7 +280,8 @@ class MoE(nn.Module):
         self.adamw_steps += 1
         settings.step = self.adamw_steps
         self._part(_GRADIENT).copy_(grad)
-        check(C.neap_shards_adamw(self._shards.pointer, ctypes.byref(settings)))
+        with on(self.group.device):
+            check(C.neap_shards_adamw(self._shards.pointer, ctypes.byref(settings)))
 
 
 class _Experts(torch.autograd.Function):
@@ -281,7 +289,8 @@ class _Experts(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, router: torch.Tensor, shard: torch.Tensor, layer: MoE,
                 training: bool) -> torch.Tensor:
         del shard  # the engine has it
-        y = layer._run_forward(x, router, training)
+        with on(layer.group.device):
+            y = layer._run_forward(x, router, training)
         ctx.save_for_backward(x, router)
         ctx.layer, ctx.call = layer, layer._calls
         return y
@@ -289,5 +298,6 @@ class _Experts(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *dy: torch.Tensor) -> Any:
         x, router = ctx.saved_tensors
-        dx, drouter, dshard = ctx.layer._run_backward(x, router, ctx.call, dy[0])
+        with on(ctx.layer.group.device):
+            dx, drouter, dshard = ctx.layer._run_backward(x, router, ctx.call, dy[0])
         return dx, drouter, dshard, None, None

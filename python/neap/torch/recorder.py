@@ -47,7 +47,7 @@ class Recorder:
 
     def add(self, layer: int, indices: torch.Tensor) -> None:
         """Chosen experts of this process' tokens: (tokens, K) or any shape that begins with them.
-        Raises NeapError (ARGUMENT)."""
+        Raises NeapError (ARGUMENT); what are no experts, step finds."""
         if not 0 <= layer < self.layers:
             raise NeapError(f"recorder: layer {layer}; allowed are 0 to {self.layers - 1}",
                             "ARGUMENT")
@@ -55,15 +55,14 @@ class Recorder:
             raise NeapError(f"recorder: indices are {indices.dtype} {tuple(indices.shape)}; they "
                             "must be integers (tokens, K)", "ARGUMENT")
         rows = indices.detach().reshape(indices.shape[0], -1).to(torch.int64)
-        if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < self.experts:
-            raise NeapError(f"recorder: experts {int(rows.min())} to {int(rows.max())} in layer "
-                            f"{layer}; allowed are 0 to {self.experts - 1}", "ARGUMENT")
         token = torch.arange(len(rows), device=rows.device)
-        rank = token * self._dealt // max(len(rows), 1)
-        cells = (rank[:, None] * self.experts + rows).reshape(-1)
-        counts = torch.bincount(cells, minlength=self._dealt * self.experts)
-        before = self._counts.get(layer)
-        self._counts[layer] = counts if before is None else before + counts
+        rank = torch.div(token * self._dealt, max(len(rows), 1), rounding_mode="floor")
+        known = (rows >= 0) & (rows < self.experts)
+        none = self._dealt * self.experts  # the last cell: of choices that are no experts
+        cells = torch.where(known, rank[:, None] * self.experts + rows, none).reshape(-1)
+        if layer not in self._counts:
+            self._counts[layer] = torch.zeros(none + 1, dtype=torch.int64, device=rows.device)
+        self._counts[layer].scatter_add_(0, cells, torch.ones_like(cells))
 
     def watch(self, module: torch.nn.Module, layer: int,
               indices: Callable[[Any], torch.Tensor] = lambda output: output) -> None:
@@ -74,13 +73,20 @@ class Recorder:
         self._hooks.append(module.register_forward_hook(hook))
 
     def step(self) -> None:
-        """Ends a step: all layers were added. Collective over torch.distributed."""
+        """Ends a step, in which all layers were added. Collective over torch.distributed. Raises
+        NeapError (ARGUMENT)."""
         lacking = [layer for layer in range(self.layers) if layer not in self._counts]
         if lacking:
             raise NeapError(f"recorder: nothing was added for layer {lacking[0]} in this step",
                             "ARGUMENT")
-        mine = torch.stack([self._counts[layer] for layer in range(self.layers)])
+        device = self._counts[0].device
+        mine = torch.stack([self._counts[layer].to(device) for layer in range(self.layers)])
         self._counts = {}
+        wrong = mine[:, -1].nonzero()
+        if len(wrong):
+            raise NeapError(f"recorder: choices of layer {int(wrong[0])} are no experts; allowed "
+                            f"are 0 to {self.experts - 1}", "ARGUMENT")
+        mine = mine[:, :-1].contiguous()
         load = _gathered(mine).reshape(-1, self.layers, self._dealt, self.experts)
         if self._writer:
             steps = np.moveaxis(load, 0, 1).reshape(self.layers, -1, self.experts)

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """torch tensors as the engine's, over the same memory."""
 
+import contextlib
 import ctypes
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, Iterator, Optional, Sequence
 
 import numpy as np
 import torch
 
-from .._engine import C, CONSTANTS, Handle, NeapError, opened
+from .._engine import C, CONSTANTS, Handle, NeapError, check, opened
 
 DTYPES: Dict[torch.dtype, int] = {
     torch.float32: CONSTANTS["NEAP_F32"], torch.float64: CONSTANTS["NEAP_F64"],
     torch.bfloat16: CONSTANTS["NEAP_BF16"], torch.int32: CONSTANTS["NEAP_I32"],
     torch.int64: CONSTANTS["NEAP_I64"],
 }
+
+
+_LEGACY = 1  # CUDA's number for the stream that torch calls 0
 
 
 def code(dtype: torch.dtype) -> int:
@@ -27,6 +31,25 @@ def code(dtype: torch.dtype) -> int:
 def sums(dtype: torch.dtype) -> torch.dtype:
     """The dtype of accumulation: of masters, moments and gradients."""
     return torch.float32 if dtype == torch.bfloat16 else dtype
+
+
+@contextlib.contextmanager
+def on(device: torch.device) -> Iterator[None]:
+    """Within it the calling thread's engine computes on the device, on torch's current stream, so
+    that what both enqueue is done in its order. Raises NeapError (ABSENT)."""
+    if device.type == "cpu":
+        check(C.neap_device_use(-1))
+        yield
+        return
+    ordinal = torch.cuda.current_device() if device.index is None else device.index
+    check(C.neap_device_use(ordinal))
+    stream: int = torch.cuda.current_stream(ordinal).cuda_stream
+    check(C.neap_device_stream(stream or _LEGACY))
+    try:
+        yield
+    finally:
+        C.neap_device_stream(None)
+        C.neap_device_use(-1)
 
 
 class Tensor(Handle):

@@ -59,6 +59,7 @@ static void test_shards(neap_comm *comm, neap_world *world, int which)
 int main(void)
 {
   test_over();
+  check(neap_device_stream(NULL) == NEAP_ARGUMENT, "a stream of a thread on the CPU");
   for (int ranks = 1; ranks <= 3; ranks++)
     run_threads(ranks, test_shards, 0);
   return check_done();
