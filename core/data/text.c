@@ -151,10 +151,17 @@ static int fail_id(const neap_text *text, const neapi_text_part *part, int64_t i
 /* The part that a token lies in; *index: its place in the text, then in the part. */
 static const neapi_text_part *part_of(const neap_text *text, int64_t *index)
 {
-  const neapi_text_part *part = text->parts.items;
-  for (; *index >= part->tokens; part++)
-    *index -= part->tokens;
-  return part;
+  const neapi_text_part *items = text->parts.items;
+  int64_t low = 0, high = text->parts.count;
+  while (high - low > 1) {
+    int64_t middle = low + (high - low) / 2;
+    if (items[middle].first <= *index)
+      low = middle;
+    else
+      high = middle;
+  }
+  *index -= items[low].first;
+  return &items[low];
 }
 
 int neap_text_ids(const neap_text *text, int64_t first, int64_t count, int32_t vocabulary,

@@ -11,10 +11,10 @@
 typedef struct {
   char *path; /* of the file, for messages; NULL: the text's name */
   const uint8_t *ids;
-  int64_t tokens;
-  int32_t width;  /* 1, 2, 4 or 8 */
-  void *memory;   /* that the ids lie in */
-  int64_t mapped; /* its bytes, if it is a mapping and not allocated */
+  int64_t tokens, first; /* first: tokens of the parts before it */
+  int32_t width;         /* 1, 2, 4 or 8 */
+  void *memory;          /* that the ids lie in */
+  int64_t mapped;        /* its bytes, if it is a mapping and not allocated */
 } neapi_text_part;
 
 typedef struct {

@@ -2,6 +2,7 @@
 /* Training data of the user's own: a file, a folder or a pattern; bytes, or ids of a tokenizer. */
 #include "data/text.h"
 
+#include "base/memory.h"
 #include "data/unpack.h"
 
 #include <errno.h>
@@ -15,7 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PATH_BYTES = 4096, RANDOM_FROM = 1 << 28 }; /* RANDOM_FROM: bytes of a large file */
+enum { PATH_BYTES = 4096, SMALL = 1 << 16, LARGE = 1 << 28 }; /* bytes of small and large files */
 
 /* ---- names ----------------------------------------------------------------------------------- */
 
@@ -152,7 +153,35 @@ static int fail_file(const char *path, const char *what)
   return neapi_fail(NEAP_SYSTEM, "%s: %s: %s", path, what, strerror(errno));
 }
 
-/* Maps a file. What is not read costs nothing. */
+/* A small file is read: a process may have some 65,000 mappings. */
+static int read_file(const char *path, int fd, int64_t bytes, neapi_text_part *part)
+{
+  uint8_t *memory = neapi_alloc(bytes, "text");
+  int64_t got = 0;
+  for (ssize_t more = 1; memory && more && got < bytes; got += more) {
+    more = read(fd, memory + got, (size_t)(bytes - got));
+    if (more < 0) {
+      free(memory);
+      return fail_file(path, "cannot be read");
+    }
+  }
+  *part = (neapi_text_part){.ids = memory, .tokens = got, .width = 1, .memory = memory};
+  return memory ? NEAP_OK : NEAP_MEMORY;
+}
+
+/* What is not read of a mapped file costs nothing. */
+static int map_bytes(const char *path, int fd, int64_t bytes, neapi_text_part *part)
+{
+  void *memory = mmap(NULL, (size_t)bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+  if (memory == MAP_FAILED)
+    return fail_file(path, "cannot be mapped");
+  *part = (neapi_text_part){
+      .ids = memory, .tokens = bytes, .width = 1, .memory = memory, .mapped = bytes};
+  if (bytes > LARGE) /* sequences lie here and there: no reading ahead */
+    madvise(memory, (size_t)bytes, MADV_RANDOM);
+  return NEAP_OK;
+}
+
 static int map_file(const char *path, neapi_text_part *part)
 {
   struct stat info;
@@ -162,19 +191,8 @@ static int map_file(const char *path, neapi_text_part *part)
   int status = fstat(fd, &info) ? fail_file(path, "cannot be read") : NEAP_OK;
   if (!status && info.st_size == 0)
     status = neapi_fail(NEAP_FORMAT, "%s: the file is empty", path);
-  if (!status) {
-    void *memory = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (memory == MAP_FAILED)
-      status = fail_file(path, "cannot be mapped");
-    else
-      *part = (neapi_text_part){.ids = memory,
-                                .tokens = info.st_size,
-                                .width = 1,
-                                .memory = memory,
-                                .mapped = info.st_size};
-    if (!status && info.st_size > RANDOM_FROM) /* sequences lie here and there: no reading ahead */
-      madvise(memory, (size_t)info.st_size, MADV_RANDOM);
-  }
+  if (!status)
+    status = (info.st_size > SMALL ? map_bytes : read_file)(path, fd, info.st_size, part);
   close(fd);
   return status;
 }

@@ -27,6 +27,7 @@ int neapi_text_add(neapi_text_parts *parts, neapi_text_part part)
     parts->items = larger;
     parts->capacity = capacity;
   }
+  part.first = parts->tokens;
   parts->items[parts->count++] = part;
   parts->tokens += part.tokens;
   return NEAP_OK;
