@@ -74,7 +74,8 @@ local function update_shards(self, store, scale)
   end
 end
 
---- In AdamW's place.
+--- In AdamW's place: one step on this rank's ranges. scale: of gradients.
+-- : number
 function OwnOptimizer:update(scale)
   for i, part in ipairs(self.parts) do
     if part.count > 0 then update_dense(self, part, i == 1 and self.decay or 0, scale) end
