@@ -40,6 +40,11 @@ local SMALLER = {
   { 'planning/results.lua', 'experiments/traces/wide.safetensors' },
   { 'planning/kinds_table.lua', 's26' },
   { 'experiments/paper/report.lua', 'paper breakdown seed_table' },
+  { 'simulate --cluster h100x256 -n', '--layers=5 --distinct=1' },
+  { 'crossover --cluster h100x256', '--experts=16 --tokens=256 --layers=1' },
+  { 'crossover --cluster h100x8', '--tokens=256 --layers=1' },
+  { 'crossover --cluster nvl72', '--experts=64 --tokens=256 --layers=1' },
+  { '--routing later --distinct=8', '--layers=2 --distinct=1' },
   { 'bench moe', '--tokens=64 --hidden=32 --ffn=32 --experts=4 --repeats=1' },
 }
 

@@ -182,18 +182,19 @@ local function gigabytes(bytes)
   return bytes and ('%.1f'):format(bytes / 1e9) or '-'
 end
 
---- Names of the rows of a verdict on their memory.
+--- Names of the rows of a verdict on their memory, nil without any.
 local function of_verdict(rows, row_names, verdict)
   local list = {}
   for i, row in ipairs(rows) do
     if row.fits == verdict then list[#list + 1] = row_names[i] end
   end
-  return #list > 0 and table.concat(list, ', ')
+  if #list == #rows then return 'all of these' end
+  return #list > 0 and table.concat(list, ', ') or nil
 end
 
 --- What does not fit, and what of the rest is fastest.
 local function memory_notes(rows)
-  local notes, best, row_names = {}, nil, names.of(rows)
+  local notes, best, row_names = {}, nil, names.plain(rows)
   local capacity = gigabytes(rows[1].memory.capacity)
   local lean, none = of_verdict(rows, row_names, 'lean'), of_verdict(rows, row_names, 'no')
   if lean then
