@@ -28,6 +28,9 @@ describe('neap crossover', function()
     for _ in picture:gmatch 'EP %d+, %+%d+ %%' do cells = cells + 1 end
     assert.are.same({ 6, 6 }, { lines, cells })
     assert.matches('^<svg', picture)
+    local pale = 0
+    for lead in out:gmatch ' (%d+%.%d)\n' do pale = pale + (tonumber(lead) < 1.95 and 1 or 0) end
+    assert.are.equal(pale, select(2, picture:gsub('fill%-opacity', '')))
   end)
 
   it('has every way in JSON, and the verdicts', function()

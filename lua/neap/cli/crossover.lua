@@ -75,6 +75,9 @@ function command.options(parser)
   parser:flag('--json', 'results as JSON')
 end
 
+-- A lead that is less says nothing: the simulation is not as good as that.
+local EVEN = 0.02
+
 local function percent(share)
   return ('%.1f'):format(100 * share)
 end
@@ -126,13 +129,15 @@ local function picture(args, o, cells)
   return tostring(winners.draw { title = ('Fastest on %s, %d ranks (simulated)'):format(
     args.cluster, o.machine.ranks), series = series, columns = o.experts, rows = o.tokens,
     column_title = 'experts', row_title = 'tokens a rank',
-    note = ('%s, %s kept; %% : how much longer the next one takes'):format(args.model, o.keep),
+    note = ('%s, %s kept; %%: how much longer the next one takes; pale: less than %g %%'):format(
+      args.model, o.keep, 100 * EVEN),
     cell = function(experts, tokens)
       local cell = by[experts .. ' ' .. tokens]
       local row = cell.winner and cell.best[cell.winner]
       return { winner = cell.winner, text = cell.winner or (#cell.rows > 0 and 'none fits' or '-'),
         detail = row and ('EP %d%s'):format(row.degree, cell.lead and (', +%.0f %%'):format(
           100 * cell.lead) or ', alone'),
+        faint = cell.lead and cell.lead < EVEN,
         tip = row and ('%s, %.2f ms'):format(row.policy, row.step_ms) }
     end })
 end

@@ -20,8 +20,9 @@ end
 
 --- Text in a cell is as dark or light as its ground asks for.
 local function cell(d, x, y, colour, one, tip)
-  d:rect(x, y, CELL - 2, HEIGHT - 2, { fill = colour or '#eeeeee' }, tip)
-  local ink = colour and '#fff' or '#555'
+  d:rect(x, y, CELL - 2, HEIGHT - 2, { fill = colour or '#eeeeee',
+    ['fill-opacity'] = one.faint and 0.3 or nil }, tip)
+  local ink = colour and not one.faint and '#fff' or '#444'
   d:text(x + CELL / 2 - 1, y + 19, one.text, { anchor = 'middle', size = 12, fill = ink,
     weight = 'bold' })
   d:text(x + CELL / 2 - 1, y + 35, one.detail or '', { anchor = 'middle', size = 11, fill = ink })
@@ -29,7 +30,7 @@ end
 
 --- o: title, series = list of { name =, title = }, columns and rows (lists of numbers, as they are
 -- shown), column_title, row_title, note, and cell(column, row), which gives { winner = name or nil,
--- text =, detail =, tip = }. Returns a drawing.
+-- text =, detail =, tip =, faint = (true: hardly a winner) }. Returns a drawing.
 function winners.draw(o)
   local width, height = LEFT + CELL * #o.columns + 16, TOP + HEIGHT * #o.rows + FOOT
   width = math.max(width, 560)

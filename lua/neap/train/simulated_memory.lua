@@ -52,8 +52,10 @@ end
 
 --- Ranks that one copy of the working parameters of experts is cut over.
 local function group_of(o)
-  return o.homes or ({ all = o.machine.ranks, node = o.machine.node_size })[o.shard_group]
+  local ranks = o.machine.ranks
+  local group = o.homes or ({ all = ranks, node = o.machine.node_size })[o.shard_group]
     or o.shard_group
+  return math.min(group, ranks)
 end
 
 local function parameters(o, s)

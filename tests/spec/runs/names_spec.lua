@@ -36,5 +36,8 @@ describe('names of policies', function()
       { policy = 'c', in_force = 0.375 } })
     assert.are.same({ true, false, true }, { names.counts {}, names.counts { in_force = 0.9 },
       names.counts { in_force = 0.995 } })
+    assert.are.same({ true, true, false }, { names.counts { fits = 'yes' },
+      names.counts { fits = 'lean' }, names.counts { fits = 'no' } })
+    assert.are.equal('a (does not fit)', names.of({ { policy = 'a', fits = 'no' } })[1])
   end)
 end)

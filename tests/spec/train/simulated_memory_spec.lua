@@ -2,6 +2,7 @@
 
 -- Memory of a simulated step: the engine's is --dry-run's, the lean one by a formula of its own.
 
+local clusters = require 'neap.simulate.cluster'
 local memory = require 'neap.train.simulated_memory'
 local memory_estimate = require 'neap.train.memory_estimate'
 local models = require 'neap.simulate.models'
@@ -67,6 +68,13 @@ describe('memory of a simulated step', function()
     assert.is_near(2 * 2 * 2 * E, kind(m, 'unshard buffers'), 1)
     assert.is_near(4 * (24 * 2 * E + ALL / 32) + 2 * 2 * 2 * E + 2 * 2 * DENSE,
       kind(m, 'gradients'), 1)
+  end)
+
+  it('cuts parameters over no more ranks than there are', function()
+    local four = take({ slots = 4 }, { cluster = clusters.describe('a100x8', { ranks = 4 }),
+      shard_group = 'node' })
+    assert.is_near(2 * (24 * 16 * E / 4 + ALL / 4 + 2 * DENSE),
+      kind(memory.of(four, 1), 'parameters'), 1)
   end)
 
   it('says what fits', function()
