@@ -39,6 +39,7 @@ local SMALLER = {
   { 'bench policy', '--repeats=100' },
   { 'planning/results.lua', 'experiments/traces/wide.safetensors' },
   { 'planning/kinds_table.lua', 's26' },
+  { 'planning/step_times.lua', 'experiments/traces/e8k2.safetensors' },
   { 'experiments/paper/report.lua', 'paper breakdown seed_table' },
   { 'simulate --cluster h100x256 -n', '--layers=5 --distinct=1' },
   { 'crossover --cluster h100x256', '--experts=16 --tokens=256 --layers=1' },

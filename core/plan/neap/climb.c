@@ -80,19 +80,19 @@ static void match_previous(neapi_neap *n)
   }
 }
 
-double neapi_neap_judge(neapi_neap *n)
+double neapi_neap_judge(neapi_neap *n, double least)
 {
   match_previous(n);
   count_nodes(n);
   n->excess = 0;
   neapi_levels_fill(&n->levels, FILL_ROUNDS);
-  neapi_levels_most(&n->levels, &n->most);
+  double cost = current_cost(n);
   for (int32_t i = 0; i < NEAPI_LANES; i++)
     n->most.of[i] = n->most.of[i] > 1 ? n->most.of[i] : 1;
-  if (!n->late)
+  if (!n->late && cost < least)
     n->excess =
         neapi_levels_excess(&n->levels, n->load, &n->most, FILL_ROUNDS, n->kept_part, n->kept_load);
-  return current_cost(n);
+  return cost + n->excess * n->toll;
 }
 
 /* ---- changes --------------------------------------------------------------------------------- */
@@ -117,13 +117,19 @@ static void put(neapi_neap *n, int32_t slot, int32_t expert)
   neapi_levels_put(&n->levels, slot, expert);
 }
 
-/* What an expert on a slot's node would keep there, less what the slot's expert keeps there. */
-static double stays(const neapi_neap *n, int32_t slot, int32_t expert)
+/* What an expert would keep on a node that lacks it. */
+static double would_keep(const neapi_neap *n, int32_t node, int32_t expert)
 {
-  int32_t node = node_of(n, slot), old = n->expert_of[slot];
   const double *load = n->load + (int64_t)node * n->topology->experts;
-  return (*neapi_neap_on_node(n, node, expert) ? 0 : load[expert]) -
-         (*neapi_neap_on_node(n, node, old) > 1 ? 0 : load[old]);
+  return *neapi_neap_on_node(n, node, expert) ? 0 : load[expert];
+}
+
+/* What a slot's expert keeps on its node by that slot alone. */
+static double keeps(const neapi_neap *n, int32_t slot)
+{
+  int32_t node = node_of(n, slot), expert = n->expert_of[slot];
+  const double *load = n->load + (int64_t)node * n->topology->experts;
+  return *neapi_neap_on_node(n, node, expert) > 1 ? 0 : load[expert];
 }
 
 static void keep_levels(neapi_neap *n, neapi_lanes *part, neapi_lanes *load,
@@ -131,6 +137,17 @@ static void keep_levels(neapi_neap *n, neapi_lanes *part, neapi_lanes *load,
 {
   memcpy(part, from_part, sizeof *part * (size_t)n->topology->slots);
   memcpy(load, from_load, sizeof *load * (size_t)n->topology->ranks);
+}
+
+/* The expert without a replica on a node that has most work there; -1: there is none. */
+static void find_missing(neapi_neap *n, int32_t node)
+{
+  const double *load = n->load + (int64_t)node * n->topology->experts;
+  int32_t best = -1;
+  for (int32_t e = 0; e < n->topology->experts; e++)
+    if (!*neapi_neap_on_node(n, node, e) && load[e] > (best < 0 ? 0 : load[best]))
+      best = e;
+  n->missing[node] = best;
 }
 
 /* Makes a change if that makes the layout cheaper. */
@@ -149,6 +166,9 @@ static bool try(neapi_neap *n, neapi_change c, double *cost)
   double changed = current_cost(n);
   if (changed < *cost - LEAST_GAIN) {
     *cost = changed;
+    find_missing(n, node_of(n, c.slot));
+    if (c.other >= 0)
+      find_missing(n, node_of(n, c.other));
     return true;
   }
   put(n, c.slot, old);
@@ -204,12 +224,14 @@ static void find_confined(neapi_neap *n)
   }
 }
 
+/* In an order that vectors can add in. */
 static float sum_lanes(const neapi_lanes *a)
 {
-  float sum = 0;
-  for (int32_t i = 0; i < NEAPI_LANES; i++)
-    sum += a->of[i];
-  return sum;
+  neapi_lanes sum = *a;
+  for (int32_t half = NEAPI_LANES / 2; half; half /= 2)
+    for (int32_t i = 0; i < half; i++)
+      sum.of[i] += sum.of[i + half];
+  return sum.of[0];
 }
 
 /* What a replica of an expert takes from critical ranks in the place of a slot's, at most. */
@@ -222,6 +244,18 @@ static float relief(const neapi_neap *n, int32_t slot, int32_t expert)
     float room = room_at(n, rank, i) + part->of[i];
     float work = stuck->of[i] < room ? stuck->of[i] : room;
     float gain = n->gain.of[i] * (1 - n->critical[rank].of[i]) * work;
+    float most = (n->most.of[i] - 1) / NEAPI_LANES;
+    product.of[i] = gain < most ? gain : most;
+  }
+  return sum_lanes(&product);
+}
+
+/* What no replica of an expert takes more than. */
+static float most_relief(const neapi_neap *n, int32_t expert)
+{
+  neapi_lanes product;
+  for (int32_t i = 0; i < NEAPI_LANES; i++) {
+    float gain = n->gain.of[i] * n->stuck[expert].of[i];
     float most = (n->most.of[i] - 1) / NEAPI_LANES;
     product.of[i] = gain < most ? gain : most;
   }
@@ -252,14 +286,17 @@ static void add_replicas(neapi_neap *n, int32_t expert, int32_t first, int32_t l
                          neapi_shortlist *list)
 {
   const neap_topology *t = n->topology;
+  double at_most = most_relief(n, expert);
   for (int32_t r = first; r < last; r++) {
     if (on_rank(n, r, expert))
       continue;
-    neapi_change best = {LEAST_GAIN, -1, expert, -1, 0, 0};
+    double kept = n->toll * would_keep(n, t->node_of[r], expert);
+    neapi_change best = {neapi_shortlist_least(list, LEAST_GAIN), -1, expert, -1, 0, 0};
     for (int32_t s = first_slot(n, r); s < t->first_slot[r + 1]; s++) {
-      if (n->levels.count[n->expert_of[s]] == 1)
+      double rest = kept - n->harm[s];
+      if (n->levels.count[n->expert_of[s]] == 1 || at_most + rest <= best.score)
         continue;
-      double score = relief(n, s, expert) - n->harm[s] + n->toll * stays(n, s, expert);
+      double score = relief(n, s, expert) + rest;
       if (score > best.score)
         best = (neapi_change){score, s, expert, -1, 0, 0};
     }
@@ -291,11 +328,13 @@ static void add_swaps(neapi_neap *n, int32_t slot, neapi_shortlist *list)
     if (r == home || on_rank(n, r, expert))
       continue;
     neapi_change best = {LEAST_GAIN, -1, expert, slot, 0, 0};
+    double comes = would_keep(n, t->node_of[r], expert) - keeps(n, slot);
     for (int32_t s = t->first_slot[r]; s < t->first_slot[r + 1]; s++) {
       int32_t old = n->expert_of[s];
-      double keeps =
-          t->node_of[r] == t->node_of[home] ? 0 : stays(n, s, expert) + stays(n, slot, old);
-      double score = exchange(n, slot, s) + n->toll * keeps;
+      double stays = t->node_of[r] == t->node_of[home]
+                         ? 0
+                         : comes + would_keep(n, t->node_of[home], old) - keeps(n, s);
+      double score = exchange(n, slot, s) + n->toll * stays;
       if (score > best.score && !on_rank(n, home, old))
         best = (neapi_change){score, s, expert, slot, 0, 0};
     }
@@ -341,19 +380,13 @@ static int32_t most_critical(const neapi_neap *n)
   return best;
 }
 
-/* On every node, the expert without a replica there that has most work. */
+/* On every node, the expert that is missing there most. */
 static void add_missing(neapi_neap *n, neapi_shortlist *list)
 {
   const neap_topology *t = n->topology;
-  for (int32_t g = 0; g < t->nodes; g++) {
-    const double *load = n->load + (int64_t)g * t->experts;
-    int32_t best = -1;
-    for (int32_t e = 0; e < t->experts; e++)
-      if (!*neapi_neap_on_node(n, g, e) && load[e] > (best < 0 ? 0 : load[best]))
-        best = e;
-    if (best >= 0)
-      add_replicas(n, best, t->first_rank[g], t->first_rank[g + 1], list);
-  }
+  for (int32_t g = 0; g < t->nodes; g++)
+    if (n->missing[g] >= 0)
+      add_replicas(n, n->missing[g], t->first_rank[g], t->first_rank[g + 1], list);
 }
 
 static void find_changes(neapi_neap *n, neapi_shortlist *list)
@@ -363,7 +396,7 @@ static void find_changes(neapi_neap *n, neapi_shortlist *list)
   find_critical(n);
   find_confined(n);
   for (int32_t s = 0; s < t->slots; s++)
-    n->harm[s] = n->levels.count[n->expert_of[s]] > 1 ? harm(n, s) : 0;
+    n->harm[s] = n->levels.count[n->expert_of[s]] > 1 ? harm(n, s) + n->toll * keeps(n, s) : 0;
   int32_t count = find_experts(n, experts), rank = most_critical(n);
   for (int32_t i = 0; i < count; i++)
     add_replicas(n, experts[i], 0, t->ranks, list);
@@ -377,8 +410,10 @@ static void find_changes(neapi_neap *n, neapi_shortlist *list)
 
 double neapi_neap_climb(neapi_neap *n, int32_t tries)
 {
-  double cost = neapi_neap_judge(n);
+  double cost = neapi_neap_judge(n, INFINITY);
   n->tries = tries;
+  for (int32_t g = 0; g < n->topology->nodes; g++)
+    find_missing(n, g);
   for (bool better = true; better && n->tries > 0;) {
     neapi_change best[PROMISING];
     neapi_shortlist list = {.most = PROMISING, .best = best};

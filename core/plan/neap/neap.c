@@ -11,7 +11,7 @@
 #include <string.h>
 
 enum { EFFORT, SPREAD, LOCALITY, CHANGE_PRICE, FAR_PRICE }; /* parameters */
-enum { SEARCHES = 3 };
+enum { SEARCHES = 3, CELLS = 2 }; /* cells of a node, at most, that are worth a search */
 
 static const double WORTH = 5e-4; /* cost that a change of the layout in force must save */
 
@@ -34,7 +34,7 @@ bool neapi_neap_has_no_doubles(neapi_neap *n, const int32_t *expert_of)
 /* Keeps the layout at hand if it is the cheapest so far. */
 static void compete(neapi_neap *n, double *cost)
 {
-  double now = neapi_neap_judge(n);
+  double now = neapi_neap_judge(n, *cost);
   if (now < *cost) {
     *cost = now;
     memcpy(n->best, n->expert_of, sizeof *n->best * n->topology->slots);
@@ -85,11 +85,11 @@ static void improve(neapi_neap *n, const neapi_plan_input *input)
     neapi_neap_spread(n, even);
     compete(n, &cost);
   }
-  if (n->whole)
+  if (n->whole && n->cells <= CELLS * n->topology->nodes)
     search(n, input, &cost);
   memcpy(n->expert_of, n->best, bytes);
-  neapi_neap_climb(n, (int32_t)fmin(input->parameter[EFFORT] / 2, 1e6));
-  if (neapi_neap_judge(n) > before - WORTH)
+  cost = neapi_neap_climb(n, (int32_t)fmin(input->parameter[EFFORT] / 2, 1e6));
+  if (cost > before - WORTH)
     memcpy(n->expert_of, input->previous->expert_of, bytes);
 }
 
@@ -102,7 +102,7 @@ static int neap_plan(const neapi_plan_input *input, int32_t *expert_of)
   n->spread = input->parameter[SPREAD];
   n->home = 0.45 * towards;
   n->caution = 0.05 / (towards * towards);
-  n->toll = neapi_neap_toll(n, 0.2 * towards, input->parameter[FAR_PRICE]);
+  n->toll = neapi_neap_toll(n, 0.3 * towards, input->parameter[FAR_PRICE]);
   neapi_neap_forecast(n, input);
   if (input->parameter[EFFORT] > 0) {
     neapi_neap_draw(n);

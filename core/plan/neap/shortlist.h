@@ -18,6 +18,13 @@ typedef struct {
   neapi_change *best;
 } neapi_shortlist;
 
+/* What a change must promise more than to come on the list, and at least that. */
+static inline double neapi_shortlist_least(const neapi_shortlist *list, double least)
+{
+  double last = list->count < list->most ? least : list->best[list->count - 1].score;
+  return last > least ? last : least;
+}
+
 /* Puts a change on the list, if it is among the best. */
 static inline void neapi_shortlist_add(neapi_shortlist *list, neapi_change c)
 {

@@ -81,6 +81,7 @@ static void lay_out(neapi_neap *n)
   n->kept_part = take(n, (int64_t)sizeof *n->kept_part * t->slots);
   n->kept_load = take(n, (int64_t)sizeof *n->kept_load * t->ranks);
   n->harm = take(n, 4ll * t->slots);
+  n->missing = take(n, 4ll * t->nodes);
   n->deviation = take(n, 8ll * t->experts);
   n->levels.speed = take(n, 4ll * t->ranks);
   n->levels.work = take(n, (int64_t)sizeof *n->levels.work * t->experts);

@@ -84,7 +84,8 @@ typedef struct {
   neapi_lanes *stuck;     /* [experts] work on critical ranks */
   neapi_lanes *room;      /* [experts] what its ranks can still take */
   neapi_lanes *kept_part, *kept_load; /* [slots], [ranks] before a change */
-  float *harm;                        /* [slots] what critical ranks get without the slot */
+  float *harm;                        /* [slots] what giving the slot's expert up costs */
+  int32_t *missing;                   /* [nodes] expert that would keep most work there, or -1 */
   int32_t tries;                      /* changes that may still be tried */
   double leaving;                     /* work that has no replica on its node */
   double excess;                      /* work that finds no room on its node */
@@ -109,8 +110,9 @@ void neapi_neap_search(neapi_neap *n, double effort);
 void neapi_neap_draw(neapi_neap *n);
 /* What a layout costs that every sample can be split evenly over, and no work leaves. */
 double neapi_neap_ideal(void);
-/* What the layout in expert_of costs over the samples. */
-double neapi_neap_judge(neapi_neap *n);
+/* What the layout in expert_of costs over the samples; one that is not below least may be too
+ * low. */
+double neapi_neap_judge(neapi_neap *n, double least);
 /* Changes the layout as long as that makes it cheaper; tries: how many changes may be tried.
  * Returns what it costs. */
 double neapi_neap_climb(neapi_neap *n, int32_t tries);
