@@ -106,8 +106,8 @@ static one); the simulated one does not, since ranks are late for exchanges of t
 the published program does there is unexplained.]] },
   { 'balance', 'Balance', [[
 *Counted* routing is calibrated on the mean of all published counts, per kind of model. FlexMoE's
-imbalance is predicted: on e16k4 it comes out 12 % below the counted one, and so does its step
-time.]] },
+imbalance is predicted: on e16k4 it comes out 8 to 10 % below the counted one, and its step time as
+much below the published.]] },
   { 'ablation', 'What the parts are worth', [[
 `no_even` costs nothing here: where a few experts take most tokens, the candidate of even replicas
 is hardly ever the better one. Published are 7.6 %; nothing in the counts explains them, and no
@@ -146,9 +146,9 @@ local DOUBT = [[
   in a straight line; of e8k2 nothing after micro-batch 9 is known. neap's lead over LAER on e8k2
   moves by a tenth between *counted* and *middle* (ratios by routing).
 * **One program's results.** All published figures come from one artifact, one cluster, one seed of
-  a training. Its own runs differ by 2 to 7 % between the result files (LAER on e8k2: 26.3 s here,
-  29.6 s in the break-down).
-* **FSDP+EP and FlexMoE on e16k4** come out 7 to 9 % faster than published, always on that side. The
+  a training. Its own results differ by 1 to 16 % from one file to another (LAER on e8k2: 26.3 s
+  here, 29.6 s in the break-down; FlexMoE: 28.5 and 33.0).
+* **FSDP+EP and FlexMoE on e16k4** come out 5 to 7 % faster than published, always on that side. The
   part that is missing grows with imbalance, as the published "other" does. It is unexplained, and
   not fitted.
 * **Megatron** is slower here on e16k4 than FSDP+EP, and was measured faster: the order is wrong.

@@ -275,6 +275,17 @@ function paper.report(job, name, result)
   job:report { text = text, json = result.document }
 end
 
+--- A text in lines of at most 100 columns.
+local function wrap(text)
+  local lines, line = {}, nil
+  for word in text:gmatch '%S+' do
+    if line and #line + 1 + #word > 100 then lines[#lines + 1], line = line, nil end
+    line = line and line .. ' ' .. word or word
+  end
+  lines[#lines + 1] = line
+  return table.concat(lines, '\n')
+end
+
 --- The table as Markdown, with the note.
 function paper.markdown(result)
   local lines = { '| ' .. table.concat(result.heading, ' | ') .. ' |',
@@ -287,7 +298,8 @@ function paper.markdown(result)
     end
     lines[#lines + 1] = '| ' .. table.concat(cells, ' | ') .. ' |'
   end
-  return table.concat(lines, '\n') .. '\n' .. (result.note and '\n' .. result.note .. '\n' or '')
+  local note = result.note and '\n' .. wrap(result.note) .. '\n' or ''
+  return table.concat(lines, '\n') .. '\n' .. note
 end
 
 --- What a row of figures is in JSON.

@@ -37,7 +37,7 @@ describe('routing as it was timed', function()
   it('fits the counts that it was fitted on', function()
     for method, known in pairs(paper.balance_later.e16k4) do
       local got = paper.score(method, 'a100x32', E16, RUN, { routing = 'last' }).imbalance.mean
-      -- FlexMoE is predicted, and 12 % too even
+      -- FlexMoE is predicted, and a tenth too even
       assert.is_true(math.abs(got / known - 1) < (method == 'flexmoe' and 0.16 or 0.04),
         ('%s: %g'):format(method, got))
     end
