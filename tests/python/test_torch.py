@@ -246,6 +246,9 @@ class Ranks(unittest.TestCase):
         finally:
             torch.set_default_dtype(before)
         runs = [self.as_torchrun(2, "torchrun")]
+        recorded = neap.Trace.read(os.path.join(self.folder.name, "torchrun.trace")).load
+        self.assertEqual(recorded.shape, (4, 2, 2, 6))
+        np.testing.assert_array_equal(recorded, runs[0]["counts"])
         if LONG:
             runs.append(self.as_torchrun(4, "torchrun4"))
             runs += [self.launched(["mpirun", "--oversubscribe", "-n", str(ranks)], f"mpi{ranks}")

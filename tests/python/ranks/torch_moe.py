@@ -50,19 +50,29 @@ class Model(torch.nn.Module):
         return x
 
 
-def train(group, model):
-    """Losses, over all ranks, and the first step's outputs of all tokens."""
+def record(recorder, model):
+    """Records a step's choices as a trainer would, and returns the engine's own counts of it."""
+    for number, layer in enumerate(model.layers):
+        recorder.add(number, torch.from_numpy(layer.choices))
+    recorder.step()
+    return [layer.load.tolist() for layer in model.layers]
+
+
+def train(group, model, recorder):
+    """Losses, over all ranks, a hash of the first step's outputs of all tokens, and the counts."""
     part = slice(group.rank * TOKENS // group.ranks, (group.rank + 1) * TOKENS // group.ranks)
     shards = neap.torch.AdamW(model, lr=0.05)
     routers = torch.optim.AdamW([layer.router for layer in model.layers], lr=0.05)
     several = torch.distributed.is_initialized()
     wrapped = torch.nn.parallel.DistributedDataParallel(
         group.leave_to_us(model)) if several else model
-    losses, first = [], None
+    losses, first, counts = [], None, []
     for step in range(STEPS):
         torch.manual_seed(step)
         x, target = torch.randn(TOKENS, HIDDEN), torch.randn(TOKENS, HIDDEN)
         y = wrapped(x[part])
+        if recorder:
+            counts.append(record(recorder, model))
         loss = ((y - target[part]) ** 2).mean()
         loss.backward()
         if not several:
@@ -73,7 +83,7 @@ def train(group, model):
         everybody = gather(group.control, y)
         losses.append(((everybody - target) ** 2).mean().item())
         first = digest(everybody) if first is None else first
-    return losses, first
+    return losses, first, counts
 
 
 def run(policy, state):
@@ -85,12 +95,17 @@ def run(policy, state):
         if loaded:
             model.load_state_dict(torch.load(state))
         begun = digest(torch.cat([v.double().reshape(-1) for v in model.state_dict().values()]))
-        losses, first = train(group, model)
+        several = torch.distributed.is_initialized()
+        recorder = neap.torch.Recorder(state + ".trace", 2, 6) if several else None
+        losses, first, counts = train(group, model, recorder)
+        if recorder:
+            recorder.close()
         saved = model.state_dict()
         if group.rank == 0:
             if not loaded:
                 torch.save(saved, state)
             return {"ranks": group.ranks, "first": first, "losses": losses, "loaded": begun,
+                    "counts": counts,
                     "faults": group.report()["faults"],
                     "saved": digest(torch.cat([v.double().reshape(-1) for v in saved.values()]))}
     return None
