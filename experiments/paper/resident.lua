@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 --- When does restoring sharded experts by history beat experts that stay at home, with replicas
 -- that are fetched late on the current counts? On the paper's cluster, and on H100 with many small
 -- experts; all simulated, all with the schedule that keeps what has travelled.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Policies by name and by file, run by the program for a trainer of one's own."""
 
 import os

@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 -- The paper's experiments: predictions near what was published, on routing fitted on counts alone;
 -- docs/paper.md has the figures that the code gives.
 
