@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """neap.torch against plain PyTorch: outputs, gradients, training, state, ranks, recordings."""
 
+import contextlib
+import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -10,6 +13,7 @@ import tempfile
 import unittest
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -26,6 +30,7 @@ sys.path += [str(ROOT / "experiments/python"), str(ROOT / "tests/python/ranks")]
 if torch:
     import neap.torch
     import torch_moe
+    import torch_transformer
     from torch_transformer import PlainMoE
 
 LONG = bool(os.environ.get("NEAP_LONG"))
@@ -170,6 +175,20 @@ class Layer(unittest.TestCase):
             for _ in range(4):
                 strict(x)
         self.assertEqual(failure.exception.code, "POLICY")
+
+    def test_example(self):
+        words = ("steps=3 batch=4 sequence=16 layers=2 hidden=16 ffn=16 heads=2 policy=laer "
+                 "dtype=float64").split()
+        before, said = torch.get_default_dtype(), io.StringIO()
+        try:
+            with mock.patch("sys.argv", ["example"] + ["--" + word for word in words]), \
+                    contextlib.redirect_stdout(said):
+                torch_transformer.main()
+        finally:
+            torch.set_default_dtype(before)
+        *steps, last = said.getvalue().splitlines()
+        self.assertEqual(len(steps), 3)
+        self.assertLess(float(re.search(r"by at most (\S+);", last)[1]), 1e-12)
 
     def test_refusals(self):
         layer, _ = self.pair()
