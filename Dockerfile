@@ -13,7 +13,7 @@ RUN cmake -S /neap -B /build -G Ninja -DNEAP_CUDA=off -DNEAP_NATIVE=off && ninja
 FROM debian:12-slim
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
     libluajit-5.1-2 libopenblas0-pthread libopenmpi3 openmpi-bin zlib1g liblzma5 libzstd1 libsqlite3-0 \
-    lua-argparse lua-dkjson dict-gcide golang-1.19-src manpages-fr manpages-ru \
+    lua-argparse lua-dkjson lua-http dict-gcide golang-1.19-src manpages-fr manpages-ru \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /usr/local /usr/local
 RUN ldconfig

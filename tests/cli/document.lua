@@ -57,6 +57,7 @@ local LEFT_OUT = {
   { '%-%-device=cuda', 'needs a GPU' },
   { '^%./neap suite$', 'takes hours' },
   { '…', 'an abbreviation' },
+  { '^%./neap ui', 'serves until it is ended; tests/cli/ui_spec.lua starts it' },
   { 'COMMAND', 'stands for any command' },
   { 'pkg%-config', 'needs the installed tree, which tests/cli/install_spec.lua makes' },
 }

@@ -1,10 +1,10 @@
 -- SPDX-License-Identifier: Apache-2.0
 
+local browser = require 'tests.cli.browser'
 local intervals = require 'neap.draw.intervals'
 local json = require 'neap.base.json'
 local page = require 'neap.report.page'
 local program = require 'tests.cli.program'
-local svg = require 'neap.draw.svg'
 
 local folder = os.tmpname()
 os.remove(folder)
@@ -58,58 +58,12 @@ local function expect(status, arguments, pattern)
   return out, err
 end
 
--- Shows a page in frames of some widths; tells what sticks out of them, or of a picture.
-local HARNESS = [[
-<!DOCTYPE html><meta charset="utf-8"><body>%s<pre id="found"></pre><script>
-function look(frame) {
-  const page = frame.contentDocument, width = page.documentElement.clientWidth, bad = [];
-  if (page.documentElement.scrollWidth > width) bad.push('page is ' +
-    page.documentElement.scrollWidth + ' wide');
-  for (const text of page.querySelectorAll('svg text')) {
-    const a = text.getBoundingClientRect(), b = text.ownerSVGElement.getBoundingClientRect();
-    if (a.width && (a.left < b.left - 1 || a.right > b.right + 1 || a.bottom > b.bottom + 1))
-      bad.push('text sticks out: ' + text.textContent);
-  }
-  for (const box of page.querySelectorAll('p,h1,h2,h3,.card,figure,.tile')) {
-    if (!box.closest('.scroll,pre') && box.scrollWidth > box.clientWidth + 1)
-      bad.push('sticks out: ' + box.textContent.slice(0, 60));
-  }
-  for (const box of page.querySelectorAll('.scroll'))
-    if (box.scrollWidth > box.clientWidth + 1) bad.push('is cut: ' + box.scrollWidth + ' in ' +
-      box.clientWidth + ': ' + box.textContent.slice(0, 40));
-  return frame.width + ': ' + (bad.length ? bad.join('; ') : 'fits') + ', ' +
-    page.querySelectorAll('svg').length + ' pictures';
-}
-window.onload = () => { document.getElementById('found').textContent =
-  [...document.querySelectorAll('iframe')].map(look).join('\n'); };
-</script>]]
-
-local function frames(html)
-  local list = {}
-  for i, width in ipairs { 360, 390, 768, 1300 } do
-    list[i] = ('<iframe width="%d" height="900" srcdoc="%s"></iframe>'):format(width,
-      svg.escape(html))
-  end
-  return table.concat(list)
-end
-
---- Runs Chromium; returns stdout and what pages have written to the console.
 local function chromium(arguments)
-  local status, out, err = program.shell(("timeout 60 chromium --headless=new --no-sandbox "
-    .. "--disable-gpu --hide-scrollbars --enable-logging=stderr --user-data-dir='%s' %s"):format(
-    path_of 'profile', arguments))
-  assert.are.equal(0, status, err)
-  local console = {}
-  for line in err:gmatch '[^\n]+' do
-    if line:find 'CONSOLE' then console[#console + 1] = line end
-  end
-  return out, table.concat(console, '\n')
+  return browser.chromium(path_of 'profile', arguments)
 end
 
 local function look_at(html)
-  local harness = write('harness.html', (HARNESS:gsub('%%s', function() return frames(html) end)))
-  local out, console = chromium(("--dump-dom 'file://%s'"):format(harness))
-  return out:match '<pre id="found">(.-)</pre>', console
+  return browser.look_at(path_of 'profile', html)
 end
 
 describe('neap report', function()

@@ -4,7 +4,7 @@
 local launcher = require 'neap.launcher'
 
 local ORDER = { 'base', 'engine', 'draw', 'policy', 'nn', 'profile', 'runs', 'simulate', 'notebook',
-  'train', 'replay', 'calibrate', 'report', 'sweep', 'cli', 'bench', 'main' }
+  'train', 'replay', 'calibrate', 'report', 'sweep', 'ui', 'cli', 'bench', 'main' }
 
 local level = { [''] = #ORDER } -- '' is lua/neap itself: init.lua, for users
 for i, folder in ipairs(ORDER) do level[folder] = i end

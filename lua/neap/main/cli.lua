@@ -25,6 +25,8 @@ local COMMANDS = {
   { 'sweep', 'neap.cli.sweep' },
   { 'compare', 'neap.cli.compare' },
   { 'runs', 'neap.cli.runs' },
+  { 'ui', 'neap.cli.ui' },
+  { 'watch', 'neap.cli.watch' },
   { 'trace', 'neap.cli.trace' },
   { 'checkpoint', 'neap.cli.checkpoint' },
   { 'policy', 'neap.cli.policy' },

@@ -143,13 +143,14 @@ function page.grid(figures)
   return '<div class="grid">' .. table.concat(figures) .. '</div>'
 end
 
---- sections: list of { title =, body = } (title nil: no heading).
-function page.render(title, subtitle, sections, footer)
+--- sections: list of { title =, body = } (title nil: no heading). head: HTML for the page's head.
+function page.render(title, subtitle, sections, footer, head)
   local out = { '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
     '<meta name="viewport" content="width=device-width,initial-scale=1">',
     -- an icon of its own, so that no browser asks for one
     '<link rel="icon" href="data:,">', page.fill('<title>%s</title>', title), '<style>', STYLE,
-    '</style></head><body>', page.fill('<header><div><h1>%s</h1><p>%s</p></div></header><main>',
+    '</style>', head or '', '</head><body>',
+    page.fill('<header><div><h1>%s</h1><p>%s</p></div></header><main>',
       title, subtitle) }
   for _, section in ipairs(sections) do
     out[#out + 1] = ('<section>%s%s</section>\n'):format(

@@ -1,0 +1,76 @@
+-- SPDX-License-Identifier: Apache-2.0
+
+--- Pages as people see them: headless Chromium.
+
+local assert = require 'luassert'
+local program = require 'tests.cli.program'
+local svg = require 'neap.draw.svg'
+
+local browser = {}
+
+-- Shows a page in frames of some widths; tells what sticks out of them, or of a picture.
+local HARNESS = [[
+<!DOCTYPE html><meta charset="utf-8"><body>%s<pre id="found"></pre><script>
+function look(frame) {
+  const page = frame.contentDocument, width = page.documentElement.clientWidth, bad = [];
+  if (page.documentElement.scrollWidth > width) bad.push('page is ' +
+    page.documentElement.scrollWidth + ' wide');
+  for (const text of page.querySelectorAll('svg text')) {
+    const a = text.getBoundingClientRect(), b = text.ownerSVGElement.getBoundingClientRect();
+    if (a.width && (a.left < b.left - 1 || a.right > b.right + 1 || a.bottom > b.bottom + 1))
+      bad.push('text sticks out: ' + text.textContent);
+  }
+  for (const box of page.querySelectorAll('p,h1,h2,h3,.card,figure,.tile')) {
+    if (!box.closest('.scroll,pre') && box.scrollWidth > box.clientWidth + 1)
+      bad.push('sticks out: ' + box.textContent.slice(0, 60));
+  }
+  for (const box of page.querySelectorAll('.scroll'))
+    if (box.scrollWidth > box.clientWidth + 1) bad.push('is cut: ' + box.scrollWidth + ' in ' +
+      box.clientWidth + ': ' + box.textContent.slice(0, 40));
+  return frame.width + ': ' + (bad.length ? bad.join('; ') : 'fits') + ', ' +
+    page.querySelectorAll('svg').length + ' pictures';
+}
+window.onload = () => { document.getElementById('found').textContent =
+  [...document.querySelectorAll('iframe')].map(look).join('\n'); };
+</script>]]
+
+local function frames(html)
+  local list = {}
+  for i, width in ipairs { 360, 390, 768, 1300 } do
+    list[i] = ('<iframe width="%d" height="900" srcdoc="%s"></iframe>'):format(width,
+      svg.escape(html))
+  end
+  return table.concat(list)
+end
+
+--- Whether there is one to be had.
+function browser.installed()
+  return program.shell 'command -v chromium' == 0
+end
+
+--- Runs Chromium with a folder for its profile; returns stdout and what pages have written to the
+-- console.
+function browser.chromium(profile, arguments)
+  local status, out, err = program.shell(("timeout 60 chromium --headless=new --no-sandbox "
+    .. "--disable-gpu --hide-scrollbars --enable-logging=stderr --user-data-dir='%s' %s"):format(
+    profile, arguments))
+  assert.are.equal(0, status, err)
+  local console = {}
+  for line in err:gmatch '[^\n]+' do
+    if line:find 'CONSOLE' then console[#console + 1] = line end
+  end
+  return out, table.concat(console, '\n')
+end
+
+--- Looks at a page on screens of 360 to 1300 pixels: a line for each, 'WIDTH: fits, N pictures',
+-- and the console. profile: a folder; the page is written beside it.
+function browser.look_at(profile, html)
+  local harness = profile .. '-harness.html'
+  local file = assert(io.open(harness, 'wb'))
+  file:write((HARNESS:gsub('%%s', function() return frames(html) end)))
+  file:close()
+  local out, console = browser.chromium(profile, ("--dump-dom 'file://%s'"):format(harness))
+  return out:match '<pre id="found">(.-)</pre>', console
+end
+
+return browser

@@ -1,0 +1,159 @@
+-- SPDX-License-Identifier: Apache-2.0
+
+--- neap ui and neap watch over a store in which a run goes on: this process's own.
+
+local browser = require 'tests.cli.browser'
+local live = require 'neap.runs.live'
+local program = require 'tests.cli.program'
+local request = require 'http.request'
+local store = require 'neap.runs.store'
+
+local RUNS, STEPS = 1000, 10
+local TITLE = "<title>Neap: runs</title>"
+
+local folder = os.tmpname()
+os.remove(folder)
+os.execute(("mkdir '%s'"):format(folder))
+local path = folder .. '/runs.db'
+
+local function read(name)
+  local file = io.open(name, 'rb')
+  local text = file and file:read '*a' or ''
+  if file then file:close() end
+  return text
+end
+
+local function add_step(runs, result, step)
+  runs:write('INSERT INTO steps(result, step, loss, imbalance, exposed, tokens_per_second) '
+    .. 'VALUES(?, ?, ?, ?, ?, ?)', result, step, 5 - 0.1 * step, 1.5, 0.25, 1000 + step)
+end
+
+--- A store of runs of which the last one is this process's; returns it and the result's id.
+local function make_store()
+  local runs = store.open(path, true)
+  runs:write 'BEGIN'
+  for i = 1, RUNS - 1 do
+    runs:insert('runs', { kind = 'replay', command = 'neap replay ' .. i, key = 'k' .. i,
+      started = i, ended = i + 2, heartbeat = i, state = i % 7 == 0 and 'failed' or 'done' })
+  end
+  runs:write 'COMMIT'
+  local id = runs:begin { kind = 'run', command = 'neap run <odd>.lua', key = 'own',
+    parameters = ('{"steps":%d,"policies":["laer"]}'):format(STEPS) }
+  local result = runs:insert('results', { run = id, policy = 'laer', started = 1 })
+  for step = 0, 2 do add_step(runs, result, step) end
+  return runs, result, id
+end
+
+describe('neap ui', function()
+  local runs, result, id = make_store()
+  local url, origin, pid
+
+  setup(function()
+    pid = select(2, program.shell(("'%s' ui --store '%s' >'%s/out' 2>'%s/err' </dev/null & echo $!")
+      :format(program.path, path, folder, folder))):match '%d+'
+    for _ = 1, 200 do
+      url = read(folder .. '/out'):match '^(http%S+)\n'
+      if url then break end
+      program.shell 'sleep 0.05'
+    end
+    assert.is_string(url, read(folder .. '/err'))
+    origin = url:match '^http://[^/]+'
+  end)
+
+  teardown(function()
+    program.shell('kill ' .. pid)
+    runs:close()
+    program.shell(("rm -r '%s'"):format(folder))
+  end)
+
+  --- Status and text of an address; change(headers) may spoil the request.
+  local function get(address, change)
+    local asked = request.new_from_uri(address)
+    asked.headers:upsert('accept', '*/*')
+    if change then change(asked.headers) end
+    local headers, stream = asked:go(20)
+    return tonumber(headers:get ':status'), stream:get_body_as_string(20), headers
+  end
+
+  it('lists runs, newest first, chosen by words', function()
+    local status, text, headers = get(url)
+    assert.are.equal(200, status)
+    assert.matches("default%-src 'none'", headers:get 'content-security-policy')
+    assert.is_truthy(text:find(TITLE, 1, true))
+    assert.is_truthy(text:find('200 of 1000 runs', 1, true))
+    assert.is_true(text:find('>run 1000<', 1, true) < text:find('>run 999<', 1, true))
+    assert.is_nil(text:find('>run 1<', 1, true))
+    assert.is_truthy(select(2, get(url .. '?all=1')):find('>run 1<', 1, true))
+    local _, failed = get(url .. '?q=failed+replay&part=1')
+    assert.is_truthy(failed:find('142 of 142 runs', 1, true))
+    assert.is_nil(failed:find('<html', 1, true))
+    assert.is_truthy(select(2, get(url .. '?q=%3Codd')):find('1 of 1 runs', 1, true))
+    assert.is_truthy(select(2, get(url .. '?q=nothing')):find('No run matches', 1, true))
+  end)
+
+  it('shows a run as it goes on', function()
+    local page = url .. 'run/' .. id
+    local _, before = get(page)
+    assert.is_truthy(before:find('3 of 10 steps, ', 1, true), before)
+    assert.is_truthy(before:find('<title>Loss</title>', 1, true))
+    assert.is_truthy(before:find('neap run &lt;odd&gt;.lua', 1, true))
+    add_step(runs, result, 3)
+    assert.is_truthy(select(2, get(page .. '?part=1')):find('4 of 10 steps, ', 1, true))
+  end)
+
+  it('refuses other tokens, hosts, origins and what would change something', function()
+    local function header(name, value)
+      return function(headers) headers:upsert(name, value) end
+    end
+    local wrong = origin .. '/' .. ('0'):rep(32) .. '/'
+    for _, address in ipairs { wrong, wrong .. 'run/1', origin .. '/', origin .. '//',
+      url:sub(1, -3) .. '/' } do
+      local status, text = get(address)
+      assert.are.equal(403, status, address)
+      assert.is_nil(text:find('run 1', 1, true))
+    end
+    assert.are.equal(403, (get(url, header(':authority', 'evil.example'))))
+    assert.are.equal(403, (get(url, header('origin', 'http://evil.example'))))
+    assert.are.equal(403, (get(url, header('origin', 'null'))))
+    assert.are.equal(200, (get(url, header('origin', origin))))
+    assert.are.equal(405, (get(url, header(':method', 'POST'))))
+    for _, rest in ipairs { 'run/1001', 'runs.db', '../etc/passwd', 'report?run=7000', 'report' } do
+      assert.are.equal(404, (get(url .. rest)), rest)
+    end
+  end)
+
+  it('reads a store and cannot change it', function()
+    local reading = live.open { store = path }
+    assert.has_error(function() reading:write 'DELETE FROM runs' end)
+    assert.are.equal(RUNS, #reading:runs())
+    reading:close()
+  end)
+
+  it('fits screens and follows a run in a browser, without a word on its console', function()
+    if not browser.installed() then return pending 'skipped: no chromium' end
+    local parts = {}
+    for i, address in ipairs { url .. '?q=failed', url .. 'run/' .. id } do
+      parts[i] = select(2, get(address)):gsub('<script.-</script>', '')
+    end
+    for _, html in ipairs(parts) do
+      local found = browser.look_at(folder .. '/profile', html)
+      for _, width in ipairs { 390, 1300 } do assert.matches(width .. ': fits', found) end
+    end
+    local dom, console = browser.chromium(folder .. '/profile',
+      ("--virtual-time-budget=4000 --dump-dom '%srun/%d'"):format(url, id))
+    assert.are.equal('', console)
+    assert.matches('id="live" data%-shown="%d+"', dom)
+    assert.is_truthy(dom:find('4 of 10 steps', 1, true))
+  end)
+
+  it('has its like in the terminal', function()
+    local status, out = program.run(("watch --once --store '%s'"):format(path))
+    assert.are.equal(0, status)
+    assert.matches('^run 1000, running, 4 of 10 steps, .* left\n', out)
+    assert.matches('laer +3 +4%.7000 +1%.5000 +25%.0 +1003 +█', out)
+    local wrong, _, err = program.run(("watch 7000 --store '%s'"):format(path))
+    assert.are.equal(2, wrong)
+    assert.matches('run 7000 is not in ', err)
+    assert.are.equal(2, (program.run 'ui --port 70000'))
+  end)
+end)
