@@ -4,7 +4,9 @@
 
 local json = require 'neap.base.json'
 local launcher = require 'neap.launcher'
+local moments = require 'neap.runs.moments'
 local program = require 'tests.cli.program'
+local store = require 'neap.runs.store'
 
 local SMALL = 'run experiments/quickstart.lua --layers=2 --hidden=32 --heads=2 --kv-heads=1 '
   .. '--ffn=48 --experts=6 --slots=3 --batch=8 --sequence=32 --warmup=2 --text=english,go@3 '
@@ -49,6 +51,16 @@ describe('neap runs', function()
     assert.are.equal(a.metrics[1].layouts, a.metrics[6].layouts)
     assert.are_not.equal(b.metrics[1].layouts, b.metrics[6].layouts)
     assert.is_true(b.metrics[6].bytes_per_step.tokens > 0)
+    local kept = store.open(path)
+    local moment = moments.read(kept, b.id, 1)[1]
+    kept:close()
+    assert.are.same({ 2, 6, 2, 4, 3 }, { #moment.loads, #moment.loads[1], #moment.layouts,
+      #moment.layouts[2], #moment.layouts[2][1] })
+    for layer = 1, 2 do
+      local sum = 0
+      for _, tokens in ipairs(moment.loads[layer]) do sum = sum + tokens end
+      assert.are.equal(8 * 32 * 2, sum) -- every token goes to two experts
+    end
   end)
 
   it('records under mpirun, once', function()

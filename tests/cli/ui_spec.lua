@@ -3,10 +3,15 @@
 --- neap ui and neap watch over a store in which a run goes on: this process's own.
 
 local browser = require 'tests.cli.browser'
+local engine_layout = require 'neap.engine.layout'
+local ffi = require 'ffi'
 local live = require 'neap.runs.live'
+local marks = require 'neap.runs.marks'
+local moments = require 'neap.runs.moments'
 local program = require 'tests.cli.program'
 local request = require 'http.request'
 local store = require 'neap.runs.store'
+local topology = require 'neap.engine.topology'
 
 local RUNS, STEPS = 1000, 10
 local TITLE = "<title>Neap: runs</title>"
@@ -101,6 +106,35 @@ describe('neap ui', function()
     assert.is_truthy(select(2, get(page .. '?part=1')):find('4 of 10 steps, ', 1, true))
   end)
 
+  it('shows loads by layer and what has changed of a layout', function()
+    -- Two layers, two ranks of two slots, four experts; of layer 1 one slot changes.
+    local layout = engine_layout.open(topology.open { ranks = 2, slots = 2, experts = 4 })
+    layout:set { { 0, 1 }, { 2, 3 } }
+    local session = { topology = layout.topology, layers = 2,
+      layout = function() return layout end }
+    local load = ffi.new('int64_t[8]', { 1, 2, 3, 4, 10, 20, 30, 40 })
+    local kept = moments.open(runs, result)
+    kept:load(0, 0, load, session)
+    kept:load(0, 1, load, session)
+    kept.next = math.huge
+    kept:load(1, 0, load, session) -- too soon
+    kept:load(1, 1, load, session)
+    kept.next = 0
+    kept:load(2, 0, load, session)
+    layout:set { { 3, 1 }, { 2, 0 } }
+    kept:load(2, 1, load, session)
+    local list = moments.read(runs, result, 9)
+    assert.are.same({ 0, 2 }, { list[1].step, list[2].step })
+    assert.are.same({ { 11, 22, 33, 44 }, { 11, 22, 33, 44 } }, list[2].loads)
+    assert.are.same({ { 3, 1 }, { 2, 0 } }, list[2].layouts[2])
+    assert.are.same(list[1].layouts, { list[2].layouts[1], list[2].layouts[1] })
+    local _, text = get(url .. 'run/' .. id)
+    assert.is_truthy(text:find('Load of the experts, step 2', 1, true))
+    assert.is_truthy(text:find('Layout of layer 1', 1, true))
+    assert.is_truthy(text:find('of its slots 2 have another expert than at step 0', 1, true), text)
+    assert.is_truthy(text:find('rank 0, slot 0: expert 3, was 0', 1, true))
+  end)
+
   it('refuses other tokens, hosts, origins and what would change something', function()
     local function header(name, value)
       return function(headers) headers:upsert(name, value) end
@@ -155,5 +189,11 @@ describe('neap ui', function()
     assert.are.equal(2, wrong)
     assert.matches('run 7000 is not in ', err)
     assert.are.equal(2, (program.run 'ui --port 70000'))
+  end)
+
+  it('loses moments with their run', function()
+    marks.remove(runs, { { id = id, state = 'done' } })
+    assert.are.same({}, moments.read(runs, result, 9))
+    assert.are.equal(0, #runs:rows('SELECT 1 FROM runs WHERE id = ?', id))
   end)
 end)

@@ -4,6 +4,7 @@
 -- A store has the tables for it from the first mark on.
 
 local errors = require 'neap.base.errors'
+local moments = require 'neap.runs.moments'
 
 local marks = {}
 
@@ -88,6 +89,7 @@ function marks.remove(runs, list)
   local marked = there(runs)
   change(runs, function()
     for _, run in ipairs(list) do
+      moments.remove(runs, run.id)
       runs:write('DELETE FROM steps WHERE result IN (SELECT id FROM results WHERE run = ?)', run.id)
       runs:write('DELETE FROM results WHERE run = ?', run.id)
       runs:write('DELETE FROM runs WHERE id = ?', run.id)

@@ -14,6 +14,7 @@ local lib = require 'neap.base.lib'
 local json = require 'neap.base.json'
 local layouts = require 'neap.engine.layout'
 local metrics = require 'neap.runs.metrics'
+local moments = require 'neap.runs.moments'
 local series = require 'neap.base.series'
 
 local ffi, C = lib.ffi, lib.C
@@ -33,13 +34,19 @@ function recorder.open(store, id)
   return setmetatable({
     store = store, id = id, values = ffi.new('double[?]', #stored), before = {},
     seen = {}, -- of a session: see()
-    of_step = series.balance(),
+    of_step = series.balance(), moments = moments.open(store, id),
   }, Recorder)
 end
 
 --- Balance of a layer in the step under way: what split:balance() returns.
 function Recorder:balance(balance)
   self.of_step:add(balance)
+end
+
+--- Counts of a layer in the step under way, int64_t[ranks][experts], layers in order: of a step now
+-- and then they are kept, with its layouts (moments.lua).
+function Recorder:load(step, layer, load, session)
+  self.moments:load(step, layer, load, session)
 end
 
 local function take_balance(self, row)

@@ -17,6 +17,7 @@ local errors = require 'neap.base.errors'
 local json = require 'neap.base.json'
 local kept = require 'neap.runs.kept'
 local metrics = require 'neap.runs.metrics'
+local moments = require 'neap.runs.moments'
 local pending = require 'neap.runs.pending'
 local provenance = require 'neap.runs.provenance'
 local recorder = require 'neap.runs.recorder'
@@ -228,6 +229,7 @@ local function forget(self, run)
   if #self:rows('SELECT 1 FROM results WHERE run = ? AND summary IS NOT NULL', run) > 0 then
     return false
   end
+  moments.remove(self, run)
   self:write('DELETE FROM results WHERE run = ?', run)
   self:write('DELETE FROM runs WHERE id = ?', run)
   return true

@@ -222,6 +222,7 @@ local function listener(self)
     end,
     record = function(step, layer, load)
       if self.writer then self.writer:append(step - self.trace_begins, layer, load) end
+      if self.recorder then self.recorder:load(step, layer, load, self.session) end
     end,
   }
 end

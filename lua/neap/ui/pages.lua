@@ -6,10 +6,13 @@
 local chart = require 'neap.draw.chart'
 local lib = require 'neap.base.lib'
 local live = require 'neap.runs.live'
+local layout_map = require 'neap.draw.layout_map'
 local metrics = require 'neap.runs.metrics'
+local moments = require 'neap.runs.moments'
 local page = require 'neap.report.page'
 local svg = require 'neap.draw.svg'
 local text_table = require 'neap.base.text_table'
+local topologies = require 'neap.engine.topology'
 
 local pages = {}
 
@@ -179,6 +182,72 @@ local function curves_of(runs, results)
   return #figures > 0 and page.grid(figures) or '<p class="card">No steps yet.</p>'
 end
 
+--- ---- loads and layouts -------------------------------------------------------------------------
+
+--- The layer whose layout changed most between two moments (0 without an earlier one), and slots.
+local function most_changed(now, before)
+  local found, most = 1, 0
+  for layer, ranks in ipairs(before and now.layouts or {}) do
+    local count = 0
+    for rank, slots in ipairs(ranks) do
+      for slot, expert in ipairs(slots) do
+        if before.layouts[layer][rank][slot] ~= expert then count = count + 1 end
+      end
+    end
+    if count > most then found, most = layer, count end
+  end
+  return found, most
+end
+
+--- Experts of all slots as C array, for layout_map; a slot may be empty (-1).
+local function as_array(topology, ranks)
+  local array, at = lib.ffi.new('int32_t[?]', topology.slots), 0
+  for _, slots in ipairs(ranks) do
+    for _, expert in ipairs(slots) do
+      array[at], at = expert, at + 1
+    end
+  end
+  return array
+end
+
+local function draw_layout(run, now, before)
+  local layer, changed = most_changed(now, before)
+  local slots = {}
+  for rank, list in ipairs(now.layouts[layer]) do slots[rank] = #list end
+  local topology = topologies.open { ranks = #slots, slots = slots, experts = #now.loads[layer],
+    node_size = run.node_size }
+  local then_ = before and as_array(topology, before.layouts[layer])
+  return page.fill('<h3>Layout of layer %s</h3><p class="note">%s</p>', layer - 1,
+      before and ('Step %d; of its slots %d have another expert than at step %d (framed).'):format(
+        now.step, changed, before.step) or ('Step %d.'):format(now.step))
+    .. '<figure>' .. layout_map.html(layout_map.draw(topology,
+      as_array(topology, now.layouts[layer]), then_)) .. '</figure>'
+end
+
+local function draw_loads(now, width)
+  return chart.heat { title = ('Load of the experts, step %d'):format(now.step), width = width,
+    rows = #now.loads, columns = #now.loads[1], x = 'expert', y = 'layer',
+    unit = 'tokens / mean of an expert', at = function(layer, expert)
+      local loads, sum = now.loads[layer + 1], 0
+      for _, load in ipairs(loads) do sum = sum + load end
+      return sum > 0 and loads[expert + 1] * #loads / sum or 0
+    end }
+end
+
+--- Loads and a layout of the policy that is trained, or was last.
+local function moment_of(runs, run, results)
+  for i = #results, 1, -1 do
+    local list = moments.read(runs, results[i].id, 2)
+    local now, before = list[#list], list[#list - 1]
+    if now then
+      return page.fill('<h2>Loads and layout: %s</h2>', results[i].policy)
+        .. page.wide_or_narrow(draw_loads(now, 1000), draw_loads(now, 350))
+        .. draw_layout(run, now, before)
+    end
+  end
+  return ''
+end
+
 --- The latest step of every policy.
 local function latest(results)
   local list, count = live.metrics()
@@ -219,7 +288,7 @@ function pages.run(runs, run, options)
       .. 'loads, layouts</a>', run.id) or '')
     .. '</p><div class="card">' .. state_of(run) .. ' ' .. progress_of(runs, run) .. '</div>'
     .. (#results > 0 and '<h2>Latest step</h2>' .. latest(results) or '')
-    .. '<h2>Over the steps</h2>' .. curves_of(runs, results)
+    .. '<h2>Over the steps</h2>' .. curves_of(runs, results) .. moment_of(runs, run, results)
     .. '<h2>About the run</h2>' .. facts_of(run) .. '</div>'
   return whole(options.part, ('Neap: run %d'):format(run.id), table.concat(run.policies, ' · '),
     body, '../')
