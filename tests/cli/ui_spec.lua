@@ -4,12 +4,14 @@
 
 local browser = require 'tests.cli.browser'
 local engine_layout = require 'neap.engine.layout'
+local errors = require 'neap.base.errors'
 local ffi = require 'ffi'
 local live = require 'neap.runs.live'
 local marks = require 'neap.runs.marks'
 local moments = require 'neap.runs.moments'
 local program = require 'tests.cli.program'
 local request = require 'http.request'
+local server = require 'neap.ui.server'
 local store = require 'neap.runs.store'
 local topology = require 'neap.engine.topology'
 
@@ -163,6 +165,30 @@ describe('neap ui', function()
     reading:close()
   end)
 
+  it('draws the timeline of a step, if its file is there', function()
+    local file = folder .. '/step.json'
+    assert.are.equal(0, (program.run(('simulate --cluster a100x8 --model moe-1.2b --steps 1 '
+      .. "--policy laer --timeline '%s' --store '%s'"):format(file, path))))
+    local page = url .. 'run/' .. id + 1
+    assert.is_truthy(select(2, get(page)):find('timeline of a step', 1, true))
+    local status, text = get(page .. '/timeline')
+    assert.are.equal(200, status)
+    assert.is_truthy(text:find('<svg', 1, true))
+    os.remove(file)
+    assert.are.equal(404, (get(page .. '/timeline')))
+    assert.are.equal(404, (get(url .. 'run/1/timeline')))
+  end)
+
+  it('says what is missing', function()
+    local loaded, preload = package.loaded['http.server'], package.preload['http.server']
+    package.loaded['http.server'] = nil
+    package.preload['http.server'] = function() error 'not here' end
+    local ok, err = pcall(server.open, runs, 0)
+    package.loaded['http.server'], package.preload['http.server'] = loaded, preload
+    assert.is_false(ok)
+    assert.matches('run: apt%-get install lua%-http', errors.text(err))
+  end)
+
   it('fits screens and follows a run in a browser, without a word on its console', function()
     if not browser.installed() then return pending 'skipped: no chromium' end
     local parts = {}
@@ -183,7 +209,7 @@ describe('neap ui', function()
   it('has its like in the terminal', function()
     local status, out = program.run(("watch --once --store '%s'"):format(path))
     assert.are.equal(0, status)
-    assert.matches('^run 1000, running, 4 of 10 steps, .* left\n', out)
+    assert.matches('run 1000, running, 4 of 10 steps, .* left\n', out)
     assert.matches('laer +3 +4%.7000 +1%.5000 +25%.0 +1003 +█', out)
     local wrong, _, err = program.run(("watch 7000 --store '%s'"):format(path))
     assert.are.equal(2, wrong)

@@ -12,6 +12,7 @@ local moments = require 'neap.runs.moments'
 local page = require 'neap.report.page'
 local svg = require 'neap.draw.svg'
 local text_table = require 'neap.base.text_table'
+local timeline = require 'neap.report.timeline'
 local topologies = require 'neap.engine.topology'
 
 local pages = {}
@@ -105,14 +106,26 @@ end
 
 --- ---- the list of runs --------------------------------------------------------------------------
 
+--- Words of a run that lead to the runs that have them.
+local function links_to(words)
+  local list = {}
+  for i, word in ipairs(words) do
+    list[i] = ('<a href="?q=%s">%s</a>'):format((word:gsub('[^%w]', function(c)
+      return ('%%%02x'):format(c:byte())
+    end)), svg.escape(word))
+  end
+  return table.concat(list, ' ')
+end
+
 local function row_of(runs, run)
-  local about = { table.concat(run.tags or {}, ' '), run.sweep or '' }
+  local about = { unpack(run.tags or {}) }
+  about[#about + 1] = run.sweep
   return {
     page.fill('<input type="checkbox" name="run" id="r%s" value="%s" aria-label="choose run %s">'
       .. '<a href="run/%s" id="a%s">run %s</a>', run.id, run.id, run.id, run.id, run.id, run.id),
     state_of(run), svg.escape(run.kind), svg.escape(text_table.date(run.started)),
     svg.escape(took(run)), run.state == 'running' and progress_of(runs, run) or '–',
-    svg.escape(table.concat(run.policies, ' ')), svg.escape(table.concat(about, ' ')),
+    svg.escape(table.concat(run.policies, ' ')), links_to(about),
     page.fill('<span class="note">%s</span>', svg.short(run.note or run.error or '', 60)),
   }
 end
@@ -286,12 +299,38 @@ function pages.run(runs, run, options)
   local body = ('<div data-every="%d"><p><a id="all" href="../">all runs</a>'):format(every)
     .. (has_summary and page.fill(' · <a id="report" href="../report?run=%s">report: comparison, '
       .. 'loads, layouts</a>', run.id) or '')
+    .. (run.command:find(' --timeline', 1, true) and page.fill(' · <a id="timeline" '
+      .. 'href="%s/timeline">timeline of a step</a>', run.id) or '')
     .. '</p><div class="card">' .. state_of(run) .. ' ' .. progress_of(runs, run) .. '</div>'
     .. (#results > 0 and '<h2>Latest step</h2>' .. latest(results) or '')
     .. '<h2>Over the steps</h2>' .. curves_of(runs, results) .. moment_of(runs, run, results)
     .. '<h2>About the run</h2>' .. facts_of(run) .. '</div>'
   return whole(options.part, ('Neap: run %d'):format(run.id), table.concat(run.policies, ' · '),
     body, '../')
+end
+
+--- The timeline that a run was told to write, if it is there: list as timeline.read gives it.
+local function timeline_of(run)
+  local path = run.command:match ' %-%-timeline[= ](%S+)'
+  local file = path and io.open(path)
+  if not file then return nil end
+  file:close()
+  return timeline.read(path)
+end
+
+--- The timeline of a step of a run; nil without one.
+-- : table -> string?
+function pages.timeline(run)
+  local list = timeline_of(run)
+  if not list then return nil end
+  local parts = { page.fill('<p><a href="../../">all runs</a> · <a href="../%s">run %s</a></p>',
+    run.id, run.id) }
+  for _, one in ipairs(list) do
+    parts[#parts + 1] = page.wide_or_narrow(timeline.draw(one), timeline.draw(one, 350))
+      .. '<p></p>'
+  end
+  return page.render(('Neap: run %d'):format(run.id), 'timeline of a step',
+    { { body = table.concat(parts) } }, ('neap %s'):format(lib.version))
 end
 
 --- A page that says only what is wrong.

@@ -93,9 +93,14 @@ local function answer(self, path, fields)
   elseif path == 'report' then
     return report_of(self, fields)
   end
-  local id = tonumber(path:match '^run/(%d+)$')
-  local run = id and live.find(self.runs, id)
-  if not run then return not_found 'There is no such page.' end
+  local id, below = path:match '^run/(%d+)(.*)$'
+  local run = id and live.find(self.runs, tonumber(id))
+  if run and below == '/timeline' then
+    local text = pages.timeline(run)
+    if text then return 200, text end
+    return not_found 'The file that --timeline named is not there (yet), seen from this folder.'
+  end
+  if not run or below ~= '' then return not_found 'There is no such page.' end
   return 200, pages.run(self.runs, run, { part = part })
 end
 
