@@ -95,6 +95,8 @@ describe('neap ui', function()
     assert.is_truthy(failed:find('142 of 142 runs', 1, true))
     assert.is_nil(failed:find('<html', 1, true))
     assert.is_truthy(select(2, get(url .. '?q=%3Codd')):find('1 of 1 runs', 1, true))
+    local _, odd = get(url .. '?q=%3Codd')
+    assert.is_truthy(odd:find('data-label="progress"><progress', 1, true))
     assert.is_truthy(select(2, get(url .. '?q=nothing')):find('No run matches', 1, true))
   end)
 

@@ -33,6 +33,8 @@ progress{display:block;width:100%;min-width:8rem;height:10px;margin:4px 0;accent
 .state{white-space:nowrap}.state i{display:inline-block;width:10px;height:10px;border-radius:5px;
  margin-right:6px}
 td .note{font-size:.84rem}
+@media screen and (max-width:900px){.cards td:empty{display:none}}
+@media screen and (max-width:1240px){.many td:empty{display:none}}
 ]]
 
 --- What keeps a page up to date; boxes that are ticked stay so.
@@ -120,13 +122,14 @@ end
 local function row_of(runs, run)
   local about = { unpack(run.tags or {}) }
   about[#about + 1] = run.sweep
+  local said = run.note or run.error
   return {
     page.fill('<input type="checkbox" name="run" id="r%s" value="%s" aria-label="choose run %s">'
       .. '<a href="run/%s" id="a%s">run %s</a>', run.id, run.id, run.id, run.id, run.id, run.id),
     state_of(run), svg.escape(run.kind), svg.escape(text_table.date(run.started)),
-    svg.escape(took(run)), run.state == 'running' and progress_of(runs, run) or '–',
+    svg.escape(took(run)), run.state == 'running' and progress_of(runs, run) or '',
     svg.escape(table.concat(run.policies, ' ')), links_to(about),
-    page.fill('<span class="note">%s</span>', svg.short(run.note or run.error or '', 60)),
+    said and page.fill('<span class="note">%s</span>', svg.short(said, 60)) or '',
   }
 end
 
