@@ -3,8 +3,11 @@
 --- Pages as people see them: headless Chromium.
 
 local assert = require 'luassert'
+local json = require 'neap.base.json'
 local program = require 'tests.cli.program'
+local request = require 'http.request'
 local svg = require 'neap.draw.svg'
+local websocket = require 'http.websocket'
 
 local browser = {}
 
@@ -71,6 +74,37 @@ function browser.look_at(profile, html)
   file:close()
   local out, console = browser.chromium(profile, ("--dump-dom 'file://%s'"):format(harness))
   return out:match '<pre id="found">(.-)</pre>', console
+end
+
+--- Opens a page that stays open while f(evaluate) runs; evaluate(script) is the text that a script
+-- in it gives. profile: a folder.
+function browser.open(profile, url, f)
+  local _, out = program.shell(("rm -f '%s/DevToolsActivePort'; timeout 60 chromium --headless=new "
+    .. "--no-sandbox --disable-gpu --remote-debugging-port=0 --user-data-dir='%s' '%s' "
+    .. '>/dev/null 2>&1 </dev/null & echo $!'):format(profile, profile, url))
+  local ok, err = pcall(function()
+    local port
+    for _ = 1, 400 do
+      local file = io.open(profile .. '/DevToolsActivePort')
+      port = file and file:read '*l'
+      if file then file:close() end
+      if port then break end
+      program.shell 'sleep 0.05'
+    end
+    local list = request.new_from_uri(('http://127.0.0.1:%s/json'):format(port))
+    local _, stream = list:go(20)
+    local target = stream:get_body_as_string(20):match '"(ws://[^"]*/page/[^"]*)"'
+    local socket = websocket.new_from_uri(target)
+    assert(socket:connect(20))
+    f(function(script)
+      socket:send(json.encode { id = 1, method = 'Runtime.evaluate',
+        params = { expression = script } }, 'text', 20)
+      return json.decode(socket:receive(20)).result.result.value
+    end)
+    socket:close()
+  end)
+  program.shell('kill ' .. out:match '%d+')
+  if not ok then error(err, 0) end
 end
 
 return browser

@@ -201,18 +201,31 @@ describe('neap ui', function()
       local found = browser.look_at(folder .. '/profile', html)
       for _, width in ipairs { 390, 1300 } do assert.matches(width .. ': fits', found) end
     end
+    browser.open(folder .. '/live', url .. 'run/' .. id, function(evaluate)
+      local function shows(text)
+        local script = ("document.readyState + ' ' + location.href.length + ' ' + "
+          .. "(document.getElementById('live') || {}).textContent")
+        for _ = 1, 200 do
+          if evaluate(script):find(text, 1, true) then return true end
+          program.shell 'sleep 0.05'
+        end
+      end
+      assert.is_true(shows '4 of 10 steps')
+      add_step(runs, result, 4)
+      assert.is_true(shows '5 of 10 steps')
+    end)
     local dom, console = browser.chromium(folder .. '/profile',
       ("--virtual-time-budget=4000 --dump-dom '%srun/%d'"):format(url, id))
     assert.are.equal('', console)
     assert.matches('id="live" data%-shown="%d+"', dom)
-    assert.is_truthy(dom:find('4 of 10 steps', 1, true))
+    assert.is_truthy(dom:find('5 of 10 steps', 1, true))
   end)
 
   it('has its like in the terminal', function()
     local status, out = program.run(("watch --once --store '%s'"):format(path))
     assert.are.equal(0, status)
-    assert.matches('run 1000, running, 4 of 10 steps, .* left\n', out)
-    assert.matches('laer +3 +4%.7000 +1%.5000 +25%.0 +1003 +█', out)
+    assert.matches('run 1000, running, 5 of 10 steps, .* left\n', out)
+    assert.matches('laer +4 +4%.6000 +1%.5000 +25%.0 +1004 +█', out)
     local wrong, _, err = program.run(("watch 7000 --store '%s'"):format(path))
     assert.are.equal(2, wrong)
     assert.matches('run 7000 is not in ', err)
