@@ -47,8 +47,12 @@ static int copy_plain(neapi_source *s)
 
 static int read_all(neapi_source *s)
 {
-  struct stat info;
-  s->first = fstat(s->fd, &info) || info.st_size < LEAST ? LEAST : info.st_size;
+  struct stat info = {0};
+  bool known = !fstat(s->fd, &info);
+  if (known && (S_ISCHR(info.st_mode) || S_ISBLK(info.st_mode)))
+    return neapi_fail(NEAP_SYSTEM,
+                      "%s: is a device, which may have no end: a file or a pipe is read", s->path);
+  s->first = !known || info.st_size < LEAST ? LEAST : info.st_size;
   int status = neapi_source_next(s);
   if (status)
     return status;

@@ -175,8 +175,10 @@ int neap_worker_send(neap_worker *w, const neap_policy_message *message, const v
   neap_policy_message *slot = neapi_channel_request(&w->channel, &w->size, w->sent);
   memcpy(slot, message, sizeof *message);
   char *payload = neapi_message_payload(slot);
-  memcpy(payload, first, (size_t)first_bytes);
-  memcpy(payload + first_bytes, second, (size_t)second_bytes);
+  if (first_bytes)
+    memcpy(payload, first, (size_t)first_bytes);
+  if (second_bytes)
+    memcpy(payload + first_bytes, second, (size_t)second_bytes);
   w->sent++;
   neapi_channel_publish(&w->channel.requests->sent, w->sent, &w->channel.answers->asleep);
   return NEAP_OK;

@@ -21,8 +21,8 @@ end
 
 describe('neap run --device=sim', function()
   it('trains as on the CPU, and tells the time on the cluster', function()
-    local real = rows '-n 4 --node-size=2 --policies=static,laer'
-    local list = rows '--device=sim --cluster=laptop --policies=static,laer'
+    local real = rows '-n 4 --node-size=2 --policies=static,laer --in-process'
+    local list = rows '--device=sim --cluster=laptop --policies=static,laer --in-process'
     for i, row in ipairs(list) do
       assert.are.equal(real[i].digest, row.digest)
       assert.are.equal(real[i].imbalance.mean, row.imbalance.mean)

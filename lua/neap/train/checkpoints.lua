@@ -44,8 +44,9 @@ function checkpoints.open(job, options)
 end
 
 --- Collective, when the recipe has run. Raises an error if a training's last checkpoint could not
--- be written.
+-- be written, once all ranks, rank 0 with its results, have come to their end.
 function Checkpoints:close()
+  self.job.comm:barrier()
   self.writer:close()
   if self.lock then self.lock:close() end
   if self.opened == 0 then

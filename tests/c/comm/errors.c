@@ -238,8 +238,8 @@ static void tcp_arguments(void)
 {
   neap_listener *listener;
   neap_comm *comm;
-  const char *hosts[] = {"127.0.0.1"};
-  int32_t ports[] = {1};
+  const char *hosts[] = {"127.0.0.1", "127.0.0.1"};
+  int32_t ports[] = {1, 1};
   expect(neap_listener_open("", &listener), NEAP_ARGUMENT, "empty");
   expect(neap_listener_open("no.such.host.invalid", &listener), NEAP_SYSTEM, "no.such.host");
   check(!neap_listener_open("127.0.0.1", &listener), "%s", neap_error_message());
