@@ -3,10 +3,10 @@
  * e4m3.h: FP8 as it travels, the same on both sides of a launch.
  *
  * E4M3 (Micikevicius et al. 2022, arXiv 2209.05433): a sign, 4 bits of exponent with bias 7, 3 of
- * mantissa; largest 448, least normal 2^-6, steps of 2^-9 below; no infinities, NaN is 0x7f or 0xff.
- * Numbers stand in blocks of 128, each with a scale in F32: x is code times scale, scale the largest
- * |x| / 448 (DeepSeek-V3, arXiv 2412.19437, 1 x 128). A block is 128 codes and then its scale; the
- * codes past the last number are 0. A block with a number that is not finite is NaN.
+ * mantissa; largest 448, least normal 2^-6, steps of 2^-9 below; no infinities, NaN is 0x7f or
+ * 0xff. Numbers stand in blocks of 128, each with a scale in F32: x is code times scale, scale the
+ * largest |x| / 448 (DeepSeek-V3, arXiv 2412.19437, 1 x 128). A block is 128 codes and then its
+ * scale; the codes past the last number are 0. A block with a number that is not finite is NaN.
  */
 #ifndef NEAPI_E4M3_H
 #define NEAPI_E4M3_H

@@ -271,7 +271,8 @@ static int64_t operation_of(const neapi_call *call)
   return call->number * NEAPI_KINDS + call->kind;
 }
 
-/* Sorts messages by peer, in their order: order[], and in list[] where each peer's begin and end. */
+/* Sorts messages by peer, in their order: order[], and in list[] where each peer's begin and
+ * end. */
 static void sort(const neap_message *messages, int64_t count, int64_t operation, int32_t size,
                  progress *list, int64_t *order)
 {

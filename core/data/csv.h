@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* CSV as people have it (RFC 4180, and what spreadsheets and scripts make of it): a byte-order mark,
- * quotes, spaces around, ';' or tabs between, line ends of any kind, blank lines, no last newline. */
+/* CSV as people have it (RFC 4180, and what spreadsheets and scripts make of it): a byte-order
+ * mark, quotes, spaces around, ';' or tabs between, line ends of any kind, blank lines, no last
+ * newline. */
 #ifndef NEAP_CSV_H
 #define NEAP_CSV_H
 

@@ -32,7 +32,8 @@ int neapi_source_reserve(neapi_source *s, size_t *room);
 /* FORMAT, with the place: truncated or damaged, and why. */
 int neapi_source_damaged(const neapi_source *s, const char *why);
 
-/* Unpack what is left of a source whose first piece has been read. Errors: SYSTEM, MEMORY, FORMAT. */
+/* Unpack what is left of a source whose first piece has been read. Errors: SYSTEM, MEMORY,
+ * FORMAT. */
 int neapi_unpack_gzip(neapi_source *s);
 int neapi_unpack_xz(neapi_source *s);
 int neapi_unpack_zstd(neapi_source *s);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Training data: texts by name, held once per process, and the sequences that are drawn from them. */
+/* Training data: texts by name, held once per process, and the sequences that are drawn from
+ * them. */
 #include "data/text.h"
 
 #include "base/memory.h"

@@ -36,7 +36,7 @@ int neapi_corpus_open(int32_t index, const char *root, int64_t limit, neapi_text
  * as of neap_text_open. */
 int neapi_text_files_open(const char *name, neapi_text_parts *parts);
 
-/* ---- token files: what is in memory already --------------------------------------------------- */
+/* ---- token files: what is in memory already -------------------------------------------------- */
 
 enum { NEAPI_AS_IT_IS = 0 }; /* a width: as the file itself shows */
 

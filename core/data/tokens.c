@@ -15,9 +15,9 @@ enum {
   LLMC_U32 = 20240801,
 };
 
-/* Megatron's index: magic, version, a code for the type of ids, numbers of sequences and of document
- * bounds; then lengths (32 bits), offsets in bytes and bounds (64 bits), perhaps modes (a byte)
- * (megatron/core/datasets/indexed_dataset.py). */
+/* Megatron's index: magic, version, a code for the type of ids, numbers of sequences and of
+ * document bounds; then lengths (32 bits), offsets in bytes and bounds (64 bits), perhaps modes (a
+ * byte) (megatron/core/datasets/indexed_dataset.py). */
 enum { INDEX_HEADER = 34, MAGIC_BYTES = 9, CODES = 9, LOOKS = 4096 };
 static const char MAGIC[MAGIC_BYTES] = "MMIDIDX\0";
 static const int32_t WIDTH_OF_CODE[CODES] = {[1] = 1, [4] = 4, [5] = 8, [8] = 2};
@@ -29,7 +29,7 @@ static uint64_t number(const uint8_t *at, int bytes)
   return value;
 }
 
-/* ---- nothing but ids, or llm.c's header before them ------------------------------------------- */
+/* ---- nothing but ids, or llm.c's header before them ------------------------------------------ */
 
 /* Whether ids look like 32 bits: then of every second 16 bits hardly a bit is set, since
  * vocabularies have under 2^20 ids. */
@@ -83,7 +83,7 @@ int neapi_tokens_flat(const char *path, const uint8_t *bytes, int64_t length, in
   return NEAP_OK;
 }
 
-/* ---- with an index ---------------------------------------------------------------------------- */
+/* ---- with an index --------------------------------------------------------------------------- */
 
 typedef struct {
   const char *path;

@@ -33,9 +33,11 @@ uint32_t neapi_trace_crc(uint32_t data_crc, const int64_t *shape, const neapi_ke
                          int64_t count);
 
 /* Parses the bytes of a file, unpacked, whichever kind it is, into a zeroed trace, whose memory,
- * header and notes are the caller's also on failure. path names it in messages. Errors: FORMAT, MEMORY. */
+ * header and notes are the caller's also on failure. path names it in messages. Errors: FORMAT,
+ * MEMORY. */
 int neapi_trace_parse(const char *path, const char *text, int64_t length, neap_trace *trace);
-/* Parses CSV text of length bytes into trace->shape, load, memory and notes. Errors: FORMAT, with line. */
+/* Parses CSV text of length bytes into trace->shape, load, memory and notes. Errors: FORMAT, with
+ * line. */
 int neapi_trace_parse_csv(const char *path, const char *text, int64_t length, neap_trace *trace);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Loads from CSV: columns step, layer, rank, e0, e1, … in any order, rows in any order, each exactly
- * once. Ids that leave gaps are renumbered, columns of other names left out; both are noted. */
+/* Loads from CSV: columns step, layer, rank, e0, e1, … in any order, rows in any order, each
+ * exactly once. Ids that leave gaps are renumbered, columns of other names left out; both are
+ * noted. */
 #include "data/trace.h"
 
 #include "base/memory.h"

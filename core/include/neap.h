@@ -111,10 +111,10 @@ NEAP_API int32_t neap_device_count(void);
  * came before them on the starter's stream is done. F64 is there for exact sums alone. Errors:
  * ABSENT, SYSTEM. */
 NEAP_API int neap_device_use(int32_t ordinal);
-/* The calling thread enqueues on this stream of its GPU from now on (a cudaStream_t of the caller's,
- * such as a framework's current one), so that its work and the caller's follow each other without
- * a wait; NULL: on its own again. It stays the caller's. Errors: ARGUMENT (the thread does not use a
- * GPU). */
+/* The calling thread enqueues on this stream of its GPU from now on (a cudaStream_t of the
+ * caller's, such as a framework's current one), so that its work and the caller's follow each other
+ * without a wait; NULL: on its own again. It stays the caller's. Errors: ARGUMENT (the thread does
+ * not use a GPU). */
 NEAP_API int neap_device_stream(void *stream);
 /* Waits for what the calling thread has enqueued. Errors: SYSTEM, if any of it failed. */
 NEAP_API int neap_device_wait(void);
@@ -727,16 +727,16 @@ typedef struct {
   int64_t refresh, refresh_inter;
 } neap_shard_traffic;
 
-/* Every rank passes the same, comm's own rank apart. Everything is zero at first.
- * comm: of the topology's ranks; used in the order of calls, so that whatever should run beside it
- * needs a communicator of its own; not closed before the last collective call.
- * dtype: of working parameters, F32, F64 or BF16. Master parameters, moments and gradients are of
- * dtype too, but F32 where it is BF16: then unshard moves half the bytes of reduce, since a
- * gradient travels as it was summed and is rounded by no one but its owner's sum. travel: see above.
- * exact: gradients to reduce are F64, added in double and rounded once. sizes[experts]: elements of
- * each expert, >= 1. group: 1 to so many ranks per shard group as there are, or see above. Errors:
- * ARGUMENT, also for RESIDENT in a topology whose experts have no homes, and in FP8: resident
- * experts are computed with as they are. */
+/* Every rank passes the same, comm's own rank apart. Everything is zero at first. comm: of the
+ * topology's ranks; used in the order of calls, so that whatever should run beside it needs a
+ * communicator of its own; not closed before the last collective call. dtype: of working
+ * parameters, F32, F64 or BF16. Master parameters, moments and gradients are of dtype too, but F32
+ * where it is BF16: then unshard moves half the bytes of reduce, since a gradient travels as it was
+ * summed and is rounded by no one but its owner's sum. travel: see above. exact: gradients to
+ * reduce are F64, added in double and rounded once. sizes[experts]: elements of each expert, >= 1.
+ * group: 1 to so many ranks per shard group as there are, or see above. Errors: ARGUMENT, also for
+ * RESIDENT in a topology whose experts have no homes, and in FP8: resident experts are computed
+ * with as they are. */
 NEAP_API int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int travel,
                               int exact, const int64_t *sizes, int32_t group, neap_shards **out);
 /* Gradients come back over this communicator from now on, so that they do not wait for unshards nor
@@ -1119,9 +1119,9 @@ typedef struct neap_trace neap_trace;
 typedef struct neap_trace_writer neap_trace_writer;
 
 /* Reads and checks a whole file into memory: safetensors as the writer makes it, up to the last
- * whole step if it was never finished (metadata "state" is then "writing"), safetensors of another's
- * with one tensor "load" of whole numbers (then there is no checksum to check), or CSV with the
- * columns step, layer, rank, e0, e1, …, columns and rows in any order, ids that leave gaps
+ * whole step if it was never finished (metadata "state" is then "writing"), safetensors of
+ * another's with one tensor "load" of whole numbers (then there is no checksum to check), or CSV
+ * with the columns step, layer, rank, e0, e1, …, columns and rows in any order, ids that leave gaps
  * renumbered; plain or packed by gzip, xz or Zstandard. What it is shows in its content, not in its
  * name. Errors: SYSTEM (cannot be read), FORMAT (names the file and the byte or line). */
 NEAP_API int neap_trace_open(const char *path, neap_trace **out);
@@ -1337,16 +1337,15 @@ enum {
 
 /* name: a corpus (neap_text_name): "english" (dict-gcide, a dictionary), "go" (golang-1.19-src),
  * "french" and "russian" (manpages-fr and manpages-ru, troff source); or a file, a folder (all of
- * its files, and of its folders', but for empty ones and names that begin with a dot) or a pattern of glob(7), the
- * files in the order of their paths' bytes. A file's ids are its bytes, unpacked if it is called
- * *.gz, *.xz or *.zst; of a file *.bin uint16 or uint32, with llm.c's header or without, or what
- * Megatron's *.idx beside it says (which may be named instead, or both without ending). ":bytes",
- * ":u16" and ":u32" after the name say what a file shows otherwise.
- * root: folder that stands for "/" for corpora, or NULL for the environment's NEAP_TEXT_ROOT, else
- * "/". limit: bytes to take of a corpus, spread evenly over the files, which are taken in the order
- * of their names' bytes; files have none.
- * Errors: ARGUMENT, ABSENT (a package is missing: tells the command that installs it; no such
- * file), SYSTEM, FORMAT (damaged: names the file). */
+ * its files, and of its folders', but for empty ones and names that begin with a dot) or a pattern
+ * of glob(7), the files in the order of their paths' bytes. A file's ids are its bytes, unpacked if
+ * it is called *.gz, *.xz or *.zst; of a file *.bin uint16 or uint32, with llm.c's header or
+ * without, or what Megatron's *.idx beside it says (which may be named instead, or both without
+ * ending). ":bytes", ":u16" and ":u32" after the name say what a file shows otherwise. root: folder
+ * that stands for "/" for corpora, or NULL for the environment's NEAP_TEXT_ROOT, else "/". limit:
+ * bytes to take of a corpus, spread evenly over the files, which are taken in the order of their
+ * names' bytes; files have none. Errors: ARGUMENT, ABSENT (a package is missing: tells the command
+ * that installs it; no such file), SYSTEM, FORMAT (damaged: names the file). */
 NEAP_API int neap_text_open(const char *name, const char *root, int64_t limit, neap_text **out);
 NEAP_API void neap_text_close(neap_text *text);
 /* Corpora: how many, their names, and the Debian package of each. */
@@ -1363,7 +1362,8 @@ NEAP_API int neap_text_ids(const neap_text *text, int64_t first, int64_t count, 
                            int32_t *ids);
 /* A sequence: ids[length] from a position in a part of the text, targets[length] the token after
  * each. The position depends on (seed, step, sequence) alone, so that a batch does not depend on
- * who draws it. Errors: ARGUMENT (length is below 1 or too long for the part), FORMAT (as above). */
+ * who draws it. Errors: ARGUMENT (length is below 1 or too long for the part), FORMAT (as
+ * above). */
 NEAP_API int neap_text_sample(const neap_text *text, uint64_t seed, int64_t step, int64_t sequence,
                               int64_t length, int32_t part, int32_t vocabulary, int32_t *ids,
                               int32_t *targets);

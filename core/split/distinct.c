@@ -17,8 +17,8 @@ typedef struct {
   double *out, *in; /* [chunks][nodes] */
 } distinct;
 
-/* Share of tokens with none of top_k choices, drawn without return from so many equal experts, among
- * those that have a share of them. */
+/* Share of tokens with none of top_k choices, drawn without return from so many equal experts,
+ * among those that have a share of them. */
 static double missed(double share, double experts, int32_t top_k)
 {
   double none = 1;

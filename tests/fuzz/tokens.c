@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Files of token ids and their indexes: an error, or ids that all lie in the file. An input is a byte
- * that says what it is, two that tell how long the ids' file is, and the bytes. */
+/* Files of token ids and their indexes: an error, or ids that all lie in the file. An input is a
+ * byte that says what it is, two that tell how long the ids' file is, and the bytes. */
 #include "data/text.h"
 #include "fuzz.h"
 

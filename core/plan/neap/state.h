@@ -119,7 +119,8 @@ double neapi_neap_climb(neapi_neap *n, int32_t tries);
 /* Whether a layout holds an expert on a rank twice only where the rank has every expert. */
 bool neapi_neap_has_no_doubles(neapi_neap *n, const int32_t *expert_of);
 
-/* The toll of work that leaves its node, at this price in the split, and at least at another one. */
+/* The toll of work that leaves its node, at this price in the split, and at least at another
+ * one. */
 static inline double neapi_neap_toll(const neapi_neap *n, double least, double price)
 {
   price = price < 20 ? price : 20; /* more changes no layout */
