@@ -9,7 +9,7 @@
 --
 --   ./neap run experiments/quickstart.lua
 --
--- Costs: under 3 minutes on 2 cores, 0.5 GB of memory. Every size is a parameter (--help).
+-- Costs: 3 to 4 minutes on 2 cores, 0.5 GB of memory. Every size is a parameter (--help).
 
 local neap = require 'neap'
 
