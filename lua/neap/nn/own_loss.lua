@@ -53,13 +53,14 @@ end
 -- : Tensor, Tensor -> number
 function OwnLoss:forward(logits, targets)
   local parameters, columns = self.parameters, logits:dim(1)
-  local host, ids = logits:host(), targets:host():data()
+  local host, wanted = logits:host(), targets:host()
   local losses = tensor.new_host(logits.dtype, targets.count)
-  local row, values = ROWS[logits.dtype](columns), host:data()
+  local row, values, ids = ROWS[logits.dtype](columns), host:data(), wanted:data()
   for t = 0, targets.count - 1 do
     losses:data()[t] = token(self, row, values + t * columns, ids[t], columns)
   end
   if host ~= logits then logits:copy(host) end
+  if wanted ~= targets then wanted:close() end
   self.grad_input = logits
   if logits.dtype ~= parameters.dtype then
     self.rounded = tensor.reuse(self.rounded, parameters.dtype, logits:dims())

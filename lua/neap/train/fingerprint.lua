@@ -76,7 +76,8 @@ local function gradients_of(model, layer, sizes, wanted)
   for e, size in ipairs(sizes) do
     local value = tensor.new('f32', size)
     store:get('gradient', e - 1, value)
-    parts[e] = wanted and digest(value:host():data(), size * 4) or ''
+    local host = value:host()
+    parts[e] = wanted and digest(host:data(), size * 4) or ''
     value:close()
   end
   local all = table.concat(parts)

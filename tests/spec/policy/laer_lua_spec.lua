@@ -42,7 +42,8 @@ describe('laer_lua', function()
         experts = math.max(1, math.floor(ranks * slots / (1 + seed % 3))),
       }
       local ctx = make_context(t, seed)
-      local expected = plan.open('laer', t):plan(ctx.history:sum(5)):array()
+      local layout = plan.open('laer', t):plan(ctx.history:sum(5)) -- owns what array() points to
+      local expected = layout:array()
       local got = policy.create(class, {}):plan(ctx)
       for slot = 0, t.slots - 1 do
         assert.are.equal(expected[slot], got[slot + 1], ('seed %d, slot %d'):format(seed, slot))
