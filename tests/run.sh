@@ -288,6 +288,11 @@ if [[ -n "${NEAP_LONG:-}" ]]; then
     job "failed files, $name" "tests/faults.sh 1 1 $name/files"
   done
   run_part 'fuzzers, and every call that can fail'
+  for spec in "${specs_of_code[@]}"; do
+    [[ $spec == tests/cli/* ]] || job "garbage collected always, $spec" \
+      "NEAP_COLLECT=always MALLOC_PERTURB_=165 build/neap lua tests/busted.lua $spec"
+  done
+  run_part 'garbage collected at every allocation'
   job '10,000 steps' 'tests/endurance.sh'
   job 'ranks that die' 'tests/deaths.sh 200'
   job '1,000 kills' 'tests/checkpoints.sh 1000 10000 20'
