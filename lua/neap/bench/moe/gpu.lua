@@ -11,19 +11,10 @@ local device = require 'neap.engine.device'
 local json = require 'neap.base.json'
 local layer = require 'neap.bench.moe.gpu_layer'
 local process = require 'neap.bench.peers.process'
+local shapes = require 'neap.bench.moe.shapes'
 local text_table = require 'neap.base.text_table'
 
 local gpu = {}
-
---- Experts, experts per token, H, F.
-local SHAPES = {
-  { experts = 8, top_k = 2, hidden = 4096, ffn = 14336 },
-  { experts = 16, top_k = 4, hidden = 4096, ffn = 7168 },
-  { experts = 64, top_k = 6, hidden = 2048, ffn = 1408 },
-  { experts = 128, top_k = 8, hidden = 2048, ffn = 768 },
-}
-
-local TOKENS = 16384
 
 local WARM_UP = 2   -- samples
 local LONG = 0.5    -- seconds that samples of forward + backward take together, at least
@@ -44,17 +35,6 @@ local PEER_FIELDS = { 'forward_ratio', 'both_ratio', 'dense_tflops', 'forward_ms
 local TITLES = { torch = 'PyTorch', sonic = 'SonicMoE', liger = 'Liger' }
 for _, name in ipairs { 'torch', 'sonic', 'liger' } do
   for _, field in ipairs(PEER_FIELDS) do ORDER[#ORDER + 1] = name .. '_' .. field end
-end
-
-local function shapes_of(p)
-  local list = {}
-  if p.shape == 'own' then
-    return { { experts = p.experts, top_k = p.top_k, hidden = p.hidden, ffn = p.ffn } }, p.tokens
-  end
-  for _, shape in ipairs(SHAPES) do
-    if p.shape == 'all' or tonumber(p.shape) == shape.experts then list[#list + 1] = shape end
-  end
-  return list, TOKENS
 end
 
 -- ---- rates --------------------------------------------------------------------------------------
@@ -128,9 +108,9 @@ end
 
 local function measure(p)
   device.use('cuda', 0)
-  local shapes, tokens = shapes_of(p)
-  local loads = p.load == 'both' and { 'balanced', 'skewed' } or { p.load }
-  local peers = open_peers(p, { shapes = shapes, loads = loads, tokens = tokens,
+  local list, tokens = shapes.of(p)
+  local loads = shapes.loads(p)
+  local peers = open_peers(p, { shapes = list, loads = loads, tokens = tokens,
     side = ceilings.SIDE })
   local dense = ceilings.dense(ceilings.SIDE)
   local setting = { repeats = p.repeats, tokens = tokens, loads = loads,
@@ -140,7 +120,7 @@ local function measure(p)
     dense_burst_tflops = setting.burst,
     copy_gb_per_second = ceilings.copy(ceilings.COPY, p.repeats) / 1e9,
   }
-  for _, shape in ipairs(shapes) do
+  for _, shape in ipairs(list) do
     for _, row in ipairs(measure_shape(shape, setting, dense, peers)) do
       table.insert(result.rows, row)
     end

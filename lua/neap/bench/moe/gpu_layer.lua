@@ -15,6 +15,7 @@ local device = require 'neap.engine.device'
 local layout = require 'neap.engine.layout'
 local series = require 'neap.base.series'
 local moe = require 'neap.engine.moe'
+local shapes = require 'neap.bench.moe.shapes'
 local split = require 'neap.engine.split'
 local tensor = require 'neap.engine.tensor'
 local topology = require 'neap.engine.topology'
@@ -25,11 +26,6 @@ local layer = {}
 
 local Step = {}
 Step.__index = Step
-
---- Exponent s of loads that fall as 1 / rank^s.
-local LOADS = { balanced = 0, skewed = 0.6 }
-
-local TUNING, STEP = 12, 0.7
 
 -- ---- the layer ----------------------------------------------------------------------------------
 
@@ -94,34 +90,6 @@ local function set_bias(s, bias)
   s.router:copy(bias, s.p.experts)
 end
 
---- The router's bias that makes loads fall as 1 / rank^exponent.
-local function tune(s, exponent)
-  local p, total, bias, row = s.p, 0, {}, nil
-  for e = 1, p.experts do
-    total = total + e ^ -exponent
-    bias[e] = 0
-  end
-  for _ = 1, TUNING do
-    s.layer:route(s.x, s.router)
-    local load = s.layer:load()
-    for e = 1, p.experts do
-      local wanted = p.tokens * p.top_k * e ^ -exponent / total
-      bias[e] = bias[e] + STEP * math.log(wanted / math.max(1, tonumber(load[e - 1])))
-    end
-    if row then row:close() end
-    row = tensor.of('bf16', bias)
-    set_bias(s, row)
-  end
-  return row
-end
-
---- Largest load over the mean.
-local function hottest(s)
-  local load, largest = s.layer:load(), 0
-  for e = 0, s.p.experts - 1 do largest = math.max(largest, tonumber(load[e])) end
-  return largest * s.p.experts / (s.p.tokens * s.p.top_k)
-end
-
 -- ---- measuring ----------------------------------------------------------------------------------
 
 --- Bytes a token that are kept from forward to backward: what closing the layer then gives back,
@@ -145,7 +113,10 @@ function layer.open(shape, loads, tokens, dense)
   for name, value in pairs(shape) do p[name] = value end
   local s = open_step(p)
   s.dense, s.loads, s.kept_bytes = dense, {}, kept(s)
-  for i, name in ipairs(loads) do s.loads[i] = { name = name, bias = tune(s, LOADS[name]) } end
+  for i, name in ipairs(loads) do
+    s.loads[i] = { name = name, bias = shapes.tune(s.layer, 1, p.experts, s.router, name,
+      function() s.layer:route(s.x, s.router) end) }
+  end
   s:forget()
   return s
 end
@@ -171,7 +142,7 @@ function Step:sample()
       load.rate:add(rate)
       load.latest[kind] = seconds
     end
-    load.hottest = hottest(self)
+    load.hottest = shapes.hottest(self.layer, 1, self.p.experts)
   end
 end
 
