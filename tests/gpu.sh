@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # What a machine with a GPU is for: builds, tests the kernels and the engine there, and measures.
-#   tests/gpu.sh [test|sanitize|bench|all] [BUILD FOLDER]
+#   tests/gpu.sh [test|sanitize|bench|several|all] [BUILD FOLDER]
+# several: what needs more than one GPU, one rank each, in processes over NCCL and in threads.
 # Each slice takes less than 10 minutes after the build; without one, all are run. Needs what the CPU
 # needs, nvcc, and a driver; cuBLAS, NCCL and compute-sanitizer where they are found. A build folder
 # with a program but without CMakeCache.txt was carried here, and is used as it is. The CPU's own
@@ -9,7 +10,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 slice=all
-case "${1:-}" in test | sanitize | bench | all)
+case "${1:-}" in test | sanitize | bench | several | all)
   slice=$1
   shift
   ;;
@@ -343,6 +344,40 @@ bench_all() {
     --ffn=2048 --experts=16 --sequence=1024 --batch=16 --rounds=1
 }
 
+# ---- several ----
+
+# The same bench in processes over NCCL, a rank on every GPU there is, and in threads.
+on_all() { # seconds, options
+  echo "== $gpus GPUs, mpirun and NCCL: neap bench ${*:2}"
+  timeout "$1" mpirun -n "$gpus" "$build/neap" bench "${@:2}" --device=cuda
+  count "NCCL, bench ${*:2}" $? /dev/null
+  echo "== $gpus GPUs, threads and peer copies: neap bench ${*:2}"
+  timeout "$1" "$build/neap" bench "${@:2}" --device=cuda --ranks="$gpus"
+  count "threads, bench ${*:2}" $? /dev/null
+}
+
+several_all() {
+  gpus=$(nvidia-smi -L | wc -l)
+  if ((gpus < 2)); then
+    echo 'skipped   several: there is one GPU'
+    return
+  fi
+  export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0} # multicast is not needed, and not on every host
+  test_nccl
+  test_processes
+  # 8,192 tokens a rank on shapes with published figures for 2, 4 and 8 GPUs
+  on_all 120 moe --shape=own --hidden=2048 --ffn=768 --experts=128 --top-k=8 --tokens=8192
+  on_all 120 moe --shape=own --hidden=4096 --ffn=14336 --experts=8 --top-k=2 --tokens=8192
+  on_all 60 unshard --dtype=bf16 --experts=8 --slots=2 --hidden=4096 --ffn=14336 --repeats=30
+  on_all 60 unshard --dtype=bf16 --experts=128 --slots=16 --hidden=2048 --ffn=768 --repeats=30
+  on_all 200 step --schedules=none,laer,neap --slots=$((32 / gpus)) --repeats=5
+  echo "== $gpus GPUs: neap run experiments/quickstart.lua"
+  timeout 300 mpirun -n "$gpus" "$build/neap" run experiments/quickstart.lua --device=cuda --no-store \
+    --text=english --trace= --policies=static,laer,minimax,neap,late --layers=12 --hidden=1024 \
+    --experts=16 --sequence=1024 --batch=32 --slots=$((32 / gpus)) --steps=30 --schedule=neap
+  count 'NCCL, quickstart at 12 layers' $? /dev/null
+}
+
 if wanted test; then
   test_kernels
   test_nccl
@@ -355,6 +390,7 @@ if wanted test; then
 fi
 if wanted sanitize; then sanitize_all; fi
 if wanted bench; then bench_all; fi
+if wanted several; then several_all; fi
 
 printf '%d passed, %d failed\n' "$passed" "$failed"
 ((failed == 0))

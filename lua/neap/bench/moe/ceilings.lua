@@ -35,15 +35,20 @@ local function seconds_of(action)
   return C.neap_clock() - start
 end
 
---- A bf16 tensor filled with scale x normal numbers.
-function ceilings.random(stream, scale, ...)
-  local t = tensor.new('bf16', ...)
-  local pattern = tensor.new('bf16', math.min(PATTERN, t.count)):normal(SEED, stream, 0, scale)
+--- A tensor filled with scale x normal numbers.
+function ceilings.random_of(dtype, stream, scale, ...)
+  local t = tensor.new(dtype, ...)
+  local pattern = tensor.new(dtype, math.min(PATTERN, t.count)):normal(SEED, stream, 0, scale)
   for at = 0, t.count - 1, PATTERN do
     t:copy(pattern, math.min(PATTERN, t.count - at), at)
   end
   pattern:close()
   return t
+end
+
+--- The same in bf16.
+function ceilings.random(...)
+  return ceilings.random_of('bf16', ...)
 end
 
 --- Bytes per second, read and written, of a copy of so many bf16 elements: median of repeats.
