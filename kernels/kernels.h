@@ -317,6 +317,15 @@ typedef int neapi_kernel_from_e4m3(int64_t n, const void *packed, //
                                    void *out,
                                    void *stream); // (N), code times scale in acc, rounded
 
+/* Rows of tokens, each with blocks of its own, the last of which may be short: a row is as long as
+ * neapi_e4m3_bytes(H). As scatter without weights, packed[position[t,k]] = x[t]. */
+typedef int neapi_kernel_scatter_e4m3(int64_t t, int64_t k, int64_t h, //
+                                      const int32_t *position,         // (T, K) row of packed
+                                      const void *x,                   // (T, H)
+                                      void *packed, void *stream);     // any rows
+typedef int neapi_kernel_rows_from_e4m3(int64_t n, int64_t h, const void *packed, // N rows
+                                        void *out, void *stream); // (N, H), as from_e4m3
+
 /* ---- exact sums: words and method are in exact.h -------------------------------------------- */
 
 /* max[h] = largest |x[:,h]|, infinity if one is not finite; with accumulate also of what max
@@ -373,6 +382,7 @@ typedef int neapi_kernel_exact_square_sum(int64_t n, const void *x, double max, 
   X(attention_backward)                                                                            \
   X(fill) X(add) X(sum) A(sum_double) X(swiglu) X(swiglu_backward) A(adamw)                        \
   X(to_double) X(from_double) X(to_acc) X(from_acc) A(to_e4m3) X(from_e4m3)                        \
+  X(scatter_e4m3) X(rows_from_e4m3)                                                                \
   X(cross_entropy) A(router) A(router_shares) A(balanced_choices) X(router_backward)               \
   A(count_choices) A(assign_choices) X(square_sum) X(max_abs)                                      \
   X(exact_column_max) A(exact_quantum) X(exact_quantise) A(exact_gemm_tn) X(exact_column_sum)      \

@@ -205,11 +205,13 @@ compare_training() { # name, the largest difference between losses of CPU and GP
 test_training() {
   start_training f32 --dtype=f32
   start_training bf16 --dtype=bf16
+  start_training fp8 --dtype=bf16 --unshard=fp8 --dispatch=fp8
   start_training sigmoid --dtype=bf16 --scores=sigmoid --bias-rate=0.01 --router-f32 \
     --shared-experts=1 --dense-layers=1
   report
   compare_training f32 2e-3
   compare_training bf16 3e-2
+  compare_training fp8 5e-2
   compare_training sigmoid 5e-2
   report
 }
@@ -317,7 +319,7 @@ sanitize_all() {
       ;;
     esac
     for name in kernels_cuda_{rows,rmsnorm,rotary,elementwise,reduce,softmax_loss,router} \
-      kernels_cuda_{attention,gemm,experts,choices,exact,fp8} device_cuda_random; do
+      kernels_cuda_{attention,gemm,experts,choices,exact,fp8,fp8_rows} device_cuda_random; do
       start "$tool, test_$name" sanitize "$tool" "$build/tests/test_$name" ${size:+"$size"}
     done
   done
