@@ -706,11 +706,11 @@ NEAP_API void neap_cut(int64_t size, int64_t granule, int32_t parts, int32_t ind
  * in each run: an all-reduce of gradients with the optimizer in its middle (ZeRO, arXiv
  * 1910.02054). */
 enum { NEAP_GROUP_ALL = 0, NEAP_GROUP_NODE = -1, NEAP_GROUP_RESIDENT = -2 };
-/* How working parameters travel in unshards and refreshes: as they are, or in FP8 (E4M3, blocks of
- * 128 elements of an expert, each with a scale in F32; arXiv 2209.05433, 2412.19437): 33 / 32 bytes
- * an element. All replicas then have what came out of FP8, the owner's too, whatever ranks, layout
- * and shard group; ranges are cut at multiples of 128 elements; masters and gradients are as
- * ever. */
+/* How working parameters travel in unshards and refreshes, and tokens to their experts: as they
+ * are, or in FP8 (E4M3, blocks of 128 elements, each with a scale in F32; arXiv 2209.05433,
+ * 2412.19437): 33 / 32 bytes an element. Blocks of parameters are counted from the first of an
+ * expert. All replicas then have what came out of FP8, the owner's too, whatever ranks, layout and
+ * shard group; ranges are cut at multiples of 128 elements; masters and gradients are as ever. */
 enum { NEAP_TRAVEL_DTYPE, NEAP_TRAVEL_E4M3 };
 typedef enum {
   NEAP_SHARD_PARAMETER,
@@ -841,6 +841,11 @@ typedef struct {
                            in the backward, from tokens as they arrived: two thirds of a forward */
   int32_t balanced;     /* force-balanced: the router's choices are replaced, so that every expert
                            gets as many tokens, up to one; weights are those of the new choices */
+  int32_t travel;       /* how tokens do to their experts: NEAP_TRAVEL_DTYPE, or NEAP_TRAVEL_E4M3 by
+                           rows, the last block of which may be short. Experts then compute with
+                           what came out of FP8, on their tokens' own rank too; the router with
+                           tokens as they are. Outputs, and gradients both ways, travel as they are.
+                           A gradient of what came out is the token's (straight-through) */
   double aux_loss;      /* coefficient of the load-balance loss; 0: none */
 } neap_moe_options;
 
@@ -1121,7 +1126,7 @@ typedef struct neap_trace_writer neap_trace_writer;
 /* Reads and checks a whole file into memory: safetensors as the writer makes it, up to the last
  * whole step if it was never finished (metadata "state" is then "writing"), safetensors of
  * another's with one tensor "load" of whole numbers (then there is no checksum to check), or CSV
- * with the columns step, layer, rank, e0, e1, …, columns and rows in any order, ids that leave gaps
+ * with the columns step, layer, rank, e0, e1, …, columns and rows in any order, ids with gaps
  * renumbered; plain or packed by gzip, xz or Zstandard. What it is shows in its content, not in its
  * name. Errors: SYSTEM (cannot be read), FORMAT (names the file and the byte or line). */
 NEAP_API int neap_trace_open(const char *path, neap_trace **out);

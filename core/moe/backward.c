@@ -13,8 +13,8 @@ int neap_moe_backward_dispatch(neap_moe *m, const neap_tensor *dy)
   if (status)
     return status;
   double since = neapi_timeline_now();
-  m->dout = neapi_experts_acquire_rows(&m->experts, NEAPI_ROWS_DOUT,
-                                       m->rows.all_rows * m->rows.row_bytes);
+  m->dout =
+      neapi_experts_acquire_rows(&m->experts, NEAPI_ROWS_DOUT, m->rows.all_rows * m->row_bytes);
   if (!m->dout)
     return NEAP_MEMORY;
   status = neapi_kernel_status_of("moe backward_dispatch",
@@ -47,7 +47,9 @@ static int acquire_rows(neap_moe *m, const void *x)
   int status = neapi_moe_acquire_out(m);
   if (!status)
     status = neapi_buffer_reserve(&m->dlog, m->rows.all_rows * m->kernels->acc_size, "moe");
-  return status || m->in ? status : neapi_moe_fill_in(m, "moe backward", x);
+  if (!status && m->packed)
+    return neapi_moe_unpack_tokens(m, "moe backward", 0, m->slots);
+  return status || m->in ? status : neapi_moe_place_tokens(m, "moe backward", x);
 }
 
 /* Gradients of the experts' inputs, and of the logarithms of their weights. Hidden values that are

@@ -33,7 +33,7 @@ static int allocate(neapi_dispatch *d)
 }
 
 int neapi_dispatch_open(neapi_dispatch *d, neap_comm *comm, neap_topology *topology,
-                        int64_t row_bytes, int64_t mark_bytes, int32_t chunks)
+                        int64_t mark_bytes, int32_t chunks)
 {
   int32_t rank = neap_comm_rank(comm);
   *d = (neapi_dispatch){.comm = comm,
@@ -41,7 +41,6 @@ int neapi_dispatch_open(neapi_dispatch *d, neap_comm *comm, neap_topology *topol
                         .rank = rank,
                         .slots = topology->first_slot[rank + 1] - topology->first_slot[rank],
                         .chunks = chunks,
-                        .row_bytes = row_bytes,
                         .mark_bytes = mark_bytes};
   return allocate(d);
 }
@@ -142,7 +141,8 @@ static int64_t list_messages(const neapi_dispatch_message *list, int64_t count, 
   return used;
 }
 
-int neapi_dispatch_start(neapi_dispatch *d, int32_t chunk, bool back, void *rows, void *marks)
+int neapi_dispatch_start(neapi_dispatch *d, int32_t chunk, bool back, int64_t row_bytes, void *rows,
+                         void *marks)
 {
   if (neap_comm_size(d->comm) == 1) /* nobody to exchange with, and no reason to meet anybody */
     return NEAP_OK;
@@ -150,8 +150,8 @@ int neapi_dispatch_start(neapi_dispatch *d, int32_t chunk, bool back, void *rows
                                *in = back ? d->sends : d->receives;
   int64_t outs = back ? d->receive_count : d->send_count,
           ins = back ? d->send_count : d->receive_count;
-  int64_t sends = list_messages(out, outs, chunk, rows, d->row_bytes, d->send);
-  int64_t recvs = list_messages(in, ins, chunk, rows, d->row_bytes, d->recv);
+  int64_t sends = list_messages(out, outs, chunk, rows, row_bytes, d->send);
+  int64_t recvs = list_messages(in, ins, chunk, rows, row_bytes, d->recv);
   sends += list_messages(out, outs, chunk, marks, d->mark_bytes, d->send + sends);
   recvs += list_messages(in, ins, chunk, marks, d->mark_bytes, d->recv + recvs);
   for (int64_t i = 0; i < sends; i++)

@@ -24,7 +24,7 @@ typedef struct {
   neap_comm *comm;
   neap_topology *topology;
   int32_t rank, slots, chunks; /* slots: of this rank */
-  int64_t row_bytes, mark_bytes;
+  int64_t mark_bytes;
   int64_t *tokens;                  /* [S] this rank's tokens to every slot */
   int64_t *column;                  /* [ranks][slots] every rank's tokens to this rank's slots */
   int64_t *slot_tokens;             /* [S] */
@@ -41,7 +41,7 @@ typedef struct {
 } neapi_dispatch;
 
 int neapi_dispatch_open(neapi_dispatch *dispatch, neap_comm *comm, neap_topology *topology,
-                        int64_t row_bytes, int64_t mark_bytes, int32_t chunks);
+                        int64_t mark_bytes, int32_t chunks);
 /* Waits for exchanges under way. */
 void neapi_dispatch_close(neapi_dispatch *dispatch);
 void neapi_dispatch_drain(neapi_dispatch *dispatch);
@@ -54,8 +54,8 @@ void neapi_dispatch_slots(const neapi_dispatch *dispatch, int32_t chunk, int32_t
                           int32_t *end);
 /* Starts to send a chunk's rows to the experts' ranks, or with back to where they came from.
  * rows (all_rows, row_bytes). marks (all_rows, mark_bytes) travel with them, unless NULL. */
-int neapi_dispatch_start(neapi_dispatch *dispatch, int32_t chunk, bool back, void *rows,
-                         void *marks);
+int neapi_dispatch_start(neapi_dispatch *dispatch, int32_t chunk, bool back, int64_t row_bytes,
+                         void *rows, void *marks);
 int neapi_dispatch_wait(neapi_dispatch *dispatch, int32_t chunk, bool back);
 
 #endif

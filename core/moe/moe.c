@@ -32,6 +32,8 @@ static int check_options(const neap_comm *comm, const neap_topology *t, const ne
   if (o->scoring != NEAP_SOFTMAX && o->scoring != NEAP_SIGMOID)
     return neapi_fail(NEAP_ARGUMENT, "moe: scoring is %d; allowed are %d, softmax, and %d, sigmoid",
                       o->scoring, NEAP_SOFTMAX, NEAP_SIGMOID);
+  if (!neapi_travels("moe", o->travel))
+    return NEAP_ARGUMENT;
   if (!(o->aux_loss >= 0 && o->aux_loss < 1e30))
     return neapi_fail(NEAP_ARGUMENT, "moe: aux_loss is %g; it must be 0 or more", o->aux_loss);
   for (int32_t e = 0; e < t->experts; e++)
@@ -77,6 +79,7 @@ int neap_moe_open(neap_comm *comm, neap_topology *topology, const neap_moe_optio
   m->topology = neapi_topology_share(topology);
   m->options = *options;
   m->kernels = kernels;
+  m->row_bytes = options->hidden * kernels->size;
   m->received.memory = m->dlog.memory = neapi_memory_of_reals();
   m->maxima.memory = m->quanta.memory = neapi_memory_of_reals();
   m->rank = neap_comm_rank(comm);
@@ -87,8 +90,8 @@ int neap_moe_open(neap_comm *comm, neap_topology *topology, const neap_moe_optio
     status = neapi_experts_open(&m->experts, m->kernels, options->hidden, topology->experts, ffn,
                                 m->slots);
   if (!status)
-    status = neapi_dispatch_open(&m->rows, comm, m->topology, options->hidden * m->kernels->size,
-                                 m->kernels->acc_size, options->chunks);
+    status =
+        neapi_dispatch_open(&m->rows, comm, m->topology, m->kernels->acc_size, options->chunks);
   if (!status)
     status = allocate(m);
   if (status)
@@ -285,12 +288,13 @@ int neap_moe_dispatch(neap_moe *m, const neap_tensor *x, const neap_layout *layo
   if (status)
     return status;
   m->layout = layout->hash;
+  m->packed = m->options.travel == NEAP_TRAVEL_E4M3;
   double since = neapi_timeline_now();
   status = assign_rows(m, layout, split);
   if (!status)
-    status = neapi_moe_fill_in(m, "moe dispatch", neap_tensor_data(x));
+    status = neapi_moe_place_tokens(m, "moe dispatch", neap_tensor_data(x));
   if (!status)
-    status = neapi_moe_start_all(m, false, NEAP_SPAN_DISPATCH, m->in, NULL);
+    status = neapi_moe_start_tokens(m);
   neapi_moe_end_span(&since, NEAP_SPAN_DISPATCH);
   if (!status)
     m->last = NEAPI_MOE_DISPATCHED;
@@ -310,6 +314,8 @@ static int compute_forward(neap_moe *m, const void *weights, neap_transfer *arri
   for (int32_t c = 0, from, end; !status && c < m->options.chunks; c++) {
     neapi_dispatch_slots(&m->rows, c, &from, &end);
     status = neapi_moe_wait_for(m, c, false);
+    if (!status)
+      status = neapi_moe_unpack_tokens(m, "moe forward", from, end);
     if (!status)
       status = neapi_moe_compute(m, forward, NEAP_SPAN_EXPERT, c, from, end, weights, arriving);
     if (!status)

@@ -10,7 +10,9 @@
  *   backward             rows of tokens   gradient of in       gradient of outputs
  *
  * Between forward and backward a layer keeps in, as it came from other ranks (one rank alone makes
- * it again), and its experts' gate and up (experts.h); the rest is memory that layers share.
+ * it again), and its experts' gate and up (experts.h); the rest is memory that layers share. Tokens
+ * that travel in FP8 are kept so, those of this rank's own too, and in is made of them where it is
+ * needed.
  * What the router needs of the outputs comes from the experts' backward as dlog (kernels.h).
  */
 #ifndef NEAP_MOE_H
@@ -39,9 +41,11 @@ struct neap_moe {
   neap_topology *topology;
   neap_moe_options options;
   const neapi_kernels *kernels;
+  int64_t row_bytes;   /* of a row of in, out and dout */
   int32_t rank, slots; /* slots: of this rank */
   neapi_moe_phase last;
   uint64_t layout; /* hash of the one that the last dispatch was by */
+  bool packed;     /* its tokens travelled in FP8 */
   neapi_route route;
   neapi_experts experts;
   neapi_dispatch rows;
@@ -52,7 +56,7 @@ struct neap_moe {
   double aux_loss;
   double *shares_grad;         /* [experts] gradient of the auxiliary loss */
   void *in, *out, *dout;       /* (all_rows, H); NULL: not now */
-  neapi_buffer received;       /* in, where it is kept */
+  neapi_buffer received;       /* in, where it is kept, or (all_rows) in FP8 */
   neapi_buffer dlog;           /* (all_rows) acc */
   neapi_buffer maxima, quanta; /* double: see agree_on_quanta */
 };
@@ -71,14 +75,18 @@ int neapi_moe_router_dtype(const neap_moe *m);
 void neapi_moe_end_span(double *since, int id);
 void neapi_moe_end_experts(neap_moe *m, double *since, int id, int32_t chunk);
 
-/* Makes in: acquires its memory and copies this rank's tokens to the rows that their choices were
- * given. */
-int neapi_moe_fill_in(neap_moe *m, const char *name, const void *x);
+/* Puts this rank's tokens into the rows that their choices were given: into in, whose memory it
+ * acquires, or in FP8 beside it. */
+int neapi_moe_place_tokens(neap_moe *m, const char *name, const void *x);
+/* Makes in of what has come in FP8 for slots from to end - 1; else does nothing. */
+int neapi_moe_unpack_tokens(neap_moe *m, const char *name, int32_t from, int32_t end);
 /* Acquires memory for out. */
 int neapi_moe_acquire_out(neap_moe *m);
 /* Gives back what is shared with other layers, when nothing is on its way to or from it. */
 void neapi_moe_release_rows(neap_moe *m);
 
+/* Start to send the tokens as they were placed. */
+int neapi_moe_start_tokens(neap_moe *m);
 /* Start to send rows, of a chunk or of all, and marks with them, unless NULL; id: of the spans.
  * back: to where their tokens are. */
 int neapi_moe_start_chunk(neap_moe *m, int32_t chunk, bool back, int id, void *rows, void *marks);

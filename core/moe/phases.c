@@ -43,9 +43,40 @@ static bool makes_rows(const neap_moe *m)
   return m->topology->ranks == 1;
 }
 
-int neapi_moe_fill_in(neap_moe *m, const char *name, const void *x)
+static int pack_tokens(neap_moe *m, const char *name, const void *x)
 {
-  int64_t bytes = m->rows.all_rows * m->rows.row_bytes;
+  int64_t bytes = m->rows.all_rows * neapi_e4m3_bytes(m->options.hidden);
+  int status = neapi_buffer_reserve(&m->received, bytes, "moe");
+  m->in = NULL;
+  if (status)
+    return status;
+  return neapi_kernel_status_of(
+      name, m->kernels->scatter_e4m3(m->route.tokens, m->options.top_k, m->options.hidden,
+                                     m->route.position.data, x, m->received.data, neapi_stream()));
+}
+
+int neapi_moe_unpack_tokens(neap_moe *m, const char *name, int32_t from, int32_t end)
+{
+  if (!m->packed || from == end)
+    return NEAP_OK;
+  if (!m->in)
+    m->in = neapi_experts_acquire_rows(&m->experts, NEAPI_ROWS_IN, m->rows.rows * m->row_bytes);
+  if (!m->in)
+    return NEAP_MEMORY;
+  const neapi_batch *batches = m->experts.batches;
+  int64_t first = batches[from].first,
+          rows = batches[end - 1].first + batches[end - 1].rows - first;
+  const char *packed = (char *)m->received.data + first * neapi_e4m3_bytes(m->options.hidden);
+  return neapi_kernel_status_of(
+      name, m->kernels->rows_from_e4m3(rows, m->options.hidden, packed,
+                                       (char *)m->in + first * m->row_bytes, neapi_stream()));
+}
+
+int neapi_moe_place_tokens(neap_moe *m, const char *name, const void *x)
+{
+  int64_t bytes = m->rows.all_rows * m->row_bytes;
+  if (m->packed)
+    return pack_tokens(m, name, x);
   if (makes_rows(m)) {
     m->in = neapi_experts_acquire_rows(&m->experts, NEAPI_ROWS_IN, bytes);
     if (!m->in)
@@ -63,8 +94,7 @@ int neapi_moe_fill_in(neap_moe *m, const char *name, const void *x)
 
 int neapi_moe_acquire_out(neap_moe *m)
 {
-  m->out =
-      neapi_experts_acquire_rows(&m->experts, NEAPI_ROWS_OUT, m->rows.all_rows * m->rows.row_bytes);
+  m->out = neapi_experts_acquire_rows(&m->experts, NEAPI_ROWS_OUT, m->rows.all_rows * m->row_bytes);
   return m->out ? NEAP_OK : NEAP_MEMORY;
 }
 
@@ -73,16 +103,32 @@ void neapi_moe_release_rows(neap_moe *m)
   for (int i = 0; i < NEAPI_ROWS; i++)
     neapi_experts_release_rows(&m->experts, (neapi_rows)i);
   m->out = m->dout = NULL;
-  if (makes_rows(m))
+  if (makes_rows(m) || m->packed)
     m->in = NULL;
 }
 
 /* ---- exchanges ------------------------------------------------------------------------------- */
 
-int neapi_moe_start_chunk(neap_moe *m, int32_t chunk, bool back, int id, void *rows, void *marks)
+static int start(neap_moe *m, int32_t chunk, bool back, int id, int64_t row_bytes, void *rows,
+                 void *marks)
 {
   neapi_timeline_label(id, NEAP_TOKENS, m->options.chunks > 1 ? chunk : -1);
-  return neapi_dispatch_start(&m->rows, chunk, back, rows, marks);
+  return neapi_dispatch_start(&m->rows, chunk, back, row_bytes, rows, marks);
+}
+
+int neapi_moe_start_tokens(neap_moe *m)
+{
+  int64_t bytes = m->packed ? neapi_e4m3_bytes(m->options.hidden) : m->row_bytes;
+  void *rows = m->packed ? m->received.data : m->in;
+  int status = NEAP_OK;
+  for (int32_t c = 0; !status && c < m->options.chunks; c++)
+    status = start(m, c, false, NEAP_SPAN_DISPATCH, bytes, rows, NULL);
+  return status;
+}
+
+int neapi_moe_start_chunk(neap_moe *m, int32_t chunk, bool back, int id, void *rows, void *marks)
+{
+  return start(m, chunk, back, id, m->row_bytes, rows, marks);
 }
 
 int neapi_moe_start_all(neap_moe *m, bool back, int id, void *rows, void *marks)

@@ -11,14 +11,22 @@
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
+bool neapi_travels(const char *name, int travel)
+{
+  if (travel == NEAP_TRAVEL_DTYPE || travel == NEAP_TRAVEL_E4M3)
+    return true;
+  neapi_fail(NEAP_ARGUMENT, "%s: travel is %d; allowed are %d (dtype) and %d (E4M3)", name, travel,
+             NEAP_TRAVEL_DTYPE, NEAP_TRAVEL_E4M3);
+  return false;
+}
+
 static int check_types(int dtype, int travel, int32_t group)
 {
   if (dtype != NEAP_F32 && dtype != NEAP_F64 && dtype != NEAP_BF16)
     return neapi_fail(NEAP_ARGUMENT, "shards: dtype is %s; allowed are f32, f64 and bf16",
                       neapi_dtype_name(dtype));
-  if (travel != NEAP_TRAVEL_DTYPE && travel != NEAP_TRAVEL_E4M3)
-    return neapi_fail(NEAP_ARGUMENT, "shards: travel is %d; allowed are %d (dtype) and %d (E4M3)",
-                      travel, NEAP_TRAVEL_DTYPE, NEAP_TRAVEL_E4M3);
+  if (!neapi_travels("shards", travel))
+    return NEAP_ARGUMENT;
   if (travel == NEAP_TRAVEL_E4M3 && group == NEAP_GROUP_RESIDENT)
     return neapi_fail(NEAP_ARGUMENT,
                       "shards: resident experts do not travel in FP8, since they are "

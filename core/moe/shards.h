@@ -45,6 +45,9 @@ struct neap_shards {
   neap_shard_traffic traffic;
 };
 
+/* Whether there is this way to travel; false: reported. name: who is asked to. */
+bool neapi_travels(const char *name, int travel);
+
 /* Which elements of an expert a rank owns, and which it sends to its shard group. */
 neapi_shard_range neapi_shards_master(const neap_shards *shards, int32_t expert, int32_t rank);
 neapi_shard_range neapi_shards_working(const neap_shards *shards, int32_t expert, int32_t rank);

@@ -22,6 +22,7 @@ local CASES = {
   '--steps=4 --no-exact -n 4 --batch=32 --layers=4 --schedule=laer:recompute=true '
     .. '--dense-layers=2 --shared-experts=2',
   '--steps=4 --no-exact -n 4 --dtype=bf16 --unshard=fp8 --shard-group=2 --hidden=192 --batch=4',
+  '--steps=4 --no-exact -n 3 --dispatch=fp8 --hidden=192 --batch=9 --layers=4 --experts=8',
   '--steps=4 -n 1 --slots=16 --batch=2 --heads=8 --kv-heads=2 --sequence=200',
 }
 

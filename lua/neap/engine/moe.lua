@@ -35,6 +35,7 @@ local SPEC = {
   router_f32 = { default = false },
   exact = {}, aux_loss = { default = 0 }, chunks = { default = 1 }, hold_combine = {},
   recompute = {}, balanced = { default = false },
+  travel = { default = 'dtype', choices = { 'dtype', 'fp8' } },
 }
 
 local out = ffi.new 'neap_moe *[1]'
@@ -51,7 +52,8 @@ end
 -- on layout, split and ranks. aux_loss (0): coefficient of the load-balance loss. chunks (1):
 -- exchanges that tokens travel in. hold_combine: gradients of tokens travel back after those of
 -- weights are computed. recompute: the backward computes the experts' hidden values again.
--- balanced: choices are replaced, so that every expert gets as many tokens.
+-- balanced: choices are replaced, so that every expert gets as many tokens. travel: how tokens do
+-- to their experts, 'dtype' (default) or 'fp8' (E4M3; neap.h).
 -- comm: for tokens; stores need another one.
 -- : table -> Moe
 function moe.open(given)
@@ -68,6 +70,7 @@ function moe.open(given)
     exact = flag(o.exact), renormalise = flag(o.renormalise), aux_loss = o.aux_loss,
     hold_combine = flag(o.hold_combine), recompute = flag(o.recompute),
     balanced = flag(o.balanced),
+    travel = o.travel == 'fp8' and C.NEAP_TRAVEL_E4M3 or C.NEAP_TRAVEL_DTYPE,
   })
   check(C.neap_moe_open(o.comm.ptr, o.topology.ptr, settings,
     ffi.new('int64_t[?]', experts, o.ffn), out), 2)

@@ -43,7 +43,7 @@ local SPEC = {
   shared_experts = { default = 0, min = 0, integer = true },
   dense_layers = { default = 0, min = 0, integer = true },
   dense_ffn = { default = 0, min = 0, integer = true },
-  unshard = { default = 'dtype' }, loss = { type = 'function' },
+  unshard = { default = 'dtype' }, dispatch = { default = 'dtype' }, loss = { type = 'function' },
 }
 
 --- F of every expert, from index 1.
@@ -81,7 +81,7 @@ end
 -- every expert gets as many tokens (engine/moe.lua). shared_experts: so many more, each as wide as
 -- the mean of the others, compute every token. dense_layers: the first so many of the layers have
 -- no experts, but a feed-forward network of size dense_ffn (0: of the experts that a token uses).
--- unshard: how experts travel, as in engine/shards.lua.
+-- unshard, dispatch: how experts travel (engine/shards.lua), and tokens to them (engine/moe.lua).
 -- loss: a function in cross-entropy's place (nn/own_loss.lua).
 function Transformer.new(given)
   local o = options.check(given, SPEC, 'transformer')
@@ -148,7 +148,7 @@ function Transformer:open_experts(o, ffn)
       top_k = o.top_k, dtype = o.dtype, renormalise = o.renormalise, exact = o.exact,
       chunks = o.schedule.chunks, hold_combine = o.schedule.hold_combine,
       recompute = o.schedule.recompute, aux_loss = o.aux_loss, ffn = ffn,
-      scores = o.scores, router_f32 = o.router_f32, balanced = o.balanced }
+      scores = o.scores, router_f32 = o.router_f32, balanced = o.balanced, travel = o.dispatch }
     self.stores[l] = shards.open { comm = self.comm.shards, reduces = self.comm.reduces,
       topology = o.topology, dtype = o.dtype, travel = o.unshard, exact = o.exact, sizes = sizes,
       group = o.group }

@@ -47,6 +47,7 @@ local function sizes_of(p, job)
   s.dtype = rawget(p, 'dtype') or 'f32'
   s.element = SIZE[s.dtype]
   s.travels = rawget(p, 'unshard') == 'fp8' and FP8 or s.element
+  s.dispatch_fp8 = rawget(p, 'dispatch') == 'fp8'
   s.acc = math.max(4, s.element)   -- masters, moments, sums
   s.grad = s.exact and 8 or s.acc -- gradients
   s.tokens = math.ceil(p.batch / job.ranks) * p.sequence
@@ -118,11 +119,17 @@ local function all_rows(s)
   return s.tokens * s.top_k * (2 - 1 / s.ranks)
 end
 
---- Of a layer's experts: inputs of all rows, which one rank alone makes again, gate and up, and a
--- number per row.
+--- Inputs of all rows that a layer keeps: as they travelled in FP8; as they are; or none, since one
+-- rank alone makes them again.
+local function kept_inputs(s)
+  if s.dispatch_fp8 then return all_rows(s) * math.ceil(s.hidden / 128) * 132 end
+  return s.ranks > 1 and all_rows(s) * s.hidden * s.element or 0
+end
+
+--- Of a layer's experts: inputs, gate and up, and a number per row.
 local function expert_rows(s)
-  local here, inputs = s.tokens * s.top_k, s.ranks > 1 and all_rows(s) * s.hidden or 0
-  local bytes = MARGIN * ((inputs + 2 * here * s.ffn) * s.element + all_rows(s) * s.acc)
+  local here = s.tokens * s.top_k
+  local bytes = MARGIN * (kept_inputs(s) + 2 * here * s.ffn * s.element + all_rows(s) * s.acc)
   if s.exact then
     local wide, narrow = math.max(2 * s.ffn, s.hidden), math.max(s.ffn, s.hidden)
     bytes = bytes + MARGIN * here / s.slots * (wide + narrow) * 8
@@ -132,10 +139,12 @@ local function expert_rows(s)
 end
 
 --- Of all layers: what experts compute again for the backward, outputs and their gradients, and
--- the inputs of one rank alone.
+-- inputs that are made when they are needed.
 local function expert_room(s)
-  local here, arrays = s.tokens * s.top_k, s.ranks > 1 and 2 or 3
-  return MARGIN * ((here + here / s.slots) * s.ffn + arrays * all_rows(s) * s.hidden) * s.element
+  local here = s.tokens * s.top_k
+  local inputs = (s.dispatch_fp8 or s.ranks == 1) and here or 0
+  return MARGIN * ((here + here / s.slots) * s.ffn + (2 * all_rows(s) + inputs) * s.hidden)
+    * s.element
 end
 
 --- Of the networks that compute every token: gate and up, activations, outputs, and the gradients

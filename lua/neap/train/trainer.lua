@@ -69,6 +69,9 @@ trainer.params = {
   unshard = { default = 'dtype', choices = { 'dtype', 'fp8' },
     doc = 'how parameters of experts travel to their slots: as they are, or in FP8 '
       .. '(docs/precision.md)' },
+  dispatch = { default = 'dtype', choices = { 'dtype', 'fp8' },
+    doc = 'how tokens travel to experts: as they are, or in FP8 (docs/precision.md); what comes '
+      .. 'back, and gradients, travel as they are' },
   exact = { default = true, on_cuda = false,
     doc = 'losses that no policy, layout or number of ranks changes; --no-exact is faster' },
 }
@@ -102,7 +105,7 @@ local function open_model(self, p)
     total_batch = p.batch, aux_loss = p.aux_loss, seed = p.seed, exact = p.exact, dtype = p.dtype,
     schedule = self.schedule, group = self.group,
     balanced = rawget(p, 'routing') == 'balanced', unshard = rawget(p, 'unshard'),
-    loss = self.own.loss,
+    dispatch = rawget(p, 'dispatch'), loss = self.own.loss,
   }, model_params.of(p)))
 end
 

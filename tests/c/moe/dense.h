@@ -18,6 +18,7 @@ typedef struct {
   double aux, bias[DENSE_EXPERTS];
   int64_t ffn[DENSE_EXPERTS];
   double *x, *dy;           /* (T, H) */
+  const double *sent;       /* (T, H) what experts get in x's place, with x's gradient; NULL: x */
   double *router;           /* (H, E) */
   double *w[DENSE_EXPERTS]; /* W1 (H, 2F), then W2 (F, H) */
 } dense;
@@ -161,14 +162,14 @@ static void dense_token(const dense *d, int64_t t, const double *slope_of_shares
   double scores[DENSE_EXPERTS], dscores[DENSE_EXPERTS], weights[DENSE_EXPERTS], sum = 0;
   double dweights[DENSE_EXPERTS];
   int64_t ids[DENSE_EXPERTS];
-  const double *x = d->x + t * d->h;
+  const double *x = d->x + t * d->h, *sent = (d->sent ? d->sent : d->x) + t * d->h;
   double *dx = r->dx + t * d->h;
   dense_choose(d, x, scores, ids);
   for (int64_t c = 0; c < d->k; c++)
     sum += scores[ids[c]];
   for (int64_t c = 0; c < d->k; c++) {
     weights[c] = d->renormalise ? scores[ids[c]] / sum : scores[ids[c]];
-    dweights[c] = dense_expert(d, ids[c], weights[c], x, d->dy + t * d->h, r->y + t * d->h, dx,
+    dweights[c] = dense_expert(d, ids[c], weights[c], sent, d->dy + t * d->h, r->y + t * d->h, dx,
                                r->dw[ids[c]]);
   }
   dense_shares(d, scores, slope_of_shares, dscores);

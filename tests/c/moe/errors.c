@@ -44,6 +44,8 @@ static void refuse_options(neap_comm *comm)
   check_fails(neap_moe_open(comm, fixed.topology, &o, ffn, &moe), NEAP_ARGUMENT, "aux_loss");
   o = good, o.scoring = 2;
   check_fails(neap_moe_open(comm, fixed.topology, &o, ffn, &moe), NEAP_ARGUMENT, "scoring is 2");
+  o = good, o.travel = 2;
+  check_fails(neap_moe_open(comm, fixed.topology, &o, ffn, &moe), NEAP_ARGUMENT, "travel is 2");
   check_fails(neap_moe_open(comm, fixed.topology, &good, empty, &moe), NEAP_ARGUMENT, "expert 1");
   check_fails(neap_moe_open(NULL, fixed.topology, &good, ffn, &moe), NEAP_ARGUMENT, "NULL");
 }

@@ -6,6 +6,7 @@
 #pragma GCC diagnostic ignored "-Wunused-function" /* no test uses all of it */
 
 #include "moe/dense.h"
+#include "moe/fp8.h"
 #include "moe/scene.h"
 
 /* A layer with its tokens, and how they are spread over ranks. */
@@ -13,7 +14,9 @@ typedef struct {
   uint64_t seed;
   dense model;
   int dtype, exact, router_acc;
-  bool gpu; /* ranks compute on the first GPU */
+  int travel;   /* how tokens do: NEAP_TRAVEL_ */
+  double *sent; /* (T, H) what model.x then is for experts */
+  bool gpu;     /* ranks compute on the first GPU */
   int32_t ranks, chunks, group;
   int64_t first_token[MOST + 1];
   const char *rule; /* NULL: a random split */
@@ -160,6 +163,7 @@ static neap_moe *make_moe(const scene *s, neap_comm *comm)
                               .chunks = s->chunks,
                               .hold_combine = s->ranks % 2,
                               .recompute = s->ranks % 3 == 0,
+                              .travel = s->travel,
                               .aux_loss = s->model.aux};
   check_ok(neap_moe_open(comm, s->topology, &options, s->model.ffn, &moe));
   memcpy(neap_moe_bias(moe), s->model.bias, (size_t)s->model.e * sizeof *s->model.bias);
@@ -255,6 +259,20 @@ static void avoid_ties(scene *s)
                   neap_random_normal(s->seed, 6, (uint64_t)t * 1000 + i));
 }
 
+/* What experts get of the tokens as they are now. */
+static void send_tokens(scene *s)
+{
+  dense *m = &s->model;
+  if (s->travel == NEAP_TRAVEL_DTYPE)
+    return;
+  free(s->sent);
+  m->sent = s->sent = zeros(m->t * m->h);
+  for (int64_t t = 0; t < m->t; t++)
+    travelled(m->x + t * m->h, m->h, s->dtype != NEAP_F64, s->sent + t * m->h);
+  for (int64_t i = 0; i < m->t * m->h; i++)
+    s->sent[i] = rounded(s->dtype, s->sent[i]);
+}
+
 /* Tokens, parameters and gradients of a model whose sizes are set. */
 static void fill_model(scene *s)
 {
@@ -266,6 +284,7 @@ static void fill_model(scene *s)
   for (int64_t e = 0; e < m->e; e++)
     m->w[e] = normal(s, 10 + (uint64_t)e, 3 * m->h * m->ffn[e], scale);
   avoid_ties(s);
+  send_tokens(s);
 }
 
 /* A small model of random sizes. */
@@ -290,6 +309,7 @@ static void make_model(scene *s, dice *d, int64_t tokens)
 
 static void close_model(scene *s)
 {
+  free(s->sent);
   free(s->model.x);
   free(s->model.dy);
   free(s->model.router);

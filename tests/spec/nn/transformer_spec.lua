@@ -135,6 +135,23 @@ describe('transformer', function()
     end
   end)
 
+  it('does so where tokens travel in FP8, alone or beside experts', function()
+    for dtype, unshard in pairs { f32 = 'dtype', bf16 = 'fp8' } do
+      local recipe = { 'exact=1', 'dispatch=fp8', 'unshard=' .. unshard, 'dtype=' .. dtype }
+      local alone = run(1, unpack(recipe))
+      assert.are_not.equal(alone, run(1, 'exact=1', 'unshard=' .. unshard, 'dtype=' .. dtype))
+      for ranks, schedule in pairs { [2] = 'neap:recompute=true', [3] = 'laer:chunks=3',
+        [6] = 'none' } do
+        assert.are.equal(alone, run(ranks, 'layouts=' .. ranks, 'schedule=' .. schedule,
+          'group=' .. math.ceil(ranks / 2), unpack(recipe)))
+      end
+      assert.are.equal(alone, train(mpi, 4, 'slots=2', unpack(recipe)))
+    end
+    local recipe = { 'exact=1', 'dispatch=fp8', 'shared_experts=1', 'dense_layers=1',
+      'scores=sigmoid', 'dtype=bf16', 'router_f32=1' }
+    assert.are.equal(run(1, unpack(recipe)), run(4, 'homes=2', 'layouts=5', unpack(recipe)))
+  end)
+
   it('does so under mpirun too', function()
     assert.are.equal(run(3, 'exact=1'), train(mpi, 3, 'exact=1'))
     assert.are.equal(run(2), train(mpi, 2))

@@ -6,8 +6,8 @@
 -- parameters to FILE as hexadecimal floats, a line per step and then a line per parameter. Values:
 -- exact, dtype, schedule, rule (of the split), layouts (a seed), slots, homes (experts are
 -- resident, one home in every so many ranks), scores, bias_rate, router_f32 (1), shared_experts,
--- dense_layers, dense_ffn, unshard (fp8), group (of shards), gradients (1: no training, but a check
--- by differences, with biases).
+-- dense_layers, dense_ffn, unshard and dispatch (fp8), group (of shards), gradients (1: no
+-- training, but a check by differences, with biases).
 
 local lib = require 'neap.base.lib'
 local comm = require 'neap.engine.comm'
@@ -88,6 +88,7 @@ local model = nn.Transformer.new { comm = group, topology = session.topology, se
   vocabulary = VOCABULARY, layers = LAYERS, hidden = 8, heads = 2, kv_heads = 1, top_k = 2,
   ffn = FFN, sequence = SEQUENCE, batch = SEQUENCES / ranks, seed = 5, aux_loss = 0.01,
   exact = given.exact == '1', schedule = given.schedule, unshard = given.unshard,
+  dispatch = given.dispatch,
   group = homes and 'resident' or tonumber(given.group) or given.group or 'all',
   dtype = given.gradients and 'f64' or given.dtype, scores = given.scores,
   bias_rate = tonumber(given.bias_rate), router_f32 = given.router_f32 == '1',

@@ -9,7 +9,11 @@ static void test_small(int models)
 {
   for (int i = 0; i < models; i++) {
     dice d = {(uint64_t)i + 9000, 0};
-    scene s = {.seed = d.seed, .dtype = dtypes[i % 2], .exact = i / 2 % 2, .gpu = true};
+    scene s = {.seed = d.seed,
+               .dtype = dtypes[i % 2],
+               .exact = i / 2 % 2,
+               .travel = i % 3 == 0,
+               .gpu = true};
     make_model(&s, &d, 64);
     check_spreads(&s, &d, true);
   }
@@ -21,7 +25,11 @@ static void test_large(void)
   static const int64_t hidden[] = {256, 270};
   for (int i = 0; i < 8; i++) {
     dice d = {9900 + (uint64_t)i, 0};
-    scene s = {.seed = d.seed, .dtype = dtypes[i % 2], .exact = i / 4, .gpu = true};
+    scene s = {.seed = d.seed,
+               .dtype = dtypes[i % 2],
+               .exact = i / 4,
+               .travel = i / 2 % 2 != i / 4,
+               .gpu = true};
     int64_t h = hidden[i / 2 % 2];
     s.model = (dense){
         .t = 350, .h = h, .k = 2, .aux = 0.1, .e = 3, .ffn = {64, h == 256 ? 128 : 33, 192}};
