@@ -76,8 +76,13 @@ function browser.look_at(profile, html)
   return out:match '<pre id="found">(.-)</pre>', console
 end
 
---- Opens a page that stays open while f(evaluate) runs; evaluate(script) is the text that a script
--- in it gives. profile: a folder.
+-- What a key sends besides its name: its number, and the text that it types.
+local KEYS = { Enter = { 13, '\r' }, Tab = { 9 }, Escape = { 27 }, ArrowLeft = { 37 },
+  ArrowUp = { 38 }, ArrowRight = { 39 }, ArrowDown = { 40 }, [' '] = { 32, ' ' },
+  ['/'] = { 191, '/' } }
+
+--- Opens a page that stays open while f(evaluate, press) runs; evaluate(script) is the text that a
+-- script in it gives, press(key) presses a key, as a person would. profile: a folder.
 function browser.open(profile, url, f)
   local _, out = program.shell(("rm -f '%s/DevToolsActivePort'; timeout 60 chromium --headless=new "
     .. "--no-sandbox --disable-gpu --remote-debugging-port=0 --user-data-dir='%s' '%s' "
@@ -96,10 +101,19 @@ function browser.open(profile, url, f)
     local target = stream:get_body_as_string(20):match '"(ws://[^"]*/page/[^"]*)"'
     local socket = websocket.new_from_uri(target)
     assert(socket:connect(20))
+    local function call(method, params)
+      socket:send(json.encode { id = 1, method = method, params = params }, 'text', 20)
+      return json.decode(socket:receive(20)).result
+    end
     f(function(script)
-      socket:send(json.encode { id = 1, method = 'Runtime.evaluate',
-        params = { expression = script } }, 'text', 20)
-      return json.decode(socket:receive(20)).result.result.value
+      return call('Runtime.evaluate', { expression = script }).result.value
+    end, function(key)
+      local number, text = unpack(KEYS[key])
+      local about = { key = key, windowsVirtualKeyCode = number, text = text }
+      about.type = text and 'keyDown' or 'rawKeyDown'
+      call('Input.dispatchKeyEvent', about)
+      about.type, about.text = 'keyUp', nil
+      call('Input.dispatchKeyEvent', about)
     end)
     socket:close()
   end)

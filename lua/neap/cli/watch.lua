@@ -7,6 +7,7 @@ local errors = require 'neap.base.errors'
 local launcher = require 'neap.launcher'
 local live = require 'neap.runs.live'
 local metrics = require 'neap.runs.metrics'
+local sweeps = require 'neap.runs.sweeps'
 local text_table = require 'neap.base.text_table'
 
 local command = { doc = 'Show in the terminal how runs go on.' }
@@ -93,17 +94,44 @@ local function choose(runs, id)
   return list, true
 end
 
+--- How far the sweeps of runs are: a line each.
+local function show_sweeps(runs, list)
+  local seen, lines = {}, {}
+  for _, run in ipairs(list) do
+    local found = run.sweep and not seen[run.sweep] and sweeps.read(runs, run.sweep)
+    seen[run.sweep or ''] = true
+    if found then
+      local count = found.count
+      lines[#lines + 1] = ('sweep %s, %d of %d runs done%s, %d running%s'):format(found.name,
+        count.done, #found.cells, count.failed > 0 and (', %d failed'):format(count.failed) or '',
+        count.running, found.left and (', %s left'):format(text_table.duration(found.left)) or '')
+    end
+  end
+  return table.concat(lines, '\n')
+end
+
+--- Writes a text over the last one on a terminal: each line over the old one, so that nothing
+-- flickers.
+local function repaint(text)
+  io.stdout:write('\27[H', (text:gsub('\n', '\27[K\n')), '\27[K\n\27[J')
+end
+
 --- Shows runs until none goes on.
 function command.run(args)
   local runs, before = live.open(args), nil
   while true do
     local list, going_on = choose(runs, args.run)
-    local parts = {}
-    for i, run in ipairs(list) do parts[i] = show(runs, run) end
+    local parts = { show_sweeps(runs, list) }
+    if parts[1] == '' then parts[1] = nil end
+    for _, run in ipairs(list) do parts[#parts + 1] = show(runs, run) end
     local text = #parts > 0 and table.concat(parts, '\n\n') or 'no runs'
     if text ~= before then
-      if launcher.terminal(1) then io.stdout:write '\27[H\27[2J' end
-      print(text)
+      if not launcher.terminal(1) then
+        print(text)
+      else
+        if not before then io.stdout:write '\27[2J' end
+        repaint(text)
+      end
       io.stdout:flush()
     end
     before = text

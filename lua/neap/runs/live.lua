@@ -88,15 +88,17 @@ local function steps_of(run)
 end
 
 --- Steps of all policies that are done, how many there will be (nil: not known), and the seconds
--- that the others take at the rate of these (nil: not known, or the run is over).
+-- that the others take at the rate of these (nil: not known, or the run is over). Their time is
+-- what the clock says or what they say themselves, whichever is more: a run that has been resumed
+-- has steps of before it began.
 -- : store, table -> number, number?, number?
 function live.progress(runs, run)
-  local found = runs:rows('SELECT count(*) AS n FROM steps WHERE result IN '
+  local found = runs:rows('SELECT count(*) AS n, sum(seconds) AS s FROM steps WHERE result IN '
     .. '(SELECT id FROM results WHERE run = ?)', run.id)[1]
   local done, total, left = found.n, steps_of(run), nil
   if total and done > 0 and run.state == 'running' then
     local first = runs:rows('SELECT min(started) AS t FROM results WHERE run = ?', run.id)[1]
-    local passed = lib.C.neap_time() - (first.t or run.started)
+    local passed = math.max(lib.C.neap_time() - (first.t or run.started), found.s or 0)
     left = math.max(0, passed * (total - done) / done)
   end
   return done, total, left

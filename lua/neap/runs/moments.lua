@@ -6,6 +6,8 @@
 --
 --   moments.open(store, result):load(step, layer, load, session)   -- every layer of every step
 --   for _, moment in ipairs(moments.read(store, result, 2)) do … moment.loads[1][1] … end
+--   local steps, layers = moments.steps(store, result)
+--   for _, moment in ipairs(moments.of_layer(store, result, 0, steps)) do … moment.load[1] … end
 
 local lib = require 'neap.base.lib'
 local kept = require 'neap.runs.kept'
@@ -18,7 +20,8 @@ local Moments = {}
 Moments.__index = Moments
 
 -- Seconds between moments: at least the first, and the time so far over the second, so that a day
--- has a thousand of them.
+-- has a thousand of them; and what the last one cost times the second, so that they take less than
+-- 1 % of the time.
 local SHORTEST, SHARE = 1, 128
 
 local TABLE = 'CREATE TABLE IF NOT EXISTS moments(result INTEGER NOT NULL, step INTEGER NOT NULL, '
@@ -72,9 +75,14 @@ function Moments:load(step, layer, load, session)
     if self.due then self.next = now + math.max(SHORTEST, (now - self.began) / SHARE) end
   end
   if not self.due then return end
+  local began = C.neap_clock()
+  if layer == 0 then self.cost = 0 end
   self.loads[layer + 1] = loads_of(load, session.topology)
   self.layouts[layer + 1] = layout_of(session:layout(layer), session.topology)
   if layer == session.layers - 1 then write(self, step) end
+  local now = C.neap_clock()
+  self.cost = self.cost + now - began
+  self.next = math.max(self.next, now + self.cost * SHARE)
 end
 
 --- Whether a store has any.
@@ -93,6 +101,41 @@ function moments.read(runs, result, most)
     local where = ('%s: result %d, step %d'):format(runs.path, result, row.step)
     table.insert(list, 1, { step = row.step, loads = kept.facts(row.loads, where),
       layouts = kept.facts(row.layouts, where) })
+  end
+  return list
+end
+
+--- Whether a result has moments.
+-- : store, integer -> boolean
+function moments.of_result(runs, result)
+  return moments.there(runs)
+    and #runs:rows('SELECT 1 FROM moments WHERE result = ? LIMIT 1', result) > 0
+end
+
+--- Steps that a result has moments of, ascending, and how many layers.
+-- : store, integer -> list of integer, integer
+function moments.steps(runs, result)
+  local list, layers = {}, 0
+  for i, row in ipairs(moments.there(runs) and runs:rows('SELECT step, json_array_length(loads) '
+    .. 'AS layers FROM moments WHERE result = ? ORDER BY step', result) or {}) do
+    list[i], layers = row.step, row.layers
+  end
+  return list, layers
+end
+
+--- One layer at some steps of a result: list of step, load[expert] and layout[rank][slot]; lists
+-- from 1. A step without a moment is left out.
+-- : store, integer, integer, list of integer -> list of table
+function moments.of_layer(runs, result, layer, steps)
+  local list, path = {}, ('$[%d]'):format(layer)
+  for _, step in ipairs(steps) do
+    local where = ('%s: result %d, step %d'):format(runs.path, result, step)
+    for _, row in ipairs(runs:rows('SELECT json_extract(loads, ?1) AS load, '
+      .. 'json_extract(layouts, ?1) AS layout FROM moments WHERE result = ?2 AND step = ?3', path,
+      result, step)) do
+      list[#list + 1] = { step = step, load = kept.facts(row.load, where),
+        layout = kept.facts(row.layout, where) }
+    end
   end
   return list
 end

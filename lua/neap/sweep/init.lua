@@ -25,6 +25,7 @@ local policies = require 'neap.policy'
 local provenance = require 'neap.runs.provenance'
 local recipe = require 'neap.train.recipe'
 local sources = require 'neap.base.sources'
+local sweeps = require 'neap.runs.sweeps'
 
 local sweep = {}
 
@@ -241,14 +242,7 @@ end
 
 --- 'done', 'running', 'failed' or 'todo', and the row of the run that says so.
 function sweep.state(runs, key)
-  local rows = runs:runs('key = ?', key)
-  local found = {}
-  for _, row in ipairs(rows) do found[row.state] = row end
-  local last = rows[#rows]
-  if found.done then return 'done', found.done end
-  if found.running then return 'running', found.running end
-  if last and last.state == 'failed' then return 'failed', last end
-  return 'todo', last
+  return sweeps.state(runs:runs('key = ?', key))
 end
 
 --- Fills in state and run of every run of a plan.

@@ -6,9 +6,14 @@
 -- browser (DNS rebinding). HTTP is lua-http's, Debian's package of that name.
 
 local errors = require 'neap.base.errors'
-local pages = require 'neap.ui.pages'
+local frame = require 'neap.ui.frame'
+local layouts = require 'neap.ui.layouts'
 local live = require 'neap.runs.live'
+local log = require 'neap.ui.log'
+local pages = require 'neap.ui.pages'
 local report = require 'neap.report'
+local sweep = require 'neap.ui.sweep'
+local sweeps = require 'neap.runs.sweeps'
 
 local server = {}
 
@@ -83,24 +88,44 @@ local function report_of(self, fields)
   return 200, (html:gsub('<main>', '<main><p><a href="./">all runs</a></p>', 1))
 end
 
+local function sweep_of(self, fields, part)
+  local name = fields.name and fields.name[1] or ''
+  local found = sweeps.read(self.runs, name)
+  if not found then return not_found(('the store has no sweep %s'):format(name)) end
+  return 200, sweep.render(self.runs, found, { part = part })
+end
+
+--- Pages below a run's.
+local function below_run(self, run, below, fields)
+  if below == '/log' then return 200, log.render(self.runs, run) end
+  if below == '/layouts' then
+    local chosen = {}
+    for name, values in pairs(fields) do chosen[name] = values[1] end
+    return 200, layouts.render(self.runs, run, live.results(self.runs, run), chosen)
+  end
+  local text = below == '/timeline' and pages.timeline(run)
+  if text then return 200, text end
+  return not_found(below == '/timeline'
+    and 'The file that --timeline named is not there (yet), seen from this folder.'
+    or 'There is no such page.')
+end
+
 local function answer(self, path, fields)
   local part = fields.part ~= nil
   if path == '' then
     return 200, pages.list(self.runs, { query = fields.q and fields.q[1], all = fields.all ~= nil,
       part = part })
   elseif path == 'live.js' then
-    return 200, pages.SCRIPT, 'text/javascript; charset=utf-8'
+    return 200, frame.SCRIPT, 'text/javascript; charset=utf-8'
   elseif path == 'report' then
     return report_of(self, fields)
+  elseif path == 'sweep' then
+    return sweep_of(self, fields, part)
   end
   local id, below = path:match '^run/(%d+)(.*)$'
   local run = id and live.find(self.runs, tonumber(id))
-  if run and below == '/timeline' then
-    local text = pages.timeline(run)
-    if text then return 200, text end
-    return not_found 'The file that --timeline named is not there (yet), seen from this folder.'
-  end
-  if not run or below ~= '' then return not_found 'There is no such page.' end
+  if not run then return not_found 'There is no such page.' end
+  if below ~= '' then return below_run(self, run, below, fields) end
   return 200, pages.run(self.runs, run, { part = part })
 end
 
