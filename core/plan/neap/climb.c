@@ -17,7 +17,9 @@ static const double WORST = 0.2;       /* weight of the worst sample */
 static const float TOLERANCE = 1e-3f;  /* of a level */
 static const double LEAST_GAIN = 2e-5; /* of a change */
 static const float NEAR_MOST = 0.2f;   /* part of the excess that a critical rank may lack */
-enum { CANDIDATES = 4, PROMISING = 24, FILL_ROUNDS = 4 };
+enum { CANDIDATES = 4, PROMISING = 24, SWAPPING = 1, FILL_ROUNDS = 4, SETTLE_ROUNDS = 1 };
+/* The same on exact counts, where only one slot of a rank may change. */
+enum { LATE_PROMISING = 96, LATE_SWAPPING = 9, LATE_SETTLE_ROUNDS = 3 };
 
 /* ---- cost ------------------------------------------------------------------------------------ */
 
@@ -114,6 +116,8 @@ static void put(neapi_neap *n, int32_t slot, int32_t expert)
   n->leaving -= (*neapi_neap_on_node(n, node, expert))++ ? 0 : load[expert];
   if (n->previous)
     n->changed += (expert != n->previous[slot]) - (old != n->previous[slot]);
+  if (n->late)
+    n->late_slot[n->topology->rank_of[slot]] = expert == n->start[slot] ? -1 : slot;
   neapi_levels_put(&n->levels, slot, expert);
 }
 
@@ -162,7 +166,8 @@ static bool try(neapi_neap *n, neapi_change c, double *cost)
     put(n, c.other, old);
   neapi_levels_pour(&n->levels, old);
   neapi_levels_pour(&n->levels, c.expert);
-  neapi_levels_settle(&n->levels);
+  for (int32_t i = 0; i < (n->late ? LATE_SETTLE_ROUNDS : SETTLE_ROUNDS); i++)
+    neapi_levels_settle(&n->levels);
   double changed = current_cost(n);
   if (changed < *cost - LEAST_GAIN) {
     *cost = changed;
@@ -275,11 +280,10 @@ static float harm(const neapi_neap *n, int32_t slot)
   return sum_lanes(&product);
 }
 
-/* First slot of a rank that may change. */
-static int32_t first_slot(const neapi_neap *n, int32_t rank)
+static bool may_change(const neapi_neap *n, int32_t slot)
 {
-  const int32_t *first = n->topology->first_slot;
-  return n->late ? first[rank + 1] - 1 : first[rank];
+  int32_t late = n->late ? n->late_slot[n->topology->rank_of[slot]] : -1;
+  return late < 0 || late == slot;
 }
 
 static void add_replicas(neapi_neap *n, int32_t expert, int32_t first, int32_t last,
@@ -292,9 +296,10 @@ static void add_replicas(neapi_neap *n, int32_t expert, int32_t first, int32_t l
       continue;
     double kept = n->toll * would_keep(n, t->node_of[r], expert);
     neapi_change best = {neapi_shortlist_least(list, LEAST_GAIN), -1, expert, -1, 0, 0};
-    for (int32_t s = first_slot(n, r); s < t->first_slot[r + 1]; s++) {
+    for (int32_t s = t->first_slot[r]; s < t->first_slot[r + 1]; s++) {
       double rest = kept - n->harm[s];
-      if (n->levels.count[n->expert_of[s]] == 1 || at_most + rest <= best.score)
+      if (n->levels.count[n->expert_of[s]] == 1 || at_most + rest <= best.score ||
+          !may_change(n, s))
         continue;
       double score = relief(n, s, expert) + rest;
       if (score > best.score)
@@ -335,7 +340,7 @@ static void add_swaps(neapi_neap *n, int32_t slot, neapi_shortlist *list)
                          ? 0
                          : comes + would_keep(n, t->node_of[home], old) - keeps(n, s);
       double score = exchange(n, slot, s) + n->toll * stays;
-      if (score > best.score && !on_rank(n, home, old))
+      if (score > best.score && !on_rank(n, home, old) && may_change(n, s))
         best = (neapi_change){score, s, expert, slot, 0, 0};
     }
     if (best.slot >= 0)
@@ -362,22 +367,22 @@ static int32_t find_experts(const neapi_neap *n, int32_t *experts)
   return count;
 }
 
-/* The rank that is critical in most samples. */
-static int32_t most_critical(const neapi_neap *n)
+/* The ranks that are critical in most samples. */
+static int32_t find_ranks(const neapi_neap *n, int32_t *ranks)
 {
-  int32_t best = -1;
-  float most = 0;
+  neapi_change best[LATE_SWAPPING];
+  neapi_shortlist list = {.most = n->late ? LATE_SWAPPING : SWAPPING, .best = best};
   for (int32_t r = 0; r < n->topology->ranks; r++) {
     neapi_lanes product;
     for (int32_t i = 0; i < NEAPI_LANES; i++)
       product.of[i] = n->gain.of[i] * n->critical[r].of[i];
-    float critical = sum_lanes(&product);
-    if (critical > most) {
-      most = critical;
-      best = r;
-    }
+    double critical = sum_lanes(&product);
+    if (critical > 0)
+      neapi_shortlist_add(&list, (neapi_change){critical, r, -1, -1, 0, 0});
   }
-  return best;
+  for (int32_t i = 0; i < list.count; i++)
+    ranks[i] = list.best[i].slot;
+  return list.count;
 }
 
 /* On every node, the expert that is missing there most. */
@@ -392,20 +397,21 @@ static void add_missing(neapi_neap *n, neapi_shortlist *list)
 static void find_changes(neapi_neap *n, neapi_shortlist *list)
 {
   const neap_topology *t = n->topology;
-  int32_t experts[CANDIDATES];
+  int32_t experts[CANDIDATES], ranks[LATE_SWAPPING];
   find_critical(n);
   find_confined(n);
   for (int32_t s = 0; s < t->slots; s++)
     n->harm[s] = n->levels.count[n->expert_of[s]] > 1 ? harm(n, s) + n->toll * keeps(n, s) : 0;
-  int32_t count = find_experts(n, experts), rank = most_critical(n);
+  int32_t count = find_experts(n, experts);
   for (int32_t i = 0; i < count; i++)
     add_replicas(n, experts[i], 0, t->ranks, list);
-  if (n->late)
-    return;
-  for (int32_t s = t->first_slot[rank < 0 ? 0 : rank]; rank >= 0 && s < t->first_slot[rank + 1];
-       s++)
-    add_swaps(n, s, list);
-  add_missing(n, list);
+  count = find_ranks(n, ranks);
+  for (int32_t i = 0; i < count; i++)
+    for (int32_t s = t->first_slot[ranks[i]]; s < t->first_slot[ranks[i] + 1]; s++)
+      if (may_change(n, s))
+        add_swaps(n, s, list);
+  if (!n->late)
+    add_missing(n, list);
 }
 
 double neapi_neap_climb(neapi_neap *n, int32_t tries)
@@ -415,8 +421,8 @@ double neapi_neap_climb(neapi_neap *n, int32_t tries)
   for (int32_t g = 0; g < n->topology->nodes; g++)
     find_missing(n, g);
   for (bool better = true; better && n->tries > 0;) {
-    neapi_change best[PROMISING];
-    neapi_shortlist list = {.most = PROMISING, .best = best};
+    neapi_change best[LATE_PROMISING];
+    neapi_shortlist list = {.most = n->late ? LATE_PROMISING : PROMISING, .best = best};
     better = false;
     find_changes(n, &list);
     for (int32_t i = 0; i < list.count && !better && n->tries > 0; i++)

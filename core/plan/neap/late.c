@@ -1,34 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Planner late: fills one slot of every rank, the one whose expert has most replicas, on the exact
- * counts, for whoever accepts one expert's transfer per rank on the critical path. All other slots
- * keep their experts.
+/* Planner late: gives one slot of every rank, whichever, another expert on the exact counts, for
+ * whoever accepts one expert's transfer per rank on the critical path. All other slots keep theirs.
  *
  * It is neap's climb with the counts as the only sample: an expert that the fullest ranks have too
- * much of gets the late slot of another rank. */
+ * much of gets a slot of another rank, or changes places with one there. */
 #include "plan/neap/state.h"
 
 #include <math.h>
 #include <string.h>
 
 enum { TRIES, FAR_PRICE };
-
-/* Orders every rank's slots by the replicas that their experts have, fewest first: the late slot is
- * then the one whose expert is missed least. With few spare slots any other one would often hold an
- * only replica, which has to stay. */
-static void order_slots(neapi_neap *n)
-{
-  const neap_topology *t = n->topology;
-  memset(n->count, 0, sizeof *n->count * (size_t)t->experts);
-  for (int32_t s = 0; s < t->slots; s++)
-    n->count[n->expert_of[s]]++;
-  for (int32_t r = 0; r < t->ranks; r++)
-    for (int32_t s = t->first_slot[r] + 1; s < t->first_slot[r + 1]; s++) {
-      int32_t e = n->expert_of[s], to = s;
-      for (; to > t->first_slot[r] && n->count[n->expert_of[to - 1]] > n->count[e]; to--)
-        n->expert_of[to] = n->expert_of[to - 1];
-      n->expert_of[to] = e;
-    }
-}
 
 static int late_plan(const neapi_plan_input *input, int32_t *expert_of)
 {
@@ -46,7 +27,9 @@ static int late_plan(const neapi_plan_input *input, int32_t *expert_of)
     memcpy(n->expert_of, input->previous->expert_of, sizeof *n->expert_of * n->topology->slots);
   else
     neapi_neap_greedy(n);
-  order_slots(n);
+  memcpy(n->start, n->expert_of, sizeof *n->start * n->topology->slots);
+  for (int32_t r = 0; r < n->topology->ranks; r++)
+    n->late_slot[r] = -1;
   neapi_neap_draw(n);
   neapi_neap_climb(n, input->parameter[TRIES]);
   memcpy(expert_of, n->expert_of, sizeof *expert_of * n->topology->slots);
@@ -55,7 +38,7 @@ static int late_plan(const neapi_plan_input *input, int32_t *expert_of)
 
 const neapi_planner_kind neapi_plan_late = {
     "late",
-    {{"tries", "changes that may be tried", 100, 0, 1e6, 1},
+    {{"tries", "changes that may be tried", 200, 0, 1e6, 1},
      {"far_price", "what work across nodes costs in the split", 0, 0, 1e6, 0}},
     neapi_neap_open,
     neapi_neap_close,

@@ -60,6 +60,7 @@ static void lay_out(neapi_neap *n)
   n->expert_of = take(n, 4ll * t->slots);
   n->start = take(n, 4ll * t->slots);
   n->best = take(n, 4ll * t->slots);
+  n->late_slot = take(n, 4ll * t->ranks);
   n->count = take(n, 4ll * t->experts);
   n->node_count = take(n, 4 * pairs);
   n->away = take(n, 8ll * t->experts);

@@ -76,8 +76,9 @@ typedef struct {
   float *work, *variance; /* [experts] of the cell at hand, were they in it */
 
   /* Of the climb. */
-  bool late;             /* only the last slot of each rank may change */
-  int32_t *start, *best; /* [slots] */
+  bool late;             /* one slot of each rank may change */
+  int32_t *late_slot;    /* [ranks] late: which has changed; -1: none */
+  int32_t *start, *best; /* [slots]; late: start is the layout so far */
   neapi_levels levels;
   neapi_lanes most, gain; /* the fullest level; what a unit of work off critical ranks gains */
   neapi_lanes *critical;  /* [ranks] 1 where a rank is among the fullest */

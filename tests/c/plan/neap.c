@@ -203,33 +203,14 @@ static double max_work(neap_topology *topology, const neap_layout *layout, const
   return balance.max_work;
 }
 
-/* Experts with the most replicas of a rank: one of these gives up its slot. */
-static int32_t most_replicas(const setting *s, const int32_t *expert_of, int32_t rank)
-{
-  int32_t most = 0;
-  for (int32_t i = 0; i < s->slots; i++) {
-    int32_t count = 0;
-    for (int32_t k = 0; k < s->ranks * s->slots; k++)
-      count += expert_of[k] == expert_of[rank * s->slots + i];
-    most = count > most ? count : most;
-  }
-  return most;
-}
-
-/* At most one slot of every rank changes, and that of an expert with the most replicas there. */
+/* At most one slot of every rank changes. */
 static void check_late_slots(const setting *s, const neap_layout *before, const neap_layout *after)
 {
   const int32_t *had = neap_layout_experts(before), *has = neap_layout_experts(after);
   for (int32_t r = 0; r < s->ranks; r++) {
     int32_t changed = 0;
-    for (int32_t slot = r * s->slots; slot < (r + 1) * s->slots; slot++) {
-      int32_t count = 0;
-      for (int32_t k = 0; k < s->ranks * s->slots; k++)
-        count += had[k] == had[slot];
+    for (int32_t slot = r * s->slots; slot < (r + 1) * s->slots; slot++)
       changed += had[slot] != has[slot];
-      check(had[slot] == has[slot] || count == most_replicas(s, had, r),
-            "rank %d: an expert with %d replicas gives up its slot", r, count);
-    }
     check(changed <= 1, "rank %d: %d slots change", r, changed);
   }
 }
@@ -256,7 +237,6 @@ static void test_late(void)
     check(!neap_planner_plan(early, exact - s.ranks * s.experts, NULL, 0, before) &&
               !neap_planner_plan(late, exact, before, 0, after),
           "%s", neap_error_message());
-    check(!neap_layout_align(after, before), "%s", neap_error_message());
     check_late_slots(&s, before, after);
     double was = max_work(topology, before, tokens), is = max_work(topology, after, tokens);
     check(is <= was * 1.001, "step %d: max work %g after %g", i, is, was);
