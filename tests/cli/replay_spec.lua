@@ -74,6 +74,7 @@ describe('neap replay', function()
       [base .. '--slots 2 --window 8'] = '8 steps; 8 are needed to warm up and one to score',
       [base .. '--slots 1,1'] = 'slots of 2 ranks; there are 4',
       [base .. '--slots 2 --cost 1,2'] = 'cost has 2 values; expected are 3',
+      [base .. '--slots 2 --ranks 3'] = 'on 4 ranks, and .*record one on 3 %(neap run RECIPE',
       [base .. '--slots 2 --deadline 1,2'] = "%-%-deadline is '1,2'; it must be a number above 0",
       ['--slots 2'] = "missing option '%-%-trace'",
     } do

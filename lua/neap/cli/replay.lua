@@ -44,6 +44,8 @@ end
 function command.trace_options(parser, needed)
   parser:option('--trace', 'what to replay: safetensors, or CSV, plain or gzipped')
     :count(needed and '1' or '?')
+  parser:option('-n --ranks', "the trace's: another number is refused")
+    :convert(arguments.whole('--ranks', 1)):argname '<ranks>'
   parser:option('--slots', 'slots per rank, or a number for each rank (default: as recorded)')
     :convert(number_list(arguments.whole('--slots', 1, 2 ^ 20)))
   parser:option('--node-size', ('ranks per node (default: as recorded, else %d)'):format(

@@ -99,6 +99,11 @@ end
 --- Topology that the options of a command ask for, for a trace. Raises USAGE.
 -- : table, Trace -> Topology
 function replay.open_topology(args, t)
+  if (args.ranks or t.ranks) ~= t.ranks then
+    errors.usage('--ranks is %d, but %s was recorded on %d ranks, and a replay has as many; record '
+      .. 'one on %d (neap run RECIPE -n %d --trace=FILE), make one (neap trace synth FILE -n %d), '
+      .. 'or leave --ranks out', args.ranks, t.path, t.ranks, args.ranks, args.ranks, args.ranks)
+  end
   local slots = args.slots or tonumber(t.metadata.slots)
   if not slots then errors.usage('%s does not say how many slots a rank has; give --slots',
     t.path) end

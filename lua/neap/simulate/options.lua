@@ -57,10 +57,16 @@ end
 
 local function check_trace(o)
   local t, m = o.trace, o.model
-  if t.ranks ~= o.machine.ranks or t.experts ~= m.experts or t.layers < o.distinct then
+  local remedies = {}
+  if t.ranks ~= o.machine.ranks then remedies[1] = ('--ranks=%d'):format(t.ranks) end
+  if t.layers < o.distinct then remedies[#remedies + 1] = ('--distinct=%d'):format(t.layers) end
+  if t.experts ~= m.experts then
+    remedies[#remedies + 1] = ('--model of %d experts'):format(t.experts)
+  end
+  if #remedies > 0 then
     errors.usage('trace %s has %d ranks, %d experts and %d layers; cluster and model want %d, %d '
-      .. 'and %d (or more)', t.path, t.ranks, t.experts, t.layers, o.machine.ranks, m.experts,
-      o.distinct)
+      .. 'and %d (or more); with %s it fits', t.path, t.ranks, t.experts, t.layers, o.machine.ranks,
+      m.experts, o.distinct, table.concat(remedies, ' and '))
   end
 end
 
