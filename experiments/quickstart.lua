@@ -9,13 +9,14 @@
 --
 --   ./neap run experiments/quickstart.lua
 --
--- Costs: 3 to 4 minutes on 2 cores, 0.5 GB of memory. Every size is a parameter (--help).
+-- Costs: 2 to 3 minutes on 2 cores, 0.5 GB of memory. Every size is a parameter (--help).
 
 local neap = require 'neap'
 
 local params = neap.params.extend(neap.trainer.params, {
   policies = { default = { 'static', 'laer', 'minimax', 'neap' }, doc = 'policies to compare' },
-  text = { default = 'english,go@50,french+russian@100,english@150',
+  steps = { default = 120, min = 1, integer = true, doc = 'optimizer steps' },
+  text = { default = 'english,go@30,french+russian@60,english@90',
     doc = 'what to train on (corpora, files, folders, patterns), and from which step' },
   priced_on = { default = 'a100x32',
     doc = "where each training's steps are priced besides, on as many ranks; '' for nowhere" },
