@@ -142,6 +142,7 @@ describe('neap run', function()
       [quick .. '--schedule=laer:chunks=2,chunks=3'] = "chunks is given twice",
       [quick .. '--schedule=laer:chunks=1e9'] = 'chunks is 1000000000; .* from 1 to 1024',
       [quick .. '--top-k=17'] = '%-%-top%-k is 17; there are 16 experts',
+      [quick .. '--batch=0'] = '%-%-batch is 0; allowed: at least 1',
       [quick .. '--heads=3'] = '%-%-heads is 3 and %-%-hidden 128',
       [quick .. '--kv-heads=3'] = '%-%-kv%-heads is 3; it must divide the 4 heads',
       [quick .. '--dense-layers=3'] = '%-%-dense%-layers is 3: of 3 layers, one must have experts; '

@@ -36,6 +36,7 @@ describe('neap crossover', function()
   it('has every way in JSON, and the verdicts', function()
     local document = json.decode(expect(0, SMALL .. '--ep 4,8 --json'))
     assert.are.equal(6, #document.winners)
+    for _, row in ipairs(document.rows) do assert.is_true(row.imbalance.mean >= 1) end
     for _, verdict in ipairs(document.winners) do
       local least, fastest = math.huge, nil
       for _, row in ipairs(document.rows) do

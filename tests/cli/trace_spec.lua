@@ -72,6 +72,7 @@ describe('neap trace', function()
       assert.are.equal('5', b.metadata.slots)
       each(a, function(step, layer, load) assert_equal_loads(load, b:load(step, layer), 64) end)
     end
+    assert.matches('^step,layer,rank,e0', (run(0, 'export made.safetensors -')))
   end)
 
   it('cuts steps and layers, and merges what was cut', function()

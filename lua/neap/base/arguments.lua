@@ -96,6 +96,13 @@ function arguments.sweep(parser, description)
   return parser:option('--sweep --name', description):argname '<name>'
 end
 
+--- Options that a command does not have, though others do: told what it takes instead.
+function arguments.elsewhere(parser, names, instead)
+  parser:option(names):hidden(true):convert(function()
+    return nil, ('%s: %s'):format(names:match '%-%-%S+', instead)
+  end)
+end
+
 -- Names that options had in the version before.
 local FORMER = { ['--out'] = '--output' }
 

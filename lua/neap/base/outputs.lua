@@ -19,16 +19,18 @@ local function try(path)
   return true
 end
 
---- Raises USAGE unless the file can be written; option: what named it. A file that is there stays
--- as it is, and none is left.
+--- Raises USAGE unless the file can be written (- is stdout); option: what named it. A file that is
+-- there stays as it is, and none is left.
 function outputs.check(option, path)
-  if not path or path == '' then return end
+  if not path or path == '' or path == '-' then return end
   local ok, why = try(path)
   if not ok then errors.usage('%s: %s', option, why) end
 end
 
---- Writes a whole file, or leaves what was there; raises FAILED with the file's name and why.
+--- Writes a whole file (- is stdout), or leaves what was there; raises FAILED with the file's name
+-- and why.
 function outputs.write(path, text)
+  if path == '-' then return io.stdout:write(text) end -- what fails is told when Neap ends
   local ok, err = pcall(lib.check, lib.C.neap_file_replace(path, text, #text))
   if not ok then errors.plain('%s', err.message) end
 end

@@ -82,9 +82,11 @@ local function check_range(name, spec, value, text)
   if spec.integer and value % 1 ~= 0 then
     errors.usage('%s is %s; it must be a whole number', option_name(name), text)
   end
-  if value < (spec.min or -math.huge) or value > (spec.max or math.huge) then
-    errors.usage('%s is %s; allowed: %s to %s', option_name(name), text,
-      spec.min or '-inf', spec.max or 'inf')
+  local least, most = spec.min or -math.huge, spec.max or math.huge
+  if value < least or value > most then
+    errors.usage('%s is %s; allowed: %s', option_name(name), text,
+      most == math.huge and ('at least %s'):format(least)
+      or least == -math.huge and ('at most %s'):format(most) or ('%s to %s'):format(least, most))
   end
   return value
 end

@@ -28,7 +28,7 @@ end
 
 local params = {
   steps = { default = 12, min = 1, integer = true, doc = 'training steps to measure' },
-  out = { default = '', output = true, doc = "file to write; '' for stdout" },
+  output = { default = '', output = true, doc = "file to write; '' for stdout" },
   predict = { default = false, doc = 'predict the step of a training, and measure it' },
 }
 for _, name in ipairs(measure.sizes) do
@@ -79,13 +79,13 @@ return recipe.define {
     local results = probes.train(job, all, p.steps)
     if job.rank ~= 0 then return end
     machine = probes.fit(machine, list, results, beside and results[beside])
-    if not p.predict then return write(p.out, measure.text(machine)) end
+    if not p.predict then return write(p.output, measure.text(machine)) end
     local measured, fitted = results[last], {}
     for i, probe in ipairs(list) do
       fitted[i] = probes.predict(machine, probe, results[i].trace) / results[i].seconds
     end
     local seconds, spans = probes.predict(machine, target, measured.trace)
-    write(p.out, json.encode { ranks = job.ranks, measured_ms = measured.seconds * 1e3,
+    write(p.output, json.encode { ranks = job.ranks, measured_ms = measured.seconds * 1e3,
       predicted_ms = seconds * 1e3, noise = measured.noise, fitted = fitted, machine = machine,
       spans = compare(measured.spans, spans, LEAST * measured.seconds) })
   end,

@@ -30,7 +30,7 @@ end
 function command.run(args)
   return run.run { recipe = launcher.home .. '/lua/neap/calibrate/recipe.lua',
     ranks = args.ranks, node_size = args.node_size, device = args.device, no_store = true,
-    params = { out = args.output or '', steps = tostring(args.steps) } }
+    params = { output = args.output or '', steps = tostring(args.steps) } }
 end
 
 return command

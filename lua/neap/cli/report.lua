@@ -46,7 +46,7 @@ end
 function command.run(args)
   outputs.check('--output', args.output)
   outputs.write(args.output, report.render(report.collect(args), args.title))
-  print(args.output)
+  if args.output ~= '-' then print(args.output) end
 end
 
 return command

@@ -114,7 +114,7 @@ local function add_layout(parser)
     .. "*.json is SGLang's physical_to_logical_map, *.safetensors EPLB's phy2log, log2phy, logcnt.")
   layout:argument('file', 'trace'):argname '<trace>'
   layout:argument('to', 'file to write'):argname '<to.json>'
-  layout:option('--policy', 'layout policy, as in replay'):default 'neap'
+  layout:option('--policy --policies', 'layout policy, one, as in replay'):default 'neap'
   layout:option('--slots', 'slots per rank (default: as recorded)')
     :convert(whole('--slots', 1, 2 ^ 20))
   layout:option('--node-size', ('ranks per node (default: as recorded, else %d)'):format(

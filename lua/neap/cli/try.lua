@@ -39,6 +39,8 @@ Exit status 3 if the policy had faults or is not deterministic, 1 if a training 
 
 function command.options(parser)
   parser:argument('policy', 'NAME or file, with +SPLIT and :parameter=value,…'):argname '<policy>'
+  arguments.elsewhere(parser, '--policy --policies', 'the policy stands alone: neap try hot')
+  arguments.elsewhere(parser, '-n --ranks', 'ranks are those of the traces; --trace names others')
   parser:option('--trace', 'a trace to try it on instead; may be given more than once')
     :count '*':argname '<file>'
   parser:option('--seed', 'of policies that draw'):convert(arguments.whole('--seed', 0)):default '1'

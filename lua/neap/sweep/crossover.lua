@@ -78,7 +78,7 @@ local function measure(o, m, system, policy, degree)
   s:close()
   return { experts = m.experts, tokens = m.tokens, system = system.name, policy = policy,
     degree = degree, slots = given.slots, step_ms = row.step_ms, fits = of.fits,
-    share_of_ideal = row.share_of_ideal, imbalance = row.imbalance.mean,
+    share_of_ideal = row.share_of_ideal, imbalance = row.imbalance,
     memory = { lean = of.lean, engine = of.engine, capacity = of.capacity } }
 end
 
