@@ -76,6 +76,8 @@ describe('neap compare', function()
       (neap(0, last .. ' --by slots --metric imbalance --csv')))
     assert.matches("%-%-by is 'slot' %(did you mean 'slots'%?%); these runs have: ",
       select(2, neap(2, last .. ' --by slot')))
+    local page = select(2, program.run('report --by slots -o -' .. store))
+    assert.matches('slots = 2, compared with.*slots = 3, compared with', page)
   end)
 
   it('exports JSON, CSV and Markdown', function()

@@ -39,7 +39,7 @@ session:close()]]
 describe('the Jupyter kernel', function()
   local results = run {
     'local x = 20\nfunction double(n) return 2 * n end\nprint "hello"',
-    'x = x + 1\ndouble(x) -- a comment',
+    'x = x + 1\nreturn double(x) -- a comment',
     'local function inner() return nil + x end\nlocal function outer() inner() end\nouter()',
     'io.stderr:write "careful\\n"\nos.exit(3)',
     'interrupt:while true do x = x + 1 end',

@@ -14,6 +14,7 @@ Examples:
   neap report                              the last run of the run store
   neap report --run 3 --run 4              runs of the store, as neap runs lists them
   neap report --sweep policies             all runs of a sweep
+  neap report --by hidden                  all runs, apart by a parameter
   neap report --trace t.safetensors --policy laer --policy mine.lua
                                            replays a trace, for this report only
   neap report --timeline step.json         with a step that neap run --timeline has recorded

@@ -3,7 +3,7 @@
 --- Cells of a notebook: Lua text that runs in an environment which lasts.
 --   * Top-level locals of a cell are kept: later cells see them as globals. (A function keeps the
 --     variable that it was made with.)
---   * The value of an expression in the last place is the cell's result.
+--   * The value of an expression in the last place, or of a return there, is the cell's result.
 --   * '%%file PATH' in the first line writes the rest to a file instead of running it.
 
 local display = require 'neap.notebook.display'
@@ -66,6 +66,7 @@ local function with_result(text)
   for at in text:gmatch '\n()' do starts[#starts + 1] = at end
   for i = #starts, 1, -1 do
     local before, tail = text:sub(1, starts[i] - 1), text:sub(starts[i])
+    tail = tail:match '^%s*return%f[^%w_](.*)$' or tail
     if (i == 1 or not continues(tail)) and tail:find '%S' and loadstring('return ' .. tail)
       and loadstring(before) then
       return ('%s do end %s(%s\n) %s()'):format(before, RESULT, tail, KEEP)

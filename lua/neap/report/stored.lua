@@ -19,7 +19,8 @@ local stored = {}
 local FACTS = { 'command', 'state', 'seed', 'ranks', 'node_size', 'transport', 'device', 'engine',
   'git_commit', 'host', 'machine', 'libraries', 'corpora', 'parameters', 'error' }
 
---- Runs that options ask for: by tag, by sweep, by number, else the last one that has results.
+--- Runs that options ask for: by tag, by sweep, by number, else the last one that has results, or
+-- all of them to be told apart by a parameter.
 local function choose(runs, args)
   if args.tag then
     local tagged, list = marks.tagged(runs, args.tag), {}
@@ -38,7 +39,8 @@ local function choose(runs, args)
     if not list[i] then errors.usage('%s has no run %d; neap runs lists them', runs.path, id) end
   end
   if #list == 0 then
-    list = runs:runs 'id = (SELECT max(run) FROM results WHERE summary IS NOT NULL)'
+    local which = args.by and 'IN (SELECT run' or '= (SELECT max(run)'
+    list = runs:runs('id ' .. which .. ' FROM results WHERE summary IS NOT NULL)')
     if #list == 0 then errors.usage('%s has no run with results yet', runs.path) end
   end
   return list
