@@ -19,7 +19,7 @@ static const double LEAST_GAIN = 2e-5; /* of a change */
 static const float NEAR_MOST = 0.2f;   /* part of the excess that a critical rank may lack */
 enum { CANDIDATES = 4, PROMISING = 24, SWAPPING = 1, FILL_ROUNDS = 4, SETTLE_ROUNDS = 1 };
 /* The same on exact counts, where only one slot of a rank may change. */
-enum { LATE_PROMISING = 96, LATE_SWAPPING = 9, LATE_SETTLE_ROUNDS = 3 };
+enum { LATE_PROMISING = 96, LATE_SWAPPING = 9, LATE_FILL_ROUNDS = 16, LATE_SETTLE_ROUNDS = 3 };
 
 /* ---- cost ------------------------------------------------------------------------------------ */
 
@@ -87,7 +87,7 @@ double neapi_neap_judge(neapi_neap *n, double least)
   match_previous(n);
   count_nodes(n);
   n->excess = 0;
-  neapi_levels_fill(&n->levels, FILL_ROUNDS);
+  neapi_levels_fill(&n->levels, n->late ? LATE_FILL_ROUNDS : FILL_ROUNDS);
   double cost = current_cost(n);
   for (int32_t i = 0; i < NEAPI_LANES; i++)
     n->most.of[i] = n->most.of[i] > 1 ? n->most.of[i] : 1;

@@ -30,7 +30,7 @@ static int late_plan(const neapi_plan_input *input, int32_t *expert_of)
   memcpy(n->start, n->expert_of, sizeof *n->start * n->topology->slots);
   for (int32_t r = 0; r < n->topology->ranks; r++)
     n->late_slot[r] = -1;
-  neapi_neap_draw(n);
+  neapi_neap_draw(n, 0);
   neapi_neap_climb(n, input->parameter[TRIES]);
   memcpy(expert_of, n->expert_of, sizeof *expert_of * n->topology->slots);
   return NEAP_OK;

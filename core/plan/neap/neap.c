@@ -12,24 +12,11 @@
 
 enum { EFFORT, SPREAD, LOCALITY, CHANGE_PRICE, FAR_PRICE }; /* parameters */
 enum { SEARCHES = 3, CELLS = 2 }; /* cells of a node, at most, that are worth a search */
+enum { ROUNDS = 4 };              /* of the climb, each on other samples */
+enum { MOST_SLOTS = 512 };        /* that there is time for more than one round with */
 
-static const double WORTH = 5e-4; /* cost that a change of the layout in force must save */
-
-bool neapi_neap_has_no_doubles(neapi_neap *n, const int32_t *expert_of)
-{
-  const neap_topology *t = n->topology;
-  memset(n->held, 0, sizeof *n->held * t->experts);
-  for (int32_t r = 0; r < t->ranks; r++) {
-    int32_t slots = t->first_slot[r + 1] - t->first_slot[r], different = 0;
-    for (int32_t s = t->first_slot[r]; s < t->first_slot[r + 1]; s++) {
-      different += n->held[expert_of[s]] != (uint32_t)r + 1;
-      n->held[expert_of[s]] = r + 1;
-    }
-    if (different < (slots < t->experts ? slots : t->experts))
-      return false;
-  }
-  return true;
-}
+static const double WORTH = 5e-4;      /* cost that a change of the layout in force must save */
+static const double NEAR_IDEAL = 0.05; /* cost above the ideal that one round is enough for */
 
 /* Keeps the layout at hand if it is the cheapest so far. */
 static void compete(neapi_neap *n, double *cost)
@@ -70,27 +57,69 @@ static double keep_previous(neapi_neap *n, const neap_layout *previous)
   return cost;
 }
 
-/* The best of several starts, climbed from; the layout in force if that is hardly dearer. */
+/* Starts: those from the forecast, the one in force, what a search makes of the best. Leaves the
+ * cheapest in n->best, and what holds as many of every expert in n->even. */
+static void start(neapi_neap *n, const neapi_plan_input *input, double *cost)
+{
+  uint64_t bytes = sizeof *n->expert_of * n->topology->slots;
+  for (int32_t even = 1; even >= 0; even--) {
+    neapi_neap_spread(n, even);
+    if (even)
+      memcpy(n->even, n->expert_of, bytes);
+    compete(n, cost);
+  }
+  for (int32_t i = 0; i < (input->parameter[FAR_PRICE] > 0 ? 2 : 1); i++, n->home *= 2) {
+    neapi_neap_greedy(n);
+    compete(n, cost);
+  }
+  if (n->whole && n->cells <= CELLS * n->topology->nodes)
+    search(n, input, cost);
+}
+
+/* The cheapest on samples that none of them was made for: the layout at hand, its start, as many
+ * of every expert, or the one in force if that is hardly dearer. */
+static void choose(neapi_neap *n)
+{
+  uint64_t bytes = sizeof *n->expert_of * n->topology->slots;
+  const int32_t *candidates[] = {n->start, n->best, n->even, n->previous}, *chosen = n->start;
+  double least = INFINITY;
+  memcpy(n->start, n->expert_of, bytes);
+  neapi_neap_draw(n, ROUNDS);
+  for (int32_t i = 0; i < 4 && candidates[i]; i++) {
+    memcpy(n->expert_of, candidates[i], bytes);
+    double cost = neapi_neap_judge(n, INFINITY) - (candidates[i] == n->previous ? WORTH : 0);
+    if (cost < least) {
+      least = cost;
+      chosen = candidates[i];
+    }
+  }
+  memcpy(n->expert_of, chosen, bytes);
+}
+
+/* The best of several starts, climbed from; the layout in force if that is hardly dearer. A climb
+ * makes the most of its samples, also of what they happen to have in common, so that where it
+ * stays far from the ideal it goes on with others, and others yet choose. */
 static void improve(neapi_neap *n, const neapi_plan_input *input)
 {
   uint64_t bytes = sizeof *n->expert_of * n->topology->slots;
+  bool few = n->topology->slots <= MOST_SLOTS;
+  int32_t tries = (int32_t)fmin(input->parameter[EFFORT] / 2, 1e6) / (few ? ROUNDS : 1);
   double before = keep_previous(n, input->previous), cost = before;
   if (before < neapi_neap_ideal() + WORTH)
     return;
-  for (int32_t i = 0; i < (input->parameter[FAR_PRICE] > 0 ? 2 : 1); i++, n->home *= 2) {
-    neapi_neap_greedy(n);
-    compete(n, &cost);
-  }
-  for (int32_t even = 0; even < 2; even++) {
-    neapi_neap_spread(n, even);
-    compete(n, &cost);
-  }
-  if (n->whole && n->cells <= CELLS * n->topology->nodes)
-    search(n, input, &cost);
+  start(n, input, &cost);
   memcpy(n->expert_of, n->best, bytes);
-  cost = neapi_neap_climb(n, (int32_t)fmin(input->parameter[EFFORT] / 2, 1e6));
-  if (cost > before - WORTH)
-    memcpy(n->expert_of, input->previous->expert_of, bytes);
+  cost = neapi_neap_climb(n, tries);
+  if (!few || cost < neapi_neap_ideal() + NEAR_IDEAL) {
+    if (cost > before - WORTH)
+      memcpy(n->expert_of, input->previous->expert_of, bytes);
+    return;
+  }
+  for (int32_t i = 1; i < ROUNDS; i++) {
+    neapi_neap_draw(n, i);
+    neapi_neap_climb(n, tries);
+  }
+  choose(n);
 }
 
 static int neap_plan(const neapi_plan_input *input, int32_t *expert_of)
@@ -105,7 +134,7 @@ static int neap_plan(const neapi_plan_input *input, int32_t *expert_of)
   n->toll = neapi_neap_toll(n, 0.3 * towards, input->parameter[FAR_PRICE]);
   neapi_neap_forecast(n, input);
   if (input->parameter[EFFORT] > 0) {
-    neapi_neap_draw(n);
+    neapi_neap_draw(n, 0);
     improve(n, input);
   } else {
     neapi_neap_greedy(n);

@@ -22,12 +22,12 @@ static double quantile(int32_t part)
 /* The forecast, and as many disturbed ones as the normal distribution has parts. Every expert goes
  * through all parts, in an order of its own: a multiple of the sample's number and an offset,
  * modulo a prime. So no expert looks riskier than another one by chance. */
-void neapi_neap_draw(neapi_neap *n)
+void neapi_neap_draw(neapi_neap *n, int32_t which)
 {
   int32_t experts = n->topology->experts;
   double sum[NEAPI_LANES] = {0};
   for (int32_t e = 0; e < experts; e++) {
-    uint64_t chance = neap_random_bits(0, 1, e);
+    uint64_t chance = neap_random_bits(0, 1 + which, e);
     int32_t step = 1 + chance % (PARTS - 1), part = (chance >> 32) % PARTS;
     for (int32_t i = 0; i < NEAPI_LANES; i++) {
       double normal = i ? quantile(part) : 0;

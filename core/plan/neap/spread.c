@@ -10,6 +10,8 @@
 #include <math.h>
 #include <string.h>
 
+enum { STEP = 3, LONGER = 6 }; /* ranks: where the next slot begins; and the one after that */
+
 /* Replicas: n->count; with even loads, as many of each as there can be. */
 static void count_replicas(neapi_neap *n, bool even)
 {
@@ -85,9 +87,29 @@ static void fill(neapi_neap *n)
   }
 }
 
+/* As many of every expert where ranks have as many slots: experts in turn, slot after slot of all
+ * ranks, every slot from another rank on, so that hardly two experts share two ranks. Returns
+ * whether that was possible. */
+static bool take_turns(neapi_neap *n)
+{
+  const neap_topology *t = n->topology;
+  int32_t slots = t->slots / t->ranks;
+  for (int32_t r = 0; r <= t->ranks; r++)
+    if (t->first_slot[r] != r * slots)
+      return false;
+  for (int64_t i = 0; i < t->slots; i++) {
+    int64_t slot = i / t->ranks;
+    int64_t rank = (i + slot * (STEP + slot * LONGER)) % t->ranks;
+    n->expert_of[rank * slots + slot] = (int32_t)(i % t->experts);
+  }
+  return neapi_neap_has_no_doubles(n, n->expert_of);
+}
+
 void neapi_neap_spread(neapi_neap *n, bool even)
 {
   const neap_topology *t = n->topology;
+  if (even && take_turns(n))
+    return;
   int32_t ranks = 0, sorted = 0, heads = 0;
   memset(n->node_count, 0, sizeof *n->node_count * t->nodes * t->experts);
   count_replicas(n, even);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Memory of planner neap. */
+/* Memory of planner neap, and what layouts it takes. */
 #include "plan/neap/state.h"
 
 #include "base/memory.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static const char WHO[] = "planner neap";
 
@@ -60,6 +61,7 @@ static void lay_out(neapi_neap *n)
   n->expert_of = take(n, 4ll * t->slots);
   n->start = take(n, 4ll * t->slots);
   n->best = take(n, 4ll * t->slots);
+  n->even = take(n, 4ll * t->slots);
   n->late_slot = take(n, 4ll * t->ranks);
   n->count = take(n, 4ll * t->experts);
   n->node_count = take(n, 4 * pairs);
@@ -120,4 +122,20 @@ int neapi_neap_open(const neap_topology *topology, void **scratch)
   describe(n);
   *scratch = n;
   return NEAP_OK;
+}
+
+bool neapi_neap_has_no_doubles(neapi_neap *n, const int32_t *expert_of)
+{
+  const neap_topology *t = n->topology;
+  memset(n->held, 0, sizeof *n->held * t->experts);
+  for (int32_t r = 0; r < t->ranks; r++) {
+    int32_t slots = t->first_slot[r + 1] - t->first_slot[r], different = 0;
+    for (int32_t s = t->first_slot[r]; s < t->first_slot[r + 1]; s++) {
+      different += n->held[expert_of[s]] != (uint32_t)r + 1;
+      n->held[expert_of[s]] = r + 1;
+    }
+    if (different < (slots < t->experts ? slots : t->experts))
+      return false;
+  }
+  return true;
 }

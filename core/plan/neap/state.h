@@ -78,6 +78,7 @@ typedef struct {
   /* Of the climb. */
   bool late;             /* one slot of each rank may change */
   int32_t *late_slot;    /* [ranks] late: which has changed; -1: none */
+  int32_t *even;         /* [slots] as many of every expert */
   int32_t *start, *best; /* [slots]; late: start is the layout so far */
   neapi_levels levels;
   neapi_lanes most, gain; /* the fullest level; what a unit of work off critical ranks gains */
@@ -107,8 +108,8 @@ void neapi_neap_greedy(neapi_neap *n);
 void neapi_neap_spread(neapi_neap *n, bool even);
 /* Improves the layout in expert_of, cell by cell; effort: changes looked at, per cell. */
 void neapi_neap_search(neapi_neap *n, double effort);
-/* The samples, side by side, for judge and climb. */
-void neapi_neap_draw(neapi_neap *n);
+/* Samples, side by side, for judge and climb; which: those of another number are as good. */
+void neapi_neap_draw(neapi_neap *n, int32_t which);
 /* What a layout costs that every sample can be split evenly over, and no work leaves. */
 double neapi_neap_ideal(void);
 /* What the layout in expert_of costs over the samples; one that is not below least may be too
