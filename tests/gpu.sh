@@ -244,7 +244,7 @@ timeline() {
 in_torch() {
   python3 -c 'import torch' 2>/dev/null || { echo 'skipped: no torch'; return; }
   NEAP_LIBRARY=$PWD/$build/libneap.so PYTHONPATH=python timeout 240 \
-    python3 tests/python/test_torch.py Cuda
+    python3 tests/python/test_torch.py Cuda CudaRanks
 }
 test_torch() {
   start 'a MoE layer in PyTorch' in_torch

@@ -261,26 +261,43 @@ int neapi_comm_open(const neapi_transport *transport, neapi_endpoint *endpoint, 
   return NEAP_OK;
 }
 
-static int derive(neap_comm *comm, int32_t kind, int32_t colour, neap_comm **out)
+static int derive_endpoint(neap_comm *comm, int32_t kind, int32_t colour, neapi_endpoint **out,
+                           int32_t *rank, int32_t *size)
 {
-  if (!comm)
-    return neapi_fail(NEAP_ARGUMENT, "comm_%s: no communicator", neapi_kind_name(kind));
   neapi_call call = {.kind = kind, .dtype = -1};
   neap_request *request = neapi_request_open(comm, &call, 0, 0, true);
   if (!request)
     return NEAP_MEMORY;
-  neapi_endpoint *endpoint = NULL;
-  request->data = &endpoint;
+  *out = NULL;
+  request->data = out;
   request->count = colour;
   pthread_mutex_lock(&comm->lock);
   push(comm, request);
   pthread_mutex_unlock(&comm->lock);
   int status = await(request);
-  if (!status)
-    status = neapi_comm_open(comm->transport, endpoint, request->new_rank, request->new_size,
-                             neapi_flight_share(comm->flight), out);
+  *rank = request->new_rank;
+  *size = request->new_size;
   neapi_request_free(request);
   return status;
+}
+
+int neapi_comm_duplicate_endpoint(neap_comm *comm, neapi_endpoint **out, int32_t *rank,
+                                  int32_t *size)
+{
+  return derive_endpoint(comm, NEAPI_DUPLICATE, 0, out, rank, size);
+}
+
+static int derive(neap_comm *comm, int32_t kind, int32_t colour, neap_comm **out)
+{
+  if (!comm)
+    return neapi_fail(NEAP_ARGUMENT, "comm_%s: no communicator", neapi_kind_name(kind));
+  neapi_endpoint *endpoint;
+  int32_t rank, size;
+  int status = derive_endpoint(comm, kind, colour, &endpoint, &rank, &size);
+  if (status)
+    return status;
+  return neapi_comm_open(comm->transport, endpoint, rank, size, neapi_flight_share(comm->flight),
+                         out);
 }
 
 int neap_comm_duplicate(neap_comm *comm, neap_comm **out)

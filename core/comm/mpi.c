@@ -349,21 +349,6 @@ static void endpoint_close(neapi_endpoint *endpoint)
 const neapi_transport neapi_mpi_transport = {"mpi",   false, exchange,
                                              barrier, split, endpoint_close};
 
-int neapi_mpi_gather(neapi_endpoint *endpoint, const neapi_call *call, const void *data,
-                     int32_t bytes, void *out)
-{
-  if (endpoint->failed)
-    return neapi_fail(NEAP_COMM, "%s", endpoint->failure);
-  int status = reserve(endpoint, 1);
-  if (status)
-    return status;
-  int error = MPI_Iallgather(data, bytes, MPI_BYTE, out, bytes, MPI_BYTE, endpoint->comm,
-                             endpoint->requests);
-  if (!error)
-    error = finish(endpoint, 1);
-  return error ? fail_mpi(endpoint, call, error, -1) : NEAP_OK;
-}
-
 static void find_rank_info(MPI_Comm comm, neapi_rank_info *info)
 {
   MPI_Comm host;

@@ -50,12 +50,10 @@ typedef struct {
   int32_t rank, size, local_rank, local_size;
 } neapi_rank_info;
 
-/* What the transport for GPUs needs of MPI: the transport for host memory, its endpoint over all
- * processes, and everybody's bytes in out[size][bytes]. Collective. */
+/* What the transport for GPUs needs of MPI: the transport for host memory, and its endpoint over
+ * all processes. Collective. */
 extern const neapi_transport neapi_mpi_transport;
 int neapi_mpi_endpoint_open(neapi_endpoint **out, neapi_rank_info *info);
-int neapi_mpi_gather(neapi_endpoint *endpoint, const neapi_call *call, const void *data,
-                     int32_t bytes, void *out);
 
 /* Starts the watchdog of a process that others are beside of: they talk over MPI. */
 void neapi_mpi_watch(void);
@@ -64,5 +62,9 @@ void neapi_mpi_watch(void);
  * memory); on failure both are given up. */
 int neapi_comm_open(const neapi_transport *transport, neapi_endpoint *endpoint, int32_t rank,
                     int32_t size, neapi_flight *flight, neap_comm **out);
+/* An endpoint of the communicator's transport over the same ranks, and this rank's place there.
+ * Collective. */
+int neapi_comm_duplicate_endpoint(neap_comm *comm, neapi_endpoint **out, int32_t *rank,
+                                  int32_t *size);
 
 #endif

@@ -272,6 +272,10 @@ NEAP_API int neap_comm_open_mpi(neap_comm **out);
  * GPU. An operation that NCCL fails, or that is not done in time (neap_watch), fails the
  * communicator with COMM. Errors: ABSENT, with what to install. */
 NEAP_API int neap_comm_open_nccl(neap_comm **out);
+/* The same for the ranks of a communicator, however it was opened, whose transport carries what is
+ * in host memory; it may be closed before. Every rank computes on the GPU that its calling thread
+ * uses (neap_device_use). Collective. Errors: as open_nccl, ARGUMENT (no GPU in use). */
+NEAP_API int neap_comm_open_nccl_over(neap_comm *comm, neap_comm **out);
 /* Where the other ranks reach this process, for neap_comm_open_tcp: a port of one of this host's
  * addresses; 127.0.0.1 where all ranks are on one host. Errors: ARGUMENT, SYSTEM, MEMORY. */
 typedef struct neap_listener neap_listener;

@@ -6,8 +6,8 @@
     torchrun --nproc-per-node=4 experiments/python/torch_transformer.py --policy=laer
 
 A small byte-level language model in plain PyTorch, trained twice from the same parameters on the
-same batches: with the MoE layers below, a loop over experts, and with neap.torch.MoE in their
-place. Prints both losses a step, how far apart they get, and tokens a second. Ranks each train on
+same batches: with the MoE layers below, a loop over experts (--plain=grouped: PyTorch's grouped
+products, bf16 on a GPU), and with neap.torch.MoE in their place. Prints both losses a step, how far apart they get, and tokens a second. Ranks each train on
 their part of a batch (the plain model on all of it). On a CPU 15 seconds; needs PyTorch.
 """
 
@@ -20,6 +20,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import neap.torch
+
+grouped_mm = getattr(F, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
 
 
 class PlainMoE(nn.Module):
@@ -48,6 +50,27 @@ class PlainMoE(nn.Module):
             out = (F.silu(gate) * up) @ self.w2[expert]
             y = y.index_add(0, token, weights[token, choice, None] * out)
         return y.reshape(x.shape)
+
+
+class GroupedMoE(PlainMoE):
+    """The same by PyTorch's grouped products: bf16 on a GPU."""
+
+    def forward(self, x):
+        """y, of x's shape (…, hidden)."""
+        rows = x.reshape(-1, x.shape[-1])
+        weights, chosen = (rows @ self.router).softmax(-1).topk(self.top_k, -1)
+        if self.renormalise:
+            weights = weights / weights.sum(-1, keepdim=True)
+        order = chosen.flatten().argsort(stable=True)
+        counts = torch.zeros(self.router.shape[1], dtype=torch.int32, device=x.device)
+        ends = counts.index_add(0, chosen.flatten(), torch.ones_like(order, dtype=torch.int32))
+        ends = ends.cumsum(0, dtype=torch.int32)
+        gate, up = grouped_mm(rows[order // self.top_k], self.w1, offs=ends).chunk(2, -1)
+        out = grouped_mm(F.silu(gate) * up, self.w2, offs=ends)
+        row_of = torch.empty_like(order)
+        row_of[order] = torch.arange(order.numel(), device=x.device)
+        mine = out[row_of].view(*chosen.shape, -1)
+        return (weights.unsqueeze(1) @ mine).reshape(x.shape)
 
 
 class Block(nn.Module):
@@ -146,6 +169,7 @@ def read_options():
         parser.add_argument("--" + name.replace("_", "-"), type=int, default=default)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--policy", default="neap")
+    parser.add_argument("--plain", default="loop", choices=("loop", "grouped"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float64", "bfloat16"))
     parser.add_argument("--text", default=__file__)
@@ -160,7 +184,8 @@ def main():
     torch.set_default_dtype(getattr(torch, o.dtype))
     group = neap.torch.Group(o.experts, o.slots or None, o.policy, device=o.device)
     torch.manual_seed(o.seed)
-    plain = Transformer(o, lambda: PlainMoE(o.hidden, o.ffn, o.experts, o.top_k)).to(o.device)
+    kind = GroupedMoE if o.plain == "grouped" else PlainMoE
+    plain = Transformer(o, lambda: kind(o.hidden, o.ffn, o.experts, o.top_k)).to(o.device)
     # The one line:
     swapped = Transformer(o, lambda: neap.torch.MoE(o.hidden, o.ffn, o.top_k, group))
     for block, of in zip(swapped.blocks, plain.blocks):

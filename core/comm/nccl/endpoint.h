@@ -17,7 +17,8 @@ typedef struct {
 
 struct neapi_endpoint {
   const nccl_functions *nccl; /* NULL where this is the only rank */
-  neapi_endpoint *host;       /* the same ranks over MPI */
+  const neapi_transport *by;  /* of the next */
+  neapi_endpoint *host;       /* the same ranks, for host memory */
   int32_t rank, size;
   int32_t gpu;  /* ordinal */
   double limit; /* seconds that an operation may take; 0: any */

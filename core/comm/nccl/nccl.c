@@ -2,12 +2,14 @@
 /*
  * Transport for buffers on GPUs: grouped sends and receives of NCCL, enqueued on the calling
  * thread's stream, so that the host waits for none of them. What is in host memory, and all that
- * ranks have to agree on, goes by MPI. The collectives are those of collective.c, which add in rank
+ * ranks have to agree on, goes by another transport: MPI, or that of a communicator which is given.
+ * The collectives are those of collective.c, which add in rank
  * order: NCCL's own reductions have an order of theirs.
  *
  * NCCL's communicators do not block: calls that take long are polled. A thread of the process looks
  * after all of them (watchdog.c), since an error may come when nobody calls.
  */
+#include "comm/comm.h"
 #include "comm/nccl/endpoint.h"
 #include "comm/watchdog.h"
 
@@ -130,7 +132,7 @@ static int exchange(neapi_endpoint *endpoint, const neapi_call *call, const neap
                     int64_t sends, const neap_message *recv, int64_t recvs)
 {
   if (!call->gpu)
-    return neapi_mpi_transport.exchange(endpoint->host, call, send, sends, recv, recvs);
+    return endpoint->by->exchange(endpoint->host, call, send, sends, recv, recvs);
   if (!carries(send, sends) && !carries(recv, recvs))
     return NEAP_OK;
   pthread_mutex_lock(&endpoint->lock);
@@ -142,7 +144,7 @@ static int exchange(neapi_endpoint *endpoint, const neapi_call *call, const neap
 
 static int barrier(neapi_endpoint *endpoint, const neapi_call *call)
 {
-  return neapi_mpi_transport.barrier(endpoint->host, call);
+  return endpoint->by->barrier(endpoint->host, call);
 }
 
 /* ---- endpoints ------------------------------------------------------------------------------- */
@@ -171,7 +173,7 @@ static void endpoint_close(neapi_endpoint *endpoint)
     neapi_stream_event_wait(ends[i]); /* looked after meanwhile: if it never ends it is aborted */
   neapi_nccl_unwatch(endpoint);
   leave(endpoint);
-  neapi_mpi_transport.close(endpoint->host);
+  endpoint->by->close(endpoint->host);
   neapi_stream_event_free(endpoint->latest.end);
   neapi_stream_event_free(endpoint->watched.end);
   pthread_mutex_destroy(&endpoint->lock);
@@ -185,6 +187,33 @@ typedef struct {
   nccl_id id;
 } opening;
 
+/* The ranks over a transport for host memory, before there is an endpoint of ours. */
+typedef struct {
+  const neapi_transport *by;
+  neapi_endpoint *endpoint;
+  int32_t rank, size;
+} host_ranks;
+
+/* Everybody's bytes in out[size][bytes]. Collective. */
+static int gather(const host_ranks *host, const neapi_call *call, void *mine, int64_t bytes,
+                  void *out)
+{
+  neap_message *list = neapi_alloc(2 * host->size * (int64_t)sizeof *list, "comm: messages");
+  if (!list)
+    return NEAP_MEMORY;
+  int64_t count = 0;
+  for (int32_t r = 0; r < host->size; r++)
+    if (r != host->rank) {
+      list[count] = (neap_message){.peer = r, .data = mine, .bytes = bytes};
+      list[host->size + count++] =
+          (neap_message){.peer = r, .data = (char *)out + r * bytes, .bytes = bytes};
+    }
+  memcpy((char *)out + host->rank * bytes, mine, (size_t)bytes);
+  int status = host->by->exchange(host->endpoint, call, list, count, list + host->size, count);
+  free(list);
+  return status;
+}
+
 /* Gathers everybody's; the first rank that failed speaks for all. */
 static int agree(neapi_endpoint *endpoint, const neapi_call *call, opening *mine, nccl_id *id)
 {
@@ -193,7 +222,8 @@ static int agree(neapi_endpoint *endpoint, const neapi_call *call, opening *mine
   opening *all = neapi_alloc(endpoint->size * (int64_t)sizeof *all, "comm: endpoint");
   if (!all)
     return NEAP_MEMORY;
-  int status = neapi_mpi_gather(endpoint->host, call, mine, sizeof *mine, all);
+  host_ranks host = {endpoint->by, endpoint->host, endpoint->rank, endpoint->size};
+  int status = gather(&host, call, mine, sizeof *mine, all);
   for (int32_t r = 0; r < endpoint->size && !status; r++)
     if (all[r].status)
       status = neapi_fail(all[r].status, "comm: rank %d: %s", r, all[r].text);
@@ -244,19 +274,20 @@ static int connect_all(neapi_endpoint *endpoint, const neapi_call *call)
 }
 
 /* An endpoint over the ranks of host, which it takes over, and which all have their GPU in use. */
-static int endpoint_open(const nccl_functions *nccl, neapi_endpoint *host, const neapi_call *call,
-                         int32_t rank, int32_t size, neapi_endpoint **out)
+static int endpoint_open(const nccl_functions *nccl, const host_ranks *host, const neapi_call *call,
+                         neapi_endpoint **out)
 {
   neapi_endpoint *endpoint = neapi_alloc_zero(sizeof *endpoint, "comm: endpoint");
   if (!endpoint) {
-    neapi_mpi_transport.close(host);
+    host->by->close(host->endpoint);
     return NEAP_MEMORY;
   }
   endpoint->nccl = nccl;
-  endpoint->host = host;
+  endpoint->by = host->by;
+  endpoint->host = host->endpoint;
   endpoint->starting = endpoint->watched.call = *call;
-  endpoint->rank = rank;
-  endpoint->size = size;
+  endpoint->rank = host->rank;
+  endpoint->size = host->size;
   endpoint->gpu = neapi_gpu_current();
   endpoint->limit = neapi_watchdog_limit();
   pthread_mutex_init(&endpoint->lock, NULL);
@@ -273,17 +304,17 @@ static int endpoint_open(const nccl_functions *nccl, neapi_endpoint *host, const
 static int split(neapi_endpoint *endpoint, const neapi_call *call, const int32_t *members,
                  int32_t rank, int32_t size, neapi_endpoint **out)
 {
-  neapi_endpoint *host;
-  int status = neapi_mpi_transport.split(endpoint->host, call, members, rank, size, &host);
+  host_ranks host = {endpoint->by, NULL, rank, size};
+  int status = host.by->split(endpoint->host, call, members, rank, size, &host.endpoint);
   if (status)
     return status;
   int32_t before = neapi_gpu_current();
   status = before == endpoint->gpu ? NEAP_OK : neap_device_use(endpoint->gpu);
   if (status) {
-    neapi_mpi_transport.close(host);
+    host.by->close(host.endpoint);
     return status;
   }
-  status = endpoint_open(endpoint->nccl, host, call, rank, size, out);
+  status = endpoint_open(endpoint->nccl, &host, call, out);
   if (before != endpoint->gpu)
     neap_device_use(before);
   return status;
@@ -300,15 +331,13 @@ typedef struct {
   unsigned char gpu[NEAPI_GPU_ID];
 } arrival;
 
-/* Takes the GPU that is the rank's on its host and finds NCCL, which one rank alone can do
- * without. */
-static int arrive(const neapi_rank_info *info, const nccl_functions **library, arrival *mine)
+/* Takes the GPU that is wanted and finds NCCL, which one rank alone can do without. */
+static int arrive(int32_t gpu, int32_t size, const nccl_functions **library, arrival *mine)
 {
-  int32_t count = neap_device_count(), ordinal = count ? info->local_rank % count : 0;
-  int status = neap_device_use(ordinal);
+  int status = neap_device_use(gpu);
   if (!status)
-    status = neapi_gpu_id(ordinal, mine->gpu);
-  if (status || info->size == 1)
+    status = neapi_gpu_id(gpu, mine->gpu);
+  if (status || size == 1)
     return status;
   status = neapi_nccl_load(library);
   mine->version = status ? 0 : (*library)->version;
@@ -341,40 +370,65 @@ static int judge(const arrival *all, int32_t size)
   return status;
 }
 
-static int meet(neapi_endpoint *host, const neapi_call *call, const neapi_rank_info *info,
+static int meet(const host_ranks *host, const neapi_call *call, int32_t gpu,
                 const nccl_functions **library)
 {
-  arrival mine = {0}, *all = neapi_alloc(info->size * (int64_t)sizeof mine, "comm: ranks");
+  arrival mine = {0}, *all = neapi_alloc(host->size * (int64_t)sizeof mine, "comm: ranks");
   if (!all)
     return NEAP_MEMORY;
-  mine.status = arrive(info, library, &mine);
+  mine.status = arrive(gpu, host->size, library, &mine);
   if (mine.status)
     snprintf(mine.text, sizeof mine.text, "%s", neap_error_message());
-  int status = neapi_mpi_gather(host, call, &mine, sizeof mine, all);
+  int status = gather(host, call, &mine, sizeof mine, all);
   if (!status)
-    status = judge(all, info->size);
+    status = judge(all, host->size);
   free(all);
   return status;
+}
+
+/* A communicator over the ranks of host, which it takes over, as it does flight. */
+static int open_over(const host_ranks *host, int32_t gpu, neapi_flight *flight, neap_comm **out)
+{
+  neapi_endpoint *endpoint;
+  const nccl_functions *library = NULL;
+  neapi_call call = {.kind = NEAPI_DUPLICATE, .dtype = -1, .step = -1};
+  int status = meet(host, &call, gpu, &library);
+  if (status)
+    host->by->close(host->endpoint);
+  else
+    status = endpoint_open(library, host, &call, &endpoint);
+  if (status) {
+    neapi_flight_release(flight);
+    return status;
+  }
+  return neapi_comm_open(&nccl, endpoint, host->rank, host->size, flight, out);
 }
 
 int neap_comm_open_nccl(neap_comm **out)
 {
   neapi_rank_info info;
-  neapi_endpoint *host, *endpoint;
-  const nccl_functions *library = NULL;
-  neapi_call call = {.kind = NEAPI_DUPLICATE, .dtype = -1, .step = -1};
-  int status = neapi_mpi_endpoint_open(&host, &info);
+  host_ranks host = {.by = &neapi_mpi_transport};
+  int status = neapi_mpi_endpoint_open(&host.endpoint, &info);
   if (status)
     return status;
-  status = meet(host, &call, &info, &library);
-  if (status) {
-    neapi_mpi_transport.close(host);
-    return status;
-  }
-  status = endpoint_open(library, host, &call, info.rank, info.size, &endpoint);
+  host.rank = info.rank;
+  host.size = info.size;
+  int32_t count = neap_device_count();
+  status = open_over(&host, count ? info.local_rank % count : 0,
+                     neapi_flight_open(info.rank, info.size, NULL, NULL), out);
+  if (!status)
+    neapi_mpi_watch();
+  return status;
+}
+
+int neap_comm_open_nccl_over(neap_comm *comm, neap_comm **out)
+{
+  if (!comm || !neapi_on_gpu())
+    return neapi_fail(NEAP_ARGUMENT, "comm_open_nccl_over: %s",
+                      comm ? "the calling thread computes on no GPU" : "no communicator");
+  host_ranks host = {.by = comm->transport};
+  int status = neapi_comm_duplicate_endpoint(comm, &host.endpoint, &host.rank, &host.size);
   if (status)
     return status;
-  neapi_mpi_watch();
-  return neapi_comm_open(&nccl, endpoint, info.rank, info.size,
-                         neapi_flight_open(info.rank, info.size, NULL, NULL), out);
+  return open_over(&host, neapi_gpu_current(), neapi_flight_share(comm->flight), out);
 }

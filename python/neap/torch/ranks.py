@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from .._engine import C, CONSTANTS, Handle, NeapError, check, opened
+from .._engine import C, CONSTANTS, Handle, check, opened
 
 
 class Comm:
@@ -100,11 +100,18 @@ def _by_tcp() -> Comm:
     return Comm(comm)
 
 
+def _over_nccl(host: Comm) -> Comm:
+    """The same ranks, whose GPU memory travels by NCCL."""
+    try:
+        return Comm(opened(C.neap_comm_open_nccl_over, host.pointer))
+    finally:
+        host.close()
+
+
 def open_ranks(device: torch.device) -> Comm:
-    """All ranks of the training; collective. Raises NeapError (COMM, ABSENT)."""
-    if distributed() or _launched() > 1:
-        if device.type != "cpu":
-            raise NeapError("several ranks on GPUs: Group computes on one GPU alone, or on CPUs",
-                            "ABSENT")
-        return _by_tcp() if distributed() else Comm(opened(C.neap_comm_open_mpi))
-    return _alone()
+    """All ranks of the training; where device is a GPU, which the engine computes on already, each
+    has one of its own. Collective. Raises NeapError (COMM, ABSENT)."""
+    if not distributed() and _launched() == 1:
+        return _alone()
+    host = _by_tcp() if distributed() else Comm(opened(C.neap_comm_open_mpi))
+    return _over_nccl(host) if device.type == "cuda" else host

@@ -3,7 +3,7 @@
 whatever their number. Rank 0 prints what the ranks have come to, as JSON: a hash of the outputs of
 the first step, the losses, a hash of the state loaded again, faults of the policy.
 
-    python3 torch_moe.py POLICY STATE        STATE: file; loaded first if it is there, else written
+    python3 torch_moe.py POLICY STATE [cuda] STATE: file; loaded first if it is there, else written
 """
 
 import hashlib
@@ -18,21 +18,24 @@ import neap.torch
 TOKENS, HIDDEN, STEPS = 48, 16, 4
 
 
-def launched():
+def launched(device):
     """Joins the ranks of torchrun, if it has started us."""
+    if device == "cuda":
+        rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", 0))
+        torch.cuda.set_device(rank % torch.cuda.device_count())
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        torch.distributed.init_process_group("gloo")
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
 
 
 def digest(values):
     """Of a tensor's bits."""
-    return hashlib.sha256(values.detach().contiguous().numpy().tobytes()).hexdigest()[:16]
+    return hashlib.sha256(values.detach().contiguous().cpu().numpy().tobytes()).hexdigest()[:16]
 
 
 def gather(comm, values):
     """Everybody's rows, in rank order."""
     import numpy as np
-    rows = comm.all_gather(values.detach().contiguous().numpy().view(np.int64))
+    rows = comm.all_gather(values.detach().contiguous().cpu().numpy().view(np.int64))
     return torch.from_numpy(rows.view(np.float64).reshape(-1, values.shape[-1]))
 
 
@@ -70,10 +73,10 @@ def train(group, model, recorder):
     for step in range(STEPS):
         torch.manual_seed(step)
         x, target = torch.randn(TOKENS, HIDDEN), torch.randn(TOKENS, HIDDEN)
-        y = wrapped(x[part])
+        y = wrapped(x[part].to(group.device))
         if recorder:
             counts.append(record(recorder, model))
-        loss = ((y - target[part]) ** 2).mean()
+        loss = ((y - target[part].to(y.device)) ** 2).mean()
         loss.backward()
         if not several:
             group.average_gradients(model)
@@ -86,10 +89,11 @@ def train(group, model, recorder):
     return losses, first, counts
 
 
-def run(policy, state):
+def run(policy, state, device="cpu"):
     """What is printed; None on other ranks than 0."""
     torch.set_default_dtype(torch.float64)
-    with neap.torch.Group(experts=6, slots=6, node_size=2, policy=policy, wait=True) as group:
+    with neap.torch.Group(experts=6, slots=6, node_size=2, policy=policy, wait=True,
+                          device=device) as group:
         model = Model(group)
         loaded = os.path.exists(state)
         if loaded:
@@ -112,7 +116,7 @@ def run(policy, state):
 
 
 if __name__ == "__main__":
-    launched()
+    launched(sys.argv[3] if len(sys.argv) > 3 else "cpu")
     found = run(*sys.argv[1:])
     if found:
         print(json.dumps(found))

@@ -3,8 +3,8 @@
  * Communicators on buffers of a GPU: what ranks enqueue is late, and buffers are overwritten and
  * freed as soon as an operation's wait has returned, so that an exchange that does not order its
  * streams meets wrong data. Includer: delay() makes what the calling thread enqueues later wait.
- * Without arguments over threads that share the GPU; with "mpi" over processes, by NCCL. "digest"
- * lines are those of tests/c/comm/operations.c.
+ * Without arguments over threads that share the GPU; with "mpi" over processes, by NCCL; with "tcp"
+ * by NCCL over ranks that TCP has linked. "digest" lines are those of tests/c/comm/operations.c.
  */
 #include "comm/sequence.h"
 #include "comm/transport.h"
@@ -127,12 +127,29 @@ static void body(neap_comm *comm, neap_world *world, int which)
   check(!neap_comm_barrier(comm), "%s", neap_error_message());
 }
 
+/* NCCL over the ranks that TCP links: as a launcher other than mpirun has it. */
+static int open_over_tcp(neap_comm **out)
+{
+  neap_comm *tcp;
+  int32_t count = neap_device_count();
+  int status = open_tcp(&tcp);
+  if (status)
+    return status;
+  status = neap_device_use(count ? neap_comm_rank(tcp) % count : 0);
+  if (!status)
+    status = neap_comm_open_nccl_over(tcp, out);
+  neap_comm_close(tcp);
+  return status;
+}
+
 static int run_over(int argc, char **argv)
 {
   static const int sizes[] = {1, 2, 3, 4, 8};
   sequence_memory = (buffer_place){put_on_gpu, get_from_gpu, drop_on_gpu};
   if (argc > 1 && !strcmp(argv[1], "mpi"))
     return run_processes(neap_comm_open_nccl, body, 0) ? check_failed > 0 : check_done();
+  if (argc > 1 && !strcmp(argv[1], "tcp"))
+    return run_processes(open_over_tcp, body, 0) ? check_failed > 0 : check_done();
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
     run_threads(sizes[i], body, 0);
   return check_done();
