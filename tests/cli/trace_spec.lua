@@ -75,6 +75,27 @@ describe('neap trace', function()
     assert.matches('^step,layer,rank,e0', (run(0, 'export made.safetensors -')))
   end)
 
+  it('writes the same whether the file is said last or with -o', function()
+    local function same(words)
+      local command = "cd '%s' && cmp last.safetensors with.safetensors"
+      assert.are.equal(0, (program.shell(command:format(folder))), words)
+    end
+    for _, words in ipairs { 'export made.safetensors %s', 'import made.safetensors %s',
+      'cut made.safetensors %s --steps 1..2', 'layout made.safetensors %s',
+      (SYNTH:gsub('made.safetensors', '%%s')) } do
+      run(0, words:format 'last.safetensors')
+      run(0, words:format '-o with.safetensors')
+      same(words)
+    end
+    run(0, 'merge last.safetensors made.safetensors made.safetensors')
+    run(0, 'merge -o with.safetensors made.safetensors made.safetensors')
+    same 'merge'
+    for _, words in ipairs { 'export made.safetensors', 'cut made.safetensors', 'synth',
+      'import made.safetensors', 'cut made.safetensors a -o b' } do
+      assert.matches('neap: t', select(2, run(2, words)))
+    end
+  end)
+
   it('cuts steps and layers, and merges what was cut', function()
     run(0, 'cut made.safetensors a.safetensors --steps 0..1')
     run(0, 'cut made.safetensors b.safetensors --steps 2..5')

@@ -58,9 +58,27 @@ local function numbers(text)
   return #list > 0 and list or nil
 end
 
+--- Where a command writes to: its last argument, or -o.
+local function add_destination(parser, name)
+  parser:argument('to', 'file to write, if not by -o'):argname(name):args '?'
+  arguments.output(parser, 'file to write')
+end
+
+--- The file to write, of what was given.
+local function destination(args)
+  if args.to and args.output then
+    errors.usage("two files to write: '%s' and --output '%s'", args.to, args.output)
+  end
+  local to = args.to or args.output
+  if not to then
+    errors.usage('trace %s: say what to write, last or with -o', args.action)
+  end
+  return to
+end
+
 local function add_synth(parser)
   local made = parser:command('synth', 'Make loads of a model of routing, from a seed.')
-  made:argument('to', 'file to write'):argname '<to.safetensors>'
+  add_destination(made, '<to.safetensors>')
   made:option('--preset', 'sigma, tau, rho, experts and top-k of known loads')
     :choices(lib.sorted_keys(synth.presets))
   made:option('--workload', "a workload of the public token-imbalance benchmark instead: choices "
@@ -95,7 +113,8 @@ local function add_import(parser)
     "Write CSV, or what other systems have recorded, as a trace: " .. table.concat(lines, '; ')
     .. '.')
   import:argument('files', 'what to read: a file, a folder with a file per rank, or several files; '
-    .. 'last the file to write'):args '2+':argname '<file>'
+    .. 'last the file to write, if not by -o'):args '1+':argname '<file>'
+  arguments.output(import, 'file to write')
   import:option('--format', 'format (default: as the content shows)'):choices(names)
   import:option('--ranks', 'of formats that have no ranks: deal their tokens to so many, in order')
     :convert(whole('--ranks', 1, 2 ^ 20))
@@ -113,7 +132,7 @@ local function add_layout(parser)
   local layout = parser:command('layout', 'The layouts that a policy ends with, for serving: '
     .. "*.json is SGLang's physical_to_logical_map, *.safetensors EPLB's phy2log, log2phy, logcnt.")
   layout:argument('file', 'trace'):argname '<trace>'
-  layout:argument('to', 'file to write'):argname '<to.json>'
+  add_destination(layout, '<to.json>')
   layout:option('--policy --policies', 'layout policy, one, as in replay'):default 'neap'
   layout:option('--slots', 'slots per rank (default: as recorded)')
     :convert(whole('--slots', 1, 2 ^ 20))
@@ -135,18 +154,19 @@ function command.options(parser)
   arguments.output(plot, 'SVG file to write instead of characters')
   local cut = parser:command('cut', 'Some steps and layers as a trace of their own.')
   cut:argument('file', 'what to read'):argname '<from>'
-  cut:argument('to', 'file to write'):argname '<to.safetensors>'
+  add_destination(cut, '<to.safetensors>')
   cut:option('--steps', 'first and last step: 10..19 (default: all)'):convert(range)
   cut:option('--layers', 'layers: 0,2 (default: all)'):convert(numbers)
   local merge = parser:command('merge', 'Several traces as one.')
-  merge:argument('to', 'file to write'):argname '<to.safetensors>'
-  merge:argument('files', 'what to read'):args '1+':argname '<from>'
+  merge:argument('files', 'file to write, if not by -o, then what to read'):args '2+'
+    :argname '<file>'
+  arguments.output(merge, 'file to write')
   merge:option('--along', 'one after the other, or side by side'):choices { 'steps', 'layers' }
     :default 'steps'
   add_import(parser)
   local export = parser:command('export', 'Write a trace as CSV, gzipped if it is named so.')
   export:argument('file', 'what to read'):argname '<from>'
-  export:argument('to', 'file to write'):argname '<to.csv>'
+  add_destination(export, '<to.csv>')
   add_layout(parser)
   add_synth(parser)
 end
@@ -222,6 +242,7 @@ function actions.plot(args)
 end
 
 function actions.cut(args)
+  local to = destination(args)
   local t = trace.read(args.file)
   local steps, chosen = tools.all(t)
   steps, chosen = args.steps or steps, args.layers or chosen
@@ -233,15 +254,15 @@ function actions.cut(args)
       errors.usage('--layers names %d; %s has layers 0 to %d', layer, t.path, t.layers - 1)
     end
   end
-  tools.cut(t, args.to, steps, chosen, { source = args.file:match '[^/]*$',
+  tools.cut(t, to, steps, chosen, { source = args.file:match '[^/]*$',
     cut = ('steps %d..%d, layers %s'):format(steps[1], steps[2], table.concat(chosen, ',')) })
-  tell(args.to, steps[2] - steps[1] + 1)
+  tell(to, steps[2] - steps[1] + 1)
 end
 
 function actions.merge(args)
-  local traces = {}
+  local traces, to = {}, args.output or table.remove(args.files, 1)
   for i, path in ipairs(args.files) do traces[i] = trace.read(path) end
-  tell(args.to, tools.merge(traces, args.to, args.along))
+  tell(to, tools.merge(traces, to, args.along))
 end
 
 --- What is noted in an imported trace.
@@ -253,8 +274,9 @@ end
 
 actions['import'] = function(args)
   if args.draw and not args.ranks then errors.usage '--draw goes with --ranks' end
-  local names = { unpack(args.files, 1, #args.files - 1) }
-  local to = args.files[#args.files]
+  local names = args.files
+  args.to = not args.output and #names > 1 and table.remove(names) or nil
+  local to = destination(args)
   local loads = formats.read(names, { format = args.format, ranks = args.ranks,
     draw = args.draw, seed = args.seed, experts = args.experts, step_tokens = args.step_tokens })
   if loads then
@@ -278,30 +300,32 @@ actions['import'] = function(args)
 end
 
 function actions.export(args)
-  local t = trace.read(args.file)
-  tools.export(t, args.to)
-  tell(args.to, t.steps)
+  local to, t = destination(args), trace.read(args.file)
+  tools.export(t, to)
+  tell(to, t.steps)
 end
 
 function actions.layout(args)
+  local to = destination(args)
   session.check({ args.policy }, false, args.trust_policies)
   local t = trace.read(args.file)
   if t.steps == 0 then errors.usage('%s: there are no steps to plan on', args.file) end
-  local filled, messages = layout_file.write(args.to, { trace = t, policy = args.policy,
+  local filled, messages = layout_file.write(to, { trace = t, policy = args.policy,
     topology = replay.open_topology(args, t), seed = args.seed, deadline = args.deadline,
     strict = true, trusted = args.trust_policies })
   for _, message in ipairs(messages or {}) do io.stderr:write('neap: ', message, '\n') end
   if filled > 0 then
     io.stderr:write(('neap: %s: %d empty slots hold an expert of their rank once more\n'):format(
-      args.to, filled))
+      to, filled))
   end
 end
 
 function actions.synth(args)
-  local ok, err = pcall(synth_trace.write, args.to, args)
+  local to = destination(args)
+  local ok, err = pcall(synth_trace.write, to, args)
   if not ok and err.code == 'ARGUMENT' then errors.usage('%s', err.message) end
   if not ok then error(err, 0) end
-  tell(args.to, args.steps)
+  tell(to, args.steps)
 end
 
 function command.run(args)
