@@ -146,6 +146,17 @@ local function with(command, options)
   return command
 end
 
+--- A command with fewer policies, and with few processes and runs under a launcher: they share two
+-- cores.
+local function fewer(command)
+  local launched = command:find 'mpirun' or command:find '^srun'
+  if command:find('run experiments/quickstart.lua', 1, true) and not command:find 'polic' then
+    command = command .. (launched and ' --policies=neap' or ' --policies=static,neap')
+  end
+  if not launched then return command end
+  return (command:gsub('%-n 16', '-n 4'):gsub('seed=0%.%.1', 'seed=0'))
+end
+
 --- The command as this build runs it: its program for ./neap, busted for ./neap test SPEC. What
 -- would start on other hosts, or under Slurm, starts on this one.
 local function adapt(command)
@@ -155,7 +166,7 @@ local function adapt(command)
   if command:find ' sweep ' then
     command = command:gsub(' steps=%d+', ' steps=3'):gsub('seed=0%.%.%d+', 'seed=0..1')
   end
-  command = command:gsub('%./neap test ', './neap lua tests/busted.lua ')
+  command = fewer(command):gsub('%./neap test ', './neap lua tests/busted.lua ')
     :gsub('%-%-timeline%-step=%d+', '--timeline-step=3')
   return (command:gsub('%./neap', ("'%s'"):format(program.path))
     :gsub('%-%-host %S+ ', ''):gsub('^srun .-%-%-mpi=pmix ', 'mpirun -n 4 ')
