@@ -41,7 +41,7 @@ end
 
 local parts, width, height = {}, 0, 0
 for i, policy in ipairs(POLICIES) do
-  local title = ('%s: the fullest rank does %.2f x the mean'):format(NAMES[policy],
+  local title = ('%s: fullest rank %.2f x the mean'):format(NAMES[policy],
     found[i].imbalance)
   local drawing = neap.chart.bars { title = title, unit = 'tokens', values = found[i].work,
     high = high, node_of = function(rank) return topology:node_of(rank) end }

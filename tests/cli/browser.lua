@@ -14,12 +14,18 @@ local browser = {}
 -- Shows a page in frames of some widths; tells what sticks out of them, or of a picture.
 local HARNESS = [[
 <!DOCTYPE html><meta charset="utf-8"><body>%s<pre id="found"></pre><script>
+function box_of(svg) { // of a picture in a picture: what it may show, not what it holds
+  if (!svg.ownerSVGElement) return svg.getBoundingClientRect();
+  const m = svg.ownerSVGElement.getScreenCTM(), at = (n) => svg[n].baseVal.value;
+  return { left: m.e + m.a * at('x'), right: m.e + m.a * (at('x') + at('width')),
+    bottom: m.f + m.d * (at('y') + at('height')) };
+}
 function look(frame) {
   const page = frame.contentDocument, width = page.documentElement.clientWidth, bad = [];
   if (page.documentElement.scrollWidth > width) bad.push('page is ' +
     page.documentElement.scrollWidth + ' wide');
   for (const text of page.querySelectorAll('svg text')) {
-    const a = text.getBoundingClientRect(), b = text.ownerSVGElement.getBoundingClientRect();
+    const a = text.getBoundingClientRect(), b = box_of(text.ownerSVGElement);
     if (a.width && (a.left < b.left - 1 || a.right > b.right + 1 || a.bottom > b.bottom + 1))
       bad.push('text sticks out: ' + text.textContent);
   }

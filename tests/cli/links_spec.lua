@@ -1,9 +1,11 @@
 -- SPDX-License-Identifier: Apache-2.0
 
 --- Links of the documents lead somewhere: files that are there, and headings. docs/index.md leads
--- to every page of docs/, and every page leads back.
+-- to every page of docs/, and every page leads back. Pictures show all of their text.
 
+local browser = require 'tests.cli.browser'
 local launcher = require 'neap.launcher'
+local program = require 'tests.cli.program'
 local sources = require 'neap.base.sources'
 
 local home = launcher.home
@@ -87,5 +89,20 @@ describe('documents', function()
       end
     end
     assert.are.same({}, wrong)
+  end)
+
+  it('have pictures whose text is not cut', function()
+    if not browser.installed() then return pending 'skipped: no chromium' end
+    local folder, pictures = os.tmpname(), {}
+    os.remove(folder)
+    for _, name in ipairs(launcher.list(home .. '/docs')) do
+      if name:match '%.svg$' then
+        pictures[#pictures + 1] = sources.read(home .. '/docs/' .. name):gsub('^<%?.-%?>', '')
+      end
+    end
+    local found = browser.look_at(folder, '<!DOCTYPE html><body>' .. table.concat(pictures))
+    program.shell(("rm -r '%s'*"):format(folder))
+    assert.is_true(#pictures > 5)
+    assert.is_nil(found:find('text sticks out', 1, true), found)
   end)
 end)

@@ -116,7 +116,7 @@ local function add_import(parser)
     .. 'last the file to write, if not by -o'):args '1+':argname '<file>'
   arguments.output(import, 'file to write')
   import:option('--format', 'format (default: as the content shows)'):choices(names)
-  import:option('--ranks', 'of formats that have no ranks: deal their tokens to so many, in order')
+  import:option('-n --ranks', 'of formats without ranks: deal their tokens to so many, in order')
     :convert(whole('--ranks', 1, 2 ^ 20))
   import:flag('--draw', 'with --ranks: each token goes to a rank at random')
   import:option('--seed', 'with --draw: of what is drawn'):convert(whole('--seed', 0)):default '1'
