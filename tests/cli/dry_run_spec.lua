@@ -9,21 +9,21 @@ local RECIPE = "run experiments/quickstart.lua --text=english --trace='' --polic
 local SHARE = 0.15 -- of what a run holds, that an estimate may be wrong by
 
 local CASES = {
-  '--steps=4',
-  '--steps=4 --no-exact -n 4 --batch=4 --hidden=192 --layers=4 --schedule=neap --shard-group=2',
-  '--steps=4 --no-exact -n 3 --node-size=2 --batch=7 --ffn=500 --experts=6 --top-k=3 --slots=3 '
+  '--steps=2',
+  '--steps=2 --no-exact -n 4 --batch=4 --hidden=192 --layers=4 --schedule=neap --shard-group=2',
+  '--steps=2 --no-exact -n 3 --node-size=2 --batch=7 --ffn=500 --experts=6 --top-k=3 --slots=3 '
     .. '--shard-group=node --schedule=none',
-  '--steps=4 --no-exact --dtype=bf16 -n 4 --layers=3 --hidden=192 --batch=8 --shard-group=node '
+  '--steps=2 --no-exact --dtype=bf16 -n 4 --layers=3 --hidden=192 --batch=8 --shard-group=node '
     .. '--router-f32 --dense-layers=1 --dense-ffn=900 --shared-experts=1',
-  '--steps=4 --no-exact -n 4 --dtype=bf16 --shard-group=node --node-size=2',
-  '--steps=4 --no-exact -n 4 --shard-group=resident --hidden=192 --batch=8 --slots=6',
-  '--steps=4 --no-exact -n 4 --shard-group=resident --ep=2 --hidden=192 --batch=8 --slots=8',
-  '--steps=4 --no-exact -n 4 --dtype=bf16 --shard-group=resident --ep=2 --batch=4 --slots=9',
-  '--steps=4 --no-exact -n 4 --batch=32 --layers=4 --schedule=laer:recompute=true '
+  '--steps=2 --no-exact -n 4 --dtype=bf16 --shard-group=node --node-size=2',
+  '--steps=2 --no-exact -n 4 --shard-group=resident --hidden=192 --batch=8 --slots=6',
+  '--steps=2 --no-exact -n 4 --shard-group=resident --ep=2 --hidden=192 --batch=8 --slots=8',
+  '--steps=2 --no-exact -n 4 --dtype=bf16 --shard-group=resident --ep=2 --batch=4 --slots=9',
+  '--steps=2 --no-exact -n 4 --batch=32 --layers=4 --schedule=laer:recompute=true '
     .. '--dense-layers=2 --shared-experts=2',
-  '--steps=4 --no-exact -n 4 --dtype=bf16 --unshard=fp8 --shard-group=2 --hidden=192 --batch=4',
-  '--steps=4 --no-exact -n 3 --dispatch=fp8 --hidden=192 --batch=9 --layers=4 --experts=8',
-  '--steps=4 -n 1 --slots=16 --batch=2 --heads=8 --kv-heads=2 --sequence=200',
+  '--steps=2 --no-exact -n 4 --dtype=bf16 --unshard=fp8 --shard-group=2 --hidden=192 --batch=4',
+  '--steps=2 --no-exact -n 3 --dispatch=fp8 --hidden=192 --batch=9 --layers=4 --experts=8',
+  '--steps=2 -n 1 --slots=16 --batch=2 --heads=8 --kv-heads=2 --sequence=200',
 }
 
 local function run(arguments)

@@ -169,7 +169,7 @@ describe('neap ui', function()
     assert.is_truthy(first:find('<b>step 0</b>', 1, true))
     assert.is_truthy(first:find('rank 0, slot 0: expert 0<', 1, true))
     assert.is_nil(first:find('data-key="ArrowLeft"', 1, true))
-    for _, odd in ipairs { '?layer=99&step=7&policy=5', '?layer=-1', '?layer=x&step=' } do
+    for _, odd in ipairs { '?layer=99&step=7&policy=5', '?layer=-1', '?layer=nan&step=' } do
       assert.are.equal(200, (get(page .. odd)), odd)
     end
     assert.is_truthy(select(2, get(url .. 'run/1/layouts')):find('No loads and layouts', 1, true))

@@ -151,12 +151,12 @@ local function chosen(runs, results, fields)
   for i = #results, 1, -1 do
     local steps, layers = moments.steps(runs, results[i].id)
     if #steps > 0 and (not index or index == i) then
-      local at, layer = #steps, math.floor(tonumber(fields.layer) or 0)
+      local at, layer = #steps, tonumber((fields.layer or ''):match '^%d+$') or 0
       for place, step in ipairs(steps) do
         if step == tonumber(fields.step) then at = place end
       end
       return { index = i, steps = steps, layers = layers, at = at,
-        layer = math.max(0, math.min(layers - 1, layer)), fixed = fields.step ~= nil }
+        layer = math.min(layers - 1, layer), fixed = fields.step ~= nil }
     end
   end
 end
