@@ -753,6 +753,8 @@ NEAP_API void neap_shards_close(neap_shards *shards);
 NEAP_API int64_t neap_shards_slot_size(const neap_shards *shards);
 /* Elements of all experts together. */
 NEAP_API int64_t neap_shards_count(const neap_shards *shards);
+/* What ranges are cut at multiples of (neap_cut). */
+NEAP_API int64_t neap_shards_granule(const neap_shards *shards);
 
 /* Elements first to first + count - 1 of an expert's master parameters become scale x
  * normal(seed, stream, 0 to count - 1), whatever the number of ranks. Local; a refresh follows. */

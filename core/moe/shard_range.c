@@ -15,7 +15,7 @@ void neap_cut(int64_t size, int64_t granule, int32_t parts, int32_t index, int64
 static neapi_shard_range range_of(const neap_shards *s, int64_t size, int32_t count, int32_t index)
 {
   neapi_shard_range range;
-  neap_cut(size, s->packed ? NEAPI_E4M3_BLOCK : 1, count, index, &range.begin, &range.end);
+  neap_cut(size, s->granule, count, index, &range.begin, &range.end);
   return range;
 }
 

@@ -144,6 +144,7 @@ int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int tr
   s->dtype = dtype;
   s->acc = neapi_acc_of(dtype);
   s->packed = travel == NEAP_TRAVEL_E4M3;
+  s->granule = travel == NEAP_TRAVEL_DTYPE ? 1 : NEAPI_E4M3_BLOCK;
   s->exact = exact;
   s->resident = group == NEAP_GROUP_RESIDENT;
   s->element = s->kernels->size;
@@ -207,6 +208,11 @@ int64_t neap_shards_slot_size(const neap_shards *s)
 int64_t neap_shards_count(const neap_shards *s)
 {
   return s->count;
+}
+
+int64_t neap_shards_granule(const neap_shards *s)
+{
+  return s->granule;
 }
 
 int neap_shards_traffic(const neap_shards *s, neap_shard_traffic *out)

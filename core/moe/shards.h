@@ -25,6 +25,7 @@ struct neap_shards {
   bool exact;
   bool resident;                       /* experts are whole at their homes */
   bool packed;                         /* working parameters are kept, and travel, in FP8 */
+  int64_t granule;                     /* of its ranges */
   int64_t element;                     /* bytes of a working parameter in a slot */
   int32_t rank, ranks, experts, slots; /* slots: of this rank */
   int32_t *group_first;                /* [ranks] first rank of a rank's shard group */

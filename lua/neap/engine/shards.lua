@@ -100,6 +100,12 @@ function Shards:count()
   return tonumber(C.neap_shards_count(self.ptr))
 end
 
+--- What the ranges of its ranks are cut at multiples of.
+-- : -> integer
+function Shards:granule()
+  return tonumber(C.neap_shards_granule(self.ptr))
+end
+
 --- Parameters first to first + count - 1 of an expert become scale x normal(seed, stream, 0 …).
 -- : integer, integer, integer, integer, integer, number
 function Shards:normal(expert, first, count, seed, stream, scale)

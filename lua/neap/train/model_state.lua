@@ -36,7 +36,7 @@ end
 
 local function expert_array(name, store, residence)
   return {
-    name = name, sizes = store.sizes, granule = 1, residence = residence,
+    name = name, sizes = store.sizes, granule = store:granule(), residence = residence,
     add = function(writer, part)
       writer:add_shards(('%s.%s'):format(name, part), store, part)
     end,
@@ -148,8 +148,7 @@ local function difference(there, here)
   end
   for i, array in ipairs(here.arrays) do
     local other = there.arrays[i] or { name = 'absent', sizes = {} }
-    if other.name ~= array.name or other.granule ~= array.granule
-        or not same_list(other.sizes, array.sizes) then
+    if other.name ~= array.name or not same_list(other.sizes, array.sizes) then
       return 'an array', other.name .. shape(other.sizes), array.name .. shape(array.sizes)
     end
   end
