@@ -50,14 +50,14 @@ NEAPI_BOTH_SIDES static inline uint8_t neapi_e4m3_of(float x)
 
 NEAPI_BOTH_SIDES static inline float neapi_e4m3_value(uint8_t code)
 {
-  uint32_t exponent = code >> 3 & 15, mantissa = code & 7, bits;
+  uint32_t low = (uint32_t)(code & 0x7f) << 20,
+           bits = (code & 0x78 ? 120u << 23 : 121u << 23) + low;
   float value;
-  if ((code & 0x7f) == 0x7f)
-    return NAN;
-  bits = (exponent + 120) << 23 | mantissa << 20;
   memcpy(&value, &bits, sizeof value);
-  if (!exponent)
-    value = (float)mantissa * 0.001953125f; /* 2^-9 */
+  if (!(code & 0x78)) /* 2^-6 (1 + mantissa / 8), which has no first digit to go */
+    value -= 0.015625f;
+  if ((code & 0x7f) == 0x7f)
+    value = NAN;
   return code & 0x80 ? -value : value;
 }
 

@@ -1,61 +1,74 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* FP8 as it travels: a warp takes a block of 128 numbers, a thread 4 of them. */
-#include "cuda.cuh"
+/* FP8 as it travels: a warp takes some blocks of 128 numbers, so that enough is under way. */
+#include "e4m3.cuh"
 
-#include "e4m3.h"
+enum { TOGETHER = 4 };
 
-enum { EACH = NEAPI_E4M3_BLOCK / WARP };
+/* The first block of a warp's turn, and the blocks that it has. */
+#define TURNS(first, blocks)                                                                       \
+  int64_t first = TOGETHER * (blockIdx.x * (int64_t)blockDim.y + threadIdx.y);                     \
+  first < (blocks);                                                                                \
+  first += TOGETHER * (int64_t)gridDim.x * blockDim.y
 
-__global__ void to_e4m3_kernel(int64_t n, const float *x, uint8_t *packed)
+__global__ void to_e4m3_kernel(int64_t n, int64_t blocks, const float *x, uint8_t *packed,
+                               bool quads)
 {
-  int64_t blocks = (n + NEAPI_E4M3_BLOCK - 1) / NEAPI_E4M3_BLOCK;
-  for (ROWS(block, blocks)) {
-    int64_t at = block * NEAPI_E4M3_BLOCK + threadIdx.x * EACH;
-    float mine[EACH], largest = 0;
-    bool finite = true;
-    for (int j = 0; j < EACH; j++) {
-      mine[j] = at + j < n ? x[at + j] : 0;
-      finite = finite && fabsf(mine[j]) <= FLT_MAX;
-      largest = fmaxf(largest, fabsf(mine[j]));
+  for (TURNS(first, blocks)) {
+    quad<float> mine[TOGETHER];
+#pragma unroll
+    for (int b = 0; b < TOGETHER; b++)
+      mine[b] = load_quad(x, (first + b) * NEAPI_E4M3_BLOCK + threadIdx.x * EACH, n, quads);
+#pragma unroll
+    for (int b = 0; b < TOGETHER; b++) {
+      float scale;
+      uint32_t codes = quantise(mine[b], &scale);
+      if (first + b >= blocks)
+        break;
+      uint32_t *to = (uint32_t *)(packed + (first + b) * NEAPI_E4M3_BYTES);
+      to[threadIdx.x] = codes;
+      if (threadIdx.x == 0)
+        to[WARP] = __float_as_uint(scale);
     }
-    largest = warp_max(largest);
-    float scale = __all_sync(~0u, finite) ? neapi_e4m3_scale(largest) : NAN;
-    uint32_t codes = 0;
-    for (int j = 0; j < EACH && scale > 0; j++)
-      codes |= (uint32_t)neapi_e4m3_of(__fdiv_rn(mine[j], scale)) << 8 * j;
-    uint32_t *to = (uint32_t *)(packed + block * NEAPI_E4M3_BYTES);
-    to[threadIdx.x] = codes;
-    if (threadIdx.x == 0)
-      to[WARP] = __float_as_uint(scale);
   }
 }
 
-template <class T> __global__ void from_e4m3_kernel(int64_t n, const uint8_t *packed, T *out)
+template <class T>
+__global__ void from_e4m3_kernel(int64_t n, int64_t blocks, const uint8_t *packed, T *out,
+                                 bool quads)
 {
-  int64_t blocks = (n + NEAPI_E4M3_BLOCK - 1) / NEAPI_E4M3_BLOCK;
-  for (ROWS(block, blocks)) {
-    const uint32_t *from = (const uint32_t *)(packed + block * NEAPI_E4M3_BYTES);
-    int64_t at = block * NEAPI_E4M3_BLOCK + threadIdx.x * EACH;
-    uint32_t codes = from[threadIdx.x];
-    float scale = __uint_as_float(from[WARP]);
-    for (int j = 0; j < EACH; j++)
-      if (at + j < n)
-        out[at + j] = real_of<T>(__fmul_rn(neapi_e4m3_value((uint8_t)(codes >> 8 * j)), scale));
+  for (TURNS(first, blocks)) {
+    uint32_t codes[TOGETHER], scale[TOGETHER];
+#pragma unroll
+    for (int b = 0; b < TOGETHER; b++) {
+      const uint32_t *from = (const uint32_t *)(packed + (first + b) * NEAPI_E4M3_BYTES);
+      bool there = first + b < blocks;
+      codes[b] = there ? from[threadIdx.x] : 0;
+      scale[b] = there ? from[WARP] : 0;
+    }
+#pragma unroll
+    for (int b = 0; b < TOGETHER; b++)
+      store_quad(restore<T>(codes[b], __uint_as_float(scale[b])), out,
+                 (first + b) * NEAPI_E4M3_BLOCK + threadIdx.x * EACH, n, quads);
   }
 }
 
 /* ---- launchers ------------------------------------------------------------------------------- */
 
+static int64_t blocks_of(int64_t n)
+{
+  return (n + NEAPI_E4M3_BLOCK - 1) / NEAPI_E4M3_BLOCK;
+}
+
 static unsigned grid_of(int64_t n)
 {
-  return blocks_for((n + NEAPI_E4M3_BLOCK - 1) / NEAPI_E4M3_BLOCK, ROWS_PER_BLOCK);
+  return blocks_for(blocks_of(n), TOGETHER * ROWS_PER_BLOCK);
 }
 
 static int to_e4m3(int64_t n, const void *x, void *packed, void *stream)
 {
   if (n)
     LAUNCH(grid_of(n), warp_rows(), 0, stream_of(stream), to_e4m3_kernel)
-  (n, (const float *)x, (uint8_t *)packed);
+  (n, blocks_of(n), (const float *)x, (uint8_t *)packed, holds_quads<float>(x));
   return launched();
 }
 
@@ -63,7 +76,7 @@ template <class T> static int from_e4m3(int64_t n, const void *packed, void *out
 {
   if (n)
     LAUNCH(grid_of(n), warp_rows(), 0, stream_of(stream), from_e4m3_kernel<T>)
-  (n, (const uint8_t *)packed, (T *)out);
+  (n, blocks_of(n), (const uint8_t *)packed, (T *)out, holds_quads<T>(out));
   return launched();
 }
 

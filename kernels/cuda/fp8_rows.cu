@@ -1,19 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Rows of tokens in FP8: a warp takes a block of 128 numbers of a row, a thread 4 of them. */
-#include "cuda.cuh"
+#include "e4m3.cuh"
 
-#include "e4m3.h"
-
-enum { EACH = NEAPI_E4M3_BLOCK / WARP };
-
-/* What a thread has of a block. */
-template <class T> struct alignas(EACH * sizeof(T)) quad {
-  T at[EACH];
-};
-
+/* Whether rows of h numbers from x on are aligned to quads. */
 template <class T> static bool in_quads(int64_t h, const void *x)
 {
-  return h % EACH == 0 && (uintptr_t)x % sizeof(quad<T>) == 0;
+  return h % EACH == 0 && holds_quads<T>(x);
 }
 
 static int64_t blocks_of(int64_t h)
@@ -30,24 +22,8 @@ __global__ void scatter_e4m3_kernel(int64_t t, int64_t k, int64_t h, int64_t blo
   for (ROWS(i, t * blocks)) {
     int64_t row = i / blocks, block = i % blocks;
     int64_t column = block * NEAPI_E4M3_BLOCK + threadIdx.x * EACH;
-    const T *from = x + row * h + column;
-    quad<T> mine = {};
-    if (quads && column < h)
-      mine = *(const quad<T> *)from;
-    for (int j = 0; !quads && j < EACH; j++)
-      mine.at[j] = column + j < h ? from[j] : real_of<T>(0.0f);
-    float largest = 0;
-    bool finite = true;
-    for (int j = 0; j < EACH; j++) {
-      float magnitude = fabsf(to_float(mine.at[j]));
-      finite = finite && magnitude <= FLT_MAX;
-      largest = fmaxf(largest, magnitude);
-    }
-    largest = warp_max(largest);
-    float scale = __all_sync(~0u, finite) ? neapi_e4m3_scale(largest) : NAN;
-    uint32_t codes = 0;
-    for (int j = 0; j < EACH && scale > 0; j++)
-      codes |= (uint32_t)neapi_e4m3_of(__fdiv_rn(to_float(mine.at[j]), scale)) << 8 * j;
+    float scale;
+    uint32_t codes = quantise(load_quad(x + row * h, column, h, quads), &scale);
     for (int64_t c = 0; c < k; c++) {
       int64_t place = position[row * k + c] * blocks + block;
       uint32_t *to = (uint32_t *)(packed + place * NEAPI_E4M3_BYTES);
@@ -67,14 +43,7 @@ __global__ void rows_from_e4m3_kernel(int64_t n, int64_t h, int64_t blocks, cons
     const uint32_t *from = (const uint32_t *)(packed + i * NEAPI_E4M3_BYTES);
     uint32_t codes = from[threadIdx.x];
     float scale = __uint_as_float(from[WARP]);
-    quad<T> mine;
-    for (int j = 0; j < EACH; j++)
-      mine.at[j] = real_of<T>(__fmul_rn(neapi_e4m3_value((uint8_t)(codes >> 8 * j)), scale));
-    T *to = out + row * h + column;
-    if (quads && column < h)
-      *(quad<T> *)to = mine;
-    for (int j = 0; !quads && j < EACH && column + j < h; j++)
-      to[j] = mine.at[j];
+    store_quad(restore<T>(codes, scale), out + row * h, column, h, quads);
   }
 }
 
