@@ -12,6 +12,7 @@ their part of a batch (the plain model on all of it). On a CPU 15 seconds; needs
 """
 
 import argparse
+import contextlib
 import os
 import time
 
@@ -185,7 +186,8 @@ def main():
     group = neap.torch.Group(o.experts, o.slots or None, o.policy, device=o.device)
     torch.manual_seed(o.seed)
     kind = GroupedMoE if o.plain == "grouped" else PlainMoE
-    plain = Transformer(o, lambda: kind(o.hidden, o.ffn, o.experts, o.top_k)).to(o.device)
+    with torch.device(o.device) if o.device != "cpu" else contextlib.nullcontext():
+        plain = Transformer(o, lambda: kind(o.hidden, o.ffn, o.experts, o.top_k))
     # The one line:
     swapped = Transformer(o, lambda: neap.torch.MoE(o.hidden, o.ffn, o.top_k, group))
     for block, of in zip(swapped.blocks, plain.blocks):

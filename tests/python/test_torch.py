@@ -350,7 +350,7 @@ class CudaRanks(Launched):
         for several in (self.as_torchrun(ranks, "torchrun"),
                         self.launched(["mpirun", "-n", str(ranks)], "mpirun")):
             self.assertEqual(alone["first"], several["first"])
-            np.testing.assert_allclose(alone["losses"], several["losses"], rtol=1e-12)
+            np.testing.assert_allclose(alone["losses"], several["losses"], rtol=1e-5)
 
 
 @unittest.skipUnless(torch and torch.cuda.is_available(), "no GPU")

@@ -35,7 +35,8 @@ def digest(values):
 def gather(comm, values):
     """Everybody's rows, in rank order."""
     import numpy as np
-    rows = comm.all_gather(values.detach().contiguous().cpu().numpy().view(np.int64))
+    wide = values.detach().cpu().double().contiguous()
+    rows = comm.all_gather(wide.numpy().view(np.int64))
     return torch.from_numpy(rows.view(np.float64).reshape(-1, values.shape[-1]))
 
 
@@ -90,8 +91,8 @@ def train(group, model, recorder):
 
 
 def run(policy, state, device="cpu"):
-    """What is printed; None on other ranks than 0."""
-    torch.set_default_dtype(torch.float64)
+    """What is printed; None on other ranks than 0. In float32 on GPUs."""
+    torch.set_default_dtype(torch.float32 if device == "cuda" else torch.float64)
     with neap.torch.Group(experts=6, slots=6, node_size=2, policy=policy, wait=True,
                           device=device) as group:
         model = Model(group)
