@@ -26,14 +26,16 @@ grouped_mm = getattr(F, "grouped_mm", None) or getattr(torch, "_grouped_mm", Non
 
 
 class PlainMoE(nn.Module):
-    """Softmax, top_k, and a loop over experts: silu(x W1 gate) * (x W1 up) W2."""
+    """Softmax, top_k, and a loop over experts: silu(x W1 gate) * (x W1 up) W2. masters: dtype of the
+    experts' parameters, if not dtype, which they are then rounded to in every forward."""
 
-    def __init__(self, hidden, ffn, experts, top_k, dtype=None, renormalise=True):
+    def __init__(self, hidden, ffn, experts, top_k, dtype=None, renormalise=True, masters=None):
         super().__init__()
         self.top_k, self.renormalise = top_k, renormalise
         self.router = nn.Parameter(torch.empty(hidden, experts, dtype=dtype))
-        self.w1 = nn.Parameter(torch.empty(experts, hidden, 2 * ffn, dtype=dtype))
-        self.w2 = nn.Parameter(torch.empty(experts, ffn, hidden, dtype=dtype))
+        masters = masters or dtype
+        self.w1 = nn.Parameter(torch.empty(experts, hidden, 2 * ffn, dtype=masters))
+        self.w2 = nn.Parameter(torch.empty(experts, ffn, hidden, dtype=masters))
         nn.init.normal_(self.router, std=hidden ** -0.5)
         nn.init.normal_(self.w1, std=hidden ** -0.5)
         nn.init.normal_(self.w2, std=ffn ** -0.5)
@@ -45,10 +47,11 @@ class PlainMoE(nn.Module):
         if self.renormalise:
             weights = weights / weights.sum(-1, keepdim=True)
         y = torch.zeros_like(rows)
+        w1, w2 = self.w1.to(x.dtype), self.w2.to(x.dtype)
         for expert in range(self.router.shape[1]):
             token, choice = (chosen == expert).nonzero(as_tuple=True)
-            gate, up = (rows[token] @ self.w1[expert]).chunk(2, -1)
-            out = (F.silu(gate) * up) @ self.w2[expert]
+            gate, up = (rows[token] @ w1[expert]).chunk(2, -1)
+            out = (F.silu(gate) * up) @ w2[expert]
             y = y.index_add(0, token, weights[token, choice, None] * out)
         return y.reshape(x.shape)
 
@@ -66,8 +69,9 @@ class GroupedMoE(PlainMoE):
         counts = torch.zeros(self.router.shape[1], dtype=torch.int32, device=x.device)
         ends = counts.index_add(0, chosen.flatten(), torch.ones_like(order, dtype=torch.int32))
         ends = ends.cumsum(0, dtype=torch.int32)
-        gate, up = grouped_mm(rows[order // self.top_k], self.w1, offs=ends).chunk(2, -1)
-        out = grouped_mm(F.silu(gate) * up, self.w2, offs=ends)
+        w1, w2 = self.w1.to(x.dtype), self.w2.to(x.dtype)
+        gate, up = grouped_mm(rows[order // self.top_k], w1, offs=ends).chunk(2, -1)
+        out = grouped_mm(F.silu(gate) * up, w2, offs=ends)
         row_of = torch.empty_like(order)
         row_of[order] = torch.arange(order.numel(), device=x.device)
         mine = out[row_of].view(*chosen.shape, -1)
@@ -136,7 +140,8 @@ def draw_batches(o, device):
 def train(o, model, batches, group):
     """Losses over all ranks' tokens, and tokens a second after the first two steps."""
     rank, ranks = (group.rank, group.ranks) if group else (0, 1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=o.lr)
+    fused = {"fused": True} if o.device == "cuda" else {}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=o.lr, **fused)
     losses, began = [], 0.0
     for step, batch in enumerate(batches):
         if step == 2:
@@ -171,6 +176,8 @@ def read_options():
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--policy", default="neap")
     parser.add_argument("--plain", default="loop", choices=("loop", "grouped"))
+    parser.add_argument("--masters", default=None, choices=("float32", "bfloat16"),
+                        help="of the plain experts; Neap's beside bfloat16 are float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float64", "bfloat16"))
     parser.add_argument("--text", default=__file__)
@@ -187,7 +194,8 @@ def main():
     torch.manual_seed(o.seed)
     kind = GroupedMoE if o.plain == "grouped" else PlainMoE
     with torch.device(o.device) if o.device != "cpu" else contextlib.nullcontext():
-        plain = Transformer(o, lambda: kind(o.hidden, o.ffn, o.experts, o.top_k))
+        plain = Transformer(o, lambda: kind(o.hidden, o.ffn, o.experts, o.top_k,
+                                            masters=o.masters and getattr(torch, o.masters)))
     # The one line:
     swapped = Transformer(o, lambda: neap.torch.MoE(o.hidden, o.ffn, o.top_k, group))
     for block, of in zip(swapped.blocks, plain.blocks):

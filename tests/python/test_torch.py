@@ -373,7 +373,7 @@ class Cuda(unittest.TestCase):
 
     def test_stream_of_torch(self):
         torch.manual_seed(1)
-        for dtype, tolerance in ((torch.float32, 2e-4), (torch.bfloat16, 0.05)):
+        for dtype, tolerance in ((torch.float32, 2e-4), (torch.bfloat16, 0.15)):
             group = neap.torch.Group(experts=8, slots=10, policy="laer", wait=True, device="cuda")
             layer = neap.torch.MoE(64, 48, 2, group=group, dtype=dtype)
             plain = PlainMoE(64, 48, 8, 2, dtype=dtype).cuda()

@@ -32,6 +32,11 @@ def digest(values):
     return hashlib.sha256(values.detach().contiguous().cpu().numpy().tobytes()).hexdigest()[:16]
 
 
+def flat(state):
+    """All values of a state_dict."""
+    return torch.cat([value.detach().cpu().double().reshape(-1) for value in state.values()])
+
+
 def gather(comm, values):
     """Everybody's rows, in rank order."""
     import numpy as np
@@ -99,7 +104,7 @@ def run(policy, state, device="cpu"):
         loaded = os.path.exists(state)
         if loaded:
             model.load_state_dict(torch.load(state))
-        begun = digest(torch.cat([v.double().reshape(-1) for v in model.state_dict().values()]))
+        begun = digest(flat(model.state_dict()))
         several = torch.distributed.is_initialized()
         recorder = neap.torch.Recorder(state + ".trace", 2, 6) if several else None
         losses, first, counts = train(group, model, recorder)
@@ -112,7 +117,7 @@ def run(policy, state, device="cpu"):
             return {"ranks": group.ranks, "first": first, "losses": losses, "loaded": begun,
                     "counts": counts,
                     "faults": group.report()["faults"],
-                    "saved": digest(torch.cat([v.double().reshape(-1) for v in saved.values()]))}
+                    "saved": digest(flat(saved))}
     return None
 
 
