@@ -196,12 +196,15 @@ static void find_critical(neapi_neap *n)
     float excess = n->most.of[i] - 1;
     least.of[i] = excess > TOLERANCE ? n->most.of[i] - NEAR_MOST * excess : 1e30f;
   }
-  for (int32_t r = 0; r < t->ranks; r++)
+  for (int32_t r = 0; r < t->ranks; r++) {
+    neapi_lanes load = n->levels.load[r], critical; /* copies: vectors need to know them apart */
+    float own = n->levels.speed[r];
     for (int32_t i = 0; i < NEAPI_LANES; i++) {
-      float critical = n->levels.load[r].of[i] >= least.of[i] * n->levels.speed[r] ? 1.0f : 0.0f;
-      n->critical[r].of[i] = critical;
-      speed.of[i] += critical * n->levels.speed[r];
+      critical.of[i] = load.of[i] >= least.of[i] * own ? 1.0f : 0.0f;
+      speed.of[i] += critical.of[i] * own;
     }
+    n->critical[r] = critical;
+  }
   for (int32_t i = 0; i < NEAPI_LANES; i++)
     n->gain.of[i] = speed.of[i] > 0 ? 1 / speed.of[i] / NEAPI_LANES : 0;
 }
@@ -229,14 +232,18 @@ static void find_confined(neapi_neap *n)
   }
 }
 
-/* In an order that vectors can add in. */
+/* In an order that vectors can add in, and with few detours over memory. */
 static float sum_lanes(const neapi_lanes *a)
 {
-  neapi_lanes sum = *a;
-  for (int32_t half = NEAPI_LANES / 2; half; half /= 2)
+  enum { PART = NEAPI_LANES / 4 };
+  const float *of = a->of;
+  float sum[PART];
+  for (int32_t i = 0; i < PART; i++)
+    sum[i] = (of[i] + of[i + 2 * PART]) + (of[i + PART] + of[i + 3 * PART]);
+  for (int32_t half = PART / 2; half; half /= 2)
     for (int32_t i = 0; i < half; i++)
-      sum.of[i] += sum.of[i + half];
-  return sum.of[0];
+      sum[i] += sum[i + half];
+  return sum[0];
 }
 
 /* What a replica of an expert takes from critical ranks in the place of a slot's, at most. */
