@@ -11,7 +11,7 @@
 --
 --   ./neap lua experiments/planning/share_optimum.lua [TRACE:SLOTS:NODE_SIZE | KIND@SEED …]
 --
--- Costs: 10 to 90 seconds a set, a second on the small ones.
+-- Costs: a minute of one core; text_e64 half of it.
 
 local neap = require 'neap'
 local kinds = require 'planning.kinds'

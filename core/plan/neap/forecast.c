@@ -253,7 +253,7 @@ void neapi_neap_forecast(neapi_neap *n, const neapi_plan_input *input)
   const neap_topology *t = n->topology;
   if (input->steps < 2) {
     for (int32_t e = 0; e < t->experts; e++) {
-      n->drift[e] = 0.35;
+      n->drift[e] = 1.4 * n->spread;
       n->deviation[e] = n->spread;
     }
     sum_nodes(t, input->load, n->load, n->total);

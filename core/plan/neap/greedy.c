@@ -12,6 +12,9 @@
 #include <math.h>
 #include <string.h>
 
+enum { PASSES = 8, APART = 5 };    /* of exchanges within a node; slots between nodes' firsts */
+static const double CLOSER = 1e-4; /* what an exchange must save, in a rank's work */
+
 /* ---- how many replicas a node gets ----------------------------------------------------------- */
 
 /* An expert's work if it grows like of late; small loads grow by more than their part. */
@@ -188,6 +191,49 @@ static void fill(neapi_neap *n, int32_t rank, int32_t sorted)
     put(n, rank, n->order[i % sorted], 0);
 }
 
+static bool has(const neapi_neap *n, int32_t rank, int32_t expert)
+{
+  const int32_t *first = n->topology->first_slot;
+  for (int32_t s = first[rank]; s < first[rank + 1]; s++)
+    if (n->expert_of[s] == expert)
+      return true;
+  return false;
+}
+
+/* Lets two slots change places if that brings their ranks closer. Returns whether it did. */
+static bool exchange(neapi_neap *n, int32_t slot, int32_t other)
+{
+  int32_t rank = n->topology->rank_of[slot], to = n->topology->rank_of[other];
+  int32_t a = n->expert_of[slot], b = n->expert_of[other];
+  double moved = n->each[a] - n->each[b];
+  double here = n->used[rank] - moved / n->speed[rank], there = n->used[to] + moved / n->speed[to];
+  double fuller = n->used[rank] > n->used[to] ? n->used[rank] : n->used[to];
+  if (here > fuller - CLOSER || there > fuller - CLOSER || has(n, rank, b) || has(n, to, a))
+    return false;
+  n->expert_of[slot] = b;
+  n->expert_of[other] = a;
+  n->used[rank] = here;
+  n->used[to] = there;
+  return true;
+}
+
+/* Evens out the ranks of a node, every node from another slot on, so that nodes differ. */
+static void even_out(neapi_neap *n, int32_t node)
+{
+  const neap_topology *t = n->topology;
+  int32_t first = t->first_slot[t->first_rank[node]], slots = neapi_neap_node_slots(t, node);
+  bool closer = n->few;
+  for (int32_t pass = 0; closer && pass < PASSES; pass++) {
+    closer = false;
+    for (int32_t i = 0; i < slots; i++) {
+      int32_t slot = first + (i + node * APART) % slots;
+      for (int32_t other = first; other < first + slots; other++)
+        if (t->rank_of[other] != t->rank_of[slot])
+          closer |= exchange(n, slot, other);
+    }
+  }
+}
+
 static void pack_node(neapi_neap *n, int32_t node)
 {
   const neap_topology *t = n->topology;
@@ -208,6 +254,7 @@ static void pack_node(neapi_neap *n, int32_t node)
   for (int32_t r = t->first_rank[node]; r < t->first_rank[node + 1]; r++)
     if (n->free_slots[r])
       fill(n, r, sorted);
+  even_out(n, node);
 }
 
 /* Whether every node can hold every expert, those with much work more than once. */
@@ -224,14 +271,15 @@ static bool fits_everywhere(const neapi_neap *n)
   return fits;
 }
 
-void neapi_neap_greedy(neapi_neap *n)
+bool neapi_neap_greedy(neapi_neap *n)
 {
   const neap_topology *t = n->topology;
   memset(n->node_count, 0, sizeof *n->node_count * t->nodes * t->experts);
   memset(n->held, 0, sizeof *n->held * t->experts);
   for (int32_t g = 0; g < t->nodes; g++)
     n->pending[g] = neapi_neap_node_slots(t, g);
-  if (fits_everywhere(n))
+  bool fits = fits_everywhere(n);
+  if (fits)
     give_everywhere(n);
   else
     give_homes(n);
@@ -240,4 +288,5 @@ void neapi_neap_greedy(neapi_neap *n)
   sum_up(n);
   for (int32_t g = 0; g < t->nodes; g++)
     pack_node(n, g);
+  return !fits;
 }

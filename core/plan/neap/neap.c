@@ -12,8 +12,8 @@
 
 enum { EFFORT, SPREAD, LOCALITY, CHANGE_PRICE, FAR_PRICE }; /* parameters */
 enum { SEARCHES = 3, CELLS = 2 }; /* cells of a node, at most, that are worth a search */
+enum { HOMES = 3 };               /* starts with ever larger homes */
 enum { ROUNDS = 4 };              /* of the climb, each on other samples */
-enum { MOST_SLOTS = 512 };        /* that there is time for more than one round with */
 
 static const double WORTH = 5e-4;      /* cost that a change of the layout in force must save */
 static const double NEAR_IDEAL = 0.05; /* cost above the ideal that one round is enough for */
@@ -68,8 +68,9 @@ static void start(neapi_neap *n, const neapi_plan_input *input, double *cost)
       memcpy(n->even, n->expert_of, bytes);
     compete(n, cost);
   }
-  for (int32_t i = 0; i < (input->parameter[FAR_PRICE] > 0 ? 2 : 1); i++, n->home *= 2) {
-    neapi_neap_greedy(n);
+  int32_t sizes = n->few ? HOMES : input->parameter[FAR_PRICE] > 0 ? 2 : 1;
+  for (bool more = true; more && sizes--; n->home *= 2) {
+    more = neapi_neap_greedy(n);
     compete(n, cost);
   }
   if (n->whole && n->cells <= CELLS * n->topology->nodes)
@@ -102,15 +103,14 @@ static void choose(neapi_neap *n)
 static void improve(neapi_neap *n, const neapi_plan_input *input)
 {
   uint64_t bytes = sizeof *n->expert_of * n->topology->slots;
-  bool few = n->topology->slots <= MOST_SLOTS;
-  int32_t tries = (int32_t)fmin(input->parameter[EFFORT] / 2, 1e6) / (few ? ROUNDS : 1);
+  int32_t tries = (int32_t)fmin(input->parameter[EFFORT] / 2, 1e6) / (n->few ? ROUNDS : 1);
   double before = keep_previous(n, input->previous), cost = before;
   if (before < neapi_neap_ideal() + WORTH)
     return;
   start(n, input, &cost);
   memcpy(n->expert_of, n->best, bytes);
   cost = neapi_neap_climb(n, tries);
-  if (!few || cost < neapi_neap_ideal() + NEAR_IDEAL) {
+  if (!n->few || cost < neapi_neap_ideal() + NEAR_IDEAL) {
     if (cost > before - WORTH)
       memcpy(n->expert_of, input->previous->expert_of, bytes);
     return;

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MOST_FEW = 512 };
+
 static const char WHO[] = "planner neap";
 
 /* Cells of a node are as equal as can be, and no larger than NEAPI_CELL_RANKS. */
@@ -33,6 +35,7 @@ static void describe(neapi_neap *n)
   n->whole = true;
   for (int32_t g = 0; g < t->nodes; g++)
     n->whole &= neapi_neap_node_slots(t, g) >= t->experts;
+  n->few = t->slots <= MOST_FEW;
   cut_cells(n);
 }
 

@@ -38,6 +38,7 @@ typedef struct {
   int32_t *cell_first; /* [cells + 1] first rank of a cell */
   double *speed;       /* [ranks] relative to the mean */
   bool whole;          /* every node has a slot for every expert */
+  bool few;            /* so few slots that there is time for more than the least */
 
   /* Chosen by parameters. */
   double spread;  /* error of a node's predicted load of an expert, relative, where it is unknown */
@@ -102,8 +103,8 @@ void neapi_neap_close(void *scratch);
 
 /* load, total, drift and deviation. */
 void neapi_neap_forecast(neapi_neap *n, const neapi_plan_input *input);
-/* A layout from the forecast alone, in expert_of. */
-void neapi_neap_greedy(neapi_neap *n);
+/* A layout from the forecast alone, in expert_of. Returns whether it depends on n->home. */
+bool neapi_neap_greedy(neapi_neap *n);
 /* Another one: replicas by load over all ranks, or, even, as many of each expert. */
 void neapi_neap_spread(neapi_neap *n, bool even);
 /* Improves the layout in expert_of, cell by cell; effort: changes looked at, per cell. */
