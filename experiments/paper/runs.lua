@@ -238,7 +238,7 @@ local function plot(path, chart)
 $data << EOD
 %s
 EOD
-set terminal svg size 860,420 font "sans,12"
+set terminal svg size 860,420 font "sans,12" noenhanced
 set output "%s"
 %s
 set title "%s"
