@@ -87,6 +87,14 @@ local PARTS = {
     end
     add('ethernet8', clusters.describe 'ethernet8', large())
   end,
+  precision = function(add)
+    for _, how in ipairs { { 'bf16' }, { 'FP8 unshard', 'fp8' }, { 'FP8 dispatch', nil, 'fp8' },
+      { 'both in FP8', 'fp8', 'fp8' } } do
+      local settings = { unshard = how[2], dispatch = how[3] }
+      add(('uplink 22 GB/s, %s'):format(how[1]), a100 { uplink = 22.24e9 }, large(), settings)
+      add(('ethernet8, %s'):format(how[1]), clusters.describe 'ethernet8', large(), settings)
+    end
+  end,
   tokens = function(add)
     for _, t in ipairs { 2048, 4096, 6144, 8192, 16384, 32768 } do
       add(('%d tokens x 4 per rank'):format(t), a100(), large { tokens = t })
@@ -105,8 +113,8 @@ local PARTS = {
   end,
 }
 
-local ORDER = { 'ranks', 'messages', 'experts', 'slots', 'nodes', 'links', 'tokens', 'unequal',
-  'slow', 'groups' }
+local ORDER = { 'ranks', 'messages', 'experts', 'slots', 'nodes', 'links', 'precision', 'tokens',
+  'unequal', 'slow', 'groups' }
 local METHODS = { 'fsdp+ep', 'laer', 'laer+minimax', 'neap' }
 
 --- GB of a rank for the experts of a whole model: working parameters cut over the group, two

@@ -47,8 +47,8 @@ describe('neap crossover', function()
       end
       assert.are.equal(fastest, verdict.winner)
     end
-    -- 8 and 16 experts on 4 or 8 ranks, 12 on 4: of each 1 + 1 + 2 rows, of two numbers of tokens
-    assert.are.equal(2 * 5 * 4, #document.rows)
+    -- 8 and 16 experts on 4 or 8 ranks, 12 on 4: of each 1 + 1 + 3 rows, of two numbers of tokens
+    assert.are.equal(2 * 5 * 5, #document.rows)
   end)
 
   it('shows all rows', function()

@@ -26,9 +26,9 @@ Examples:
   neap crossover -n 32 --tokens 4096,16384 --keep parameters --picture map.svg --json
 resident: every expert whole at home on one of --ep ranks, no slots to spare. fsep: sharded over all
 ranks, restored into C = E / EP slots by planner neap on the history, and split exactly. late:
-homes, and a quarter as many slots that MoonEP or UltraEP fill after the counts are known. With EP 1
-every rank has all experts: resident is data parallelism, fsep is FSDP. Only rows that a rank has
-memory for, with all layers of the model, can win.]]
+homes, and a quarter as many slots that MoonEP, UltraEP or LLEP fill after the counts are known.
+With EP 1 every rank has all experts: resident is data parallelism, fsep is FSDP. Only rows that a
+rank has memory for, with all layers of the model, can win.]]
 
 local function numbers(name)
   return function(text)
@@ -65,6 +65,10 @@ function command.options(parser)
     :choices { 'ffn', 'parameters' }
   parser:option('--schedule', 'of transfers, as neap run takes it'):default 'neap'
   parser:option('--routing', 'as neap simulate takes it'):default 'chosen'
+  parser:option('--unshard', 'how parameters travel: as they are, or in FP8'):default 'dtype'
+    :choices { 'dtype', 'fp8' }
+  parser:option('--dispatch', 'how tokens travel to their experts: as they are, or in FP8')
+    :default 'dtype':choices { 'dtype', 'fp8' }
   parser:option('--layers', 'that are simulated, at most'):convert(arguments.whole('--layers', 1))
     :default '4'
   parser:option('--steps', 'to simulate'):convert(arguments.whole('--steps', 1)):default '1'
@@ -154,7 +158,8 @@ local function print_json(args, o, cells)
   end
   print(json.results('crossover', { cluster = args.cluster, model = args.model,
     ranks = o.machine.ranks, keep = o.keep, schedule = args.schedule, steps = o.steps,
-    seed = o.seed, layers = o.layers, simulated = true, rows = rows, winners = verdicts }, KEYS))
+    seed = o.seed, layers = o.layers, unshard = o.unshard, dispatch = o.dispatch,
+    simulated = true, rows = rows, winners = verdicts }, KEYS))
 end
 
 local function ascending(list)
@@ -177,7 +182,7 @@ function command.run(args)
     experts = ascending(args.experts or { 8, 16, 32, 64, 128, 256, 512 }),
     tokens = ascending(args.tokens or { 2048, 8192, 32768 }), degrees = args.ep, keep = args.keep,
     schedule = args.schedule, routing = chosen.kind, steps = args.steps, seed = args.seed,
-    layers = args.layers }
+    layers = args.layers, unshard = args.unshard, dispatch = args.dispatch }
   local bar = progress.open(#o.experts * #o.tokens, 'crossover ')
   function o.progress(done, cell)
     bar:update(done, ('%d experts, %d tokens'):format(cell.experts, cell.tokens))
@@ -195,6 +200,9 @@ function command.run(args)
   print(('simulated: %s with other numbers of experts (%s kept) on %s, %d ranks, schedule %s, '
     .. '%d layers, seed %d; routing %s'):format(args.model, o.keep, args.cluster, machine.ranks,
     args.schedule, o.layers, o.seed, chosen.text))
+  for _, name in ipairs { 'unshard', 'dispatch' } do
+    if args[name] == 'fp8' then print(('%s: FP8'):format(name)) end
+  end
   print((args.all and full_table or summary_table)(cells))
 end
 

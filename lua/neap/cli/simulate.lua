@@ -70,6 +70,10 @@ function command.options(parser)
   parser:flag('--baselines', 'resident experts besides, with all ranks of a node as --ep unless it '
     .. 'is given: plain EP, and MoonEP, UltraEP and LLEP on the current counts')
   parser:flag('--memory', 'tell what a rank needs memory for, by kind')
+  parser:option('--unshard', 'how parameters travel: as they are, or in FP8'):default 'dtype'
+    :choices { 'dtype', 'fp8' }
+  parser:option('--dispatch', 'how tokens travel to their experts: as they are, or in FP8')
+    :default 'dtype':choices { 'dtype', 'fp8' }
   parser:option('-n --ranks', "ranks, other than the cluster's")
     :convert(arguments.whole('-n', 1, 2 ^ 20))
   parser:option('--node-size', "ranks per node, other than the cluster's")
@@ -118,6 +122,7 @@ local function open_simulation(args, case)
     policy = case.policy, slots = case.slots or args.slots, distinct = args.distinct,
     routing = case.routing or chosen.kind, schedule = case.schedule,
     shard_group = case.shard_group or shard_group_of(args), ep = case.ep or args.ep,
+    unshard = case.shard_group ~= 'resident' and args.unshard or 'dtype', dispatch = args.dispatch,
     seed = args.seed, trace = args.trace and trace.read(args.trace), strict = args.strict or false,
     deadline = args.deadline, in_process = args.in_process or false,
     trusted = args.trust_policies or false }
@@ -234,6 +239,9 @@ end
 local function print_tables(args, rows, text)
   print(('simulated: %s on %s, %d steps, seed %d; routing %s'):format(args.model, args.cluster,
     args.steps, args.seed, routing.describe(args.routing, args.model, args.trace).text))
+  for _, name in ipairs { 'unshard', 'dispatch' } do
+    if args[name] == 'fp8' then print(('%s: FP8'):format(name)) end
+  end
   for _, schedule in ipairs(args.schedule) do
     local some = {}
     for _, row in ipairs(rows) do
@@ -258,6 +266,9 @@ local function describe(args)
   for _, name in ipairs { 'cluster', 'model', 'ep', 'steps', 'seed', 'ranks', 'node_size', 'slots',
     'layers', 'tokens', 'micro_batches', 'distinct', 'routing', 'balanced', 'baselines' } do
     parameters[name] = args[name]
+  end
+  for _, name in ipairs { 'unshard', 'dispatch' } do -- keys of other runs stay as they were
+    parameters[name] = args[name] ~= 'dtype' and args[name] or nil
   end
   parameters.schedule = #args.schedule < 2 and (args.schedule[1] or DEFAULT_SCHEDULE)
     or args.schedule

@@ -81,7 +81,8 @@ end
 -- stay where a static layout has them, gradients travel), tensor (ranks that share attention),
 -- parts (smaller micro-batches that one is cut into), elementwise (op_cost.lua), gradient_bytes
 -- (of a number of a gradient under way), accumulate (gradients are sent once per step), dense_last
--- (those of dense parameters when all are there, as the engine does, not layer by layer), slots
+-- (those of dense parameters when all are there, as the engine does, not layer by layer), unshard
+-- and dispatch ('dtype', or 'fp8': parameters, and tokens to the experts, travel in FP8), slots
 -- (per rank, of the policy's layouts; default: the model's), trace (trace.open's; default:
 -- synthetic loads; its tokens are scaled to the model's), distinct (layers that have loads, plans
 -- and splits of their own, the others repeat them; default: all, or as many as 2^22 numbers of

@@ -24,13 +24,14 @@ local PASSES = {
 }
 local OPTIMIZER_BYTES = 40 -- of a parameter: AdamW in fp32, gradient and norms
 local SCRAP = 1e-9         -- tokens fewer than this are none
+local BLOCK = 128          -- numbers that share a scale in FP8
 
 --- Spans whose seconds a machine's spans may scale; those with a backward also as 'NAME backward'.
 -- unshard and reduce are what ranks themselves do for these exchanges (unshard: by default
 -- nothing).
 op_cost.spans = { 'embed', 'embed backward', 'attention', 'attention backward', 'route',
-  'route backward', 'dispatch', 'finish', 'finish backward', 'expert', 'expert backward', 'head',
-  'head backward', 'loss', 'optimizer', 'unshard', 'reduce' }
+  'route backward', 'dispatch', 'finish', 'finish backward', 'expert', 'expert backward', 'ffn',
+  'ffn backward', 'head', 'head backward', 'loss', 'optimizer', 'unshard', 'reduce' }
 
 local Costs = {}
 Costs.__index = Costs
@@ -144,7 +145,7 @@ local function network(self, tokens, f)
   local m, all, width = self.model, tokens * self.tensor, f / self.tensor
   local into, out = self:product(all, m.hidden, 2 * width), self:product(all, width, m.hidden)
   local rest = self:pass(PASSES.expert * all * width * m.bytes) + 4 * self.machine.launch
-  return into + out + rest, 2 * (into + out + rest)
+  return both(self, 'ffn', into + out + rest, 2 * (into + out + rest))
 end
 
 --- A layer's shared experts, of a model that has some: as network.
@@ -159,7 +160,8 @@ function Costs:dense_network(tokens)
   local _, f = models.dense_widths(self.model)
   local forward, backward = network(self, tokens, f)
   local rest = self:pass(PASSES.finish * tokens * self.model.hidden * self.model.bytes)
-  return forward + rest, backward + 2 * rest
+  local more, more_back = both(self, 'ffn', rest, 2 * rest)
+  return forward + more, backward + more_back
 end
 
 --- Last normalisation and head; loss; backward of both.
@@ -224,6 +226,18 @@ end
 --- One step of the optimizer, its state being cut over all ranks.
 function Costs:optimizer(ranks)
   return self:pass(OPTIMIZER_BYTES * self:total_parameters() / ranks) * self:factor 'optimizer'
+end
+
+--- Bytes of a number that travels, as a share of those of one of the model's: in FP8 (how: 'fp8')
+-- one byte, and a scale for BLOCK numbers, of which the last may be fewer. count: of a row.
+function Costs:travel_share(how, count)
+  if how ~= 'fp8' then return 1 end
+  return math.ceil(count / BLOCK) * (BLOCK + 4) / count / self.model.bytes
+end
+
+--- Seconds in which what has come in FP8 is written as the model's numbers, bytes of them.
+function Costs:restore(how, bytes, share)
+  return how == 'fp8' and self:pass(bytes * (1 + share)) or 0
 end
 
 function Costs:token_bytes()

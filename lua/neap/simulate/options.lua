@@ -20,7 +20,8 @@ local SPEC = {
   resident = { default = false }, seed = { default = 1 },
   warm_up = { default = 5 }, in_process = { default = true }, trusted = { default = false },
   strict = { default = false }, deadline = {}, routing = { default = 'chosen' },
-  ep = { default = 0 }, cluster = {}, model = {}, trace = {}, slots = {}, distinct = {},
+  ep = { default = 0 }, unshard = { default = 'dtype' }, dispatch = { default = 'dtype' },
+  cluster = {}, model = {}, trace = {}, slots = {}, distinct = {},
 }
 
 local CELLS = 2 ^ 22 -- ranks x experts x layers: seconds of synthetic loads and plans
@@ -43,6 +44,17 @@ end
 local function check_above_zero(name, value)
   if type(value) ~= 'number' or not (value > 0 and value < math.huge) then
     errors.usage('%s is %s; it must be a number above 0', name, tostring(value))
+  end
+end
+
+local function check_travel(o)
+  for _, name in ipairs { 'unshard', 'dispatch' } do
+    if o[name] ~= 'dtype' and o[name] ~= 'fp8' then
+      errors.usage("%s is '%s'; it must be dtype or fp8", name, tostring(o[name]))
+    end
+  end
+  if o.unshard == 'fp8' and o.homes then
+    errors.usage 'resident experts do not travel; leave out unshard fp8'
   end
 end
 
@@ -85,6 +97,7 @@ local function check(o)
   if o.routing ~= 'chosen' and o.routing ~= 'balanced' then
     errors.usage("routing is '%s'; it must be chosen or balanced", tostring(o.routing))
   end
+  check_travel(o)
   check_slots(o)
   if o.trace then check_trace(o) end
   return o

@@ -42,7 +42,7 @@ function recipe_pricing.model(name, p, ranks)
 end
 
 --- o: machine, model, topology, layers (that are trained; the model's repeat them), schedule (all
--- fields), shard_group.
+-- fields), shard_group, unshard and dispatch ('fp8', or nil).
 function recipe_pricing.open(o)
   local self = setmetatable({ model = o.model, layers = o.layers,
     cluster = clusters.open(o.machine, o.topology), loads = {}, weights = {}, base = {},
@@ -50,7 +50,7 @@ function recipe_pricing.open(o)
   self.step_cost = step_cost.open { machine = o.machine, model = o.model, topology = o.topology,
     schedule = o.schedule, tensor = 1, elementwise = 1, token_group = 'all',
     shard_group = o.shard_group, gradient_bytes = GRADIENT_BYTES, accumulate = false,
-    resident = false }
+    resident = false, unshard = o.unshard, dispatch = o.dispatch }
   return self
 end
 

@@ -27,8 +27,8 @@ local GROUPS = { all = C.NEAP_GROUP_ALL, node = C.NEAP_GROUP_NODE,
   resident = C.NEAP_GROUP_RESIDENT }
 
 --- o: machine, model, topology (whose slots are those of layouts), schedule (all fields), and as
--- simulate.open has them tensor, elementwise, token_group, shard_group, gradient_bytes, accumulate,
--- resident and dense_last (step_program.build).
+-- simulate.open has them unshard, dispatch, tensor, elementwise, token_group, shard_group,
+-- gradient_bytes, accumulate, resident and dense_last (step_program.build).
 function step_cost.open(o)
   local t = o.topology
   local self = setmetatable({ o = o, machine = o.machine, model = o.model, topology = t,
@@ -304,7 +304,7 @@ local function gather(self)
 end
 
 --- New parameters to the shard groups: a rank holds 1 / group of all experts, and owns less.
-local function refresh(self)
+local function refresh(self, share)
   local t, group, bytes = self.topology, self.o.shard_group, 0
   if self.home_first then return gather(self) end
   if self.o.resident or group == 'all' or group == t.ranks then return nil end
@@ -317,7 +317,7 @@ local function refresh(self)
     local here = t.first_rank[n + 1] - t.first_rank[n]
     uplinks[n] = bytes / size * here * (1 - math.max(here, size) / t.ranks)
   end
-  return { ports = ports, uplinks = uplinks }
+  return { ports = ports, uplinks = uplinks, share = share }
 end
 
 local function tensor_ports(self, tokens)
@@ -331,17 +331,21 @@ end
 --- What step_program.build takes. micro: of tokens of a rank in each.
 function StepCost:step(micro, tokens)
   local o, m, cost, t = self.o, self.model, self.op_cost, self.topology
+  local slot_bytes = self.expert_bytes[0] * t.slots / t.ranks
+  local unshard_share = cost:travel_share(o.unshard, cost:expert_parameters(0))
   local d = {
     schedule = o.schedule, micro = micro, layers = models.moe_layers(m),
     dense_layers = m.dense_layers, recompute = m.recompute, token_group = o.token_group,
     token_peers = self.node_tokens and 'nodes' or 'all', dense_last = o.dense_last,
     expert_factor = { forward = cost:factor 'expert', backward = cost:factor 'expert backward' },
-    unpack = cost:unpack(self.expert_bytes[0] * t.slots / t.ranks),
+    unpack = cost:unpack(slot_bytes) + cost:restore(o.unshard, slot_bytes, unshard_share),
     host_seconds = (self.machine.split or 0) + (self.plans_now and self.machine.plan or 0),
     tensor = o.tensor, resident = o.resident, accumulate = o.accumulate,
-    gradient_scale = o.gradient_bytes / m.bytes, dense = dense(self), refresh = refresh(self),
+    unshard_share = unshard_share, dispatch_share = cost:travel_share(o.dispatch, m.hidden),
+    gradient_scale = o.gradient_bytes / m.bytes, dense = dense(self),
+    refresh = refresh(self, unshard_share),
     optimizer = cost:optimizer(t.ranks), host = self.machine.host, copied = self.machine.copied,
-    sum = cost:sum(self.expert_bytes[0] * o.gradient_bytes / m.bytes * t.slots / t.ranks),
+    sum = cost:sum(slot_bytes * o.gradient_bytes / m.bytes),
   }
   d.attention, d.attention_back = cost:attention(tokens)
   d.embed, d.embed_back = cost:embed(tokens)
@@ -349,6 +353,7 @@ function StepCost:step(micro, tokens)
   d.shared, d.shared_back = cost:shared(tokens)
   d.network, d.network_back = cost:dense_network(tokens)
   d.permute = cost:permute(tokens)
+    + cost:restore(o.dispatch, tokens * m.top_k * cost:token_bytes(), d.dispatch_share)
   d.finish, d.finish_back = cost:finish(tokens)
   local _, route_back = cost:route(tokens)
   local _, permute_back = cost:permute(tokens)

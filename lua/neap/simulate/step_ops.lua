@@ -45,7 +45,7 @@ function Store:unshard_start(weights, _, parts)
   for i = 1, parts do
     ops[i] = p:exchange('unshard', 'unshard', { layer = self.layer, part = parts > 1 and i - 1,
       group = weights.group, peers = 'all', ports = weights.ports, uplinks = weights.uplinks,
-      share = 1 / parts })
+      share = p.unshard_share / parts })
   end
   return setmetatable({ program = p, ops = ops, kind = 'ahead' }, Transfer)
 end
@@ -55,7 +55,8 @@ function Store:unshard_changes_start(_, weights)
   if not changes.moves then return nil end
   return setmetatable({ program = self.program, late = true, kind = 'late',
     ops = { self.program:exchange('late', 'late', { layer = self.layer, group = changes.group,
-      peers = 'all', ports = changes.ports, uplinks = changes.uplinks }) } }, Transfer)
+      peers = 'all', ports = changes.ports, uplinks = changes.uplinks,
+      share = self.program.unshard_share }) } }, Transfer)
 end
 
 function Store:reduce_start(weights)
@@ -161,23 +162,26 @@ function Experts:route()
   if p.host > 0 then p:compute('host', p.host) end
 end
 
---- Starts an exchange of a chunk of this layer's tokens, from 1.
-local function send(self, name, chunk)
+--- Starts an exchange of a chunk of this layer's tokens, from 1. share: of their bytes, nil for
+-- all.
+local function send(self, name, chunk, share)
   local p, load = self.program, self.program.loads[self.layer]
   return p:exchange(name, 'tokens', { group = p.token_group, peers = p.token_peers,
-    ports = load.ports[chunk], uplinks = load.uplinks[chunk],
+    ports = load.ports[chunk], uplinks = load.uplinks[chunk], share = share,
     chunk = #load.ports > 1 and chunk - 1 })
 end
 
-local function send_all(self, name)
+local function send_all(self, name, share)
   local ops = {}
-  for chunk = 1, #self.program.loads[self.layer].ports do ops[chunk] = send(self, name, chunk) end
+  for chunk = 1, #self.program.loads[self.layer].ports do
+    ops[chunk] = send(self, name, chunk, share)
+  end
   return ops
 end
 
 function Experts:dispatch()
   self.program:compute('dispatch', self.program.permute)
-  self.sent = send_all(self, 'dispatch')
+  self.sent = send_all(self, 'dispatch', self.program.dispatch_share)
 end
 
 --- So many seconds of experts on every rank, of a phase (default: the program's).

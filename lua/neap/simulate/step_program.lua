@@ -147,6 +147,8 @@ end
 --   head, loss, head_back, optimizer, host, host_seconds (of a layer's plan on the counts, and of
 --                           its split), sum (of gradients that have arrived): seconds
 --   unpack                  seconds of a rank's own for an unshard
+--   unshard_share,          of the bytes of parameters, and of tokens on their way to the experts,
+--   dispatch_share          that travel: less than 1 in FP8
 --   expert_factor           forward, backward: what the experts' seconds are multiplied by
 --   dense_last              gradients of dense parameters are summed when all are there, not layer
 --                           by layer

@@ -21,7 +21,7 @@ crossover.systems = {
     single = 'static' },
   { name = 'fsep', doc = 'sharded, by the history', policies = { 'neap' }, single = 'static' },
   { name = 'late', doc = 'replicas by the current counts', resident = true,
-    policies = { 'moonep:on=current', 'ultraep:on=current' }, spare = 0.25 },
+    policies = { 'moonep:on=current', 'ultraep:on=current', 'llep:on=current' }, spare = 0.25 },
 }
 
 --- The model with so many experts. keep: 'ffn', each as large as the model's, and as many of a
@@ -65,7 +65,8 @@ local function settings(o, m, system, policy, degree)
   local spare = system.spare and math.max(1, math.ceil(system.spare * homes)) or 0
   return { cluster = o.machine, policy = policy, schedule = o.schedule, slots = homes + spare,
     shard_group = system.resident and 'resident' or 'all', ep = system.resident and degree or 0,
-    routing = o.routing, seed = o.seed, distinct = 1,
+    routing = o.routing, seed = o.seed, distinct = 1, dispatch = o.dispatch,
+    unshard = not system.resident and o.unshard or nil,
     model = models.describe(m, { layers = math.min(o.layers, models.moe_layers(m)),
       dense_layers = 0 }) }
 end
@@ -126,7 +127,8 @@ end
 
 --- o: machine and model (described), experts and tokens (lists), degrees (list, or nil: degrees'),
 -- keep ('ffn' or 'parameters'), schedule, routing (kind: 'chosen' or 'balanced'), steps, seed,
--- layers (that are simulated, at most; memory is that of all), progress (function(done, cell), or
+-- layers (that are simulated, at most; memory is that of all), unshard and dispatch (as
+-- simulate.open), progress (function(done, cell), or
 -- nil). Returns a list of cells, by experts, then tokens: experts, tokens, rows (each system,
 -- policy and degree), best (row by system), winner, lead; where no degree divides the experts, or
 -- keep cannot make them, without rows. Raises USAGE.

@@ -189,7 +189,7 @@ local function open_pricing(self, machine, model)
   local p = self.params
   return recipe_pricing.open { machine = machine, model = recipe_pricing.model(model, p,
     self.job.ranks), topology = self.topology, layers = self.layers, schedule = self.schedule,
-    shard_group = self.group }
+    shard_group = self.group, unshard = rawget(p, 'unshard'), dispatch = rawget(p, 'dispatch') }
 end
 
 --- On rank 0: of all steps, with --device=sim, or of a few besides; price: trainer.open's.
