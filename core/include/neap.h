@@ -714,8 +714,10 @@ enum { NEAP_GROUP_ALL = 0, NEAP_GROUP_NODE = -1, NEAP_GROUP_RESIDENT = -2 };
  * are, or in FP8 (E4M3, blocks of 128 elements, each with a scale in F32; arXiv 2209.05433,
  * 2412.19437): 33 / 32 bytes an element. Blocks of parameters are counted from the first of an
  * expert. All replicas then have what came out of FP8, the owner's too, whatever ranks, layout and
- * shard group; ranges are cut at multiples of 128 elements; masters and gradients are as ever. */
-enum { NEAP_TRAVEL_DTYPE, NEAP_TRAVEL_E4M3 };
+ * shard group; ranges are cut at multiples of 128 elements; masters and gradients are as ever.
+ * EITHER, of stores alone: ranges are cut so, and parameters travel as neap_shards_set_travel says,
+ * until then as they are. */
+enum { NEAP_TRAVEL_DTYPE, NEAP_TRAVEL_E4M3, NEAP_TRAVEL_EITHER };
 typedef enum {
   NEAP_SHARD_PARAMETER,
   NEAP_SHARD_MOMENT1,
@@ -747,6 +749,10 @@ NEAP_API int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtyp
  * unshards for them. comm: as for open, of the same ranks; not closed before the last reduce.
  * Local. Errors: ARGUMENT. */
 NEAP_API int neap_shards_reduce_over(neap_shards *shards, neap_comm *comm);
+/* From now on parameters travel so, DTYPE or E4M3; a refresh follows. The same on all ranks. Memory
+ * for a way that was once used stays. Local. Errors: ARGUMENT, also for a store that was not opened
+ * with EITHER, and while transfers are under way. */
+NEAP_API int neap_shards_set_travel(neap_shards *shards, int travel);
 /* Local; waits for transfers under way. */
 NEAP_API void neap_shards_close(neap_shards *shards);
 /* Elements of the largest expert: what a slot takes in buffers. */
@@ -872,6 +878,10 @@ NEAP_API void neap_moe_close(neap_moe *moe);
  * own parameters from now on, whatever weights has for them. shards: of the layer's experts; closed
  * after the layer. NULL: none. Local. Errors: ARGUMENT. */
 NEAP_API int neap_moe_set_shards(neap_moe *moe, const neap_shards *shards);
+
+/* From the next dispatch on tokens travel so (options' travel), the same on all ranks. Local.
+ * Errors: ARGUMENT. */
+NEAP_API int neap_moe_set_travel(neap_moe *moe, int travel);
 
 /* Chooses experts: logits are x (T, H) times router (H, E); the K with the largest score + bias, of
  * equal ones the lower id; balanced: choice c of the ranks' token i is expert i K + c modulo E,

@@ -32,15 +32,13 @@ static int check_options(const neap_comm *comm, const neap_topology *t, const ne
   if (o->scoring != NEAP_SOFTMAX && o->scoring != NEAP_SIGMOID)
     return neapi_fail(NEAP_ARGUMENT, "moe: scoring is %d; allowed are %d, softmax, and %d, sigmoid",
                       o->scoring, NEAP_SOFTMAX, NEAP_SIGMOID);
-  if (!neapi_travels("moe", o->travel))
-    return NEAP_ARGUMENT;
   if (!(o->aux_loss >= 0 && o->aux_loss < 1e30))
     return neapi_fail(NEAP_ARGUMENT, "moe: aux_loss is %g; it must be 0 or more", o->aux_loss);
   for (int32_t e = 0; e < t->experts; e++)
     if (ffn[e] < 1 || ffn[e] > INT32_MAX)
       return neapi_fail(NEAP_ARGUMENT, "moe: ffn of expert %d is %lld; it must be 1 or more", e,
                         (long long)ffn[e]);
-  return NEAP_OK;
+  return neapi_travel_check("moe", o->travel);
 }
 
 static int allocate(neap_moe *m)
@@ -116,6 +114,14 @@ void neap_moe_close(neap_moe *m)
     neapi_buffer_free(buffers[i]);
   neap_topology_close(m->topology);
   free(m);
+}
+
+int neap_moe_set_travel(neap_moe *m, int travel)
+{
+  int status = neapi_travel_check("moe", travel);
+  if (!status)
+    m->options.travel = travel;
+  return status;
 }
 
 const int64_t *neap_moe_load(const neap_moe *m)

@@ -16,8 +16,8 @@ static void list_refresh(neap_transfer *t, int32_t e)
   const neap_shards *s = t->shards;
   neapi_shard_range master = neapi_shards_master(s, e, s->rank);
   neapi_shard_range working = neapi_shards_working(s, e, s->rank);
-  char *from = s->current + s->current_at[e] - neapi_shards_bytes(s, master.begin);
-  char *to = s->working + s->working_at[e] - neapi_shards_bytes(s, working.begin);
+  char *from = s->now.current + s->now.current_at[e] - neapi_shards_bytes(s, master.begin);
+  char *to = s->now.working + s->now.working_at[e] - neapi_shards_bytes(s, working.begin);
   for (int32_t peer = 0; peer < s->ranks; peer++) {
     neapi_shard_range out = intersect(master, neapi_shards_working(s, e, peer));
     neapi_shard_range in = intersect(neapi_shards_master(s, e, peer), working);
@@ -43,7 +43,7 @@ static int pack_master(neap_shards *s)
     if (n % NEAPI_E4M3_BLOCK == 0 && e + 1 < s->experts)
       continue;
     status = s->kernels->to_e4m3(n, master + s->master_at[first] * s->kernels->acc_size,
-                                 s->current + s->current_at[first], neapi_stream());
+                                 s->now.current + s->now.current_at[first], neapi_stream());
     first = e + 1;
   }
   return status;
@@ -53,12 +53,12 @@ static int pack_master(neap_shards *s)
 static int round_master(neap_shards *s)
 {
   const char *master = s->part[NEAP_SHARD_PARAMETER];
-  if (s->current == master)
+  if (s->now.current == master)
     return NEAP_OK;
   if (s->packed)
     return neapi_kernel_status_of("refresh", pack_master(s));
-  return neapi_kernel_status_of("refresh",
-                                s->kernels->from_acc(s->owned, master, s->current, neapi_stream()));
+  return neapi_kernel_status_of(
+      "refresh", s->kernels->from_acc(s->owned, master, s->now.current, neapi_stream()));
 }
 
 static int finish_refresh(neap_transfer *t)

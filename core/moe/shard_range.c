@@ -28,7 +28,7 @@ const void *neapi_shards_own(const neap_shards *s, int32_t expert)
 {
   if (!neapi_shards_resident(s, expert, s->rank))
     return NULL;
-  return s->working + s->working_at[expert];
+  return s->now.working + s->now.working_at[expert];
 }
 
 /* Of an expert that is resident: cut over its homes, one in each run of ranks. */

@@ -11,13 +11,12 @@
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-bool neapi_travels(const char *name, int travel)
+int neapi_travel_check(const char *name, int travel)
 {
   if (travel == NEAP_TRAVEL_DTYPE || travel == NEAP_TRAVEL_E4M3)
-    return true;
-  neapi_fail(NEAP_ARGUMENT, "%s: travel is %d; allowed are %d (dtype) and %d (E4M3)", name, travel,
-             NEAP_TRAVEL_DTYPE, NEAP_TRAVEL_E4M3);
-  return false;
+    return NEAP_OK;
+  return neapi_fail(NEAP_ARGUMENT, "%s: travel is %d; allowed are %d (dtype) and %d (E4M3)", name,
+                    travel, NEAP_TRAVEL_DTYPE, NEAP_TRAVEL_E4M3);
 }
 
 static int check_types(int dtype, int travel, int32_t group)
@@ -25,9 +24,10 @@ static int check_types(int dtype, int travel, int32_t group)
   if (dtype != NEAP_F32 && dtype != NEAP_F64 && dtype != NEAP_BF16)
     return neapi_fail(NEAP_ARGUMENT, "shards: dtype is %s; allowed are f32, f64 and bf16",
                       neapi_dtype_name(dtype));
-  if (!neapi_travels("shards", travel))
-    return NEAP_ARGUMENT;
-  if (travel == NEAP_TRAVEL_E4M3 && group == NEAP_GROUP_RESIDENT)
+  int status = travel == NEAP_TRAVEL_EITHER ? NEAP_OK : neapi_travel_check("shards", travel);
+  if (status)
+    return status;
+  if (travel != NEAP_TRAVEL_DTYPE && group == NEAP_GROUP_RESIDENT)
     return neapi_fail(NEAP_ARGUMENT,
                       "shards: resident experts do not travel in FP8, since they are "
                       "computed with as they are; shard them, or let them travel in "
@@ -78,12 +78,7 @@ static void set_ranges(neap_shards *s, const int64_t *sizes)
     s->count += sizes[e];
     s->slot_size = sizes[e] > s->slot_size ? sizes[e] : s->slot_size;
     neapi_shard_range master = neapi_shards_master(s, e, s->rank);
-    neapi_shard_range working = neapi_shards_working(s, e, s->rank);
     s->master_at[e + 1] = s->master_at[e] + master.end - master.begin;
-    s->current_at[e + 1] =
-        s->current_at[e] + neapi_shards_bytes(s, master.end) - neapi_shards_bytes(s, master.begin);
-    s->working_at[e + 1] = s->working_at[e] + neapi_shards_bytes(s, working.end) -
-                           neapi_shards_bytes(s, working.begin);
   }
   s->owned = s->master_at[s->experts];
   for (int32_t e = 0; e < s->experts; e++) {
@@ -98,10 +93,47 @@ static int allocate_lists(neap_shards *s)
   s->group_size = neapi_alloc(s->ranks * 4ll, "shards");
   s->sizes = neapi_alloc(s->experts * 8ll, "shards");
   s->master_at = neapi_alloc_zero(s->experts * 8ll + 8, "shards");
-  s->current_at = neapi_alloc_zero(s->experts * 8ll + 8, "shards");
-  s->working_at = neapi_alloc_zero(s->experts * 8ll + 8, "shards");
-  bool lists = s->group_first && s->group_size && s->sizes;
-  return lists && s->master_at && s->current_at && s->working_at ? NEAP_OK : NEAP_MEMORY;
+  return s->group_first && s->group_size && s->sizes && s->master_at ? NEAP_OK : NEAP_MEMORY;
+}
+
+static int64_t bytes_of(const neap_shards *s, neapi_shard_range range)
+{
+  return neapi_shards_bytes(s, range.end) - neapi_shards_bytes(s, range.begin);
+}
+
+static void close_copy(neap_shards *s, neapi_shard_copy *copy)
+{
+  if (copy->working != copy->current)
+    neapi_memory_free(s->memory, copy->working);
+  if (copy->current != s->part[NEAP_SHARD_PARAMETER])
+    neapi_memory_free(s->memory, copy->current);
+  free(copy->current_at);
+  free(copy->working_at);
+  *copy = (neapi_shard_copy){0};
+}
+
+/* Makes now, which is empty, for the way that the parameters travel now. */
+static int open_copy(neap_shards *s)
+{
+  neapi_shard_copy *copy = &s->now;
+  copy->current_at = neapi_alloc_zero(s->experts * 8ll + 8, "shards");
+  copy->working_at = neapi_alloc_zero(s->experts * 8ll + 8, "shards");
+  if (!copy->current_at || !copy->working_at)
+    return NEAP_MEMORY;
+  for (int32_t e = 0; e < s->experts; e++) {
+    copy->current_at[e + 1] = copy->current_at[e] + bytes_of(s, neapi_shards_master(s, e, s->rank));
+    copy->working_at[e + 1] =
+        copy->working_at[e] + bytes_of(s, neapi_shards_working(s, e, s->rank));
+  }
+  copy->current = s->part[NEAP_SHARD_PARAMETER];
+  if (s->acc != s->dtype || s->packed)
+    copy->current = neapi_memory_alloc_zero(s->memory, copy->current_at[s->experts], "shards");
+  if (!copy->current)
+    return NEAP_MEMORY;
+  copy->working = copy->current;
+  if (s->group_size[s->rank] != s->ranks)
+    copy->working = neapi_memory_alloc_zero(s->memory, copy->working_at[s->experts], "shards");
+  return copy->working ? NEAP_OK : NEAP_MEMORY;
 }
 
 static int allocate_parts(neap_shards *s)
@@ -111,16 +143,7 @@ static int allocate_parts(neap_shards *s)
     if (!s->part[i])
       return NEAP_MEMORY;
   }
-  s->current = s->part[NEAP_SHARD_PARAMETER];
-  if (s->acc != s->dtype || s->packed)
-    s->current = neapi_memory_alloc_zero(s->memory, s->current_at[s->experts], "shards");
-  if (!s->current)
-    return NEAP_MEMORY;
-  if (s->group_size[s->rank] == s->ranks)
-    s->working = s->current;
-  else
-    s->working = neapi_memory_alloc_zero(s->memory, s->working_at[s->experts], "shards");
-  return s->working ? NEAP_OK : NEAP_MEMORY;
+  return open_copy(s);
 }
 
 int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int travel, int exact,
@@ -144,6 +167,7 @@ int neap_shards_open(neap_comm *comm, neap_topology *topology, int dtype, int tr
   s->dtype = dtype;
   s->acc = neapi_acc_of(dtype);
   s->packed = travel == NEAP_TRAVEL_E4M3;
+  s->either = travel == NEAP_TRAVEL_EITHER;
   s->granule = travel == NEAP_TRAVEL_DTYPE ? 1 : NEAPI_E4M3_BLOCK;
   s->exact = exact;
   s->resident = group == NEAP_GROUP_RESIDENT;
@@ -177,15 +201,44 @@ int neap_shards_reduce_over(neap_shards *s, neap_comm *comm)
   return NEAP_OK;
 }
 
+static void swap_copies(neap_shards *s)
+{
+  neapi_shard_copy copy = s->now;
+  s->now = s->other;
+  s->other = copy;
+  s->packed = !s->packed;
+}
+
+int neap_shards_set_travel(neap_shards *s, int travel)
+{
+  int status = neapi_travel_check("shards", travel);
+  if (status)
+    return status;
+  if (!s->either)
+    return neapi_fail(NEAP_ARGUMENT,
+                      "shards: how parameters travel is to stay; open the store with "
+                      "NEAP_TRAVEL_EITHER");
+  if (s->active)
+    return neapi_fail(NEAP_ARGUMENT, "shards: transfers are under way; how parameters travel "
+                                     "changes between steps");
+  if ((travel == NEAP_TRAVEL_E4M3) == s->packed)
+    return NEAP_OK;
+  swap_copies(s);
+  status = s->now.working ? NEAP_OK : open_copy(s);
+  if (status) {
+    close_copy(s, &s->now);
+    swap_copies(s);
+  }
+  return status;
+}
+
 void neap_shards_close(neap_shards *s)
 {
   if (!s)
     return;
   neapi_transfers_close(s);
-  if (s->working != s->current)
-    neapi_memory_free(s->memory, s->working);
-  if (s->current != s->part[NEAP_SHARD_PARAMETER])
-    neapi_memory_free(s->memory, s->current);
+  close_copy(s, &s->now);
+  close_copy(s, &s->other);
   for (int i = 0; i < 4; i++)
     neapi_memory_free(s->memory, s->part[i]);
   neapi_buffer_free(&s->counts);
@@ -194,8 +247,6 @@ void neap_shards_close(neap_shards *s)
   free(s->group_size);
   free(s->sizes);
   free(s->master_at);
-  free(s->current_at);
-  free(s->working_at);
   neap_topology_close(s->topology);
   free(s);
 }

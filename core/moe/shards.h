@@ -15,6 +15,15 @@ typedef struct {
   int64_t begin, end;
 } neapi_shard_range;
 
+/* What unshards read of the masters, in one of the ways to travel. */
+typedef struct {
+  int64_t *current_at; /* [experts + 1] byte where an expert's range starts in current */
+  int64_t *working_at; /* [experts + 1] the same of working */
+  char *current;       /* of dtype or packed: the master's parameters, as refresh last saw them, or
+                          part[NEAP_SHARD_PARAMETER] where that is of dtype; NULL: not needed */
+  char *working;       /* current where the group is all ranks */
+} neapi_shard_copy;
+
 struct neap_shards {
   neap_comm *comm;
   neap_comm *reduces; /* comm, or another one for the way back of gradients */
@@ -25,6 +34,7 @@ struct neap_shards {
   bool exact;
   bool resident;                       /* experts are whole at their homes */
   bool packed;                         /* working parameters are kept, and travel, in FP8 */
+  bool either;                         /* that may change */
   int64_t granule;                     /* of its ranges */
   int64_t element;                     /* bytes of a working parameter in a slot */
   int32_t rank, ranks, experts, slots; /* slots: of this rank */
@@ -32,22 +42,18 @@ struct neap_shards {
   int32_t *group_size;                 /* [ranks] */
   int64_t *sizes;                      /* [experts] */
   int64_t slot_size, count, owned, largest_range;
-  int64_t *master_at;  /* [experts + 1] where an expert's range starts in the master's arrays */
-  int64_t *current_at; /* [experts + 1] byte where an expert's range starts in current */
-  int64_t *working_at; /* [experts + 1] the same of working */
-  char *part[4];       /* by neap_shard_part: [owned] of acc */
-  char *current;       /* of dtype or packed: the master's parameters, as refresh last saw them, or
-                           part[NEAP_SHARD_PARAMETER] where that is of dtype */
-  char *working;       /* current where the group is all ranks */
-  neapi_memory_kind memory; /* of part, current and working */
-  neapi_buffer counts;      /* [ranks] of get */
-  neapi_buffer scratch;     /* of finishing a reduce, in the same memory */
+  int64_t *master_at; /* [experts + 1] where an expert's range starts in the master's arrays */
+  char *part[4];      /* by neap_shard_part: [owned] of acc */
+  neapi_shard_copy now, other; /* the way they travel, and the one that they do not just now */
+  neapi_memory_kind memory;    /* of part and copies */
+  neapi_buffer counts;         /* [ranks] of get */
+  neapi_buffer scratch;        /* of finishing a reduce, in the same memory */
   neap_transfer *active, *idle;
   neap_shard_traffic traffic;
 };
 
-/* Whether there is this way to travel; false: reported. name: who is asked to. */
-bool neapi_travels(const char *name, int travel);
+/* Fails unless this is a way to travel; name: who is asked to. */
+int neapi_travel_check(const char *name, int travel);
 
 /* Which elements of an expert a rank owns, and which it sends to its shard group. */
 neapi_shard_range neapi_shards_master(const neap_shards *shards, int32_t expert, int32_t rank);

@@ -50,10 +50,10 @@ static void list_outgoing(neap_transfer *t, const int32_t *expert_of, const int3
   int32_t first = s->group_first[s->rank], end = first + s->group_size[s->rank];
   for (int32_t slot = topology->first_slot[first]; slot < topology->first_slot[end]; slot++) {
     int32_t e = expert_of[slot], peer = topology->rank_of[slot];
-    int64_t bytes = s->working_at[e + 1] - s->working_at[e];
+    int64_t bytes = s->now.working_at[e + 1] - s->now.working_at[e];
     if (peer != s->rank && neapi_topology_chunk(topology, slot, chunks) == chunk &&
         !is_kept(s, expert_of, base, slot) && source_of(s, expert_of, base, slot) == slot)
-      neapi_messages_add(&t->send, s->working + s->working_at[e], bytes, peer);
+      neapi_messages_add(&t->send, s->now.working + s->now.working_at[e], bytes, peer);
   }
 }
 
@@ -68,7 +68,7 @@ static void list_slot(neap_transfer *t, int32_t expert, char *row)
     char *target = row + neapi_shards_bytes(s, range.begin);
     int64_t bytes = neapi_shards_bytes(s, range.end) - neapi_shards_bytes(s, range.begin);
     if (peer == s->rank)
-      t->failed |= neapi_copy(target, s->working + s->working_at[expert], bytes);
+      t->failed |= neapi_copy(target, s->now.working + s->now.working_at[expert], bytes);
     else
       neapi_messages_add(&t->recv, target, bytes, peer);
   }

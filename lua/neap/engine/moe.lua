@@ -85,6 +85,13 @@ function Moe:set_shards(store)
   self.shards = store
 end
 
+--- From the next dispatch on tokens travel so, 'dtype' or 'fp8'; the same on all ranks.
+-- : string
+function Moe:set_travel(travel)
+  check(C.neap_moe_set_travel(self.ptr,
+    travel == 'fp8' and C.NEAP_TRAVEL_E4M3 or C.NEAP_TRAVEL_DTYPE), 2)
+end
+
 --- Waits for an exchange under way, then closes. Local.
 function Moe:close()
   lib.close(self)

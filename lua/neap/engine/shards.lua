@@ -32,9 +32,12 @@ local GROUPS = { all = C.NEAP_GROUP_ALL, node = C.NEAP_GROUP_NODE,
 local SPEC = {
   comm = { needed = true }, reduces = {}, topology = { needed = true },
   dtype = { default = 'f32', choices = tensor.reals }, exact = {},
-  travel = { default = 'dtype', choices = { 'dtype', 'fp8' } },
+  travel = { default = 'dtype', choices = { 'dtype', 'fp8', 'either' } },
   sizes = { type = 'table', needed = true }, group = { default = 'all', type = 'string number' },
 }
+
+local TRAVELS = { dtype = C.NEAP_TRAVEL_DTYPE, fp8 = C.NEAP_TRAVEL_E4M3,
+  either = C.NEAP_TRAVEL_EITHER }
 
 local out_shards = ffi.new 'neap_shards *[1]'
 local out_transfer = ffi.new 'neap_transfer *[1]'
@@ -62,9 +65,10 @@ end
 -- may share one). reduces: another one, for gradients, which then need not wait for unshards.
 -- sizes: parameters of each expert, a list. dtype: of what unshard brings, 'f32' (default), 'f64'
 -- or 'bf16'; beside bf16, master parameters, moments and gradients are f32. travel: how they do in
--- unshards, 'dtype' or 'fp8' (E4M3; neap.h). exact: gradients to reduce are F64. group: 'all'
--- (default), 'node', ranks per shard group, or 'resident': experts stay whole at home
--- (topology.homes); moe:set_shards lets a layer compute with them there.
+-- unshards, 'dtype', 'fp8' (E4M3; neap.h), or 'either', as set_travel says, at first 'dtype'.
+-- exact: gradients to reduce are F64. group: 'all' (default), 'node', ranks per shard group, or
+-- 'resident': experts stay whole at home (topology.homes); moe:set_shards lets a layer compute with
+-- them there.
 -- : table -> Shards
 function shards.open(given)
   local o = options.check(given, SPEC, 'shards')
@@ -73,12 +77,12 @@ function shards.open(given)
     lib.raise('ARGUMENT', ('shards: %d sizes for %d experts'):format(#o.sizes, experts), 2)
   end
   check(C.neap_shards_open(o.comm.ptr, o.topology.ptr, tensor.codes[o.dtype],
-    o.travel == 'fp8' and C.NEAP_TRAVEL_E4M3 or C.NEAP_TRAVEL_DTYPE, o.exact and 1 or 0,
+    TRAVELS[o.travel], o.exact and 1 or 0,
     ffi.new('int64_t[?]', experts, o.sizes),
     type(group) == 'number' and group or lookup(GROUPS, 'shard group', group), out_shards), 2)
   local self = lib.handle(Shards, out_shards[0], C.neap_shards_close)
   self.comm, self.dtype, self.exact, self.pending = o.comm, o.dtype, o.exact, {}
-  self.sizes = o.sizes
+  self.sizes, self.travel = o.sizes, o.travel == 'either' and 'dtype' or o.travel
   if o.reduces then check(C.neap_shards_reduce_over(self.ptr, o.reduces.ptr), 2) end
   return self
 end
@@ -98,6 +102,16 @@ end
 -- : -> integer
 function Shards:count()
   return tonumber(C.neap_shards_count(self.ptr))
+end
+
+--- From now on parameters travel as they are ('dtype') or in FP8 ('fp8'); of a store of 'either',
+-- between steps. Collective, since a refresh follows.
+-- : string
+function Shards:set_travel(travel)
+  if travel == self.travel then return end
+  check(C.neap_shards_set_travel(self.ptr, TRAVELS[travel]), 2)
+  self.travel = travel
+  self:refresh()
 end
 
 --- What the ranges of its ranks are cut at multiples of.

@@ -215,6 +215,22 @@ function Recorder:time_use()
   return read_use()
 end
 
+--- Seconds that this rank has waited for a stream ('unshard', …) in each of so many layers:
+-- double[layers].
+-- : string, integer -> double[layers]
+function Recorder:waits(stream, layers)
+  local count, waits = tonumber(C.neap_timeline_count(self.ptr, lost)), ffi.new('double[?]', layers)
+  local spans = ffi.new('neap_span[?]', math.max(count, 1))
+  for i = 0, tonumber(C.neap_timeline_spans(self.ptr, count, spans)) - 1 do
+    local span = spans[i]
+    if span.id == C.NEAP_SPAN_WAIT and AWAITED[span.waits_for] == stream and span.layer >= 0
+        and span.layer < layers then
+      waits[span.layer] = waits[span.layer] + span['end'] - span.begin
+    end
+  end
+  return waits
+end
+
 --- Inner spans before the outer ones that end at the same time.
 local function by_end(a, b)
   if a.finish ~= b.finish then return a.finish < b.finish end

@@ -9,6 +9,7 @@
 
 local errors = require 'neap.base.errors'
 local lib = require 'neap.base.lib'
+local precision = require 'neap.policy.precision'
 local runtime = require 'neap.policy.runtime'
 local messages = require 'neap.policy.messages'
 local topologies = require 'neap.engine.topology'
@@ -46,7 +47,7 @@ local function open_worker(server, setup)
   self.runtime = runtime.open {
     file = setup.file, params = setup.params, split = setup.split, on = setup.on,
     topology = topology, fetch_work = setup.fetch_work, far_price = setup.far_price,
-    layers = setup.layers, seed = setup.seed,
+    layers = setup.layers, seed = setup.seed, travel = setup.travel,
     watch = function(hook, step, layer)
       C.neap_policy_server_begin(server, messages.of_hook[hook], step, layer)
     end,
@@ -89,6 +90,16 @@ end
 --- The request that has just come.
 local function received()
   return { id = message.id, layer = message.layer, step = tonumber(message.step), seconds = 0 }
+end
+
+--- numbers: of precision.pack; the layout follows.
+function Worker:precision(numbers)
+  local request, before = received(), precision.parse(ffi.string(message.text))
+  local outcome, result = self.runtime:precision(request.step, request.layer, before, numbers,
+    ffi.cast('const int32_t *', numbers + precision.NUMBERS))
+  C.neap_policy_server_end(self.server)
+  answer(self.server, request, outcome,
+    outcome == runtime.PLANNED and precision.text(result) or result)
 end
 
 function Worker:remember(load)
@@ -155,6 +166,8 @@ function Worker:step()
     self:request(load, ffi.cast('const int32_t *', load + self.cells))
   elseif message.kind == messages.SPLIT then
     self:split(load, ffi.cast('const int32_t *', load + self.cells))
+  elseif message.kind == messages.PRECISION then
+    self:precision(ffi.cast('const double *', payload[0]))
   elseif message.kind == messages.HISTORY then
     self:remember(load)
   elseif message.kind == messages.SAVE then
@@ -178,8 +191,9 @@ local function main(requests_fd, answers_fd)
     return 1
   end
   local loaded, lines = worker.runtime, worker.runtime.lines
-  answer(server, start, runtime.PLANNED, ('%s %d %d %d %d %d %d %s %s'):format(loaded.plans_on,
-    loaded.keep, lines.plan, lines.split, lines.when, lines.save, lines.restore,
+  answer(server, start, runtime.PLANNED, ('%s %d %d %d %d %d %d %d %s %s'):format(
+    loaded.plans_on, loaded.keep, lines.plan, lines.split, lines.when, lines.precision, lines.save,
+    lines.restore,
     loaded.rule or '-', loaded.name))
   while true do worker:step() end
 end

@@ -162,6 +162,17 @@ function Transformer:open_experts(o, ffn)
     copy = function(layout, old) return (old or layouts.open(o.topology)):copy(layout) end }
 end
 
+--- Collective, between steps: how experts and tokens travel from now on, { [layer] = { unshard =,
+-- dispatch = } } of 'dtype' and 'fp8'. For a model that was opened with unshard = 'either', unless
+-- experts go on as they do.
+function Transformer:set_travel(travels)
+  self.pipeline:begin()
+  for l = 0, self.layers - 1 do
+    self.experts[l]:set_travel(travels[l].dispatch)
+    self.stores[l]:set_travel(travels[l].unshard)
+  end
+end
+
 --- What the policy says for the counts of a layer: a split.
 function Transformer:plan(step, l, load)
   local session, began = self.session, timeline.begin 'plan'

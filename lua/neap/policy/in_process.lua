@@ -59,6 +59,11 @@ function InProcess:split(step, layer, load, expert_of, out)
   return self.runtime:split(step, layer, load, expert_of, out)
 end
 
+--- How a layer travels from a step on: outcome, and that or a message.
+function InProcess:precision(step, layer, before, numbers, expert_of)
+  return self.runtime:precision(step, layer, before, numbers, expert_of)
+end
+
 --- A load of an earlier step, for the history alone.
 function InProcess:remember(layer, load)
   self.runtime:record(layer, load)

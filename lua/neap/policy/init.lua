@@ -15,6 +15,9 @@
 --   split(self, ctx, layout, load) -> split on the exact counts; or the name of a built-in rule
 --                                           ('lite', 'even', …); default: 'minimax'
 --   when(self, ctx) -> boolean              whether to plan at this step; default: always
+--   precision(self, ctx) -> 'fp8', 'dtype', { unshard =, dispatch = } of these, or nil
+--                                           how the layer's experts and tokens travel from a step
+--                                           of a training on; nil: as before
 --   save(self, ctx) -> state                what a checkpoint keeps of self: a number, a text, a
 --                                           boolean or a table of such; with it goes
 --   restore(self, ctx, state)               which takes it back, before any other hook
@@ -38,12 +41,14 @@ local DEFAULT_SPLIT = 'minimax'
 --- What policies can plan on.
 policy.PLANS_ON = { history = true, current = true, both = true, known = true }
 
-local HOOKS = { 'plan', 'split', 'when', 'save', 'restore' }
+local HOOKS = { 'plan', 'split', 'when', 'precision', 'save', 'restore' }
 local FIELDS = {
   name = 'string', doc = 'string', params = 'table', history = 'number', plans_on = 'string',
   plan = 'function', split = 'function', when = 'function', save = 'function',
-  restore = 'function',
+  restore = 'function', precision = 'function',
 }
+
+policy.HOOKS = HOOKS
 
 local classes = setmetatable({}, { __mode = 'k' })
 

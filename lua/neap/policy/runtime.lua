@@ -13,6 +13,7 @@ local history = require 'neap.policy.history'
 local layouts = require 'neap.engine.layout'
 local plans = require 'neap.engine.plan'
 local policy = require 'neap.policy'
+local precision = require 'neap.policy.precision'
 local splits = require 'neap.engine.split'
 
 local ffi = lib.ffi
@@ -70,7 +71,7 @@ Runtime.__index = Runtime
 --- Where each hook starts: line by name, 0 for a hook that is not there.
 local function lines(class)
   local out = {}
-  for _, hook in ipairs { 'plan', 'split', 'when', 'save', 'restore' } do
+  for _, hook in ipairs(policy.HOOKS) do
     local there = type(class[hook]) == 'function'
     out[hook] = there and debug.getinfo(class[hook], 'S').linedefined or 0
   end
@@ -102,13 +103,14 @@ end
 --- options: file, params (texts), split (a rule instead of the policy's split, or nil), on (instead
 -- of its plans_on, or nil; history is then the counts of the step alone), topology, layers, seed,
 -- watch (called with hook, step and layer before every hook, or nil), fetch_work and far_price (of
--- the context, or nil). Raises POLICY or USAGE.
+-- the context, or nil), travel (dtype of the training, and whether experts are resident; nil: it is
+-- none). Raises POLICY or USAGE.
 function runtime.open(options)
   local class = policy.load(options.file)
   local tools = open_tools(options)
   local self = setmetatable({
     name = class.name, file = options.file, class = class, watch = options.watch, tools = tools,
-    topology = options.topology, layers = {},
+    topology = options.topology, layers = {}, travel = options.travel,
     exact = history.load(options.topology.ranks, options.topology.experts),
   }, Runtime)
   self.plans_on = options.on or class.plans_on
@@ -193,6 +195,19 @@ function Runtime:split(step, layer, load, expert_of, out)
   ctx.exact = nil
   if not ok then return runtime.FAULT, answer end
   return runtime.PLANNED
+end
+
+--- How a layer's experts and tokens travel from a step on. before: how they do; numbers: what
+-- precision.pack gave. PLANNED and { unshard =, dispatch = }, or FAULT and the message.
+function Runtime:precision(step, layer, before, numbers, expert_of)
+  local ctx = self.layers[layer].ctx
+  ctx:enter(step, expert_of)
+  precision.tell(ctx, numbers, before)
+  local ok, answer = call(self, 'precision', step, layer)
+  if ok then
+    ok, answer = read(self, 'precision', step, layer, precision.read, answer, before, self.travel)
+  end
+  return ok and runtime.PLANNED or runtime.FAULT, answer
 end
 
 --- ---- state -------------------------------------------------------------------------------------

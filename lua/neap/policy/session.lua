@@ -26,6 +26,7 @@ local past_loads = require 'neap.policy.past_loads'
 local in_process = require 'neap.policy.in_process'
 local series = require 'neap.base.series'
 local policies = require 'neap.policy'
+local precision = require 'neap.policy.precision'
 local splits = require 'neap.engine.split'
 local topologies = require 'neap.engine.topology'
 local worker = require 'neap.policy.worker'
@@ -49,7 +50,8 @@ local SPEC = {
   seed = { default = 0 }, deadline = { default = session.DEADLINE }, strict = { default = false },
   in_process = { default = false }, trusted = { default = false },
   known = { default = false }, wait = { default = false }, remember = { default = false },
-  listener = { default = {} }, fetch_work = { type = 'number' }, far_price = { type = 'function' },
+  listener = { default = {} }, travel = { type = 'table' },
+  fetch_work = { type = 'number' }, far_price = { type = 'function' },
 }
 
 --- Tells a layer's split what work across nodes costs. Raises USAGE where its rule knows no price.
@@ -79,6 +81,7 @@ local function open_worker(self, o)
     file = selection.file, params = selection.params, split = selection.split,
     on = selection.on, topology = self.topology, layers = self.layers, seed = o.seed,
     deadline = o.deadline, trusted = o.trusted, fetch_work = o.fetch_work,
+    travel = o.travel and { dtype = o.travel.dtype, resident = o.travel.resident and 'yes' or nil },
     far_price = self.far_price and math.min(self.far_price, MOST_PRICE),
   })
   if ok then return opened end
@@ -123,6 +126,19 @@ function session.deadline_option(command)
     session.DEADLINE)):argname('<seconds>'):convert(arguments.positive '--deadline')
 end
 
+--- How all layers travel, and what of it is measured: shares of layers, where any may be in FP8.
+-- adapts: the policy has the hook.
+local function set_travel(self, travel, adapts)
+  if not travel then return end
+  self.adapts, self.travels = adapts, {}
+  for layer = 0, self.layers - 1 do
+    self.travels[layer] = { unshard = travel.unshard, dispatch = travel.dispatch }
+  end
+  if adapts or travel.unshard == 'fp8' or travel.dispatch == 'fp8' then
+    self.measured.fp8_unshard, self.measured.fp8_dispatch = series.open(), series.open()
+  end
+end
+
 --- Collective over comm. Options:
 --   topology, layers, policy  what is planned, and a text that policy.resolve takes
 --   comm                      nil: this process alone; its ranks need not be the topology's
@@ -134,6 +150,9 @@ end
 --   remember                  keeps what save needs: as many loads as the policy's history has
 --   fetch_work                ctx.fetch_work of the policy, if it is known
 --   far_price                 function: what far_price=cluster is, if it is known (rank 0)
+--   travel                    of a training: { unshard =, dispatch =, dtype =, resident = }, how
+--                             experts and tokens travel unless the policy's hook precision says
+--                             otherwise, the dtype, and whether experts are resident
 --   listener                  functions, each optional: fault(message), on rank 0, for faults that
 --                             are not raised; split(step, layer, split) after a split, and
 --                             record(step, layer, load) after a record, on all ranks
@@ -163,11 +182,12 @@ function session.open(given)
   self.far_price = self.root and find_price(o, selection) or nil
   self.worker = self.root and open_worker(self, o) or nil
   local hooks = self.worker
-  local meta = share_text(self, hooks and ('%s %s %.17g'):format(hooks.plans_on, hooks.rule or '',
-    self.far_price or 0))
+  local meta = share_text(self, hooks and ('%s %s %.17g %s'):format(hooks.plans_on,
+    hooks.rule or '', self.far_price or 0, hooks.lines.precision))
   self.name = hooks and policies.label(o.policy, hooks.name)
-  local price
-  self.plans_on, self.rule, price = meta:match '^(%S+) (%S*) (%S+)$'
+  local price, line
+  self.plans_on, self.rule, price, line = meta:match '^(%S+) (%S*) (%S+) (%d+)$'
+  set_travel(self, o.travel, tonumber(line) > 0)
   self.far_price = tonumber(price)
   self.rule = self.rule ~= '' and self.rule or nil
   self.active = active_layouts.open(topology, self.layers, self.comm)
@@ -320,6 +340,49 @@ function Session:plan_now(step, layer, load)
   if self.plans_on ~= 'known' then
     self.measured.late_experts:add((self.active[layer]:arrivals(self.active:base(layer))))
   end
+end
+
+--- ---- precision ------------------------------------------------------------------------------
+
+--- Rank 0: asks for a layer; after a fault it travels as before.
+local function ask_precision(self, step, layer, news)
+  local before = self.travels[layer]
+  local outcome, result = self.worker:precision(step, layer, before,
+    precision.pack(news.losses, news.count, news.wait_ms and news.wait_ms[layer]),
+    self.active[layer]:array())
+  if outcome == runtime.FAULT then
+    fault(self, result)
+    return before
+  end
+  return result
+end
+
+--- Collective, where a step of a training begins: how each layer's experts and tokens travel in it,
+-- { [layer] = { unshard =, dispatch = } }, by the policy's hook precision (adapts) or as the
+-- session was told. news, of the steps before, known to rank 0: losses (the newest last), their
+-- count, and perhaps wait_ms[layer], what ranks have waited for the layer's unshards in the last
+-- step, mean over ranks. Raises POLICY (strict).
+-- : integer, table -> table
+function Session:travel(step, news)
+  local codes = self.adapts and ffi.new('int32_t[?]', 2 * self.layers)
+  for layer = 0, self.adapts and self.root and self.layers - 1 or -1 do
+    local value = ask_precision(self, step, layer, news)
+    codes[2 * layer] = value.unshard == 'fp8' and 1 or 0
+    codes[2 * layer + 1] = value.dispatch == 'fp8' and 1 or 0
+  end
+  if codes and self.comm then self.comm:broadcast(codes, 8 * self.layers) end
+  for layer = 0, self.layers - 1 do
+    local travels = self.travels[layer]
+    if codes then
+      travels.unshard = codes[2 * layer] == 1 and 'fp8' or 'dtype'
+      travels.dispatch = codes[2 * layer + 1] == 1 and 'fp8' or 'dtype'
+    end
+    for _, kind in ipairs { 'unshard', 'dispatch' } do
+      local measured = self.measured['fp8_' .. kind]
+      if measured then measured:add(travels[kind] == 'fp8' and 1 or 0) end
+    end
+  end
+  return self.travels
 end
 
 --- ---- splitting --------------------------------------------------------------------------------
@@ -494,6 +557,8 @@ function Session:report()
     late_experts = plans_now and measured.late_experts:mean() or nil,
     faults = counted.faults, late = counted.late, messages = self.messages,
     in_force = in_force(self),
+    fp8_unshard = measured.fp8_unshard and measured.fp8_unshard:mean() or nil,
+    fp8_dispatch = measured.fp8_dispatch and measured.fp8_dispatch:mean() or nil,
     plan_ms = { mean = measured.plan_ms:mean(), p95 = measured.plan_ms:quantile(0.95) },
     split_us = { mean = measured.split_us:mean(), p95 = measured.split_us:quantile(0.95) },
   }

@@ -6,6 +6,7 @@
 
 local lib = require 'neap.base.lib'
 local policy = require 'neap.policy'
+local precision = require 'neap.policy.precision'
 local runtime = require 'neap.policy.runtime'
 local split = require 'neap.engine.split'
 local messages = require 'neap.policy.messages'
@@ -50,7 +51,7 @@ local function setup_text(options)
   return 'return ' .. literal {
     file = options.file, params = options.params, split = options.split, on = options.on,
     layers = options.layers, homes = topology.homes,
-    fetch_work = options.fetch_work, far_price = options.far_price,
+    fetch_work = options.fetch_work, far_price = options.far_price, travel = options.travel,
     seed = options.seed, slots_of = slots_of, node_of = list(topology.rank_node, topology.ranks),
     speed = list(topology.rank_speed, topology.ranks),
     cost = list(topology.expert_cost, topology.experts),
@@ -71,15 +72,16 @@ end
 
 --- What the worker says of the policy that it has loaded; false if that makes no sense.
 local function take_description(self, text)
-  local plans_on, keep, plan, split_line, when, save, restore, rule, name = text:match(
-    '^(%l+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (.*)$')
+  local plans_on, keep, plan, split_line, when, decide, save, restore, rule, name = text:match(
+    '^(%l+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (.*)$')
   if not plans_on or not policy.PLANS_ON[plans_on] then return false end
   if rule ~= '-' and not known_rule(rule) then return false end
   keep = tonumber(keep)
   if keep < 1 or keep > MOST_KEPT then return false end
   self.plans_on, self.keep, self.rule = plans_on, keep, rule ~= '-' and rule or nil
   self.name = name:sub(1, MOST_NAME)
-  self.lines = { plan = plan, split = split_line, when = when, save = save, restore = restore }
+  self.lines = { plan = plan, split = split_line, when = when, precision = decide,
+    save = save, restore = restore }
   return true
 end
 
@@ -114,8 +116,9 @@ function worker.open(options)
     queue = {}, ends = 0, capacity = 2 * options.layers + 2,
     requests = {}, id = 0, -- those under way: what an answer's id stands for
   }, Worker)
-  lib.check(C.neap_worker_open(setup_text(options), self.capacity + 1, self.load_bytes + slots * 4,
-    slots * 4, self.token_bytes, options.trusted and 1 or 0, out), 2)
+  local most = math.max(self.load_bytes, precision.NUMBERS * 8) + slots * 4
+  lib.check(C.neap_worker_open(setup_text(options), self.capacity + 1, most, slots * 4,
+    self.token_bytes, options.trusted and 1 or 0, out), 2)
   self.ptr = ffi.gc(out[0], C.neap_worker_close)
   start(self)
   return self
@@ -182,6 +185,7 @@ local OUTCOMES = {
   [messages.PLAN] = { [runtime.PLANNED] = true, [runtime.SKIPPED] = true, [runtime.FAULT] = true,
     [runtime.LATE] = true },
   [messages.SPLIT] = { [runtime.PLANNED] = true, [runtime.FAULT] = true },
+  [messages.PRECISION] = { [runtime.PLANNED] = true, [runtime.FAULT] = true },
   [messages.HISTORY] = { [runtime.PLANNED] = true },
   [messages.SAVE] = { [runtime.PLANNED] = true, [runtime.FAULT] = true },
   [messages.RESTORE] = { [runtime.PLANNED] = true, [runtime.FAULT] = true },
@@ -273,6 +277,19 @@ function Worker:split(step, layer, load, expert_of, out)
     ffi.copy(out, C.neap_worker_bulk(self.ptr), self.token_bytes)
   end
   return answer.outcome, answer.message
+end
+
+--- How a layer travels from a step on: outcome, and that or a message.
+function Worker:precision(step, layer, before, numbers, expert_of)
+  ffi.copy(self.message.text, precision.text(before))
+  local answer = ask(self, messages.PRECISION, 0, step, layer, numbers, expert_of,
+    precision.NUMBERS * 8)
+  if not answer then return no_worker(self, 'precision', step, layer) end
+  if answer.outcome ~= runtime.PLANNED then return answer.outcome, answer.message end
+  local value = precision.parse(text_of(self.message))
+  if value then return answer.outcome, value end
+  return runtime.FAULT, ('policy %s:%d: precision at step %d, layer %d: the answer was damaged')
+    :format(self.file, self.lines.precision, step, layer)
 end
 
 --- ---- what goes into checkpoints ---------------------------------------------------------------

@@ -104,7 +104,9 @@ local function open_model(self, p)
     vocabulary = rawget(p, 'vocabulary'), -- nil: bytes
     total_batch = p.batch, aux_loss = p.aux_loss, seed = p.seed, exact = p.exact, dtype = p.dtype,
     schedule = self.schedule, group = self.group,
-    balanced = rawget(p, 'routing') == 'balanced', unshard = rawget(p, 'unshard'),
+    balanced = rawget(p, 'routing') == 'balanced',
+    unshard = self.session.adapts and self.group ~= 'resident' and 'either'
+      or rawget(p, 'unshard'),
     dispatch = rawget(p, 'dispatch'), loss = self.own.loss,
   }, model_params.of(p)))
 end
@@ -272,6 +274,8 @@ function trainer.open(options)
     policy = options.policy, seed = p.seed, strict = job.strict, in_process = job.in_process,
     trusted = job.trusted, deadline = job.deadline, wait = options.wait,
     remember = job.checkpoints ~= nil, listener = listener(self),
+    travel = { unshard = rawget(p, 'unshard') or 'dtype', dtype = p.dtype,
+      dispatch = rawget(p, 'dispatch') or 'dtype', resident = homes ~= nil },
     fetch_work = self.pricing and self.pricing:fetch_work(p.batch * p.sequence * p.top_k) or nil,
     far_price = self.pricing and function() return self.pricing:far_price() end or nil }
   self.first, self.last = share(p.batch, job.rank, job.ranks)
@@ -402,10 +406,24 @@ function Trainer:spent()
   return sums
 end
 
+--- How experts and tokens travel in the step that begins, which a policy may decide by what was so
+-- far. Collective.
+local function travel(self)
+  local news, waits = { losses = self.losses, count = self.losses.count }, self.unshard_waits
+  if self.session.adapts and waits then
+    self.comm:all_reduce(waits, self.layers, 'f64')
+    news.wait_ms = {}
+    for l = 0, self.layers - 1 do news.wait_ms[l] = 1e3 * waits[l] / self.job.ranks end
+  end
+  local travels = self.session:travel(self.done, news)
+  if self.session.adapts then self.model:set_travel(travels) end
+end
+
 --- What a step is, as spans of a timeline.
 local function work(self)
   local whole, planning = timeline.begin 'step', timeline.begin 'plan'
   self.session:advance(self.done)
+  travel(self)
   timeline.finish('plan', planning)
   self:fill(self.text, { seed = self.params.seed, step = self.done })
   local loss = self.model:forward(self.ids, self.targets, self.done)
@@ -433,6 +451,7 @@ local function take_measures(self, began, busy, recorder)
   local seconds, use = C.neap_clock() - began, recorder:time_use()
   local cpu = self.job.device ~= 'cuda'
   local values = use.exposed
+  self.unshard_waits = self.session.adapts and recorder:waits('unshard', self.layers)
   values.seconds, values.busy = seconds, cpu and C.neap_thread_seconds() - busy or use.computing
   for name, value in pairs(values) do self.sums[name] = self.sums[name] + value end
   add_bytes_sent(self, values)

@@ -163,7 +163,7 @@ static int64_t wrong_at_home(const problem *p, const neap_shards *shards, int32_
   int64_t dims[] = {1, p->sizes[e]}, wrong = 0;
   neap_tensor *copy = NULL;
   check_ok(neap_tensor_open(p->dtype, 2, dims, &copy));
-  memcpy(neap_tensor_data(copy), shards->working + shards->working_at[e],
+  memcpy(neap_tensor_data(copy), shards->now.working + shards->now.working_at[e],
          (size_t)(p->sizes[e] * shards->element));
   for (int64_t i = 0; i < p->sizes[e]; i++)
     wrong += element(copy, i) != working(p, parameter(p, e, i));
@@ -244,7 +244,7 @@ static int64_t late_bytes(const problem *p, int32_t rank, neap_shards *shards,
         wanted |= after[s] == e;
       }
       if (r != rank && wanted && !kept)
-        bytes += shards->working_at[e + 1] - shards->working_at[e];
+        bytes += shards->now.working_at[e + 1] - shards->now.working_at[e];
     }
   return bytes;
 }
@@ -370,9 +370,16 @@ static void run_problem(neap_comm *comm, neap_world *world, int which)
   const problem *p = &current;
   neap_shards *shards;
   int32_t rank = neap_comm_rank(comm);
-  if (!check_ok(neap_shards_open(comm, p->topology, p->dtype, p->travel, p->exact, p->sizes,
+  bool either = p->seed % 3 == 0 && p->group != NEAP_GROUP_RESIDENT;
+  if (!check_ok(neap_shards_open(comm, p->topology, p->dtype,
+                                 either ? NEAP_TRAVEL_EITHER : p->travel, p->exact, p->sizes,
                                  p->group, &shards)))
     return;
+  if (either) { /* to and fro, to what the problem says */
+    check_ok(neap_shards_set_travel(shards, NEAP_TRAVEL_E4M3));
+    check_ok(neap_shards_set_travel(shards, NEAP_TRAVEL_DTYPE));
+    check_ok(neap_shards_set_travel(shards, p->travel));
+  }
   fill_parameters(p, shards);
   wait_refresh(shards);
   check_get(p, shards, NEAP_SHARD_PARAMETER, parameter);
@@ -492,8 +499,8 @@ static void run_errors(neap_comm *comm, neap_world *world, int which)
   check(neap_shards_open(comm, one, NEAP_F32, NEAP_TRAVEL_DTYPE, 0, sizes, NEAP_GROUP_RESIDENT,
                          &shards) == NEAP_ARGUMENT,
         "resident experts without homes");
-  check(neap_shards_open(comm, one, NEAP_F32, 2, 0, sizes, 0, &shards) == NEAP_ARGUMENT,
-        "travel 2");
+  check(neap_shards_open(comm, one, NEAP_F32, 3, 0, sizes, 0, &shards) == NEAP_ARGUMENT,
+        "travel 3");
   check(neap_shards_open(comm, one, NEAP_F32, NEAP_TRAVEL_E4M3, 0, sizes, NEAP_GROUP_RESIDENT,
                          &shards) == NEAP_ARGUMENT,
         "resident experts in FP8");
@@ -503,6 +510,8 @@ static void run_errors(neap_comm *comm, neap_world *world, int which)
             NEAP_ARGUMENT,
         "a shard group of more ranks than there are");
   check_ok(neap_shards_open(comm, one, NEAP_F32, NEAP_TRAVEL_DTYPE, 0, sizes, 0, &shards));
+  check(neap_shards_set_travel(shards, NEAP_TRAVEL_E4M3) == NEAP_ARGUMENT, "FP8 too late");
+  check(neap_shards_set_travel(shards, NEAP_TRAVEL_EITHER) == NEAP_ARGUMENT, "both at once");
   neap_tensor *narrow = matrix(NEAP_F32, 1, 3), *right = matrix(NEAP_F32, 1, 4);
   neap_layout *layout;
   neap_transfer *transfer;
