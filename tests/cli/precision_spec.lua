@@ -55,11 +55,14 @@ describe('a policy that decides precision', function()
     assert.are.same({ whole.digest, whole.fp8_unshard }, { rest.digest, rest.fp8_unshard })
   end)
 
-  it('has it in the store, step by step, and in compare', function()
-    local store = os.tmpname()
-    local status, _, err = program.run(("run %s%s-n 2 --slots=4 --store='%s'"):format(RECIPE, FLAT,
-      store))
+  it('has it in the store, step by step, in compare, and in a trace', function()
+    local store, trace = os.tmpname(), os.tmpname()
+    local status, _, err = program.run(("run %s%s-n 2 --slots=4 --store='%s' --trace='%s'"):format(
+      RECIPE:gsub("%-%-trace='' ", ''), FLAT, store, trace))
     assert.are.equal(0, status, err)
+    local _, info = program.run(("trace info '%s'"):format(trace))
+    os.remove(trace)
+    assert.matches('fp8: as the policy says', info)
     local _, steps = program.run(("runs 1 --steps --json --store='%s'"):format(store))
     local rows = json.decode(steps).rows[1].results[1].metrics
     assert.are.same({ 0, 1 }, { rows[6].fp8_unshard, rows[7].fp8_unshard })

@@ -159,6 +159,16 @@ local function go_on(self, path, shape, old, lock)
   return writer
 end
 
+--- What travels in FP8, for a trace: nil if nothing does.
+local function in_fp8(self, p)
+  local list = {}
+  if self.session.adapts then return 'as the policy says' end
+  for _, kind in ipairs { 'unshard', 'dispatch' } do
+    if rawget(p, kind) == 'fp8' then list[#list + 1] = kind end
+  end
+  return #list > 0 and table.concat(list, ', ') or nil
+end
+
 local function open_trace(self, path, p)
   if not path or path == '' or self.job.rank ~= 0 then return nil end
   local shape = {
@@ -170,6 +180,7 @@ local function open_trace(self, path, p)
         p.hidden, p.experts, table.concat(p.ffn, ','), p.dtype, model_params.text(p)),
     },
   }
+  shape.metadata.fp8 = in_fp8(self, p)
   local old, lock = earlier_trace(self, path)
   if old then return go_on(self, path, shape, old, lock) end
   self.trace_begins = self.done
