@@ -11,7 +11,9 @@ RUN cmake -S /neap -B /build -G Ninja -DNEAP_CUDA=off -DNEAP_NATIVE=off && ninja
     neap libneap cdef && cmake --install /build --prefix /usr/local
 
 FROM debian:12-slim
-RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+# The texts french and russian are manual pages, which this image's dpkg leaves out.
+RUN printf 'path-include /usr/share/man/%s/*\n' fr ru >/etc/dpkg/dpkg.cfg.d/neap && \
+    apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
     libluajit-5.1-2 libopenblas0-pthread libopenmpi3 openmpi-bin zlib1g liblzma5 libzstd1 libsqlite3-0 \
     lua-argparse lua-dkjson lua-http dict-gcide golang-1.19-src manpages-fr manpages-ru \
     && rm -rf /var/lib/apt/lists/*
