@@ -26,9 +26,9 @@ local past_loads = require 'neap.policy.past_loads'
 local in_process = require 'neap.policy.in_process'
 local series = require 'neap.base.series'
 local policies = require 'neap.policy'
-local precision = require 'neap.policy.precision'
 local splits = require 'neap.engine.split'
 local topologies = require 'neap.engine.topology'
+local travel = require 'neap.policy.travel'
 local worker = require 'neap.policy.worker'
 
 local ffi, C = lib.ffi, lib.C
@@ -126,17 +126,32 @@ function session.deadline_option(command)
     session.DEADLINE)):argname('<seconds>'):convert(arguments.positive '--deadline')
 end
 
---- How all layers travel, and what of it is measured: shares of layers, where any may be in FP8.
--- adapts: the policy has the hook.
-local function set_travel(self, travel, adapts)
-  if not travel then return end
-  self.adapts, self.travels = adapts, {}
-  for layer = 0, self.layers - 1 do
-    self.travels[layer] = { unshard = travel.unshard, dispatch = travel.dispatch }
+local function tell(self, message)
+  self.messages[#self.messages + 1] = message
+  if self.listener.fault then self.listener.fault(message) end
+end
+
+--- Counts a fault; strict: raises it.
+local function fault(self, message)
+  self.counted.faults = self.counted.faults + 1
+  if self.strict then
+    error(setmetatable({ code = 'POLICY', message = message, where = '' }, lib.Error), 0)
   end
-  if adapts or travel.unshard == 'fp8' or travel.dispatch == 'fp8' then
-    self.measured.fp8_unshard, self.measured.fp8_dispatch = series.open(), series.open()
+  if self.counted.faults <= MESSAGES then tell(self, message) end
+  if self.counted.faults == MESSAGES then
+    tell(self, ('policy %s: further faults are only counted'):format(self.file))
   end
+end
+
+--- From here on layers travel as o.travel and the policy say; what is measured of it is measured.
+local function open_travel(self, o, adapts)
+  self.adapts = o.travel ~= nil and adapts
+  if not o.travel then return end
+  self.travels = travel.open { layers = self.layers, asked = o.travel, adapts = adapts,
+    comm = self.comm, worker = self.worker,
+    fault = function(message) fault(self, message) end,
+    layout = function(layer) return self.active[layer] end }
+  for name, share in pairs(self.travels.shares) do self.measured[name] = share end
 end
 
 --- Collective over comm. Options:
@@ -187,7 +202,6 @@ function session.open(given)
   self.name = hooks and policies.label(o.policy, hooks.name)
   local price, line
   self.plans_on, self.rule, price, line = meta:match '^(%S+) (%S*) (%S+) (%d+)$'
-  set_travel(self, o.travel, tonumber(line) > 0)
   self.far_price = tonumber(price)
   self.rule = self.rule ~= '' and self.rule or nil
   self.active = active_layouts.open(topology, self.layers, self.comm)
@@ -195,6 +209,7 @@ function session.open(given)
     self.split_of[layer] = splits.open(topology, self.rule or FALLBACK)
     if selection.far_price then set_price(self, layer, selection) end
   end
+  open_travel(self, o, tonumber(line) > 0)
   self.past = o.remember and self.root
     and past_loads.open(topology.ranks, topology.experts, self.layers, self.worker.keep) or nil
   self.token_words = 1 + topology.ranks * topology.slots
@@ -215,23 +230,6 @@ end
 -- : integer -> Layout
 function Session:layout(layer)
   return self.active[layer]
-end
-
-local function tell(self, message)
-  self.messages[#self.messages + 1] = message
-  if self.listener.fault then self.listener.fault(message) end
-end
-
---- Counts a fault; strict: raises it.
-local function fault(self, message)
-  self.counted.faults = self.counted.faults + 1
-  if self.strict then
-    error(setmetatable({ code = 'POLICY', message = message, where = '' }, lib.Error), 0)
-  end
-  if self.counted.faults <= MESSAGES then tell(self, message) end
-  if self.counted.faults == MESSAGES then
-    tell(self, ('policy %s: further faults are only counted'):format(self.file))
-  end
 end
 
 --- The message of an answer that is not valid. why: what the engine found.
@@ -344,19 +342,6 @@ end
 
 --- ---- precision ------------------------------------------------------------------------------
 
---- Rank 0: asks for a layer; after a fault it travels as before.
-local function ask_precision(self, step, layer, news)
-  local before = self.travels[layer]
-  local outcome, result = self.worker:precision(step, layer, before,
-    precision.pack(news.losses, news.count, news.wait_ms and news.wait_ms[layer]),
-    self.active[layer]:array())
-  if outcome == runtime.FAULT then
-    fault(self, result)
-    return before
-  end
-  return result
-end
-
 --- Collective, where a step of a training begins: how each layer's experts and tokens travel in it,
 -- { [layer] = { unshard =, dispatch = } }, by the policy's hook precision (adapts) or as the
 -- session was told. news, of the steps before, known to rank 0: losses (the newest last), their
@@ -364,25 +349,7 @@ end
 -- step, mean over ranks. Raises POLICY (strict).
 -- : integer, table -> table
 function Session:travel(step, news)
-  local codes = self.adapts and ffi.new('int32_t[?]', 2 * self.layers)
-  for layer = 0, self.adapts and self.root and self.layers - 1 or -1 do
-    local value = ask_precision(self, step, layer, news)
-    codes[2 * layer] = value.unshard == 'fp8' and 1 or 0
-    codes[2 * layer + 1] = value.dispatch == 'fp8' and 1 or 0
-  end
-  if codes and self.comm then self.comm:broadcast(codes, 8 * self.layers) end
-  for layer = 0, self.layers - 1 do
-    local travels = self.travels[layer]
-    if codes then
-      travels.unshard = codes[2 * layer] == 1 and 'fp8' or 'dtype'
-      travels.dispatch = codes[2 * layer + 1] == 1 and 'fp8' or 'dtype'
-    end
-    for _, kind in ipairs { 'unshard', 'dispatch' } do
-      local measured = self.measured['fp8_' .. kind]
-      if measured then measured:add(travels[kind] == 'fp8' and 1 or 0) end
-    end
-  end
-  return self.travels
+  return self.travels:step(step, news)
 end
 
 --- ---- splitting --------------------------------------------------------------------------------
