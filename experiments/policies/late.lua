@@ -13,6 +13,9 @@ local PASSES = 3
 -- Of one A100 and the experts of Mixtral 8x7B, from its node and from others: 1100 to 2000.
 local PRICE = 2400
 
+-- The least price of a token across nodes, in tokens of the mean rank: as the planners have it.
+local FAR = 0.3
+
 local params = plan.parameters('late', 'tries')
 params.window.default = 8 -- as neap's
 params.price = { default = -1, min = -1, doc = "tokens that could be computed forward while an "
@@ -29,7 +32,7 @@ local Late = policy.define {
 --- What a layout makes the ranks wait for: the most work, and what crosses nodes at its price.
 local function work_of(ctx, layout, load)
   local cost = ctx:cost(layout, load)
-  return cost.max_work + (ctx.far_price or 0) * cost.inter_node / ctx.topology.ranks
+  return cost.max_work + math.max(ctx.far_price or 0, FAR) * cost.inter_node / ctx.topology.ranks
 end
 
 --- Most experts that the ranks of a node fetch together: where the links between nodes have a price
@@ -50,8 +53,12 @@ end
 
 function Late:plan(ctx)
   if not ctx.current then
-    return plan.neap(ctx, { recall = self.window, far_price = ctx.far_price })
+    -- From the layout before late changes: what these were good for is over.
+    self.early = plan.neap(ctx, { recall = self.window, far_price = ctx.far_price,
+      from = self.early })
+    return self.early
   end
+  if not self.early then return ctx.previous end -- so that neap begins with what it would
   local load = ctx.history:last()
   local layout = plan.late(ctx, { load = load, tries = self.tries, far_price = ctx.far_price })
   local saved = work_of(ctx, ctx.previous, load) - work_of(ctx, layout, load)

@@ -39,6 +39,7 @@ local SMALLER = {
   { 'bench policy', '--repeats=100' },
   { 'planning/results.lua', 'experiments/traces/wide.safetensors' },
   { 'planning/kinds_table.lua', 's26' },
+  { 'planning/share_optimum.lua', 's02@11' },
   { 'planning/step_times.lua', 'experiments/traces/e8k2.safetensors' },
   { 'experiments/paper/report.lua', 'paper seed_table' },
   { 'experiments/paper/fit.lua', '--seeds=1 --steps=1' },

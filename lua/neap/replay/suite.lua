@@ -45,15 +45,16 @@ end
 
 --- Every planner by the policy of its name, planning on history, and the exact split under LAER's
 -- layouts; on the current counts the balancers whose sources plan on those, in their domain, of
--- sharded and of resident experts, and two of the others; and neap as if loads were known.
+-- sharded and of resident experts, and two of the others; neap as if loads were known; and neap and
+-- late where they know what work across nodes costs on the cluster.
 function suite.policies()
   local list = plan.names()
-  for _, text in ipairs { 'laer+minimax', 'llep:on=current', 'moonep:on=current,domain=node',
-    'ultraep:on=current,domain=node', 'fastermoe:on=current', 'maxtext:on=current',
-    'llep:on=current, resident', 'moonep:on=current,domain=node, resident',
-    'ultraep:on=current,domain=node, resident', 'fastermoe:on=current, resident',
-    'maxtext:on=current, resident', 'laer+minimax:on=current', 'neap:on=current',
-    'neap:on=known' } do
+  for _, text in ipairs { 'laer+minimax', 'neap:far_price=cluster', 'late:far_price=cluster',
+    'llep:on=current', 'moonep:on=current,domain=node', 'ultraep:on=current,domain=node',
+    'fastermoe:on=current', 'maxtext:on=current', 'llep:on=current, resident',
+    'moonep:on=current,domain=node, resident', 'ultraep:on=current,domain=node, resident',
+    'fastermoe:on=current, resident', 'maxtext:on=current, resident', 'laer+minimax:on=current',
+    'neap:on=current', 'neap:on=known' } do
     list[#list + 1] = text
   end
   return list

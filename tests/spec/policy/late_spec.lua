@@ -30,6 +30,18 @@ local function changes(ctx)
 end
 
 describe('policy late', function()
+  it('changes nothing before neap has planned, and hands neap the layout before changes', function()
+    assert.is_false(changes(context(2, { [0] = true }, 34, 0)))
+    local from, early = {}, {}
+    local ctx = { plan = function(_, _, o)
+      from[#from + 1] = o.from or 'the active one'
+      return early
+    end }
+    assert.are.equal(early, late:plan(ctx))
+    late:plan(ctx)
+    assert.are.same({ 'the active one', early }, from)
+  end)
+
   it('fetches an expert if three passes of what is saved are more than its price', function()
     assert.is_true(changes(context(2, { [0] = true }, 34, 0)))
     assert.is_false(changes(context(2, { [0] = true }, 33, 0)))
