@@ -10,6 +10,7 @@ local on_rank = require 'neap.bench.ranks.entry'
 local ceilings = require 'neap.bench.moe.ceilings'
 local device = require 'neap.engine.device'
 local json = require 'neap.base.json'
+local launch = require 'neap.train.launch'
 local lib = require 'neap.base.lib'
 local moe = require 'neap.engine.moe'
 local plan = require 'neap.engine.plan'
@@ -24,12 +25,13 @@ local topologies = require 'neap.engine.topology'
 local C = lib.C
 
 local WARM_UP = 3
+local BYTES = { f32 = 4, bf16 = 2 }
 
 local ORDER = {
   'bench', 'device', 'gpu', 'dtype', 'ranks', 'rows', 'experts', 'top_k', 'hidden', 'ffn', 'tokens',
   'load', 'hottest', 'policy', 'slots', 'imbalance', 'inter_rank', 'forward_ms', 'forward_low_ms',
   'forward_high_ms', 'backward_ms', 'backward_low_ms', 'backward_high_ms', 'forward_tflops',
-  'backward_tflops', 'unshard_ms', 'reduce_ms',
+  'backward_tflops', 'kept_bytes', 'unshard_ms', 'reduce_ms',
 }
 
 -- ---- what is measured ---------------------------------------------------------------------------
@@ -70,8 +72,11 @@ local function open_case(s, slots)
   local p, case, ffn = s.p, {}, {}
   for e = 1, p.experts do ffn[e] = p.ffn end
   case.topology = topologies.open { ranks = s.ranks, slots = slots, experts = p.experts }
-  case.layer = moe.open { comm = s.channel, topology = case.topology, hidden = p.hidden, ffn = ffn,
-    top_k = p.top_k, dtype = s.dtype }
+  function case.open_layer()
+    return moe.open { comm = s.channel, topology = case.topology, hidden = p.hidden, ffn = ffn,
+      top_k = p.top_k, dtype = s.dtype }
+  end
+  case.layer = case.open_layer()
   case.split = splits.open(case.topology, 'minimax')
   local size = 3 * p.hidden * p.ffn
   case.weights = ceilings.random_of(s.dtype, 4, 1 / math.sqrt(p.hidden), slots, size)
@@ -116,6 +121,29 @@ local function measure(s, repeats, ...)
   return unpack(times)
 end
 
+--- Bytes that the ranks of this process hold, once all have done what they were to.
+local function held(s)
+  device.wait()
+  s.channel:barrier()
+  local bytes = device.held()
+  s.channel:barrier()
+  return bytes
+end
+
+--- Bytes a token that are kept from forward to backward, mean over the ranks of a process: what
+-- closing the layer then gives back, and its input. What layers share stays with another one.
+local function kept(s, case)
+  local other = case.open_layer()
+  forward(s, case)
+  local with = held(s)
+  case.layer:close()
+  local without = held(s)
+  case.layer = case.open_layer()
+  other:close()
+  local here = launch.rank_and_size() and 1 or s.ranks
+  return ((with - without) / here + BYTES[s.dtype] * s.x.count) / s.tokens
+end
+
 --- Milliseconds of an unshard and of a reduce of the case's layout.
 local function transfers(s, case, repeats)
   local sizes, size = {}, 3 * s.p.hidden * s.p.ffn
@@ -155,6 +183,7 @@ local function measure_policy(s, p, load, policy)
     hottest = shapes.hottest(case.layer, s.ranks, q.experts), imbalance = balance.imbalance,
     inter_rank = balance.remote / balance.tokens }
   for name, value in pairs(q) do row[name] = value end
+  row.kept_bytes = kept(s, case)
   local flops = 6 * s.tokens * q.top_k * q.hidden * q.ffn
   add_times(row, 'forward', ahead, flops)
   add_times(row, 'backward', back, 2 * flops)
@@ -186,12 +215,12 @@ local function show(document)
     end
     rows[i] = { ('%d, %d, %d, %d'):format(r.experts, r.top_k, r.hidden, r.ffn), r.load, r.policy,
       ('%.3f'):format(r.imbalance), times 'forward', ('%.3g'):format(r.forward_tflops),
-      times 'backward', ('%.3g'):format(r.backward_tflops),
+      times 'backward', ('%.3g'):format(r.backward_tflops), ('%.0f'):format(r.kept_bytes / 1024),
       r.unshard_ms and ('%.2f'):format(r.unshard_ms) or '',
       r.reduce_ms and ('%.2f'):format(r.reduce_ms) or '' }
   end
   print(text_table.format({ 'experts, K, H, F', 'load', 'policy', 'imbalance', 'forward ms',
-    'TFLOP/s', 'backward ms', 'TFLOP/s', 'unshard ms', 'reduce ms' }, rows))
+    'TFLOP/s', 'backward ms', 'TFLOP/s', 'kept KiB/token', 'unshard ms', 'reduce ms' }, rows))
 end
 
 local function run(channel, rank, ranks, order)
