@@ -19,7 +19,7 @@ function Attention.new(parameters, name, options)
     lib.raise('ARGUMENT', ('attention: hidden %d, %d heads, %d kv heads; hidden / heads must be '
       .. 'even and kv heads must divide heads'):format(options.hidden, heads, kv_heads), 2)
   end
-  return setmetatable({
+  local self = setmetatable({
     parameters = parameters,
     hidden = options.hidden,
     heads = heads,
@@ -31,6 +31,8 @@ function Attention.new(parameters, name, options)
     table = ops.rotary_table(options.base or 10000,
       tensor.new(tensor.acc_of(parameters.dtype), options.sequence, width)),
   }, Attention)
+  self.room = self
+  return self
 end
 
 function Attention:forward(x)
@@ -46,11 +48,12 @@ end
 function Attention:backward(dy)
   local qkv = self.qkv.output
   local dattended = self.out:backward(dy)
-  self.dqkv = tensor.reuse(self.dqkv, self.parameters.dtype, qkv:dims())
+  local room = self.room
+  room.dqkv = tensor.reuse(room.dqkv, self.parameters.dtype, qkv:dims())
   ops.attention_grad(qkv, self.attended, self.lse, dattended, self.heads, self.kv_heads,
-    self.sequence, self.dqkv)
-  ops.rotary(self.dqkv, self.heads + self.kv_heads, self.table, true)
-  return self.qkv:backward(self.dqkv)
+    self.sequence, room.dqkv)
+  ops.rotary(room.dqkv, self.heads + self.kv_heads, self.table, true)
+  return self.qkv:backward(room.dqkv)
 end
 
 return Attention

@@ -14,16 +14,27 @@ local RMSNorm = require('neap.nn.layers').RMSNorm
 local Block = {}
 Block.__index = Block
 
---- The fields of a layer before its experts. options: those of Attention, eps.
+--- Rooms for the backwards of layers, which take turns (layers.lua): one of each module, and two
+-- for the gradient of a layer's input, which the layer before reads while it makes its own.
+function Block.rooms()
+  return { norm1 = {}, norm2 = {}, attention = {}, qkv = {}, out = {}, inputs = {}, turn = 1 }
+end
+
+--- The fields of a layer before its experts. options: those of Attention, eps, rooms.
 function Block.attention_half(parameters, name, options)
-  local hidden = options.hidden
-  return {
+  local hidden, rooms = options.hidden, options.rooms
+  local self = {
     dtype = parameters.dtype,
     hidden = hidden,
+    rooms = rooms,
     norm1 = RMSNorm.new(parameters, name .. '.norm1', hidden, options.eps),
     attention = Attention.new(parameters, name .. '.attention', options),
     norm2 = RMSNorm.new(parameters, name .. '.norm2', hidden, options.eps),
   }
+  local attention = self.attention
+  self.norm1.room, self.norm2.room, attention.room = rooms.norm1, rooms.norm2, rooms.attention
+  attention.qkv.room, attention.out.room, attention.out.fleeting = rooms.qkv, rooms.out, true
+  return self
 end
 
 --- options: those of attention_half, experts, router_f32, shared_ffn (F of all shared experts
@@ -74,7 +85,7 @@ function Block:release()
   local attention = self.attention
   free(self, 'middle')
   free(attention, 'attended')
-  for _, module in ipairs { self.norm1, self.norm2, attention.qkv, attention.out } do
+  for _, module in ipairs { self.norm1, self.norm2, attention.qkv } do
     free(module, 'output')
   end
 end
@@ -103,21 +114,26 @@ end
 
 --- A buffer for the gradient of the experts' input.
 function Block:grad_buffer()
-  self.dnormed = tensor.reuse(self.dnormed, self.dtype, self.middle:dims())
+  local rooms = self.rooms
+  rooms.dnormed = tensor.reuse(rooms.dnormed, self.dtype, self.middle:dims())
+  self.dnormed = rooms.dnormed
   return self.dnormed
 end
 
 --- From the gradients of the output and, in grad_buffer, of the experts' input to that of the
--- input.
+-- input, which stays until the backward after the next.
 function Block:backward(dy)
   local began = timeline.begin 'attention backward'
-  self.grad_input = tensor.reuse(self.grad_input, self.dtype, dy:dims())
+  local rooms = self.rooms
+  rooms.turn = 3 - rooms.turn
+  local dmiddle = tensor.reuse(rooms.inputs[rooms.turn], self.dtype, dy:dims())
+  rooms.inputs[rooms.turn] = dmiddle
   if self.shared then ops.add(self.dnormed, self.shared_grad, self.dnormed) end
-  local dmiddle = ops.add(dy, self.norm2:backward(self.dnormed), self.grad_input)
+  ops.add(dy, self.norm2:backward(self.dnormed), dmiddle)
   local dx = self.norm1:backward(self.attention:backward(dmiddle))
-  ops.add(dmiddle, dx, self.grad_input)
+  ops.add(dmiddle, dx, dmiddle)
   timeline.finish('attention backward', began)
-  return self.grad_input
+  return dmiddle
 end
 
 return Block

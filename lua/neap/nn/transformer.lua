@@ -110,7 +110,7 @@ function Transformer:declare(o)
   local p = self.parameters
   local block = setmetatable({ experts = o.topology.experts,
     output_scale = 1 / math.sqrt(2 * o.layers * o.hidden), shared_ffn = self.shared_ffn,
-    dense_ffn = self.dense_ffn, recompute = o.schedule.recompute,
+    dense_ffn = self.dense_ffn, recompute = o.schedule.recompute, rooms = Block.rooms(),
     ffn_scale = function(ffn) return 1 / math.sqrt(2 * o.layers * ffn) end }, { __index = o })
   self.embed = layers.Embedding.new(p, 'embed', o.vocabulary, o.hidden)
   for i = 1, o.dense_layers do

@@ -165,12 +165,17 @@ local function freed(s)
   local here, rest = s.tokens * s.top_k, (s.all_layers - 1) / s.all_layers
   return (s.layers - 1) * s.element * MARGIN * 2 * here * s.ffn
     + rest * all_ffn_rows(s, 'freed') + (s.all_layers - 1) * s.element * s.tokens
-    * (5 * s.hidden + s.qkv)
+    * (4 * s.hidden + s.qkv)
+end
+
+--- Of all layers' attention together, a token: what they make one after the other, gradients and
+-- what is added to the residual.
+local function attention_rooms(s)
+  return 8 * s.hidden * s.element + s.qkv * s.element + (s.exact and 2 * s.hidden * s.acc or 0)
 end
 
 local function activations(s)
-  local layer = 12 * s.hidden * s.element + 2 * s.qkv * s.element + (s.heads + 2) * s.acc
-    + (s.exact and 2 * s.hidden * s.acc or 0)
+  local layer = 5 * s.hidden * s.element + s.qkv * s.element + (s.heads + 2) * s.acc
   local router = 2 * s.experts * s.acc + s.top_k * (s.acc + 8)
     + (s.router_wide and s.hidden * s.acc or 0)
   local ends = 4 * s.hidden * s.element + (s.exact and s.hidden * s.acc or 0)
@@ -178,7 +183,7 @@ local function activations(s)
   local widest = math.max(s.qkv, s.vocabulary, 2 * s.shared_ffn,
     s.dense_layers > 0 and 2 * s.dense_ffn or 0)
   local scratch = s.exact and s.tokens * (s.hidden + widest) * 8 or 0
-  return s.all_layers * (s.tokens * layer + table_bytes)
+  return s.all_layers * (s.tokens * layer + table_bytes) + s.tokens * attention_rooms(s)
     + s.layers * (s.tokens * router + expert_rows(s)) + all_ffn_rows(s)
     + expert_room(s) + s.tokens * ends + scratch - freed(s)
 end
