@@ -130,7 +130,7 @@ by_fake_nccl() { # the transport for GPUs, without one: its errors and its repor
   for n in 2 4; do
     job "mpirun -n $n fake NCCL" "mpirun --oversubscribe -n $n $program mpi"
   done
-  job 'mpirun -n 3 fake NCCL over TCP' "mpirun --oversubscribe -n 3 $program tcp"
+  job 'mpirun -n 2 fake NCCL over TCP' "mpirun --oversubscribe -n 2 $program tcp"
   job 'mpirun -n 2 fake NCCL that fails' "mpirun --oversubscribe -n 2 $program fail"
   job 'mpirun -n 2 fake NCCL that is slow' "mpirun --oversubscribe -n 2 $program slow"
   job 'mpirun -n 2 fake NCCL, a rank that hangs' "mpirun --oversubscribe -n 2 $program hang"

@@ -4,6 +4,11 @@
 
 #include <string.h>
 
+/* Bytes at most that a reduction gathers at a time from all ranks; a test has less. */
+#ifndef NEAPI_REDUCE_SCRATCH
+#define NEAPI_REDUCE_SCRATCH (1ll << 28)
+#endif
+
 enum {
   SMALL_REDUCE = 8192,    /* bytes up to which all ranks send all to all and add for themselves */
   SMALL_BROADCAST = 65536 /* bytes up to which the root sends all to all */
@@ -110,22 +115,35 @@ static int run_broadcast(neap_request *request)
   return status;
 }
 
-/* Every rank r gets everybody's elements [from, to) of its chunk, then folds them in rank order.
- * first[r] and first[r + 1] bound chunk r when counts is given, else chunks are even. */
-static int reduce_chunks(neap_request *request, const char *input, char *output, int64_t size)
+/* Elements of rank r's chunk: as counts says where it is given, else chunks are even. */
+static int64_t chunk_of(const neap_request *request, int32_t r)
+{
+  int32_t size = request->comm->size;
+  return request->counts ? request->counts[r]
+                         : chunk(request->count, size, r + 1) - chunk(request->count, size, r);
+}
+
+static int64_t between(int64_t count, int64_t skip, int64_t most)
+{
+  int64_t rest = count > skip ? count - skip : 0;
+  return rest < most ? rest : most;
+}
+
+/* Of every chunk the elements from skip on, most at the utmost: its rank gets everybody's and folds
+ * them in rank order. */
+static int reduce_piece(neap_request *request, const char *input, char *output, int64_t size,
+                        int64_t skip, int64_t most)
 {
   neap_comm *comm = request->comm;
   int64_t mine = 0, mine_from = 0, from = 0, sends = 0, recvs = 0;
   for (int32_t r = 0; r < comm->size; r++) {
-    int64_t count = request->counts ? request->counts[r]
-                                    : chunk(request->count, comm->size, r + 1) -
-                                          chunk(request->count, comm->size, r);
+    int64_t count = between(chunk_of(request, r), skip, most);
     if (r == comm->rank) {
       mine = count;
-      mine_from = from;
+      mine_from = from + skip;
     } else if (count)
-      comm->send[sends++] = (neap_message){(char *)input + from * size, count * size, r};
-    from += count;
+      comm->send[sends++] = (neap_message){(char *)input + (from + skip) * size, count * size, r};
+    from += chunk_of(request, r);
   }
   char *parts = scratch(comm, &request->call, comm->size * mine * size);
   if (!parts)
@@ -138,8 +156,21 @@ static int reduce_chunks(neap_request *request, const char *input, char *output,
   int status = exchange(comm, &request->call, comm->send, sends, comm->recv, recvs);
   if (!status)
     status = memory_of(&request->call)
-                 ->fold(output ? output : (char *)input + mine_from * size, comm->sources,
-                        comm->size, mine, request->call.dtype, request->call.detail);
+                 ->fold(output ? output + skip * size : (char *)input + mine_from * size,
+                        comm->sources, comm->size, mine, request->call.dtype, request->call.detail);
+  return status;
+}
+
+/* Every rank's chunk, in pieces that leave scratch memory small. */
+static int reduce_chunks(neap_request *request, const char *input, char *output, int64_t size)
+{
+  int64_t largest = 1, most = NEAPI_REDUCE_SCRATCH / (request->comm->size * size);
+  most = most > 0 ? most : 1;
+  for (int32_t r = 0; r < request->comm->size; r++)
+    largest = chunk_of(request, r) > largest ? chunk_of(request, r) : largest;
+  int status = NEAP_OK;
+  for (int64_t skip = 0; !status && skip < largest; skip += most)
+    status = reduce_piece(request, input, output, size, skip, most);
   return status;
 }
 

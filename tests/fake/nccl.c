@@ -76,7 +76,8 @@ EXPORT int ncclGetUniqueId(id *out)
   return SUCCESS;
 }
 
-/* All processes call it at the same time, in groups that have an id each. */
+/* All processes call it at the same time, in groups that have an id each: none may be alone in its
+ * group, since it would not call. */
 EXPORT int ncclCommInitRankConfig(comm **out, int ranks, id of, int rank, const void *config)
 {
   comm *c = calloc(1, sizeof *c);

@@ -23,6 +23,7 @@ local memory_estimate = {}
 local MARGIN = 1.25
 
 local SIZE = { f64 = 8, f32 = 4, bf16 = 2 }
+local REDUCE_SCRATCH = 2 ^ 28 -- of core/comm/collective.c
 local FP8 = 33 / 32 -- a code, and its part of a scale
 
 local NEEDED = { 'layers', 'hidden', 'heads', 'kv_heads', 'experts', 'top_k', 'ffn', 'slots',
@@ -107,7 +108,7 @@ end
 local function gradients(s)
   local kept = math.min(s.schedule.gradients, s.layers)
   local incoming = incoming_gradients(s)
-  local scratch = s.ranks > 1 and s.dense * s.grad or 0
+  local scratch = s.ranks > 1 and math.min(s.dense * s.grad, REDUCE_SCRATCH) or 0
   local ranges = (s.dense / s.ranks + s.layers * s.owned * s.expert) * s.acc
   return s.dense * s.grad + kept * s.slots * s.slot * s.grad
     + (s.gpu and kept or s.layers) * incoming + scratch + ranges
