@@ -23,8 +23,6 @@ bench.options = {
     doc = "of the parameters that travel; beside bf16, too, gradients are f32" },
   unshard = { default = 'dtype', choices = { 'dtype', 'fp8' },
     doc = 'how parameters travel: as they are, or in FP8' },
-  row = { default = 4, min = 1, integer = true,
-    doc = 'transfers one after the other, whose mean is one measure' },
   repeats = { default = 10, min = 1, integer = true, doc = 'measured transfers of each kind' },
 }
 

@@ -23,18 +23,17 @@ local COPY_BYTES = 2 ^ 32 -- at most, of the copy that rates are compared with
 local BYTES = { f32 = 4, bf16 = 2 }
 local GRADIENT = 'f32'
 
---- Median seconds of an action, of which all ranks begin so many together, one after the other, as
--- layers follow each other.
-local function measure(channel, p, action)
+--- Median seconds of an action that all ranks begin together.
+local function measure(channel, repeats, action)
   local times = series.open()
-  for i = 1, WARM_UP + p.repeats do
+  for i = 1, WARM_UP + repeats do
     device.wait()
     channel:barrier()
     local start = C.neap_clock()
-    for _ = 1, p.row do action() end
+    action()
     device.wait()
     channel:barrier()
-    if i > WARM_UP then times:add((C.neap_clock() - start) / p.row) end
+    if i > WARM_UP then times:add(C.neap_clock() - start) end
   end
   return times:quantile(0.5)
 end
@@ -46,7 +45,7 @@ local function copy_rate(channel, rank, p, bytes)
   if rank == 0 then
     from, to = tensor.zeros('f32', count), tensor.zeros('f32', count)
   end
-  local seconds = measure(channel, p, function()
+  local seconds = measure(channel, p.repeats, function()
     if rank == 0 then to:copy(from) end
   end)
   if rank == 0 then
@@ -88,11 +87,11 @@ end
 local function run(channel, rank, ranks, order)
   local p = order.params
   local s = open(channel, rank, ranks, p)
-  local unshard = measure(channel, p, function()
+  local unshard = measure(channel, p.repeats, function()
     s.store:unshard_start(s.layout, s.weights):wait()
   end)
-  local sent = s.store:traffic().unshard / (WARM_UP + p.repeats) / p.row
-  local reduce = measure(channel, p, function()
+  local sent = s.store:traffic().unshard / (WARM_UP + p.repeats)
+  local reduce = measure(channel, p.repeats, function()
     s.store:reduce_start(s.layout, s.gradients, s.tokens):wait()
   end)
   local copy = copy_rate(channel, rank, p, ranks * p.slots * 3 * p.hidden * p.ffn * BYTES[p.dtype])
@@ -100,8 +99,7 @@ local function run(channel, rank, ranks, order)
   local result = {
     device = order.device, dtype = p.dtype, unshard = p.unshard, gradient_dtype = GRADIENT,
     unshard_bytes_sent = sent,
-    ranks = ranks, row = p.row, experts = p.experts, slots = p.slots, hidden = p.hidden,
-    ffn = p.ffn,
+    ranks = ranks, experts = p.experts, slots = p.slots, hidden = p.hidden, ffn = p.ffn,
     unshard_ms = 1e3 * unshard, unshard_gb_per_second = unshard_rate / 1e9,
     unshard_share_of_copy = unshard_rate / copy, reduce_ms = 1e3 * reduce,
     reduce_gb_per_second = reduce_rate / 1e9, reduce_share_of_copy = reduce_rate / copy,
